@@ -1,0 +1,161 @@
+//! `lpa inspect`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use super::analyze::types;
+use super::{RunArguments, bytes, say};
+use crate::codec::Codec;
+use crate::error::Result;
+use crate::run::Run;
+use crate::run::journal::State;
+use crate::summary::{significant, thousands};
+
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    run: RunArguments,
+}
+
+/// What the shards hold of one stream.
+#[derive(Default)]
+struct Stored {
+    steps: BTreeSet<u64>,
+    bytes: u64,
+    codecs: BTreeMap<Codec, u64>,
+}
+
+/// Everything that is read off the shards.
+#[derive(Default)]
+struct Survey {
+    streams: BTreeMap<u16, Stored>,
+    columns: BTreeSet<String>,
+    file_bytes: u64,
+    shards: u64,
+    damaged: Vec<String>,
+}
+
+pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
+    let run = Run::open(&a.run.run, a.run.access())?;
+    let survey = survey(&run)?;
+    let mut out = String::new();
+    write_head(&run, &survey, &mut out);
+    write_streams(&run, &survey, &mut out);
+    write_tensors(&run, &mut out);
+    for what in run.missing().iter().map(ToString::to_string).chain(survey.damaged) {
+        let _ = writeln!(out, "problem: {what}");
+    }
+    say(&out)
+}
+
+fn survey(run: &Run) -> Result<Survey> {
+    let mut s = Survey::default();
+    for rank in 0..run.manifest.world {
+        for segment in run.segments(rank) {
+            let shard = match run.open_shard(&segment.file, false) {
+                Ok(shard) => shard,
+                Err(e) if e.is_damage() => {
+                    s.damaged.push(e.to_string());
+                    continue;
+                }
+                Err(e) => return Err(e),
+            };
+            s.shards += 1;
+            s.file_bytes += std::fs::metadata(&segment.file.path).map_or(0, |m| m.len());
+            s.columns.extend(shard.columns().iter().cloned());
+            for (i, (step, stream)) in shard.vectors().iter().enumerate() {
+                if !(segment.first..=segment.last).contains(step) {
+                    continue;
+                }
+                let stored = s.streams.entry(*stream).or_default();
+                stored.steps.insert(*step);
+                for record in shard.records(i) {
+                    stored.bytes += u64::from(record.len);
+                    *stored.codecs.entry(record.coding.codec).or_default() += 1;
+                }
+            }
+        }
+    }
+    Ok(s)
+}
+
+fn write_head(run: &Run, survey: &Survey, out: &mut String) {
+    let m = &run.manifest;
+    let _ = writeln!(out, "{}", run.path.display());
+    let mut line = |key: &str, value: String| {
+        let _ = writeln!(out, "  {key:12}{value}");
+    };
+    let state = match run.final_step() {
+        Some(step) => format!("complete, final iterate x_{step}"),
+        None if run.is_being_written() => "being written".to_owned(),
+        None => "not complete: it has no final iterate".to_owned(),
+    };
+    line("state", state);
+    line("run", format!("{}, written by {}", m.run_id, if m.writer.is_empty() { "?" } else { &m.writer }));
+    let steps = run.steps();
+    if steps.is_empty() {
+        line("steps", "none".to_owned());
+    } else {
+        line("steps", format!("{} to {}", thousands(steps.start), thousands(steps.end - 1)));
+    }
+    line(
+        "parameters",
+        format!("{} in {} tensors ({})", thousands(m.parameters()), m.tensors.len(), types(m)),
+    );
+    let groups = serde_json::json!(m.optimizer.param_groups);
+    line("optimizer", format!("{} {groups}", m.optimizer.name));
+    if m.world > 1 {
+        line("ranks", m.world.to_string());
+    }
+    if run.attempts().len() > 1 {
+        let describe = |a: &crate::run::journal::Attempt| {
+            let state = match a.state {
+                State::Open => "open",
+                State::Stopped => "stopped",
+                State::Closed(_) => "closed",
+            };
+            format!("{} from step {} ({state})", a.number, a.from_step)
+        };
+        let all: Vec<String> = run.attempts().iter().map(describe).collect();
+        line("attempts", format!("{}; {} superseded shards", all.join(", "), run.superseded()));
+    }
+    if !run.dropped().is_empty() {
+        line("dropped", format!("{} steps have no vectors", run.dropped().len()));
+    }
+    if !survey.columns.is_empty() {
+        line("scalars", survey.columns.iter().cloned().collect::<Vec<_>>().join(", "));
+    }
+    if !m.metadata.is_empty() {
+        line("metadata", serde_json::json!(m.metadata).to_string());
+    }
+    line("on disk", format!("{} in {} shards", bytes(survey.file_bytes), thousands(survey.shards)));
+}
+
+fn write_streams(run: &Run, survey: &Survey, out: &mut String) {
+    let width = run.manifest.streams.iter().map(|s| s.name.len()).max().unwrap_or(0).max(7);
+    let _ = writeln!(out, "\n  {:width$}{:>10}{:>18}   chunks by codec", "stream", "vectors", "bits/parameter");
+    for (id, stored) in &survey.streams {
+        let parameters = run.manifest.parameters() * stored.steps.len() as u64;
+        let bits = if parameters == 0 {
+            "-".to_owned()
+        } else {
+            significant(stored.bytes as f64 * 8.0 / parameters as f64)
+        };
+        let codecs: Vec<String> =
+            stored.codecs.iter().map(|(c, n)| format!("{} {}", thousands(*n), c.name())).collect();
+        let name = run.manifest.stream_name(*id);
+        let vectors = thousands(stored.steps.len() as u64);
+        let _ = writeln!(out, "  {name:width$}{vectors:>10}{bits:>18}   {}", codecs.join(", "));
+    }
+}
+
+fn write_tensors(run: &Run, out: &mut String) {
+    let tensors = &run.manifest.tensors;
+    let width = tensors.iter().map(|t| t.name.chars().count()).max().unwrap_or(0).max(6);
+    let _ = writeln!(out, "\n  {:width$}  {:>14}  type and shape", "tensor", "parameters");
+    for t in tensors {
+        let aliases =
+            if t.aliases.is_empty() { String::new() } else { format!(", also {}", t.aliases.join(", ")) };
+        let _ = writeln!(out, "  {:width$}  {:>14}  {}{aliases}", t.name, thousands(t.elements()), t.describe());
+    }
+}

@@ -1,0 +1,124 @@
+//! The command line: arguments in, exit code out.
+//!
+//! Exit codes: 0 fine, 1 the input is at fault, 2 the command line is. A closed pipe is fine.
+
+mod analyze;
+mod export;
+mod inspect;
+mod progress;
+mod verify;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::error::Error;
+use crate::isa::UnknownIsa;
+use crate::run::Access;
+
+/// Analyzes recorded optimization paths: RSI, EB, cosine and loLR per step, layer and reference.
+#[derive(Parser)]
+#[command(name = "lpa", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Measure every step of a run against its final iterate and write a Parquet table
+    Analyze(analyze::Arguments),
+    /// Show what a run holds: tensors, steps, streams, scalars, bits per parameter
+    Inspect(inspect::Arguments),
+    /// Check every byte of a run against its checksums
+    Verify(verify::Arguments),
+    /// Write the iterate or a stream of one step as a safetensors file
+    Export(export::Arguments),
+    /// Print the completions of a shell, to be sourced
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// How a run is named and read, in every subcommand.
+#[derive(clap::Args)]
+struct RunArguments {
+    /// The run: the directory that the recorder wrote
+    run: PathBuf,
+    /// Read shards piece by piece instead of mapping them (for network file systems)
+    #[arg(long)]
+    no_mmap: bool,
+}
+
+impl RunArguments {
+    fn access(&self) -> Access {
+        Access { mmap: !self.no_mmap }
+    }
+}
+
+/// Runs the command line and returns the exit code. Everything is said on the way.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
+    let arguments = match Arguments::try_parse_from(args) {
+        Ok(arguments) => arguments,
+        Err(e) => {
+            let _ = e.print();
+            return if e.use_stderr() { 2 } else { 0 };
+        }
+    };
+    let result = match arguments.command {
+        Command::Analyze(a) => analyze::run(&a),
+        Command::Inspect(a) => inspect::run(&a),
+        Command::Verify(a) => verify::run(&a),
+        Command::Export(a) => export::run(&a),
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "lpa", &mut text);
+            say(&String::from_utf8_lossy(&text))
+        }
+    };
+    match result {
+        Ok(()) => 0,
+        Err(e) if is_closed_pipe(&e) => 0,
+        Err(e) => {
+            let _ = writeln!(std::io::stderr(), "lpa: {e:#}");
+            if e.is::<UnknownIsa>() || e.is::<Usage>() { 2 } else { 1 }
+        }
+    }
+}
+
+/// Arguments that parse but cannot be meant.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
+
+/// Writes to standard output; a closed pipe is an error that ends the program quietly.
+fn say(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|source| {
+        anyhow::Error::from(Error::Io {
+            action: "write",
+            path: PathBuf::from("standard output"),
+            source,
+        })
+    })
+}
+
+fn is_closed_pipe(e: &anyhow::Error) -> bool {
+    matches!(e.downcast_ref::<Error>(), Some(Error::Io { source, .. })
+        if source.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// Bytes with a unit.
+fn bytes(n: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
+    let mut value = n as f64;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{n} B") } else { format!("{} {}", crate::summary::significant(value), UNITS[unit]) }
+}

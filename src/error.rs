@@ -1,0 +1,191 @@
+//! Everything that can go wrong with a run, said so that the reader knows what to do.
+
+use std::path::{Path, PathBuf};
+
+/// Shorthand for results of this library.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Where in a file damage was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The step whose vector it is.
+    pub step: Option<u64>,
+    /// `iterate` or the stream's name, and the tensor.
+    pub vector: Option<(String, String)>,
+    /// Byte offset in the file.
+    pub offset: Option<u64>,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(step) = self.step {
+            write!(f, ", step {step}")?;
+        }
+        if let Some((stream, tensor)) = &self.vector {
+            write!(f, ", {stream} of {tensor}")?;
+        }
+        if let Some(offset) = self.offset {
+            write!(f, ", byte {offset}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What went wrong, with the path and, where there is one, the step, tensor and offset.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// The path holds no run.
+    #[error("{} is no lpa run: {why}", path.display())]
+    NotARun {
+        /// The path.
+        path: PathBuf,
+        /// What is missing.
+        why: String,
+    },
+    /// The manifest cannot be used.
+    #[error("{}: {what}", path.display())]
+    Manifest {
+        /// Path of the manifest.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// The run was written in another version of the format.
+    #[error("{} is in version {found} of the run format; this lpa reads version {supported}. {}",
+        path.display(),
+        if found > supported { "Install a newer lpa." } else { "Install the lpa that wrote it." })]
+    Version {
+        /// Path of the manifest.
+        path: PathBuf,
+        /// Version found.
+        found: u64,
+        /// Version that this library reads.
+        supported: u64,
+    },
+    /// The run needs a feature that this library lacks.
+    #[error("{} requires the feature '{feature}', which this lpa does not have. Install a newer lpa.",
+        path.display())]
+    Requires {
+        /// Path of the manifest.
+        path: PathBuf,
+        /// Name of the feature.
+        feature: String,
+    },
+    /// A shard and the manifest disagree on a tensor.
+    #[error("{}: tensor '{tensor}' is {shard} here, but {manifest} in the manifest. \
+        The shard belongs to another run, or manifest.json was replaced.", path.display())]
+    TableMismatch {
+        /// Path of the shard.
+        path: PathBuf,
+        /// Name of the tensor.
+        tensor: String,
+        /// Type and shape in the shard.
+        shard: String,
+        /// Type and shape in the manifest.
+        manifest: String,
+    },
+    /// Bytes are not what was written.
+    #[error("{} is damaged{place}: {what}. \
+        Restore the file from a copy, or go on without it by --skip-damaged.", path.display())]
+    Damaged {
+        /// Path of the file.
+        path: PathBuf,
+        /// Where in it.
+        place: Place,
+        /// How it shows.
+        what: String,
+    },
+    /// A shard is not where it should be.
+    #[error("{}: the shard of rank {rank} with steps {first} to {last} is missing. \
+        Restore it from a copy, or go on without it by --skip-damaged.", path.display())]
+    MissingShard {
+        /// Path of the run.
+        path: PathBuf,
+        /// First missing step.
+        first: u64,
+        /// Last missing step.
+        last: u64,
+        /// The rank that wrote it.
+        rank: u32,
+    },
+    /// The run has no final iterate.
+    #[error("{} has no final iterate (ref/final.safetensors): {state}", path.display())]
+    NoFinal {
+        /// Path of the run.
+        path: PathBuf,
+        /// What the run is doing, and what to do.
+        state: String,
+    },
+    /// There is nothing to analyze.
+    #[error("{}: {what}", path.display())]
+    Nothing {
+        /// Path of the run.
+        path: PathBuf,
+        /// What is not there, and what is.
+        what: String,
+    },
+    /// Something asked for is not in the run.
+    #[error("{}: {what}", path.display())]
+    NotFound {
+        /// Path of the run.
+        path: PathBuf,
+        /// What was asked for, and what could be.
+        what: String,
+    },
+    /// A writer was used against its contract, or on a run that it may not write.
+    #[error("{}: {what}", path.display())]
+    Write {
+        /// Path of the run.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// The result could not be encoded.
+    #[error("cannot write the table to {}: {what}", path.display())]
+    Table {
+        /// Path of the result.
+        path: PathBuf,
+        /// Why.
+        what: String,
+    },
+}
+
+impl Error {
+    /// Damage that `--skip-damaged` may step over.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Error::Damaged { .. } | Error::MissingShard { .. })
+    }
+
+    /// Damage to a file as a whole.
+    pub fn damaged(path: &Path, what: impl Into<String>) -> Error {
+        Error::Damaged { path: path.to_owned(), place: Place::default(), what: what.into() }
+    }
+}
+
+/// Adds what was tried, and on what, to an error of the operating system.
+pub(crate) trait Tried<T> {
+    fn tried(self, action: &'static str, path: &Path) -> Result<T>;
+}
+
+impl<T> Tried<T> for std::io::Result<T> {
+    fn tried(self, action: &'static str, path: &Path) -> Result<T> {
+        self.map_err(|source| Error::Io { action, path: path.to_owned(), source })
+    }
+}
+
+impl<T> Tried<T> for std::result::Result<T, rustix::io::Errno> {
+    fn tried(self, action: &'static str, path: &Path) -> Result<T> {
+        self.map_err(std::io::Error::from).tried(action, path)
+    }
+}

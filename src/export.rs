@@ -1,0 +1,132 @@
+//! One recorded vector as a plain safetensors file, bit for bit and in its own type.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use crate::codec::{Codec, Decoder};
+use crate::error::{Error, Result, Tried};
+use crate::isa::Isa;
+use crate::run::Run;
+use crate::run::container::{Entry, build_header};
+use crate::run::manifest::{ITERATE, TensorInfo};
+use crate::run::window::Window;
+
+/// What was exported.
+#[derive(Clone, Copy, Debug)]
+pub struct Exported {
+    /// Tensors in the file.
+    pub tensors: usize,
+    /// Tensors that are absent at this step, and so not in the file.
+    pub absent: usize,
+    /// Bytes of the file.
+    pub bytes: u64,
+}
+
+/// A recorded vector, opened for reading tensor by tensor.
+pub struct Vector<'a> {
+    run: &'a Run,
+    window: Window,
+    step: u64,
+    stream: u16,
+    decoder: Decoder,
+}
+
+impl<'a> Vector<'a> {
+    /// Finds `stream` (or `iterate`) at `step`.
+    ///
+    /// # Errors
+    /// It was not recorded, or its shard is damaged.
+    pub fn open(run: &'a Run, step: u64, stream: &str) -> Result<Vector<'a>> {
+        let not_found = |what| Error::NotFound { path: run.path.clone(), what };
+        let Some(id) = run.manifest.stream_id(stream) else {
+            let names: Vec<&str> = run.manifest.streams.iter().map(|s| s.name.as_str()).collect();
+            let what = format!("no stream is named '{stream}'. There is '{ITERATE}', {names:?}");
+            return Err(not_found(what));
+        };
+        let mut window = Window::open(run, &[step], false)?;
+        if let Some((_, e)) = window.damaged.pop() {
+            return Err(e);
+        }
+        if !window.has(step, id) {
+            let steps = run.steps();
+            let what = if steps.contains(&step) {
+                format!("the {stream} of step {step} was not recorded")
+            } else {
+                format!("step {step} was not recorded; there are {} to {}", steps.start, steps.end.max(1) - 1)
+            };
+            return Err(not_found(what));
+        }
+        let decoder = Decoder::new(Isa::detect()).tried("start the decoder for", &run.path)?;
+        Ok(Vector { run, window, step, stream: id, decoder })
+    }
+
+    /// Appends the elements of a tensor to `out`, little endian; false where it is absent.
+    ///
+    /// # Errors
+    /// The bytes are not what was written.
+    pub fn tensor(&mut self, tensor: usize, out: &mut Vec<u8>) -> Result<bool> {
+        let mut buffer = Vec::new();
+        let all = self.run.table.chunks();
+        let from = all.partition_point(|c| c.tensor < tensor);
+        for chunk in all[from..].iter().take_while(|c| c.tensor == tensor) {
+            let found = self.window.payload(self.run, self.step, self.stream, chunk, &mut buffer)?;
+            let Some(payload) = found.filter(|p| p.coding.codec != Codec::Absent) else {
+                return Ok(false);
+            };
+            let dtype = self.run.manifest.tensors[tensor].dtype;
+            self.decoder
+                .decode_bytes(dtype, chunk.len, payload.coding, payload.bytes, out)
+                .map_err(|e| {
+                    let at = payload.offset;
+                    self.window.undecodable(self.run, self.step, self.stream, chunk, at, e.to_string())
+                })?;
+        }
+        Ok(true)
+    }
+}
+
+/// Writes `stream` (or `iterate`) of `step` to `path`.
+///
+/// # Errors
+/// It was not recorded, is damaged, or the disk refuses. Nothing half-written is left.
+pub fn export(run: &Run, step: u64, stream: &str, path: &Path) -> Result<Exported> {
+    let mut vector = Vector::open(run, step, stream)?;
+    let mut bytes = Vec::new();
+    let mut present: Vec<&TensorInfo> = Vec::new();
+    let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).map_or(PathBuf::from("."), PathBuf::from);
+    let mut tmp = tempfile::Builder::new()
+        .prefix(".lpa-export.")
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666))
+        .tempfile_in(&dir)
+        .tried("write", path)?;
+    // The header comes first and must say which tensors follow, so absence is looked up first.
+    for (i, info) in run.manifest.tensors.iter().enumerate() {
+        bytes.clear();
+        if vector.tensor(i, &mut bytes)? {
+            present.push(info);
+        }
+    }
+    let entries: Vec<Entry<'_>> = present
+        .iter()
+        .map(|t| Entry {
+            name: &t.name,
+            dtype: t.dtype.name(),
+            shape: t.shape.clone(),
+            len: t.elements() * t.dtype.size() as u64,
+        })
+        .collect();
+    let metadata =
+        [("run_id", run.manifest.run_id.clone()), ("step", step.to_string()), ("stream", stream.to_owned())];
+    tmp.write_all(&build_header(&metadata, &entries)).tried("write", path)?;
+    for (i, _) in run.manifest.tensors.iter().enumerate() {
+        bytes.clear();
+        if vector.tensor(i, &mut bytes)? {
+            tmp.write_all(&bytes).tried("write", path)?;
+        }
+    }
+    tmp.as_file().sync_all().tried("write", path)?;
+    let size = tmp.as_file().metadata().tried("write", path)?.len();
+    tmp.persist(path).map_err(|e| e.error).tried("write", path)?;
+    let tensors = present.len();
+    Ok(Exported { tensors, absent: run.manifest.tensors.len() - tensors, bytes: size })
+}

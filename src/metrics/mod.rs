@@ -1,0 +1,4 @@
+//! Metrics: pure functions of sums. Null (`None`), never NaN, where a denominator is 0.
+
+pub mod geometry;
+pub mod trust;

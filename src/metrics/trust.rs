@@ -1,0 +1,63 @@
+//! How far the numbers of a row can be trusted.
+
+use crate::dtype::DType;
+use crate::sums::Sums;
+
+/// Below this `ulp_ratio` the distance itself is made of rounding.
+pub const LOW_PRECISION: f64 = 1e3;
+
+/// Trust in one row.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Trust {
+    /// `dist / (u ||x||)` with the unit roundoff u of the iterates' type: how many times larger the
+    /// distance is than the rounding of the iterates.
+    pub ulp_ratio: Option<f64>,
+    /// `ulp_ratio` is below 1,000.
+    pub low_precision: bool,
+    /// x_t equals the reference in every element.
+    pub x_eq_ref: bool,
+    /// The gradient is there and 0 in every element.
+    pub zero_grad: bool,
+    /// A gradient or an iterate holds an infinity or a NaN.
+    pub nonfinite: bool,
+}
+
+/// Trust in a row whose iterates have the (coarsest) type `dtype`.
+pub fn trust(s: &Sums, dtype: DType) -> Trust {
+    let scale = dtype.unit_roundoff() * s.x2.sqrt();
+    let ratio = s.d2.sqrt() / scale;
+    let ulp_ratio = (scale > 0.0 && ratio.is_finite()).then_some(ratio);
+    Trust {
+        ulp_ratio,
+        low_precision: ulp_ratio.is_some_and(|r| r < LOW_PRECISION),
+        x_eq_ref: s.d2 == 0.0,
+        zero_grad: s.g2 == 0.0 && !s.all_absent,
+        nonfinite: !(s.g2.is_finite() && s.x2.is_finite() && s.d2.is_finite()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_distance_of_a_thousand_roundings_is_the_limit() {
+        let u = DType::F32.unit_roundoff();
+        let at = |ratio: f64| Sums {
+            dot: 0.0,
+            g2: 1.0,
+            d2: (ratio * u * 2.0).powi(2),
+            x2: 4.0,
+            gx: 0.0,
+            step2: None,
+            init2: None,
+            dot_next: None,
+            absent: false,
+            all_absent: false,
+        };
+        assert!(trust(&at(999.0), DType::F32).low_precision);
+        assert!(!trust(&at(1001.0), DType::F32).low_precision);
+        assert!(trust(&at(1001.0), DType::BF16).low_precision);
+        assert!(trust(&at(0.0), DType::F32).x_eq_ref);
+    }
+}

@@ -1,0 +1,94 @@
+//! The fixed order of every floating-point sum, version 1 (`docs/numerics.md`).
+//!
+//! Owns the constants of the order and the two outer folds. What is summed is not its business.
+
+/// Version of the order; a result file states it, and sums of different versions never mix.
+pub const ORDER_VERSION: u32 = 1;
+/// Elements a block: the unit that one GPU warp, or one call of the vector body, sums.
+pub const BLOCK: usize = 4096;
+/// Accumulators a block. Lane `l` takes the elements `l`, `l + LANES`, ... of the block.
+pub const LANES: usize = 32;
+/// Elements a chunk. Chunks start at the first element of a tensor or of a rank's slice.
+pub const CHUNK: usize = 65_536;
+
+/// Folds the lanes of a block by halves: 16, 8, 4, 2, 1.
+#[inline(always)]
+pub fn fold_lanes(mut lanes: [f64; LANES]) -> f64 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for l in 0..half {
+            lanes[l] += lanes[l + half];
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+/// Neumaier's compensated sum, which folds chunks inside a tensor and tensors inside a group.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Neumaier {
+    sum: f64,
+    compensation: f64,
+}
+
+impl Neumaier {
+    /// Adds one term.
+    #[inline]
+    pub fn add(&mut self, term: f64) {
+        let t = self.sum + term;
+        self.compensation += if self.sum.abs() >= term.abs() {
+            (self.sum - t) + term
+        } else {
+            (term - t) + self.sum
+        };
+        self.sum = t;
+    }
+
+    /// The sum, rounded once. An infinite or NaN sum is returned as the plain fold has it, except
+    /// that every NaN becomes the canonical one.
+    pub fn total(self) -> f64 {
+        if self.sum.is_nan() {
+            f64::NAN
+        } else if self.sum.is_infinite() {
+            self.sum
+        } else {
+            self.sum + self.compensation
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::float_cmp)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_fold_by_halves() {
+        // Only this tree keeps lane 16's 1 apart from lane 0's 2^53 until nothing else is left.
+        let mut lanes = [0.0; LANES];
+        lanes[0] = 9_007_199_254_740_992.0;
+        lanes[1] = 1.0;
+        lanes[17] = 1.0;
+        assert_eq!(fold_lanes(lanes), 9_007_199_254_740_994.0);
+    }
+
+    #[test]
+    fn neumaier_keeps_what_a_plain_fold_loses() {
+        let mut s = Neumaier::default();
+        for term in [1.0, 1e100, 1.0, -1e100] {
+            s.add(term);
+        }
+        assert_eq!(s.total(), 2.0);
+    }
+
+    #[test]
+    fn non_finite_sums_stay_what_they_are() {
+        let mut s = Neumaier::default();
+        s.add(1.0);
+        s.add(f64::INFINITY);
+        s.add(1.0);
+        assert_eq!(s.total(), f64::INFINITY);
+        s.add(f64::NEG_INFINITY);
+        assert_eq!(s.total().to_bits(), f64::NAN.to_bits());
+    }
+}

@@ -1,0 +1,183 @@
+//! `journal.rN.jsonl`: what happened to a rank's recording, one event a line, appended only.
+//!
+//! Owns events and attempts. Every line ends with the key `xxh3` over the line without it, so that
+//! a line torn by a crash is known and a changed one is found.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::error::{Error, Result, Tried};
+
+/// Something that happened while recording.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// A recording starts, or goes on after a resumption. It supersedes every step from
+    /// `from_step` on that an earlier attempt wrote.
+    Attempt {
+        /// 1, 2, ...
+        attempt: u32,
+        /// First step that the attempt writes.
+        from_step: u64,
+        /// xxh3_64 of manifest.json in hexadecimal.
+        manifest_xxh3: String,
+        /// Seconds since 1970-01-01 UTC.
+        time_unix_s: u64,
+    },
+    /// The vectors of a step were given up; its scalars are there.
+    Dropped {
+        /// The step.
+        step: u64,
+        /// Why.
+        why: String,
+    },
+    /// The recording stopped in order before its end; all steps below `next_step` are published.
+    Stopped {
+        /// The attempt.
+        attempt: u32,
+        /// First step that is not published.
+        next_step: u64,
+    },
+    /// The recording ended; `final_step` is the step of the final iterate.
+    Closed {
+        /// The attempt.
+        attempt: u32,
+        /// Step of the final iterate.
+        final_step: u64,
+    },
+}
+
+/// How an attempt stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Neither stopped nor closed: it is being written, or it was killed.
+    Open,
+    /// Stopped in order.
+    Stopped,
+    /// Closed; the step of the final iterate.
+    Closed(u64),
+}
+
+/// One attempt at recording.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// 1, 2, ...
+    pub number: u32,
+    /// First step that it writes.
+    pub from_step: u64,
+    /// How it stands.
+    pub state: State,
+}
+
+/// A journal that was read.
+#[derive(Clone, Debug, Default)]
+pub struct Journal {
+    /// The events of whole lines.
+    pub events: Vec<Event>,
+    /// Bytes of whole lines; what follows was torn by a crash.
+    pub whole_len: u64,
+}
+
+const KEY: &str = ",\"xxh3\":\"";
+
+/// The journal of a rank.
+pub fn path(run: &Path, rank: u32) -> PathBuf {
+    run.join(format!("journal.r{rank}.jsonl"))
+}
+
+/// The line of an event, with its checksum and newline.
+pub fn line(event: &Event) -> serde_json::Result<String> {
+    let body = serde_json::to_string(event)?;
+    let hash = xxh3_64(body.as_bytes());
+    let open = body.strip_suffix('}').unwrap_or(&body);
+    Ok(format!("{open}{KEY}{hash:016x}\"}}\n"))
+}
+
+fn parse(line: &str) -> Option<Event> {
+    let at = line.len().checked_sub(KEY.len() + 18)?;
+    let (open, tail) = line.split_at_checked(at)?;
+    let hash = tail.strip_prefix(KEY)?.strip_suffix("\"}")?;
+    let body = format!("{open}}}");
+    if format!("{:016x}", xxh3_64(body.as_bytes())) != hash {
+        return None;
+    }
+    serde_json::from_str(&body).ok()
+}
+
+impl Journal {
+    /// Reads the journal of `rank`. A torn last line is left out.
+    ///
+    /// # Errors
+    /// It cannot be read, or a line before the last is not what was written.
+    pub fn read(run: &Path, rank: u32) -> Result<Journal> {
+        let path = path(run, rank);
+        let bytes = std::fs::read(&path).tried("read", &path)?;
+        let mut journal = Journal::default();
+        let mut rest = bytes.as_slice();
+        while let Some(end) = rest.iter().position(|&b| b == b'\n') {
+            let event = std::str::from_utf8(&rest[..end]).ok().and_then(parse);
+            rest = &rest[end + 1..];
+            match event {
+                Some(event) => journal.events.push(event),
+                None if rest.is_empty() && !journal.events.is_empty() => break,
+                None => {
+                    let line = journal.events.len() + 1;
+                    return Err(Error::damaged(&path, format!("line {line} is not what was written")));
+                }
+            }
+            journal.whole_len = (bytes.len() - rest.len()) as u64;
+        }
+        Ok(journal)
+    }
+
+    /// The attempts in order.
+    pub fn attempts(&self) -> Vec<Attempt> {
+        let mut all: Vec<Attempt> = Vec::new();
+        for event in &self.events {
+            match *event {
+                Event::Attempt { attempt, from_step, .. } => {
+                    all.push(Attempt { number: attempt, from_step, state: State::Open });
+                }
+                Event::Stopped { attempt, .. } => set(&mut all, attempt, State::Stopped),
+                Event::Closed { attempt, final_step } => {
+                    set(&mut all, attempt, State::Closed(final_step));
+                }
+                Event::Dropped { .. } => {}
+            }
+        }
+        all
+    }
+
+    /// The hash of the manifest that the first attempt saw.
+    pub fn manifest_xxh3(&self) -> Option<&str> {
+        self.events.iter().find_map(|e| match e {
+            Event::Attempt { manifest_xxh3, .. } => Some(manifest_xxh3.as_str()),
+            _ => None,
+        })
+    }
+}
+
+fn set(all: &mut [Attempt], number: u32, state: State) {
+    if let Some(a) = all.iter_mut().find(|a| a.number == number) {
+        a.state = state;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_json_and_knows_a_change() {
+        let event = Event::Closed { attempt: 1, final_step: 220 };
+        let text = line(&event).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["final_step"], 220);
+        assert_eq!(parse(text.trim_end()), Some(event));
+        assert_eq!(parse(&text.trim_end().replace("220", "221")), None);
+        assert_eq!(parse(""), None);
+        assert_eq!(parse("ééééééééééééééééééééé"), None);
+    }
+}

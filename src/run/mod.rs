@@ -1,0 +1,268 @@
+//! A run directory: what was recorded of one training, and how to get at it.
+//!
+//! The truth is the directory listing: shards are found by name, and the journals say which attempt
+//! counts for which step. Nothing here decodes a vector.
+
+pub mod chunk;
+pub mod container;
+mod finish;
+pub mod journal;
+pub mod manifest;
+mod publish;
+mod record;
+pub mod shard;
+mod shard_writer;
+pub mod source;
+pub mod window;
+pub mod writer;
+
+use std::path::{Path, PathBuf};
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use self::chunk::ChunkTable;
+use self::journal::{Attempt, Journal, State};
+use self::manifest::Manifest;
+pub use self::publish::sync_parent;
+use self::shard::{Shard, ShardFile, ShardName};
+use crate::error::{Error, Result, Tried};
+
+/// How shards are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// Map files into memory, else read them piece by piece.
+    pub mmap: bool,
+}
+
+impl Default for Access {
+    fn default() -> Self {
+        Access { mmap: true }
+    }
+}
+
+/// The steps of a shard that count: those that no later attempt superseded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// First step.
+    pub first: u64,
+    /// Last step.
+    pub last: u64,
+    /// The shard.
+    pub file: ShardFile,
+}
+
+/// A run that was opened for reading.
+pub struct Run {
+    /// Path of the directory.
+    pub path: PathBuf,
+    /// What the run is.
+    pub manifest: Manifest,
+    /// How its tensors are cut.
+    pub table: ChunkTable,
+    access: Access,
+    attempts: Vec<Vec<Attempt>>,
+    dropped: Vec<(u64, String)>,
+    segments: Vec<Vec<Segment>>,
+    superseded: usize,
+}
+
+impl Run {
+    /// Opens a run: reads the manifest and the journals and lists the shards.
+    ///
+    /// # Errors
+    /// It is no run, another version's, or its manifest or journal is damaged.
+    pub fn open(path: &Path, access: Access) -> Result<Run> {
+        let (manifest, bytes) = Manifest::read(path)?;
+        let table = ChunkTable::new(&manifest)
+            .map_err(|what| Error::Manifest { path: path.join(manifest::MANIFEST), what })?;
+        let mut journals = Vec::new();
+        for rank in 0..manifest.world {
+            journals.push(match Journal::read(path, rank) {
+                Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                    Journal::default()
+                }
+                other => other?,
+            });
+        }
+        let files = list_shards(path)?;
+        let attempts: Vec<Vec<Attempt>> = journals.iter().map(Journal::attempts).collect();
+        let mut run = Run {
+            path: path.to_owned(),
+            manifest,
+            table,
+            access,
+            segments: Vec::new(),
+            superseded: 0,
+            dropped: Vec::new(),
+            attempts,
+        };
+        for journal in &journals {
+            run.dropped.extend(journal.events.iter().filter_map(|e| match e {
+                journal::Event::Dropped { step, why } => Some((*step, why.clone())),
+                _ => None,
+            }));
+        }
+        for (rank, attempts) in run.attempts.iter().enumerate() {
+            let own = files.iter().filter(|f| f.name.rank as usize == rank);
+            let (segments, superseded) = count(path, attempts, own)?;
+            run.segments.push(segments);
+            run.superseded += superseded;
+        }
+        let hash = format!("{:016x}", xxh3_64(&bytes));
+        if journals.iter().filter_map(Journal::manifest_xxh3).any(|h| h != hash) {
+            run.explain_changed_manifest()?;
+        }
+        Ok(run)
+    }
+
+    /// The manifest is not the one that the run was created with: says how, where a shard knows.
+    fn explain_changed_manifest(&self) -> Result<()> {
+        if let Some(segment) = self.segments.iter().flatten().next() {
+            self.open_shard(&segment.file, false)?;
+        }
+        let path = self.path.join(manifest::MANIFEST);
+        Err(Error::damaged(&path, "it is not what the run was created with (checksum)"))
+    }
+
+    /// The segments of a rank in the order of steps.
+    pub fn segments(&self, rank: u32) -> &[Segment] {
+        self.segments.get(rank as usize).map_or(&[], Vec::as_slice)
+    }
+
+    /// The attempts of rank 0.
+    pub fn attempts(&self) -> &[Attempt] {
+        self.attempts.first().map_or(&[], Vec::as_slice)
+    }
+
+    /// Steps whose vectors were given up, and why.
+    pub fn dropped(&self) -> &[(u64, String)] {
+        &self.dropped
+    }
+
+    /// Number of shards that later attempts superseded as a whole.
+    pub fn superseded(&self) -> usize {
+        self.superseded
+    }
+
+    /// The step after the last one that a rank published without a gap before it.
+    pub fn end_of_rank(&self, rank: u32) -> u64 {
+        let mut end = self.segments(rank).first().map_or(0, |s| s.first);
+        for s in self.segments(rank) {
+            if s.first > end {
+                break;
+            }
+            end = s.last + 1;
+        }
+        end
+    }
+
+    /// The steps that all ranks have published, gaps included.
+    pub fn steps(&self) -> std::ops::Range<u64> {
+        let ranks = 0..self.manifest.world;
+        let first = ranks.clone().filter_map(|r| self.segments(r).first()).map(|s| s.first).min();
+        let last = ranks.map(|r| self.segments(r).last().map_or(0, |s| s.last + 1)).min();
+        let first = first.unwrap_or(0);
+        first..last.unwrap_or(first).max(first)
+    }
+
+    /// The step of the final iterate, where every rank has recorded it.
+    pub fn final_step(&self) -> Option<u64> {
+        let mut steps = self.attempts.iter().map(|all| match all.last()?.state {
+            State::Closed(step) => Some(step),
+            State::Open | State::Stopped => None,
+        });
+        let first = steps.next().flatten()?;
+        steps.all(|s| s == Some(first)).then_some(first)
+    }
+
+    /// Whether a process is recording this run now.
+    pub fn is_being_written(&self) -> bool {
+        use rustix::fs::{FlockOperation, flock};
+        (0..self.manifest.world).any(|rank| {
+            std::fs::File::open(journal::path(&self.path, rank))
+                .is_ok_and(|f| flock(&f, FlockOperation::NonBlockingLockShared).is_err())
+        })
+    }
+
+    /// Shards that should be there and are not.
+    pub fn missing(&self) -> Vec<Error> {
+        let mut all = Vec::new();
+        for rank in 0..self.manifest.world {
+            let attempts = self.attempts.get(rank as usize).map_or(&[][..], Vec::as_slice);
+            let mut at = attempts.iter().map(|a| a.from_step).min().unwrap_or(0);
+            let mut gap = |first, last| {
+                all.push(Error::MissingShard { path: self.path.clone(), first, last, rank });
+            };
+            for s in self.segments(rank) {
+                if s.first > at {
+                    gap(at, s.first - 1);
+                }
+                at = s.last + 1;
+            }
+            if let Some(State::Closed(end)) = attempts.last().map(|a| a.state)
+                && at <= end
+            {
+                gap(at, end);
+            }
+        }
+        all
+    }
+
+    /// Opens a shard of this run.
+    ///
+    /// # Errors
+    /// As [`Shard::open`].
+    pub fn open_shard(&self, file: &ShardFile, populate: bool) -> Result<Shard> {
+        Shard::open(file, &self.manifest, &self.table, self.access.mmap, populate)
+    }
+}
+
+fn list_shards(run: &Path) -> Result<Vec<ShardFile>> {
+    let steps = run.join("steps");
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(&steps).tried("list", &steps)? {
+        let dir = entry.tried("list", &steps)?.path();
+        if !dir.is_dir() {
+            continue;
+        }
+        for entry in std::fs::read_dir(&dir).tried("list", &dir)? {
+            let path = entry.tried("list", &dir)?.path();
+            let name = path.file_name().and_then(|n| n.to_str()).and_then(ShardName::parse);
+            if let Some(name) = name {
+                files.push(ShardFile { path, name });
+            }
+        }
+    }
+    files.sort_by_key(|f| f.name);
+    Ok(files)
+}
+
+/// The segments of one rank's shards, and how many shards have no step that counts.
+fn count<'a>(
+    run: &Path,
+    attempts: &[Attempt],
+    files: impl Iterator<Item = &'a ShardFile>,
+) -> Result<(Vec<Segment>, usize)> {
+    let (mut segments, mut superseded) = (Vec::new(), 0);
+    for file in files {
+        let ShardName { first, last, attempt, rank } = file.name;
+        if !attempts.iter().any(|a| a.number == attempt) {
+            let what = format!("it does not know attempt {attempt}, which wrote {}", file.name.file_name());
+            return Err(Error::damaged(&journal::path(run, rank), what));
+        }
+        let end = attempts.iter().filter(|a| a.number > attempt).map(|a| a.from_step).min();
+        let last = end.map_or(Some(last), |e| e.checked_sub(1).map(|l| l.min(last)));
+        match last {
+            Some(last) if last >= first => {
+                segments.push(Segment { first, last, file: file.clone() });
+            }
+            _ => superseded += 1,
+        }
+    }
+    segments.sort_by_key(|s| s.first);
+    if let Some(w) = segments.windows(2).find(|w| w[1].first <= w[0].last) {
+        let what = format!("it holds steps that {} holds too", w[0].file.name.file_name());
+        return Err(Error::damaged(&w[1].file.path, what));
+    }
+    Ok((segments, superseded))
+}

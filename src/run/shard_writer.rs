@@ -1,0 +1,192 @@
+//! Building one shard: payloads are streamed to a file under `tmp/`, the rest follows at the end.
+//!
+//! Memory holds the index and the scalars, never the vectors, however large a step is.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::container::{DATA_ALIGN, Entry, build_header};
+use super::publish::{publish_new, sync_parent};
+use super::record::{PAYLOAD_ALIGN, RECORD, Record};
+use super::shard::{SHARD_FORMAT, ShardName};
+use crate::codec::Coding;
+use crate::error::{Error, Result, Tried};
+
+/// A shard that is being written.
+pub(super) struct ShardWriter {
+    file: BufWriter<File>,
+    tmp: PathBuf,
+    first: u64,
+    steps: u64,
+    at: u64,
+    index: Vec<u8>,
+    vectors: Vec<u8>,
+    columns: Vec<String>,
+    scalars: Vec<BTreeMap<usize, f64>>,
+}
+
+/// What all shards of a writer have in common.
+pub(super) struct Identity {
+    pub run: PathBuf,
+    pub run_id: String,
+    pub version: u32,
+    pub attempt: u32,
+    pub rank: u32,
+    /// The tensor table, as every shard carries it.
+    pub table: Vec<u8>,
+}
+
+impl Identity {
+    /// Files of this rank under `tmp/` start with this.
+    pub(super) fn tmp_prefix(&self) -> String {
+        format!("r{}.", self.rank)
+    }
+}
+
+impl ShardWriter {
+    /// Starts a shard whose first step is `first`.
+    pub(super) fn create(identity: &Identity, first: u64) -> Result<ShardWriter> {
+        let tmp = identity.run.join("tmp").join(format!("{}s{first:010}", identity.tmp_prefix()));
+        let mut file = BufWriter::new(File::create(&tmp).tried("create", &tmp)?);
+        // The header goes here at the end. Its size does not depend on what the shard holds.
+        file.write_all(&[0u8; DATA_ALIGN]).tried("write", &tmp)?;
+        Ok(ShardWriter {
+            file,
+            tmp,
+            first,
+            steps: 0,
+            at: 0,
+            index: Vec::new(),
+            vectors: Vec::new(),
+            columns: Vec::new(),
+            scalars: Vec::new(),
+        })
+    }
+
+    /// Bytes written so far.
+    pub(super) fn len(&self) -> u64 {
+        self.at
+    }
+
+    /// Steps so far.
+    pub(super) fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Starts the next step with its scalars.
+    pub(super) fn start_step(&mut self, scalars: &[(&str, f64)]) {
+        let mut row = BTreeMap::new();
+        for (name, value) in scalars {
+            let at = self.columns.iter().position(|c| c == name).unwrap_or_else(|| {
+                self.columns.push((*name).to_owned());
+                self.columns.len() - 1
+            });
+            row.insert(at, *value);
+        }
+        self.scalars.push(row);
+        self.steps += 1;
+    }
+
+    /// Starts a vector of the current step.
+    pub(super) fn start_vector(&mut self, stream: u16) {
+        let step = self.first + self.steps - 1;
+        self.vectors.extend_from_slice(&step.to_le_bytes());
+        self.vectors.extend_from_slice(&u64::from(stream).to_le_bytes());
+    }
+
+    /// Appends the next chunk of the current vector.
+    pub(super) fn chunk(&mut self, coding: Coding, payload: &[u8]) -> Result<()> {
+        // A payload is never longer than the 262,144 bytes of a raw chunk.
+        let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        let xxh3 = if payload.is_empty() { 0 } else { xxh3_64(payload) };
+        let record = Record { offset: self.at, len, coding, xxh3 };
+        self.index.extend_from_slice(&record.to_bytes());
+        let end = (self.at + u64::from(len)).next_multiple_of(PAYLOAD_ALIGN);
+        let pad = end - self.at - u64::from(len);
+        self.file.write_all(payload).tried("write", &self.tmp)?;
+        let zeros = [0u8; PAYLOAD_ALIGN as usize];
+        self.file.write_all(&zeros[..usize::try_from(pad).unwrap_or(0)]).tried("write", &self.tmp)?;
+        self.at = end;
+        Ok(())
+    }
+
+    /// Writes the rest and publishes the shard.
+    pub(super) fn publish(mut self, identity: &Identity) -> Result<PathBuf> {
+        let name = ShardName {
+            first: self.first,
+            last: self.first + self.steps - 1,
+            attempt: identity.attempt,
+            rank: identity.rank,
+        };
+        let (tail, header) = self.finish(identity, name);
+        self.file.write_all(&tail).tried("write", &self.tmp)?;
+        let file = self.file.into_inner().map_err(|e| e.into_error()).tried("write", &self.tmp)?;
+        if header.len() != DATA_ALIGN {
+            let what = format!("a shard header of {} bytes", header.len());
+            return Err(Error::Write { path: self.tmp, what });
+        }
+        file.write_all_at(&header, 0).tried("write", &self.tmp)?;
+        let directory = identity.run.join("steps").join(name.directory());
+        make_directory(&directory)?;
+        let path = directory.join(name.file_name());
+        publish_new(&file, &self.tmp, &path)?;
+        Ok(path)
+    }
+
+    fn finish(&self, identity: &Identity, name: ShardName) -> (Vec<u8>, Vec<u8>) {
+        let columns = json!(self.columns).to_string().into_bytes();
+        let (mut scalars, mut present) = (Vec::new(), Vec::new());
+        for row in &self.scalars {
+            for c in 0..self.columns.len() {
+                scalars.extend_from_slice(&row.get(&c).copied().unwrap_or(0.0).to_le_bytes());
+                present.push(u8::from(row.contains_key(&c)));
+            }
+        }
+        let (steps, width) = (self.steps, self.columns.len() as u64);
+        let records = (self.index.len() / RECORD) as u64;
+        let vectors = (self.vectors.len() / 16) as u64;
+        let parts: [(&str, &str, Vec<u64>, &[u8]); 6] = [
+            ("index", "U8", vec![records, RECORD as u64], &self.index),
+            ("vectors", "I64", vec![vectors, 2], &self.vectors),
+            ("scalars", "F64", vec![steps, width], &scalars),
+            ("present", "U8", vec![steps, width], &present),
+            ("columns", "U8", vec![columns.len() as u64], &columns),
+            ("table", "U8", vec![identity.table.len() as u64], &identity.table),
+        ];
+        let tail: Vec<u8> = parts.iter().flat_map(|(.., bytes)| bytes.iter().copied()).collect();
+        let chunks = Entry { name: "chunks", dtype: "U8", shape: vec![self.at], len: self.at };
+        let rest = parts.into_iter().map(|(name, dtype, shape, bytes)| Entry {
+            name,
+            dtype,
+            shape,
+            len: bytes.len() as u64,
+        });
+        let entries: Vec<Entry<'_>> = std::iter::once(chunks).chain(rest).collect();
+        let metadata = [
+            ("format", SHARD_FORMAT.to_owned()),
+            ("version", identity.version.to_string()),
+            ("run_id", identity.run_id.clone()),
+            ("attempt", name.attempt.to_string()),
+            ("rank", name.rank.to_string()),
+            ("first_step", name.first.to_string()),
+            ("last_step", name.last.to_string()),
+            ("tail_xxh3", format!("{:016x}", xxh3_64(&tail))),
+        ];
+        let header = build_header(&metadata, &entries);
+        (tail, header)
+    }
+}
+
+fn make_directory(path: &Path) -> Result<()> {
+    match std::fs::create_dir(path) {
+        Ok(()) => sync_parent(path),
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(e) => Err(e).tried("create", path),
+    }
+}

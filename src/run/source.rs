@@ -1,0 +1,58 @@
+//! Bytes of a file, mapped or read.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use memmap2::{Advice, Mmap};
+
+/// Where the bytes of a shard come from.
+pub enum Source {
+    /// Mapped into memory.
+    Map(Mmap),
+    /// Read piece by piece (`--no-mmap`).
+    File(File),
+}
+
+impl Source {
+    /// Maps `file`, or keeps it for reading. With `populate` the pages are brought in at once.
+    pub fn new(file: File, mmap: bool, populate: bool) -> std::io::Result<Source> {
+        if !mmap {
+            return Ok(Source::File(file));
+        }
+        // SAFETY: the contract is that nobody changes the file while it is mapped. Writers publish
+        // a shard whole, by renaming it, and never open it again, so lpa itself keeps the contract.
+        // Another program could still truncate the file, and a read would then raise SIGBUS. That
+        // cannot be prevented here; `--no-mmap` is the way out on file systems that are shared with
+        // such programs. Changed contents are no danger: every length is checked before it is
+        // used, and checksums are verified before decoding.
+        let map = unsafe { Mmap::map(&file)? };
+        if populate {
+            // Only a hint: old kernels do not know it, and the pages then come in when touched.
+            let _ = map.advise(Advice::PopulateRead);
+        }
+        Ok(Source::Map(map))
+    }
+
+    /// The bytes from `offset`, `len` of them; read into `buffer` where the file is not mapped.
+    pub fn bytes<'a>(
+        &'a self,
+        offset: u64,
+        len: usize,
+        buffer: &'a mut Vec<u8>,
+    ) -> std::io::Result<&'a [u8]> {
+        match self {
+            Source::Map(map) => {
+                let begin = usize::try_from(offset).map_err(std::io::Error::other)?;
+                begin
+                    .checked_add(len)
+                    .and_then(|end| map.get(begin..end))
+                    .ok_or_else(|| std::io::ErrorKind::UnexpectedEof.into())
+            }
+            Source::File(file) => {
+                buffer.resize(len, 0);
+                file.read_exact_at(buffer, offset)?;
+                Ok(buffer)
+            }
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! A set of open shards in which any vector of some steps can be found.
+
+use std::collections::BTreeMap;
+
+use super::Run;
+use super::chunk::Chunk;
+use super::shard::{Payload, Shard};
+use crate::error::{Error, Place, Result};
+
+/// Open shards of all ranks, by step.
+#[derive(Default)]
+pub struct Window {
+    /// Per rank: first step that counts to (last step that counts, shard).
+    ranks: Vec<BTreeMap<u64, (u64, Shard)>>,
+    /// Shards that could not be opened, by their first step that counts.
+    pub damaged: Vec<(std::ops::RangeInclusive<u64>, Error)>,
+}
+
+impl Window {
+    /// Opens every shard that holds one of `steps` (in ascending order). A damaged
+    /// shard is left out and reported.
+    ///
+    /// # Errors
+    /// Anything but damage.
+    pub fn open(run: &Run, steps: &[u64], populate: bool) -> Result<Window> {
+        let mut window = Window::default();
+        for rank in 0..run.manifest.world {
+            let mut shards = BTreeMap::new();
+            for segment in run.segments(rank) {
+                let at = steps.partition_point(|&s| s < segment.first);
+                if steps.get(at).is_none_or(|&s| s > segment.last) {
+                    continue;
+                }
+                let shard = match run.open_shard(&segment.file, populate) {
+                    Ok(shard) => shard,
+                    Err(e) if e.is_damage() => {
+                        window.damaged.push((segment.first..=segment.last, e));
+                        continue;
+                    }
+                    Err(e) => return Err(e),
+                };
+                shards.insert(segment.first, (segment.last, shard));
+            }
+            window.ranks.push(shards);
+        }
+        Ok(window)
+    }
+
+    /// The shard of `rank` that holds `step`.
+    pub fn shard(&self, step: u64, rank: u32) -> Option<&Shard> {
+        let (_, (last, shard)) = self.ranks.get(rank as usize)?.range(..=step).next_back()?;
+        (step <= *last).then_some(shard)
+    }
+
+    /// Whether every rank has recorded this vector.
+    pub fn has(&self, step: u64, stream: u16) -> bool {
+        let world = u32::try_from(self.ranks.len()).unwrap_or(0);
+        world > 0 && (0..world).all(|r| self.shard(step, r).is_some_and(|s| s.has(step, stream)))
+    }
+
+    /// The payload of a chunk, checked against its hash; `None` where it was not recorded.
+    ///
+    /// # Errors
+    /// The bytes are not what was written. The error names the stream and the tensor.
+    pub fn payload<'a>(
+        &'a self,
+        run: &Run,
+        step: u64,
+        stream: u16,
+        chunk: &Chunk,
+        buffer: &'a mut Vec<u8>,
+    ) -> Result<Option<Payload<'a>>> {
+        let Some(shard) = self.shard(step, chunk.rank) else {
+            return Ok(None);
+        };
+        shard.payload(step, stream, chunk.place, buffer).map_err(|e| match e {
+            Error::Damaged { path, place, what } => {
+                Error::Damaged { path, place: name(run, place, stream, chunk), what }
+            }
+            other => other,
+        })
+    }
+
+    /// The error for a payload that passed its checksum and yet does not decode.
+    pub fn undecodable(
+        &self,
+        run: &Run,
+        step: u64,
+        stream: u16,
+        chunk: &Chunk,
+        offset: u64,
+        what: String,
+    ) -> Error {
+        let place = Place { step: Some(step), vector: None, offset: Some(offset) };
+        let path = self.shard(step, chunk.rank).map_or(&run.path, |s| &s.file.path);
+        Error::Damaged { path: path.clone(), place: name(run, place, stream, chunk), what }
+    }
+
+    /// A scalar of a step, as rank 0 recorded it.
+    pub fn scalar(&self, step: u64, column: &str) -> Option<f64> {
+        self.shard(step, 0)?.scalar(step, column)
+    }
+}
+
+fn name(run: &Run, place: Place, stream: u16, chunk: &Chunk) -> Place {
+    let tensor = run.manifest.tensors.get(chunk.tensor).map_or("?", |t| &t.name);
+    let stream = run.manifest.stream_name(stream);
+    Place { vector: Some((stream.to_owned(), tensor.to_owned())), ..place }
+}

@@ -1,0 +1,379 @@
+//! Recording a run: append-only, crash-safe, in bounded memory.
+//!
+//! Steps come one after the other. A shard is published when it is large, old or full enough, and
+//! from then on no crash can take it back. `tests/crash.rs` kills writers to see that it is so.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{FlockOperation, flock};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::chunk::ChunkTable;
+use super::finish::assemble_final;
+use super::journal::{self, Event, Journal};
+use super::manifest::{MANIFEST, Manifest};
+use super::publish::{publish_new, sync_parent};
+use super::shard::table_bytes;
+use super::shard_writer::{Identity, ShardWriter};
+use crate::codec::{Codec, Coding, Encoder};
+use crate::error::{Error, Result, Tried};
+
+/// When a shard is published.
+#[derive(Clone, Copy, Debug)]
+pub struct WriterOptions {
+    /// After this many stored bytes.
+    pub shard_bytes: u64,
+    /// After this many steps.
+    pub shard_steps: u64,
+    /// After this much time, looked at when a step is written.
+    pub shard_age: Duration,
+}
+
+impl Default for WriterOptions {
+    fn default() -> Self {
+        WriterOptions {
+            shard_bytes: 64 << 20,
+            shard_steps: 1000,
+            shard_age: Duration::from_secs(30),
+        }
+    }
+}
+
+/// The elements of every tensor that this rank writes, in the manifest's order: little endian, as
+/// long as the rank's slices. `None` is an absent vector (no gradient), which is not zero.
+pub type Elements<'a> = [Option<&'a [u8]>];
+
+/// Everything recorded at one step.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Step<'a> {
+    /// The iterate x_t before update t.
+    pub iterate: Option<&'a Elements<'a>>,
+    /// Streams by name.
+    pub streams: &'a [(&'a str, &'a Elements<'a>)],
+    /// Scalars by name.
+    pub scalars: &'a [(&'a str, f64)],
+}
+
+/// Writes one rank's part of a run.
+pub struct Writer {
+    identity: Identity,
+    manifest: Manifest,
+    table: ChunkTable,
+    options: WriterOptions,
+    journal: File,
+    journal_path: PathBuf,
+    encoder: Encoder,
+    payload: Vec<u8>,
+    shard: Option<(ShardWriter, Instant)>,
+    next_step: u64,
+}
+
+impl Writer {
+    /// Starts a new run as its rank 0: makes the directory and writes the manifest.
+    ///
+    /// # Errors
+    /// The directory holds a run already, cannot be written, or the manifest contradicts itself.
+    pub fn create(run: &Path, manifest: Manifest, options: WriterOptions) -> Result<Writer> {
+        manifest.check().map_err(|what| write_error(run, what))?;
+        std::fs::create_dir_all(run).tried("create", run)?;
+        let path = run.join(MANIFEST);
+        if path.exists() {
+            let what = "there is a run already. Choose another directory, or resume this one.";
+            return Err(write_error(run, what.to_owned()));
+        }
+        for sub in ["steps", "ref", "tmp"] {
+            let dir = run.join(sub);
+            std::fs::create_dir_all(&dir).tried("create", &dir)?;
+        }
+        let bytes = serde_json::to_vec_pretty(&manifest)
+            .map_err(|e| write_error(run, format!("the manifest is no JSON: {e}")))?;
+        let tmp = run.join("tmp").join("r0.manifest");
+        let mut file = File::create(&tmp).tried("create", &tmp)?;
+        file.write_all(&bytes).tried("write", &tmp)?;
+        publish_new(&file, &tmp, &path)?;
+        Writer::start(run, manifest, &bytes, 0, 0, options)
+    }
+
+    /// Joins a run that rank 0 has created, as another rank.
+    ///
+    /// # Errors
+    /// There is no such run, or it has no such rank.
+    pub fn join(run: &Path, rank: u32, options: WriterOptions) -> Result<Writer> {
+        let (manifest, bytes) = Manifest::read(run)?;
+        Writer::start(run, manifest, &bytes, rank, 0, options)
+    }
+
+    /// Goes on with a run from `from_step` on: a new attempt, which supersedes what earlier ones
+    /// wrote from there on.
+    ///
+    /// # Errors
+    /// There is no such run, somebody is writing it, or steps before `from_step` are not there.
+    pub fn resume(run: &Path, rank: u32, from_step: u64, options: WriterOptions) -> Result<Writer> {
+        let (manifest, bytes) = Manifest::read(run)?;
+        let end = super::Run::open(run, super::Access::default())?.end_of_rank(rank);
+        if from_step > end {
+            let what = format!(
+                "cannot resume at step {from_step}: the steps from {end} on are not there. \
+                 Resume at step {end} or before."
+            );
+            return Err(write_error(run, what));
+        }
+        if run.join("ref").join("final.safetensors").exists() {
+            let what = "the run is complete. Record into another directory.".to_owned();
+            return Err(write_error(run, what));
+        }
+        Writer::start(run, manifest, &bytes, rank, from_step, options)
+    }
+
+    fn start(
+        run: &Path,
+        manifest: Manifest,
+        manifest_bytes: &[u8],
+        rank: u32,
+        from_step: u64,
+        options: WriterOptions,
+    ) -> Result<Writer> {
+        if rank >= manifest.world {
+            let what = format!("rank {rank} of a world of {}", manifest.world);
+            return Err(write_error(run, what));
+        }
+        let table = ChunkTable::new(&manifest).map_err(|what| write_error(run, what))?;
+        let journal_path = journal::path(run, rank);
+        let mut journal = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&journal_path)
+            .tried("open", &journal_path)?;
+        if flock(&journal, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Err(write_error(run, format!("another process is recording rank {rank} here")));
+        }
+        let past = Journal::read(run, rank)?;
+        journal.set_len(past.whole_len).tried("write", &journal_path)?;
+        journal.seek(SeekFrom::End(0)).tried("write", &journal_path)?;
+        let attempts = past.attempts();
+        let attempt = attempts.last().map_or(1, |a| a.number + 1);
+        let identity = Identity {
+            run: run.to_owned(),
+            run_id: manifest.run_id.clone(),
+            version: manifest.version,
+            attempt,
+            rank,
+            table: table_bytes(&manifest),
+        };
+        wipe_tmp(&identity)?;
+        let encoder = Encoder::new().tried("start the encoder for", run)?;
+        let mut writer = Writer {
+            identity,
+            manifest,
+            table,
+            options,
+            journal,
+            journal_path,
+            encoder,
+            payload: Vec::new(),
+            shard: None,
+            next_step: from_step,
+        };
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        writer.log(&Event::Attempt {
+            attempt,
+            from_step,
+            manifest_xxh3: format!("{:016x}", xxh3_64(manifest_bytes)),
+            time_unix_s: time,
+        })?;
+        sync_parent(&writer.journal_path)?;
+        Ok(writer)
+    }
+
+    /// What is recorded.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The step that is written next.
+    pub fn next_step(&self) -> u64 {
+        self.next_step
+    }
+
+    /// Bytes that this rank's slices of each tensor have, in the manifest's order.
+    pub fn slice_bytes(&self) -> Vec<usize> {
+        let mut all = vec![0; self.manifest.tensors.len()];
+        for &c in self.table.of_rank(self.identity.rank) {
+            let chunk = &self.table.chunks()[c];
+            all[chunk.tensor] += chunk.len * self.manifest.tensors[chunk.tensor].dtype.size();
+        }
+        all
+    }
+
+    /// Records the next step. Steps follow each other without gaps; a step without vectors is fine.
+    ///
+    /// # Errors
+    /// The elements do not fit the manifest, or the disk refuses. The step is then not recorded;
+    /// what was published before stays.
+    pub fn step(&mut self, step: &Step<'_>) -> Result<()> {
+        let mut vectors = Vec::new();
+        if let Some(elements) = step.iterate {
+            if elements.iter().any(Option::is_none) {
+                let what = "an iterate has every tensor; only streams can be absent".to_owned();
+                return Err(write_error(&self.identity.run, what));
+            }
+            vectors.push((0, elements));
+        }
+        for (name, elements) in step.streams {
+            match self.manifest.stream_id(name) {
+                Some(id) if id > 0 => vectors.push((id, *elements)),
+                _ => {
+                    let what = format!("the manifest has no stream '{name}'");
+                    return Err(write_error(&self.identity.run, what));
+                }
+            }
+        }
+        vectors.sort_by_key(|(id, _)| *id);
+        if vectors.windows(2).any(|w| w[0].0 == w[1].0) {
+            return Err(write_error(&self.identity.run, "a stream is there twice".to_owned()));
+        }
+        for (_, elements) in &vectors {
+            self.check_lengths(elements)?;
+        }
+        let (mut shard, since) = match self.shard.take() {
+            Some(open) => open,
+            None => (ShardWriter::create(&self.identity, self.next_step)?, Instant::now()),
+        };
+        shard.start_step(step.scalars);
+        for (id, elements) in vectors {
+            shard.start_vector(id);
+            self.encode(&mut shard, elements)?;
+        }
+        self.next_step += 1;
+        let full = shard.len() >= self.options.shard_bytes
+            || shard.steps() >= self.options.shard_steps
+            || since.elapsed() >= self.options.shard_age;
+        if full {
+            shard.publish(&self.identity)?;
+        } else {
+            self.shard = Some((shard, since));
+        }
+        Ok(())
+    }
+
+    /// Records the scalars of the next step, and that its vectors were given up.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub fn drop_step(&mut self, scalars: &[(&str, f64)], why: &str) -> Result<()> {
+        self.log(&Event::Dropped { step: self.next_step, why: why.to_owned() })?;
+        self.step(&Step { scalars, ..Step::default() })
+    }
+
+    /// Publishes what is pending.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn flush(&mut self) -> Result<()> {
+        match self.shard.take() {
+            Some((shard, _)) => shard.publish(&self.identity).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Publishes what is pending and ends the attempt without a final iterate.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn stop(mut self) -> Result<()> {
+        self.flush()?;
+        let (attempt, next_step) = (self.identity.attempt, self.next_step);
+        self.log(&Event::Stopped { attempt, next_step })
+    }
+
+    /// Records the final iterate x_T and ends the run. The rank that comes last writes
+    /// `ref/final.safetensors`, from the shards.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub fn finish(mut self, iterate: &Elements<'_>) -> Result<()> {
+        let final_step = self.next_step;
+        self.step(&Step { iterate: Some(iterate), ..Step::default() })?;
+        self.flush()?;
+        let attempt = self.identity.attempt;
+        self.log(&Event::Closed { attempt, final_step })?;
+        assemble_final(&self.identity.run, &self.identity.tmp_prefix())
+    }
+
+    fn check_lengths(&self, elements: &Elements<'_>) -> Result<()> {
+        let expected = self.slice_bytes();
+        if elements.len() != expected.len() {
+            let what = format!("{} tensors given, {} expected", elements.len(), expected.len());
+            return Err(write_error(&self.identity.run, what));
+        }
+        for ((given, expected), info) in elements.iter().zip(expected).zip(&self.manifest.tensors) {
+            if let Some(bytes) = given
+                && bytes.len() != expected
+            {
+                let what = format!(
+                    "step {}: tensor '{}' ({}) has {} bytes, where {expected} were expected",
+                    self.next_step,
+                    info.name,
+                    info.describe(),
+                    bytes.len()
+                );
+                return Err(write_error(&self.identity.run, what));
+            }
+        }
+        Ok(())
+    }
+
+    fn encode(&mut self, shard: &mut ShardWriter, elements: &Elements<'_>) -> Result<()> {
+        let mut at = vec![0usize; elements.len()];
+        for &c in self.table.of_rank(self.identity.rank) {
+            let chunk = self.table.chunks()[c];
+            let dtype = self.manifest.tensors[chunk.tensor].dtype;
+            self.payload.clear();
+            let coding = match elements[chunk.tensor] {
+                None => Coding::plain(Codec::Absent),
+                Some(bytes) => {
+                    let begin = at[chunk.tensor];
+                    let end = begin + chunk.len * dtype.size();
+                    at[chunk.tensor] = end;
+                    self.encoder
+                        .encode(dtype, &bytes[begin..end], &mut self.payload)
+                        .tried("compress for", &self.identity.run)?
+                }
+            };
+            shard.chunk(coding, &self.payload)?;
+        }
+        Ok(())
+    }
+
+    fn log(&mut self, event: &Event) -> Result<()> {
+        let line = journal::line(event)
+            .map_err(|e| write_error(&self.identity.run, format!("the journal is no JSON: {e}")))?;
+        self.journal
+            .write_all(line.as_bytes())
+            .and_then(|()| self.journal.sync_data())
+            .tried("write", &self.journal_path)
+    }
+}
+
+fn write_error(run: &Path, what: String) -> Error {
+    Error::Write { path: run.to_owned(), what }
+}
+
+/// Removes what a killed writer of this rank left under `tmp/`; none of it was ever published.
+fn wipe_tmp(identity: &Identity) -> Result<()> {
+    let tmp = identity.run.join("tmp");
+    std::fs::create_dir_all(&tmp).tried("create", &tmp)?;
+    for entry in std::fs::read_dir(&tmp).tried("list", &tmp)? {
+        let path = entry.tried("list", &tmp)?.path();
+        let own = path.file_name().and_then(|n| n.to_str());
+        if own.is_some_and(|n| n.starts_with(&identity.tmp_prefix())) {
+            std::fs::remove_file(&path).tried("remove", &path)?;
+        }
+    }
+    Ok(())
+}
