@@ -13,6 +13,7 @@ pub mod dtype;
 pub mod error;
 pub mod export;
 pub mod group;
+pub mod hash;
 pub mod isa;
 pub mod metrics;
 pub mod reduce;

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::Dtype;
-use xxhash_rust::xxh3::Xxh3;
+use crate::hash::Xxh3;
 
 use crate::error::{Error, Place, Result, Tried};
 use crate::run::Run;
@@ -103,7 +103,7 @@ fn check_tensors(run: &Run, header: &Header, path: &Path) -> Result<Vec<u64>> {
 
 fn hash_values(source: &Source, header: &Header, path: &Path) -> Result<String> {
     const PIECE: u64 = 1 << 20;
-    let (mut hash, mut buffer) = (Xxh3::new(), Vec::new());
+    let (mut hash, mut buffer) = (Xxh3::default(), Vec::new());
     let mut at = header.bytes.len() as u64;
     while at < header.file_len {
         let len = PIECE.min(header.file_len - at);

@@ -9,7 +9,7 @@ mod unit;
 use std::collections::BTreeMap;
 use std::sync::mpsc::sync_channel;
 
-use xxhash_rust::xxh3::xxh3_128;
+use crate::hash::xxh3_128;
 
 use self::plan::plan_windows;
 use self::unit::{Unit, Workers};

@@ -2,16 +2,18 @@
 
 use zstd::zstd_safe::{CParameter, ParamSwitch};
 
-use super::planes::{bitmap_len, is_kept, split16, split32};
+use super::planes::{bitmap_len, is_kept, kept_elements, split16, split32};
 use super::{Codec, Coding, ZERO_BLOCK};
 use crate::dtype::DType;
+use crate::isa::Isa;
 
 /// Exponents have no order to find matches in, so the level that hardly looks for any is the
 /// fastest and loses nothing: Huffman-coded literals are all the gain there is.
-const LEVEL: i32 = -20;
+const LEVEL: i32 = -131_072;
 
 /// Encodes chunks; reuses its buffers from one to the next.
 pub struct Encoder {
+    isa: Isa,
     zstd: zstd::bulk::Compressor<'static>,
     exponent: Vec<u8>,
     high: Vec<u8>,
@@ -21,14 +23,15 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// A new encoder.
+    /// A new encoder that runs with `isa`.
     ///
     /// # Errors
     /// zstd could not allocate its context.
-    pub fn new() -> std::io::Result<Encoder> {
+    pub fn new(isa: Isa) -> std::io::Result<Encoder> {
         let mut zstd = zstd::bulk::Compressor::new(LEVEL)?;
         zstd.set_parameter(CParameter::LiteralCompressionMode(ParamSwitch::Enable))?;
         Ok(Encoder {
+            isa,
             zstd,
             exponent: Vec::new(),
             high: Vec::new(),
@@ -52,7 +55,7 @@ impl Encoder {
             return Ok(Coding::plain(Codec::Zero));
         }
         let dropped = self.mark_blocks(dtype, elements);
-        self.split(dtype, elements);
+        self.split(dtype, elements, dropped);
         self.frame.clear();
         self.frame.resize(zstd::zstd_safe::compress_bound(self.exponent.len()), 0);
         let exponent_len = self.zstd.compress_to_buffer(&self.exponent, &mut self.frame)?;
@@ -87,31 +90,28 @@ impl Encoder {
         dropped
     }
 
-    fn split(&mut self, dtype: DType, elements: &[u8]) {
-        self.exponent.clear();
-        self.high.clear();
-        self.low.clear();
-        for (b, block) in elements.chunks(ZERO_BLOCK * dtype.size()).enumerate() {
-            if !is_kept(&self.bitmap, b) {
+    /// Fills the planes with the elements of the kept blocks.
+    fn split(&mut self, dtype: DType, elements: &[u8], dropped: bool) {
+        let size = dtype.size();
+        let n = elements.len() / size;
+        // The bitmap was made for these elements, so the blocks that it marks are inside.
+        let kept = if dropped { kept_elements(&self.bitmap, n).unwrap_or(n) } else { n };
+        self.exponent.resize(kept, 0);
+        self.high.resize(kept, 0);
+        self.low.resize(kept * (size - 2), 0);
+        let run = if dropped { ZERO_BLOCK * size } else { elements.len() };
+        let mut at = 0;
+        for (b, block) in elements.chunks(run).enumerate() {
+            if dropped && !is_kept(&self.bitmap, b) {
                 continue;
             }
+            let end = at + block.len() / size;
+            let (exponent, high) = (&mut self.exponent[at..end], &mut self.high[at..end]);
             match dtype {
-                DType::F32 => {
-                    for word in block.as_chunks::<4>().0 {
-                        let (e, h, l) = split32(u32::from_le_bytes(*word));
-                        self.exponent.push(e);
-                        self.high.push(h);
-                        self.low.extend_from_slice(&l.to_le_bytes());
-                    }
-                }
-                DType::BF16 | DType::F16 => {
-                    for word in block.as_chunks::<2>().0 {
-                        let (e, h) = split16(dtype, u16::from_le_bytes(*word));
-                        self.exponent.push(e);
-                        self.high.push(h);
-                    }
-                }
+                DType::F32 => split32(self.isa, block, exponent, high, &mut self.low[2 * at..2 * end]),
+                DType::BF16 | DType::F16 => split16(self.isa, dtype == DType::F16, block, exponent, high),
             }
+            at = end;
         }
     }
 }

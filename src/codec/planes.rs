@@ -4,7 +4,6 @@
 //! bits. A bfloat16 is cut alike, without the lower bits. A binary16 is cut into its two bytes.
 
 use super::ZERO_BLOCK;
-use crate::dtype::DType;
 use crate::isa::multi_isa;
 
 /// Bytes of a zero-block bitmap for `n` elements.
@@ -30,22 +29,47 @@ pub(super) fn kept_elements(bitmap: &[u8], n: usize) -> Option<usize> {
     Some(inside * ZERO_BLOCK - if short { blocks * ZERO_BLOCK - n } else { 0 })
 }
 
-/// Cuts a binary32 into (exponent, sign and upper mantissa, lower mantissa).
 #[inline(always)]
-pub(super) fn split32(bits: u32) -> (u8, u8, u16) {
-    let [b0, b1, b2, b3] = bits.to_le_bytes();
-    let exponent = (b3 << 1) | (b2 >> 7);
-    (exponent, (b3 & 0x80) | (b2 & 0x7f), u16::from_le_bytes([b0, b1]))
+#[allow(clippy::cast_possible_truncation)]
+fn split32_body(words: &[u8], exponent: &mut [u8], high: &mut [u8], low: &mut [u8]) {
+    let words = words.as_chunks::<4>().0;
+    let n = words.len();
+    let (exponent, high) = (&mut exponent[..n], &mut high[..n]);
+    let low = &mut low.as_chunks_mut::<2>().0[..n];
+    for i in 0..n {
+        let bits = u32::from_le_bytes(words[i]);
+        // The truncations keep the byte, or the two, that the plane holds.
+        exponent[i] = (bits >> 23) as u8;
+        high[i] = ((bits >> 24) as u8 & 0x80) | ((bits >> 16) as u8 & 0x7f);
+        low[i] = (bits as u16).to_le_bytes();
+    }
 }
 
-/// Cuts a 16-bit word into (exponent or high byte, the rest).
 #[inline(always)]
-pub(super) fn split16(dtype: DType, bits: u16) -> (u8, u8) {
-    let [low, high] = bits.to_le_bytes();
-    match dtype {
-        DType::F16 => (high, low),
-        DType::BF16 | DType::F32 => ((high << 1) | (low >> 7), (high & 0x80) | (low & 0x7f)),
+fn split16_body(f16: bool, words: &[u8], exponent: &mut [u8], rest: &mut [u8]) {
+    let words = words.as_chunks::<2>().0;
+    let n = words.len();
+    let (exponent, rest) = (&mut exponent[..n], &mut rest[..n]);
+    for i in 0..n {
+        let [low, high] = words[i];
+        (exponent[i], rest[i]) = if f16 {
+            (high, low)
+        } else {
+            ((high << 1) | (low >> 7), (high & 0x80) | (low & 0x7f))
+        };
     }
+}
+
+multi_isa! {
+    /// Splits binary32 elements into planes of the same count. The planes are long enough.
+    pub(super) fn split32(words: &[u8], exponent: &mut [u8], high: &mut [u8], low: &mut [u8])
+    => portable split32_body, avx2 split32_body, avx512 split32_body
+}
+
+multi_isa! {
+    /// Splits 16-bit elements into two planes of the same count, as [`split32`] does.
+    pub(super) fn split16(f16: bool, words: &[u8], exponent: &mut [u8], rest: &mut [u8])
+    => portable split16_body, avx2 split16_body, avx512 split16_body
 }
 
 #[inline(always)]

@@ -7,6 +7,9 @@ use super::order::{BLOCK, LANES, fold_lanes};
 use super::{ReferenceSums, VectorSums};
 use crate::isa::{Isa, Kind, multi_isa};
 
+/// Rows of [`LANES`] elements that the tiles pass over before going on.
+const CACHED_ROWS: usize = 32;
+
 /// The terms that one element adds to `SUMS` accumulators, from `INPUTS` widened inputs.
 trait Terms<const INPUTS: usize, const SUMS: usize> {
     fn add(input: [f64; INPUTS], acc: [f64; SUMS]) -> [f64; SUMS];
@@ -54,19 +57,24 @@ where
     let rows = split.iter().map(|(rows, _)| rows.len()).min().unwrap_or(0);
     let rows_of = split.map(|(r, _)| &r[..rows]);
     let mut lanes = [[0.0f64; LANES]; SUMS];
-    for tile in 0..LANES / TILE {
-        let mut acc = [[0.0f64; TILE]; SUMS];
-        for row in 0..rows {
-            for l in 0..TILE {
-                let value = std::array::from_fn(|i| f64::from(rows_of[i][row][tile * TILE + l]));
-                let new = T::add(value, std::array::from_fn(|k| acc[k][l]));
-                for k in 0..SUMS {
-                    acc[k][l] = new[k];
+    // So many rows of all inputs stay in the first-level cache while the tiles pass over them.
+    for from in (0..rows).step_by(CACHED_ROWS) {
+        let rows_of = rows_of.map(|r| &r[from..rows.min(from + CACHED_ROWS)]);
+        for tile in 0..LANES / TILE {
+            let mut acc: [[f64; TILE]; SUMS] =
+                std::array::from_fn(|k| std::array::from_fn(|l| lanes[k][tile * TILE + l]));
+            for row in 0..rows_of[0].len() {
+                for l in 0..TILE {
+                    let value = std::array::from_fn(|i| f64::from(rows_of[i][row][tile * TILE + l]));
+                    let new = T::add(value, std::array::from_fn(|k| acc[k][l]));
+                    for k in 0..SUMS {
+                        acc[k][l] = new[k];
+                    }
                 }
             }
-        }
-        for k in 0..SUMS {
-            lanes[k][tile * TILE..(tile + 1) * TILE].copy_from_slice(&acc[k]);
+            for k in 0..SUMS {
+                lanes[k][tile * TILE..(tile + 1) * TILE].copy_from_slice(&acc[k]);
+            }
         }
     }
     let tails = split.map(|(_, tail)| tail);
@@ -127,14 +135,14 @@ where
 multi_isa! {
     fn vectors_body(input: [&[f32]; 4]) -> [f64; 5]
     => portable chunk::<Vectors, 4, 5, 4>,
-       avx2 chunk::<Vectors, 4, 5, 8>,
+       avx2 chunk::<Vectors, 4, 5, 4>,
        avx512 chunk::<Vectors, 4, 5, 32>
 }
 
 multi_isa! {
     fn reference_body(input: [&[f32]; 4]) -> [f64; 3]
     => portable chunk::<Reference, 4, 3, 4>,
-       avx2 chunk::<Reference, 4, 3, 16>,
+       avx2 chunk::<Reference, 4, 3, 8>,
        avx512 chunk::<Reference, 4, 3, 32>
 }
 

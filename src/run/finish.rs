@@ -5,7 +5,7 @@ use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use xxhash_rust::xxh3::Xxh3;
+use crate::hash::Xxh3;
 
 use super::container::{Entry, build_header};
 use super::publish::publish_new;
@@ -67,7 +67,7 @@ fn write_values(run: &Run, step: u64, file: &mut impl Write, tmp: &Path) -> Resu
         return Err(e);
     }
     let mut decoder = Decoder::new(Isa::detect()).tried("start the decoder for", &run.path)?;
-    let mut hash = Xxh3::new();
+    let mut hash = Xxh3::default();
     let (mut buffer, mut values, mut bytes) = (Vec::new(), Vec::new(), Vec::new());
     for chunk in run.table.chunks() {
         let missing = || Error::MissingShard {

@@ -18,7 +18,7 @@ pub mod writer;
 
 use std::path::{Path, PathBuf};
 
-use xxhash_rust::xxh3::xxh3_64;
+use crate::hash::xxh3_64;
 
 use self::chunk::ChunkTable;
 use self::journal::{Attempt, Journal, State};

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::Dtype;
-use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
+use crate::hash::{xxh3_64, xxh3_128};
 
 use super::chunk::ChunkTable;
 use super::container::Header;

@@ -28,7 +28,7 @@ impl Source {
         let map = unsafe { Mmap::map(&file)? };
         if populate {
             // Only a hint: old kernels do not know it, and the pages then come in when touched.
-            let _ = map.advise(Advice::PopulateRead);
+            let _ = map.advise(Advice::WillNeed);
         }
         Ok(Source::Map(map))
     }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FlockOperation, flock};
-use xxhash_rust::xxh3::xxh3_64;
+use crate::hash::xxh3_64;
 
 use super::chunk::ChunkTable;
 use super::finish::assemble_final;
@@ -20,6 +20,7 @@ use super::shard::table_bytes;
 use super::shard_writer::{Identity, ShardWriter};
 use crate::codec::{Codec, Coding, Encoder};
 use crate::error::{Error, Result, Tried};
+use crate::isa::Isa;
 
 /// When a shard is published.
 #[derive(Clone, Copy, Debug)]
@@ -166,7 +167,7 @@ impl Writer {
             table: table_bytes(&manifest),
         };
         wipe_tmp(&identity)?;
-        let encoder = Encoder::new().tried("start the encoder for", run)?;
+        let encoder = Encoder::new(Isa::detect()).tried("start the encoder for", run)?;
         let mut writer = Writer {
             identity,
             manifest,
