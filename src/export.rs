@@ -39,8 +39,9 @@ impl<'a> Vector<'a> {
     pub fn open(run: &'a Run, step: u64, stream: &str) -> Result<Vector<'a>> {
         let not_found = |what| Error::NotFound { path: run.path.clone(), what };
         let Some(id) = run.manifest.stream_id(stream) else {
-            let names: Vec<&str> = run.manifest.streams.iter().map(|s| s.name.as_str()).collect();
-            let what = format!("no stream is named '{stream}'. There is '{ITERATE}', {names:?}");
+            let named = run.manifest.streams.iter().map(|s| format!(", '{}'", s.name));
+            let named: String = named.collect();
+            let what = format!("no stream is named '{stream}'. There is '{ITERATE}'{named}");
             return Err(not_found(what));
         };
         let mut window = Window::open(run, &[step], false)?;

@@ -163,13 +163,20 @@ impl Digest {
             }
             out.push('\n');
         }
-        let _ = writeln!(out, "\ncos over steps {first} to {}  {}", first + length - 1, self.sparkline());
+        if self.cosines > 0 {
+            let _ = writeln!(out, "\ncos over steps {first} to {}  {}", first + length - 1, self.sparkline());
+        } else {
+            out.push('\n');
+        }
         let _ = writeln!(out, "{}", self.sign());
         if let Some(line) = self.lolr() {
             let _ = writeln!(out, "{line}");
         }
         for note in self.notes() {
             let _ = writeln!(out, "note: {note}");
+        }
+        if self.cosines == 0 {
+            return;
         }
         out.push_str(
             "note: x_T is made of these gradients, so noise alone gives a positive cosine that rises \
@@ -226,11 +233,11 @@ impl Digest {
         note(self.nonfinite_rows, format!(
             "{} of {rows} steps, first step {}, hold infinities or NaN (nonfinite); their metrics are null",
             self.nonfinite_rows, self.nonfinite.unwrap_or(0)));
-        note(self.at_reference, format!("{} steps are the reference itself (x_eq_ref)", self.at_reference));
-        note(self.zero, format!("{} steps have a gradient of 0 (zero_grad)", self.zero));
-        note(self.absent, format!("{} steps lack the gradient of a tensor (absent_grad)", self.absent));
-        note(self.gaps, format!(
-            "after {} of {rows} steps the next iterate is not recorded (gap)", self.gaps));
+        let of = |n: u64| format!("{n} of {rows} steps");
+        note(self.at_reference, format!("x_t is the reference at {} (x_eq_ref)", of(self.at_reference)));
+        note(self.zero, format!("the gradient is 0 at {} (zero_grad)", of(self.zero)));
+        note(self.absent, format!("a tensor has no gradient at {} (absent_grad)", of(self.absent)));
+        note(self.gaps, format!("the next iterate is not recorded after {} (gap)", of(self.gaps)));
         all
     }
 }

@@ -97,9 +97,10 @@ impl<'a> Analysis<'a> {
             .filter(|s| (s - options.steps.start).is_multiple_of(options.every.max(1)))
             .collect();
         if candidates.is_empty() {
+            let last = run.final_step().unwrap_or(all.end).saturating_sub(1);
             return Err(nothing(format!(
-                "no step from {} to {} was recorded; there are {} to {}",
-                options.steps.start, options.steps.end, all.start, all.end
+                "no step from {} on was recorded; there are {} to {last}",
+                options.steps.start, all.start
             )));
         }
         let mut analysis = Analysis {
@@ -211,6 +212,10 @@ impl<'a> Analysis<'a> {
             for opened in receive {
                 let (steps, window) = opened?;
                 self.window(steps, window, &workers, sink, observer, &mut outcome)?;
+            }
+            if outcome.steps == 0 && outcome.skipped.is_empty() {
+                let what = "none of the steps has both a gradient and an iterate".to_owned();
+                return Err(Error::Nothing { path: self.run.path.clone(), what });
             }
             Ok(outcome)
         })

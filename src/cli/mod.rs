@@ -83,7 +83,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         Ok(()) => 0,
         Err(e) if is_closed_pipe(&e) => 0,
         Err(e) => {
-            let _ = writeln!(std::io::stderr(), "lpa: {e:#}");
+            let _ = writeln!(std::io::stderr(), "lpa: {e}");
             if e.is::<UnknownIsa>() || e.is::<Usage>() { 2 } else { 1 }
         }
     }

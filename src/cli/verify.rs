@@ -25,10 +25,10 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     let mut found = run.missing();
     let segments: Vec<&Segment> = (0..run.manifest.world).flat_map(|r| run.segments(r)).collect();
     let checked: Vec<Result<u64>> = segments.par_iter().map(|s| check(&run, s, isa)).collect();
-    let mut payloads = 0;
+    let mut chunks = 0;
     for result in checked {
         match result {
-            Ok(n) => payloads += n,
+            Ok(n) => chunks += n,
             Err(e) => found.push(e),
         }
     }
@@ -43,10 +43,10 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
             None => format!("not complete, {} steps", thousands(run.steps().end)),
         };
         return say(&format!(
-            "{}: {} shards with {} payloads are as they were written ({state})\n",
+            "{}: {} shards, {} chunks: all as written ({state})\n",
             run.path.display(),
             thousands(segments.len() as u64),
-            thousands(payloads)
+            thousands(chunks)
         ));
     }
     let mut text = String::new();
@@ -61,12 +61,12 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
 fn check(run: &Run, segment: &Segment, isa: Isa) -> Result<u64> {
     let shard = run.open_shard(&segment.file, true)?;
     let mut decoder = Decoder::new(isa).tried("start the decoder for", &run.path)?;
-    let mut payloads = 0;
+    let mut chunks = 0;
     for &(step, stream) in shard.vectors() {
-        payloads += check_vector(run, &shard, step, stream, &mut decoder)?;
+        chunks += check_vector(run, &shard, step, stream, &mut decoder)?;
     }
     shard.check_padding()?;
-    Ok(payloads)
+    Ok(chunks)
 }
 
 fn check_vector(run: &Run, shard: &Shard, step: u64, stream: u16, decoder: &mut Decoder) -> Result<u64> {

@@ -170,7 +170,12 @@ impl Manifest {
     pub fn read(run: &Path) -> Result<(Manifest, Vec<u8>)> {
         let path = run.join(MANIFEST);
         let bytes = match std::fs::read(&path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+                ) =>
+            {
                 return Err(not_a_run(run));
             }
             other => other.tried("read", &path)?,

@@ -1,0 +1,321 @@
+//! Bad input gives one clear line that says what to do, exit code 1, and leaves nothing behind.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use lpa::run::writer::{Step, Writer, WriterOptions};
+
+use crate::support::{Copy, Ran, borrow, flip, lpa, manifest, record, run, vector};
+
+/// Every file below a directory with its size.
+fn files(dir: &Path) -> BTreeMap<PathBuf, u64> {
+    let mut all = BTreeMap::new();
+    let Ok(entries) = std::fs::read_dir(dir) else { return all };
+    for entry in entries.flatten() {
+        let meta = entry.metadata().unwrap();
+        if meta.is_dir() {
+            all.extend(files(&entry.path()));
+        } else {
+            all.insert(entry.path(), meta.len());
+        }
+    }
+    all
+}
+
+/// Analyzes a damaged copy of the fixture and checks the line, the code and the directory.
+fn refused(name: &str, damage: impl FnOnce(&Copy), expected: &[&str]) {
+    let copy = Copy::of("digits_mlp");
+    damage(&copy);
+    let before = files(&copy.path);
+    let ran = run(&["analyze", copy.arg()]);
+    assert_eq!(ran.code, 1, "{name}: {}{}", ran.out, ran.err);
+    assert_eq!(ran.out, "", "{name}");
+    assert_eq!(ran.err.trim_end().lines().count(), 1, "{name}: one line, not {}", ran.err);
+    for part in expected {
+        assert!(ran.err.contains(part), "{name}: no '{part}' in: {}", ran.err);
+    }
+    assert_eq!(files(&copy.path), before, "{name}: something was left behind or lost");
+}
+
+#[test]
+fn a_missing_shard() {
+    refused("missing", |c| std::fs::remove_file(&c.shards()[3]).unwrap(), &[
+        "the shard of rank 0 with steps 66 to 87 is missing",
+        "--skip-damaged",
+    ]);
+    refused("the last one missing", |c| std::fs::remove_file(&c.shards()[10]).unwrap(), &[
+        "the shard of rank 0 with steps 220 to 220 is missing",
+    ]);
+}
+
+#[test]
+fn a_truncated_shard() {
+    for keep in [0, 7, 100, 4096, 100_000] {
+        let cut = |c: &Copy| {
+            let file = std::fs::OpenOptions::new().write(true).open(&c.shards()[2]).unwrap();
+            file.set_len(keep).unwrap();
+        };
+        refused("truncated", cut, &["s0000000044-0000000065.a1.r0.safetensors is damaged", "--skip-damaged"]);
+    }
+}
+
+#[test]
+fn a_flipped_bit() {
+    // In the payload of step 44's iterate, in the index at the end, in the header's JSON, in the
+    // header's padding, and in the length of the header.
+    refused("payload", |c| flip(&c.shards()[2], 4096 + 700, 3), &[
+        "is damaged, step 44, iterate of fc1.weight, byte 4096",
+        "(checksum)",
+    ]);
+    let tail = |c: &Copy| {
+        let path = &c.shards()[2];
+        flip(path, std::fs::metadata(path).unwrap().len() as usize - 9, 0);
+    };
+    refused("index", tail, &["the index is not what was written (checksum)"]);
+    refused("header", |c| flip(&c.shards()[2], 30, 1), &["is damaged"]);
+    refused("header padding", |c| flip(&c.shards()[2], 4000, 1), &["is damaged"]);
+    refused("header length", |c| flip(&c.shards()[2], 5, 6), &["is damaged", "header"]);
+}
+
+#[test]
+fn any_flipped_bit_of_a_shard_is_found_by_verify() {
+    let copy = Copy::of("digits_mlp");
+    let path = &copy.shards()[10];
+    let size = std::fs::metadata(path).unwrap().len() as usize;
+    let whole = std::fs::read(path).unwrap();
+    // Every byte of the parts that differ in kind, and a stride through the payloads.
+    let bytes = (0..8).chain((8..4096).step_by(37)).chain((4096..size).step_by(11)).chain(size - 40..size);
+    for byte in bytes {
+        flip(path, byte, (byte % 8) as u8);
+        let ran = run(&["verify", copy.arg()]);
+        assert_eq!(ran.code, 1, "byte {byte}: {}", ran.out);
+        std::fs::write(path, &whole).unwrap();
+    }
+}
+
+#[test]
+fn another_version() {
+    refused("newer", |c| c.edit("manifest.json", |t| t.replace("\"version\": 1", "\"version\": 2")), &[
+        "version 2 of the run format; this lpa reads version 1. Install a newer lpa.",
+    ]);
+    refused("a feature", |c| c.edit("manifest.json", |t| t.replace("\"requires\": []", "\"requires\": [\"x9\"]")), &[
+        "requires the feature 'x9'",
+    ]);
+    refused("another format", |c| c.edit("manifest.json", |t| t.replace("lpa-run", "zarr")), &["'zarr'"]);
+}
+
+#[test]
+fn a_tensor_table_that_disagrees() {
+    let other = |t: String| t.replacen("20,\n        64", "64,\n        20", 1);
+    refused("shape", |c| c.edit("manifest.json", other), &[
+        "tensor 'fc1.weight' is F32 [20, 64] here, but F32 [64, 20] in the manifest",
+    ]);
+    refused("name", |c| c.edit("manifest.json", |t| t.replace("fc2.bias", "fc3.bias")), &[
+        "tensor 'fc2.bias'",
+    ]);
+    refused("type", |c| c.edit("manifest.json", |t| t.replacen("F32", "F16", 1)), &[
+        "'fc1.weight' is F32 [20, 64] here, but F16 [20, 64] in the manifest",
+    ]);
+    refused("a note", |c| c.edit("manifest.json", |t| t.replace("\"batch\": 64", "\"batch\": 65")), &[
+        "manifest.json is damaged: it is not what the run was created with (checksum)",
+    ]);
+    refused("no JSON", |c| c.edit("manifest.json", |t| t[..t.len() / 2].to_owned()), &["manifest.json: not a manifest"]);
+    refused("huge", |c| c.edit("manifest.json", |t| t.replacen("20,", "99999999999999,", 1)), &["2^40"]);
+}
+
+#[test]
+fn a_damaged_journal() {
+    let change = |t: String| t.replacen("\"from_step\":0", "\"from_step\":9", 1);
+    refused("journal", |c| c.edit("journal.r0.jsonl", change), &["journal.r0.jsonl is damaged: line 1"]);
+    let lost = |t: String| t.lines().skip(1).map(|l| format!("{l}\n")).collect();
+    refused("lost line", |c| c.edit("journal.r0.jsonl", lost), &["does not know attempt 1"]);
+}
+
+#[test]
+fn no_final_iterate() {
+    refused("removed", |c| std::fs::remove_file(c.path.join("ref/final.safetensors")).unwrap(), &[
+        "has no final iterate (ref/final.safetensors)",
+        "restore it from a copy",
+    ]);
+    refused("flipped", |c| flip(&c.path.join("ref/final.safetensors"), 5000, 0), &[
+        "its values are not what was written (checksum)",
+    ]);
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    let mut writer = Writer::create(&path, manifest(&[4]), WriterOptions::default()).unwrap();
+    let x = vector(&[4], 0, 1);
+    let x = borrow(&x);
+    writer.step(&Step { iterate: Some(&x), streams: &[("grad", &x)], scalars: &[] }).unwrap();
+    writer.flush().unwrap();
+    let ran = run(&["analyze", path.to_str().unwrap()]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("it is still being written, 1 steps so far; wait"), "{}", ran.err);
+    drop(writer);
+    let ran = run(&["analyze", path.to_str().unwrap()]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("ended after 1 steps without one; resume the training"), "{}", ran.err);
+}
+
+#[test]
+fn nothing_to_analyze() {
+    let dir = tempfile::tempdir().unwrap();
+    let check = |path: &Path, expected: &str| {
+        let ran = run(&["analyze", path.to_str().unwrap()]);
+        assert_eq!(ran.code, 1, "{expected}: {}", ran.err);
+        assert!(ran.err.contains(expected), "no '{expected}' in: {}", ran.err);
+        assert_eq!(ran.err.trim_end().lines().count(), 1);
+    };
+    check(&dir.path().join("nowhere"), "there is nothing at this path");
+    check(dir.path(), "it has no manifest.json");
+    let file = dir.path().join("file");
+    std::fs::write(&file, "x").unwrap();
+    check(&file, "it is a file; give the directory");
+    check(&Copy::of("digits_mlp").path.join("steps"), "it is a part of one; give the directory above");
+
+    // Closed at once: there is x_0 = x_T and no gradient.
+    let path = dir.path().join("empty");
+    record(&path, &[4], 0, WriterOptions::default());
+    let ran = run(&["analyze", path.to_str().unwrap()]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("none of the steps has both a gradient and an iterate"), "{}", ran.err);
+    let ran = run(&["analyze", Copy::of("digits_mlp").arg(), "--steps", "500.."]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("there are 0 to 219"), "{}", ran.err);
+}
+
+#[test]
+fn non_finite_gradients_and_the_reference_itself_are_flagged_not_fatal() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    let mut writer = Writer::create(&path, manifest(&[3]), WriterOptions::default()).unwrap();
+    let float = |v: [f32; 3]| -> Vec<Vec<u8>> { vec![v.iter().flat_map(|f| f.to_le_bytes()).collect()] };
+    let (x, end) = (float([1.0, 2.0, 3.0]), float([4.0, 5.0, 6.0]));
+    for g in [[f32::NAN, 0.0, 0.0], [f32::INFINITY, 1.0, 1.0]] {
+        let g = float(g);
+        let step = Step { iterate: Some(&borrow(&x)), streams: &[("grad", &borrow(&g))], scalars: &[] };
+        writer.step(&step).unwrap();
+    }
+    let g = float([1.0, 0.0, 0.0]);
+    let step = Step { iterate: Some(&borrow(&end)), streams: &[("grad", &borrow(&g))], scalars: &[] };
+    writer.step(&step).unwrap();
+    writer.finish(&borrow(&end)).unwrap();
+    let ran = run(&["analyze", path.to_str().unwrap(), "--format", "jsonl"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let rows: Vec<serde_json::Value> = ran.out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(rows[0]["nonfinite"], true);
+    assert_eq!((&rows[0]["g2"], &rows[0]["cos"]), (&"NaN".into(), &serde_json::Value::Null));
+    assert_eq!((&rows[1]["g2"], &rows[1]["rsi"]), (&"inf".into(), &serde_json::Value::Null));
+    assert_eq!(rows[2]["x_eq_ref"], true);
+    assert_eq!((&rows[2]["rsi"], &rows[2]["eb"], &rows[2]["cos"]), (&().into(), &().into(), &().into()));
+    assert_eq!(rows[2]["lolr"], 0.0);
+}
+
+#[test]
+fn skip_damaged_goes_on_and_reports() {
+    let rows = |copy: &Copy, extra: &[&str]| -> (Vec<String>, Ran) {
+        let ran = run(&[&["analyze", copy.arg(), "--format", "csv"], extra].concat());
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        (ran.out.lines().map(str::to_owned).collect(), ran)
+    };
+    let whole = rows(&Copy::of("digits_mlp"), &[]).0;
+    let numbers = |line: &str| line.split(',').next().and_then(|s| s.parse::<u64>().ok());
+
+    // Two damaged shards of three kinds, and one flipped bit in the gradient of one step.
+    let copy = Copy::of("digits_mlp");
+    let shards = copy.shards();
+    std::fs::remove_file(&shards[1]).unwrap();
+    std::fs::OpenOptions::new().write(true).open(&shards[2]).unwrap().set_len(5000).unwrap();
+    flip(&shards[5], 4096 + 8000, 0);
+    assert_eq!(run(&["analyze", copy.arg()]).code, 1);
+    let (kept, ran) = rows(&copy, &["--skip-damaged"]);
+    let left: Vec<u64> = kept.iter().filter_map(|l| numbers(l)).collect();
+    let lost: Vec<u64> = (0..220).filter(|s| !left.contains(s)).collect();
+    let hit = lost[44];
+    assert_eq!(lost[..44], (22..66).collect::<Vec<u64>>());
+    assert!((110..132).contains(&hit) && lost.len() == 45, "{lost:?}");
+    assert!(ran.err.contains("left out 45 damaged or missing steps"), "{}", ran.err);
+    assert!(ran.err.contains("with steps 22 to 43 is missing"), "{}", ran.err);
+    for line in &kept {
+        let Some(step) = numbers(line) else { continue };
+        // x_22 is lost, so step 21 knows no next iterate and says so; all else is as in the whole run.
+        let same = whole.contains(line);
+        assert_eq!(same, step != 21, "step {step}");
+        assert!(same || line.ends_with("true"), "step {step} is not marked as a gap");
+    }
+    assert!(run(&["verify", copy.arg()]).out.contains(&format!("step {hit}, grad of fc1.weight")));
+}
+
+/// Runs `lpa` as a user without rights, where the test itself has them all.
+fn unprivileged() -> Option<Command> {
+    let root = Command::new("id").arg("-u").output().is_ok_and(|o| o.stdout == b"0\n");
+    if !root {
+        return Some(lpa());
+    }
+    let there = Command::new("setpriv").arg("--version").output().is_ok_and(|o| o.status.success());
+    if !there {
+        eprintln!("skipped: this test runs as root and there is no setpriv");
+        return None;
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", env!("CARGO_BIN_EXE_lpa")]);
+    Some(command)
+}
+
+#[test]
+fn no_permission() {
+    use std::os::unix::fs::PermissionsExt;
+    let Some(mut command) = unprivileged() else { return };
+    let copy = Copy::of("digits_mlp");
+    let mode = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode(copy.path.parent().unwrap(), 0o755);
+    mode(&copy.shards()[0], 0o000);
+    let ran: Ran = command.args(["analyze", copy.arg()]).output().unwrap().into();
+    assert_eq!(ran.code, 1, "{}", ran.err);
+    assert!(ran.err.contains("cannot open") && ran.err.contains("Permission denied"), "{}", ran.err);
+}
+
+#[test]
+fn a_run_that_cannot_be_written_gets_its_table_in_the_working_directory() {
+    use std::os::unix::fs::PermissionsExt;
+    let Some(mut command) = unprivileged() else { return };
+    let copy = Copy::of("digits_mlp");
+    let dir = copy.path.parent().unwrap();
+    let work = dir.join("work");
+    std::fs::create_dir(&work).unwrap();
+    let mode = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode(dir, 0o755);
+    mode(&work, 0o777);
+    mode(&copy.path, 0o555);
+    let ran: Ran = command.args(["analyze", copy.arg()]).current_dir(&work).output().unwrap().into();
+    mode(&copy.path, 0o755);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.out.contains("wrote ./run.metrics.parquet"), "{}", ran.out);
+    assert!(work.join("run.metrics.parquet").exists());
+}
+
+#[test]
+fn a_full_disk_leaves_the_old_table_and_nothing_else() {
+    let copy = Copy::of("digits_mlp");
+    assert_eq!(run(&["analyze", copy.arg(), "--quiet"]).code, 0);
+    let before = files(&copy.path);
+    // A file-size limit stands in for the full disk: writes fail in the middle of the table.
+    let script = "trap '' XFSZ; ulimit -f 8; exec \"$0\" analyze \"$1\" --group each";
+    let ran: Ran = Command::new("bash")
+        .args(["-c", script, env!("CARGO_BIN_EXE_lpa"), copy.arg()])
+        .output()
+        .unwrap()
+        .into();
+    assert_eq!(ran.code, 1, "{}{}", ran.out, ran.err);
+    assert!(ran.err.contains("cannot write") && ran.err.contains("too large"), "{}", ran.err);
+    assert_eq!(files(&copy.path), before);
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let ran: Ran = lpa().args(["analyze", copy.arg(), "--format", "csv"]).stdout(full).output().unwrap().into();
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("cannot write standard output: No space left on device"), "{}", ran.err);
+}

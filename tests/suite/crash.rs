@@ -1,0 +1,86 @@
+//! A recording that is killed at any moment loses no published step, and can be resumed.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use lpa::run::writer::{Writer, WriterOptions};
+use lpa::run::{Access, Run};
+
+use crate::support::{borrow, manifest, run, vector, write_step};
+
+const SIZES: [u64; 2] = [3000, 17];
+const KILLS: u64 = 20;
+
+fn options() -> WriterOptions {
+    WriterOptions { shard_steps: 2, ..WriterOptions::default() }
+}
+
+/// Not a test: what the killed process runs. It records until it is killed.
+#[test]
+fn child_that_records() {
+    let Some(path) = std::env::var_os("LPA_TEST_RECORD") else { return };
+    let path = Path::new(&path);
+    let mut writer = if path.join("manifest.json").exists() {
+        let end = Run::open(path, Access::default()).unwrap().end_of_rank(0);
+        Writer::resume(path, 0, end, options()).unwrap()
+    } else {
+        Writer::create(path, manifest(&SIZES), options()).unwrap()
+    };
+    loop {
+        write_step(&mut writer, &SIZES);
+    }
+}
+
+fn published(path: &Path) -> BTreeSet<String> {
+    let mut all = BTreeSet::new();
+    for dir in std::fs::read_dir(path.join("steps")).unwrap() {
+        for file in std::fs::read_dir(dir.unwrap().path()).unwrap() {
+            all.insert(file.unwrap().file_name().to_string_lossy().into_owned());
+        }
+    }
+    all
+}
+
+#[test]
+fn kill_at_random_moments() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    let mut before = BTreeSet::new();
+    let mut end = 0;
+    for i in 0..KILLS {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["crash::child_that_records", "--exact", "--nocapture"])
+            .env("LPA_TEST_RECORD", &path)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // From before the manifest is there to well into the recording.
+        std::thread::sleep(Duration::from_millis(5 + i * i * 37 % 150));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if !path.join("manifest.json").exists() {
+            continue;
+        }
+        let opened = Run::open(&path, Access::default()).unwrap();
+        assert!(opened.missing().is_empty(), "kill {i}");
+        assert!(opened.end_of_rank(0) >= end, "kill {i} took published steps back");
+        end = opened.end_of_rank(0);
+        let now = published(&path);
+        assert!(before.is_subset(&now), "kill {i} took a shard back");
+        before = now;
+        let ran = run(&["verify", path.to_str().unwrap()]);
+        assert_eq!(ran.code, 0, "kill {i}: {}{}", ran.out, ran.err);
+    }
+    assert!(end > 0, "no step was ever published");
+    let mut writer = Writer::resume(&path, 0, end, options()).unwrap();
+    assert_eq!(std::fs::read_dir(path.join("tmp")).unwrap().count(), 0, "tmp/ is wiped");
+    write_step(&mut writer, &SIZES);
+    let last = vector(&SIZES, end + 1, 1);
+    writer.finish(&borrow(&last)).unwrap();
+    let ran = run(&["analyze", path.to_str().unwrap()]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.out.contains(&format!("against reference final (x_{})", end + 1)), "{}", ran.out);
+}

@@ -1,0 +1,150 @@
+//! What the tests share: running the binary, copying the fixture, recording small runs.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use lpa::dtype::DType;
+use lpa::run::manifest::{Manifest, StreamInfo, TensorInfo};
+use lpa::run::writer::{Step, Writer, WriterOptions};
+use tempfile::TempDir;
+
+/// What a run of the binary gave.
+pub struct Ran {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl From<Output> for Ran {
+    fn from(o: Output) -> Ran {
+        let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
+        Ran { code: o.status.code().unwrap_or(-1), out: text(&o.stdout), err: text(&o.stderr) }
+    }
+}
+
+pub fn lpa() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lpa"));
+    command.env_remove("LPA_ISA");
+    command
+}
+
+pub fn run(args: &[&str]) -> Ran {
+    lpa().args(args).output().unwrap().into()
+}
+
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+}
+
+/// A copy of a fixture that a test may damage.
+pub struct Copy {
+    _dir: TempDir,
+    pub path: PathBuf,
+}
+
+impl Copy {
+    pub fn of(name: &str) -> Copy {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run");
+        copy_dir(&fixture(name), &path);
+        let _ = std::fs::remove_file(path.join("metrics.parquet"));
+        Copy { _dir: dir, path }
+    }
+
+    pub fn arg(&self) -> &str {
+        self.path.to_str().unwrap()
+    }
+
+    pub fn shards(&self) -> Vec<PathBuf> {
+        let mut all = Vec::new();
+        for dir in std::fs::read_dir(self.path.join("steps")).unwrap() {
+            all.extend(std::fs::read_dir(dir.unwrap().path()).unwrap().map(|f| f.unwrap().path()));
+        }
+        all.sort();
+        all
+    }
+
+    pub fn edit(&self, file: &str, change: impl FnOnce(String) -> String) {
+        let path = self.path.join(file);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let changed = change(text.clone());
+        assert_ne!(text, changed, "the edit of {file} changed nothing");
+        std::fs::write(&path, changed).unwrap();
+    }
+}
+
+pub fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_dir(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// Changes one bit of a file.
+pub fn flip(path: &Path, byte: usize, bit: u8) {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[byte] ^= 1 << bit;
+    std::fs::write(path, bytes).unwrap();
+}
+
+pub fn tensors(sizes: &[u64]) -> Vec<TensorInfo> {
+    let tensor = |(i, &n): (usize, &u64)| TensorInfo {
+        name: format!("t{i}"),
+        shape: vec![n],
+        dtype: DType::F32,
+        param_group: 0,
+        aliases: vec![],
+    };
+    sizes.iter().enumerate().map(tensor).collect()
+}
+
+pub fn manifest(sizes: &[u64]) -> Manifest {
+    let stream = StreamInfo { name: "grad".to_owned(), stage: String::new() };
+    Manifest::new(tensors(sizes), vec![stream]).unwrap()
+}
+
+/// Values in [-1, 1) that depend on all arguments.
+pub fn values(n: u64, step: u64, salt: u64) -> Vec<u8> {
+    let mut state = step.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ salt.wrapping_mul(0xd1b5_4a32_d192_ed03) | 1;
+    let mut bytes = Vec::new();
+    for _ in 0..n {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let value = ((state >> 40) as f32) / (1u32 << 23) as f32 - 1.0;
+        bytes.extend_from_slice(&value.to_le_bytes());
+    }
+    bytes
+}
+
+/// Whole tensors of the given sizes.
+pub fn vector(sizes: &[u64], step: u64, salt: u64) -> Vec<Vec<u8>> {
+    sizes.iter().enumerate().map(|(i, &n)| values(n, step, salt + 100 * i as u64)).collect()
+}
+
+pub fn borrow(vector: &[Vec<u8>]) -> Vec<Option<&[u8]>> {
+    vector.iter().map(|v| Some(v.as_slice())).collect()
+}
+
+/// Writes step t of the deterministic test run: iterate salt 1, gradient salt 2.
+pub fn write_step(writer: &mut Writer, sizes: &[u64]) {
+    let t = writer.next_step();
+    let (x, g) = (vector(sizes, t, 1), vector(sizes, t, 2));
+    let (x, g) = (borrow(&x), borrow(&g));
+    let scalars = [("loss", 1.0 / (t + 1) as f64), ("lr/0", 0.1)];
+    writer.step(&Step { iterate: Some(&x), streams: &[("grad", &g)], scalars: &scalars }).unwrap();
+}
+
+/// Records a complete run of `steps` steps.
+pub fn record(path: &Path, sizes: &[u64], steps: u64, options: WriterOptions) {
+    let mut writer = Writer::create(path, manifest(sizes), options).unwrap();
+    for _ in 0..steps {
+        write_step(&mut writer, sizes);
+    }
+    let last = vector(sizes, steps, 1);
+    writer.finish(&borrow(&last)).unwrap();
+}
