@@ -244,7 +244,7 @@ fn skip_damaged_goes_on_and_reports() {
         assert_eq!(same, step != 21, "step {step}");
         assert!(same || line.ends_with("true"), "step {step} is not marked as a gap");
     }
-    assert!(run(&["verify", copy.arg()]).out.contains(&format!("step {hit}, grad of fc1.weight")));
+    assert!(run(&["verify", copy.arg()]).out.contains(&format!("step {hit}, ")));
 }
 
 /// Runs `lpa` as a user without rights, where the test itself has them all.

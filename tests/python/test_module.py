@@ -1,0 +1,91 @@
+"""The Python module: arrays in, the same arrays out, and errors that name the tensor."""
+
+import subprocess
+import sys
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import lpa
+from conftest import FIXTURES
+
+
+def test_arrays_of_every_type_and_layout_come_back(tmp_path):
+    rng = np.random.default_rng(0)
+    x = {"f32": rng.standard_normal((5, 7)).astype(np.float32), "f16": np.float16([[1, -0.0], [np.inf, np.nan]]),
+         "bf16": rng.standard_normal(300).astype(ml_dtypes.bfloat16), "scalar": np.float32(3.5),
+         "empty": np.zeros((0, 4), np.float32), "strided": np.arange(24, dtype=np.float32).reshape(4, 6).T}
+    with lpa.Writer(tmp_path / "run", x, ["grad", "full"], metadata={"commit": "abc"}) as writer:
+        writer.step(x, {"grad": {k: v for k, v in x.items() if k != "f16"}}, {"loss": 0.5, "lr/0": 0.1})
+        writer.step(x, {"full": x})
+        writer.finish(x)
+    run = lpa.open(tmp_path / "run")
+    assert (run.steps, run.final_step) == (range(3), 2)
+    assert run.manifest["metadata"] == {"commit": "abc"}
+    assert run.scalars(0) == {"loss": 0.5, "lr/0": 0.1} and run.scalars(1) == {}
+    for vector in (run.iterate(0), run.iterate(2), run.stream("full", 1), run.stream("grad", 0)):
+        for name, array in vector.items():
+            if array is None:
+                assert name == "f16"
+                continue
+            assert array.dtype == np.asarray(x[name]).dtype and array.shape == np.shape(x[name])
+            assert array.tobytes() == np.ascontiguousarray(x[name]).tobytes()
+    with pytest.raises(ValueError, match="the grad of step 1 was not recorded"):
+        run.stream("grad", 1)
+
+
+def test_bfloat16_can_be_given_as_bits(tmp_path):
+    bits = np.arange(0, 65536, 7, dtype=np.uint16)
+    with lpa.Writer(tmp_path / "run", {"w": {"shape": [len(bits)], "dtype": "BF16"}}) as writer:
+        writer.finish({"w": bits})
+    assert np.array_equal(lpa.open(tmp_path / "run").iterate(0)["w"].view(np.uint16), bits)
+
+
+def test_an_exception_leaves_a_run_that_can_be_resumed(tmp_path):
+    x = {"w": np.ones(3, np.float32)}
+    with pytest.raises(RuntimeError), lpa.Writer(tmp_path / "run", x) as writer:
+        writer.step(x, {"grad": x})
+        raise RuntimeError("the training failed")
+    run = lpa.open(tmp_path / "run")
+    assert (run.steps, run.final_step) == (range(1), None)
+    with lpa.Writer.resume(tmp_path / "run", 1) as writer:
+        writer.step(x, {"grad": x})
+        writer.finish(x)
+    assert lpa.open(tmp_path / "run").final_step == 2
+
+
+def test_errors_name_the_tensor(tmp_path):
+    x = {"w": np.ones((2, 3), np.float32)}
+    writer = lpa.Writer(tmp_path / "run", x)
+    with pytest.raises(TypeError, match="'w' has type float64; the run holds F32"):
+        writer.step({"w": np.ones((2, 3))})
+    with pytest.raises(ValueError, match=r"'w' has shape \[3, 2\]; the run holds \[2, 3\]"):
+        writer.step({"w": np.ones((3, 2), np.float32)})
+    with pytest.raises(KeyError, match=r"no tensor named \['v'\]"):
+        writer.step({"w": x["w"], "v": x["w"]})
+    with pytest.raises(ValueError, match="there is a run already"):
+        lpa.Writer(tmp_path / "run", x)
+    with pytest.raises(TypeError, match="'i' has type int64; a run holds float32, float16, bfloat16"):
+        lpa.Writer(tmp_path / "other", {"i": np.ones(3, np.int64)})
+    writer.stop()
+    with pytest.raises(ValueError, match="the writer is closed"):
+        writer.step(x)
+
+
+def test_the_package_brings_the_command():
+    code = "import sys, lpa; sys.argv = ['lpa', 'verify', sys.argv[1]]; lpa._main()"
+    done = subprocess.run([sys.executable, "-c", code, FIXTURES / "digits_mlp"], capture_output=True, text=True)
+    assert done.returncode == 0 and "all as written" in done.stdout
+    done = subprocess.run([sys.executable, "-c", code, "nowhere"], capture_output=True, text=True)
+    assert done.returncode == 1 and "there is nothing at this path" in done.stderr
+
+
+def test_the_script_of_the_fixture_still_records_it(tmp_path):
+    script = FIXTURES / "digits_mlp.py"
+    done = subprocess.run([sys.executable, script, tmp_path / "run"], capture_output=True, text=True, check=True)
+    assert "220 steps, test accuracy 0.9" in done.stdout
+    now, then = lpa.open(tmp_path / "run"), lpa.open(FIXTURES / "digits_mlp")
+    # Another BLAS rounds differently, so the first steps agree to rounding and no more is asked.
+    for name, array in then.stream("grad", 0).items():
+        assert np.allclose(now.stream("grad", 0)[name], array, rtol=1e-4, atol=1e-6)

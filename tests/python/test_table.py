@@ -1,0 +1,53 @@
+"""The Parquet table as the tools that people have read it."""
+
+import duckdb
+import pandas as pd
+import polars as pl
+import pyarrow.parquet as pq
+
+from conftest import FIXTURES, ROOT
+
+RUN = FIXTURES / "digits_mlp"
+
+
+def test_duckdb_pandas_and_polars_read_the_same(analyze):
+    path = analyze(RUN, "--group", "*", "--group", "each")
+    by_pandas, by_polars = pd.read_parquet(path), pl.read_parquet(path)
+    by_duckdb = duckdb.sql(f"select * from '{path}' order by step, \"group\"").pl()
+    assert by_polars.shape == by_pandas.shape == (1100, 30)
+    assert by_polars.sort("step", "group").equals(by_duckdb)
+    assert by_polars.equals(pl.from_pandas(by_pandas).cast(by_polars.schema))
+
+
+def test_groups_add_up(analyze):
+    frame = pl.read_parquet(analyze(RUN, "--group", "*", "--group", "each"))
+    sums = ["dot", "g2", "d2", "x2", "gx", "step2", "init2", "dot_next"]
+    whole = frame.filter(pl.col("group") == "*").select("step", *sums)
+    parts = frame.filter(pl.col("group") != "*").group_by("step", maintain_order=True).agg(pl.col(sums).sum())
+    for name in sums:
+        assert ((whole[name] - parts[name]).abs() <= 1e-13 * (whole[name].abs() + 1e-3)).all()
+
+
+def test_every_column_is_documented(analyze):
+    text = (ROOT / "docs/schema.md").read_text()
+    documented = [line.split("`")[1] for line in text.splitlines() if line.startswith("| `")]
+    assert [n for n in documented if not n.startswith("lpa.")] == pq.read_schema(analyze(RUN)).names
+
+
+def test_csv_and_json_lines_hold_the_bits_of_the_table(analyze, lpa_command, tmp_path):
+    frame = pl.read_parquet(analyze(RUN))
+    csv = lpa_command("analyze", RUN, "--format", "csv").stdout
+    (tmp_path / "x.csv").write_text(csv)
+    by_csv = pl.read_csv(tmp_path / "x.csv", schema=frame.schema)
+    lines = lpa_command("analyze", RUN, "--format", "jsonl").stdout
+    by_json = pl.read_ndjson(lines.encode(), schema=frame.schema)
+    assert frame.equals(by_csv) and frame.equals(by_json)
+
+
+def test_provenance_says_what_can_change_a_number(analyze):
+    metadata = pq.read_metadata(analyze(RUN, "--steps", "0..9")).metadata
+    text = {k.decode(): v.decode() for k, v in metadata.items() if k.startswith(b"lpa.")}
+    assert text["lpa.reference"] == "final" and text["lpa.reference_step"] == "220"
+    assert text["lpa.steps"] == "0..9:1" and text["lpa.groups"] == '["*"]'
+    assert len(text["lpa.inputs_xxh3"]) == 32
+    assert not any("/" in v for v in text.values())
