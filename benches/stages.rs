@@ -1,5 +1,7 @@
 //! Speed of each stage on one core, on normal values, as GB of float32 a second.
 
+#![allow(clippy::expect_used, clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::print_stdout)]
+
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -18,7 +20,8 @@ fn normal(seed: u64, scale: f64) -> Vec<f32> {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         ((state >> 11) as f64 + 0.5) / (1u64 << 53) as f64
     };
-    let value = |_| ((-2.0 * uniform().ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos() * scale) as f32;
+    let value =
+        |_| ((-2.0 * uniform().ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos() * scale) as f32;
     (0..N).map(value).collect()
 }
 
@@ -45,13 +48,23 @@ fn main() {
         encoder.encode(DType::F32, &bytes, &mut payload).expect("it encodes");
     });
     println!("encode            {gbs:7.2} GB/s");
-    println!("xxh3 of payload   {:7.2} GB/s", best(4 * N, || { black_box(xxh3_64(black_box(&payload))); }));
+    println!(
+        "xxh3 of payload   {:7.2} GB/s",
+        best(4 * N, || {
+            black_box(xxh3_64(black_box(&payload)));
+        })
+    );
     for isa in Isa::available() {
         let mut decoder = Decoder::new(isa).expect("zstd starts");
         let mut out = vec![0.0; N];
-        let decode = best(4 * N, || decoder.decode(DType::F32, coding, &payload, &mut out).expect("it decodes"));
-        let vectors = best(16 * N, || { black_box(vector_sums(isa, black_box(&g), &x, &next, &init)); });
-        let reference = best(16 * N, || { black_box(reference_sums(isa, black_box(&g), &x, &next, &r)); });
+        let decode =
+            best(4 * N, || decoder.decode(DType::F32, coding, &payload, &mut out).expect("it decodes"));
+        let vectors = best(16 * N, || {
+            black_box(vector_sums(isa, black_box(&g), &x, &next, &init));
+        });
+        let reference = best(16 * N, || {
+            black_box(reference_sums(isa, black_box(&g), &x, &next, &r));
+        });
         println!(
             "{:9} decode {decode:7.2} GB/s   5 sums of 4 vectors {vectors:7.2} GB/s   3 sums of 4 vectors {reference:7.2} GB/s",
             isa.name()

@@ -102,7 +102,7 @@ pub enum Error {
         /// Path of the file.
         path: PathBuf,
         /// Where in it.
-        place: Place,
+        place: Box<Place>,
         /// How it shows.
         what: String,
     },
@@ -167,9 +167,14 @@ impl Error {
         matches!(self, Error::Damaged { .. } | Error::MissingShard { .. })
     }
 
+    /// Damage at a place in a file.
+    pub(crate) fn damaged_at(path: &Path, place: Place, what: impl Into<String>) -> Error {
+        Error::Damaged { path: path.to_owned(), place: Box::new(place), what: what.into() }
+    }
+
     /// Damage to a file as a whole.
     pub fn damaged(path: &Path, what: impl Into<String>) -> Error {
-        Error::Damaged { path: path.to_owned(), place: Place::default(), what: what.into() }
+        Error::Damaged { path: path.to_owned(), place: Box::default(), what: what.into() }
     }
 }
 

@@ -75,12 +75,10 @@ impl<'a> Vector<'a> {
                 return Ok(false);
             };
             let dtype = self.run.manifest.tensors[tensor].dtype;
-            self.decoder
-                .decode_bytes(dtype, chunk.len, payload.coding, payload.bytes, out)
-                .map_err(|e| {
-                    let at = payload.offset;
-                    self.window.undecodable(self.run, self.step, self.stream, chunk, at, e.to_string())
-                })?;
+            self.decoder.decode_bytes(dtype, chunk.len, payload.coding, payload.bytes, out).map_err(|e| {
+                let at = payload.offset;
+                self.window.undecodable(self.run, self.step, self.stream, chunk, at, &e.to_string())
+            })?;
         }
         Ok(true)
     }

@@ -43,10 +43,12 @@ pub fn select(run: &Run, wanted: &[String]) -> Result<Vec<Group>> {
             EACH => (0..tensors.len())
                 .filter(|&t| tensors[t].elements() > 0)
                 .for_each(|t| add(group(&tensors[t].name, vec![t]))),
-            name => match tensors.iter().position(|t| t.name == name || t.aliases.iter().any(|a| a == name)) {
-                Some(t) => add(group(&tensors[t].name, vec![t])),
-                None => return Err(unknown(run, name)),
-            },
+            name => {
+                match tensors.iter().position(|t| t.name == name || t.aliases.iter().any(|a| a == name)) {
+                    Some(t) => add(group(&tensors[t].name, vec![t])),
+                    None => return Err(unknown(run, name)),
+                }
+            }
         }
     }
     if groups.is_empty() {
@@ -58,8 +60,7 @@ pub fn select(run: &Run, wanted: &[String]) -> Result<Vec<Group>> {
 fn unknown(run: &Run, name: &str) -> Error {
     const SHOWN: usize = 5;
     let names: Vec<&str> = run.manifest.tensors.iter().map(|t| t.name.as_str()).collect();
-    let close: Vec<&str> =
-        names.iter().copied().filter(|n| n.contains(name) || name.contains(n)).collect();
+    let close: Vec<&str> = names.iter().copied().filter(|n| n.contains(name) || name.contains(n)).collect();
     let listed = if close.is_empty() { &names } else { &close };
     let more = if listed.len() > SHOWN { ", ... (lpa inspect lists all)" } else { "" };
     let what = format!(

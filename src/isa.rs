@@ -1,7 +1,7 @@
 //! Which instruction set the hot loops run with.
 //!
 //! An [`Isa`] is a proof: it can only be made for what this processor has, so the `unsafe` calls
-//! that [`multi_isa!`] generates are sound. Every variant computes the same bits; `docs/numerics.md`
+//! that `multi_isa!` generates are sound. Every variant computes the same bits; `docs/numerics.md`
 //! says why.
 
 /// An instruction set that this processor is known to have.

@@ -6,8 +6,8 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::Dtype;
 use crate::hash::Xxh3;
+use safetensors::tensor::Dtype;
 
 use crate::error::{Error, Place, Result, Tried};
 use crate::run::Run;
@@ -47,9 +47,7 @@ impl Reference {
         };
         let header = Header::read(&file, &path)?;
         let offsets = check_tensors(run, &header, &path)?;
-        for (key, expected) in
-            [("format", REFERENCE_FORMAT), ("run_id", run.manifest.run_id.as_str())]
-        {
+        for (key, expected) in [("format", REFERENCE_FORMAT), ("run_id", run.manifest.run_id.as_str())] {
             let found = header.value(key).unwrap_or("absent");
             if found != expected {
                 let what = format!("its {key} is {found}, where {expected} was expected");
@@ -119,11 +117,8 @@ fn hash_values(source: &Source, header: &Header, path: &Path) -> Result<String> 
 fn at_offset(e: Error, path: &Path, offset: u64) -> Error {
     match e {
         Error::Io { source, .. } if source.kind() == std::io::ErrorKind::UnexpectedEof => {
-            Error::Damaged {
-                path: path.to_owned(),
-                place: Place { offset: Some(offset), ..Place::default() },
-                what: "the file ends here".to_owned(),
-            }
+            let place = Place { offset: Some(offset), ..Place::default() };
+            Error::damaged_at(path, place, "the file ends here")
         }
         other => other,
     }

@@ -226,13 +226,23 @@ impl Digest {
             }
         };
         let rows = self.rows;
-        note(self.low_precision_rows, format!(
-            "at {} of {rows} steps, first at step {}, the distance is below {LOW_PRECISION:.0} \
+        note(
+            self.low_precision_rows,
+            format!(
+                "at {} of {rows} steps, first at step {}, the distance is below {LOW_PRECISION:.0} \
              roundings of the iterates (low_precision)",
-            self.low_precision_rows, self.low_precision.unwrap_or(0)));
-        note(self.nonfinite_rows, format!(
-            "{} of {rows} steps, first step {}, hold infinities or NaN (nonfinite); their metrics are null",
-            self.nonfinite_rows, self.nonfinite.unwrap_or(0)));
+                self.low_precision_rows,
+                self.low_precision.unwrap_or(0)
+            ),
+        );
+        note(
+            self.nonfinite_rows,
+            format!(
+                "{} of {rows} steps, first step {}, hold infinities or NaN (nonfinite); their metrics are null",
+                self.nonfinite_rows,
+                self.nonfinite.unwrap_or(0)
+            ),
+        );
         let of = |n: u64| format!("{n} of {rows} steps");
         note(self.at_reference, format!("x_t is the reference at {} (x_eq_ref)", of(self.at_reference)));
         note(self.zero, format!("the gradient is 0 at {} (zero_grad)", of(self.zero)));
@@ -298,7 +308,13 @@ mod tests {
 
     #[test]
     fn numbers_read_well() {
-        let cases = [(0.0, "0"), (0.083_14, "0.0831"), (-12.345, "-12.3"), (123_456.0, "123456"), (3.2e-7, "3.20e-7")];
+        let cases = [
+            (0.0, "0"),
+            (0.083_14, "0.0831"),
+            (-12.345, "-12.3"),
+            (123_456.0, "123456"),
+            (3.2e-7, "3.20e-7"),
+        ];
         for (value, text) in cases {
             assert_eq!(significant(value), text);
         }

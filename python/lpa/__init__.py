@@ -138,7 +138,7 @@ class Writer:
         unknown = set(arrays) - {t["name"] for t in self._tensors}
         if unknown:
             raise KeyError(f"the run has no tensor named {sorted(unknown)}")
-        return [self._bytes_of(t, n, arrays.get(t["name"])) for t, n in zip(self._tensors, self._bytes)]
+        return [self._bytes_of(t, n, arrays.get(t["name"])) for t, n in zip(self._tensors, self._bytes, strict=True)]
 
     def _bytes_of(self, info, length, array):
         if array is None:
@@ -189,7 +189,7 @@ class Run:
     def stream(self, name, step):
         """A stream at a step as a dict of arrays, None where absent."""
         out = {}
-        for info, data in zip(self.manifest["tensors"], self._inner.vector(step, name)):
+        for info, data in zip(self.manifest["tensors"], self._inner.vector(step, name), strict=True):
             array = None
             if data is not None:
                 array = np.frombuffer(data, _numpy_type(info["dtype"])).reshape(info["shape"])

@@ -93,9 +93,8 @@ impl<'a> Analysis<'a> {
             return Err(nothing("the run is empty: no step was recorded".to_owned()));
         }
         let steps = options.steps.start.max(all.start)..options.steps.end.min(all.end);
-        let candidates: Vec<u64> = steps
-            .filter(|s| (s - options.steps.start).is_multiple_of(options.every.max(1)))
-            .collect();
+        let candidates: Vec<u64> =
+            steps.filter(|s| (s - options.steps.start).is_multiple_of(options.every.max(1))).collect();
         if candidates.is_empty() {
             let last = run.final_step().unwrap_or(all.end).saturating_sub(1);
             return Err(nothing(format!(
@@ -181,7 +180,10 @@ impl<'a> Analysis<'a> {
             ("lpa.reference", self.reference.name.clone()),
             ("lpa.reference_step", self.reference.step.map_or(String::new(), |s| s.to_string())),
             ("lpa.reference_xxh3", self.reference.xxh3.clone()),
-            ("lpa.steps", format!("{}..{}:{}", o.steps.start, o.steps.end.min(self.run.steps().end), o.every)),
+            (
+                "lpa.steps",
+                format!("{}..{}:{}", o.steps.start, o.steps.end.min(self.run.steps().end), o.every),
+            ),
             ("lpa.groups", serde_json::json!(groups).to_string()),
             ("lpa.skip_damaged", o.skip_damaged.to_string()),
         ]

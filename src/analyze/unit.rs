@@ -120,7 +120,13 @@ impl Scratch {
 
 impl Unit<'_> {
     /// Walks `chunk` through `steps`, keeping x from one step to the next.
-    fn walk(&self, isa: Isa, chunk: &Chunk, steps: &[u64], s: &mut Scratch) -> Result<(Vec<ChunkSums>, Damage)> {
+    fn walk(
+        &self,
+        isa: Isa,
+        chunk: &Chunk,
+        steps: &[u64],
+        s: &mut Scratch,
+    ) -> Result<(Vec<ChunkSums>, Damage)> {
         let n = chunk.len;
         let (mut all, mut damage) = (Vec::with_capacity(steps.len()), Vec::new());
         let Scratch { decoder, file, g, x, next, init, reference } = s;
@@ -201,7 +207,7 @@ impl Unit<'_> {
         }
         let dtype = self.run.manifest.tensors[chunk.tensor].dtype;
         decoder.decode(dtype, payload.coding, payload.bytes, out).map_err(|e| {
-            self.window.undecodable(self.run, step, stream, chunk, payload.offset, e.to_string())
+            self.window.undecodable(self.run, step, stream, chunk, payload.offset, &e.to_string())
         })?;
         Ok(Decoded::Values)
     }

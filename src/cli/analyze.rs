@@ -81,7 +81,7 @@ fn parse_steps(text: &str) -> std::result::Result<Steps, String> {
 /// Where rows go.
 enum Output {
     Table(Box<Table>, PathBuf),
-    Csv(Csv<BufWriter<std::io::Stdout>>),
+    Csv(Box<Csv<BufWriter<std::io::Stdout>>>),
     JsonLines(JsonLines<BufWriter<std::io::Stdout>>),
 }
 
@@ -210,7 +210,7 @@ fn report_damage(outcome: &Outcome) {
 fn open_output(a: &Arguments, run: &Run, metadata: Vec<(String, String)>) -> Result<Output> {
     let stdout = || BufWriter::with_capacity(1 << 16, std::io::stdout());
     match a.format {
-        Format::Csv => return Ok(Output::Csv(Csv::new(stdout())?)),
+        Format::Csv => return Ok(Output::Csv(Box::new(Csv::new(stdout())?))),
         Format::Jsonl => return Ok(Output::JsonLines(JsonLines::new(stdout()))),
         Format::Parquet => {}
     }

@@ -133,7 +133,8 @@ fn write_head(run: &Run, survey: &Survey, out: &mut String) {
 
 fn write_streams(run: &Run, survey: &Survey, out: &mut String) {
     let width = run.manifest.streams.iter().map(|s| s.name.len()).max().unwrap_or(0).max(7);
-    let _ = writeln!(out, "\n  {:width$}{:>10}{:>18}   chunks by codec", "stream", "vectors", "bits/parameter");
+    let _ =
+        writeln!(out, "\n  {:width$}{:>10}{:>18}   chunks by codec", "stream", "vectors", "bits/parameter");
     for (id, stored) in &survey.streams {
         let parameters = run.manifest.parameters() * stored.steps.len() as u64;
         let bits = if parameters == 0 {
@@ -156,6 +157,7 @@ fn write_tensors(run: &Run, out: &mut String) {
     for t in tensors {
         let aliases =
             if t.aliases.is_empty() { String::new() } else { format!(", also {}", t.aliases.join(", ")) };
-        let _ = writeln!(out, "  {:width$}  {:>14}  {}{aliases}", t.name, thousands(t.elements()), t.describe());
+        let _ =
+            writeln!(out, "  {:width$}  {:>14}  {}{aliases}", t.name, thousands(t.elements()), t.describe());
     }
 }

@@ -98,11 +98,7 @@ struct Usage(String);
 fn say(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|source| {
-        anyhow::Error::from(Error::Io {
-            action: "write",
-            path: PathBuf::from("standard output"),
-            source,
-        })
+        anyhow::Error::from(Error::Io { action: "write", path: PathBuf::from("standard output"), source })
     })
 }
 
@@ -120,5 +116,9 @@ fn bytes(n: u64) -> String {
         value /= 1000.0;
         unit += 1;
     }
-    if unit == 0 { format!("{n} B") } else { format!("{} {}", crate::summary::significant(value), UNITS[unit]) }
+    if unit == 0 {
+        format!("{n} B")
+    } else {
+        format!("{} {}", crate::summary::significant(value), UNITS[unit])
+    }
 }

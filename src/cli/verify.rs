@@ -10,6 +10,7 @@ use crate::error::{Error, Result, Tried};
 use crate::isa::Isa;
 use crate::reference::Reference;
 use crate::run::shard::Shard;
+use crate::run::window::damaged_vector;
 use crate::run::{Run, Segment};
 use crate::summary::thousands;
 
@@ -82,17 +83,9 @@ fn check_vector(run: &Run, shard: &Shard, step: u64, stream: u16, decoder: &mut 
         }
         out.clear();
         let info = &run.manifest.tensors[chunk.tensor];
-        decoder
-            .decode_bytes(info.dtype, chunk.len, payload.coding, payload.bytes, &mut out)
-            .map_err(|e| Error::Damaged {
-                path: shard.file.path.clone(),
-                place: crate::error::Place {
-                    step: Some(step),
-                    vector: Some((run.manifest.stream_name(stream).to_owned(), info.name.clone())),
-                    offset: Some(payload.offset),
-                },
-                what: e.to_string(),
-            })?;
+        decoder.decode_bytes(info.dtype, chunk.len, payload.coding, payload.bytes, &mut out).map_err(
+            |e| damaged_vector(run, &shard.file.path, (step, stream), chunk, payload.offset, &e.to_string()),
+        )?;
     }
     Ok(own.len() as u64)
 }

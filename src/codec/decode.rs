@@ -85,12 +85,7 @@ impl Decoder {
         Ok(())
     }
 
-    fn decode32(
-        &mut self,
-        coding: Coding,
-        payload: &[u8],
-        out: &mut [f32],
-    ) -> Result<(), DecodeError> {
+    fn decode32(&mut self, coding: Coding, payload: &[u8], out: &mut [f32]) -> Result<(), DecodeError> {
         match coding.codec {
             Codec::Raw => {
                 expect_len("raw", payload, out.len() * 4)?;
@@ -152,11 +147,7 @@ impl Decoder {
         let short = |expected| DecodeError::Length { codec: "planes", found: payload.len(), expected };
         let split = payload.len().checked_sub(bitmap_len).ok_or_else(|| short(bitmap_len))?;
         let (body, bitmap) = payload.split_at(split);
-        let kept = if coding.zero_blocks {
-            kept_elements(bitmap, n).ok_or(DecodeError::Bitmap)?
-        } else {
-            n
-        };
+        let kept = if coding.zero_blocks { kept_elements(bitmap, n).ok_or(DecodeError::Bitmap)? } else { n };
         let raw_len = kept * (dtype.size() - 1);
         let expected = raw_len + coding.exponent_len as usize;
         if body.len() != expected || kept > self.exponent.len() {

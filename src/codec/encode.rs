@@ -45,12 +45,7 @@ impl Encoder {
     ///
     /// # Errors
     /// zstd failed, which for input of this size means that memory ran out.
-    pub fn encode(
-        &mut self,
-        dtype: DType,
-        elements: &[u8],
-        out: &mut Vec<u8>,
-    ) -> std::io::Result<Coding> {
+    pub fn encode(&mut self, dtype: DType, elements: &[u8], out: &mut Vec<u8>) -> std::io::Result<Coding> {
         if elements.iter().all(|&b| b == 0) {
             return Ok(Coding::plain(Codec::Zero));
         }

@@ -52,11 +52,8 @@ fn split16_body(f16: bool, words: &[u8], exponent: &mut [u8], rest: &mut [u8]) {
     let (exponent, rest) = (&mut exponent[..n], &mut rest[..n]);
     for i in 0..n {
         let [low, high] = words[i];
-        (exponent[i], rest[i]) = if f16 {
-            (high, low)
-        } else {
-            ((high << 1) | (low >> 7), (high & 0x80) | (low & 0x7f))
-        };
+        (exponent[i], rest[i]) =
+            if f16 { (high, low) } else { ((high << 1) | (low >> 7), (high & 0x80) | (low & 0x7f)) };
     }
 }
 

@@ -36,11 +36,8 @@ impl Neumaier {
     #[inline]
     pub fn add(&mut self, term: f64) {
         let t = self.sum + term;
-        self.compensation += if self.sum.abs() >= term.abs() {
-            (self.sum - t) + term
-        } else {
-            (term - t) + self.sum
-        };
+        self.compensation +=
+            if self.sum.abs() >= term.abs() { (self.sum - t) + term } else { (term - t) + self.sum };
         self.sum = t;
     }
 

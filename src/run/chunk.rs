@@ -101,10 +101,8 @@ mod tests {
         let tensors = sizes.iter().enumerate().map(tensor).collect();
         let mut m = Manifest::new(tensors, vec![]).unwrap();
         m.world = world;
-        m.slices = slices
-            .iter()
-            .map(|&(tensor, begin, end, rank)| Slice { tensor, begin, end, rank })
-            .collect();
+        m.slices =
+            slices.iter().map(|&(tensor, begin, end, rank)| Slice { tensor, begin, end, rank }).collect();
         m
     }
 

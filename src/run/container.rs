@@ -33,8 +33,7 @@ pub struct Entry<'a> {
 /// that the data starts at a multiple of [`DATA_ALIGN`].
 pub fn build_header(metadata: &[(&str, String)], entries: &[Entry<'_>]) -> Vec<u8> {
     let mut map = Map::new();
-    let metadata: Map<String, Value> =
-        metadata.iter().map(|(k, v)| ((*k).to_owned(), json!(v))).collect();
+    let metadata: Map<String, Value> = metadata.iter().map(|(k, v)| ((*k).to_owned(), json!(v))).collect();
     map.insert("__metadata__".to_owned(), Value::Object(metadata));
     let mut at = 0;
     for e in entries {
@@ -85,9 +84,7 @@ impl Header {
             .map_err(|e| bad(format!("the header is no safetensors header ({e})")))?;
         let expected = len + 8 + metadata.data_len() as u64;
         if expected != file_len {
-            return Err(bad(format!(
-                "the header calls for {expected} bytes, but the file has {file_len}"
-            )));
+            return Err(bad(format!("the header calls for {expected} bytes, but the file has {file_len}")));
         }
         Ok(Header { metadata, bytes, file_len })
     }

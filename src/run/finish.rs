@@ -44,12 +44,7 @@ fn header(run: &Run, step: u64, hash: u64) -> Vec<u8> {
         .manifest
         .tensors
         .iter()
-        .map(|t| Entry {
-            name: &t.name,
-            dtype: "F32",
-            shape: t.shape.clone(),
-            len: t.elements() * 4,
-        })
+        .map(|t| Entry { name: &t.name, dtype: "F32", shape: t.shape.clone(), len: t.elements() * 4 })
         .collect();
     let metadata = [
         ("format", REFERENCE_FORMAT.to_owned()),
@@ -70,18 +65,14 @@ fn write_values(run: &Run, step: u64, file: &mut impl Write, tmp: &Path) -> Resu
     let mut hash = Xxh3::default();
     let (mut buffer, mut values, mut bytes) = (Vec::new(), Vec::new(), Vec::new());
     for chunk in run.table.chunks() {
-        let missing = || Error::MissingShard {
-            path: run.path.clone(),
-            first: step,
-            last: step,
-            rank: chunk.rank,
-        };
+        let missing =
+            || Error::MissingShard { path: run.path.clone(), first: step, last: step, rank: chunk.rank };
         let payload = window.payload(run, step, 0, chunk, &mut buffer)?.ok_or_else(missing)?;
         values.resize(chunk.len, 0.0);
         let dtype = run.manifest.tensors[chunk.tensor].dtype;
-        decoder.decode(dtype, payload.coding, payload.bytes, &mut values).map_err(|e| {
-            window.undecodable(run, step, 0, chunk, payload.offset, e.to_string())
-        })?;
+        decoder
+            .decode(dtype, payload.coding, payload.bytes, &mut values)
+            .map_err(|e| window.undecodable(run, step, 0, chunk, payload.offset, &e.to_string()))?;
         bytes.clear();
         bytes.extend(values.iter().flat_map(|v: &f32| v.to_bits().to_le_bytes()));
         hash.update(&bytes);

@@ -5,8 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
 use crate::hash::xxh3_64;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, Tried};
 

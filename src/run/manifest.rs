@@ -171,10 +171,7 @@ impl Manifest {
         let path = run.join(MANIFEST);
         let bytes = match std::fs::read(&path) {
             Err(e)
-                if matches!(
-                    e.kind(),
-                    std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
-                ) =>
+                if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) =>
             {
                 return Err(not_a_run(run));
             }

@@ -68,8 +68,8 @@ mod tests {
         let record = Record { offset: 0x1_0000_0040, len: 0x0c0d, coding, xxh3: 0x1122_3344_5566_7788 };
         let bytes = record.to_bytes();
         let expected = [
-            0x40, 0, 0, 0, 1, 0, 0, 0, 0x0d, 0x0c, 0, 0, 0x0b, 0x0a, 0, 0, 3, 0, 0, 0, 1, 0, 0, 0,
-            0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11,
+            0x40, 0, 0, 0, 1, 0, 0, 0, 0x0d, 0x0c, 0, 0, 0x0b, 0x0a, 0, 0, 3, 0, 0, 0, 1, 0, 0, 0, 0x88,
+            0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11,
         ];
         assert_eq!(bytes, expected);
         assert_eq!(Record::from_bytes(&bytes), Ok(record));

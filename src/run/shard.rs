@@ -7,8 +7,8 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::Dtype;
 use crate::hash::{xxh3_64, xxh3_128};
+use safetensors::tensor::Dtype;
 
 use super::chunk::ChunkTable;
 use super::container::Header;
@@ -291,8 +291,7 @@ impl Shard {
         let bytes = self.source.bytes(offset, len, buffer).tried("read", path)?;
         if len > 0 && xxh3_64(bytes) != record.xxh3 {
             let place = Place { step: Some(step), vector: None, offset: Some(offset) };
-            let what = "the bytes are not what was written (checksum)".to_owned();
-            return Err(Error::Damaged { path: path.to_owned(), place, what });
+            return Err(Error::damaged_at(path, place, "the bytes are not what was written (checksum)"));
         }
         Ok(Some(Payload { coding: record.coding, bytes, offset }))
     }
@@ -314,8 +313,7 @@ impl Shard {
             let bytes = self.source.bytes(at, pad, &mut buffer).tried("read", path)?;
             if bytes.iter().any(|&b| b != 0) {
                 let place = Place { offset: Some(at), ..Place::default() };
-                let what = "the padding is not zero".to_owned();
-                return Err(Error::Damaged { path: path.to_owned(), place, what });
+                return Err(Error::damaged_at(path, place, "the padding is not zero"));
             }
         }
         Ok(())

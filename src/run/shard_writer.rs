@@ -8,8 +8,8 @@ use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use serde_json::json;
 use crate::hash::xxh3_64;
+use serde_json::json;
 
 use super::container::{DATA_ALIGN, Entry, build_header};
 use super::publish::{publish_new, sync_parent};
@@ -110,8 +110,8 @@ impl ShardWriter {
         let end = (self.at + u64::from(len)).next_multiple_of(PAYLOAD_ALIGN);
         let pad = end - self.at - u64::from(len);
         self.file.write_all(payload).tried("write", &self.tmp)?;
-        let zeros = [0u8; PAYLOAD_ALIGN as usize];
-        self.file.write_all(&zeros[..usize::try_from(pad).unwrap_or(0)]).tried("write", &self.tmp)?;
+        // Less than PAYLOAD_ALIGN.
+        self.file.write_all(&[0u8; 64][..usize::try_from(pad).unwrap_or(0)]).tried("write", &self.tmp)?;
         self.at = end;
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! A set of open shards in which any vector of some steps can be found.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use super::Run;
 use super::chunk::Chunk;
@@ -75,7 +76,8 @@ impl Window {
         };
         shard.payload(step, stream, chunk.place, buffer).map_err(|e| match e {
             Error::Damaged { path, place, what } => {
-                Error::Damaged { path, place: name(run, place, stream, chunk), what }
+                let offset = place.offset.unwrap_or(0);
+                damaged_vector(run, &path, (step, stream), chunk, offset, &what)
             }
             other => other,
         })
@@ -89,11 +91,10 @@ impl Window {
         stream: u16,
         chunk: &Chunk,
         offset: u64,
-        what: String,
+        what: &str,
     ) -> Error {
-        let place = Place { step: Some(step), vector: None, offset: Some(offset) };
         let path = self.shard(step, chunk.rank).map_or(&run.path, |s| &s.file.path);
-        Error::Damaged { path: path.clone(), place: name(run, place, stream, chunk), what }
+        damaged_vector(run, path, (step, stream), chunk, offset, what)
     }
 
     /// A scalar of a step, as rank 0 recorded it.
@@ -102,8 +103,16 @@ impl Window {
     }
 }
 
-fn name(run: &Run, place: Place, stream: u16, chunk: &Chunk) -> Place {
+/// The error for damage to a chunk of a vector, given by its step and stream.
+pub fn damaged_vector(
+    run: &Run,
+    path: &Path,
+    (step, stream): (u64, u16),
+    chunk: &Chunk,
+    offset: u64,
+    what: &str,
+) -> Error {
     let tensor = run.manifest.tensors.get(chunk.tensor).map_or("?", |t| &t.name);
-    let stream = run.manifest.stream_name(stream);
-    Place { vector: Some((stream.to_owned(), tensor.to_owned())), ..place }
+    let vector = Some((run.manifest.stream_name(stream).to_owned(), tensor.to_owned()));
+    Error::damaged_at(path, Place { step: Some(step), vector, offset: Some(offset) }, what)
 }

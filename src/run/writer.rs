@@ -8,8 +8,8 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{FlockOperation, flock};
 use crate::hash::xxh3_64;
+use rustix::fs::{FlockOperation, flock};
 
 use super::chunk::ChunkTable;
 use super::finish::assemble_final;
@@ -35,11 +35,7 @@ pub struct WriterOptions {
 
 impl Default for WriterOptions {
     fn default() -> Self {
-        WriterOptions {
-            shard_bytes: 64 << 20,
-            shard_steps: 1000,
-            shard_age: Duration::from_secs(30),
-        }
+        WriterOptions { shard_bytes: 64 << 20, shard_steps: 1000, shard_age: Duration::from_secs(30) }
     }
 }
 

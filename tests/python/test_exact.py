@@ -46,14 +46,13 @@ def check_run(path, table):
     final = run.iterate(run.final_step)
     first = run.iterate(0)
     rows = pd.read_parquet(table).to_dict("records")
-    x, next_x = None, first
+    held = None
     for row in rows:
         t = row["step"]
-        if x is None or t != held:
-            x, next_x, g, held = run.iterate(t), run.iterate(t + 1), run.stream("grad", t), t
-        names = list(x) if row["group"] == "*" else [row["group"]]
-        flat = lambda v: np.concatenate([v[n].ravel() for n in names])
-        expected = exact.sums(flat(g), flat(x), flat(next_x), flat(first), flat(final))
+        if t != held:
+            vectors, held = [run.stream("grad", t), run.iterate(t), run.iterate(t + 1), first, final], t
+        names = list(first) if row["group"] == "*" else [row["group"]]
+        expected = exact.sums(*(np.concatenate([v[n].ravel() for n in names]) for v in vectors))
         check_sums(row, expected)
         check_metrics(row)
         check_cos(row, expected)

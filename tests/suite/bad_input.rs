@@ -40,13 +40,16 @@ fn refused(name: &str, damage: impl FnOnce(&Copy), expected: &[&str]) {
 
 #[test]
 fn a_missing_shard() {
-    refused("missing", |c| std::fs::remove_file(&c.shards()[3]).unwrap(), &[
-        "the shard of rank 0 with steps 66 to 87 is missing",
-        "--skip-damaged",
-    ]);
-    refused("the last one missing", |c| std::fs::remove_file(&c.shards()[10]).unwrap(), &[
-        "the shard of rank 0 with steps 220 to 220 is missing",
-    ]);
+    refused(
+        "missing",
+        |c| std::fs::remove_file(&c.shards()[3]).unwrap(),
+        &["the shard of rank 0 with steps 66 to 87 is missing", "--skip-damaged"],
+    );
+    refused(
+        "the last one missing",
+        |c| std::fs::remove_file(&c.shards()[10]).unwrap(),
+        &["the shard of rank 0 with steps 220 to 220 is missing"],
+    );
 }
 
 #[test]
@@ -64,10 +67,11 @@ fn a_truncated_shard() {
 fn a_flipped_bit() {
     // In the payload of step 44's iterate, in the index at the end, in the header's JSON, in the
     // header's padding, and in the length of the header.
-    refused("payload", |c| flip(&c.shards()[2], 4096 + 700, 3), &[
-        "is damaged, step 44, iterate of fc1.weight, byte 4096",
-        "(checksum)",
-    ]);
+    refused(
+        "payload",
+        |c| flip(&c.shards()[2], 4096 + 700, 3),
+        &["is damaged, step 44, iterate of fc1.weight, byte 4096", "(checksum)"],
+    );
     let tail = |c: &Copy| {
         let path = &c.shards()[2];
         flip(path, std::fs::metadata(path).unwrap().len() as usize - 9, 0);
@@ -96,31 +100,47 @@ fn any_flipped_bit_of_a_shard_is_found_by_verify() {
 
 #[test]
 fn another_version() {
-    refused("newer", |c| c.edit("manifest.json", |t| t.replace("\"version\": 1", "\"version\": 2")), &[
-        "version 2 of the run format; this lpa reads version 1. Install a newer lpa.",
-    ]);
-    refused("a feature", |c| c.edit("manifest.json", |t| t.replace("\"requires\": []", "\"requires\": [\"x9\"]")), &[
-        "requires the feature 'x9'",
-    ]);
+    refused(
+        "newer",
+        |c| c.edit("manifest.json", |t| t.replace("\"version\": 1", "\"version\": 2")),
+        &["version 2 of the run format; this lpa reads version 1. Install a newer lpa."],
+    );
+    refused(
+        "a feature",
+        |c| c.edit("manifest.json", |t| t.replace("\"requires\": []", "\"requires\": [\"x9\"]")),
+        &["requires the feature 'x9'"],
+    );
     refused("another format", |c| c.edit("manifest.json", |t| t.replace("lpa-run", "zarr")), &["'zarr'"]);
 }
 
 #[test]
 fn a_tensor_table_that_disagrees() {
     let other = |t: String| t.replacen("20,\n        64", "64,\n        20", 1);
-    refused("shape", |c| c.edit("manifest.json", other), &[
-        "tensor 'fc1.weight' is F32 [20, 64] here, but F32 [64, 20] in the manifest",
-    ]);
-    refused("name", |c| c.edit("manifest.json", |t| t.replace("fc2.bias", "fc3.bias")), &[
-        "tensor 'fc2.bias'",
-    ]);
-    refused("type", |c| c.edit("manifest.json", |t| t.replacen("F32", "F16", 1)), &[
-        "'fc1.weight' is F32 [20, 64] here, but F16 [20, 64] in the manifest",
-    ]);
-    refused("a note", |c| c.edit("manifest.json", |t| t.replace("\"batch\": 64", "\"batch\": 65")), &[
-        "manifest.json is damaged: it is not what the run was created with (checksum)",
-    ]);
-    refused("no JSON", |c| c.edit("manifest.json", |t| t[..t.len() / 2].to_owned()), &["manifest.json: not a manifest"]);
+    refused(
+        "shape",
+        |c| c.edit("manifest.json", other),
+        &["tensor 'fc1.weight' is F32 [20, 64] here, but F32 [64, 20] in the manifest"],
+    );
+    refused(
+        "name",
+        |c| c.edit("manifest.json", |t| t.replace("fc2.bias", "fc3.bias")),
+        &["tensor 'fc2.bias'"],
+    );
+    refused(
+        "type",
+        |c| c.edit("manifest.json", |t| t.replacen("F32", "F16", 1)),
+        &["'fc1.weight' is F32 [20, 64] here, but F16 [20, 64] in the manifest"],
+    );
+    refused(
+        "a note",
+        |c| c.edit("manifest.json", |t| t.replace("\"batch\": 64", "\"batch\": 65")),
+        &["manifest.json is damaged: it is not what the run was created with (checksum)"],
+    );
+    refused(
+        "no JSON",
+        |c| c.edit("manifest.json", |t| t[..t.len() / 2].to_owned()),
+        &["manifest.json: not a manifest"],
+    );
     refused("huge", |c| c.edit("manifest.json", |t| t.replacen("20,", "99999999999999,", 1)), &["2^40"]);
 }
 
@@ -134,13 +154,16 @@ fn a_damaged_journal() {
 
 #[test]
 fn no_final_iterate() {
-    refused("removed", |c| std::fs::remove_file(c.path.join("ref/final.safetensors")).unwrap(), &[
-        "has no final iterate (ref/final.safetensors)",
-        "restore it from a copy",
-    ]);
-    refused("flipped", |c| flip(&c.path.join("ref/final.safetensors"), 5000, 0), &[
-        "its values are not what was written (checksum)",
-    ]);
+    refused(
+        "removed",
+        |c| std::fs::remove_file(c.path.join("ref/final.safetensors")).unwrap(),
+        &["has no final iterate (ref/final.safetensors)", "restore it from a copy"],
+    );
+    refused(
+        "flipped",
+        |c| flip(&c.path.join("ref/final.safetensors"), 5000, 0),
+        &["its values are not what was written (checksum)"],
+    );
 
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("run");
@@ -315,7 +338,8 @@ fn a_full_disk_leaves_the_old_table_and_nothing_else() {
     assert!(ran.err.contains("cannot write") && ran.err.contains("too large"), "{}", ran.err);
     assert_eq!(files(&copy.path), before);
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let ran: Ran = lpa().args(["analyze", copy.arg(), "--format", "csv"]).stdout(full).output().unwrap().into();
+    let ran: Ran =
+        lpa().args(["analyze", copy.arg(), "--format", "csv"]).stdout(full).output().unwrap().into();
     assert_eq!(ran.code, 1);
     assert!(ran.err.contains("cannot write standard output: No space left on device"), "{}", ran.err);
 }

@@ -83,7 +83,11 @@ fn the_command_line_at_fault_is_exit_code_2() {
 fn an_unknown_tensor_is_answered_with_close_names() {
     let ran = run(&["analyze", fixture("digits_mlp").to_str().unwrap(), "--group", "fc2"]);
     assert_eq!(ran.code, 1);
-    assert!(ran.err.contains("no tensor is named 'fc2'. There is '*', 'each', 'fc2.weight', 'fc2.bias'"), "{}", ran.err);
+    assert!(
+        ran.err.contains("no tensor is named 'fc2'. There is '*', 'each', 'fc2.weight', 'fc2.bias'"),
+        "{}",
+        ran.err
+    );
 }
 
 #[test]
@@ -115,10 +119,12 @@ fn export_gives_the_recorded_values() {
     for (name, tensor) in last.iter() {
         assert_eq!(exported.tensor(name).unwrap(), tensor, "{name}");
     }
-    let ran = run(&["export", path.to_str().unwrap(), "--step", "220", "--stream", "grad", "--out", "/tmp/none"]);
+    let ran =
+        run(&["export", path.to_str().unwrap(), "--step", "220", "--stream", "grad", "--out", "/tmp/none"]);
     assert_eq!(ran.code, 1);
     assert!(ran.err.contains("the grad of step 220 was not recorded"), "{}", ran.err);
-    let ran = run(&["export", path.to_str().unwrap(), "--step", "1", "--stream", "full", "--out", "/tmp/none"]);
+    let ran =
+        run(&["export", path.to_str().unwrap(), "--step", "1", "--stream", "full", "--out", "/tmp/none"]);
     assert!(ran.err.contains("no stream is named 'full'. There is 'iterate', 'grad'"), "{}", ran.err);
 }
 
@@ -127,7 +133,9 @@ fn inspect_and_verify_say_what_is_there() {
     let path = fixture("digits_mlp");
     let ran = run(&["inspect", path.to_str().unwrap()]);
     assert_eq!(ran.code, 0);
-    for part in ["complete, final iterate x_220", "0 to 220", "lr/0", "sklearn.datasets.load_digits", "F32 [20, 64]"] {
+    for part in
+        ["complete, final iterate x_220", "0 to 220", "lr/0", "sklearn.datasets.load_digits", "F32 [20, 64]"]
+    {
         assert!(ran.out.contains(part), "no '{part}' in: {}", ran.out);
     }
     let ran = run(&["verify", path.to_str().unwrap()]);

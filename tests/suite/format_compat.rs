@@ -11,10 +11,21 @@ use crate::support::fixture;
 
 const SIZES: [u64; 8] = [0, 1, 63, 64, 65, 65_535, 65_536, 65_537];
 const SPECIAL: [(&str, [u32; 10]); 3] = [
-    ("f32", [
-        0x7fc0_0000, 0x7f80_0001, 0xffc1_2345, 0x7f80_0000, 0xff80_0000, 0x8000_0000, 1, 0x807f_ffff,
-        0x0080_0000, 0x7f7f_ffff,
-    ]),
+    (
+        "f32",
+        [
+            0x7fc0_0000,
+            0x7f80_0001,
+            0xffc1_2345,
+            0x7f80_0000,
+            0xff80_0000,
+            0x8000_0000,
+            1,
+            0x807f_ffff,
+            0x0080_0000,
+            0x7f7f_ffff,
+        ],
+    ),
     ("bf16", [0x7fc0, 0x7f81, 0xffc1, 0x7f80, 0xff80, 0x8000, 1, 0x807f, 0x0080, 0x7f7f]),
     ("f16", [0x7e00, 0x7c01, 0xfe12, 0x7c00, 0xfc00, 0x8000, 1, 0x83ff, 0x0400, 0x7bff]),
 ];
@@ -42,17 +53,16 @@ impl Words {
     fn spread(&self, i: u64, _n: u64) -> u32 {
         let exponent = ((i * 37 + 11) & 255) as u32;
         if self.name == "f16" {
-            return exponent << 8 | (i * 3 & 255) as u32;
+            return exponent << 8 | ((i * 3) & 255) as u32;
         }
-        ((i >> 3 & 1) as u32) << self.sign | exponent << self.mantissa | (i * 3 & 127) as u32
+        ((i >> 3 & 1) as u32) << self.sign | exponent << self.mantissa | ((i * 3) & 127) as u32
     }
 
     fn narrow(&self, i: u64, _n: u64) -> u32 {
         match self.special.get(i as usize) {
             Some(&special) => special,
             None => {
-                ((10 + i * i % 5) as u32) << self.mantissa
-                    | (i * 40_503) as u32 & ((1 << self.mantissa) - 1)
+                ((10 + i * i % 5) as u32) << self.mantissa | (i * 40_503) as u32 & ((1 << self.mantissa) - 1)
             }
         }
     }
@@ -60,7 +70,7 @@ impl Words {
     fn sparse(&self, i: u64, n: u64) -> u32 {
         if i == n - 1 {
             1 << self.sign
-        } else if i / 64 % 3 == 0 {
+        } else if (i / 64).is_multiple_of(3) {
             self.narrow(i, n)
         } else {
             0

@@ -24,9 +24,15 @@ fn two_ranks_that_split_at_chunks_give_the_bits_of_one() {
     let two = dir.path().join("two");
     let mut m = manifest(&SIZES);
     m.world = 2;
-    m.slices = [(0, 0, 65_536, 0), (0, 65_536, 70_000, 1), (1, 0, 10, 1), (2, 0, 65_536, 1), (2, 65_536, 131_072, 0)]
-        .map(|(tensor, begin, end, rank)| Slice { tensor, begin, end, rank })
-        .to_vec();
+    m.slices = [
+        (0, 0, 65_536, 0),
+        (0, 65_536, 70_000, 1),
+        (1, 0, 10, 1),
+        (2, 0, 65_536, 1),
+        (2, 65_536, 131_072, 0),
+    ]
+    .map(|(tensor, begin, end, rank)| Slice { tensor, begin, end, rank })
+    .to_vec();
     let slices = m.slices.clone();
     let part = |rank: u32, t: u64, salt: u64| -> Vec<Vec<u8>> {
         let whole = vector(&SIZES, t, salt);

@@ -1,0 +1,53 @@
+# Everything is built once, in release, with one set of features: polars is what takes long.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := target/release/lpa
+PY     := $(VENV)/bin/python
+
+.PHONY: demo build test test-rust test-python check bench fixtures wheel clean
+
+demo: build
+	$(BIN) analyze fixtures/digits_mlp
+
+build:
+	cargo build --release --locked
+
+test: test-rust test-python
+
+test-rust:
+	cargo test --release --locked --lib --test suite
+
+test-python: build $(VENV)/module
+	$(PY) -m pytest -q tests/python
+
+check: $(VENV)/ready
+	cargo fmt --all --check
+	cargo clippy --release --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --no-deps --workspace
+	$(VENV)/bin/ruff check python fixtures tests benches
+
+bench: build
+	cargo bench --locked --bench stages
+	$(PYTHON) benches/end_to_end.py $(BENCH)
+
+fixtures: $(VENV)/module
+	rm -rf fixtures/digits_mlp fixtures/format
+	$(PY) fixtures/digits_mlp.py fixtures/digits_mlp
+	$(PY) fixtures/frozen.py fixtures/format
+
+wheel: $(VENV)/ready
+	$(VENV)/bin/maturin build --release --locked -m python/Cargo.toml --out dist
+
+$(VENV)/ready: tests/python/requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/python/requirements.txt
+	touch $@
+
+# The module is installed in place; cargo decides what there is to build.
+$(VENV)/module: $(VENV)/ready FORCE
+	$(VENV)/bin/maturin develop --quiet --release --locked -m python/Cargo.toml
+
+FORCE:
+
+clean:
+	rm -rf target $(VENV) dist

@@ -1,0 +1,94 @@
+"""`lpa analyze` beside two PyTorch scripts on the same values, in pairs, warm.
+
+Usage: end_to_end.py [WORK_DIRECTORY]. Needs `torch` and the module `lpa` in the Python that runs it; without
+torch only lpa is timed. Writes about 3 GB once: a run of 21 million parameters and 10 steps of SGD with momentum
+on normal gradients, as lpa shards and as one safetensors file per step.
+"""
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import lpa
+import numpy as np
+from safetensors.numpy import save_file
+
+HERE = Path(__file__).resolve().parent
+BINARY = HERE.parent / "target/release/lpa"
+STEPS, ROUNDS = 10, 5
+
+
+def shapes():
+    """Convolutions, biases and a classifier as in a ResNet of 21 million parameters."""
+    out = {"conv1.weight": (64, 3, 7, 7)}
+    widths = [(64, 64), (64, 128), (128, 256), (256, 512), (512, 512)]
+    for i, (before, after) in enumerate(widths + widths[2:]):
+        out[f"layer{i}.conv1.weight"] = (after, before, 3, 3)
+        out[f"layer{i}.conv2.weight"] = (after, after, 3, 3)
+        out[f"layer{i}.bias"] = (after,)
+    out["fc.weight"] = (1000, 512)
+    return out
+
+
+def record(work):
+    """Writes the run in both forms; returns the number of parameters."""
+    rng = np.random.default_rng(0)
+    normal = lambda scale: {n: rng.standard_normal(s, np.float32) * np.float32(scale) for n, s in shapes().items()}
+    x, velocity = normal(0.02), normal(0)
+    (work / "raw").mkdir()
+    with lpa.Writer(work / "run", x, optimizer={"name": "sgd"}) as writer:
+        for t in range(STEPS):
+            g = normal(1e-3)
+            writer.step(x, {"grad": g}, {"loss": 1.0, "lr/0": 0.05})
+            both = {**{f"x/{n}": v for n, v in x.items()}, **{f"g/{n}": v for n, v in g.items()}}
+            save_file(both, work / f"raw/step{t:04d}.safetensors")
+            velocity = {n: np.float32(0.9) * velocity[n] + g[n] for n in x}
+            x = {n: x[n] - np.float32(0.05) * velocity[n] for n in x}
+        writer.finish(x)
+    save_file(x, work / "raw/final.safetensors")
+    return sum(v.size for v in x.values())
+
+
+def seconds_of_lpa(work, threads):
+    """The whole process, from start to the finished table."""
+    begin = time.perf_counter()
+    arguments = ["analyze", work / "run", "--threads", str(threads), "--quiet"]
+    subprocess.run([BINARY, *arguments], check=True)
+    return time.perf_counter() - begin
+
+
+def seconds_of_script(name, work, threads):
+    """The loop over the steps only, without starting Python and importing PyTorch."""
+    done = subprocess.run([sys.executable, HERE / name, work / "raw", str(threads)], capture_output=True, text=True)
+    return float(done.stdout) if done.returncode == 0 else None
+
+
+def main(work):
+    parameters = record(work)
+    cells = parameters * STEPS
+    print(f"{parameters:,} parameters, {STEPS} steps; ns per parameter and step, median of {ROUNDS} paired rounds")
+    scripts = ["torch_float32.py", "torch_float64.py"]
+    times = {name: [] for name in ["lpa", "lpa, 1 thread", *scripts]}
+    for _ in range(ROUNDS + 1):
+        times["lpa"].append(seconds_of_lpa(work, 2))
+        times["lpa, 1 thread"].append(seconds_of_lpa(work, 1))
+        for name in scripts:
+            times[name].append(seconds_of_script(name, work, 2))
+    # The first round warms the page cache.
+    kept = {name: all_[1:] for name, all_ in times.items() if None not in all_}
+    for name, all_ in kept.items():
+        ratio = statistics.median(t / own for t, own in zip(all_, kept["lpa"], strict=True))
+        print(f"  {name:20} {statistics.median(all_) / cells * 1e9:6.2f} ns   {ratio:5.2f} x lpa")
+    if len(kept) < len(times):
+        print("  PyTorch is not there, so nothing was compared")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        main(Path(sys.argv[1]))
+    else:
+        with tempfile.TemporaryDirectory() as directory:
+            main(Path(directory))
