@@ -25,11 +25,11 @@ def shapes():
     """Convolutions, biases and a classifier as in a ResNet of 21 million parameters."""
     out = {"conv1.weight": (64, 3, 7, 7)}
     widths = [(64, 64), (64, 128), (128, 256), (256, 512), (512, 512)]
-    for i, (before, after) in enumerate(widths + widths[2:]):
+    for i, (before, after) in enumerate(widths + widths[1:]):
         out[f"layer{i}.conv1.weight"] = (after, before, 3, 3)
         out[f"layer{i}.conv2.weight"] = (after, after, 3, 3)
         out[f"layer{i}.bias"] = (after,)
-    out["fc.weight"] = (1000, 512)
+    out["fc.weight"] = (4000, 512)
     return out
 
 

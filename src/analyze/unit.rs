@@ -12,7 +12,7 @@ use super::Observer;
 use crate::codec::{Codec, Decoder};
 use crate::error::{Error, Result, Tried};
 use crate::isa::Isa;
-use crate::reduce::cpu::{reference_sums, vector_sums};
+use crate::reduce::cpu::step_sums;
 use crate::reduce::order::CHUNK;
 use crate::reference::Reference;
 use crate::run::Run;
@@ -172,8 +172,8 @@ impl Unit<'_> {
             let next_x = if cell.no_next { &x[..n] } else { &next[..n] };
             let init_x = if no_init { &x[..n] } else { &init[..n] };
             if !cell.damaged {
-                cell.vector = vector_sums(isa, &g[..n], &x[..n], next_x, init_x);
-                cell.reference = reference_sums(isa, &g[..n], &x[..n], next_x, &reference[..n]);
+                (cell.vector, cell.reference) =
+                    step_sums(isa, &g[..n], &x[..n], next_x, init_x, &reference[..n]);
             }
             held = None;
             if !cell.no_next {

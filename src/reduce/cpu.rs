@@ -15,33 +15,25 @@ trait Terms<const INPUTS: usize, const SUMS: usize> {
     fn add(input: [f64; INPUTS], acc: [f64; SUMS]) -> [f64; SUMS];
 }
 
-/// Inputs g, x, x_next, x_0; sums g2, gx, x2, step2, init2.
-struct Vectors;
+/// All sums of one step against one reference: each input is widened once for all of them.
+struct Step;
 
-impl Terms<4, 5> for Vectors {
+impl Terms<5, 8> for Step {
     #[inline(always)]
-    fn add([g, x, next, init]: [f64; 4], [g2, gx, x2, step2, init2]: [f64; 5]) -> [f64; 5] {
-        let step = x - next;
-        let moved = x - init;
+    fn add([g, x, next, init, r]: [f64; 5], acc: [f64; 8]) -> [f64; 8] {
+        let [g2, gx, x2, step2, init2, dot, d2, dot_next] = acc;
+        let (step, moved) = (x - next, x - init);
+        let (d, d_next) = (x - r, next - r);
         [
             g.mul_add(g, g2),
             g.mul_add(x, gx),
             x.mul_add(x, x2),
             step.mul_add(step, step2),
             moved.mul_add(moved, init2),
+            g.mul_add(d, dot),
+            d.mul_add(d, d2),
+            g.mul_add(d_next, dot_next),
         ]
-    }
-}
-
-/// Inputs g, x, x_next, r; sums dot, d2, dot_next.
-struct Reference;
-
-impl Terms<4, 3> for Reference {
-    #[inline(always)]
-    fn add([g, x, next, r]: [f64; 4], [dot, d2, dot_next]: [f64; 3]) -> [f64; 3] {
-        let d = x - r;
-        let d_next = next - r;
-        [g.mul_add(d, dot), d.mul_add(d, d2), g.mul_add(d_next, dot_next)]
     }
 }
 
@@ -130,42 +122,30 @@ where
     sums
 }
 
+// Eight accumulators a lane: 4 lanes fill half of the registers of AVX2 and leave room for inputs.
 multi_isa! {
-    fn vectors_body(input: [&[f32]; 4]) -> [f64; 5]
-    => portable chunk::<Vectors, 4, 5, 4>,
-       avx2 chunk::<Vectors, 4, 5, 4>,
-       avx512 chunk::<Vectors, 4, 5, 32>
+    fn step_body(input: [&[f32]; 5]) -> [f64; 8]
+    => portable chunk::<Step, 5, 8, 4>, avx2 chunk::<Step, 5, 8, 4>, avx512 chunk::<Step, 5, 8, 8>
 }
 
-multi_isa! {
-    fn reference_body(input: [&[f32]; 4]) -> [f64; 3]
-    => portable chunk::<Reference, 4, 3, 4>,
-       avx2 chunk::<Reference, 4, 3, 8>,
-       avx512 chunk::<Reference, 4, 3, 32>
-}
-
-/// The sums of a chunk that need no reference. All inputs have the chunk's length, at most 65,536.
+/// The sums of a chunk at one step against the reference `r`. All inputs have the chunk's length,
+/// at most 65,536.
 ///
-/// Where `x_next` or `x_0` is not recorded the caller passes `x` and ignores the sum.
-pub fn vector_sums(isa: Isa, g: &[f32], x: &[f32], x_next: &[f32], x_0: &[f32]) -> VectorSums {
-    let input = [g, x, x_next, x_0];
-    let [g2, gx, x2, step2, init2] = match isa.kind() {
-        Kind::Scalar => scalar::<Vectors, 4, 5>(input),
-        _ => vectors_body(isa, input),
+/// Where `x_next` or `x_0` is not recorded the caller passes `x` and ignores the sums that hold it.
+pub fn step_sums(
+    isa: Isa,
+    g: &[f32],
+    x: &[f32],
+    x_next: &[f32],
+    x_0: &[f32],
+    r: &[f32],
+) -> (VectorSums, ReferenceSums) {
+    let input = [g, x, x_next, x_0, r];
+    let [g2, gx, x2, step2, init2, dot, d2, dot_next] = match isa.kind() {
+        Kind::Scalar => scalar::<Step, 5, 8>(input),
+        _ => step_body(isa, input),
     };
-    VectorSums { g2, gx, x2, step2, init2 }
-}
-
-/// The sums of a chunk against the reference `r`. All inputs have the chunk's length.
-///
-/// Where `x_next` is not recorded the caller passes `x` and ignores `dot_next`.
-pub fn reference_sums(isa: Isa, g: &[f32], x: &[f32], x_next: &[f32], r: &[f32]) -> ReferenceSums {
-    let input = [g, x, x_next, r];
-    let [dot, d2, dot_next] = match isa.kind() {
-        Kind::Scalar => scalar::<Reference, 4, 3>(input),
-        _ => reference_body(isa, input),
-    };
-    ReferenceSums { dot, d2, dot_next }
+    (VectorSums { g2, gx, x2, step2, init2 }, ReferenceSums { dot, d2, dot_next })
 }
 
 #[cfg(test)]
@@ -196,8 +176,8 @@ mod tests {
             let [g, x, next, init, r] = [1, 2, 3, 4, 5].map(|seed| awkward(n, seed));
             let mut expected = None;
             for isa in Isa::available() {
-                let got =
-                    bits(&vector_sums(isa, &g, &x, &next, &init), &reference_sums(isa, &g, &x, &next, &r));
+                let (v, against) = step_sums(isa, &g, &x, &next, &init, &r);
+                let got = bits(&v, &against);
                 assert_eq!(got, *expected.get_or_insert(got), "n = {n}, {}", isa.name());
             }
         }
@@ -210,19 +190,17 @@ mod tests {
         let x: Vec<f32> = (0..n).map(|i| i as f32).collect();
         let g = vec![2.0f32; n as usize];
         let zero = vec![0.0f32; n as usize];
-        let s = vector_sums(Isa::detect(), &g, &x, &g, &zero);
+        // x_next is g, and both x_0 and r are 0.
+        let (v, r) = step_sums(Isa::detect(), &g, &x, &g, &zero, &zero);
         let (sum, squares) = (49_995_000.0, 333_283_335_000.0);
-        assert_eq!(
-            s,
-            VectorSums {
-                g2: 40_000.0,
-                gx: 2.0 * sum,
-                x2: squares,
-                step2: squares - 4.0 * sum + 40_000.0,
-                init2: squares,
-            }
-        );
-        let s = reference_sums(Isa::detect(), &g, &x, &zero, &zero);
-        assert_eq!(s, ReferenceSums { dot: 2.0 * sum, d2: squares, dot_next: 0.0 });
+        let expected = VectorSums {
+            g2: 40_000.0,
+            gx: 2.0 * sum,
+            x2: squares,
+            step2: squares - 4.0 * sum + 40_000.0,
+            init2: squares,
+        };
+        assert_eq!(v, expected);
+        assert_eq!(r, ReferenceSums { dot: 2.0 * sum, d2: squares, dot_next: 40_000.0 });
     }
 }
