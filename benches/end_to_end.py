@@ -12,9 +12,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import lpa
 import numpy as np
 from safetensors.numpy import save_file
+
+import lpa
 
 HERE = Path(__file__).resolve().parent
 BINARY = HERE.parent / "target/release/lpa"
