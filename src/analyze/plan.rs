@@ -11,7 +11,7 @@ const WINDOW_BYTES: u64 = 1 << 30;
 /// once more for each window.
 const MIN_STEPS: usize = 8;
 /// Sums that are held: what bounds memory for models of very many chunks.
-const SUMS_BYTES: usize = 8 << 20;
+const SUMS_BYTES: usize = 4 << 20;
 /// Open shards a window. Without mapping each is an open file.
 const MAX_SHARDS: usize = 256;
 

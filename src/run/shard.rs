@@ -95,8 +95,10 @@ pub struct Shard {
     source: Source,
     chunks_at: u64,
     chunks_len: u64,
-    /// Everything after the payloads, and the places of the parts in it.
-    tail: Vec<u8>,
+    /// Where the part after the payloads begins, and a copy of it where the file is not mapped.
+    tail_at: usize,
+    tail_copy: Vec<u8>,
+    /// Places in the tail.
     index: Range<usize>,
     present: Range<usize>,
     scalars: Range<usize>,
@@ -169,8 +171,8 @@ impl Shard {
         let source = Source::new(handle, mmap, populate).tried("map", path)?;
         let tail_len = usize::try_from(header.file_len - tail_at).map_err(|e| bad(e.to_string()))?;
         let mut buffer = Vec::new();
-        let tail = source.bytes(tail_at, tail_len, &mut buffer).tried("read", path)?.to_vec();
-        if header.value("tail_xxh3") != Some(format!("{:016x}", xxh3_64(&tail)).as_str()) {
+        let tail = source.bytes(tail_at, tail_len, &mut buffer).tried("read", path)?;
+        if header.value("tail_xxh3") != Some(format!("{:016x}", xxh3_64(tail)).as_str()) {
             return Err(bad("the index is not what was written (checksum)".to_owned()));
         }
         let place = |name: &str, dtype: Dtype| -> Result<Range<usize>> {
@@ -186,20 +188,24 @@ impl Shard {
         let columns: Vec<String> = serde_json::from_slice(&tail[place("columns", Dtype::U8)?])
             .map_err(|e| bad(format!("the scalar columns are no list of names ({e})")))?;
         let vectors = parse_vectors(&tail[place("vectors", Dtype::I64)?]);
-        let mut shard = Shard {
+        let (index, present) = (place("index", Dtype::U8)?, place("present", Dtype::U8)?);
+        let scalars = place("scalars", Dtype::F64)?;
+        let shard = Shard {
             file: file.clone(),
-            source,
             chunks_at,
             chunks_len,
-            index: place("index", Dtype::U8)?,
-            present: place("present", Dtype::U8)?,
-            scalars: place("scalars", Dtype::F64)?,
+            // The tail was found in the file, so its offset fits.
+            tail_at: usize::try_from(tail_at).map_err(|e| bad(e.to_string()))?,
+            // The buffer is empty where the file is mapped.
+            tail_copy: buffer,
+            source,
+            index,
+            present,
+            scalars,
             columns,
             vectors,
             chunks_per_vector: table.of_rank(file.name.rank).len(),
-            tail: Vec::new(),
         };
-        shard.tail = tail;
         shard.check_layout(manifest).map_err(bad)?;
         Ok(shard)
     }
@@ -246,8 +252,12 @@ impl Shard {
         Ok(())
     }
 
+    fn tail(&self) -> &[u8] {
+        self.source.mapped_from(self.tail_at).unwrap_or(&self.tail_copy)
+    }
+
     fn record(&self, i: usize) -> std::result::Result<Record, String> {
-        let (all, _) = self.tail[self.index.clone()].as_chunks::<RECORD>();
+        let (all, _) = self.tail()[self.index.clone()].as_chunks::<RECORD>();
         Record::from_bytes(all.get(i).ok_or("it is not there")?)
     }
 
@@ -329,10 +339,10 @@ impl Shard {
         let at = self.columns.iter().position(|c| c == column)?;
         let row = usize::try_from(step.checked_sub(self.file.name.first)?).ok()?;
         let cell = row.checked_mul(self.columns.len())? + at;
-        if *self.tail[self.present.clone()].get(cell)? == 0 {
+        if *self.tail()[self.present.clone()].get(cell)? == 0 {
             return None;
         }
-        let (values, _) = self.tail[self.scalars.clone()].as_chunks::<8>();
+        let (values, _) = self.tail()[self.scalars.clone()].as_chunks::<8>();
         values.get(cell).map(|v| f64::from_le_bytes(*v))
     }
 }

@@ -33,6 +33,14 @@ impl Source {
         Ok(Source::Map(map))
     }
 
+    /// Everything from `offset` on, where the file is mapped.
+    pub fn mapped_from(&self, offset: usize) -> Option<&[u8]> {
+        match self {
+            Source::Map(map) => map.get(offset..),
+            Source::File(_) => None,
+        }
+    }
+
     /// The bytes from `offset`, `len` of them; read into `buffer` where the file is not mapped.
     pub fn bytes<'a>(
         &'a self,
