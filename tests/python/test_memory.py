@@ -1,0 +1,48 @@
+"""Memory is bounded, and grows with the rows by nothing but the Parquet footer (docs/performance.md)."""
+
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import BINARY
+
+import lpa
+
+TENSORS, SIZE = 40, 500
+
+
+def record(path, steps):
+    x = {f"t{i}": np.full(SIZE, 1 + i, np.float32) for i in range(TENSORS)}
+    g = {name: np.linspace(1, 2, SIZE, dtype=np.float32) for name in x}
+    with lpa.Writer(path, x, shard_steps=50) as writer:
+        for _ in range(steps):
+            writer.step(x, {"grad": g}, {"loss": 1.0, "lr/0": 0.1})
+            x = {name: v - np.float32(1e-3) * g[name] for name, v in x.items()}
+        writer.finish(x)
+
+
+def peak_anonymous_mib(*command):
+    """The largest anonymous memory seen from start to end, in MiB."""
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL)
+    status, peak = Path(f"/proc/{process.pid}/status"), 0
+    while process.poll() is None:
+        for line in status.read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                peak = max(peak, int(line.split()[1]))
+        time.sleep(0.001)
+    assert process.returncode == 0
+    return peak / 1024
+
+
+@pytest.mark.parametrize("threads", [1, 8])
+def test_memory_is_flat_in_steps_and_small(tmp_path, threads):
+    peaks = []
+    # Both fill every buffer: the window of sums, the row group.
+    for steps in (3000, 9000):
+        run = tmp_path / str(steps)
+        record(run, steps)
+        peaks.append(peak_anonymous_mib(BINARY, "analyze", run, "--group", "each", "--threads", threads))
+    assert 1 < peaks[0] < 64 + 8 * threads
+    assert peaks[1] < peaks[0] + 4, peaks
