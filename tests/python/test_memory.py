@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import BINARY
 
 import lpa
+from conftest import BINARY
 
 TENSORS, SIZE = 40, 500
 
