@@ -4,14 +4,15 @@
 //! one window and, per thread, the vectors of one chunk; neither grows with the length of the run.
 
 mod plan;
+mod skipped;
 mod unit;
 
-use std::collections::BTreeMap;
 use std::sync::mpsc::sync_channel;
 
 use crate::hash::xxh3_128;
 
 use self::plan::plan_windows;
+pub use self::skipped::Skipped;
 use self::unit::{Unit, Workers};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -62,8 +63,8 @@ pub trait Sink {
 pub struct Outcome {
     /// Steps for which rows were written.
     pub steps: u64,
-    /// Steps left out because of damage, with the first reason of each.
-    pub skipped: BTreeMap<u64, String>,
+    /// Steps left out because of damage.
+    pub skipped: Skipped,
 }
 
 /// A prepared analysis.
@@ -74,7 +75,7 @@ pub struct Analysis<'a> {
     stream: u16,
     candidates: Vec<u64>,
     first: Option<u64>,
-    damaged_headers: BTreeMap<u64, String>,
+    skipped: Skipped,
     inputs: u128,
 }
 
@@ -92,39 +93,37 @@ impl<'a> Analysis<'a> {
         if all.is_empty() || run.table.chunks().is_empty() {
             return Err(nothing("the run is empty: no step was recorded".to_owned()));
         }
-        let steps = options.steps.start.max(all.start)..options.steps.end.min(all.end);
-        let candidates: Vec<u64> =
-            steps.filter(|s| (s - options.steps.start).is_multiple_of(options.every.max(1))).collect();
-        if candidates.is_empty() {
+        let mut analysis = Analysis {
+            run,
+            reference,
+            options,
+            stream,
+            candidates: Vec::new(),
+            first: (all.start == 0).then_some(0),
+            skipped: Skipped::default(),
+            inputs: 0,
+        };
+        analysis.check_headers()?;
+        analysis.candidates = analysis.select();
+        if analysis.candidates.is_empty() && analysis.skipped_steps(&analysis.skipped) == 0 {
             let last = run.final_step().unwrap_or(all.end).saturating_sub(1);
             return Err(nothing(format!(
                 "no step from {} on was recorded; there are {} to {last}",
                 options.steps.start, all.start
             )));
         }
-        let mut analysis = Analysis {
-            run,
-            reference,
-            options,
-            stream,
-            candidates,
-            first: (all.start == 0).then_some(0),
-            damaged_headers: BTreeMap::new(),
-            inputs: 0,
-        };
-        analysis.check_inputs()?;
         Ok(analysis)
     }
 
     /// Checks every shard's header before hours of work, and hashes them for the provenance.
-    fn check_inputs(&mut self) -> Result<()> {
+    fn check_headers(&mut self) -> Result<()> {
         let mut hashes = Vec::new();
         for missing in self.run.missing() {
             if !self.options.skip_damaged {
                 return Err(missing);
             }
             if let Error::MissingShard { first, last, .. } = missing {
-                self.note_damage(first..=last, &missing.to_string());
+                self.skipped.add(first..=last, &missing.to_string());
             }
         }
         for rank in 0..self.run.manifest.world {
@@ -132,7 +131,7 @@ impl<'a> Analysis<'a> {
                 match check_header(&segment.file, &self.run.manifest) {
                     Ok(hash) => hashes.extend_from_slice(&hash.to_le_bytes()),
                     Err(e) if e.is_damage() && self.options.skip_damaged => {
-                        self.note_damage(segment.first..=segment.last, &e.to_string());
+                        self.skipped.add(segment.first..=segment.last, &e.to_string());
                     }
                     Err(e) => return Err(self.explain(segment, e)),
                 }
@@ -150,11 +149,22 @@ impl<'a> Analysis<'a> {
         }
     }
 
-    fn note_damage(&mut self, steps: std::ops::RangeInclusive<u64>, what: &str) {
-        let from = self.candidates.partition_point(|s| s < steps.start());
-        for s in self.candidates[from..].iter().take_while(|s| *s <= steps.end()) {
-            self.damaged_headers.entry(*s).or_insert_with(|| what.to_owned());
-        }
+    /// The recorded steps that were asked for and are not left out.
+    fn select(&self) -> Vec<u64> {
+        let Options { steps, every, .. } = self.options;
+        let listed = self.run.segments(0).iter().flat_map(|s| s.first..=s.last);
+        listed
+            .skip_while(|s| *s < steps.start)
+            .take_while(|s| *s < steps.end)
+            .filter(|s| (s - steps.start).is_multiple_of((*every).max(1)))
+            .filter(|s| !self.skipped.contains(*s))
+            .collect()
+    }
+
+    /// How many of the steps that were asked for are left out.
+    pub fn skipped_steps(&self, skipped: &Skipped) -> u64 {
+        let Options { steps, every, .. } = self.options;
+        skipped.count(steps.start, steps.end, (*every).max(1))
     }
 
     /// Pairs of step and chunk that will be walked: the length of the progress bar.
@@ -198,7 +208,7 @@ impl<'a> Analysis<'a> {
     pub fn run(&self, sink: &mut dyn Sink, observer: &dyn Observer) -> Result<Outcome> {
         let workers = Workers::new(self.options.threads, self.options.isa, &self.run.path)?;
         let plan = plan_windows(self.run, &self.candidates);
-        let mut outcome = Outcome { skipped: self.damaged_headers.clone(), ..Outcome::default() };
+        let mut outcome = Outcome { skipped: self.skipped.clone(), ..Outcome::default() };
         std::thread::scope(|scope| {
             // One window is opened, and its pages brought in, while the one before is measured.
             let (send, receive) = sync_channel::<Result<(&[u64], Window)>>(0);
@@ -215,8 +225,11 @@ impl<'a> Analysis<'a> {
                 let (steps, window) = opened?;
                 self.window(steps, window, &workers, sink, observer, &mut outcome)?;
             }
-            if outcome.steps == 0 && outcome.skipped.is_empty() {
-                let what = "none of the steps has both a gradient and an iterate".to_owned();
+            if outcome.steps == 0 {
+                let what = match outcome.skipped.ranges().next() {
+                    None => "none of the steps has both a gradient and an iterate".to_owned(),
+                    Some((_, why)) => format!("no step is left: {why}"),
+                };
                 return Err(Error::Nothing { path: self.run.path.clone(), what });
             }
             Ok(outcome)
@@ -246,16 +259,17 @@ impl<'a> Analysis<'a> {
             return Err(window.damaged.swap_remove(0).1);
         }
         for (range, e) in &window.damaged {
-            let text = e.to_string();
-            for &s in steps.iter().filter(|s| range.contains(s)) {
-                outcome.skipped.entry(s).or_insert_with(|| text.clone());
+            if steps.iter().any(|s| range.contains(s)) {
+                outcome.skipped.add(range.clone(), &e.to_string());
+            } else {
+                outcome.skipped.also.insert(*range.start(), e.to_string());
             }
         }
         let measured: Vec<u64> = steps
             .iter()
             .copied()
             .filter(|&s| window.has(s, 0) && window.has(s, self.stream))
-            .filter(|s| !outcome.skipped.contains_key(s))
+            .filter(|&s| !outcome.skipped.contains(s))
             .collect();
         let unit = Unit {
             run: self.run,
@@ -270,7 +284,11 @@ impl<'a> Analysis<'a> {
             if !skip {
                 return Err(e);
             }
-            outcome.skipped.entry(step).or_insert_with(|| e.to_string());
+            if self.candidates.binary_search(&step).is_ok() {
+                outcome.skipped.add(step..=step, &e.to_string());
+            } else {
+                outcome.skipped.also.insert(step, e.to_string());
+            }
         }
         let idle = (steps.len() - measured.len()) * self.run.table.chunks().len();
         observer.advance(idle as u64, 0);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::progress::Progress;
 use super::{RunArguments, Usage, bytes, say};
-use crate::analyze::{Analysis, Options, Outcome, Sink};
+use crate::analyze::{Analysis, Options, Outcome, Sink, Skipped};
 use crate::error::{Error, Result};
 use crate::group;
 use crate::isa::Isa;
@@ -142,7 +142,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
         Output::Csv(csv) => (csv.finish().map(|()| None)?, true),
         Output::JsonLines(lines) => (lines.finish().map(|()| None)?, true),
     };
-    report_damage(&outcome);
+    report_damage(&analysis, &outcome.skipped);
     if a.quiet || to_stdout {
         return Ok(());
     }
@@ -191,19 +191,25 @@ pub(super) fn types(m: &Manifest) -> String {
 }
 
 /// Steps that were left out are said even when quiet: they are not in the result.
-fn report_damage(outcome: &Outcome) {
+fn report_damage(analysis: &Analysis<'_>, skipped: &Skipped) {
     use std::io::Write;
     const LISTED: usize = 10;
-    if outcome.skipped.is_empty() {
-        return;
-    }
     let mut err = std::io::stderr().lock();
-    let _ = writeln!(err, "lpa: left out {} damaged or missing steps:", outcome.skipped.len());
-    for (step, why) in outcome.skipped.iter().take(LISTED) {
-        let _ = writeln!(err, "  step {step}: {why}");
+    if !skipped.is_empty() {
+        let count = analysis.skipped_steps(skipped);
+        let _ = writeln!(err, "lpa: left out {} damaged or missing steps:", thousands(count));
     }
-    if outcome.skipped.len() > LISTED {
-        let _ = writeln!(err, "  ... and {} more", outcome.skipped.len() - LISTED);
+    for (steps, why) in skipped.ranges().take(LISTED) {
+        let _ = match (steps.start(), steps.end()) {
+            (a, b) if a == b => writeln!(err, "  step {a}: {why}"),
+            (a, b) => writeln!(err, "  steps {a} to {b}: {why}"),
+        };
+    }
+    if skipped.ranges().count() > LISTED {
+        let _ = writeln!(err, "  ... and {} more", skipped.ranges().count() - LISTED);
+    }
+    for why in skipped.also.values().take(LISTED) {
+        let _ = writeln!(err, "lpa: null in other rows: {why}");
     }
 }
 

@@ -111,7 +111,7 @@ fn write_head(run: &Run, survey: &Survey, out: &mut String) {
         let describe = |a: &crate::run::journal::Attempt| {
             let state = match a.state {
                 State::Open => "open",
-                State::Stopped => "stopped",
+                State::Stopped(_) => "stopped",
                 State::Closed(_) => "closed",
             };
             format!("{} from step {} ({state})", a.number, a.from_step)

@@ -18,7 +18,7 @@ pub struct Trust {
     pub x_eq_ref: bool,
     /// The gradient is there and 0 in every element.
     pub zero_grad: bool,
-    /// A gradient or an iterate holds an infinity or a NaN.
+    /// One of the sums is an infinity or a NaN, because a value that it is made of is.
     pub nonfinite: bool,
 }
 
@@ -27,12 +27,13 @@ pub fn trust(s: &Sums, dtype: DType) -> Trust {
     let scale = dtype.unit_roundoff() * s.x2.sqrt();
     let ratio = s.d2.sqrt() / scale;
     let ulp_ratio = (scale > 0.0 && ratio.is_finite()).then_some(ratio);
+    let (all, next) = ([s.dot, s.g2, s.d2, s.x2, s.gx], [s.step2, s.init2, s.dot_next]);
     Trust {
         ulp_ratio,
         low_precision: ulp_ratio.is_some_and(|r| r < LOW_PRECISION),
         x_eq_ref: s.d2 == 0.0,
         zero_grad: s.g2 == 0.0 && !s.all_absent,
-        nonfinite: !(s.g2.is_finite() && s.x2.is_finite() && s.d2.is_finite()),
+        nonfinite: !(all.iter().all(|v| v.is_finite()) && next.iter().flatten().all(|v| v.is_finite())),
     }
 }
 

@@ -47,7 +47,7 @@ impl ChunkTable {
             own.sort_by_key(|s| (s.begin, s.end));
             let mut at = 0;
             for s in &own {
-                if s.begin != at || s.end < s.begin || s.rank >= manifest.world {
+                if s.begin != at || s.end < s.begin || s.end > n || s.rank >= manifest.world {
                     return Err(format!(
                         "the slice {}..{} of rank {} does not continue tensor '{}' at element {at}",
                         s.begin, s.end, s.rank, info.name

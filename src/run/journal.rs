@@ -54,8 +54,8 @@ pub enum Event {
 pub enum State {
     /// Neither stopped nor closed: it is being written, or it was killed.
     Open,
-    /// Stopped in order.
-    Stopped,
+    /// Stopped in order; the first step that is not published.
+    Stopped(u64),
     /// Closed; the step of the final iterate.
     Closed(u64),
 }
@@ -140,7 +140,9 @@ impl Journal {
                 Event::Attempt { attempt, from_step, .. } => {
                     all.push(Attempt { number: attempt, from_step, state: State::Open });
                 }
-                Event::Stopped { attempt, .. } => set(&mut all, attempt, State::Stopped),
+                Event::Stopped { attempt, next_step } => {
+                    set(&mut all, attempt, State::Stopped(next_step));
+                }
                 Event::Closed { attempt, final_step } => {
                     set(&mut all, attempt, State::Closed(final_step));
                 }

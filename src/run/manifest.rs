@@ -23,6 +23,9 @@ pub const ITERATE: &str = "iterate";
 /// Most elements that a run may hold: far above any model, far below what would exhaust memory.
 const MAX_ELEMENTS: u64 = 1 << 40;
 
+/// Most ranks of a run.
+const MAX_RANKS: u32 = 1 << 16;
+
 /// One parameter tensor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TensorInfo {
@@ -70,6 +73,7 @@ pub struct StreamInfo {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Optimizer {
     /// `sgd`, `adam`, `adamw` or any other name.
+    #[serde(default)]
     pub name: String,
     /// Initial hyperparameters per parameter group. What a step changes is among its scalars, under
     /// `KEY/GROUP`: `lr/0`, `momentum/1`, ...
@@ -228,8 +232,11 @@ impl Manifest {
         if self.streams.len() > usize::from(u16::MAX) - 1 {
             return Err("more than 65,534 streams".to_owned());
         }
-        if self.world == 0 {
-            return Err("a world of 0 ranks".to_owned());
+        if self.world == 0 || self.world > MAX_RANKS {
+            return Err(format!("a world of {} ranks", self.world));
+        }
+        if let Some(s) = self.slices.iter().find(|s| s.tensor >= self.tensors.len()) {
+            return Err(format!("a slice of tensor {}, of {}", s.tensor, self.tensors.len()));
         }
         if self.slices.is_empty() && self.world > 1 {
             return Err(format!("{} ranks, but no slices say who writes what", self.world));

@@ -75,6 +75,8 @@ impl Run {
         let (manifest, bytes) = Manifest::read(path)?;
         let table = ChunkTable::new(&manifest)
             .map_err(|what| Error::Manifest { path: path.join(manifest::MANIFEST), what })?;
+        // Shards first: a shard is published after the attempt that writes it is in the journal.
+        let files = list_shards(path)?;
         let mut journals = Vec::new();
         for rank in 0..manifest.world {
             journals.push(match Journal::read(path, rank) {
@@ -84,7 +86,6 @@ impl Run {
                 other => other?,
             });
         }
-        let files = list_shards(path)?;
         let attempts: Vec<Vec<Attempt>> = journals.iter().map(Journal::attempts).collect();
         let mut run = Run {
             path: path.to_owned(),
@@ -104,7 +105,7 @@ impl Run {
         }
         for (rank, attempts) in run.attempts.iter().enumerate() {
             let own = files.iter().filter(|f| f.name.rank as usize == rank);
-            let (segments, superseded) = count(path, attempts, own)?;
+            let (segments, superseded) = resolve_segments(path, attempts, &run.starts(), own)?;
             run.segments.push(segments);
             run.superseded += superseded;
         }
@@ -122,6 +123,12 @@ impl Run {
         }
         let path = self.path.join(manifest::MANIFEST);
         Err(Error::damaged(&path, "it is not what the run was created with (checksum)"))
+    }
+
+    /// The number and first step of every attempt of every rank: an attempt of one rank supersedes
+    /// what all ranks wrote before, since their vectors belong together.
+    fn starts(&self) -> Vec<(u32, u64)> {
+        self.attempts.iter().flatten().map(|a| (a.number, a.from_step)).collect()
     }
 
     /// The segments of a rank in the order of steps.
@@ -165,11 +172,12 @@ impl Run {
         first..last.unwrap_or(first).max(first)
     }
 
-    /// The step of the final iterate, where every rank has recorded it.
+    /// The step of the final iterate, where every rank has recorded it in the newest attempt.
     pub fn final_step(&self) -> Option<u64> {
-        let mut steps = self.attempts.iter().map(|all| match all.last()?.state {
-            State::Closed(step) => Some(step),
-            State::Open | State::Stopped => None,
+        let newest = self.attempts.iter().flatten().map(|a| a.number).max()?;
+        let mut steps = self.attempts.iter().map(|all| match all.last()? {
+            Attempt { number, state: State::Closed(step), .. } if *number == newest => Some(*step),
+            _ => None,
         });
         let first = steps.next().flatten()?;
         steps.all(|s| s == Some(first)).then_some(first)
@@ -178,15 +186,17 @@ impl Run {
     /// Whether a process is recording this run now.
     pub fn is_being_written(&self) -> bool {
         use rustix::fs::{FlockOperation, flock};
+        use rustix::io::Errno;
         (0..self.manifest.world).any(|rank| {
             std::fs::File::open(journal::path(&self.path, rank))
-                .is_ok_and(|f| flock(&f, FlockOperation::NonBlockingLockShared).is_err())
+                .is_ok_and(|f| flock(&f, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK))
         })
     }
 
     /// Shards that should be there and are not.
     pub fn missing(&self) -> Vec<Error> {
         let mut all = Vec::new();
+        let starts = self.starts();
         for rank in 0..self.manifest.world {
             let attempts = self.attempts.get(rank as usize).map_or(&[][..], Vec::as_slice);
             let mut at = attempts.iter().map(|a| a.from_step).min().unwrap_or(0);
@@ -199,10 +209,17 @@ impl Run {
                 }
                 at = s.last + 1;
             }
-            if let Some(State::Closed(end)) = attempts.last().map(|a| a.state)
-                && at <= end
-            {
-                gap(at, end);
+            // An attempt starts only where all before it is published.
+            let started = attempts.iter().map(|a| a.from_step).max().unwrap_or(0);
+            let newest = attempts.last().filter(|a| starts.iter().all(|(number, _)| *number <= a.number));
+            let ended = match newest.map(|a| a.state) {
+                Some(State::Closed(step)) => step.saturating_add(1),
+                Some(State::Stopped(next)) => next,
+                Some(State::Open) | None => 0,
+            };
+            let end = started.max(ended);
+            if at < end {
+                gap(at, end - 1);
             }
         }
         all
@@ -228,6 +245,7 @@ fn list_shards(run: &Path) -> Result<Vec<ShardFile>> {
         for entry in std::fs::read_dir(&dir).tried("list", &dir)? {
             let path = entry.tried("list", &dir)?.path();
             let name = path.file_name().and_then(|n| n.to_str()).and_then(ShardName::parse);
+            let name = name.filter(|n| dir.file_name().is_some_and(|d| d == n.directory().as_str()));
             if let Some(name) = name {
                 files.push(ShardFile { path, name });
             }
@@ -238,9 +256,10 @@ fn list_shards(run: &Path) -> Result<Vec<ShardFile>> {
 }
 
 /// The segments of one rank's shards, and how many shards have no step that counts.
-fn count<'a>(
+fn resolve_segments<'a>(
     run: &Path,
     attempts: &[Attempt],
+    starts: &[(u32, u64)],
     files: impl Iterator<Item = &'a ShardFile>,
 ) -> Result<(Vec<Segment>, usize)> {
     let (mut segments, mut superseded) = (Vec::new(), 0);
@@ -250,7 +269,7 @@ fn count<'a>(
             let what = format!("it does not know attempt {attempt}, which wrote {}", file.name.file_name());
             return Err(Error::damaged(&journal::path(run, rank), what));
         }
-        let end = attempts.iter().filter(|a| a.number > attempt).map(|a| a.from_step).min();
+        let end = starts.iter().filter(|(number, _)| *number > attempt).map(|(_, from)| *from).min();
         let last = end.map_or(Some(last), |e| e.checked_sub(1).map(|l| l.min(last)));
         match last {
             Some(last) if last >= first => {

@@ -21,6 +21,12 @@ use crate::error::{Error, Place, Result, Tried};
 /// Value of the metadata key `format`.
 pub const SHARD_FORMAT: &str = "lpa-shard";
 
+/// Steps are below this: a file name holds ten digits.
+pub const MAX_STEPS: u64 = 10_000_000_000;
+
+/// A shard has at most so many steps.
+pub const MAX_SHARD_STEPS: u64 = 1_000_000;
+
 /// What a shard's file name says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ShardName {
@@ -58,7 +64,10 @@ impl ShardName {
             attempt: attempt.strip_prefix('a')?.parse().ok()?,
             rank: rank.strip_prefix('r')?.parse().ok()?,
         };
-        (parsed.file_name() == name && parsed.last >= parsed.first).then_some(parsed)
+        let sane = parsed.first <= parsed.last
+            && parsed.last < MAX_STEPS
+            && parsed.last - parsed.first < MAX_SHARD_STEPS;
+        (sane && parsed.file_name() == name).then_some(parsed)
     }
 }
 
@@ -237,6 +246,10 @@ impl Shard {
         for i in 0..records {
             let r = self.record(i).map_err(|what| format!("index record {i}: {what}"))?;
             let stored = !matches!(r.coding.codec, Codec::Zero | Codec::Absent);
+            let iterate = self.vectors[i / self.chunks_per_vector].1 == 0;
+            if iterate && r.coding.codec == Codec::Absent {
+                return Err(format!("index record {i}: an iterate cannot be absent"));
+            }
             if r.offset != at || stored != (r.len > 0) {
                 return Err(format!("index record {i} does not continue at byte {at} of the chunks"));
             }

@@ -16,7 +16,7 @@ use super::finish::assemble_final;
 use super::journal::{self, Event, Journal};
 use super::manifest::{MANIFEST, Manifest};
 use super::publish::{publish_new, sync_parent};
-use super::shard::table_bytes;
+use super::shard::{MAX_SHARD_STEPS, table_bytes};
 use super::shard_writer::{Identity, ShardWriter};
 use crate::codec::{Codec, Coding, Encoder};
 use crate::error::{Error, Result, Tried};
@@ -248,7 +248,7 @@ impl Writer {
         }
         self.next_step += 1;
         let full = shard.len() >= self.options.shard_bytes
-            || shard.steps() >= self.options.shard_steps
+            || shard.steps() >= self.options.shard_steps.min(MAX_SHARD_STEPS)
             || since.elapsed() >= self.options.shard_age;
         if full {
             shard.publish(&self.identity)?;
