@@ -118,9 +118,8 @@ class Writer:
 
     def finish(self, iterate):
         """Records the final iterate and ends the run."""
-        elements = self._elements(iterate)
+        self._inner.finish(self._elements(iterate))
         self._closed = True
-        self._inner.finish(elements)
 
     def stop(self):
         """Publishes what is pending and ends without a final iterate."""
@@ -130,9 +129,15 @@ class Writer:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
-        if not self._closed:
+    def __exit__(self, kind, *_):
+        if self._closed:
+            return
+        try:
             self.stop()
+        except (OSError, ValueError):
+            # The first error says more than what it did to the recording.
+            if kind is None:
+                raise
 
     def _elements(self, arrays):
         unknown = set(arrays) - {t["name"] for t in self._tensors}
@@ -144,6 +149,7 @@ class Writer:
         if array is None:
             return None
         array = np.asarray(array)
+        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
         name, dtype = info["name"], info["dtype"]
         bits = dtype == "BF16" and array.dtype == np.uint16
         if _NAMES.get(array.dtype.name) != dtype and not bits:

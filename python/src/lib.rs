@@ -46,22 +46,12 @@ fn slices<'a>(_py: Python<'a>, buffers: &'a Buffers) -> PyResult<Vec<Option<&'a 
 }
 
 #[pyclass]
-struct Writer(Mutex<Option<RunWriter>>);
+struct Writer(Mutex<RunWriter>);
 
 impl Writer {
     fn with<T>(&self, f: impl FnOnce(&mut RunWriter) -> lpa::Result<T>) -> PyResult<T> {
-        let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let writer = guard.as_mut().ok_or_else(closed)?;
-        f(writer).map_err(raise)
+        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner)).map_err(raise)
     }
-
-    fn take(&self) -> PyResult<RunWriter> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or_else(closed)
-    }
-}
-
-fn closed() -> PyErr {
-    PyValueError::new_err("the writer is closed")
 }
 
 fn options(shard_bytes: u64, shard_steps: u64, shard_seconds: f64) -> PyResult<WriterOptions> {
@@ -98,7 +88,7 @@ impl Writer {
         manifest.metadata = p.metadata;
         let options = options(shard_bytes, shard_steps, shard_seconds)?;
         let writer = RunWriter::create(&path, manifest, options).map_err(raise)?;
-        Ok(Writer(Mutex::new(Some(writer))))
+        Ok(Writer(Mutex::new(writer)))
     }
 
     /// Joins a run as another rank, or goes on with one from a step.
@@ -116,7 +106,7 @@ impl Writer {
             None => RunWriter::join(&path, rank, options),
             Some(step) => RunWriter::resume(&path, rank, step, options),
         };
-        Ok(Writer(Mutex::new(Some(writer.map_err(raise)?))))
+        Ok(Writer(Mutex::new(writer.map_err(raise)?)))
     }
 
     fn step(
@@ -148,12 +138,12 @@ impl Writer {
     }
 
     fn stop(&self) -> PyResult<()> {
-        self.take()?.stop().map_err(raise)
+        self.with(RunWriter::stop)
     }
 
     fn finish(&self, py: Python<'_>, iterate: Buffers) -> PyResult<()> {
         let iterate = slices(py, &iterate)?;
-        self.take()?.finish(&iterate).map_err(raise)
+        self.with(|w| w.finish(&iterate))
     }
 
     fn next_step(&self) -> PyResult<u64> {

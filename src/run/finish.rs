@@ -34,7 +34,9 @@ pub(super) fn assemble_final(run: &Path, tmp_prefix: &str) -> Result<()> {
     let file = file.into_inner().map_err(|e| e.into_error()).tried("write", &tmp)?;
     file.write_all_at(&header(&run, step, hash), 0).tried("write", &tmp)?;
     match publish_new(&file, &tmp, &path) {
-        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists => {
+            std::fs::remove_file(&tmp).tried("remove", &tmp)
+        }
         other => other,
     }
 }

@@ -18,10 +18,20 @@ use super::shard::{SHARD_FORMAT, ShardName};
 use crate::codec::Coding;
 use crate::error::{Error, Result, Tried};
 
+/// A file under `tmp/`; removed when it goes out of use without having been published.
+struct TmpPath(PathBuf);
+
+impl Drop for TmpPath {
+    fn drop(&mut self) {
+        // Once published it has another name, and there is nothing to remove.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
 /// A shard that is being written.
 pub(super) struct ShardWriter {
     file: BufWriter<File>,
-    tmp: PathBuf,
+    tmp: TmpPath,
     first: u64,
     steps: u64,
     at: u64,
@@ -58,7 +68,7 @@ impl ShardWriter {
         file.write_all(&[0u8; DATA_ALIGN]).tried("write", &tmp)?;
         Ok(ShardWriter {
             file,
-            tmp,
+            tmp: TmpPath(tmp),
             first,
             steps: 0,
             at: 0,
@@ -109,9 +119,9 @@ impl ShardWriter {
         self.index.extend_from_slice(&record.to_bytes());
         let end = (self.at + u64::from(len)).next_multiple_of(PAYLOAD_ALIGN);
         let pad = end - self.at - u64::from(len);
-        self.file.write_all(payload).tried("write", &self.tmp)?;
+        self.file.write_all(payload).tried("write", &self.tmp.0)?;
         // Less than PAYLOAD_ALIGN.
-        self.file.write_all(&[0u8; 64][..usize::try_from(pad).unwrap_or(0)]).tried("write", &self.tmp)?;
+        self.file.write_all(&[0u8; 64][..usize::try_from(pad).unwrap_or(0)]).tried("write", &self.tmp.0)?;
         self.at = end;
         Ok(())
     }
@@ -125,17 +135,17 @@ impl ShardWriter {
             rank: identity.rank,
         };
         let (tail, header) = self.finish(identity, name);
-        self.file.write_all(&tail).tried("write", &self.tmp)?;
-        let file = self.file.into_inner().map_err(|e| e.into_error()).tried("write", &self.tmp)?;
+        self.file.write_all(&tail).tried("write", &self.tmp.0)?;
+        let file = self.file.into_inner().map_err(|e| e.into_error()).tried("write", &self.tmp.0)?;
         if header.len() != DATA_ALIGN {
             let what = format!("a shard header of {} bytes", header.len());
-            return Err(Error::Write { path: self.tmp, what });
+            return Err(Error::Write { path: self.tmp.0.clone(), what });
         }
-        file.write_all_at(&header, 0).tried("write", &self.tmp)?;
+        file.write_all_at(&header, 0).tried("write", &self.tmp.0)?;
         let directory = identity.run.join("steps").join(name.directory());
         make_directory(&directory)?;
         let path = directory.join(name.file_name());
-        publish_new(&file, &self.tmp, &path)?;
+        publish_new(&file, &self.tmp.0, &path)?;
         Ok(path)
     }
 
@@ -186,7 +196,8 @@ impl ShardWriter {
 fn make_directory(path: &Path) -> Result<()> {
     match std::fs::create_dir(path) {
         Ok(()) => sync_parent(path),
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        // Another rank made it, and may not have flushed it yet.
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => sync_parent(path),
         Err(e) => Err(e).tried("create", path),
     }
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::hash::xxh3_64;
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use super::chunk::ChunkTable;
 use super::finish::assemble_final;
@@ -54,7 +55,26 @@ pub struct Step<'a> {
     pub scalars: &'a [(&'a str, f64)],
 }
 
+/// Whether a writer can go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Recording {
+    Open,
+    /// The disk refused. What was published is safe; what was pending is lost, as after a crash.
+    Failed,
+    Closed,
+}
+
+/// How a recording starts.
+#[derive(Clone, Copy, Debug)]
+enum Start {
+    New,
+    Resume(u64),
+}
+
 /// Writes one rank's part of a run.
+///
+/// When the disk refuses, the writer fails for good: everything published before is safe, and the
+/// recording can be resumed from there.
 pub struct Writer {
     identity: Identity,
     manifest: Manifest,
@@ -66,6 +86,9 @@ pub struct Writer {
     payload: Vec<u8>,
     shard: Option<(ShardWriter, Instant)>,
     next_step: u64,
+    /// First step that is not published.
+    published: u64,
+    state: Recording,
 }
 
 impl Writer {
@@ -75,23 +98,31 @@ impl Writer {
     /// The directory holds a run already, cannot be written, or the manifest contradicts itself.
     pub fn create(run: &Path, manifest: Manifest, options: WriterOptions) -> Result<Writer> {
         manifest.check().map_err(|what| write_error(run, what))?;
-        std::fs::create_dir_all(run).tried("create", run)?;
+        make_directories(run)?;
         let path = run.join(MANIFEST);
-        if path.exists() {
-            let what = "there is a run already. Choose another directory, or resume this one.";
-            return Err(write_error(run, what.to_owned()));
-        }
         for sub in ["steps", "ref", "tmp"] {
-            let dir = run.join(sub);
-            std::fs::create_dir_all(&dir).tried("create", &dir)?;
+            make_directories(&run.join(sub))?;
         }
         let bytes = serde_json::to_vec_pretty(&manifest)
             .map_err(|e| write_error(run, format!("the manifest is no JSON: {e}")))?;
-        let tmp = run.join("tmp").join("r0.manifest");
-        let mut file = File::create(&tmp).tried("create", &tmp)?;
-        file.write_all(&bytes).tried("write", &tmp)?;
-        publish_new(&file, &tmp, &path)?;
-        Writer::start(run, manifest, &bytes, 0, 0, options)
+        // Of several creators at once, each has a file of its own and one wins the name.
+        let mut file = tempfile::Builder::new()
+            .prefix("r0.manifest.")
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666))
+            .tempfile_in(run.join("tmp"))
+            .tried("create", &path)?;
+        file.write_all(&bytes).tried("write", &path)?;
+        let (file, tmp) = file.into_parts();
+        match publish_new(&file, &tmp, &path) {
+            // The file has its name now; there is nothing under `tmp/` to remove.
+            Ok(()) => drop(tmp.keep()),
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists => {
+                let what = "there is a run already. Choose another directory, or resume this one.";
+                return Err(write_error(run, what.to_owned()));
+            }
+            Err(e) => return Err(e),
+        }
+        Writer::start(run, manifest, &bytes, 0, Start::New, options)
     }
 
     /// Joins a run that rank 0 has created, as another rank.
@@ -100,7 +131,7 @@ impl Writer {
     /// There is no such run, or it has no such rank.
     pub fn join(run: &Path, rank: u32, options: WriterOptions) -> Result<Writer> {
         let (manifest, bytes) = Manifest::read(run)?;
-        Writer::start(run, manifest, &bytes, rank, 0, options)
+        Writer::start(run, manifest, &bytes, rank, Start::New, options)
     }
 
     /// Goes on with a run from `from_step` on: a new attempt, which supersedes what earlier ones
@@ -122,7 +153,7 @@ impl Writer {
             let what = "the run is complete. Record into another directory.".to_owned();
             return Err(write_error(run, what));
         }
-        Writer::start(run, manifest, &bytes, rank, from_step, options)
+        Writer::start(run, manifest, &bytes, rank, Start::Resume(from_step), options)
     }
 
     fn start(
@@ -130,7 +161,7 @@ impl Writer {
         manifest: Manifest,
         manifest_bytes: &[u8],
         rank: u32,
-        from_step: u64,
+        start: Start,
         options: WriterOptions,
     ) -> Result<Writer> {
         if rank >= manifest.world {
@@ -146,14 +177,17 @@ impl Writer {
             .truncate(false)
             .open(&journal_path)
             .tried("open", &journal_path)?;
-        if flock(&journal, FlockOperation::NonBlockingLockExclusive).is_err() {
-            return Err(write_error(run, format!("another process is recording rank {rank} here")));
-        }
+        lock(&journal, run, rank)?;
         let past = Journal::read(run, rank)?;
+        let (attempt, from_step) = match start {
+            Start::New if past.attempts().is_empty() => (1, 0),
+            Start::New => {
+                return Err(write_error(run, format!("rank {rank} has recorded here already; resume it")));
+            }
+            Start::Resume(step) => (next_attempt(run, rank, &past, step)?, step),
+        };
         journal.set_len(past.whole_len).tried("write", &journal_path)?;
         journal.seek(SeekFrom::End(0)).tried("write", &journal_path)?;
-        let attempts = past.attempts();
-        let attempt = attempts.last().map_or(1, |a| a.number + 1);
         let identity = Identity {
             run: run.to_owned(),
             run_id: manifest.run_id.clone(),
@@ -175,6 +209,8 @@ impl Writer {
             payload: Vec::new(),
             shard: None,
             next_step: from_step,
+            published: from_step,
+            state: Recording::Open,
         };
         let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         writer.log(&Event::Attempt {
@@ -213,6 +249,7 @@ impl Writer {
     /// The elements do not fit the manifest, or the disk refuses. The step is then not recorded;
     /// what was published before stays.
     pub fn step(&mut self, step: &Step<'_>) -> Result<()> {
+        self.check_open()?;
         let mut vectors = Vec::new();
         if let Some(elements) = step.iterate {
             if elements.iter().any(Option::is_none) {
@@ -237,24 +274,62 @@ impl Writer {
         for (_, elements) in &vectors {
             self.check_lengths(elements)?;
         }
+        self.or_fail(|w| w.append(&vectors, step.scalars))
+    }
+
+    /// Runs what touches the disk. An error ends the recording: half a step may be on the disk, and
+    /// going on would leave a hole.
+    fn or_fail<T>(&mut self, f: impl FnOnce(&mut Writer) -> Result<T>) -> Result<T> {
+        self.check_open()?;
+        let result = f(self);
+        if result.is_err() {
+            self.end(Recording::Failed);
+        }
+        result
+    }
+
+    /// Ends the recording and gives the lock back, so that it can be resumed while this lives.
+    fn end(&mut self, state: Recording) {
+        self.state = state;
+        self.shard = None;
+        let _ = flock(&self.journal, FlockOperation::Unlock);
+    }
+
+    fn check_open(&self) -> Result<()> {
+        let what = match self.state {
+            Recording::Open => return Ok(()),
+            Recording::Closed => "the writer is closed".to_owned(),
+            Recording::Failed => format!(
+                "the recording failed before; what is published is safe. Resume at step {}.",
+                self.published
+            ),
+        };
+        Err(write_error(&self.identity.run, what))
+    }
+
+    fn append(&mut self, vectors: &[(u16, &Elements<'_>)], scalars: &[(&str, f64)]) -> Result<()> {
         let (mut shard, since) = match self.shard.take() {
             Some(open) => open,
             None => (ShardWriter::create(&self.identity, self.next_step)?, Instant::now()),
         };
-        shard.start_step(step.scalars);
+        shard.start_step(scalars);
         for (id, elements) in vectors {
-            shard.start_vector(id);
+            shard.start_vector(*id);
             self.encode(&mut shard, elements)?;
         }
         self.next_step += 1;
         let full = shard.len() >= self.options.shard_bytes
             || shard.steps() >= self.options.shard_steps.min(MAX_SHARD_STEPS)
             || since.elapsed() >= self.options.shard_age;
-        if full {
+        self.shard = Some((shard, since));
+        if full { self.publish() } else { Ok(()) }
+    }
+
+    fn publish(&mut self) -> Result<()> {
+        if let Some((shard, _)) = self.shard.take() {
             shard.publish(&self.identity)?;
-        } else {
-            self.shard = Some((shard, since));
         }
+        self.published = self.next_step;
         Ok(())
     }
 
@@ -263,8 +338,9 @@ impl Writer {
     /// # Errors
     /// As [`Self::step`].
     pub fn drop_step(&mut self, scalars: &[(&str, f64)], why: &str) -> Result<()> {
-        self.log(&Event::Dropped { step: self.next_step, why: why.to_owned() })?;
-        self.step(&Step { scalars, ..Step::default() })
+        let dropped = self.next_step;
+        self.step(&Step { scalars, ..Step::default() })?;
+        self.or_fail(|w| w.log(&Event::Dropped { step: dropped, why: why.to_owned() }))
     }
 
     /// Publishes what is pending.
@@ -272,33 +348,33 @@ impl Writer {
     /// # Errors
     /// The disk refuses.
     pub fn flush(&mut self) -> Result<()> {
-        match self.shard.take() {
-            Some((shard, _)) => shard.publish(&self.identity).map(drop),
-            None => Ok(()),
-        }
+        self.or_fail(Writer::publish)
     }
 
     /// Publishes what is pending and ends the attempt without a final iterate.
     ///
     /// # Errors
     /// The disk refuses.
-    pub fn stop(mut self) -> Result<()> {
+    pub fn stop(&mut self) -> Result<()> {
         self.flush()?;
         let (attempt, next_step) = (self.identity.attempt, self.next_step);
-        self.log(&Event::Stopped { attempt, next_step })
+        self.or_fail(|w| w.log(&Event::Stopped { attempt, next_step }))?;
+        self.end(Recording::Closed);
+        Ok(())
     }
 
     /// Records the final iterate x_T and ends the run. The rank that comes last writes
     /// `ref/final.safetensors`, from the shards.
     ///
     /// # Errors
-    /// As [`Self::step`].
-    pub fn finish(mut self, iterate: &Elements<'_>) -> Result<()> {
+    /// As [`Self::step`]; where the elements do not fit, the recording can go on.
+    pub fn finish(&mut self, iterate: &Elements<'_>) -> Result<()> {
         let final_step = self.next_step;
         self.step(&Step { iterate: Some(iterate), ..Step::default() })?;
         self.flush()?;
         let attempt = self.identity.attempt;
-        self.log(&Event::Closed { attempt, final_step })?;
+        self.or_fail(|w| w.log(&Event::Closed { attempt, final_step }))?;
+        self.end(Recording::Closed);
         assemble_final(&self.identity.run, &self.identity.tmp_prefix())
     }
 
@@ -350,15 +426,55 @@ impl Writer {
     fn log(&mut self, event: &Event) -> Result<()> {
         let line = journal::line(event)
             .map_err(|e| write_error(&self.identity.run, format!("the journal is no JSON: {e}")))?;
-        self.journal
-            .write_all(line.as_bytes())
-            .and_then(|()| self.journal.sync_data())
-            .tried("write", &self.journal_path)
+        let old = self.journal.metadata().tried("read", &self.journal_path)?.len();
+        let written = self.journal.write_all(line.as_bytes()).and_then(|()| self.journal.sync_data());
+        if written.is_err() {
+            // A torn line would be taken for damage once another follows it.
+            let _ = self.journal.set_len(old);
+        }
+        written.tried("write", &self.journal_path)
     }
 }
 
 fn write_error(run: &Path, what: String) -> Error {
     Error::Write { path: run.to_owned(), what }
+}
+
+/// Takes the journal's lock, which is held while the file is open.
+fn lock(journal: &File, run: &Path, rank: u32) -> Result<()> {
+    // A reader that looks whether the run is being written holds the lock for a moment.
+    for _ in 0..20 {
+        match flock(journal, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => std::thread::sleep(Duration::from_millis(20)),
+            // Some network file systems have no locks. Recording goes on without one.
+            _ => return Ok(()),
+        }
+    }
+    Err(write_error(run, format!("another process is recording rank {rank} here")))
+}
+
+/// The number of the attempt that resumes at `step`. Rank 0 starts a new one; the other ranks join
+/// it, so that all vectors of a step come from one attempt.
+fn next_attempt(run: &Path, rank: u32, past: &Journal, step: u64) -> Result<u32> {
+    let own = past.attempts().iter().map(|a| a.number).max().unwrap_or(0);
+    if rank == 0 {
+        let next = own.checked_add(1);
+        return next.ok_or_else(|| write_error(run, "there are too many attempts".to_owned()));
+    }
+    match Journal::read(run, 0)?.attempts().last() {
+        Some(a) if a.number > own && a.from_step == step => Ok(a.number),
+        _ => {
+            let what = format!("rank 0 has not resumed at step {step}; resume it first");
+            Err(write_error(run, what))
+        }
+    }
+}
+
+/// Makes a directory and those above it, and flushes the directories that hold them.
+fn make_directories(path: &Path) -> Result<()> {
+    let missing: Vec<&Path> = path.ancestors().take_while(|p| !p.exists()).collect();
+    std::fs::create_dir_all(path).tried("create", path)?;
+    missing.into_iter().rev().filter(|p| !p.as_os_str().is_empty()).try_for_each(sync_parent)
 }
 
 /// Removes what a killed writer of this rank left under `tmp/`; none of it was ever published.

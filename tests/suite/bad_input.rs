@@ -343,3 +343,59 @@ fn a_full_disk_leaves_the_old_table_and_nothing_else() {
     assert_eq!(ran.code, 1);
     assert!(ran.err.contains("cannot write standard output: No space left on device"), "{}", ran.err);
 }
+
+/// Not a test: what runs under a file-size limit that stands in for a full disk.
+#[test]
+fn child_that_fills_the_disk() {
+    let Some(path) = std::env::var_os("LPA_TEST_FULL") else { return };
+    let options = WriterOptions { shard_steps: 3, ..WriterOptions::default() };
+    let sizes = [500];
+    let mut writer = Writer::create(Path::new(&path), manifest(&sizes), options).unwrap();
+    (0..4).for_each(|_| crate::support::write_step(&mut writer, &sizes));
+    // Too large for the limit.
+    let large: Vec<(String, f64)> = (0..20_000).map(|i| (format!("scalar {i}"), 0.0)).collect();
+    let large: Vec<(&str, f64)> = large.iter().map(|(n, v)| (n.as_str(), *v)).collect();
+    writer.step(&Step { scalars: &large, ..Step::default() }).unwrap();
+    let full = writer.flush().unwrap_err().to_string();
+    assert!(full.contains("too large"), "{full}");
+    let after = writer.step(&Step::default()).unwrap_err().to_string();
+    assert!(after.contains("Resume at step 3."), "{after}");
+    assert!(writer.stop().is_err());
+    eprintln!("the child did all of it");
+}
+
+#[test]
+fn a_full_disk_while_recording_ends_the_recording_without_a_hole() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    let script =
+        "trap '' XFSZ; ulimit -f 64; exec \"$0\" bad_input::child_that_fills_the_disk --exact --nocapture";
+    let ran: Ran = Command::new("bash")
+        .args(["-c", script, std::env::current_exe().unwrap().to_str().unwrap()])
+        .env("LPA_TEST_FULL", &path)
+        .output()
+        .unwrap()
+        .into();
+    assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
+    assert!(ran.err.contains("the child did all of it"));
+    assert_eq!(std::fs::read_dir(path.join("tmp")).unwrap().count(), 0, "the space is given back");
+    assert_eq!(run(&["verify", path.to_str().unwrap()]).code, 0);
+    let mut writer = Writer::resume(&path, 0, 3, WriterOptions::default()).unwrap();
+    crate::support::write_step(&mut writer, &[500]);
+}
+
+#[test]
+fn a_shard_name_with_huge_steps_is_no_shard() {
+    let copy = Copy::of("digits_mlp");
+    for name in ["s0000000221-9999999999", "s0000000221-18446744073709551615"] {
+        std::fs::write(copy.path.join(format!("steps/000000/{name}.a1.r0.safetensors")), "").unwrap();
+    }
+    assert_eq!(run(&["analyze", copy.arg(), "--quiet"]).code, 0);
+    crate::support::copy_dir(&copy.path.join("steps/000000"), &copy.path.join("steps/000000.bak"));
+    assert_eq!(run(&["verify", copy.arg()]).code, 0);
+    refused(
+        "world",
+        |c| c.edit("manifest.json", |t| t.replace("\"world\": 1", "\"world\": 4294967295")),
+        &["a world of 4294967295 ranks"],
+    );
+}

@@ -54,7 +54,7 @@ fn two_ranks_that_split_at_chunks_give_the_bits_of_one() {
             writer.step(&step).unwrap();
         }
     }
-    for (rank, writer) in writers.into_iter().enumerate() {
+    for (rank, writer) in writers.iter_mut().enumerate() {
         assert!(!two.join("ref/final.safetensors").exists(), "only the last rank writes it");
         let x = part(rank as u32, 7, 1);
         writer.finish(&borrow(&x)).unwrap();
@@ -146,4 +146,89 @@ fn what_does_not_fit_the_manifest_is_refused_and_nothing_is_written() {
     assert!(again.err().unwrap().to_string().contains("there is a run already"));
     let second = Writer::join(&path, 0, WriterOptions::default());
     assert!(second.err().unwrap().to_string().contains("another process is recording rank 0"));
+}
+
+#[test]
+fn a_rank_that_did_not_resume_is_never_mixed_with_one_that_did() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    let mut m = manifest(&[8]);
+    m.world = 2;
+    m.slices =
+        [(0, 4, 0), (4, 8, 1)].map(|(begin, end, rank)| Slice { tensor: 0, begin, end, rank }).to_vec();
+    let options = WriterOptions { shard_steps: 1, ..WriterOptions::default() };
+    let write = |writer: &mut Writer, steps: u64| {
+        for _ in 0..steps {
+            let x = vector(&[4], writer.next_step(), 5);
+            let x = borrow(&x);
+            writer.step(&Step { iterate: Some(&x), streams: &[("grad", &x)], scalars: &[] }).unwrap();
+        }
+    };
+    let mut ranks = [Writer::create(&path, m, options).unwrap(), Writer::join(&path, 1, options).unwrap()];
+    ranks.iter_mut().for_each(|w| write(w, 10));
+    assert!(Writer::join(&path, 1, options).err().unwrap().to_string().contains("another process"));
+    drop(ranks);
+    let again = Writer::join(&path, 1, options).err().unwrap().to_string();
+    assert!(again.contains("rank 1 has recorded here already; resume it"), "{again}");
+    let early = Writer::resume(&path, 1, 6, options).err().unwrap().to_string();
+    assert!(early.contains("rank 0 has not resumed at step 6; resume it first"), "{early}");
+
+    let mut first = Writer::resume(&path, 0, 6, options).unwrap();
+    write(&mut first, 4);
+    // Rank 1 still has its old steps 6 to 9, which do not belong to rank 0's new ones.
+    let opened = Run::open(&path, Access::default()).unwrap();
+    assert_eq!((opened.end_of_rank(0), opened.end_of_rank(1)), (10, 6));
+    assert!(Vector::open(&opened, 8, "iterate").is_err());
+    let mut second = Writer::resume(&path, 1, 6, options).unwrap();
+    write(&mut second, 4);
+    let x = vector(&[4], 10, 5);
+    first.finish(&borrow(&x)).unwrap();
+    assert_eq!(Run::open(&path, Access::default()).unwrap().final_step(), None);
+    second.finish(&borrow(&x)).unwrap();
+    assert_eq!(Run::open(&path, Access::default()).unwrap().final_step(), Some(10));
+    assert_eq!(run(&["verify", path.to_str().unwrap()]).code, 0);
+}
+
+#[test]
+fn a_shard_missing_at_the_end_of_a_stopped_run_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    let options = WriterOptions { shard_steps: 4, ..WriterOptions::default() };
+    let mut writer = Writer::create(&path, manifest(&[4]), options).unwrap();
+    (0..8).for_each(|_| write_step(&mut writer, &[4]));
+    writer.stop().unwrap();
+    assert_eq!(run(&["verify", path.to_str().unwrap()]).code, 0);
+    std::fs::remove_file(path.join("steps/000000/s0000000004-0000000007.a1.r0.safetensors")).unwrap();
+    let ran = run(&["verify", path.to_str().unwrap()]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.out.contains("with steps 4 to 7 is missing"), "{}", ran.out);
+}
+
+#[test]
+fn creators_at_once_leave_one_whole_run() {
+    for _ in 0..20 {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run");
+        let create = || Writer::create(&path, manifest(&[4]), WriterOptions::default()).is_ok();
+        let won: Vec<bool> = std::thread::scope(|scope| {
+            let all: Vec<_> = (0..6).map(|_| scope.spawn(create)).collect();
+            all.into_iter().map(|t| t.join().unwrap()).collect()
+        });
+        assert_eq!(won.iter().filter(|w| **w).count(), 1);
+        assert!(Run::open(&path, Access::default()).is_ok());
+        assert_eq!(std::fs::read_dir(path.join("tmp")).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn finishing_with_elements_that_do_not_fit_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    let mut writer = Writer::create(&path, manifest(&[4]), WriterOptions::default()).unwrap();
+    write_step(&mut writer, &[4]);
+    assert!(writer.finish(&[None]).is_err());
+    let x = vector(&[4], 1, 1);
+    writer.finish(&borrow(&x)).unwrap();
+    assert!(writer.flush().unwrap_err().to_string().contains("the writer is closed"));
+    assert_eq!(Run::open(&path, Access::default()).unwrap().steps(), 0..2);
 }
