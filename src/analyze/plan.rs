@@ -12,31 +12,37 @@ const WINDOW_BYTES: u64 = 1 << 30;
 const MIN_STEPS: usize = 8;
 /// Sums that are held: what bounds memory for models of very many chunks.
 const SUMS_BYTES: usize = 4 << 20;
-/// Open shards a window. Without mapping each is an open file.
-const MAX_SHARDS: usize = 256;
+/// Open shards a window. Without mapping each is an open file, and two windows are open.
+const MAX_SHARDS: usize = 128;
 
 /// Cuts `steps` (ascending) into consecutive windows; the ranges are places in `steps`.
 pub(super) fn plan_windows(run: &Run, steps: &[u64]) -> Vec<Range<usize>> {
     let chunks = run.table.chunks().len().max(1);
-    let max_steps = (SUMS_BYTES / size_of::<ChunkSums>() / chunks).max(1);
-    let segments = run.segments(0);
+    let max_steps = (SUMS_BYTES / size_of::<ChunkSums>() / chunks).max(MIN_STEPS);
     let mut windows = Vec::new();
-    let (mut start, mut bytes, mut shards, mut last_segment) = (0, 0, 0, None);
+    let (mut start, mut bytes, mut shards) = (0, 0, 0);
+    let mut at: Vec<usize> = vec![0; run.manifest.world as usize];
+    let mut size_of_step: Vec<u64> = vec![0; at.len()];
     for (i, &step) in steps.iter().enumerate() {
-        let at = segments.partition_point(|s| s.last < step);
-        if last_segment != Some(at) {
-            last_segment = Some(at);
-            shards += run.manifest.world as usize;
+        for (rank, at) in (0..run.manifest.world).zip(&mut at) {
+            // x_{t+1} may lie in the next shard, so that is open too.
+            let (before, segments) = (*at, run.segments(rank));
+            *at += segments[before..].partition_point(|s| s.last <= step);
+            let opened = *at - before + usize::from(i == start);
+            if opened > 0 {
+                shards += opened;
+                size_of_step[rank as usize] = segments.get(*at).map_or(0, |s| {
+                    let size = std::fs::metadata(&s.file.path).map_or(0, |m| m.len());
+                    size / (s.file.name.last - s.file.name.first + 1)
+                });
+            }
         }
-        bytes += segments.get(at).map_or(0, |s| {
-            let size = std::fs::metadata(&s.file.path).map_or(0, |m| m.len());
-            size / (s.file.name.last - s.file.name.first + 1) * u64::from(run.manifest.world)
-        });
+        bytes += size_of_step.iter().sum::<u64>();
         let count = i + 1 - start;
         let full = bytes >= WINDOW_BYTES && count >= MIN_STEPS;
         if full || count >= max_steps || shards >= MAX_SHARDS {
             windows.push(start..i + 1);
-            (start, bytes, shards, last_segment) = (i + 1, 0, 0, None);
+            (start, bytes, shards) = (i + 1, 0, 0);
         }
     }
     if start < steps.len() {

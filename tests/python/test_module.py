@@ -35,6 +35,13 @@ def test_arrays_of_every_type_and_layout_come_back(tmp_path):
         run.stream("grad", 1)
 
 
+def test_byte_order_does_not_matter(tmp_path):
+    w = np.arange(5, dtype=">f4")
+    with lpa.Writer(tmp_path / "run", {"w": w}) as writer:
+        writer.finish({"w": w})
+    assert lpa.open(tmp_path / "run").iterate(0)["w"].tolist() == [0, 1, 2, 3, 4]
+
+
 def test_bfloat16_can_be_given_as_bits(tmp_path):
     bits = np.arange(0, 65536, 7, dtype=np.uint16)
     with lpa.Writer(tmp_path / "run", {"w": {"shape": [len(bits)], "dtype": "BF16"}}) as writer:
