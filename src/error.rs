@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::run::shard::ShardName;
+
 /// Shorthand for results of this library.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -96,8 +98,8 @@ pub enum Error {
         manifest: String,
     },
     /// Bytes are not what was written.
-    #[error("{} is damaged{place}: {what}. \
-        Restore the file from a copy, or go on without it by --skip-damaged.", path.display())]
+    #[error("{} is damaged{place}: {what}. Restore the file from a copy{}.", path.display(),
+        if is_shard(path) { ", or go on without it by --skip-damaged" } else { "" })]
     Damaged {
         /// Path of the file.
         path: PathBuf,
@@ -161,10 +163,19 @@ pub enum Error {
     },
 }
 
+/// Only shards can be done without.
+fn is_shard(path: &Path) -> bool {
+    path.file_name().and_then(|n| n.to_str()).and_then(ShardName::parse).is_some()
+}
+
 impl Error {
     /// Damage that `--skip-damaged` may step over.
     pub fn is_damage(&self) -> bool {
-        matches!(self, Error::Damaged { .. } | Error::MissingShard { .. })
+        match self {
+            Error::Damaged { path, .. } => is_shard(path),
+            Error::MissingShard { .. } => true,
+            _ => false,
+        }
     }
 
     /// Damage at a place in a file.

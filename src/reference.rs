@@ -10,10 +10,10 @@ use crate::hash::Xxh3;
 use safetensors::tensor::Dtype;
 
 use crate::error::{Error, Place, Result, Tried};
-use crate::run::Run;
 use crate::run::chunk::Chunk;
 use crate::run::container::Header;
 use crate::run::source::Source;
+use crate::run::{Run, assemble_final};
 
 /// Where a run keeps its final iterate.
 pub const FINAL: &str = "ref/final.safetensors";
@@ -35,14 +35,21 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// Opens the final iterate of a run and checks every byte of it.
+    /// Opens the final iterate of a run and checks every byte of it. Where the recording was closed
+    /// and the file is not there, it is made again from the shards, which hold x_T too.
     ///
     /// # Errors
     /// There is none, it is damaged, or it disagrees with the manifest on a tensor.
     pub fn open_final(run: &Run, mmap: bool) -> Result<Reference> {
         let path = run.path.join(FINAL);
         let file = match File::open(&path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(no_final(run)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                if run.final_step().is_none() {
+                    return Err(no_final(run));
+                }
+                assemble_final(&run.path, &format!("final.{}.", std::process::id()))?;
+                File::open(&path).tried("open", &path)?
+            }
             other => other.tried("open", &path)?,
         };
         let header = Header::read(&file, &path)?;
@@ -128,8 +135,6 @@ fn no_final(run: &Run) -> Error {
     let steps = run.steps();
     let state = if run.is_being_written() {
         format!("it is still being written, {} steps so far; wait until the training ends", steps.end)
-    } else if run.final_step().is_some() {
-        "the recording was closed, so the file was removed; restore it from a copy".to_owned()
     } else {
         format!(
             "the recording ended after {} steps without one; resume the training from a checkpoint",

@@ -24,6 +24,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     let isa = Isa::from_env()?;
     let run = Run::open(&a.run.run, a.run.access())?;
     let mut found = run.missing();
+    found.extend(run.closing_conflict());
     let segments: Vec<&Segment> = (0..run.manifest.world).flat_map(|r| run.segments(r)).collect();
     let checked: Vec<Result<u64>> = segments.par_iter().map(|s| check(&run, s, isa)).collect();
     let mut chunks = 0;

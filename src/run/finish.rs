@@ -18,11 +18,19 @@ use crate::reference::{FINAL, REFERENCE_FORMAT};
 
 /// Writes `ref/final.safetensors` if every rank has recorded its final iterate; else does nothing,
 /// and the rank that closes last will. Two ranks that do it at once write the same bytes.
-pub(super) fn assemble_final(run: &Path, tmp_prefix: &str) -> Result<()> {
+///
+/// # Errors
+/// The ranks ended at different steps, a shard is damaged, or the disk refuses.
+pub fn assemble_final(run: &Path, tmp_prefix: &str) -> Result<()> {
     let run = Run::open(run, Access::default())?;
+    if let Some(conflict) = run.closing_conflict() {
+        return Err(conflict);
+    }
     let Some(step) = run.final_step() else {
         return Ok(());
     };
+    let tmp = run.path.join("tmp");
+    std::fs::create_dir_all(&tmp).tried("create", &tmp)?;
     let path = run.path.join(FINAL);
     let tmp = run.path.join("tmp").join(format!("{tmp_prefix}final"));
     let file = File::create(&tmp).tried("create", &tmp)?;

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use crate::hash::xxh3_64;
 
 use self::chunk::ChunkTable;
+pub use self::finish::assemble_final;
 use self::journal::{Attempt, Journal, State};
 use self::manifest::Manifest;
 pub use self::publish::sync_parent;
@@ -181,6 +182,18 @@ impl Run {
         });
         let first = steps.next().flatten()?;
         steps.all(|s| s == Some(first)).then_some(first)
+    }
+
+    /// The error for ranks that ended the newest attempt at different steps.
+    pub fn closing_conflict(&self) -> Option<Error> {
+        let closed = |all: &Vec<Attempt>| match all.last()?.state {
+            State::Closed(step) => Some(step),
+            State::Open | State::Stopped(_) => None,
+        };
+        let ends: Vec<u64> = self.attempts.iter().map(closed).collect::<Option<_>>()?;
+        let what = format!("the ranks recorded their final iterates at different steps: {ends:?}");
+        let equal = ends.windows(2).all(|w| w[0] == w[1]);
+        (!equal).then(|| Error::Write { path: self.path.clone(), what })
     }
 
     /// Whether a process is recording this run now.

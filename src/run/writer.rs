@@ -1,7 +1,7 @@
 //! Recording a run: append-only, crash-safe, in bounded memory.
 //!
 //! Steps come one after the other. A shard is published when it is large, old or full enough, and
-//! from then on no crash can take it back. `tests/crash.rs` kills writers to see that it is so.
+//! from then on no crash can take it back. `tests/suite/crash.rs` kills writers to see that it is so.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
@@ -107,7 +107,7 @@ impl Writer {
             .map_err(|e| write_error(run, format!("the manifest is no JSON: {e}")))?;
         // Of several creators at once, each has a file of its own and one wins the name.
         let mut file = tempfile::Builder::new()
-            .prefix("r0.manifest.")
+            .prefix("manifest.")
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666))
             .tempfile_in(run.join("tmp"))
             .tried("create", &path)?;
@@ -141,16 +141,17 @@ impl Writer {
     /// There is no such run, somebody is writing it, or steps before `from_step` are not there.
     pub fn resume(run: &Path, rank: u32, from_step: u64, options: WriterOptions) -> Result<Writer> {
         let (manifest, bytes) = Manifest::read(run)?;
-        let end = super::Run::open(run, super::Access::default())?.end_of_rank(rank);
+        let opened = super::Run::open(run, super::Access::default())?;
+        if opened.final_step().is_some() {
+            let what = "the run is complete. Record into another directory.".to_owned();
+            return Err(write_error(run, what));
+        }
+        let end = opened.end_of_rank(rank);
         if from_step > end {
             let what = format!(
                 "cannot resume at step {from_step}: the steps from {end} on are not there. \
                  Resume at step {end} or before."
             );
-            return Err(write_error(run, what));
-        }
-        if run.join("ref").join("final.safetensors").exists() {
-            let what = "the run is complete. Record into another directory.".to_owned();
             return Err(write_error(run, what));
         }
         Writer::start(run, manifest, &bytes, rank, Start::Resume(from_step), options)
@@ -485,7 +486,10 @@ fn wipe_tmp(identity: &Identity) -> Result<()> {
         let path = entry.tried("list", &tmp)?.path();
         let own = path.file_name().and_then(|n| n.to_str());
         if own.is_some_and(|n| n.starts_with(&identity.tmp_prefix())) {
-            std::fs::remove_file(&path).tried("remove", &path)?;
+            match std::fs::remove_file(&path) {
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                other => other.tried("remove", &path)?,
+            }
         }
     }
     Ok(())
