@@ -43,8 +43,7 @@ fn two_ranks_that_split_at_chunks_give_the_bits_of_one() {
             })
             .collect()
     };
-    let mut writers =
-        vec![Writer::create(&two, m, options).unwrap(), Writer::join(&two, 1, options).unwrap()];
+    let mut writers = [Writer::create(&two, m, options).unwrap(), Writer::join(&two, 1, options).unwrap()];
     for t in 0..7u64 {
         for (rank, writer) in writers.iter_mut().enumerate() {
             let (x, g) = (part(rank as u32, t, 1), part(rank as u32, t, 2));
