@@ -70,6 +70,14 @@ mod tests {
     }
 
     #[test]
+    fn the_tree_is_the_documented_one() {
+        // The sum of 1/(59 l + 1) differs between halving, reversed halving, adjacent pairs and a
+        // plain fold; the expected bits are those of halving, written out in Python.
+        let lanes = std::array::from_fn(|l| 1.0 / (59.0 * l as f64 + 1.0));
+        assert_eq!(fold_lanes(lanes).to_bits(), 0x3ff1_15b6_376a_88ea);
+    }
+
+    #[test]
     fn neumaier_keeps_what_a_plain_fold_loses() {
         let mut s = Neumaier::default();
         for term in [1.0, 1e100, 1.0, -1e100] {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lpa::run::writer::{Writer, WriterOptions};
 use lpa::run::{Access, Run};
@@ -35,7 +35,8 @@ fn child_that_records() {
 
 fn published(path: &Path) -> BTreeSet<String> {
     let mut all = BTreeSet::new();
-    for dir in std::fs::read_dir(path.join("steps")).unwrap() {
+    let Ok(steps) = std::fs::read_dir(path.join("steps")) else { return all };
+    for dir in steps {
         for file in std::fs::read_dir(dir.unwrap().path()).unwrap() {
             all.insert(file.unwrap().file_name().to_string_lossy().into_owned());
         }
@@ -57,8 +58,15 @@ fn kill_at_random_moments() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        // From before the manifest is there to well into the recording.
-        std::thread::sleep(Duration::from_millis(5 + i * i * 37 % 150));
+        // Every other kill comes while the recording is under way, the rest at any moment: before
+        // the manifest is there, between the renaming of a shard and the next one, ...
+        if i % 2 == 1 {
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while published(&path).len() <= before.len() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        std::thread::sleep(Duration::from_millis(i * i * 37 % 50));
         child.kill().unwrap();
         child.wait().unwrap();
         if !path.join("manifest.json").exists() {
