@@ -6,7 +6,7 @@ use crate::run::Run;
 use crate::sums::ChunkSums;
 
 /// Stored bytes a window. They are mapped, not copied, and walked once.
-const WINDOW_BYTES: u64 = 1 << 30;
+const WINDOW_BYTES: u64 = 2 << 30;
 /// A window has at least so many steps, since x_0 and the iterate after its last step are decoded
 /// once more for each window.
 const MIN_STEPS: usize = 8;

@@ -145,7 +145,9 @@ impl Unit<'_> {
         let mut held = None;
         for &t in steps {
             let mut cell = ChunkSums { no_init, ..ChunkSums::default() };
-            if held != Some(t)
+            if self.first == Some(t) && !no_init {
+                x[..n].copy_from_slice(&init[..n]);
+            } else if held != Some(t)
                 && let Err(e) = load(t, 0, &mut x[..n])
             {
                 damage.push((t, keep(e)?));
