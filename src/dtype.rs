@@ -34,6 +34,11 @@ impl DType {
         }
     }
 
+    /// Of two types, the one with the larger unit roundoff.
+    pub fn coarser(self, other: DType) -> DType {
+        if other.unit_roundoff() > self.unit_roundoff() { other } else { self }
+    }
+
     /// The name used in safetensors headers and in the manifest.
     pub const fn name(self) -> &'static str {
         match self {

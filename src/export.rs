@@ -1,15 +1,16 @@
 //! One recorded vector as a plain safetensors file, bit for bit and in its own type.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::codec::{Codec, Decoder};
 use crate::error::{Error, Result, Tried};
 use crate::isa::Isa;
-use crate::run::Run;
+use crate::run::chunk::Chunk;
 use crate::run::container::{Entry, build_header};
 use crate::run::manifest::{ITERATE, TensorInfo};
 use crate::run::window::Window;
+use crate::run::{Draft, Run};
 
 /// What was exported.
 #[derive(Clone, Copy, Debug)]
@@ -61,20 +62,38 @@ impl<'a> Vector<'a> {
         Ok(Vector { run, window, step, stream: id, decoder })
     }
 
+    /// The chunks of a tensor, in order.
+    fn chunks(&self, tensor: usize) -> impl Iterator<Item = &'a Chunk> + use<'a> {
+        let all = self.run.table.chunks();
+        let from = all.partition_point(|c| c.tensor < tensor);
+        all[from..].iter().take_while(move |c| c.tensor == tensor)
+    }
+
+    /// Whether a tensor has no vector here. All of its chunks are absent, or none is.
+    ///
+    /// # Errors
+    /// As [`Self::tensor`].
+    pub fn is_absent(&self, tensor: usize) -> Result<bool> {
+        let Some(chunk) = self.chunks(tensor).next() else {
+            return Ok(false);
+        };
+        let mut buffer = Vec::new();
+        let found = self.window.payload(self.run, self.step, self.stream, chunk, &mut buffer)?;
+        Ok(found.is_none_or(|p| p.coding.codec == Codec::Absent))
+    }
+
     /// Appends the elements of a tensor to `out`, little endian; false where it is absent.
     ///
     /// # Errors
     /// The bytes are not what was written.
     pub fn tensor(&mut self, tensor: usize, out: &mut Vec<u8>) -> Result<bool> {
         let mut buffer = Vec::new();
-        let all = self.run.table.chunks();
-        let from = all.partition_point(|c| c.tensor < tensor);
-        for chunk in all[from..].iter().take_while(|c| c.tensor == tensor) {
+        let dtype = self.run.manifest.tensors[tensor].dtype;
+        for chunk in self.chunks(tensor) {
             let found = self.window.payload(self.run, self.step, self.stream, chunk, &mut buffer)?;
             let Some(payload) = found.filter(|p| p.coding.codec != Codec::Absent) else {
                 return Ok(false);
             };
-            let dtype = self.run.manifest.tensors[tensor].dtype;
             self.decoder.decode_bytes(dtype, chunk.len, payload.coding, payload.bytes, out).map_err(|e| {
                 let at = payload.offset;
                 self.window.undecodable(self.run, self.step, self.stream, chunk, at, &e.to_string())
@@ -90,24 +109,17 @@ impl<'a> Vector<'a> {
 /// It was not recorded, is damaged, or the disk refuses. Nothing half-written is left.
 pub fn export(run: &Run, step: u64, stream: &str, path: &Path) -> Result<Exported> {
     let mut vector = Vector::open(run, step, stream)?;
-    let mut bytes = Vec::new();
-    let mut present: Vec<&TensorInfo> = Vec::new();
-    let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).map_or(PathBuf::from("."), PathBuf::from);
-    let mut tmp = tempfile::Builder::new()
-        .prefix(".lpa-export.")
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666))
-        .tempfile_in(&dir)
-        .tried("write", path)?;
-    // The header comes first and must say which tensors follow, so absence is looked up first.
+    let draft = Draft::create(path)?;
+    // The header comes first and must say which tensors follow.
+    let mut present: Vec<(usize, &TensorInfo)> = Vec::new();
     for (i, info) in run.manifest.tensors.iter().enumerate() {
-        bytes.clear();
-        if vector.tensor(i, &mut bytes)? {
-            present.push(info);
+        if !vector.is_absent(i)? {
+            present.push((i, info));
         }
     }
     let entries: Vec<Entry<'_>> = present
         .iter()
-        .map(|t| Entry {
+        .map(|(_, t)| Entry {
             name: &t.name,
             dtype: t.dtype.name(),
             shape: t.shape.clone(),
@@ -116,16 +128,15 @@ pub fn export(run: &Run, step: u64, stream: &str, path: &Path) -> Result<Exporte
         .collect();
     let metadata =
         [("run_id", run.manifest.run_id.clone()), ("step", step.to_string()), ("stream", stream.to_owned())];
-    tmp.write_all(&build_header(&metadata, &entries)).tried("write", path)?;
-    for (i, _) in run.manifest.tensors.iter().enumerate() {
-        bytes.clear();
-        if vector.tensor(i, &mut bytes)? {
-            tmp.write_all(&bytes).tried("write", path)?;
-        }
+    let mut file = draft.file();
+    file.write_all(&build_header(&metadata, &entries)).tried("write", path)?;
+    let mut values = Vec::new();
+    for (i, _) in &present {
+        values.clear();
+        vector.tensor(*i, &mut values)?;
+        file.write_all(&values).tried("write", path)?;
     }
-    tmp.as_file().sync_all().tried("write", path)?;
-    let size = tmp.as_file().metadata().tried("write", path)?.len();
-    tmp.persist(path).map_err(|e| e.error).tried("write", path)?;
+    let bytes = draft.commit()?;
     let tensors = present.len();
-    Ok(Exported { tensors, absent: run.manifest.tensors.len() - tensors, bytes: size })
+    Ok(Exported { tensors, absent: run.manifest.tensors.len() - tensors, bytes })
 }

@@ -1,5 +1,6 @@
 //! Groups: the sets of tensors that a row speaks of.
 
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::run::Run;
 
@@ -17,6 +18,8 @@ pub struct Group {
     pub tensors: Vec<usize>,
     /// Number of parameters.
     pub parameters: u64,
+    /// The coarsest element type among the tensors.
+    pub dtype: DType,
 }
 
 /// The groups that `wanted` names: `*`, `each` (every tensor that has elements), or a tensor's
@@ -29,6 +32,7 @@ pub fn select(run: &Run, wanted: &[String]) -> Result<Vec<Group>> {
     let group = |name: &str, members: Vec<usize>| Group {
         name: name.to_owned(),
         parameters: members.iter().map(|&t| tensors[t].elements()).sum(),
+        dtype: members.iter().map(|&t| tensors[t].dtype).fold(DType::F32, DType::coarser),
         tensors: members,
     };
     let mut groups: Vec<Group> = Vec::new();

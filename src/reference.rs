@@ -6,19 +6,14 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use crate::hash::Xxh3;
 use safetensors::tensor::Dtype;
 
 use crate::error::{Error, Place, Result, Tried};
+use crate::hash::Xxh3;
 use crate::run::chunk::Chunk;
 use crate::run::container::Header;
 use crate::run::source::Source;
-use crate::run::{Run, assemble_final};
-
-/// Where a run keeps its final iterate.
-pub const FINAL: &str = "ref/final.safetensors";
-/// Value of the metadata key `format`.
-pub const REFERENCE_FORMAT: &str = "lpa-reference";
+use crate::run::{FINAL, REFERENCE_FORMAT, Run, assemble_final};
 
 /// A reference iterate.
 pub struct Reference {

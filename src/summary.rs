@@ -62,12 +62,14 @@ pub struct Summary {
     first: u64,
     length: u64,
     groups: Vec<Digest>,
+    /// Where the next row's group is expected.
+    next: usize,
 }
 
 impl Summary {
     /// A summary of rows whose steps lie in `steps`.
     pub fn new(steps: &std::ops::Range<u64>) -> Summary {
-        Summary { first: steps.start, length: (steps.end - steps.start).max(1), groups: Vec::new() }
+        Summary { first: steps.start, length: (steps.end - steps.start).max(1), groups: Vec::new(), next: 0 }
     }
 
     /// The text, a block of lines.
@@ -83,10 +85,13 @@ impl Summary {
 
     fn group(&mut self, row: &Row<'_>) -> &mut Digest {
         // Rows of a step come in the order of the groups, so the next one is nearly always it.
-        let at = self.groups.iter().position(|g| g.name == row.group).unwrap_or_else(|| {
+        let is = |g: &Digest| g.name == row.group;
+        let next = (self.next < self.groups.len()).then_some(self.next).filter(|&i| is(&self.groups[i]));
+        let at = next.or_else(|| self.groups.iter().position(is)).unwrap_or_else(|| {
             self.groups.push(Digest::new(row));
             self.groups.len() - 1
         });
+        self.next = (at + 1) % self.groups.len();
         &mut self.groups[at]
     }
 }

@@ -3,25 +3,22 @@
 //! Rows are encoded in groups of a fixed size, so that neither memory nor bytes depend on how the
 //! work was cut, and the file appears under its name only when it is whole.
 
-use std::fs::{File, Permissions};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::path::Path;
 
 use polars::prelude::*;
-use tempfile::NamedTempFile;
 
 use crate::analyze::Sink;
 use crate::error::{Error, Result, Tried};
 use crate::row::{COLUMNS, Cell, Row};
-use crate::run::sync_parent;
+use crate::run::Draft;
 
 /// Rows a row group.
 const ROW_GROUP: usize = 16_384;
 
 /// A Parquet file that is being written.
 pub struct Table {
-    path: PathBuf,
-    tmp: NamedTempFile,
+    draft: Draft,
     writer: BatchedWriterOf,
     builders: Vec<Builder>,
     pending: usize,
@@ -97,18 +94,8 @@ impl Table {
     /// # Errors
     /// The directory cannot be written.
     pub fn create(path: &Path, metadata: Vec<(String, String)>) -> Result<Table> {
-        let name = path.file_name().map_or_else(Default::default, |n| n.to_string_lossy());
-        let dir = match path.parent() {
-            Some(p) if !p.as_os_str().is_empty() => p,
-            _ => Path::new("."),
-        };
-        let tmp = tempfile::Builder::new()
-            .prefix(&format!(".{name}."))
-            .suffix(".tmp")
-            .permissions(Permissions::from_mode(0o666))
-            .tempfile_in(dir)
-            .tried("write", path)?;
-        let file = tmp.as_file().try_clone().tried("write", path)?;
+        let draft = Draft::create(path)?;
+        let file = draft.file().try_clone().tried("write", path)?;
         let kinds = sample();
         let schema =
             Schema::from_iter(kinds.iter().map(|(n, k)| Field::new(PlSmallStr::from_str(n), k.clone())));
@@ -119,8 +106,7 @@ impl Table {
             .batched(&schema)
             .map_err(|e| table_error(path, e))?;
         Ok(Table {
-            path: path.to_owned(),
-            tmp,
+            draft,
             writer,
             builders: kinds.iter().map(|(n, k)| builder(n, k)).collect(),
             pending: 0,
@@ -137,7 +123,7 @@ impl Table {
         let columns = full.into_iter().map(Builder::finish).collect();
         DataFrame::new(self.pending, columns)
             .and_then(|frame| self.writer.write_batch(&frame))
-            .map_err(|e| table_error(&self.path, e))?;
+            .map_err(|e| table_error(self.draft.path(), e))?;
         self.pending = 0;
         Ok(())
     }
@@ -148,12 +134,8 @@ impl Table {
     /// The disk refuses. The file that had the name before, if any, is then still there.
     pub fn finish(mut self) -> Result<(u64, u64)> {
         self.write_group()?;
-        self.writer.finish().map_err(|e| table_error(&self.path, e))?;
-        let file = self.tmp.as_file();
-        file.sync_all().tried("write", &self.path)?;
-        let bytes = file.metadata().tried("write", &self.path)?.len();
-        self.tmp.persist(&self.path).map_err(|e| e.error).tried("write", &self.path)?;
-        sync_parent(&self.path)?;
+        self.writer.finish().map_err(|e| table_error(self.draft.path(), e))?;
+        let bytes = self.draft.commit()?;
         Ok((self.rows, bytes))
     }
 }

@@ -155,7 +155,7 @@ impl Writer {
     }
 
     fn slice_bytes(&self) -> PyResult<Vec<usize>> {
-        self.with(|w| Ok(w.slice_bytes()))
+        self.with(|w| Ok(w.slice_bytes().to_vec()))
     }
 }
 

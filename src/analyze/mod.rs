@@ -9,22 +9,20 @@ mod unit;
 
 use std::sync::mpsc::sync_channel;
 
-use crate::hash::xxh3_128;
-
 use self::plan::plan_windows;
 pub use self::skipped::Skipped;
 use self::unit::{Unit, Workers};
-use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::group::Group;
+use crate::hash::xxh3_128;
 use crate::isa::Isa;
 use crate::reduce::order::ORDER_VERSION;
 use crate::reference::Reference;
 use crate::row::{Row, Scalars};
-use crate::run::Run;
 use crate::run::manifest::{FORMAT_VERSION, GRAD};
 use crate::run::shard::check_header;
 use crate::run::window::Window;
+use crate::run::{Run, Segment};
 use crate::sums::{ChunkSums, Fold, Sums};
 
 /// What to analyze, and how.
@@ -142,7 +140,7 @@ impl<'a> Analysis<'a> {
     }
 
     /// A shard of another run is told from a damaged one by its tensor table.
-    fn explain(&self, segment: &crate::run::Segment, e: Error) -> Error {
+    fn explain(&self, segment: &Segment, e: Error) -> Error {
         match self.run.open_shard(&segment.file, false) {
             Err(mismatch @ Error::TableMismatch { .. }) => mismatch,
             _ => e,
@@ -320,8 +318,7 @@ impl<'a> Analysis<'a> {
             }
             let scalars = Scalars { epoch, loss, lr: self.lr(step, group, window) };
             let names = [self.reference.name.as_str(), GRAD, group.name.as_str()];
-            let dtype = self.coarsest(group);
-            sink.row(&Row::new(step, scalars, names, group.parameters, dtype, fold.total()))?;
+            sink.row(&Row::new(step, scalars, names, group.parameters, group.dtype, fold.total()))?;
         }
         Ok(())
     }
@@ -336,11 +333,5 @@ impl<'a> Analysis<'a> {
         let mut others: Vec<usize> = all.filter(|&g| g != first).collect();
         others.dedup();
         others.iter().all(|&g| lr(g).is_some_and(|v| v.to_bits() == value.to_bits())).then_some(value)
-    }
-
-    fn coarsest(&self, group: &Group) -> DType {
-        let tensors = &self.run.manifest.tensors;
-        let coarser = |a: DType, b: DType| if b.unit_roundoff() > a.unit_roundoff() { b } else { a };
-        group.tensors.iter().map(|&t| tensors[t].dtype).fold(DType::F32, coarser)
     }
 }

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::progress::Progress;
-use super::{RunArguments, Usage, bytes, say};
+use super::{RunArguments, Usage, bytes, rate, say};
 use crate::analyze::{Analysis, Options, Outcome, Sink, Skipped};
 use crate::error::{Error, Result};
 use crate::group;
@@ -149,15 +149,13 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     let mut text = heading(&run, &reference, &options, &outcome);
     text.push_str(&summary.text());
     let seconds = elapsed.as_secs_f64().max(1e-6);
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    let rate = (read as f64 / seconds) as u64;
     let _ = writeln!(
         text,
-        "\n{} in {} s ({} steps/s, {}/s)",
+        "\n{} in {} s ({} steps/s, {})",
         table.unwrap_or_default(),
         significant(seconds),
         significant(outcome.steps as f64 / seconds),
-        bytes(rate)
+        rate(read, seconds)
     );
     say(&text)
 }

@@ -107,6 +107,14 @@ fn is_closed_pipe(e: &anyhow::Error) -> bool {
         if source.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
+/// Bytes a second with a unit.
+fn rate(n: u64, seconds: f64) -> String {
+    // A rate is shown to three digits.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let per_second = (n as f64 / seconds) as u64;
+    format!("{}/s", bytes(per_second))
+}
+
 /// Bytes with a unit.
 fn bytes(n: u64) -> String {
     const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];

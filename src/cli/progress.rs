@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::bytes;
+use super::rate;
 use crate::analyze::Observer;
 use crate::summary::significant;
 
@@ -64,9 +64,7 @@ impl Observer for Progress {
         self.next_ms.store(ms + 100, Ordering::Relaxed);
         let seconds = elapsed.as_secs_f64().max(1e-3);
         let steps = cells as f64 / self.chunks as f64 / seconds;
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        let rate = (read as f64 / seconds) as u64;
-        self.bar.set_message(format!("{} steps/s  {}/s", significant(steps), bytes(rate)));
+        self.bar.set_message(format!("{} steps/s  {}", significant(steps), rate(read, seconds)));
         self.bar.set_position(cells);
     }
 }

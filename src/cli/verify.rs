@@ -10,7 +10,7 @@ use crate::error::{Error, Result, Tried};
 use crate::isa::Isa;
 use crate::reference::Reference;
 use crate::run::shard::Shard;
-use crate::run::window::damaged_vector;
+use crate::run::window::{damaged_vector, read_payload};
 use crate::run::{Run, Segment};
 use crate::summary::thousands;
 
@@ -76,7 +76,7 @@ fn check_vector(run: &Run, shard: &Shard, step: u64, stream: u16, decoder: &mut 
     let own = run.table.of_rank(shard.file.name.rank);
     for &c in own {
         let chunk = &run.table.chunks()[c];
-        let Some(payload) = shard.payload(step, stream, chunk.place, &mut buffer)? else {
+        let Some(payload) = read_payload(run, shard, (step, stream), chunk, &mut buffer)? else {
             continue;
         };
         if payload.coding.codec == Codec::Absent {

@@ -51,7 +51,6 @@ impl Encoder {
         }
         let dropped = self.mark_blocks(dtype, elements);
         self.split(dtype, elements, dropped);
-        self.frame.clear();
         self.frame.resize(zstd::zstd_safe::compress_bound(self.exponent.len()), 0);
         let exponent_len = self.zstd.compress_to_buffer(&self.exponent, &mut self.frame)?;
         let bitmap: &[u8] = if dropped { &self.bitmap } else { &[] };

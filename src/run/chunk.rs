@@ -91,13 +91,7 @@ mod tests {
     use crate::run::manifest::TensorInfo;
 
     fn manifest(sizes: &[u64], world: u32, slices: &[(usize, u64, u64, u32)]) -> Manifest {
-        let tensor = |(i, &n): (usize, &u64)| TensorInfo {
-            name: format!("t{i}"),
-            shape: vec![n],
-            dtype: DType::F32,
-            param_group: 0,
-            aliases: vec![],
-        };
+        let tensor = |(i, &n): (usize, &u64)| TensorInfo::new(&format!("t{i}"), &[n], DType::F32);
         let tensors = sizes.iter().enumerate().map(tensor).collect();
         let mut m = Manifest::new(tensors, vec![]).unwrap();
         m.world = world;

@@ -101,9 +101,4 @@ impl Header {
         let offset = self.bytes.len() as u64 + begin as u64;
         Some((info.dtype, &info.shape, offset, (end - begin) as u64))
     }
-
-    /// The names of all tensors in the order of their data.
-    pub fn names(&self) -> Vec<String> {
-        self.metadata.offset_keys()
-    }
 }

@@ -5,16 +5,19 @@ use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::hash::Xxh3;
-
 use super::container::{Entry, build_header};
 use super::publish::publish_new;
 use super::window::Window;
 use super::{Access, Run};
 use crate::codec::Decoder;
 use crate::error::{Error, Result, Tried};
+use crate::hash::Xxh3;
 use crate::isa::Isa;
-use crate::reference::{FINAL, REFERENCE_FORMAT};
+
+/// Where a run keeps its final iterate.
+pub const FINAL: &str = "ref/final.safetensors";
+/// Value of the metadata key `format`.
+pub const REFERENCE_FORMAT: &str = "lpa-reference";
 
 /// Writes `ref/final.safetensors` if every rank has recorded its final iterate; else does nothing,
 /// and the rank that closes last will. Two ranks that do it at once write the same bytes.

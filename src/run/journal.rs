@@ -5,10 +5,10 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::hash::xxh3_64;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, Tried};
+use crate::hash::xxh3_64;
 
 /// Something that happened while recording.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

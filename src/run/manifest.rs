@@ -44,6 +44,12 @@ pub struct TensorInfo {
 }
 
 impl TensorInfo {
+    /// A tensor of parameter group 0 without aliases.
+    pub fn new(name: &str, shape: &[u64], dtype: DType) -> TensorInfo {
+        let (name, shape) = (name.to_owned(), shape.to_vec());
+        TensorInfo { name, shape, dtype, param_group: 0, aliases: Vec::new() }
+    }
+
     /// Number of elements; saturates, and [`Manifest::check`] refuses what is too large.
     pub fn elements(&self) -> u64 {
         if self.shape.contains(&0) {

@@ -18,15 +18,14 @@ pub mod writer;
 
 use std::path::{Path, PathBuf};
 
-use crate::hash::xxh3_64;
-
 use self::chunk::ChunkTable;
-pub use self::finish::assemble_final;
+pub use self::finish::{FINAL, REFERENCE_FORMAT, assemble_final};
 use self::journal::{Attempt, Journal, State};
 use self::manifest::Manifest;
-pub use self::publish::sync_parent;
+pub use self::publish::Draft;
 use self::shard::{Shard, ShardFile, ShardName};
 use crate::error::{Error, Result, Tried};
+use crate::hash::xxh3_64;
 
 /// How shards are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -242,8 +241,8 @@ impl Run {
     ///
     /// # Errors
     /// As [`Shard::open`].
-    pub fn open_shard(&self, file: &ShardFile, populate: bool) -> Result<Shard> {
-        Shard::open(file, &self.manifest, &self.table, self.access.mmap, populate)
+    pub fn open_shard(&self, file: &ShardFile, prefetch: bool) -> Result<Shard> {
+        Shard::open(file, &self.manifest, &self.table, self.access.mmap, prefetch)
     }
 }
 

@@ -7,7 +7,6 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::hash::{xxh3_64, xxh3_128};
 use safetensors::tensor::Dtype;
 
 use super::chunk::ChunkTable;
@@ -17,6 +16,7 @@ use super::record::{PAYLOAD_ALIGN, RECORD, Record};
 use super::source::Source;
 use crate::codec::{Codec, Coding};
 use crate::error::{Error, Place, Result, Tried};
+use crate::hash::{xxh3_64, xxh3_128};
 
 /// Value of the metadata key `format`.
 pub const SHARD_FORMAT: &str = "lpa-shard";
@@ -161,7 +161,7 @@ impl Shard {
         manifest: &Manifest,
         table: &ChunkTable,
         mmap: bool,
-        populate: bool,
+        prefetch: bool,
     ) -> Result<Shard> {
         let path = file.path.as_path();
         let handle = File::open(path).tried("open", path)?;
@@ -177,7 +177,7 @@ impl Shard {
         if tail_at != chunks_at + chunks_len || tail_at > header.file_len {
             return Err(bad("the index does not follow the chunks".to_owned()));
         }
-        let source = Source::new(handle, mmap, populate).tried("map", path)?;
+        let source = Source::new(handle, mmap, prefetch).tried("map", path)?;
         let tail_len = usize::try_from(header.file_len - tail_at).map_err(|e| bad(e.to_string()))?;
         let mut buffer = Vec::new();
         let tail = source.bytes(tail_at, tail_len, &mut buffer).tried("read", path)?;

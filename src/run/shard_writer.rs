@@ -8,7 +8,6 @@ use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::hash::xxh3_64;
 use serde_json::json;
 
 use super::container::{DATA_ALIGN, Entry, build_header};
@@ -17,6 +16,7 @@ use super::record::{PAYLOAD_ALIGN, RECORD, Record};
 use super::shard::{SHARD_FORMAT, ShardName};
 use crate::codec::Coding;
 use crate::error::{Error, Result, Tried};
+use crate::hash::xxh3_64;
 
 /// A file under `tmp/`; removed when it goes out of use without having been published.
 struct TmpPath(PathBuf);

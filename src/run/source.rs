@@ -14,8 +14,9 @@ pub enum Source {
 }
 
 impl Source {
-    /// Maps `file`, or keeps it for reading. With `populate` the pages are brought in at once.
-    pub fn new(file: File, mmap: bool, populate: bool) -> std::io::Result<Source> {
+    /// Maps `file`, or keeps it for reading. With `prefetch` the system is
+    /// asked to read ahead.
+    pub fn new(file: File, mmap: bool, prefetch: bool) -> std::io::Result<Source> {
         if !mmap {
             return Ok(Source::File(file));
         }
@@ -26,8 +27,8 @@ impl Source {
         // such programs. Changed contents are no danger: every length is checked before it is
         // used, and checksums are verified before decoding.
         let map = unsafe { Mmap::map(&file)? };
-        if populate {
-            // Only a hint: old kernels do not know it, and the pages then come in when touched.
+        if prefetch {
+            // Only a hint: without it the pages come in when they are touched.
             let _ = map.advise(Advice::WillNeed);
         }
         Ok(Source::Map(map))

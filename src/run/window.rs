@@ -23,16 +23,22 @@ impl Window {
     ///
     /// # Errors
     /// Anything but damage.
-    pub fn open(run: &Run, steps: &[u64], populate: bool) -> Result<Window> {
+    pub fn open(run: &Run, steps: &[u64], prefetch: bool) -> Result<Window> {
         let mut window = Window::default();
         for rank in 0..run.manifest.world {
             let mut shards = BTreeMap::new();
-            for segment in run.segments(rank) {
-                let at = steps.partition_point(|&s| s < segment.first);
-                if steps.get(at).is_none_or(|&s| s > segment.last) {
+            let segments = run.segments(rank);
+            let mut rest = steps;
+            while let Some(&step) = rest.first() {
+                let Some(segment) = segments.get(segments.partition_point(|s| s.last < step)) else {
+                    break;
+                };
+                if segment.first > step {
+                    rest = &rest[rest.partition_point(|&s| s < segment.first)..];
                     continue;
                 }
-                let shard = match run.open_shard(&segment.file, populate) {
+                rest = &rest[rest.partition_point(|&s| s <= segment.last)..];
+                let shard = match run.open_shard(&segment.file, prefetch) {
                     Ok(shard) => shard,
                     Err(e) if e.is_damage() => {
                         window.damaged.push((segment.first..=segment.last, e));
@@ -74,13 +80,7 @@ impl Window {
         let Some(shard) = self.shard(step, chunk.rank) else {
             return Ok(None);
         };
-        shard.payload(step, stream, chunk.place, buffer).map_err(|e| match e {
-            Error::Damaged { path, place, what } => {
-                let offset = place.offset.unwrap_or(0);
-                damaged_vector(run, &path, (step, stream), chunk, offset, &what)
-            }
-            other => other,
-        })
+        read_payload(run, shard, (step, stream), chunk, buffer)
     }
 
     /// The error for a payload that passed its checksum and yet does not decode.
@@ -101,6 +101,26 @@ impl Window {
     pub fn scalar(&self, step: u64, column: &str) -> Option<f64> {
         self.shard(step, 0)?.scalar(step, column)
     }
+}
+
+/// The payload of a chunk in a shard, checked against its hash; `None` where it was not recorded.
+///
+/// # Errors
+/// The bytes are not what was written. The error names the stream and the tensor.
+pub fn read_payload<'a>(
+    run: &Run,
+    shard: &'a Shard,
+    (step, stream): (u64, u16),
+    chunk: &Chunk,
+    buffer: &'a mut Vec<u8>,
+) -> Result<Option<Payload<'a>>> {
+    shard.payload(step, stream, chunk.place, buffer).map_err(|e| match e {
+        Error::Damaged { path, place, what } => {
+            let offset = place.offset.unwrap_or(0);
+            damaged_vector(run, &path, (step, stream), chunk, offset, &what)
+        }
+        other => other,
+    })
 }
 
 /// The error for damage to a chunk of a vector, given by its step and stream.

@@ -8,7 +8,6 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::hash::xxh3_64;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
@@ -16,11 +15,12 @@ use super::chunk::ChunkTable;
 use super::finish::assemble_final;
 use super::journal::{self, Event, Journal};
 use super::manifest::{MANIFEST, Manifest};
-use super::publish::{publish_new, sync_parent};
+use super::publish::{publish_new, sync_parent, unique_file};
 use super::shard::{MAX_SHARD_STEPS, table_bytes};
 use super::shard_writer::{Identity, ShardWriter};
 use crate::codec::{Codec, Coding, Encoder};
 use crate::error::{Error, Result, Tried};
+use crate::hash::xxh3_64;
 use crate::isa::Isa;
 
 /// When a shard is published.
@@ -79,6 +79,7 @@ pub struct Writer {
     identity: Identity,
     manifest: Manifest,
     table: ChunkTable,
+    slice_bytes: Vec<usize>,
     options: WriterOptions,
     journal: File,
     journal_path: PathBuf,
@@ -106,11 +107,7 @@ impl Writer {
         let bytes = serde_json::to_vec_pretty(&manifest)
             .map_err(|e| write_error(run, format!("the manifest is no JSON: {e}")))?;
         // Of several creators at once, each has a file of its own and one wins the name.
-        let mut file = tempfile::Builder::new()
-            .prefix("manifest.")
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666))
-            .tempfile_in(run.join("tmp"))
-            .tried("create", &path)?;
+        let mut file = unique_file(&run.join("tmp"), "manifest.").tried("create", &path)?;
         file.write_all(&bytes).tried("write", &path)?;
         let (file, tmp) = file.into_parts();
         match publish_new(&file, &tmp, &path) {
@@ -199,10 +196,15 @@ impl Writer {
         };
         wipe_tmp(&identity)?;
         let encoder = Encoder::new(Isa::detect()).tried("start the encoder for", run)?;
+        let mut slice_bytes = vec![0; manifest.tensors.len()];
+        for chunk in table.of_rank(rank).iter().map(|&c| table.chunks()[c]) {
+            slice_bytes[chunk.tensor] += chunk.len * manifest.tensors[chunk.tensor].dtype.size();
+        }
         let mut writer = Writer {
             identity,
             manifest,
             table,
+            slice_bytes,
             options,
             journal,
             journal_path,
@@ -235,13 +237,8 @@ impl Writer {
     }
 
     /// Bytes that this rank's slices of each tensor have, in the manifest's order.
-    pub fn slice_bytes(&self) -> Vec<usize> {
-        let mut all = vec![0; self.manifest.tensors.len()];
-        for &c in self.table.of_rank(self.identity.rank) {
-            let chunk = &self.table.chunks()[c];
-            all[chunk.tensor] += chunk.len * self.manifest.tensors[chunk.tensor].dtype.size();
-        }
-        all
+    pub fn slice_bytes(&self) -> &[usize] {
+        &self.slice_bytes
     }
 
     /// Records the next step. Steps follow each other without gaps; a step without vectors is fine.
@@ -380,14 +377,14 @@ impl Writer {
     }
 
     fn check_lengths(&self, elements: &Elements<'_>) -> Result<()> {
-        let expected = self.slice_bytes();
+        let expected = &self.slice_bytes;
         if elements.len() != expected.len() {
             let what = format!("{} tensors given, {} expected", elements.len(), expected.len());
             return Err(write_error(&self.identity.run, what));
         }
         for ((given, expected), info) in elements.iter().zip(expected).zip(&self.manifest.tensors) {
             if let Some(bytes) = given
-                && bytes.len() != expected
+                && bytes.len() != *expected
             {
                 let what = format!(
                     "step {}: tensor '{}' ({}) has {} bytes, where {expected} were expected",

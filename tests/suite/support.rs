@@ -94,13 +94,7 @@ pub fn flip(path: &Path, byte: usize, bit: u8) {
 }
 
 pub fn tensors(sizes: &[u64]) -> Vec<TensorInfo> {
-    let tensor = |(i, &n): (usize, &u64)| TensorInfo {
-        name: format!("t{i}"),
-        shape: vec![n],
-        dtype: DType::F32,
-        param_group: 0,
-        aliases: vec![],
-    };
+    let tensor = |(i, &n): (usize, &u64)| TensorInfo::new(&format!("t{i}"), &[n], DType::F32);
     sizes.iter().enumerate().map(tensor).collect()
 }
 
