@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := target/release/lpa
 PY     := $(VENV)/bin/python
 
-.PHONY: demo build test test-rust test-python check bench fixtures wheel clean
+.PHONY: demo build test test-rust test-python check example bench fixtures wheel clean
 
 demo: build
 	$(BIN) analyze fixtures/digits_mlp
@@ -24,7 +24,12 @@ check: $(VENV)/ready
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --no-deps --workspace
-	$(VENV)/bin/ruff check python fixtures tests benches
+	$(VENV)/bin/ruff check python fixtures tests benches examples
+
+# Six real trainings and what lpa says about each; on CIFAR-10 images where LPA_DATA has them.
+example: $(VENV)/module
+	rm -rf target/six_paths
+	$(PY) examples/six_paths.py target/six_paths
 
 bench: build
 	cargo bench --locked --bench stages

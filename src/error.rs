@@ -145,6 +145,14 @@ pub enum Error {
         /// What was asked for, and what could be.
         what: String,
     },
+    /// A reference cannot be used.
+    #[error("{}: {what}", path.display())]
+    Reference {
+        /// What was given as the reference.
+        path: PathBuf,
+        /// Why it cannot be used, and what to do.
+        what: String,
+    },
     /// A writer was used against its contract, or on a run that it may not write.
     #[error("{}: {what}", path.display())]
     Write {

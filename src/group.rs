@@ -12,7 +12,7 @@ pub const EACH: &str = "each";
 /// A named set of tensors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
-    /// The name that rows carry: `*` or a tensor's name.
+    /// The name that rows carry: `*`, a tensor's name, a glob or the name given to one.
     pub name: String,
     /// Indices in the tensor table, ascending.
     pub tensors: Vec<usize>,
@@ -22,11 +22,11 @@ pub struct Group {
     pub dtype: DType,
 }
 
-/// The groups that `wanted` names: `*`, `each` (every tensor that has elements), or a tensor's
-/// name. Without any, `*`. A group that is named twice is there once.
+/// The groups that `wanted` names: `*`, `each` (every tensor that has elements), a tensor's name, a
+/// glob over names, or `NAME=GLOB`. Without any, `*`. A group that is named twice is there once.
 ///
 /// # Errors
-/// A name is no tensor's; the text lists close ones.
+/// A name is no tensor's, or a glob matches none; the text lists close ones.
 pub fn select(run: &Run, wanted: &[String]) -> Result<Vec<Group>> {
     let tensors = &run.manifest.tensors;
     let group = |name: &str, members: Vec<usize>| Group {
@@ -50,7 +50,7 @@ pub fn select(run: &Run, wanted: &[String]) -> Result<Vec<Group>> {
             name => {
                 match tensors.iter().position(|t| t.name == name || t.aliases.iter().any(|a| a == name)) {
                     Some(t) => add(group(&tensors[t].name, vec![t])),
-                    None => return Err(unknown(run, name)),
+                    None => add(group(name_of(name), matching(run, name)?)),
                 }
             }
         }
@@ -61,14 +61,34 @@ pub fn select(run: &Run, wanted: &[String]) -> Result<Vec<Group>> {
     Ok(groups)
 }
 
+/// The name of the group that `NAME=GLOB`, or a glob alone, asks for.
+fn name_of(wanted: &str) -> &str {
+    wanted.split_once('=').map_or(wanted, |(name, _)| name)
+}
+
+/// The tensors that a glob (`*`, `?`, `[...]`) matches by their name or an alias.
+fn matching(run: &Run, wanted: &str) -> Result<Vec<usize>> {
+    let glob = wanted.split_once('=').map_or(wanted, |(_, glob)| glob);
+    let not_found = |what: String| Error::NotFound { path: run.path.clone(), what };
+    let pattern =
+        glob::Pattern::new(glob).map_err(|e| not_found(format!("'{glob}' is no pattern: {}", e.msg)))?;
+    let tensors = run.manifest.tensors.iter().enumerate();
+    let found: Vec<usize> = tensors
+        .filter(|(_, t)| std::iter::once(&t.name).chain(&t.aliases).any(|n| pattern.matches(n)))
+        .map(|(i, _)| i)
+        .collect();
+    if found.is_empty() { Err(unknown(run, glob)) } else { Ok(found) }
+}
+
 fn unknown(run: &Run, name: &str) -> Error {
     const SHOWN: usize = 5;
     let names: Vec<&str> = run.manifest.tensors.iter().map(|t| t.name.as_str()).collect();
-    let close: Vec<&str> = names.iter().copied().filter(|n| n.contains(name) || name.contains(n)).collect();
+    let word = name.trim_matches(['*', '.', '?']);
+    let close: Vec<&str> = names.iter().copied().filter(|n| n.contains(word) || word.contains(n)).collect();
     let listed = if close.is_empty() { &names } else { &close };
     let more = if listed.len() > SHOWN { ", ... (lpa inspect lists all)" } else { "" };
     let what = format!(
-        "no tensor is named '{name}'. There is '{ALL}', '{EACH}', {}{more}",
+        "no tensor is named, or matches, '{name}'. There is '{ALL}', '{EACH}', {}{more}",
         listed.iter().take(SHOWN).map(|n| format!("'{n}'")).collect::<Vec<_>>().join(", ")
     );
     Error::NotFound { path: run.path.clone(), what }

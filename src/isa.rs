@@ -93,18 +93,19 @@ impl Isa {
 }
 
 /// Defines `fn $name(isa, args..)` that runs the `#[inline(always)]` function `$body` compiled for
-/// the baseline, for AVX2+FMA and for AVX-512. Each variant may pass its own const generics.
+/// the baseline, for AVX2+FMA and for AVX-512. Each variant may pass its own const generics, and
+/// the function may be generic over one type.
 macro_rules! multi_isa {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident : $ty:ty),* $(,)?) $(-> $ret:ty)?
-     => portable $base:expr, avx2 $avx2:expr, avx512 $avx512:expr) => {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident $(<$t:ident: $bound:path>)? ($($arg:ident : $ty:ty),* $(,)?)
+     $(-> $ret:ty)? => portable $base:expr, avx2 $avx2:expr, avx512 $avx512:expr) => {
         $(#[$meta])*
-        $vis fn $name(isa: $crate::isa::Isa, $($arg: $ty),*) $(-> $ret)? {
+        $vis fn $name $(<$t: $bound>)? (isa: $crate::isa::Isa, $($arg: $ty),*) $(-> $ret)? {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
-            fn with_avx2($($arg: $ty),*) $(-> $ret)? { $avx2($($arg),*) }
+            fn with_avx2 $(<$t: $bound>)? ($($arg: $ty),*) $(-> $ret)? { $avx2($($arg),*) }
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-            fn with_avx512($($arg: $ty),*) $(-> $ret)? { $avx512($($arg),*) }
+            fn with_avx512 $(<$t: $bound>)? ($($arg: $ty),*) $(-> $ret)? { $avx512($($arg),*) }
             match isa.kind() {
                 $crate::isa::Kind::Scalar | $crate::isa::Kind::Portable => $base($($arg),*),
                 #[cfg(target_arch = "x86_64")]

@@ -3,7 +3,8 @@
 //! Owns the column table, which is the one place that knows names, types and units; tables and text
 //! output follow it.
 
-use crate::dtype::DType;
+use crate::group::Group;
+use crate::metrics::bias::Bias;
 use crate::metrics::geometry::{Geometry, geometry};
 use crate::metrics::trust::{Trust, trust};
 use crate::sums::Sums;
@@ -15,20 +16,35 @@ pub struct Row<'a> {
     pub step: u64,
     /// Recorded scalars of the step.
     pub scalars: Scalars,
-    /// Name of the reference.
-    pub reference: &'a str,
-    /// Name of the stream.
-    pub stream: &'a str,
-    /// Name of the group.
-    pub group: &'a str,
+    /// Which reference, stream and group.
+    pub names: Names<'a>,
     /// Parameters in the group.
     pub parameters: u64,
     /// The sums.
     pub sums: Sums,
     /// The metrics.
     pub geometry: Geometry,
+    /// Signal against bias.
+    pub bias: Bias,
+    /// `mean(cos_excess) sqrt(m) / sd(cos_excess)` over the window (epoch) of the step.
+    pub t_excess: Option<f64>,
     /// Trust.
     pub trust: Trust,
+    /// Steps that were not recorded as vectors have entered by interpolated norms.
+    pub sampled: bool,
+    /// The reference changes when the training goes on.
+    pub provisional: bool,
+}
+
+/// What a row speaks of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Names<'a> {
+    /// Name of the reference.
+    pub reference: &'a str,
+    /// Name of the stream.
+    pub stream: &'a str,
+    /// Name of the group.
+    pub group: &'a str,
 }
 
 /// The scalars that rows carry; `None` where not recorded.
@@ -43,17 +59,28 @@ pub struct Scalars {
 }
 
 impl<'a> Row<'a> {
-    /// A row from its sums. `dtype` is the coarsest type among the group's tensors.
+    /// A row of a group from its sums. What depends on other rows is left to be set.
     pub fn new(
         step: u64,
         scalars: Scalars,
-        [reference, stream, group]: [&'a str; 3],
-        parameters: u64,
-        dtype: DType,
+        names: Names<'a>,
+        group: &Group,
         sums: Sums,
+        bias: Bias,
     ) -> Row<'a> {
-        let (geometry, trust) = (geometry(&sums), trust(&sums, dtype));
-        Row { step, scalars, reference, stream, group, parameters, sums, geometry, trust }
+        Row {
+            step,
+            scalars,
+            names,
+            parameters: group.parameters,
+            sums,
+            geometry: geometry(&sums),
+            bias,
+            t_excess: None,
+            trust: trust(&sums, group.dtype),
+            sampled: false,
+            provisional: false,
+        }
     }
 }
 
@@ -93,9 +120,9 @@ fn graded(row: &Row<'_>, value: f64) -> Option<f64> {
 pub const COLUMNS: &[Column] = columns! {
     "step" => Integer(r, r.step),
     "epoch" => Real(r, r.scalars.epoch),
-    "reference" => Text(r, r.reference),
-    "stream" => Text(r, r.stream),
-    "group" => Text(r, r.group),
+    "reference" => Text(r, r.names.reference),
+    "stream" => Text(r, r.names.stream),
+    "group" => Text(r, r.names.group),
     "n_params" => Integer(r, r.parameters),
     "loss" => Real(r, r.scalars.loss),
     "lr" => Real(r, r.scalars.lr),
@@ -106,6 +133,14 @@ pub const COLUMNS: &[Column] = columns! {
     "angle_deg" => Real(r, r.geometry.angle_deg),
     "lolr" => Real(r, r.geometry.lolr),
     "dist" => Real(r, r.geometry.dist),
+    "own" => Real(r, r.bias.own),
+    "cos_own" => Real(r, r.bias.cos_own),
+    "cos_excess" => Real(r, r.bias.cos_excess),
+    "rsi_excess" => Real(r, r.bias.rsi_excess),
+    "lolr_ratio" => Real(r, r.bias.lolr_ratio),
+    "cos_walk" => Real(r, r.bias.cos_walk),
+    "t_excess" => Real(r, r.t_excess),
+    "z" => Real(r, r.bias.z),
     "dot" => Real(r, graded(r, r.sums.dot)),
     "g2" => Real(r, graded(r, r.sums.g2)),
     "d2" => Real(r, Some(r.sums.d2)),
@@ -114,11 +149,15 @@ pub const COLUMNS: &[Column] = columns! {
     "step2" => Real(r, r.sums.step2),
     "init2" => Real(r, r.sums.init2),
     "dot_next" => Real(r, r.sums.dot_next.filter(|_| !r.sums.all_absent)),
+    "dot_lag" => Real(r, r.sums.dot_lag.filter(|_| !r.sums.all_absent)),
     "ulp_ratio" => Real(r, r.trust.ulp_ratio),
     "low_precision" => Flag(r, r.trust.low_precision),
     "x_eq_ref" => Flag(r, r.trust.x_eq_ref),
     "zero_grad" => Flag(r, r.trust.zero_grad),
     "absent_grad" => Flag(r, r.sums.absent),
     "nonfinite" => Flag(r, r.trust.nonfinite),
+    "lagged" => Flag(r, r.bias.lagged),
+    "sampled" => Flag(r, r.sampled),
+    "provisional" => Flag(r, r.provisional),
     "gap" => Flag(r, r.sums.step2.is_none()),
 };

@@ -5,13 +5,18 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::PoisonError;
 
+use polars::io::parquet::write::ParquetMetadataContext;
 use polars::prelude::*;
 
 use crate::analyze::Sink;
 use crate::error::{Error, Result, Tried};
-use crate::row::{COLUMNS, Cell, Row};
+use crate::group::Group;
+use crate::metrics::bias::Bias;
+use crate::row::{COLUMNS, Cell, Names, Row, Scalars};
 use crate::run::Draft;
+use crate::sums::{Flags, Layout, Sums};
 
 /// Rows a row group.
 const ROW_GROUP: usize = 16_384;
@@ -34,16 +39,15 @@ enum Builder {
     Flag(BooleanChunkedBuilder),
 }
 
-/// What the first row would be; only the kinds of its cells matter.
+/// The kinds of all columns, which those of any row tell.
 fn sample() -> Vec<(&'static str, DataType)> {
-    let kinds = Row::new(
-        0,
-        crate::row::Scalars::default(),
-        ["", "", ""],
-        0,
-        crate::dtype::DType::F32,
-        crate::sums::Fold::default().total(),
-    );
+    let group =
+        Group { name: String::new(), tensors: Vec::new(), parameters: 0, dtype: crate::dtype::DType::F32 };
+    let layout = Layout { directions: 1, references: 1, lagged: false };
+    let zeros = vec![0.0; layout.width()];
+    let sums = Sums::of(layout, &zeros, Flags::default(), 0, 0);
+    let names = Names { reference: "", stream: "", group: "" };
+    let kinds = Row::new(0, Scalars::default(), names, &group, sums, Bias::default());
     let kind = |c: &crate::row::Column| match (c.get)(&kinds) {
         Cell::Text(_) => DataType::String,
         Cell::Integer(_) => DataType::Int64,
@@ -89,11 +93,11 @@ impl Builder {
 }
 
 impl Table {
-    /// Starts a table that will be `path`, with `metadata` in the file's key-value metadata.
+    /// Starts a table that will be `path`.
     ///
     /// # Errors
     /// The directory cannot be written.
-    pub fn create(path: &Path, metadata: Vec<(String, String)>) -> Result<Table> {
+    pub fn create(path: &Path) -> Result<Table> {
         let draft = Draft::create(path)?;
         let file = draft.file().try_clone().tried("write", path)?;
         let kinds = sample();
@@ -101,7 +105,6 @@ impl Table {
             Schema::from_iter(kinds.iter().map(|(n, k)| Field::new(PlSmallStr::from_str(n), k.clone())));
         let writer = ParquetWriter::new(file)
             .with_compression(ParquetCompression::Zstd(None))
-            .with_key_value_metadata(Some(KeyValueMetadata::from_static(metadata)))
             .set_parallel(false)
             .batched(&schema)
             .map_err(|e| table_error(path, e))?;
@@ -112,6 +115,11 @@ impl Table {
             pending: 0,
             rows: 0,
         })
+    }
+
+    /// The place that the file will take.
+    pub fn path(&self) -> &Path {
+        self.draft.path()
     }
 
     fn write_group(&mut self) -> Result<()> {
@@ -128,13 +136,22 @@ impl Table {
         Ok(())
     }
 
-    /// Writes what is pending and the footer, and gives the file its name. Returns rows and bytes.
+    /// Writes what is pending and the footer with `metadata`, and gives the file its name. Returns
+    /// rows and bytes.
     ///
     /// # Errors
     /// The disk refuses. The file that had the name before, if any, is then still there.
-    pub fn finish(mut self) -> Result<(u64, u64)> {
+    pub fn finish(mut self, metadata: Vec<(String, String)>) -> Result<(u64, u64)> {
         self.write_group()?;
-        self.writer.finish().map_err(|e| table_error(self.draft.path(), e))?;
+        // The summary is among the metadata and exists only now, after the last row.
+        let metadata = KeyValueMetadata::from_static(metadata);
+        let context = ParquetMetadataContext { arrow_schema: "" };
+        let footer = |writer: &BatchedWriterOf| {
+            let pairs = metadata.collect(context)?;
+            let mut file = writer.get_writer().lock().unwrap_or_else(PoisonError::into_inner);
+            file.end(Some(pairs))
+        };
+        footer(&self.writer).map_err(|e| table_error(self.draft.path(), e))?;
         let bytes = self.draft.commit()?;
         Ok((self.rows, bytes))
     }
@@ -149,6 +166,14 @@ impl Sink for Table {
         self.rows += 1;
         if self.pending == ROW_GROUP { self.write_group() } else { Ok(()) }
     }
+}
+
+/// The key-value metadata of a table that was written before; `None` where there is no such file, or
+/// it is no table.
+pub fn metadata(path: &Path) -> Option<Vec<(String, String)>> {
+    let mut reader = ParquetReader::new(File::open(path).ok()?);
+    let pairs = reader.get_metadata().ok()?.key_value_metadata().clone()?;
+    Some(pairs.into_iter().filter_map(|kv| Some((kv.key.to_string(), kv.value?.to_string()))).collect())
 }
 
 fn table_error(path: &Path, e: PolarsError) -> Error {

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use lpa::export::Vector;
 use lpa::run::manifest::{Manifest, Optimizer, Slice, StreamInfo, TensorInfo};
+use lpa::run::vector::Vector;
 use lpa::run::window::Window;
 use lpa::run::writer::{Step, Writer as RunWriter, WriterOptions};
 use lpa::run::{Access, Run as OpenRun};

@@ -9,23 +9,30 @@ use std::sync::{Mutex, PoisonError};
 use rayon::prelude::*;
 
 use super::Observer;
-use crate::codec::{Codec, Decoder};
+use super::load::{Decoded, Iterates, Loader, keep};
+use crate::codec::Decoder;
 use crate::error::{Error, Result, Tried};
 use crate::isa::Isa;
-use crate::reduce::cpu::step_sums;
+use crate::metrics::bias::LAG;
+use crate::optimizer::Hyperparameters;
+use crate::reduce::Direction;
+use crate::reduce::cpu::{Vectors, direction_sums, iterate_sums, lagged_sum, reference_sums, step_sums};
 use crate::reduce::order::CHUNK;
 use crate::reference::Reference;
 use crate::run::Run;
 use crate::run::chunk::Chunk;
 use crate::run::window::Window;
-use crate::sums::ChunkSums;
+use crate::stream::Measured;
+use crate::sums::{Cells, Layout};
 
 /// What all units of a window share.
 pub(super) struct Unit<'a> {
     pub(super) run: &'a Run,
     pub(super) window: &'a Window,
-    pub(super) reference: &'a Reference,
-    pub(super) stream: u16,
+    pub(super) layout: Layout,
+    pub(super) references: &'a [Reference],
+    pub(super) directions: &'a [Measured],
+    pub(super) hyperparameters: &'a Hyperparameters<'a>,
     /// The step of x_0, where it is there.
     pub(super) first: Option<u64>,
     pub(super) observer: &'a dyn Observer,
@@ -45,41 +52,36 @@ struct Scratch {
     decoder: Decoder,
     file: Vec<u8>,
     g: Vec<f32>,
-    x: Vec<f32>,
-    next: Vec<f32>,
     init: Vec<f32>,
-    reference: Vec<f32>,
-}
-
-/// What became of a vector's chunk.
-enum Decoded {
-    Values,
-    Absent,
-    Missing,
+    iterates: Iterates,
+    references: Vec<Vec<f32>>,
 }
 
 impl Workers {
-    pub(super) fn new(threads: usize, isa: Isa, run: &Path) -> Result<Workers> {
+    pub(super) fn new(threads: usize, isa: Isa, layout: Layout, run: &Path) -> Result<Workers> {
         let threads = threads.max(1);
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .build()
             .map_err(std::io::Error::other)
             .tried("start threads for", run)?;
-        let scratch = (0..threads).map(|_| Ok(Mutex::new(Scratch::new(isa)?)));
+        let scratch = (0..threads).map(|_| Ok(Mutex::new(Scratch::new(isa, layout)?)));
         let scratch = scratch.collect::<std::io::Result<_>>().tried("start the decoder for", run)?;
         Ok(Workers { pool, isa, scratch })
     }
 
-    /// The sums of every chunk at every step, as `[chunk][step]`, and the damage met.
-    pub(super) fn measure(&self, unit: &Unit<'_>, steps: &[u64]) -> Result<(Vec<Vec<ChunkSums>>, Damage)> {
+    /// The sums of every chunk at every step, and the damage met.
+    pub(super) fn measure(&self, unit: &Unit<'_>, steps: &[u64]) -> Result<(Vec<Cells>, Damage)> {
         let chunks = unit.run.table.chunks();
-        // Models of few chunks are also cut in time, so that every thread has work.
+        // Models of few chunks are also cut in time, so that every thread has work. A piece decodes
+        // the iterates after its last step too, of which there are many where directions meet a
+        // later one.
         let pieces = (4 * self.scratch.len()).div_ceil(chunks.len().max(1));
-        let piece = steps.len().div_ceil(pieces).max(8);
+        let least = if unit.layout.lagged { 4 * usize::try_from(LAG).unwrap_or(0) } else { 8 };
+        let piece = steps.len().div_ceil(pieces).max(least);
         let jobs: Vec<(&Chunk, &[u64])> =
             chunks.iter().flat_map(|c| steps.chunks(piece).map(move |s| (c, s))).collect();
-        let done: Vec<Result<(Vec<ChunkSums>, Damage)>> = self.pool.install(|| {
+        let done: Vec<Result<(Cells, Damage)>> = self.pool.install(|| {
             jobs.par_iter()
                 .with_max_len(1)
                 .map(|(chunk, steps)| {
@@ -90,12 +92,13 @@ impl Workers {
                 })
                 .collect()
         });
-        let mut cells = vec![Vec::with_capacity(steps.len()); chunks.len()];
+        let width = unit.layout.width();
+        let mut cells = vec![Cells::with_capacity(width, steps.len()); chunks.len()];
         let mut damage = Vec::new();
         let per_chunk = steps.chunks(piece).len().max(1);
         for (i, result) in done.into_iter().enumerate() {
             let (sums, found) = result?;
-            cells[i / per_chunk].extend(sums);
+            cells[i / per_chunk].append(sums);
             damage.extend(found);
         }
         damage.sort_by_key(|(step, _)| *step);
@@ -104,118 +107,150 @@ impl Workers {
 }
 
 impl Scratch {
-    fn new(isa: Isa) -> std::io::Result<Scratch> {
+    fn new(isa: Isa, layout: Layout) -> std::io::Result<Scratch> {
         let vector = || vec![0.0f32; CHUNK];
+        // x_t and x_{t+1}, or all from x_t to the later one, since each is decoded once.
+        let iterates = if layout.lagged { usize::try_from(LAG).unwrap_or(0) + 1 } else { 2 };
         Ok(Scratch {
             decoder: Decoder::new(isa)?,
             file: Vec::new(),
             g: vector(),
-            x: vector(),
-            next: vector(),
             init: vector(),
-            reference: vector(),
+            iterates: Iterates::new(iterates),
+            references: (0..layout.references).map(|_| vector()).collect(),
         })
     }
 }
 
 impl Unit<'_> {
-    /// Walks `chunk` through `steps`, keeping x from one step to the next.
-    fn walk(
-        &self,
-        isa: Isa,
-        chunk: &Chunk,
-        steps: &[u64],
-        s: &mut Scratch,
-    ) -> Result<(Vec<ChunkSums>, Damage)> {
+    /// Walks `chunk` through `steps`, keeping iterates from one step to the next.
+    fn walk(&self, isa: Isa, chunk: &Chunk, steps: &[u64], s: &mut Scratch) -> Result<(Cells, Damage)> {
         let n = chunk.len;
-        let (mut all, mut damage) = (Vec::with_capacity(steps.len()), Vec::new());
-        let Scratch { decoder, file, g, x, next, init, reference } = s;
-        self.reference.chunk(chunk, file, &mut reference[..n])?;
-        let mut bytes = 0;
-        let mut load = |step: u64, stream: u16, out: &mut [f32]| {
-            self.load(chunk, step, stream, decoder, file, &mut bytes, out)
-        };
+        let mut cells = Cells::with_capacity(self.layout.width(), steps.len());
+        let mut damage = Vec::new();
+        let Scratch { decoder, file, g, init, iterates, references } = s;
+        for (reference, values) in self.references.iter().zip(references.iter_mut()) {
+            reference.chunk(chunk, file, &mut values[..n])?;
+        }
+        let mut loader = Loader { run: self.run, window: self.window, chunk, decoder, file, bytes: 0 };
+        iterates.clear();
         let mut no_init = true;
         if let Some(first) = self.first {
-            match load(first, 0, &mut init[..n]) {
-                Ok(found) => no_init = !matches!(found, Decoded::Values),
+            match loader.load(first, 0, &mut init[..n]) {
+                Ok(Decoded::Values) => {
+                    no_init = false;
+                    // The walk may begin here.
+                    if steps.first() == Some(&first) {
+                        iterates.keep(first, &init[..n]);
+                    }
+                }
+                Ok(_) => {}
                 Err(e) => damage.push((first, keep(e)?)),
             }
         }
-        let mut held = None;
         for &t in steps {
-            let mut cell = ChunkSums { no_init, ..ChunkSums::default() };
-            if self.first == Some(t) && !no_init {
-                x[..n].copy_from_slice(&init[..n]);
-            } else if held != Some(t)
-                && let Err(e) = load(t, 0, &mut x[..n])
-            {
-                damage.push((t, keep(e)?));
-                cell.damaged = true;
-            }
-            match load(t, self.stream, &mut g[..n]) {
-                Ok(Decoded::Values) => {}
-                Ok(Decoded::Absent | Decoded::Missing) => {
+            let (values, flags) = cells.push();
+            flags.no_init = no_init;
+            let mut iterate = |step: u64| match iterates.ensure(t, step, &mut loader) {
+                Ok(slot) => Ok(slot),
+                Err(e) => {
+                    damage.push((step, keep(e)?));
+                    Ok(None)
+                }
+            };
+            let (x, next) = (iterate(t)?, iterate(t + 1)?);
+            let later = if self.layout.lagged { iterate(t + LAG)? } else { None };
+            let Some(x) = x else {
+                flags.damaged = true;
+                continue;
+            };
+            flags.no_next = next.is_none();
+            flags.no_later = later.is_none();
+            let x = iterates.get(x, n);
+            let next = next.map_or(x, |slot| iterates.get(slot, n));
+            let later = later.map(|slot| iterates.get(slot, n));
+            let init = if no_init { x } else { &init[..n] };
+            let mut held = None;
+            for (d, measured) in self.directions.iter().enumerate() {
+                let absent = match measured.recorded {
+                    None => flags.no_next,
+                    Some(stream) if held.is_some_and(|(known, _)| known == stream) => {
+                        held.is_some_and(|(_, absent)| absent)
+                    }
+                    Some(stream) => match loader.load(t, stream, &mut g[..n]) {
+                        Ok(Decoded::Values) => false,
+                        Ok(Decoded::Absent | Decoded::Missing) => true,
+                        Err(e) => {
+                            damage.push((t, keep(e)?));
+                            flags.damaged = true;
+                            continue;
+                        }
+                    },
+                };
+                held = measured.recorded.map(|stream| (stream, absent)).or(held);
+                let mut direction = self.direction(measured, chunk, t);
+                if absent {
+                    // Its part of every sum is 0.
                     g[..n].fill(0.0);
-                    cell.absent = true;
+                    if measured.recorded.is_none() {
+                        held = None;
+                    }
+                    direction = Direction::Stored;
+                    flags.absent |= 1 << d;
+                    flags.all_absent |= 1 << d;
                 }
-                Err(e) => {
-                    damage.push((t, keep(e)?));
-                    cell.damaged = true;
-                }
+                let v = Vectors { g: &g[..n], x, next, init };
+                self.sums(isa, (d, direction), &v, later, references, values);
             }
-            match load(t + 1, 0, &mut next[..n]) {
-                Ok(found) => cell.no_next = !matches!(found, Decoded::Values),
-                Err(e) => {
-                    damage.push((t + 1, keep(e)?));
-                    cell.no_next = true;
-                }
-            }
-            let next_x = if cell.no_next { &x[..n] } else { &next[..n] };
-            let init_x = if no_init { &x[..n] } else { &init[..n] };
-            if !cell.damaged {
-                (cell.vector, cell.reference) =
-                    step_sums(isa, &g[..n], &x[..n], next_x, init_x, &reference[..n]);
-            }
-            held = None;
-            if !cell.no_next {
-                std::mem::swap(x, next);
-                held = Some(t + 1);
-            }
-            all.push(cell);
         }
+        let bytes = loader.bytes;
         self.observer.advance(steps.len() as u64, bytes);
-        Ok((all, damage))
+        Ok((cells, damage))
     }
 
-    /// Decodes a vector's chunk into `out`.
-    #[allow(clippy::too_many_arguments)]
-    fn load(
+    fn direction(&self, measured: &Measured, chunk: &Chunk, step: u64) -> Direction {
+        let group = self.run.manifest.tensors[chunk.tensor].param_group;
+        measured.direction(self.hyperparameters.coupled_weight_decay(group, step).unwrap_or(0.0))
+    }
+
+    /// All sums of one direction at one step; with the first also those of the iterates alone.
+    fn sums(
         &self,
-        chunk: &Chunk,
-        step: u64,
-        stream: u16,
-        decoder: &mut Decoder,
-        file: &mut Vec<u8>,
-        bytes: &mut u64,
-        out: &mut [f32],
-    ) -> Result<Decoded> {
-        let Some(payload) = self.window.payload(self.run, step, stream, chunk, file)? else {
-            return Ok(Decoded::Missing);
+        isa: Isa,
+        (d, direction): (usize, Direction),
+        v: &Vectors<'_>,
+        later: Option<&[f32]>,
+        references: &[Vec<f32>],
+        values: &mut [f64],
+    ) {
+        let n = v.x.len();
+        let layout = self.layout;
+        let mut rest = 0;
+        let along = if d == 0 && direction == Direction::Stored && !references.is_empty() {
+            // The main job, in one pass.
+            let (i, along, r) = step_sums(isa, v, &references[0][..n]);
+            (values[Layout::X2], values[Layout::STEP2], values[Layout::INIT2]) = (i.x2, i.step2, i.init2);
+            let dot = layout.dot(d, 0);
+            (values[layout.d2(0)], values[dot], values[dot + 1]) = (r.d2, r.dot, r.dot_next);
+            rest = 1;
+            along
+        } else {
+            if d == 0 {
+                let i = iterate_sums(isa, v);
+                (values[Layout::X2], values[Layout::STEP2], values[Layout::INIT2]) = (i.x2, i.step2, i.init2);
+            }
+            direction_sums(isa, direction, v)
         };
-        *bytes += payload.bytes.len() as u64;
-        if payload.coding.codec == Codec::Absent {
-            return Ok(Decoded::Absent);
+        (values[layout.g2(d)], values[layout.g2(d) + 1]) = (along.g2, along.gx);
+        for (k, values_of) in references.iter().enumerate().skip(rest) {
+            let r = reference_sums(isa, direction, v, &values_of[..n]);
+            let dot = layout.dot(d, k);
+            (values[layout.d2(k)], values[dot], values[dot + 1]) = (r.d2, r.dot, r.dot_next);
         }
-        let dtype = self.run.manifest.tensors[chunk.tensor].dtype;
-        decoder.decode(dtype, payload.coding, payload.bytes, out).map_err(|e| {
-            self.window.undecodable(self.run, step, stream, chunk, payload.offset, &e.to_string())
-        })?;
-        Ok(Decoded::Values)
+        if let Some(later) = later {
+            for (k, values_of) in references.iter().enumerate() {
+                values[layout.dot(d, k) + 2] = lagged_sum(isa, direction, v, later, &values_of[..n]);
+            }
+        }
     }
-}
-
-/// Passes damage on to be collected; anything else ends the analysis.
-fn keep(e: Error) -> Result<Error> {
-    if e.is_damage() { Ok(e) } else { Err(e) }
 }

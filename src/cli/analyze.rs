@@ -1,36 +1,46 @@
 //! `lpa analyze`.
 
-use std::ffi::OsStr;
-use std::fmt::Write as _;
-use std::io::BufWriter;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use super::output::{Output, Tee, default_table};
 use super::progress::Progress;
 use super::{RunArguments, Usage, bytes, rate, say};
-use crate::analyze::{Analysis, Options, Outcome, Sink, Skipped};
-use crate::error::{Error, Result};
+use crate::analyze::{Analysis, Options, Outcome, Skipped};
 use crate::group;
 use crate::isa::Isa;
-use crate::reference::Reference;
-use crate::row::Row;
+use crate::reference::{self, Cache, Reference, Spec};
 use crate::run::Run;
-use crate::run::manifest::Manifest;
-use crate::summary::{Summary, significant, thousands};
-use crate::table::Table;
-use crate::text::{Csv, JsonLines};
+use crate::run::catalog::Catalog;
+use crate::run::manifest::{GRAD, Manifest};
+use crate::stream;
+use crate::summary::{Subject, Summary, significant, thousands};
+use crate::table::metadata;
+
+/// Key of the metadata that holds the summary.
+const SUMMARY: &str = "lpa.summary";
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
     run: RunArguments,
-    /// Write the Parquet table here [default: RUN/metrics.parquet]
+    /// Measure against this iterate; repeatable: final, last (newest of an unfinished run), step:N,
+    /// epoch:N (after its last update), mean:A..B, ema:BETA, a safetensors file, RUN:REF (of another
+    /// run; with the same x_0 it is a control)
+    #[arg(long = "ref", value_name = "REF", default_value = "final")]
+    references: Vec<Spec>,
+    /// Measure this direction; repeatable: grad, grad_wd (with weight decay), grad_preclip, update,
+    /// or any recorded stream
+    #[arg(long = "stream", value_name = "NAME", default_value = GRAD)]
+    streams: Vec<String>,
+    /// Write the Parquet table here [default: RUN/metrics.parquet, or RUN/metrics.REFS.parquet]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Only these steps: A..B (B not included), A.., ..B, or every K-th of them by A..B:K
     #[arg(long, value_name = "A..B[:K]", value_parser = parse_steps)]
     steps: Option<Steps>,
-    /// A row per step for: '*' (all tensors), 'each' (every tensor), or a tensor's name; repeatable
+    /// A row per step for: '*' (all tensors), 'each' (every tensor), a tensor's name, a glob such as
+    /// 'layer1.*', or one with a name, 'attention=*.attn.*'; repeatable
     #[arg(long = "group", value_name = "GROUP", default_value = "*")]
     groups: Vec<String>,
     /// Worker threads [default: one per processor]
@@ -48,7 +58,7 @@ pub(super) struct Arguments {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
+pub(super) enum Format {
     Parquet,
     Csv,
     Jsonl,
@@ -78,30 +88,6 @@ fn parse_steps(text: &str) -> std::result::Result<Steps, String> {
     Ok(Steps { range, every })
 }
 
-/// Where rows go.
-enum Output {
-    Table(Box<Table>, PathBuf),
-    Csv(Box<Csv<BufWriter<std::io::Stdout>>>),
-    JsonLines(JsonLines<BufWriter<std::io::Stdout>>),
-}
-
-/// Rows to the output, and to the summary.
-struct Tee {
-    output: Output,
-    summary: Summary,
-}
-
-impl Sink for Tee {
-    fn row(&mut self, row: &Row<'_>) -> Result<()> {
-        self.summary.row(row)?;
-        match &mut self.output {
-            Output::Table(table, _) => table.row(row),
-            Output::Csv(csv) => csv.row(row),
-            Output::JsonLines(lines) => lines.row(row),
-        }
-    }
-}
-
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     if a.format != Format::Parquet && a.out.is_some() {
         let what = "--out names a Parquet table; --format csv and jsonl write to standard output";
@@ -110,73 +96,125 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     let isa = Isa::from_env()?;
     let run = Run::open(&a.run.run, a.run.access())?;
     let groups = group::select(&run, &a.groups)?;
-    let reference = Reference::open_final(&run, !a.run.no_mmap)?;
+    let catalog = Catalog::read(&run, a.skip_damaged)?;
+    let (streams, directions) = stream::select(&run, &catalog, &a.streams)?;
+    let table = match (&a.out, a.format) {
+        (Some(path), _) => Some(path.clone()),
+        (None, Format::Parquet) => Some(default_table(&run.path, &a.references)?),
+        (None, _) => None,
+    };
+    // What is made on the way is kept beside the table; without one nothing is kept.
+    let beside = table.as_deref().map(directory_of);
+    let cache = beside.map_or_else(Cache::temporary, Cache::below);
+    let references = reference::open(&run, &catalog, &a.references, &cache, a.run.access())?;
+    reference::check_cover(&run, &references, &groups)?;
     let steps = a.steps.clone().unwrap_or(Steps { range: 0..u64::MAX, every: 1 });
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let options = Options {
         steps: steps.range.clone(),
         every: steps.every,
         groups,
+        streams,
+        directions,
         threads: a.threads.map_or(processors, usize::from),
         isa,
         skip_damaged: a.skip_damaged,
     };
-    let analysis = Analysis::prepare(&run, &reference, &options)?;
+    let analysis = Analysis::prepare(&run, &catalog, &references, &options)?;
+    if !a.quiet {
+        references.iter().filter_map(|r| r.note.as_ref()).for_each(|note| tell(&format!("note: {note}")));
+    }
+    let provenance = analysis.provenance();
+    if let Some(path) = &table
+        && is_up_to_date(a, path, &provenance)?
+    {
+        return Ok(());
+    }
     let known = run.steps();
     // The final iterate has a step of its own, but no gradient.
     let end = run.final_step().unwrap_or(known.end).min(known.end);
     let span = known.start.max(steps.range.start)..end.min(steps.range.end);
-    let output = open_output(a, &run, analysis.provenance())?;
-    let mut tee = Tee { output, summary: Summary::new(&span) };
+    let subject =
+        |r: &Reference| Subject { name: r.name.clone(), control: r.is_control(), last: r.weights.last() };
+    let mut tee = Tee {
+        output: Output::open(a.format, table.as_deref())?,
+        summary: Summary::new(&span, references.iter().map(subject).collect()),
+    };
     let progress = Progress::new(analysis.cells(), analysis.chunks(), a.quiet);
-    let result = analysis.run(&mut tee, &progress);
+    let scratch = beside.map_or_else(std::env::temp_dir, Path::to_owned);
+    let result = analysis.run(&scratch, &mut tee, &progress);
     let (elapsed, read) = progress.finish();
     let outcome = result?;
     let Tee { output, summary } = tee;
-    let (table, to_stdout) = match output {
-        Output::Table(table, path) => {
-            let (rows, size) = table.finish()?;
-            let text = format!("wrote {} ({} rows, {})", path.display(), thousands(rows), bytes(size));
-            (Some(text), false)
+    let text = heading(&run, &references, &options, &outcome) + &summary.text();
+    let written = match output {
+        Output::Table(rows) => {
+            let path = rows.path().display().to_string();
+            let metadata = [provenance, vec![(SUMMARY.to_owned(), text.clone())]].concat();
+            let (rows, size) = rows.finish(metadata)?;
+            Some(format!("wrote {path} ({} rows, {})", thousands(rows), bytes(size)))
         }
-        Output::Csv(csv) => (csv.finish().map(|()| None)?, true),
-        Output::JsonLines(lines) => (lines.finish().map(|()| None)?, true),
+        Output::Csv(csv) => csv.finish().map(|()| None)?,
+        Output::JsonLines(lines) => lines.finish().map(|()| None)?,
     };
     report_damage(&analysis, &outcome.skipped);
-    if a.quiet || to_stdout {
+    let Some(written) = written.filter(|_| !a.quiet) else {
         return Ok(());
-    }
-    let mut text = heading(&run, &reference, &options, &outcome);
-    text.push_str(&summary.text());
+    };
     let seconds = elapsed.as_secs_f64().max(1e-6);
-    let _ = writeln!(
-        text,
-        "\n{} in {} s ({} steps/s, {})",
-        table.unwrap_or_default(),
+    say(&format!(
+        "{}: {text}\n{written} in {} s ({} steps/s, {})\n",
+        run.path.display(),
         significant(seconds),
         significant(outcome.steps as f64 / seconds),
         rate(read, seconds)
-    );
-    say(&text)
+    ))
 }
 
-fn heading(run: &Run, reference: &Reference, options: &Options, outcome: &Outcome) -> String {
+/// Whether the table is there already, made from the same inputs by the same version; then its
+/// summary is shown again.
+fn is_up_to_date(a: &Arguments, path: &Path, provenance: &[(String, String)]) -> anyhow::Result<bool> {
+    let there = metadata(path).unwrap_or_default();
+    let same = !there.is_empty() && provenance.iter().all(|pair| there.contains(pair));
+    if same && !a.quiet {
+        let summary = there.iter().find(|(k, _)| k == SUMMARY).map_or("", |(_, text)| text.as_str());
+        say(&format!("{}: {summary}\n{} is up to date\n", a.run.run.display(), path.display()))?;
+    }
+    Ok(same)
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn heading(run: &Run, references: &[Reference], options: &Options, outcome: &Outcome) -> String {
     let m = &run.manifest;
-    let step = reference.step.map_or_else(String::new, |s| format!(" (x_{s})"));
+    let named = |r: &Reference| {
+        let step = r.step.map_or_else(String::new, |s| format!(" (x_{s})"));
+        let provisional = if r.provisional { ", provisional" } else { "" };
+        let control = if r.is_control() { " (same x_0: a control)" } else { "" };
+        format!("{}{step}{control}{provisional}", r.name)
+    };
+    const SHOWN: usize = 4;
+    let mut against: Vec<String> = references.iter().take(SHOWN).map(named).collect();
+    if references.len() > SHOWN {
+        against.push(format!("and {} more", references.len() - SHOWN));
+    }
+    let streams: Vec<&str> = options.streams.iter().map(|s| s.name.as_str()).collect();
     let groups = match options.groups.as_slice() {
         [one] => format!("group {}", one.name),
         all => format!("{} groups", all.len()),
     };
     format!(
-        "{}: {} steps measured, {} parameters in {} tensors ({}), optimizer {}\nagainst reference \
-         {}{step}, stream grad, {groups}\n\n",
-        run.path.display(),
+        "{} steps measured, {} parameters in {} tensors ({}), optimizer {}\nagainst reference \
+         {}, stream {}, {groups}\n\n",
         thousands(outcome.steps),
         thousands(m.parameters()),
         m.tensors.len(),
         types(m),
         if m.optimizer.name.is_empty() { "unknown" } else { &m.optimizer.name },
-        reference.name,
+        against.join(", "),
+        streams.join(", "),
     )
 }
 
@@ -211,35 +249,8 @@ fn report_damage(analysis: &Analysis<'_>, skipped: &Skipped) {
     }
 }
 
-fn open_output(a: &Arguments, run: &Run, metadata: Vec<(String, String)>) -> Result<Output> {
-    let stdout = || BufWriter::with_capacity(1 << 16, std::io::stdout());
-    match a.format {
-        Format::Csv => return Ok(Output::Csv(Box::new(Csv::new(stdout())?))),
-        Format::Jsonl => return Ok(Output::JsonLines(JsonLines::new(stdout()))),
-        Format::Parquet => {}
-    }
-    if let Some(path) = &a.out {
-        return Ok(Output::Table(Box::new(Table::create(path, metadata)?), path.clone()));
-    }
-    let path = run.path.join("metrics.parquet");
-    match Table::create(&path, metadata.clone()) {
-        Ok(table) => Ok(Output::Table(Box::new(table), path)),
-        Err(Error::Io { source, .. })
-            if matches!(
-                source.kind(),
-                std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem
-            ) =>
-        {
-            let path = PathBuf::from(beside(&run.path));
-            Ok(Output::Table(Box::new(Table::create(&path, metadata)?), path))
-        }
-        Err(e) => Err(e),
-    }
-}
-
-/// The file in the working directory that takes the place of RUN/metrics.parquet.
-fn beside(run: &Path) -> String {
-    let full = run.canonicalize().unwrap_or_else(|_| run.to_owned());
-    let name = full.file_name().unwrap_or(OsStr::new("run"));
-    format!("./{}.metrics.parquet", name.to_string_lossy())
+/// A line on standard error.
+fn tell(line: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
 }

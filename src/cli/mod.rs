@@ -5,7 +5,9 @@
 mod analyze;
 mod export;
 mod inspect;
+mod output;
 mod progress;
+mod simulate;
 mod verify;
 
 use std::ffi::OsString;
@@ -28,7 +30,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Measure every step of a run against its final iterate and write a Parquet table
+    /// Measure every step of a run against its final iterate, or others, and write a Parquet table
     Analyze(analyze::Arguments),
     /// Show what a run holds: tensors, steps, streams, scalars, bits per parameter
     Inspect(inspect::Arguments),
@@ -36,6 +38,8 @@ enum Command {
     Verify(verify::Arguments),
     /// Write the iterate or a stream of one step as a safetensors file
     Export(export::Arguments),
+    /// Record a simulated path, of which the truth is known
+    Simulate(simulate::Arguments),
     /// Print the completions of a shell, to be sourced
     Completions {
         /// The shell
@@ -73,6 +77,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Inspect(a) => inspect::run(&a),
         Command::Verify(a) => verify::run(&a),
         Command::Export(a) => export::run(&a),
+        Command::Simulate(a) => simulate::run(&a),
         Command::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "lpa", &mut text);

@@ -8,7 +8,7 @@ use super::{RunArguments, say};
 use crate::codec::{Codec, Decoder};
 use crate::error::{Error, Result, Tried};
 use crate::isa::Isa;
-use crate::reference::Reference;
+use crate::reference::check_final;
 use crate::run::shard::Shard;
 use crate::run::window::{damaged_vector, read_payload};
 use crate::run::{Run, Segment};
@@ -34,7 +34,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
             Err(e) => found.push(e),
         }
     }
-    match Reference::open_final(&run, !a.run.no_mmap) {
+    match check_final(&run, a.run.access()) {
         Ok(_) => {}
         Err(Error::NoFinal { .. }) if run.final_step().is_none() => {}
         Err(e) => found.push(e),

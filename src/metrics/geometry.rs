@@ -68,21 +68,7 @@ fn angle(s: &Sums) -> f64 {
 #[allow(clippy::float_cmp)]
 mod tests {
     use super::*;
-
-    fn sums(dot: f64, g2: f64, d2: f64) -> Sums {
-        Sums {
-            dot,
-            g2,
-            d2,
-            x2: 1.0,
-            gx: 0.0,
-            step2: None,
-            init2: None,
-            dot_next: None,
-            absent: false,
-            all_absent: false,
-        }
-    }
+    use crate::sums::tests::sums;
 
     #[test]
     fn a_three_four_five_triangle() {

@@ -40,22 +40,12 @@ pub fn trust(s: &Sums, dtype: DType) -> Trust {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sums::tests::sums;
 
     #[test]
     fn a_distance_of_a_thousand_roundings_is_the_limit() {
         let u = DType::F32.unit_roundoff();
-        let at = |ratio: f64| Sums {
-            dot: 0.0,
-            g2: 1.0,
-            d2: (ratio * u * 2.0).powi(2),
-            x2: 4.0,
-            gx: 0.0,
-            step2: None,
-            init2: None,
-            dot_next: None,
-            absent: false,
-            all_absent: false,
-        };
+        let at = |ratio: f64| Sums { x2: 4.0, ..sums(0.0, 1.0, (ratio * u * 2.0).powi(2)) };
         assert!(trust(&at(999.0), DType::F32).low_precision);
         assert!(!trust(&at(1001.0), DType::F32).low_precision);
         assert!(trust(&at(1001.0), DType::BF16).low_precision);

@@ -4,36 +4,109 @@
 //! tile stay in registers. Lanes are independent, so the width of the tile changes no bit.
 
 use super::order::{BLOCK, LANES, fold_lanes};
-use super::{ReferenceSums, VectorSums};
+use super::{Direction, DirectionSums, IterateSums, ReferenceSums};
 use crate::isa::{Isa, Kind, multi_isa};
 
 /// Rows of [`LANES`] elements that the tiles pass over before going on.
 const CACHED_ROWS: usize = 32;
 
 /// The terms that one element adds to `SUMS` accumulators, from `INPUTS` widened inputs.
-trait Terms<const INPUTS: usize, const SUMS: usize> {
-    fn add(input: [f64; INPUTS], acc: [f64; SUMS]) -> [f64; SUMS];
+trait Terms<const INPUTS: usize, const SUMS: usize>: Copy {
+    fn add(self, input: [f64; INPUTS], acc: [f64; SUMS]) -> [f64; SUMS];
 }
 
-/// All sums of one step against one reference: each input is widened once for all of them.
+/// One element of a direction.
+trait Element: Copy {
+    fn of(self, g: f64, x: f64, next: f64) -> f64;
+}
+
+#[derive(Clone, Copy)]
+struct Stored;
+#[derive(Clone, Copy)]
+struct Decayed(f64);
+#[derive(Clone, Copy)]
+struct Update;
+
+impl Element for Stored {
+    #[inline(always)]
+    fn of(self, g: f64, _: f64, _: f64) -> f64 {
+        g
+    }
+}
+
+impl Element for Decayed {
+    #[inline(always)]
+    fn of(self, g: f64, x: f64, _: f64) -> f64 {
+        self.0.mul_add(x, g)
+    }
+}
+
+impl Element for Update {
+    #[inline(always)]
+    fn of(self, _: f64, x: f64, next: f64) -> f64 {
+        x - next
+    }
+}
+
+/// All sums of one step, of the stored direction and one reference: each input is widened once for
+/// all of them.
+#[derive(Clone, Copy)]
 struct Step;
 
 impl Terms<5, 8> for Step {
     #[inline(always)]
-    fn add([g, x, next, init, r]: [f64; 5], acc: [f64; 8]) -> [f64; 8] {
-        let [g2, gx, x2, step2, init2, dot, d2, dot_next] = acc;
+    fn add(self, [g, x, next, init, r]: [f64; 5], acc: [f64; 8]) -> [f64; 8] {
+        let [x2, step2, init2, g2, gx, dot, d2, dot_next] = acc;
+        let [x2, step2, init2] = Iterate.add([x, next, init], [x2, step2, init2]);
+        let [g2, gx] = Along(Stored).add([g, x, next], [g2, gx]);
+        let [dot, d2, dot_next] = Against(Stored).add([g, x, next, r], [dot, d2, dot_next]);
+        [x2, step2, init2, g2, gx, dot, d2, dot_next]
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Iterate;
+
+impl Terms<3, 3> for Iterate {
+    #[inline(always)]
+    fn add(self, [x, next, init]: [f64; 3], [x2, step2, init2]: [f64; 3]) -> [f64; 3] {
         let (step, moved) = (x - next, x - init);
-        let (d, d_next) = (x - r, next - r);
-        [
-            g.mul_add(g, g2),
-            g.mul_add(x, gx),
-            x.mul_add(x, x2),
-            step.mul_add(step, step2),
-            moved.mul_add(moved, init2),
-            g.mul_add(d, dot),
-            d.mul_add(d, d2),
-            g.mul_add(d_next, dot_next),
-        ]
+        [x.mul_add(x, x2), step.mul_add(step, step2), moved.mul_add(moved, init2)]
+    }
+}
+
+/// A direction by itself.
+#[derive(Clone, Copy)]
+struct Along<E>(E);
+
+impl<E: Element> Terms<3, 2> for Along<E> {
+    #[inline(always)]
+    fn add(self, [g, x, next]: [f64; 3], [g2, gx]: [f64; 2]) -> [f64; 2] {
+        let s = self.0.of(g, x, next);
+        [s.mul_add(s, g2), s.mul_add(x, gx)]
+    }
+}
+
+/// A direction against a reference.
+#[derive(Clone, Copy)]
+struct Against<E>(E);
+
+impl<E: Element> Terms<4, 3> for Against<E> {
+    #[inline(always)]
+    fn add(self, [g, x, next, r]: [f64; 4], [dot, d2, dot_next]: [f64; 3]) -> [f64; 3] {
+        let (s, d) = (self.0.of(g, x, next), x - r);
+        [s.mul_add(d, dot), d.mul_add(d, d2), s.mul_add(next - r, dot_next)]
+    }
+}
+
+/// A direction against how a later iterate lies to a reference.
+#[derive(Clone, Copy)]
+struct Lagged<E>(E);
+
+impl<E: Element> Terms<5, 1> for Lagged<E> {
+    #[inline(always)]
+    fn add(self, [g, x, next, later, r]: [f64; 5], [dot]: [f64; 1]) -> [f64; 1] {
+        [self.0.of(g, x, next).mul_add(later - r, dot)]
     }
 }
 
@@ -41,7 +114,10 @@ impl Terms<5, 8> for Step {
 // The lanes of several arrays are walked in step, which indices say best, to the compiler too.
 #[allow(clippy::needless_range_loop)]
 #[inline(always)]
-fn block<T, const INPUTS: usize, const SUMS: usize, const TILE: usize>(input: [&[f32]; INPUTS]) -> [f64; SUMS]
+fn block<T, const INPUTS: usize, const SUMS: usize, const TILE: usize>(
+    terms: T,
+    input: [&[f32]; INPUTS],
+) -> [f64; SUMS]
 where
     T: Terms<INPUTS, SUMS>,
 {
@@ -58,7 +134,7 @@ where
             for row in 0..rows_of[0].len() {
                 for l in 0..TILE {
                     let value = std::array::from_fn(|i| f64::from(rows_of[i][row][tile * TILE + l]));
-                    let new = T::add(value, std::array::from_fn(|k| acc[k][l]));
+                    let new = terms.add(value, std::array::from_fn(|k| acc[k][l]));
                     for k in 0..SUMS {
                         acc[k][l] = new[k];
                     }
@@ -72,7 +148,7 @@ where
     let tails = split.map(|(_, tail)| tail);
     for l in 0..tails.iter().map(|t| t.len()).min().unwrap_or(0) {
         let value = std::array::from_fn(|i| f64::from(tails[i][l]));
-        let new = T::add(value, std::array::from_fn(|k| lanes[k][l]));
+        let new = terms.add(value, std::array::from_fn(|k| lanes[k][l]));
         for k in 0..SUMS {
             lanes[k][l] = new[k];
         }
@@ -82,7 +158,10 @@ where
 
 /// A chunk: its blocks folded in order.
 #[inline(always)]
-fn chunk<T, const INPUTS: usize, const SUMS: usize, const TILE: usize>(input: [&[f32]; INPUTS]) -> [f64; SUMS]
+fn chunk<T, const INPUTS: usize, const SUMS: usize, const TILE: usize>(
+    terms: T,
+    input: [&[f32]; INPUTS],
+) -> [f64; SUMS]
 where
     T: Terms<INPUTS, SUMS>,
 {
@@ -90,7 +169,7 @@ where
     let mut sums = [0.0; SUMS];
     for start in (0..n).step_by(BLOCK) {
         let end = (start + BLOCK).min(n);
-        let part = block::<T, INPUTS, SUMS, TILE>(input.map(|v| &v[start..end]));
+        let part = block::<T, INPUTS, SUMS, TILE>(terms, input.map(|v| &v[start..end]));
         for k in 0..SUMS {
             sums[k] += part[k];
         }
@@ -99,7 +178,7 @@ where
 }
 
 /// The definition, read off `docs/numerics.md` one element at a time.
-fn scalar<T, const INPUTS: usize, const SUMS: usize>(input: [&[f32]; INPUTS]) -> [f64; SUMS]
+fn scalar<T, const INPUTS: usize, const SUMS: usize>(terms: T, input: [&[f32]; INPUTS]) -> [f64; SUMS]
 where
     T: Terms<INPUTS, SUMS>,
 {
@@ -110,7 +189,7 @@ where
         for i in start..(start + BLOCK).min(n) {
             let l = (i - start) % LANES;
             let value = input.map(|v| f64::from(v[i]));
-            let new = T::add(value, std::array::from_fn(|k| lanes[k][l]));
+            let new = terms.add(value, std::array::from_fn(|k| lanes[k][l]));
             for k in 0..SUMS {
                 lanes[k][l] = new[k];
             }
@@ -124,31 +203,108 @@ where
 
 // Eight accumulators a lane: 4 lanes fill half of the registers of AVX2 and leave room for inputs.
 multi_isa! {
-    fn step_body(input: [&[f32]; 5]) -> [f64; 8]
-    => portable chunk::<Step, 5, 8, 4>, avx2 chunk::<Step, 5, 8, 4>, avx512 chunk::<Step, 5, 8, 8>
+    fn step_body(terms: Step, input: [&[f32]; 5]) -> [f64; 8]
+    => portable chunk::<_, 5, 8, 4>, avx2 chunk::<_, 5, 8, 4>, avx512 chunk::<_, 5, 8, 8>
+}
+multi_isa! {
+    fn iterate_body(terms: Iterate, input: [&[f32]; 3]) -> [f64; 3]
+    => portable chunk::<_, 3, 3, 8>, avx2 chunk::<_, 3, 3, 8>, avx512 chunk::<_, 3, 3, 16>
+}
+multi_isa! {
+    fn along_body<E: Element>(terms: Along<E>, input: [&[f32]; 3]) -> [f64; 2]
+    => portable chunk::<_, 3, 2, 8>, avx2 chunk::<_, 3, 2, 8>, avx512 chunk::<_, 3, 2, 32>
+}
+multi_isa! {
+    fn against_body<E: Element>(terms: Against<E>, input: [&[f32]; 4]) -> [f64; 3]
+    => portable chunk::<_, 4, 3, 8>, avx2 chunk::<_, 4, 3, 8>, avx512 chunk::<_, 4, 3, 16>
+}
+multi_isa! {
+    fn lagged_body<E: Element>(terms: Lagged<E>, input: [&[f32]; 5]) -> [f64; 1]
+    => portable chunk::<_, 5, 1, 16>, avx2 chunk::<_, 5, 1, 16>, avx512 chunk::<_, 5, 1, 32>
 }
 
-/// The sums of a chunk at one step against the reference `r`. All inputs have the chunk's length,
-/// at most 65,536.
+/// Runs the body that the processor has, or the definition.
+macro_rules! run {
+    ($isa:expr, $body:ident, $terms:expr, $input:expr) => {
+        match $isa.kind() {
+            Kind::Scalar => scalar($terms, $input),
+            _ => $body($isa, $terms, $input),
+        }
+    };
+}
+
+/// Runs `$call` with the [`Element`] of a direction.
+macro_rules! with_element {
+    ($direction:expr, $e:ident => $call:expr) => {
+        match $direction {
+            Direction::Stored => {
+                let $e = Stored;
+                $call
+            }
+            Direction::Decayed(weight_decay) => {
+                let $e = Decayed(weight_decay);
+                $call
+            }
+            Direction::Update => {
+                let $e = Update;
+                $call
+            }
+        }
+    };
+}
+
+/// Vectors of one chunk at one step, all of the chunk's length, at most 65,536.
 ///
 /// Where `x_next` or `x_0` is not recorded the caller passes `x` and ignores the sums that hold it.
-pub fn step_sums(
-    isa: Isa,
-    g: &[f32],
-    x: &[f32],
-    x_next: &[f32],
-    x_0: &[f32],
-    r: &[f32],
-) -> (VectorSums, ReferenceSums) {
-    let input = [g, x, x_next, x_0, r];
-    let [g2, gx, x2, step2, init2, dot, d2, dot_next] = match isa.kind() {
-        Kind::Scalar => scalar::<Step, 5, 8>(input),
-        _ => step_body(isa, input),
-    };
-    (VectorSums { g2, gx, x2, step2, init2 }, ReferenceSums { dot, d2, dot_next })
+#[derive(Clone, Copy)]
+pub struct Vectors<'a> {
+    /// The stored direction.
+    pub g: &'a [f32],
+    /// x_t.
+    pub x: &'a [f32],
+    /// x_{t+1}.
+    pub next: &'a [f32],
+    /// x_0.
+    pub init: &'a [f32],
+}
+
+/// The sums of the stored direction against the reference `r`, and all that need no reference, in
+/// one pass.
+pub fn step_sums(isa: Isa, v: &Vectors<'_>, r: &[f32]) -> (IterateSums, DirectionSums, ReferenceSums) {
+    let input = [v.g, v.x, v.next, v.init, r];
+    let [x2, step2, init2, g2, gx, dot, d2, dot_next] = run!(isa, step_body, Step, input);
+    (IterateSums { x2, step2, init2 }, DirectionSums { g2, gx }, ReferenceSums { dot, d2, dot_next })
+}
+
+/// The sums of iterates alone.
+pub fn iterate_sums(isa: Isa, v: &Vectors<'_>) -> IterateSums {
+    let [x2, step2, init2] = run!(isa, iterate_body, Iterate, [v.x, v.next, v.init]);
+    IterateSums { x2, step2, init2 }
+}
+
+/// The sums of a direction by itself.
+pub fn direction_sums(isa: Isa, direction: Direction, v: &Vectors<'_>) -> DirectionSums {
+    let input = [v.g, v.x, v.next];
+    let [g2, gx] = with_element!(direction, e => run!(isa, along_body, Along(e), input));
+    DirectionSums { g2, gx }
+}
+
+/// The sums of a direction against the reference `r`.
+pub fn reference_sums(isa: Isa, direction: Direction, v: &Vectors<'_>, r: &[f32]) -> ReferenceSums {
+    let input = [v.g, v.x, v.next, r];
+    let [dot, d2, dot_next] = with_element!(direction, e => run!(isa, against_body, Against(e), input));
+    ReferenceSums { dot, d2, dot_next }
+}
+
+/// The sum of `s * (later - r)` of a direction s, with an iterate `later` than x_t.
+pub fn lagged_sum(isa: Isa, direction: Direction, v: &Vectors<'_>, later: &[f32], r: &[f32]) -> f64 {
+    let input = [v.g, v.x, v.next, later, r];
+    let [dot] = with_element!(direction, e => run!(isa, lagged_body, Lagged(e), input));
+    dot
 }
 
 #[cfg(test)]
+#[allow(clippy::float_cmp)]
 mod tests {
     use super::*;
 
@@ -166,21 +322,41 @@ mod tests {
             .collect()
     }
 
-    fn bits(v: &VectorSums, r: &ReferenceSums) -> [u64; 8] {
-        [v.g2, v.gx, v.x2, v.step2, v.init2, r.dot, r.d2, r.dot_next].map(f64::to_bits)
+    /// Every sum that there is, of all directions.
+    fn all_sums(isa: Isa, n: usize) -> Vec<f64> {
+        let [g, x, next, init, r, later] = [1, 2, 3, 4, 5, 6].map(|seed| awkward(n, seed));
+        let v = Vectors { g: &g, x: &x, next: &next, init: &init };
+        let (i, d, r0) = step_sums(isa, &v, &r);
+        let iterate = iterate_sums(isa, &v);
+        let mut all = vec![i.x2, i.step2, i.init2, d.g2, d.gx, r0.dot, r0.d2, r0.dot_next];
+        all.extend([iterate.x2, iterate.step2, iterate.init2]);
+        for direction in [Direction::Stored, Direction::Decayed(0.1), Direction::Update] {
+            let d = direction_sums(isa, direction, &v);
+            let r1 = reference_sums(isa, direction, &v, &r);
+            all.extend([d.g2, d.gx, r1.dot, r1.d2, r1.dot_next]);
+            all.push(lagged_sum(isa, direction, &v, &later, &r));
+        }
+        all
     }
 
     #[test]
     fn every_instruction_set_gives_the_bits_of_the_definition() {
         for n in [0, 1, 31, 32, 33, 127, 4095, 4096, 4097, 8192, 10_000, 65_535, 65_536] {
-            let [g, x, next, init, r] = [1, 2, 3, 4, 5].map(|seed| awkward(n, seed));
             let mut expected = None;
             for isa in Isa::available() {
-                let (v, against) = step_sums(isa, &g, &x, &next, &init, &r);
-                let got = bits(&v, &against);
-                assert_eq!(got, *expected.get_or_insert(got), "n = {n}, {}", isa.name());
+                let got: Vec<u64> = all_sums(isa, n).into_iter().map(f64::to_bits).collect();
+                assert_eq!(got, *expected.get_or_insert(got.clone()), "n = {n}, {}", isa.name());
             }
         }
+    }
+
+    #[test]
+    fn one_pass_and_many_give_the_same_bits() {
+        let all = all_sums(Isa::detect(), 10_000);
+        let bits =
+            |range: std::ops::Range<usize>| -> Vec<u64> { all[range].iter().map(|v| v.to_bits()).collect() };
+        assert_eq!(bits(0..3), bits(8..11), "iterates");
+        assert_eq!(bits(3..8), bits(11..16), "the stored direction");
     }
 
     #[test]
@@ -191,16 +367,20 @@ mod tests {
         let g = vec![2.0f32; n as usize];
         let zero = vec![0.0f32; n as usize];
         // x_next is g, and both x_0 and r are 0.
-        let (v, r) = step_sums(Isa::detect(), &g, &x, &g, &zero, &zero);
+        let v = Vectors { g: &g, x: &x, next: &g, init: &zero };
+        let (i, d, r) = step_sums(Isa::detect(), &v, &zero);
         let (sum, squares) = (49_995_000.0, 333_283_335_000.0);
-        let expected = VectorSums {
-            g2: 40_000.0,
-            gx: 2.0 * sum,
-            x2: squares,
-            step2: squares - 4.0 * sum + 40_000.0,
-            init2: squares,
-        };
-        assert_eq!(v, expected);
+        assert_eq!(i, IterateSums { x2: squares, step2: squares - 4.0 * sum + 40_000.0, init2: squares });
+        assert_eq!(d, DirectionSums { g2: 40_000.0, gx: 2.0 * sum });
         assert_eq!(r, ReferenceSums { dot: 2.0 * sum, d2: squares, dot_next: 40_000.0 });
+        // s = 3 x + 2.
+        let d = direction_sums(Isa::detect(), Direction::Decayed(3.0), &v);
+        assert_eq!(
+            d,
+            DirectionSums { g2: 9.0 * squares + 12.0 * sum + 40_000.0, gx: 3.0 * squares + 2.0 * sum }
+        );
+        // s = x - 2, later = x, r = 2: the sum of (x - 2)^2.
+        let lagged = lagged_sum(Isa::detect(), Direction::Update, &v, &x, &g);
+        assert_eq!(lagged, squares - 4.0 * sum + 40_000.0);
     }
 }

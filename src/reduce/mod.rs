@@ -7,13 +7,20 @@
 pub mod cpu;
 pub mod order;
 
-/// Sums over one chunk that need no reference iterate.
+/// How the elements of a direction s come from those of the stored vectors.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Direction {
+    /// `s = g`.
+    Stored,
+    /// `s = fma(weight_decay, x, g)`: a gradient with its weight decay.
+    Decayed(f64),
+    /// `s = x - x_next`: what the optimizer did.
+    Update,
+}
+
+/// Sums over one chunk of iterates alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct VectorSums {
-    /// Sum of `g * g`.
-    pub g2: f64,
-    /// Sum of `g * x`.
-    pub gx: f64,
+pub struct IterateSums {
     /// Sum of `x * x`.
     pub x2: f64,
     /// Sum of `(x - x_next)^2`.
@@ -22,13 +29,22 @@ pub struct VectorSums {
     pub init2: f64,
 }
 
-/// Sums over one chunk against a reference `r`, with `d = x - r`.
+/// Sums over one chunk of a direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct DirectionSums {
+    /// Sum of `s * s`.
+    pub g2: f64,
+    /// Sum of `s * x`.
+    pub gx: f64,
+}
+
+/// Sums over one chunk of a direction against a reference `r`, with `d = x - r`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ReferenceSums {
-    /// Sum of `g * d`.
+    /// Sum of `s * d`.
     pub dot: f64,
     /// Sum of `d * d`.
     pub d2: f64,
-    /// Sum of `g * (x_next - r)`.
+    /// Sum of `s * (x_next - r)`.
     pub dot_next: f64,
 }

@@ -94,6 +94,11 @@ impl Header {
         self.metadata.metadata().as_ref()?.get(key).map(String::as_str)
     }
 
+    /// The names of all tensors.
+    pub fn names(&self) -> Vec<String> {
+        self.metadata.offset_keys()
+    }
+
     /// Type, shape and place in the file (offset, length) of a tensor.
     pub fn tensor(&self, name: &str) -> Option<(Dtype, &[usize], u64, u64)> {
         let info = self.metadata.info(name)?;

@@ -39,11 +39,12 @@ pub fn assemble_final(run: &Path, tmp_prefix: &str) -> Result<()> {
     let file = File::create(&tmp).tried("create", &tmp)?;
     let mut file = BufWriter::with_capacity(1 << 20, file);
     // The hash in the header has a fixed length, so the header's size is known before its value.
-    let placeholder = header(&run, step, 0);
+    let more = [("step", step.to_string())];
+    let placeholder = reference_header(&run, &more, 0);
     file.write_all(&placeholder).tried("write", &tmp)?;
     let hash = write_values(&run, step, &mut file, &tmp)?;
     let file = file.into_inner().map_err(|e| e.into_error()).tried("write", &tmp)?;
-    file.write_all_at(&header(&run, step, hash), 0).tried("write", &tmp)?;
+    file.write_all_at(&reference_header(&run, &more, hash), 0).tried("write", &tmp)?;
     match publish_new(&file, &tmp, &path) {
         Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists => {
             std::fs::remove_file(&tmp).tried("remove", &tmp)
@@ -52,20 +53,22 @@ pub fn assemble_final(run: &Path, tmp_prefix: &str) -> Result<()> {
     }
 }
 
-fn header(run: &Run, step: u64, hash: u64) -> Vec<u8> {
+/// The header of a file that holds one float32 value a parameter of `run`, in the manifest's order.
+/// Its size does not depend on `hash`, the xxh3_64 of the values.
+pub fn reference_header(run: &Run, more: &[(&str, String)], hash: u64) -> Vec<u8> {
     let entries: Vec<Entry<'_>> = run
         .manifest
         .tensors
         .iter()
         .map(|t| Entry { name: &t.name, dtype: "F32", shape: t.shape.clone(), len: t.elements() * 4 })
         .collect();
-    let metadata = [
+    let mut metadata = vec![
         ("format", REFERENCE_FORMAT.to_owned()),
         ("version", run.manifest.version.to_string()),
         ("run_id", run.manifest.run_id.clone()),
-        ("step", step.to_string()),
-        ("xxh3", format!("{hash:016x}")),
     ];
+    metadata.extend_from_slice(more);
+    metadata.push(("xxh3", format!("{hash:016x}")));
     build_header(&metadata, &entries)
 }
 

@@ -3,23 +3,26 @@
 //! The truth is the directory listing: shards are found by name, and the journals say which attempt
 //! counts for which step. Nothing here decodes a vector.
 
+pub mod catalog;
 pub mod chunk;
 pub mod container;
 mod finish;
 pub mod journal;
 pub mod manifest;
+pub mod plan;
 mod publish;
 mod record;
 pub mod shard;
 mod shard_writer;
 pub mod source;
+pub mod vector;
 pub mod window;
 pub mod writer;
 
 use std::path::{Path, PathBuf};
 
 use self::chunk::ChunkTable;
-pub use self::finish::{FINAL, REFERENCE_FORMAT, assemble_final};
+pub use self::finish::{FINAL, REFERENCE_FORMAT, assemble_final, reference_header};
 use self::journal::{Attempt, Journal, State};
 use self::manifest::Manifest;
 pub use self::publish::Draft;

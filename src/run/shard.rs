@@ -114,20 +114,17 @@ pub struct Shard {
     columns: Vec<String>,
     vectors: Vec<(u64, u16)>,
     chunks_per_vector: usize,
+    header_xxh3: u128,
 }
 
-/// Checks a shard's header against its file name and the run, and returns a hash of the header.
-///
-/// The header holds the hash of the index, which holds the hashes of the payloads; so the hash
-/// stands for every byte of the shard.
+/// Checks a shard's header against its file name and the run.
 ///
 /// # Errors
 /// The file is missing, damaged or another run's.
-pub fn check_header(file: &ShardFile, manifest: &Manifest) -> Result<u128> {
+pub(super) fn check_header(file: &ShardFile, manifest: &Manifest) -> Result<()> {
     let handle = File::open(&file.path).tried("open", &file.path)?;
     let header = Header::read(&handle, &file.path)?;
-    check_identity(&header, file, manifest)?;
-    Ok(xxh3_128(&header.bytes))
+    check_identity(&header, file, manifest)
 }
 
 fn check_identity(header: &Header, file: &ShardFile, manifest: &Manifest) -> Result<()> {
@@ -214,6 +211,7 @@ impl Shard {
             columns,
             vectors,
             chunks_per_vector: table.of_rank(file.name.rank).len(),
+            header_xxh3: xxh3_128(&header.bytes),
         };
         shard.check_layout(manifest).map_err(bad)?;
         Ok(shard)
@@ -272,6 +270,12 @@ impl Shard {
     fn record(&self, i: usize) -> std::result::Result<Record, String> {
         let (all, _) = self.tail()[self.index.clone()].as_chunks::<RECORD>();
         Record::from_bytes(all.get(i).ok_or("it is not there")?)
+    }
+
+    /// A hash of the header. The header holds the hash of the index, which holds the hashes of the
+    /// payloads; so it stands for every byte of the shard.
+    pub fn header_xxh3(&self) -> u128 {
+        self.header_xxh3
     }
 
     /// The (step, stream) pairs of the vectors that this shard holds, in order.

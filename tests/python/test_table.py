@@ -1,5 +1,7 @@
 """The Parquet table as the tools that people have read it."""
 
+import json
+
 import duckdb
 import pandas as pd
 import polars as pl
@@ -14,7 +16,7 @@ def test_duckdb_pandas_and_polars_read_the_same(analyze):
     path = analyze(RUN, "--group", "*", "--group", "each")
     by_pandas, by_polars = pd.read_parquet(path), pl.read_parquet(path)
     by_duckdb = duckdb.sql(f"select * from '{path}' order by step, \"group\"").pl()
-    assert by_polars.shape == by_pandas.shape == (1100, 30)
+    assert by_polars.shape == by_pandas.shape == (1100, 42)
     assert by_polars.sort("step", "group").equals(by_duckdb)
     assert by_polars.equals(pl.from_pandas(by_pandas).cast(by_polars.schema))
 
@@ -47,7 +49,10 @@ def test_csv_and_json_lines_hold_the_bits_of_the_table(analyze, lpa_command, tmp
 def test_provenance_says_what_can_change_a_number(analyze):
     metadata = pq.read_metadata(analyze(RUN, "--steps", "0..9")).metadata
     text = {k.decode(): v.decode() for k, v in metadata.items() if k.startswith(b"lpa.")}
-    assert text["lpa.reference"] == "final" and text["lpa.reference_step"] == "220"
-    assert text["lpa.steps"] == "0..9:1" and text["lpa.groups"] == '["*"]'
+    (reference,) = json.loads(text["lpa.references"])
+    assert (reference["name"], reference["step"], reference["control"]) == ("final", 220, False)
+    assert text["lpa.steps"] == "0..9:1" and text["lpa.streams"] == '["grad"]'
+    assert json.loads(text["lpa.groups"]) == [{"name": "*", "tensors": None}]
+    assert text.pop("lpa.summary").startswith("9 steps measured")
     assert len(text["lpa.inputs_xxh3"]) == 32
     assert not any("/" in v for v in text.values())

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use lpa::run::writer::{Step, Writer, WriterOptions};
 
-use crate::support::{Copy, Ran, borrow, flip, lpa, manifest, record, run, vector};
+use crate::support::{Copy, Ran, Row, alone, borrow, flip, lpa, manifest, parse, record, rows, run, vector};
 
 /// Every file below a directory with its size.
 fn files(dir: &Path) -> BTreeMap<PathBuf, u64> {
@@ -242,13 +242,8 @@ fn non_finite_gradients_and_the_reference_itself_are_flagged_not_fatal() {
 
 #[test]
 fn skip_damaged_goes_on_and_reports() {
-    let rows = |copy: &Copy, extra: &[&str]| -> (Vec<String>, Ran) {
-        let ran = run(&[&["analyze", copy.arg(), "--format", "csv"], extra].concat());
-        assert_eq!(ran.code, 0, "{}", ran.err);
-        (ran.out.lines().map(str::to_owned).collect(), ran)
-    };
-    let whole = rows(&Copy::of("digits_mlp"), &[]).0;
-    let numbers = |line: &str| line.split(',').next().and_then(|s| s.parse::<u64>().ok());
+    let whole: Vec<Row> = rows(&Copy::of("digits_mlp").path, &[]).iter().map(alone).collect();
+    let step = |row: &Row| row["step"].parse::<u64>().unwrap();
 
     // Two damaged shards of three kinds, and one flipped bit in the gradient of one step.
     let copy = Copy::of("digits_mlp");
@@ -257,20 +252,23 @@ fn skip_damaged_goes_on_and_reports() {
     std::fs::OpenOptions::new().write(true).open(&shards[2]).unwrap().set_len(5000).unwrap();
     flip(&shards[5], 4096 + 8000, 0);
     assert_eq!(run(&["analyze", copy.arg()]).code, 1);
-    let (kept, ran) = rows(&copy, &["--skip-damaged"]);
-    let left: Vec<u64> = kept.iter().filter_map(|l| numbers(l)).collect();
+    let ran = run(&["analyze", copy.arg(), "--format", "csv", "--skip-damaged"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let kept = parse(&ran.out);
+    let left: Vec<u64> = kept.iter().map(step).collect();
     let lost: Vec<u64> = (0..220).filter(|s| !left.contains(s)).collect();
     let hit = lost[44];
     assert_eq!(lost[..44], (22..66).collect::<Vec<u64>>());
     assert!((110..132).contains(&hit) && lost.len() == 45, "{lost:?}");
     assert!(ran.err.contains("left out 45 damaged or missing steps"), "{}", ran.err);
     assert!(ran.err.contains("with steps 22 to 43 is missing"), "{}", ran.err);
-    for line in &kept {
-        let Some(step) = numbers(line) else { continue };
+    for row in &kept {
         // x_22 is lost, so step 21 knows no next iterate and says so; all else is as in the whole run.
-        let same = whole.contains(line);
-        assert_eq!(same, step != 21, "step {step}");
-        assert!(same || line.ends_with("true"), "step {step} is not marked as a gap");
+        let same = whole.contains(&alone(row));
+        assert_eq!(same, step(row) != 21, "step {}", step(row));
+        assert!(same || row["gap"] == "true", "step {} is not marked as a gap", step(row));
+        // Lost norms are put in between the others.
+        assert_eq!(row["sampled"], "true", "step {}", step(row));
     }
     assert!(run(&["verify", copy.arg()]).out.contains(&format!("step {hit}, ")));
 }

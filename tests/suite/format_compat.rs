@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use lpa::codec::Codec;
-use lpa::export::Vector;
+use lpa::run::vector::Vector;
 use lpa::run::{Access, Run};
 
 use crate::support::fixture;

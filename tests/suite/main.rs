@@ -14,4 +14,6 @@ mod crash;
 mod determinism;
 mod format_compat;
 mod recording;
+mod references;
 mod support;
+mod walks;

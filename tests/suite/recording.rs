@@ -1,7 +1,7 @@
 //! The writer: ranks, attempts, gaps, absent gradients, and what it refuses.
 
-use lpa::export::Vector;
 use lpa::run::manifest::Slice;
+use lpa::run::vector::Vector;
 use lpa::run::writer::{Step, Writer, WriterOptions};
 use lpa::run::{Access, Run};
 

@@ -1,5 +1,6 @@
 //! What the tests share: running the binary, copying the fixture, recording small runs.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -32,6 +33,34 @@ pub fn run(args: &[&str]) -> Ran {
     lpa().args(args).output().unwrap().into()
 }
 
+/// Rows of CSV output by column.
+pub type Row = BTreeMap<String, String>;
+
+/// Analyzes a run to CSV and returns its rows.
+pub fn rows(path: &Path, extra: &[&str]) -> Vec<Row> {
+    let ran = run(&[&["analyze", path.to_str().unwrap(), "--format", "csv"], extra].concat());
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    parse(&ran.out)
+}
+
+/// Reads CSV with a header line.
+pub fn parse(text: &str) -> Vec<Row> {
+    let mut reader = csv::Reader::from_reader(text.as_bytes());
+    reader.deserialize().map(Result::unwrap).collect()
+}
+
+/// A row without the columns that depend on what is measured at other steps.
+pub fn alone(row: &Row) -> Row {
+    let others = ["cos_walk", "t_excess", "sampled"];
+    row.iter().filter(|(k, _)| !others.contains(&k.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect()
+}
+
+/// A number of a row; `None` where it is null.
+pub fn number(row: &Row, column: &str) -> Option<f64> {
+    let text = &row[column];
+    (!text.is_empty()).then(|| text.parse().unwrap())
+}
+
 pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
 }
@@ -48,6 +77,7 @@ impl Copy {
         let path = dir.path().join("run");
         copy_dir(&fixture(name), &path);
         let _ = std::fs::remove_file(path.join("metrics.parquet"));
+        let _ = std::fs::remove_dir_all(path.join("lpa-references"));
         Copy { _dir: dir, path }
     }
 

@@ -1,24 +1,21 @@
-//! Cutting the steps into windows: what is mapped, and whose sums are held, at one time.
+//! Cutting steps into windows: what is mapped at one time.
 
 use std::ops::Range;
 
-use crate::run::Run;
-use crate::sums::ChunkSums;
+use super::Run;
 
 /// Stored bytes a window. They are mapped, not copied, and walked once.
 const WINDOW_BYTES: u64 = 2 << 30;
 /// A window has at least so many steps, since x_0 and the iterate after its last step are decoded
 /// once more for each window.
 const MIN_STEPS: usize = 8;
-/// Sums that are held: what bounds memory for models of very many chunks.
-const SUMS_BYTES: usize = 4 << 20;
 /// Open shards a window. Without mapping each is an open file, and two windows are open.
 const MAX_SHARDS: usize = 128;
 
-/// Cuts `steps` (ascending) into consecutive windows; the ranges are places in `steps`.
-pub(super) fn plan_windows(run: &Run, steps: &[u64]) -> Vec<Range<usize>> {
-    let chunks = run.table.chunks().len().max(1);
-    let max_steps = (SUMS_BYTES / size_of::<ChunkSums>() / chunks).max(MIN_STEPS);
+/// Cuts `steps` (ascending) into consecutive windows of at most `max_steps`; the ranges are places
+/// in `steps`.
+pub fn plan_windows(run: &Run, steps: &[u64], max_steps: usize) -> Vec<Range<usize>> {
+    let max_steps = max_steps.max(MIN_STEPS);
     let mut windows = Vec::new();
     let (mut start, mut bytes, mut shards) = (0, 0, 0);
     let mut at: Vec<usize> = vec![0; run.manifest.world as usize];

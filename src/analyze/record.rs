@@ -1,0 +1,105 @@
+//! What is kept of a step between measuring and deriving: its sums per group, as 64-bit words.
+
+use crate::group::Group;
+use crate::run::manifest::TensorInfo;
+use crate::sums::{Flags, Layout};
+
+/// The tensors of a group that share a parameter group of the optimizer.
+pub(super) struct Part {
+    /// The parameter group.
+    pub(super) param_group: usize,
+    /// Indices in the tensor table.
+    pub(super) tensors: Vec<usize>,
+    /// Where the record has its squared norms: one a direction, then `||x||^2`. `None` where the
+    /// part is the whole group.
+    own: Option<usize>,
+}
+
+/// Where everything lies in a record.
+pub(super) struct Shape {
+    pub(super) layout: Layout,
+    /// Parts by group.
+    pub(super) parts: Vec<Vec<Part>>,
+    groups: Vec<usize>,
+    words: usize,
+}
+
+impl Shape {
+    /// For the given groups of a run's tensors.
+    pub(super) fn new(layout: Layout, groups: &[Group], tensors: &[TensorInfo]) -> Shape {
+        // The step, and which directions were recorded.
+        let mut words = 2;
+        let (mut parts, mut places) = (Vec::new(), Vec::new());
+        for group in groups {
+            places.push(words);
+            words += layout.width() + 1;
+            let mut split: Vec<Part> = Vec::new();
+            for &t in group.tensors.iter().filter(|&&t| tensors[t].elements() > 0) {
+                let param_group = tensors[t].param_group;
+                match split.iter_mut().find(|p| p.param_group == param_group) {
+                    Some(part) => part.tensors.push(t),
+                    None => split.push(Part { param_group, tensors: vec![t], own: None }),
+                }
+            }
+            if split.len() > 1 {
+                for part in &mut split {
+                    part.own = Some(words);
+                    words += layout.directions + 1;
+                }
+            }
+            parts.push(split);
+        }
+        Shape { layout, parts, groups: places, words }
+    }
+
+    /// Words a record.
+    pub(super) fn words(&self) -> usize {
+        self.words
+    }
+}
+
+/// A record that is being read.
+pub(super) struct Record<'a> {
+    pub(super) shape: &'a Shape,
+    pub(super) words: &'a [u64],
+}
+
+impl Record<'_> {
+    /// The step.
+    pub(super) fn step(&self) -> u64 {
+        self.words[0]
+    }
+
+    /// Whether a direction was recorded at this step.
+    pub(super) fn recorded(&self, direction: usize) -> bool {
+        self.words[1] >> direction & 1 == 1
+    }
+
+    fn real(&self, at: usize) -> f64 {
+        f64::from_bits(self.words[at])
+    }
+
+    /// Copies the sums of a group to `out` and returns their flags.
+    pub(super) fn sums(&self, group: usize, out: &mut Vec<f64>) -> Flags {
+        let (from, width) = (self.shape.groups[group], self.shape.layout.width());
+        out.clear();
+        out.extend(self.words[from..from + width].iter().map(|w| f64::from_bits(*w)));
+        Flags::from_bits(self.words[from + width])
+    }
+
+    /// `||s||^2` of a direction over a part of a group.
+    pub(super) fn g2(&self, group: usize, part: &Part, direction: usize) -> f64 {
+        match part.own {
+            Some(at) => self.real(at + direction),
+            None => self.real(self.shape.groups[group] + self.shape.layout.g2(direction)),
+        }
+    }
+
+    /// `||x||^2` over a part of a group.
+    pub(super) fn x2(&self, group: usize, part: &Part) -> f64 {
+        match part.own {
+            Some(at) => self.real(at + self.shape.layout.directions),
+            None => self.real(self.shape.groups[group] + Layout::X2),
+        }
+    }
+}

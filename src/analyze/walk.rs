@@ -1,0 +1,245 @@
+//! The second phase, backward: how each gradient enters each reference, and the squared length of
+//! the walk that is still to come.
+
+use std::path::Path;
+
+use super::record::{Record, Shape};
+use super::spool::Spool;
+use super::{Analysis, Mode};
+use crate::error::Result;
+use crate::metrics::response::{Adjoint, Update};
+use crate::reference::weights::Weights;
+use crate::stream::Form;
+
+/// A reference met by a direction that its path is made of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Walk {
+    pub(super) reference: usize,
+    pub(super) direction: usize,
+    /// The direction has its weight decay already.
+    pub(super) decayed: bool,
+}
+
+impl Walk {
+    /// An update as the walk sees it.
+    pub(super) fn update(&self, u: &Update) -> Update {
+        Update { weight_decay: if self.decayed { 0.0 } else { u.weight_decay }, ..*u }
+    }
+}
+
+/// The walks of an analysis and, per measured step, what the backward pass found.
+pub(super) struct Walks {
+    pub(super) all: Vec<Walk>,
+    /// Whether the past lies between x_t and the reference too: by momentum, weight decay, or
+    /// because the reference is an average.
+    pub(super) past: Vec<bool>,
+    spool: Spool,
+    param_groups: usize,
+    groups: usize,
+    words: Vec<u64>,
+}
+
+/// What the backward pass found for one walk at one step.
+pub(super) struct Ahead<'a> {
+    words: &'a [u64],
+    param_groups: usize,
+}
+
+impl Ahead<'_> {
+    /// The adjoint of a parameter group.
+    pub(super) fn adjoint(&self, param_group: usize) -> Adjoint {
+        let real = |i: usize| f64::from_bits(self.words[3 * param_group + i]);
+        Adjoint { h: real(0), a: real(1), c: real(2) }
+    }
+
+    /// Squared length of the walk from here on, for a group; NaN where it is not known.
+    pub(super) fn distance2(&self, group: usize) -> f64 {
+        f64::from_bits(self.words[3 * self.param_groups + 1 + group])
+    }
+
+    /// Steps from here on enter by interpolated norms.
+    pub(super) fn sampled(&self) -> bool {
+        self.words[3 * self.param_groups] == 1
+    }
+}
+
+/// Moments of h over steps without recorded vectors: sums of h^2, h^2 u and h^2 u^2, with u steps
+/// up to the next recorded one. With them norms that lie on a line need not be summed one by one.
+#[derive(Clone, Copy, Default)]
+struct Between {
+    moments: [f64; 3],
+    steps: u64,
+}
+
+impl Between {
+    fn add(&mut self, h: f64, u: u64) {
+        let u = u as f64;
+        let h2 = h * h;
+        self.moments[0] += h2;
+        self.moments[1] += h2 * u;
+        self.moments[2] += h2 * u * u;
+        self.steps += 1;
+    }
+
+    /// The sum of h^2 norm^2 with norms on the line from `upper` (u = 0) to `lower` (u = length).
+    fn sum(&self, upper: f64, lower: f64, length: u64) -> f64 {
+        let slope = (lower - upper) / length as f64;
+        let [m0, m1, m2] = self.moments;
+        upper * upper * m0 + 2.0 * upper * slope * m1 + slope * slope * m2
+    }
+}
+
+/// The backward state of one walk.
+struct State {
+    adjoints: Vec<Adjoint>,
+    /// By group.
+    ahead: Vec<f64>,
+    /// By parameter group.
+    between: Vec<Between>,
+    /// The next recorded step, and the norms there by group and part.
+    upper: Option<(u64, Vec<Vec<f64>>)>,
+    sampled: bool,
+    past: bool,
+}
+
+impl Analysis<'_> {
+    /// The walks that rows need.
+    fn walks(&self) -> Vec<Walk> {
+        let mut all = Vec::new();
+        for (reference, modes) in self.modes.iter().enumerate() {
+            for (stream, mode) in self.options.streams.iter().zip(modes) {
+                let direction = stream.direction;
+                let decayed = self.options.directions[direction].form == Form::Decayed;
+                let walk = Walk { reference, direction, decayed };
+                let made = self.references[reference].weights != Weights::None;
+                if made && *mode == Mode::Known && !all.contains(&walk) {
+                    all.push(walk);
+                }
+            }
+        }
+        all
+    }
+
+    /// The updates of step t by parameter group.
+    pub(super) fn updates(&self, step: u64) -> Vec<Update> {
+        let groups = 0..self.hyperparameters.groups();
+        groups.map(|g| self.hyperparameters.update(g, step).unwrap_or_default()).collect()
+    }
+
+    /// Walks from the references back to the first measured step. `steps` are the measured ones.
+    pub(super) fn walk_back(&self, measured: &mut Spool, steps: &[u64], scratch: &Path) -> Result<Walks> {
+        let largest_gap = steps.windows(2).map(|w| w[1] - w[0]).max().unwrap_or(1);
+        let all = self.walks();
+        let (param_groups, groups) = (self.hyperparameters.groups(), self.options.groups.len());
+        let mut states: Vec<State> = all
+            .iter()
+            .map(|_| State {
+                adjoints: vec![Adjoint::default(); param_groups],
+                ahead: vec![0.0; groups],
+                between: vec![Between::default(); param_groups],
+                upper: None,
+                sampled: false,
+                past: false,
+            })
+            .collect();
+        let mut spool = Spool::new(all.len() * (3 * param_groups + 1 + groups), scratch);
+        let last = |w: &Walk| self.references[w.reference].weights.last();
+        let mut at = all.iter().filter_map(last).max().unwrap_or(0);
+        let (mut words, mut out) = (Vec::new(), Vec::new());
+        if !all.is_empty() {
+            for i in (0..measured.len()).rev() {
+                measured.read(i, &mut words)?;
+                let record = Record { shape: &self.shape, words: &words };
+                let step = record.step();
+                // `at` is the step whose state is known; go down to this one.
+                for t in (step..at).rev() {
+                    self.back_one(t, &record, largest_gap, &all, &mut states);
+                }
+                at = step.min(at);
+                out.clear();
+                for state in &states {
+                    out.extend(state.adjoints.iter().flat_map(|a| [a.h, a.a, a.c].map(f64::to_bits)));
+                    out.push(u64::from(state.sampled));
+                    out.extend(state.ahead.iter().map(|v| v.to_bits()));
+                }
+                spool.push(&out)?;
+            }
+        }
+        let past = states.iter().map(|s| s.past).collect();
+        Ok(Walks { all, past, spool, param_groups, groups, words: Vec::new() })
+    }
+
+    /// One step back, to step t; `record` is the highest recorded one that is not above t.
+    fn back_one(&self, t: u64, record: &Record<'_>, largest_gap: u64, walks: &[Walk], states: &mut [State]) {
+        let updates = self.updates(t);
+        for (walk, state) in walks.iter().zip(states) {
+            let weights = &self.references[walk.reference].weights;
+            if weights.last().is_none_or(|last| t >= last) {
+                continue;
+            }
+            let weight = weights.at(t + 1);
+            for (adjoint, update) in state.adjoints.iter_mut().zip(&updates) {
+                let update = walk.update(update);
+                *adjoint = adjoint.before(&update, weight);
+                state.past |= update.momentum != 0.0 || update.weight_decay != 0.0;
+            }
+            state.past |= weights.single().is_none();
+            if t == record.step() && record.recorded(walk.direction) {
+                state.arrive(t, walk, record, largest_gap);
+            } else {
+                let upper = state.upper.as_ref().map_or_else(|| weights.last().unwrap_or(t), |(s, _)| *s);
+                for (between, adjoint) in state.between.iter_mut().zip(&state.adjoints) {
+                    between.add(adjoint.h, upper - t);
+                }
+                state.sampled = true;
+            }
+        }
+    }
+}
+
+impl State {
+    /// Takes in a recorded step, and the steps between it and the recorded one above.
+    fn arrive(&mut self, t: u64, walk: &Walk, record: &Record<'_>, largest_gap: u64) {
+        let shape: &Shape = record.shape;
+        let norms: Vec<Vec<f64>> = shape
+            .parts
+            .iter()
+            .enumerate()
+            .map(|(g, parts)| parts.iter().map(|p| record.g2(g, p, walk.direction).sqrt()).collect())
+            .collect();
+        let between = self.between.first().map_or(0, |b| b.steps);
+        for (g, parts) in shape.parts.iter().enumerate() {
+            for (p, part) in parts.iter().enumerate() {
+                let (here, group) = (norms[g][p], part.param_group);
+                if between > 0 {
+                    let (upper, length) = match &self.upper {
+                        Some((step, above)) => (above[g][p], step - t),
+                        // Little is missing up to the reference: the norm stays.
+                        None if between < largest_gap => (here, 1),
+                        None => (f64::NAN, 1),
+                    };
+                    self.ahead[g] += self.between[group].sum(upper, here, length);
+                }
+                self.ahead[g] += (self.adjoints[group].h * here).powi(2);
+            }
+        }
+        self.between.fill(Between::default());
+        self.upper = Some((t, norms));
+    }
+}
+
+impl Walks {
+    /// What was found for walk `w` at the measured step `index` of `count`.
+    ///
+    /// # Errors
+    /// The scratch file cannot be read.
+    pub(super) fn read(&mut self, index: usize, count: usize) -> Result<()> {
+        if self.all.is_empty() { Ok(()) } else { self.spool.read(count - 1 - index, &mut self.words) }
+    }
+
+    /// What was found for a walk at the step that was read.
+    pub(super) fn ahead(&self, walk: usize) -> Ahead<'_> {
+        let size = 3 * self.param_groups + 1 + self.groups;
+        Ahead { words: &self.words[walk * size..(walk + 1) * size], param_groups: self.param_groups }
+    }
+}

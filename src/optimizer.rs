@@ -1,0 +1,93 @@
+//! The optimizer's hyperparameters, per parameter group and step.
+//!
+//! Owns where they are found (a scalar of the step, else the manifest) and which optimizers are
+//! linear in their gradients. What follows from that is `metrics::response`'s business.
+
+use serde_json::Value;
+
+use crate::metrics::response::Update;
+use crate::run::catalog::Catalog;
+use crate::run::manifest::Manifest;
+
+/// Optimizers whose weight decay is added to the gradient.
+const COUPLED: [&str; 9] =
+    ["sgd", "adam", "adagrad", "adadelta", "adamax", "asgd", "nadam", "radam", "rmsprop"];
+/// Optimizers whose weight decay acts on the parameters directly.
+const DECOUPLED: [&str; 4] = ["adamw", "sgdw", "lion", "lamb"];
+
+/// The hyperparameters of a run.
+pub struct Hyperparameters<'a> {
+    manifest: &'a Manifest,
+    catalog: &'a Catalog,
+}
+
+impl<'a> Hyperparameters<'a> {
+    /// Those of a run.
+    pub fn new(manifest: &'a Manifest, catalog: &'a Catalog) -> Hyperparameters<'a> {
+        Hyperparameters { manifest, catalog }
+    }
+
+    fn name(&self) -> String {
+        self.manifest.optimizer.name.to_ascii_lowercase()
+    }
+
+    fn initial(&self, group: usize, key: &str) -> Option<&Value> {
+        self.manifest.optimizer.param_groups.get(group)?.get(key)
+    }
+
+    fn flag(&self, group: usize, key: &str) -> bool {
+        self.initial(group, key).and_then(Value::as_bool).unwrap_or(false)
+    }
+
+    fn value(&self, group: usize, step: u64, key: &str) -> Option<f64> {
+        let recorded = self.catalog.latest(step, &format!("{key}/{group}"));
+        recorded.or_else(|| self.initial(group, key)?.as_f64())
+    }
+
+    /// Number of parameter groups that tensors belong to.
+    pub fn groups(&self) -> usize {
+        self.manifest.tensors.iter().map(|t| t.param_group + 1).max().unwrap_or(0)
+    }
+
+    /// The learning rate that was recorded at a step.
+    pub fn lr(&self, group: usize, step: u64) -> Option<f64> {
+        self.catalog.scalar(step, &format!("lr/{group}"))
+    }
+
+    /// The weight decay that is added to the gradient; `None` where the optimizer is unknown.
+    pub fn coupled_weight_decay(&self, group: usize, step: u64) -> Option<f64> {
+        let name = self.name();
+        if DECOUPLED.contains(&name.as_str()) || self.flag(group, "decoupled_weight_decay") {
+            return Some(0.0);
+        }
+        COUPLED.contains(&name.as_str()).then(|| self.value(group, step, "weight_decay").unwrap_or(0.0))
+    }
+
+    /// The update of step t as a linear map; `None` where the optimizer is not linear in its
+    /// gradients, or the learning rate is not known.
+    pub fn update(&self, group: usize, step: u64) -> Option<Update> {
+        if self.name() != "sgd" {
+            return None;
+        }
+        let or_zero = |key: &str| self.value(group, step, key).unwrap_or(0.0);
+        let lr = self.value(group, step, "lr")?;
+        Some(Update {
+            lr: if self.flag(group, "maximize") { -lr } else { lr },
+            momentum: or_zero("momentum"),
+            // The buffer starts as the first gradient.
+            dampening: if step == 0 { 0.0 } else { or_zero("dampening") },
+            weight_decay: if self.flag(group, "maximize") {
+                -or_zero("weight_decay")
+            } else {
+                or_zero("weight_decay")
+            },
+            nesterov: self.flag(group, "nesterov"),
+        })
+    }
+
+    /// Whether the updates of all steps and groups are linear and known.
+    pub fn linear(&self) -> bool {
+        let steps = self.catalog.steps.clone();
+        (0..self.groups()).all(|g| self.update(g, steps.start).is_some())
+    }
+}

@@ -1,0 +1,278 @@
+//! References made of a run's own iterates.
+
+use std::cell::OnceCell;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use super::average::{KEY, Target, materialize};
+use super::spec::Own;
+use super::values::{Files, Values};
+use super::weights::Weights;
+use super::{Origin, Reference};
+use crate::error::{Error, Result, Tried};
+use crate::hash::xxh3_64;
+use crate::run::catalog::Catalog;
+use crate::run::container::Header;
+use crate::run::manifest::Manifest;
+use crate::run::{Access, FINAL, REFERENCE_FORMAT, Run, assemble_final};
+
+/// Where averages of iterates are kept between analyses.
+pub struct Cache {
+    /// `None` where nothing is to be kept.
+    parent: Option<PathBuf>,
+    /// Made when it is first needed.
+    made: OnceCell<Made>,
+}
+
+struct Made {
+    directory: PathBuf,
+    /// Keeps a temporary directory alive.
+    _temporary: Option<TempDir>,
+}
+
+impl Cache {
+    /// In `parent/lpa-references`, or in a temporary directory where that cannot be written.
+    pub fn below(parent: &Path) -> Cache {
+        Cache { parent: Some(parent.to_owned()), made: OnceCell::new() }
+    }
+
+    /// In a temporary directory, for this analysis only.
+    pub fn temporary() -> Cache {
+        Cache { parent: None, made: OnceCell::new() }
+    }
+
+    fn directory(&self) -> Result<&Path> {
+        if let Some(made) = self.made.get() {
+            return Ok(&made.directory);
+        }
+        let usable = |directory: &PathBuf| {
+            std::fs::create_dir_all(directory).and_then(|()| tempfile::tempfile_in(directory)).is_ok()
+        };
+        let made = match self.parent.as_ref().map(|p| p.join("lpa-references")).filter(usable) {
+            Some(directory) => Made { directory, _temporary: None },
+            None => {
+                let temporary = tempfile::tempdir().tried("write", &std::env::temp_dir())?;
+                Made { directory: temporary.path().to_owned(), _temporary: Some(temporary) }
+            }
+        };
+        Ok(&self.made.get_or_init(|| made).directory)
+    }
+}
+
+/// A reference that was found in a run, and is yet to be made.
+pub(super) struct Resolved {
+    own: Own,
+    weights: Weights,
+    provisional: bool,
+}
+
+/// Finds the iterates that `own` is made of.
+///
+/// # Errors
+/// They were not recorded; the text says what was.
+pub(super) fn resolve(run: &Run, catalog: &Catalog, own: &Own) -> Result<Resolved> {
+    let not_found = |what| Error::NotFound { path: run.path.clone(), what };
+    let unfinished = run.final_step().is_none();
+    let all = 0..u64::MAX;
+    let found = |weights, provisional| Ok(Resolved { own: own.clone(), weights, provisional });
+    let single = |step, provisional| found(Weights::Equal(vec![step]), provisional);
+    match own {
+        Own::Final => match run.final_step() {
+            Some(step) => single(step, false),
+            None => Err(no_final(run)),
+        },
+        Own::Last => match catalog.iterates(all).next_back() {
+            Some(step) => single(step, unfinished),
+            None => Err(not_found("no iterate was recorded yet".to_owned())),
+        },
+        Own::Step(step) if catalog.has_iterate(*step) => single(*step, false),
+        Own::Step(step) => {
+            let before = catalog.iterates(0..*step).next_back();
+            let after = catalog.iterates(*step..u64::MAX).next();
+            let near: Vec<String> = [before, after].into_iter().flatten().map(|s| format!("x_{s}")).collect();
+            Err(not_found(format!(
+                "step:{step}: the iterate x_{step} is not recorded; the nearest is {}",
+                near.join(" or ")
+            )))
+        }
+        Own::Epoch(epoch) => {
+            let (step, complete) = end_of_epoch(catalog, *epoch).map_err(not_found)?;
+            if !catalog.has_iterate(step) {
+                return Err(not_found(format!("epoch:{epoch} ends with x_{step}, which is not recorded")));
+            }
+            single(step, unfinished && !complete)
+        }
+        Own::Mean(from, to) => {
+            let steps: Vec<u64> = catalog.iterates(*from..to.unwrap_or(u64::MAX)).collect();
+            let end = catalog.iterates(all).next_back().map_or(0, |s| s + 1);
+            if steps.is_empty() || to.is_some_and(|to| to > end) {
+                return Err(not_found(format!("{own}: iterates are recorded up to x_{}", end.max(1) - 1)));
+            }
+            found(Weights::Equal(steps), unfinished && to.is_none())
+        }
+        Own::Ema(beta) => {
+            let steps: Vec<u64> = catalog.iterates(all).collect();
+            if steps.is_empty() {
+                return Err(not_found("no iterate was recorded yet".to_owned()));
+            }
+            found(Weights::Ema { steps, beta: *beta }, unfinished)
+        }
+    }
+}
+
+/// The step after the last update of an epoch, and whether a later epoch has begun.
+fn end_of_epoch(catalog: &Catalog, epoch: u64) -> std::result::Result<(u64, bool), String> {
+    let wanted = epoch as f64;
+    let (mut last, mut highest, mut later) = (None, None, false);
+    for step in catalog.steps.clone() {
+        let Some(e) = catalog.scalar(step, "epoch").map(f64::floor) else { continue };
+        highest = Some(e);
+        if e.total_cmp(&wanted).is_eq() {
+            last = Some(step);
+        }
+        later |= e > wanted;
+    }
+    match (last, highest) {
+        (Some(step), _) => Ok((step + 1, later)),
+        (None, None) => Err("epoch:N needs the scalar epoch, which was not recorded".to_owned()),
+        (None, Some(e)) => Err(format!("epoch:{epoch} is not recorded; the last one is epoch {e}")),
+    }
+}
+
+/// Where the values of a reference lie, or will lie.
+///
+/// # Errors
+/// There is no place to keep them.
+pub(super) fn path(run: &Run, own: &Own, step: Option<u64>, cache: &Cache) -> Result<PathBuf> {
+    if step.is_some() && step == run.final_step() {
+        return Ok(run.path.join(FINAL));
+    }
+    let id = run.manifest.run_id.get(..8).unwrap_or(&run.manifest.run_id);
+    Ok(cache.directory()?.join(format!("{id}-{}.safetensors", own.to_string().replace(':', "-"))))
+}
+
+/// Opens the final iterate of a complete run and checks every byte of it. Where the file is not
+/// there, it is made again from the shards, which hold x_T too.
+///
+/// # Errors
+/// There is none, it is damaged, or it disagrees with the manifest on a tensor.
+pub(super) fn open_final(run: &Run, access: Access) -> Result<(Values, String)> {
+    let path = run.path.join(FINAL);
+    if run.final_step().is_none() {
+        return Err(no_final(run));
+    }
+    if !path.exists() {
+        assemble_final(&run.path, &format!("final.{}.", std::process::id()))?;
+    }
+    open_file(run, &path, None, access)
+}
+
+/// Opens references, and makes those that the cache does not hold.
+///
+/// # Errors
+/// One is damaged, or cannot be made.
+pub(super) fn open(
+    run: &Run,
+    catalog: &Catalog,
+    resolved: Vec<Resolved>,
+    cache: &Cache,
+    access: Access,
+) -> Result<Vec<Reference>> {
+    let is_final = |r: &Resolved| r.weights.single().is_some_and(|s| Some(s) == run.final_step());
+    let mut places = Vec::new();
+    for r in &resolved {
+        let path = path(run, &r.own, r.weights.single(), cache)?;
+        places.push((path, (!is_final(r)).then(|| key(run, catalog, &r.weights))));
+    }
+    let mut targets: Vec<Target<'_>> = Vec::new();
+    for (r, (path, key)) in resolved.iter().zip(&places) {
+        let Some(key) = key else { continue };
+        let known = targets.iter().any(|t| t.path == path.as_path());
+        if !known && open_file(run, path, Some(key), access).is_err() {
+            targets.push(Target { weights: &r.weights, key: key.clone(), path });
+        }
+    }
+    if !targets.is_empty() {
+        materialize(run, &targets, cache.directory()?)?;
+    }
+    drop(targets);
+    let mut all = Vec::new();
+    for (r, (path, key)) in resolved.into_iter().zip(&places) {
+        let (values, xxh3) = match key {
+            None => open_final(run, access)?,
+            Some(key) => open_file(run, path, Some(key), access)?,
+        };
+        all.push(Reference {
+            name: r.own.to_string(),
+            step: r.weights.single(),
+            xxh3,
+            weights: r.weights,
+            origin: Origin::Own,
+            provisional: r.provisional,
+            note: None,
+            values,
+        });
+    }
+    Ok(all)
+}
+
+/// Says what a file is made of: the run, every byte of it, and the weights.
+fn key(run: &Run, catalog: &Catalog, weights: &Weights) -> String {
+    let Manifest { run_id, .. } = &run.manifest;
+    let text = format!("{run_id} {:032x} {weights:?}", catalog.inputs_xxh3);
+    format!("{:016x}", xxh3_64(text.as_bytes()))
+}
+
+/// Opens a file that lpa wrote from `run` and checks every byte of it.
+///
+/// # Errors
+/// It is damaged, or made of something else than `key` says.
+fn open_file(run: &Run, path: &Path, key: Option<&String>, access: Access) -> Result<(Values, String)> {
+    let file = File::open(path).tried("open", path)?;
+    let header = Header::read(&file, path)?;
+    let mut expected = vec![("format", REFERENCE_FORMAT), ("run_id", run.manifest.run_id.as_str())];
+    expected.extend(key.map(|k| (KEY, k.as_str())));
+    for (name, expected) in expected {
+        let found = header.value(name).unwrap_or("absent");
+        if found != expected {
+            let what = format!("its {name} is {found}, where {expected} was expected");
+            return Err(Error::damaged(path, what));
+        }
+    }
+    let written = header.value("xxh3").map(str::to_owned);
+    let values = Files::open(&[path.to_owned()], access.mmap)?.into_values(run)?;
+    if let Some(lacking) = (0..run.manifest.tensors.len()).find(|&t| !values.has(t)) {
+        let info = &run.manifest.tensors[lacking];
+        return Err(Error::TableMismatch {
+            path: path.to_owned(),
+            tensor: info.name.clone(),
+            shard: "not there".to_owned(),
+            manifest: info.describe(),
+        });
+    }
+    let xxh3 = values.xxh3(run)?;
+    if written != Some(xxh3.clone()) {
+        return Err(Error::damaged(path, "its values are not what was written (checksum)"));
+    }
+    Ok((values, xxh3))
+}
+
+fn no_final(run: &Run) -> Error {
+    let steps = run.steps();
+    let state = if run.is_being_written() {
+        format!(
+            "it is still being written, {} steps so far; wait until the training ends, or take the \
+             newest iterate by --ref last",
+            steps.end
+        )
+    } else {
+        format!(
+            "the recording ended after {} steps without one; resume the training from a checkpoint, or \
+             take the newest iterate by --ref last",
+            steps.end
+        )
+    };
+    Error::NoFinal { path: run.path.clone(), state }
+}

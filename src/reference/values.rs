@@ -1,0 +1,204 @@
+//! The values of a reference: safetensors files, mapped and read chunk by chunk.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::Dtype;
+
+use crate::dtype::{DType, widen};
+use crate::error::{Error, Result, Tried};
+use crate::hash::Xxh3;
+use crate::run::Run;
+use crate::run::chunk::Chunk;
+use crate::run::container::Header;
+use crate::run::manifest::TensorInfo;
+use crate::run::source::Source;
+
+/// What wrappers put before the names of parameters.
+const PREFIXES: [&str; 2] = ["module.", "_orig_mod."];
+
+/// Where the values of each tensor lie.
+pub(super) struct Values {
+    sources: Vec<(PathBuf, Source)>,
+    /// By tensor of the run; `None` where no file has it.
+    places: Vec<Option<Place>>,
+}
+
+#[derive(Clone, Copy)]
+struct Place {
+    source: usize,
+    offset: u64,
+    dtype: DType,
+}
+
+/// Open files with what is in them.
+pub(super) struct Files {
+    pub(super) headers: Vec<Header>,
+    sources: Vec<(PathBuf, Source)>,
+    /// By name without prefixes: which file, and the name there.
+    names: BTreeMap<String, (usize, String)>,
+    /// A prefix that was taken off.
+    pub(super) stripped: Option<&'static str>,
+}
+
+impl Files {
+    /// Opens safetensors files.
+    ///
+    /// # Errors
+    /// One cannot be read, or is none.
+    pub(super) fn open(paths: &[PathBuf], mmap: bool) -> Result<Files> {
+        let mut files =
+            Files { headers: Vec::new(), sources: Vec::new(), names: BTreeMap::new(), stripped: None };
+        for path in paths {
+            let file = File::open(path).tried("open", path)?;
+            let header = Header::read(&file, path)?;
+            for full in header.names() {
+                let mut name = full.as_str();
+                while let Some((prefix, rest)) =
+                    PREFIXES.iter().find_map(|p| name.strip_prefix(p).map(|rest| (*p, rest)))
+                {
+                    files.stripped = Some(prefix);
+                    name = rest;
+                }
+                files.names.insert(name.to_owned(), (files.headers.len(), full.clone()));
+            }
+            files.headers.push(header);
+            files.sources.push((path.clone(), Source::new(file, mmap, false).tried("map", path)?));
+        }
+        Ok(files)
+    }
+
+    /// Finds every tensor of `run`, by its name or an alias.
+    ///
+    /// # Errors
+    /// A tensor has another shape or a type that is not widened exactly.
+    pub(super) fn into_values(self, run: &Run) -> Result<Values> {
+        let mut places = Vec::new();
+        for info in &run.manifest.tensors {
+            places.push(self.place(info)?);
+        }
+        Ok(Values { sources: self.sources, places })
+    }
+
+    fn place(&self, info: &TensorInfo) -> Result<Option<Place>> {
+        let mut names = std::iter::once(&info.name).chain(&info.aliases);
+        let Some((source, name)) = names.find_map(|n| self.names.get(n)) else {
+            return Ok(None);
+        };
+        let Some((dtype, shape, offset, _)) = self.headers[*source].tensor(name) else {
+            return Ok(None);
+        };
+        let refuse = |hint: &str| Error::Reference {
+            path: self.sources[*source].0.clone(),
+            what: format!(
+                "tensor '{name}' is {dtype} {shape:?} here, but has the shape {:?} in the run{hint}",
+                info.shape
+            ),
+        };
+        if !shape.iter().map(|&d| d as u64).eq(info.shape.iter().copied()) {
+            return Err(refuse(". It is a reference for another model."));
+        }
+        let dtype = match dtype {
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
+            _ => return Err(refuse("; convert it to float32 first.")),
+        };
+        Ok(Some(Place { source: *source, offset, dtype }))
+    }
+}
+
+impl Values {
+    /// Whether a tensor is there.
+    pub(super) fn has(&self, tensor: usize) -> bool {
+        self.places[tensor].is_some()
+    }
+
+    /// Reads the values of a chunk into `out`, which has the chunk's length; zeros where no file
+    /// has the tensor.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(super) fn chunk(&self, chunk: &Chunk, buffer: &mut Vec<u8>, out: &mut [f32]) -> Result<()> {
+        let Some(place) = self.places[chunk.tensor] else {
+            out.fill(0.0);
+            return Ok(());
+        };
+        let (path, source) = &self.sources[place.source];
+        let size = place.dtype.size();
+        let offset = place.offset + chunk.begin * size as u64;
+        let bytes = source.bytes(offset, chunk.len * size, buffer).tried("read", path)?;
+        if place.dtype == DType::F32 {
+            for (o, word) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                *o = f32::from_le_bytes(*word);
+            }
+        } else {
+            let bits: Vec<u16> = bytes.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b)).collect();
+            widen(place.dtype, &bits, out);
+        }
+        Ok(())
+    }
+
+    /// The xxh3_64 of all values as float32, little endian, in the order of the run's tensors.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub(super) fn xxh3(&self, run: &Run) -> Result<String> {
+        let (mut hash, mut buffer) = (Xxh3::default(), Vec::new());
+        let (mut values, mut bytes) = (Vec::new(), Vec::new());
+        for chunk in run.table.chunks().iter().filter(|c| self.has(c.tensor)) {
+            values.resize(chunk.len, 0.0);
+            self.chunk(chunk, &mut buffer, &mut values)?;
+            bytes.clear();
+            bytes.extend(values.iter().flat_map(|v: &f32| v.to_le_bytes()));
+            hash.update(&bytes);
+        }
+        Ok(format!("{:016x}", hash.digest()))
+    }
+}
+
+/// The safetensors files that a path given by a user stands for.
+///
+/// # Errors
+/// It is something else; the text says how to convert it.
+pub(super) fn files_of(path: &Path) -> Result<Vec<PathBuf>> {
+    let refuse = |what: String| Error::Reference { path: path.to_owned(), what };
+    if path.is_dir() {
+        let index = path.join("model.safetensors.index.json");
+        let single = path.join("model.safetensors");
+        return match (index.exists(), single.exists()) {
+            (true, _) => sharded(&index),
+            (_, true) => Ok(vec![single]),
+            _ => Err(refuse("the directory holds neither a run nor a model.safetensors".to_owned())),
+        };
+    }
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
+    match extension.as_str() {
+        "json" => sharded(path),
+        "pt" | "pth" | "ckpt" | "bin" | "pkl" => Err(refuse(format!(
+            "a PyTorch file is a program, not data. Convert it: python -c \"import torch, \
+             safetensors.torch as s; s.save_file({{k: v.contiguous().clone() for k, v in \
+             torch.load('{}', map_location='cpu', weights_only=True).items()}}, 'reference.safetensors')\"",
+            path.display()
+        ))),
+        _ => Ok(vec![path.to_owned()]),
+    }
+}
+
+/// The files that an index (`model.safetensors.index.json`) lists.
+fn sharded(index: &Path) -> Result<Vec<PathBuf>> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let bytes = std::fs::read(index).tried("read", index)?;
+    let parsed: Index = serde_json::from_slice(&bytes).map_err(|e| Error::Reference {
+        path: index.to_owned(),
+        what: format!("no index of safetensors files ({e})"),
+    })?;
+    let mut names: Vec<String> = parsed.weight_map.into_values().collect();
+    names.sort_unstable();
+    names.dedup();
+    Ok(names.iter().map(|n| index.with_file_name(n)).collect())
+}

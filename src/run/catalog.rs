@@ -1,0 +1,157 @@
+//! What is recorded at each step: which steps have an iterate, and the scalars.
+//!
+//! Read once, from the tails of all shards, before any vector is. Memory: 16 bytes a step and
+//! scalar that the analysis knows.
+
+use std::collections::BTreeMap;
+use std::ops::{Range, RangeInclusive};
+
+use super::shard::{Shard, check_header};
+use super::{Run, Segment};
+use crate::error::{Error, Result};
+use crate::hash::xxh3_128;
+
+/// Scalars that the analysis knows, besides those of parameter groups.
+const NAMES: [&str; 3] = ["epoch", "loss", "clip_coef"];
+/// Scalars of parameter groups: `lr/0` and so on.
+const GROUPED: [&str; 4] = ["lr", "momentum", "dampening", "weight_decay"];
+
+/// What is recorded at each step of a run.
+#[derive(Default)]
+pub struct Catalog {
+    /// All steps that the run should have.
+    pub steps: Range<u64>,
+    /// Stands for every byte of every shard.
+    pub inputs_xxh3: u128,
+    /// Shards that are missing or damaged, by their steps.
+    pub damage: Vec<(RangeInclusive<u64>, Error)>,
+    /// Per step, how many ranks have recorded x_t.
+    iterates: Vec<u32>,
+    world: u32,
+    columns: BTreeMap<String, Vec<Scalar>>,
+}
+
+/// A scalar at one step.
+#[derive(Clone, Copy)]
+struct Scalar {
+    /// What was recorded; else what was recorded last before; else NaN.
+    value: f64,
+    recorded: bool,
+}
+
+impl Catalog {
+    /// Reads the tails of all shards. With `skip_damaged`, damage is listed instead of returned.
+    ///
+    /// # Errors
+    /// A shard is missing, damaged or another run's.
+    pub fn read(run: &Run, skip_damaged: bool) -> Result<Catalog> {
+        let mut catalog = Catalog { world: run.manifest.world, steps: run.steps(), ..Catalog::default() };
+        for missing in run.missing() {
+            match missing {
+                Error::MissingShard { first, last, .. } if skip_damaged => {
+                    catalog.damage.push((first..=last, missing));
+                }
+                other => return Err(other),
+            }
+        }
+        catalog.iterates = vec![0; catalog.len()];
+        let mut hashes = Vec::new();
+        for rank in 0..run.manifest.world {
+            for segment in run.segments(rank) {
+                match catalog.add(run, segment) {
+                    Ok(hash) => hashes.extend_from_slice(&hash.to_le_bytes()),
+                    Err(e) if e.is_damage() && skip_damaged => {
+                        catalog.damage.push((segment.first..=segment.last, e));
+                    }
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+        catalog.inputs_xxh3 = xxh3_128(&hashes);
+        for column in catalog.columns.values_mut() {
+            let mut last = f64::NAN;
+            for scalar in column {
+                last = if scalar.recorded { scalar.value } else { last };
+                scalar.value = last;
+            }
+        }
+        Ok(catalog)
+    }
+
+    fn len(&self) -> usize {
+        usize::try_from(self.steps.end - self.steps.start).unwrap_or(0)
+    }
+
+    fn index(&self, step: u64) -> Option<usize> {
+        let at = step.checked_sub(self.steps.start).filter(|_| step < self.steps.end)?;
+        usize::try_from(at).ok()
+    }
+
+    fn add(&mut self, run: &Run, segment: &Segment) -> Result<u128> {
+        let shard = match run.open_shard(&segment.file, false) {
+            Ok(shard) => shard,
+            // Damage to the header says more than what follows from it.
+            Err(e @ Error::TableMismatch { .. }) => return Err(e),
+            Err(e) => return check_header(&segment.file, &run.manifest).and(Err(e)),
+        };
+        for &(step, stream) in shard.vectors() {
+            if stream == 0
+                && (segment.first..=segment.last).contains(&step)
+                && let Some(i) = self.index(step)
+            {
+                self.iterates[i] += 1;
+            }
+        }
+        if segment.file.name.rank == 0 {
+            self.add_scalars(segment, &shard);
+        }
+        Ok(shard.header_xxh3())
+    }
+
+    fn add_scalars(&mut self, segment: &Segment, shard: &Shard) {
+        let missing = Scalar { value: f64::NAN, recorded: false };
+        for name in shard.columns() {
+            let grouped = name.split_once('/').is_some_and(|(key, _)| GROUPED.contains(&key));
+            if !grouped && !NAMES.contains(&name.as_str()) {
+                continue;
+            }
+            let len = self.len();
+            let mut column = self.columns.remove(name).unwrap_or_else(|| vec![missing; len]);
+            for step in segment.first..=segment.last {
+                if let Some(i) = self.index(step) {
+                    column[i] =
+                        shard.scalar(step, name).map_or(missing, |value| Scalar { value, recorded: true });
+                }
+            }
+            self.columns.insert(name.clone(), column);
+        }
+    }
+
+    /// A scalar of a step as it was recorded.
+    pub fn scalar(&self, step: u64, name: &str) -> Option<f64> {
+        let scalar = self.columns.get(name)?.get(self.index(step)?)?;
+        scalar.recorded.then_some(scalar.value)
+    }
+
+    /// Whether a scalar was recorded at any step.
+    pub fn has_scalar(&self, name: &str) -> bool {
+        self.columns.contains_key(name)
+    }
+
+    /// A scalar at a step or, where it was not recorded there, at the last step before that has it.
+    pub fn latest(&self, step: u64, name: &str) -> Option<f64> {
+        let scalar = self.columns.get(name)?.get(self.index(step)?)?;
+        (!scalar.value.is_nan()).then_some(scalar.value)
+    }
+
+    /// Whether every rank has recorded x_t.
+    pub fn has_iterate(&self, step: u64) -> bool {
+        self.index(step).is_some_and(|i| self.iterates[i] == self.world)
+    }
+
+    /// The steps among `range` whose iterates are recorded, ascending.
+    pub fn iterates(&self, range: Range<u64>) -> impl DoubleEndedIterator<Item = u64> {
+        let (from, to) = (range.start.max(self.steps.start), range.end.min(self.steps.end));
+        (from..to).filter(|&s| self.has_iterate(s))
+    }
+}

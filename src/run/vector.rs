@@ -1,0 +1,89 @@
+//! One recorded vector, read tensor by tensor in its own type.
+
+use super::Run;
+use super::chunk::Chunk;
+use super::manifest::ITERATE;
+use super::window::Window;
+use crate::codec::{Codec, Decoder};
+use crate::error::{Error, Result, Tried};
+use crate::isa::Isa;
+
+/// A recorded vector, opened for reading tensor by tensor.
+pub struct Vector<'a> {
+    run: &'a Run,
+    window: Window,
+    step: u64,
+    stream: u16,
+    decoder: Decoder,
+}
+
+impl<'a> Vector<'a> {
+    /// Finds `stream` (or `iterate`) at `step`.
+    ///
+    /// # Errors
+    /// It was not recorded, or its shard is damaged.
+    pub fn open(run: &'a Run, step: u64, stream: &str) -> Result<Vector<'a>> {
+        let not_found = |what| Error::NotFound { path: run.path.clone(), what };
+        let Some(id) = run.manifest.stream_id(stream) else {
+            let named = run.manifest.streams.iter().map(|s| format!(", '{}'", s.name));
+            let named: String = named.collect();
+            let what = format!("no stream is named '{stream}'. There is '{ITERATE}'{named}");
+            return Err(not_found(what));
+        };
+        let mut window = Window::open(run, &[step], false)?;
+        if let Some((_, e)) = window.damaged.pop() {
+            return Err(e);
+        }
+        if !window.has(step, id) {
+            let steps = run.steps();
+            let what = if steps.contains(&step) {
+                format!("the {stream} of step {step} was not recorded")
+            } else {
+                format!("step {step} was not recorded; there are {} to {}", steps.start, steps.end.max(1) - 1)
+            };
+            return Err(not_found(what));
+        }
+        let decoder = Decoder::new(Isa::detect()).tried("start the decoder for", &run.path)?;
+        Ok(Vector { run, window, step, stream: id, decoder })
+    }
+
+    /// The chunks of a tensor, in order.
+    fn chunks(&self, tensor: usize) -> impl Iterator<Item = &'a Chunk> + use<'a> {
+        let all = self.run.table.chunks();
+        let from = all.partition_point(|c| c.tensor < tensor);
+        all[from..].iter().take_while(move |c| c.tensor == tensor)
+    }
+
+    /// Whether a tensor has no vector here. All of its chunks are absent, or none is.
+    ///
+    /// # Errors
+    /// As [`Self::tensor`].
+    pub fn is_absent(&self, tensor: usize) -> Result<bool> {
+        let Some(chunk) = self.chunks(tensor).next() else {
+            return Ok(false);
+        };
+        let mut buffer = Vec::new();
+        let found = self.window.payload(self.run, self.step, self.stream, chunk, &mut buffer)?;
+        Ok(found.is_none_or(|p| p.coding.codec == Codec::Absent))
+    }
+
+    /// Appends the elements of a tensor to `out`, little endian; false where it is absent.
+    ///
+    /// # Errors
+    /// The bytes are not what was written.
+    pub fn tensor(&mut self, tensor: usize, out: &mut Vec<u8>) -> Result<bool> {
+        let mut buffer = Vec::new();
+        let dtype = self.run.manifest.tensors[tensor].dtype;
+        for chunk in self.chunks(tensor) {
+            let found = self.window.payload(self.run, self.step, self.stream, chunk, &mut buffer)?;
+            let Some(payload) = found.filter(|p| p.coding.codec != Codec::Absent) else {
+                return Ok(false);
+            };
+            self.decoder.decode_bytes(dtype, chunk.len, payload.coding, payload.bytes, out).map_err(|e| {
+                let at = payload.offset;
+                self.window.undecodable(self.run, self.step, self.stream, chunk, at, &e.to_string())
+            })?;
+        }
+        Ok(true)
+    }
+}

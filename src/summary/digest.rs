@@ -1,0 +1,336 @@
+//! The rows of one reference, stream and group in a nutshell.
+
+use std::fmt::Write;
+
+use super::significant;
+use crate::metrics::trust::LOW_PRECISION;
+use crate::row::Row;
+
+/// Columns of a sparkline.
+pub(super) const BINS: usize = 48;
+
+/// A mean of the values that are there.
+#[derive(Clone, Copy, Default)]
+struct Mean {
+    sum: f64,
+    count: u64,
+}
+
+impl Mean {
+    fn add(&mut self, value: Option<f64>) {
+        if let Some(v) = value {
+            self.sum += v;
+            self.count += 1;
+        }
+    }
+
+    fn get(self) -> Option<f64> {
+        (self.count > 0).then(|| self.sum / self.count as f64)
+    }
+}
+
+/// What is averaged over thirds of the path.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Quantity {
+    Cos,
+    CosWalk,
+    CosExcess,
+    Rsi,
+    Eb,
+    Lolr,
+    Lr,
+    LolrRatio,
+    Dist,
+}
+
+/// All quantities with their names, in the order of the enum.
+const SHOWN: [(Quantity, &str); 9] = [
+    (Quantity::Cos, "cos"),
+    (Quantity::CosWalk, "cos_walk"),
+    (Quantity::CosExcess, "cos_excess"),
+    (Quantity::Rsi, "rsi"),
+    (Quantity::Eb, "eb"),
+    (Quantity::Lolr, "lolr"),
+    (Quantity::Lr, "lr"),
+    (Quantity::LolrRatio, "lolr_ratio"),
+    (Quantity::Dist, "dist"),
+];
+
+/// Windows with equal `t_excess` that are being counted.
+#[derive(Clone, Copy, Default)]
+struct Open {
+    t: f64,
+    /// Rows in each third.
+    rows: [u64; 3],
+}
+
+/// The digest.
+pub(super) struct Digest {
+    pub(super) reference: String,
+    pub(super) stream: String,
+    pub(super) group: String,
+    pub(super) parameters: u64,
+    means: [[Mean; 3]; SHOWN.len()],
+    cos_bins: Vec<Mean>,
+    walk_bins: Vec<Mean>,
+    /// `t_excess` of the windows of each third.
+    windows: [Vec<f64>; 3],
+    open: Option<Open>,
+    /// The step from which on the reference lies behind.
+    last: Option<u64>,
+    pub(super) cosines: u64,
+    pub(super) negative: u64,
+    first_negative: Option<u64>,
+    pub(super) lagged: bool,
+    sampled: bool,
+    rows: u64,
+    low_precision: Option<u64>,
+    low_precision_rows: u64,
+    nonfinite: Option<u64>,
+    nonfinite_rows: u64,
+    gaps: u64,
+    absent: u64,
+    zero: u64,
+    at_reference: u64,
+}
+
+impl Digest {
+    /// Empty, for rows like `row`, whose reference lies behind from step `last` on.
+    pub(super) fn new(row: &Row<'_>, last: Option<u64>) -> Digest {
+        Digest {
+            reference: row.names.reference.to_owned(),
+            stream: row.names.stream.to_owned(),
+            group: row.names.group.to_owned(),
+            parameters: row.parameters,
+            means: Default::default(),
+            cos_bins: vec![Mean::default(); BINS],
+            walk_bins: vec![Mean::default(); BINS],
+            windows: Default::default(),
+            open: None,
+            last,
+            cosines: 0,
+            negative: 0,
+            first_negative: None,
+            lagged: false,
+            sampled: false,
+            rows: 0,
+            low_precision: None,
+            low_precision_rows: 0,
+            nonfinite: None,
+            nonfinite_rows: 0,
+            gaps: 0,
+            absent: 0,
+            zero: 0,
+            at_reference: 0,
+        }
+    }
+
+    /// Whether `row` belongs here.
+    pub(super) fn is_of(&self, row: &Row<'_>) -> bool {
+        let n = &row.names;
+        self.group == n.group && self.reference == n.reference && self.stream == n.stream
+    }
+
+    /// Takes a row of the given third and bin of the path.
+    pub(super) fn add(&mut self, row: &Row<'_>, third: usize, bin: usize) {
+        let (g, b) = (&row.geometry, &row.bias);
+        let values =
+            [g.cos, b.cos_walk, b.cos_excess, g.rsi, g.eb, g.lolr, row.scalars.lr, b.lolr_ratio, g.dist];
+        for (means, value) in self.means.iter_mut().zip(values) {
+            means[third].add(value);
+        }
+        self.cos_bins[bin].add(g.cos);
+        self.walk_bins[bin].add(b.cos_walk);
+        // Beyond the reference there is no way to it.
+        self.add_t(row.t_excess.filter(|_| self.last.is_none_or(|last| row.step < last)), third);
+        self.rows += 1;
+        self.cosines += u64::from(g.cos.is_some());
+        if g.cos.is_some_and(|c| c < 0.0) {
+            self.negative += 1;
+            self.first_negative.get_or_insert(row.step);
+        }
+        if row.trust.low_precision {
+            self.low_precision_rows += 1;
+            self.low_precision.get_or_insert(row.step);
+        }
+        if row.trust.nonfinite {
+            self.nonfinite_rows += 1;
+            self.nonfinite.get_or_insert(row.step);
+        }
+        self.lagged |= b.lagged;
+        self.sampled |= row.sampled;
+        self.gaps += u64::from(row.sums.step2.is_none());
+        self.absent += u64::from(row.sums.absent);
+        self.zero += u64::from(row.trust.zero_grad);
+        self.at_reference += u64::from(row.trust.x_eq_ref);
+    }
+
+    /// All rows of a window carry the same `t_excess`; a window belongs to the third that holds most
+    /// of it.
+    fn add_t(&mut self, t: Option<f64>, third: usize) {
+        let same = self.open.is_some_and(|o| t.is_some_and(|t| t.to_bits() == o.t.to_bits()));
+        if !same {
+            self.close();
+            self.open = t.map(|t| Open { t, rows: [0; 3] });
+        }
+        if let Some(open) = &mut self.open {
+            open.rows[third] += 1;
+        }
+    }
+
+    fn third_of(open: &Open) -> usize {
+        (0..3).rev().max_by_key(|&i| open.rows[i]).unwrap_or(0)
+    }
+
+    fn close(&mut self) {
+        if let Some(open) = self.open.take() {
+            self.windows[Digest::third_of(&open)].push(open.t);
+        }
+    }
+
+    /// Means over the thirds.
+    pub(super) fn thirds(&self, quantity: Quantity) -> [Option<f64>; 3] {
+        let at = SHOWN.iter().position(|(q, _)| *q == quantity).unwrap_or(0);
+        self.means[at].map(Mean::get)
+    }
+
+    /// The median of `t_excess` over the windows of each third, and their number.
+    pub(super) fn windows(&self) -> [(Option<f64>, usize); 3] {
+        std::array::from_fn(|third| {
+            let mut all = self.windows[third].clone();
+            if let Some(open) = &self.open
+                && Digest::third_of(open) == third
+            {
+                all.push(open.t);
+            }
+            all.sort_by(f64::total_cmp);
+            let n = all.len();
+            let median = (n > 0).then(|| (all[(n - 1) / 2] + all[n / 2]) / 2.0);
+            (median, n)
+        })
+    }
+
+    /// The medians alone.
+    pub(super) fn median_t(&self) -> [Option<f64>; 3] {
+        self.windows().map(|(t, _)| t)
+    }
+
+    /// The table of means and the curves.
+    pub(super) fn write(&self, out: &mut String, first: u64, length: u64) {
+        let _ = writeln!(out, "{:10}{:>11}{:>11}{:>11}", "mean of", "early", "middle", "late");
+        for (quantity, name) in SHOWN {
+            let means = self.thirds(quantity);
+            if means.iter().all(Option::is_none) {
+                continue;
+            }
+            let _ = write!(out, "{name:10}");
+            for m in means {
+                let _ = write!(out, "{:>11}", m.map_or_else(|| "-".to_owned(), significant));
+            }
+            out.push('\n');
+        }
+        if self.cosines > 0 {
+            let values = |bins: &[Mean]| -> Vec<f64> { bins.iter().filter_map(|m| m.get()).collect() };
+            let (cos, walk) = (values(&self.cos_bins), values(&self.walk_bins));
+            let all = || cos.iter().chain(&walk).copied();
+            let low = all().fold(f64::INFINITY, f64::min).min(0.0);
+            let high = all().fold(f64::NEG_INFINITY, f64::max).max(low + 1e-300);
+            let _ = writeln!(
+                out,
+                "\nsteps {first} to {}, from {} to {}",
+                first + length - 1,
+                significant(low),
+                significant(high)
+            );
+            let _ = writeln!(out, "cos        {}", sparkline(&cos, low, high));
+            if !walk.is_empty() {
+                let _ = writeln!(out, "cos_walk   {}", sparkline(&walk, low, high));
+            }
+        }
+        let _ = writeln!(out, "\n{}", self.sign());
+        if let Some(line) = self.lolr() {
+            let _ = writeln!(out, "{line}");
+        }
+        let _ = writeln!(out, "{}", self.trust());
+    }
+
+    fn sign(&self) -> String {
+        match (self.cosines, self.negative, self.first_negative) {
+            (0, ..) => "The cosine is undefined at every step.".to_owned(),
+            (n, 0, _) => format!("The cosine is positive or 0 at all {n} steps."),
+            (n, negative, Some(step)) => {
+                format!("The cosine is negative at {negative} of {n} steps, first at step {step}.")
+            }
+            (n, negative, None) => format!("The cosine is negative at {negative} of {n} steps."),
+        }
+    }
+
+    fn lolr(&self) -> Option<String> {
+        let (lolr, lr) = (self.thirds(Quantity::Lolr), self.thirds(Quantity::Lr));
+        let ratio = |i: usize| Some(lolr[i]? / lr[i].filter(|v| *v != 0.0)?);
+        let three = |v: [f64; 3]| {
+            let [early, middle, late] = v.map(significant);
+            format!("{early}, {middle} and {late} times")
+        };
+        let mut text = format!("loLR is {} the learning rate", three([ratio(0)?, ratio(1)?, ratio(2)?]));
+        if let [Some(early), Some(middle), Some(late)] = self.thirds(Quantity::LolrRatio) {
+            let made = three([early, middle, late]);
+            text += &format!(", and {made} what the optimizer made of it in all (lolr_ratio)");
+        }
+        Some(text + ".")
+    }
+
+    /// Where trust ends.
+    fn trust(&self) -> String {
+        match self.low_precision {
+            None => format!(
+                "Trust: at every step the distance is at least {LOW_PRECISION:.0} times the rounding of the iterates."
+            ),
+            Some(step) => format!(
+                "Trust ends at step {step}: there, and at {} of {} steps, the distance is below \
+                 {LOW_PRECISION:.0} roundings of the iterates (low_precision).",
+                self.low_precision_rows, self.rows
+            ),
+        }
+    }
+
+    /// What the user should know.
+    pub(super) fn notes(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        let mut note = |count: u64, text: String| {
+            if count > 0 {
+                all.push(text);
+            }
+        };
+        let rows = self.rows;
+        note(
+            self.nonfinite_rows,
+            format!(
+                "{} of {rows} steps, first step {}, hold infinities or NaN (nonfinite); their metrics are null",
+                self.nonfinite_rows,
+                self.nonfinite.unwrap_or(0)
+            ),
+        );
+        let of = |n: u64| format!("{n} of {rows} steps");
+        note(self.at_reference, format!("x_t is the reference at {} (x_eq_ref)", of(self.at_reference)));
+        note(self.zero, format!("the gradient is 0 at {} (zero_grad)", of(self.zero)));
+        note(self.absent, format!("a tensor has no gradient at {} (absent_grad)", of(self.absent)));
+        note(self.gaps, format!("the next iterate is not recorded after {} (gap)", of(self.gaps)));
+        note(
+            u64::from(self.sampled),
+            "steps that are not measured enter cos_walk by norms interpolated between those that are (sampled)"
+                .to_owned(),
+        );
+        all
+    }
+}
+
+fn sparkline(values: &[f64], low: f64, high: f64) -> String {
+    const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let bar = |v: f64| {
+        let level = ((v - low) / (high - low) * 7.0).round();
+        let at = BARS.iter().enumerate().take_while(|(i, _)| *i as f64 <= level).count();
+        BARS[at.clamp(1, 8) - 1]
+    };
+    values.iter().map(|&v| bar(v)).collect()
+}

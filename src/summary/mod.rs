@@ -1,0 +1,200 @@
+//! What a person reads after an analysis: the curves in thirds beside those of a walk, what to be
+//! careful about, and a verdict in words.
+//!
+//! Takes rows as they come and keeps a few means for each reference, stream and group, and one
+//! number an epoch, however long the run is.
+
+mod digest;
+mod verdict;
+
+use std::fmt::Write;
+
+use self::digest::{Digest, Quantity};
+use crate::analyze::Sink;
+use crate::error::Result;
+use crate::row::Row;
+
+/// Rows of a table in the summary.
+const LISTED: usize = 20;
+
+/// A reference that rows speak of.
+pub struct Subject {
+    /// Its name.
+    pub name: String,
+    /// It comes from a run that starts at the same x_0.
+    pub control: bool,
+    /// The step from which on nothing enters it; `None` where it is not made of this run at all.
+    pub last: Option<u64>,
+}
+
+/// Collects rows into a summary.
+pub struct Summary {
+    first: u64,
+    length: u64,
+    subjects: Vec<Subject>,
+    digests: Vec<Digest>,
+    /// Where the next row's digest is expected.
+    next: usize,
+}
+
+impl Summary {
+    /// A summary of rows whose steps lie in `steps`, against `subjects`.
+    pub fn new(steps: &std::ops::Range<u64>, subjects: Vec<Subject>) -> Summary {
+        let length = (steps.end - steps.start).max(1);
+        Summary { first: steps.start, length, subjects, digests: Vec::new(), next: 0 }
+    }
+
+    /// The text, a block of lines.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        let Some(main) = self.digests.first() else {
+            return "No step has both a gradient and an iterate, so there are no rows.\n".to_owned();
+        };
+        main.write(&mut out, self.first, self.length);
+        let same = |a: &Digest, b: &Digest| a.reference == b.reference && a.stream == b.stream;
+        let others: Vec<&Digest> = self.digests.iter().filter(|d| d.group == main.group).collect();
+        if others.len() > 1 {
+            let label = |d: &Digest| match others.iter().all(|o| o.stream == main.stream) {
+                true => d.reference.clone(),
+                false => format!("{}, {}", d.reference, d.stream),
+            };
+            out.push('\n');
+            write_table(&mut out, "against", &others, label);
+        }
+        let groups: Vec<&Digest> = self.digests.iter().filter(|d| same(d, main)).collect();
+        if groups.len() > 1 {
+            out.push('\n');
+            write_table(&mut out, "group", &groups, |d| d.group.clone());
+        }
+        out.push('\n');
+        let several = others.iter().any(|d| d.reference != main.reference);
+        for digest in others.iter().filter(|d| d.stream == main.stream).take(LISTED) {
+            if let Some(subject) = self.subjects.iter().find(|s| s.name == digest.reference) {
+                out.push_str(&wrap(&verdict::verdict(digest, subject, several)));
+            }
+        }
+        for note in main.notes() {
+            let _ = writeln!(out, "note: {note}");
+        }
+        out
+    }
+
+    fn digest(&mut self, row: &Row<'_>) -> &mut Digest {
+        // Rows of a step come in the same order at every step, so the next one is nearly always it.
+        let is = |d: &Digest| d.is_of(row);
+        let next = (self.next < self.digests.len()).then_some(self.next).filter(|&i| is(&self.digests[i]));
+        let at = next.or_else(|| self.digests.iter().position(is)).unwrap_or_else(|| {
+            let subject = self.subjects.iter().find(|s| s.name == row.names.reference);
+            self.digests.push(Digest::new(row, subject.and_then(|s| s.last)));
+            self.digests.len() - 1
+        });
+        self.next = (at + 1) % self.digests.len();
+        &mut self.digests[at]
+    }
+}
+
+impl Sink for Summary {
+    fn row(&mut self, row: &Row<'_>) -> Result<()> {
+        let offset = row.step.saturating_sub(self.first).min(self.length - 1);
+        // Both quotients are below 3 and the number of bins.
+        let third = usize::try_from(offset * 3 / self.length).unwrap_or(0);
+        let bin = usize::try_from(offset * digest::BINS as u64 / self.length).unwrap_or(0);
+        self.digest(row).add(row, third, bin);
+        Ok(())
+    }
+}
+
+/// Breaks a paragraph into lines.
+fn wrap(text: &str) -> String {
+    const WIDTH: usize = 100;
+    let (mut out, mut column) = (String::new(), 0);
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if column > 0 && column + 1 + length > WIDTH {
+            out.push_str("\n  ");
+            column = 2;
+        } else if column > 0 {
+            out.push(' ');
+            column += 1;
+        }
+        out.push_str(word);
+        column += length;
+    }
+    out + "\n"
+}
+
+/// One line a digest: cosine, excess and t in thirds.
+fn write_table(out: &mut String, title: &str, all: &[&Digest], label: impl Fn(&Digest) -> String) {
+    let labels: Vec<String> = all.iter().take(LISTED).map(|d| label(d)).collect();
+    let width = labels.iter().map(|l| l.chars().count()).max().unwrap_or(0).max(title.len());
+    let head = |out: &mut String, name: &str| {
+        let _ = write!(out, "  {name:<27}");
+    };
+    let _ = write!(out, "{title:width$}{:>13}", "parameters");
+    ["cos early/middle/late", "cos_excess", "t_excess (median)"].iter().for_each(|n| head(out, n));
+    out.push_str("  negative\n");
+    for (d, label) in all.iter().zip(&labels) {
+        let _ = write!(out, "{label:width$}{:>13}", thousands(d.parameters));
+        for quantity in [Quantity::Cos, Quantity::CosExcess] {
+            let three: Vec<String> =
+                d.thirds(quantity).iter().map(|v| v.map_or_else(|| "-".to_owned(), significant)).collect();
+            let _ = write!(out, "  {:<27}", three.join(" / "));
+        }
+        let t: Vec<String> =
+            d.median_t().iter().map(|v| v.map_or_else(|| "-".to_owned(), |v| format!("{v:.1}"))).collect();
+        let _ = writeln!(out, "  {:<27}  {:>8}", t.join(" / "), thousands(d.negative));
+    }
+    if all.len() > LISTED {
+        let _ = writeln!(out, "... and {} more", all.len() - LISTED);
+    }
+}
+
+/// Three significant digits.
+pub fn significant(v: f64) -> String {
+    if v == 0.0 || !v.is_finite() {
+        return v.to_string();
+    }
+    let magnitude = v.abs().log10().floor();
+    if (-4.0..6.0).contains(&magnitude) {
+        let decimals = (2.0 - magnitude).clamp(0.0, 8.0);
+        // Between 0 and 8.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let decimals = decimals as usize;
+        format!("{v:.decimals$}")
+    } else {
+        format!("{v:.2e}")
+    }
+}
+
+/// Digits in groups of three: `1,510`.
+pub fn thousands(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, d) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(d);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_well() {
+        let cases = [
+            (0.0, "0"),
+            (0.083_14, "0.0831"),
+            (-12.345, "-12.3"),
+            (123_456.0, "123456"),
+            (3.2e-7, "3.20e-7"),
+        ];
+        for (value, text) in cases {
+            assert_eq!(significant(value), text);
+        }
+        assert_eq!([thousands(7), thousands(1510), thousands(25_557_032)], ["7", "1,510", "25,557,032"]);
+    }
+}
