@@ -36,21 +36,28 @@ pub fn select(run: &Run, wanted: &[String]) -> Result<Vec<Group>> {
         tensors: members,
     };
     let mut groups: Vec<Group> = Vec::new();
-    let mut add = |g: Group| {
-        if !groups.iter().any(|known| known.name == g.name) {
+    let mut add = |g: Group| match groups.iter().find(|known| known.name == g.name) {
+        Some(known) if known.tensors == g.tensors => Ok(()),
+        Some(_) => {
+            let what =
+                format!("two different groups would be called '{}'; name them apart, as NAME=GLOB", g.name);
+            Err(Error::NotFound { path: run.path.clone(), what })
+        }
+        None => {
             groups.push(g);
+            Ok(())
         }
     };
     for name in wanted {
         match name.as_str() {
-            ALL => add(group(ALL, (0..tensors.len()).collect())),
+            ALL => add(group(ALL, (0..tensors.len()).collect()))?,
             EACH => (0..tensors.len())
                 .filter(|&t| tensors[t].elements() > 0)
-                .for_each(|t| add(group(&tensors[t].name, vec![t]))),
+                .try_for_each(|t| add(group(&tensors[t].name, vec![t])))?,
             name => {
                 match tensors.iter().position(|t| t.name == name || t.aliases.iter().any(|a| a == name)) {
-                    Some(t) => add(group(&tensors[t].name, vec![t])),
-                    None => add(group(name_of(name), matching(run, name)?)),
+                    Some(t) => add(group(&tensors[t].name, vec![t]))?,
+                    None => add(group(name_of(run, name)?, matching(run, name)?))?,
                 }
             }
         }
@@ -62,8 +69,13 @@ pub fn select(run: &Run, wanted: &[String]) -> Result<Vec<Group>> {
 }
 
 /// The name of the group that `NAME=GLOB`, or a glob alone, asks for.
-fn name_of(wanted: &str) -> &str {
-    wanted.split_once('=').map_or(wanted, |(name, _)| name)
+fn name_of<'a>(run: &Run, wanted: &'a str) -> Result<&'a str> {
+    let name = wanted.split_once('=').map_or(wanted, |(name, _)| name);
+    if [ALL, EACH, ""].contains(&name) {
+        let what = format!("'{wanted}': a group cannot be called '{name}'");
+        return Err(Error::NotFound { path: run.path.clone(), what });
+    }
+    Ok(name)
 }
 
 /// The tensors that a glob (`*`, `?`, `[...]`) matches by their name or an alias.

@@ -54,33 +54,35 @@ impl<'a> Hyperparameters<'a> {
         self.catalog.scalar(step, &format!("lr/{group}"))
     }
 
-    /// The weight decay that is added to the gradient; `None` where the optimizer is unknown.
+    /// The sign of the gradient in the update: -1 where the optimizer climbs.
+    fn sign(&self, group: usize) -> f64 {
+        if self.flag(group, "maximize") { -1.0 } else { 1.0 }
+    }
+
+    /// The weight decay that is added to the gradient as recorded, so negative where the optimizer
+    /// climbs; 0 where decay acts on the parameters directly; `None` where the optimizer is unknown.
     pub fn coupled_weight_decay(&self, group: usize, step: u64) -> Option<f64> {
         let name = self.name();
         if DECOUPLED.contains(&name.as_str()) || self.flag(group, "decoupled_weight_decay") {
             return Some(0.0);
         }
-        COUPLED.contains(&name.as_str()).then(|| self.value(group, step, "weight_decay").unwrap_or(0.0))
+        let value = || self.sign(group) * self.value(group, step, "weight_decay").unwrap_or(0.0);
+        COUPLED.contains(&name.as_str()).then(value)
     }
 
-    /// The update of step t as a linear map; `None` where the optimizer is not linear in its
-    /// gradients, or the learning rate is not known.
+    /// The update of step t as a linear map of the gradient as recorded; `None` where the optimizer
+    /// is not linear in its gradients, or the learning rate is not known.
     pub fn update(&self, group: usize, step: u64) -> Option<Update> {
-        if self.name() != "sgd" {
+        if self.name() != "sgd" || self.flag(group, "decoupled_weight_decay") {
             return None;
         }
         let or_zero = |key: &str| self.value(group, step, key).unwrap_or(0.0);
-        let lr = self.value(group, step, "lr")?;
         Some(Update {
-            lr: if self.flag(group, "maximize") { -lr } else { lr },
+            lr: self.sign(group) * self.value(group, step, "lr")?,
             momentum: or_zero("momentum"),
             // The buffer starts as the first gradient.
             dampening: if step == 0 { 0.0 } else { or_zero("dampening") },
-            weight_decay: if self.flag(group, "maximize") {
-                -or_zero("weight_decay")
-            } else {
-                or_zero("weight_decay")
-            },
+            weight_decay: self.sign(group) * or_zero("weight_decay"),
             nesterov: self.flag(group, "nesterov"),
         })
     }

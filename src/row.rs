@@ -97,17 +97,32 @@ pub enum Cell<'a> {
     Flag(bool),
 }
 
+/// The kind of a column's values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Text, never null.
+    Text,
+    /// A count, never null.
+    Integer,
+    /// A number, or null.
+    Real,
+    /// A flag, never null.
+    Flag,
+}
+
 /// A column: its name and how to get its value.
 pub struct Column {
     /// Name in Parquet, CSV and JSON.
     pub name: &'static str,
+    /// What its values are.
+    pub kind: Kind,
     /// Its value in a row.
     pub get: for<'a> fn(&Row<'a>) -> Cell<'a>,
 }
 
 macro_rules! columns {
     ($($name:literal => $kind:ident($row:ident, $value:expr),)*) => {
-        &[$(Column { name: $name, get: { fn get<'a>($row: &Row<'a>) -> Cell<'a> { Cell::$kind($value) } get } },)*]
+        &[$(Column { name: $name, kind: Kind::$kind, get: { fn get<'a>($row: &Row<'a>) -> Cell<'a> { Cell::$kind($value) } get } },)*]
     };
 }
 

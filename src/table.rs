@@ -12,11 +12,8 @@ use polars::prelude::*;
 
 use crate::analyze::Sink;
 use crate::error::{Error, Result, Tried};
-use crate::group::Group;
-use crate::metrics::bias::Bias;
-use crate::row::{COLUMNS, Cell, Names, Row, Scalars};
+use crate::row::{COLUMNS, Cell, Kind, Row};
 use crate::run::Draft;
-use crate::sums::{Flags, Layout, Sums};
 
 /// Rows a row group.
 const ROW_GROUP: usize = 16_384;
@@ -39,32 +36,27 @@ enum Builder {
     Flag(BooleanChunkedBuilder),
 }
 
-/// The kinds of all columns, which those of any row tell.
-fn sample() -> Vec<(&'static str, DataType)> {
-    let group =
-        Group { name: String::new(), tensors: Vec::new(), parameters: 0, dtype: crate::dtype::DType::F32 };
-    let layout = Layout { directions: 1, references: 1, lagged: false };
-    let zeros = vec![0.0; layout.width()];
-    let sums = Sums::of(layout, &zeros, Flags::default(), 0, 0);
-    let names = Names { reference: "", stream: "", group: "" };
-    let kinds = Row::new(0, Scalars::default(), names, &group, sums, Bias::default());
-    let kind = |c: &crate::row::Column| match (c.get)(&kinds) {
-        Cell::Text(_) => DataType::String,
-        Cell::Integer(_) => DataType::Int64,
-        Cell::Real(_) => DataType::Float64,
-        Cell::Flag(_) => DataType::Boolean,
-    };
-    COLUMNS.iter().map(|c| (c.name, kind(c))).collect()
+fn data_type(kind: Kind) -> DataType {
+    match kind {
+        Kind::Text => DataType::String,
+        Kind::Integer => DataType::Int64,
+        Kind::Real => DataType::Float64,
+        Kind::Flag => DataType::Boolean,
+    }
 }
 
-fn builder(name: &str, kind: &DataType) -> Builder {
-    let name = PlSmallStr::from_str(name);
-    match kind {
-        DataType::String => Builder::Text(StringChunkedBuilder::new(name, ROW_GROUP)),
-        DataType::Int64 => Builder::Integer(PrimitiveChunkedBuilder::new(name, ROW_GROUP)),
-        DataType::Boolean => Builder::Flag(BooleanChunkedBuilder::new(name, ROW_GROUP)),
-        _ => Builder::Real(PrimitiveChunkedBuilder::new(name, ROW_GROUP)),
-    }
+/// Empty builders of all columns.
+fn builders() -> Vec<Builder> {
+    let builder = |c: &crate::row::Column| {
+        let name = PlSmallStr::from_str(c.name);
+        match c.kind {
+            Kind::Text => Builder::Text(StringChunkedBuilder::new(name, ROW_GROUP)),
+            Kind::Integer => Builder::Integer(PrimitiveChunkedBuilder::new(name, ROW_GROUP)),
+            Kind::Real => Builder::Real(PrimitiveChunkedBuilder::new(name, ROW_GROUP)),
+            Kind::Flag => Builder::Flag(BooleanChunkedBuilder::new(name, ROW_GROUP)),
+        }
+    };
+    COLUMNS.iter().map(builder).collect()
 }
 
 impl Builder {
@@ -100,21 +92,14 @@ impl Table {
     pub fn create(path: &Path) -> Result<Table> {
         let draft = Draft::create(path)?;
         let file = draft.file().try_clone().tried("write", path)?;
-        let kinds = sample();
-        let schema =
-            Schema::from_iter(kinds.iter().map(|(n, k)| Field::new(PlSmallStr::from_str(n), k.clone())));
+        let field = |c: &crate::row::Column| Field::new(PlSmallStr::from_str(c.name), data_type(c.kind));
+        let schema = Schema::from_iter(COLUMNS.iter().map(field));
         let writer = ParquetWriter::new(file)
             .with_compression(ParquetCompression::Zstd(None))
             .set_parallel(false)
             .batched(&schema)
             .map_err(|e| table_error(path, e))?;
-        Ok(Table {
-            draft,
-            writer,
-            builders: kinds.iter().map(|(n, k)| builder(n, k)).collect(),
-            pending: 0,
-            rows: 0,
-        })
+        Ok(Table { draft, writer, builders: builders(), pending: 0, rows: 0 })
     }
 
     /// The place that the file will take.
@@ -126,8 +111,7 @@ impl Table {
         if self.pending == 0 {
             return Ok(());
         }
-        let fresh = sample().iter().map(|(n, k)| builder(n, k)).collect();
-        let full = std::mem::replace(&mut self.builders, fresh);
+        let full = std::mem::replace(&mut self.builders, builders());
         let columns = full.into_iter().map(Builder::finish).collect();
         DataFrame::new(self.pending, columns)
             .and_then(|frame| self.writer.write_batch(&frame))

@@ -1,37 +1,26 @@
-//! The second phase, forward: rows from sums.
+//! The second phase: rows from sums.
 
 use std::ops::Range;
 use std::path::Path;
 
+use super::past::Pasts;
 use super::record::{Part, Record};
-use super::spool::Spool;
-use super::walk::{Walk, Walks};
-use super::{Analysis, Mode, Sink};
+use super::walk::{Enters, Walk, Walked};
+use super::windows::windows;
+use super::{Analysis, Measured, Sink};
 use crate::error::Result;
+use crate::group::Group;
 use crate::metrics::bias::{Entry, LAG, Spread, bias};
-use crate::metrics::response::Past;
 use crate::reference::weights::Weights;
 use crate::row::{Names, Row, Scalars};
 use crate::stream;
 use crate::sums::{Flags, Sums};
 
-/// Steps of a window of `t_excess` where no epochs are recorded.
-const WINDOW: u64 = 50;
 /// Most weight that a reference may put on the iterates between a direction and the later iterate
 /// that it is compared with.
 const LITTLE: f64 = 0.01;
 
-/// What the gradients before a step have left behind, for each walk.
-struct Pasts {
-    /// By walk, group and part.
-    states: Vec<Vec<Vec<Past>>>,
-    /// By walk: the last recorded step, and the norms there by group and part.
-    lower: Vec<Option<(u64, Vec<Vec<f64>>)>>,
-    /// By walk: steps entered by interpolated norms.
-    sampled: Vec<bool>,
-}
-
-/// The row of a record that is being derived.
+/// What a row speaks of, by number.
 #[derive(Clone, Copy)]
 struct Place {
     reference: usize,
@@ -39,31 +28,38 @@ struct Place {
     group: usize,
 }
 
+/// What both sweeps know beyond a record.
+struct Known {
+    walked: Walked,
+    /// By walk and group: how a tensor moves on at steps where it has no gradient is not modelled.
+    intermittent: Vec<Vec<bool>>,
+    places: Vec<Place>,
+}
+
 impl Analysis<'_> {
-    /// Derives the rows of every measured step.
-    pub(super) fn derive(
-        &self,
-        spool: &mut Spool,
-        steps: &[u64],
-        scratch: &Path,
-        sink: &mut dyn Sink,
-    ) -> Result<()> {
-        let mut walks = self.walk_back(spool, steps, scratch)?;
-        let mut pasts = Pasts::new(self, &walks);
+    /// Derives the rows of every measured step and gives them to `sink`.
+    ///
+    /// # Errors
+    /// The scratch files cannot be read, x_0 is damaged, or the sink fails.
+    pub fn derive(&self, measured: &mut Measured, scratch: &Path, sink: &mut dyn Sink) -> Result<()> {
+        let walked = self.walk_back(measured, scratch)?;
+        let mut pasts = Pasts::new(self, walked.past.clone())?;
+        let intermittent = self.intermittent(measured, &walked);
+        let mut known = Known { walked, intermittent, places: self.places() };
         let (mut words, mut values) = (Vec::new(), Vec::new());
-        for window in self.windows(steps) {
-            let spreads = self.spreads(spool, &mut walks, steps.len(), window.clone())?;
+        for window in windows(&measured.steps, self.catalog) {
+            let spreads = self.spreads(measured, &mut known, window.clone())?;
             for i in window {
-                spool.read(i, &mut words)?;
-                walks.read(i, steps.len())?;
+                measured.spool.read(i, &mut words)?;
+                known.walked.read(i, measured.steps.len())?;
                 let record = Record { shape: &self.shape, words: &words };
-                pasts.reach(self, &walks, &record);
-                for (k, place) in self.places().enumerate() {
+                pasts.reach(self, &record);
+                for (place, spreads) in known.places.iter().zip(&spreads) {
                     let flags = record.sums(place.group, &mut values);
-                    let Some((sums, scale)) = self.sums(&record, &values, flags, place) else { continue };
-                    let entry = self.entry(&record, place, scale, &walks, Some(&pasts));
+                    let Some((sums, scale)) = self.sums(&record, &values, flags, *place) else { continue };
+                    let entry = self.entry(&record, *place, scale, &known, Some(&pasts));
                     let group = &self.options.groups[place.group];
-                    let (step, reference) = (steps[i], &self.references[place.reference]);
+                    let (step, reference) = (record.step(), &self.references[place.reference]);
                     let names = Names {
                         reference: &reference.name,
                         stream: &self.options.streams[place.stream].name,
@@ -71,63 +67,73 @@ impl Analysis<'_> {
                     };
                     let kit = bias(&sums, group.parameters, entry);
                     let mut row = Row::new(step, self.scalars(step, place.group), names, group, sums, kit);
-                    row.t_excess = spreads[k].t();
-                    row.sampled = self.sampled(place, &walks, &pasts);
+                    row.t_excess = spreads[self.side(*place, step)].t();
+                    row.sampled = match self.enters(*place) {
+                        Enters::Known(w) => known.walked.ahead(w).sampled() || pasts.sampled(w),
+                        Enters::Not | Enters::Unknown => false,
+                    };
                     row.provisional = reference.provisional;
                     sink.row(&row)?;
                 }
-                pasts.take_in(self, &walks, &record);
+                pasts.take_in(self, &record);
             }
         }
         Ok(())
     }
 
     /// Reference, stream and group of the rows of a step, in their order.
-    fn places(&self) -> impl Iterator<Item = Place> + use<'_> {
+    fn places(&self) -> Vec<Place> {
         let (streams, groups) = (self.options.streams.len(), self.options.groups.len());
-        (0..self.references.len()).flat_map(move |reference| {
-            (0..streams)
-                .flat_map(move |stream| (0..groups).map(move |group| Place { reference, stream, group }))
-        })
-    }
-
-    /// Cuts the measured steps into epochs, or into windows of 50 steps where none are recorded.
-    fn windows(&self, steps: &[u64]) -> Vec<Range<usize>> {
-        let epochs = self.catalog.has_scalar("epoch");
-        let key = |step: u64| {
-            let epoch = epochs.then(|| self.catalog.latest(step, "epoch").map(|e| e.floor().to_bits()));
-            epoch.unwrap_or(Some(step / WINDOW))
-        };
-        let mut windows = Vec::new();
-        let mut start = 0;
-        for i in 1..=steps.len() {
-            if i == steps.len() || key(steps[i]) != key(steps[start]) {
-                windows.push(start..i);
-                start = i;
+        let mut all = Vec::new();
+        for reference in 0..self.references.len() {
+            for stream in 0..streams {
+                all.extend((0..groups).map(|group| Place { reference, stream, group }));
             }
         }
-        windows
+        all
     }
 
-    /// Mean and spread of the excess over a window, for every place.
+    fn enters(&self, place: Place) -> Enters {
+        self.enters[place.reference][place.stream]
+    }
+
+    /// 0 where the reference lies ahead of a step or is none of the path's, 1 where it lies behind.
+    /// A window that holds both sides has a `t_excess` for each.
+    fn side(&self, place: Place, step: u64) -> usize {
+        usize::from(self.references[place.reference].weights.last().is_some_and(|last| step >= last))
+    }
+
+    /// By walk and group: whether a tensor has a gradient at some steps only, and an optimizer that
+    /// would move it at the others too. PyTorch does not, so the recursion does not hold.
+    fn intermittent(&self, measured: &Measured, walked: &Walked) -> Vec<Vec<bool>> {
+        let sometimes = |t: usize, d: usize| measured.absent[t].iter().all(|bits| bits >> d & 1 == 1);
+        let of_walk = |(walk, moves): (&Walk, &bool)| -> Vec<bool> {
+            let d = walk.direction;
+            let of_group = |g: &Group| *moves && g.tensors.iter().any(|&t| sometimes(t, d));
+            self.options.groups.iter().map(of_group).collect()
+        };
+        self.walks.iter().zip(&walked.moves).map(of_walk).collect()
+    }
+
+    /// Mean and spread of the excess over a window, for every place: ahead of the reference, and
+    /// behind it.
     fn spreads(
         &self,
-        spool: &mut Spool,
-        walks: &mut Walks,
-        count: usize,
+        measured: &mut Measured,
+        known: &mut Known,
         window: Range<usize>,
-    ) -> Result<Vec<Spread>> {
-        let mut spreads = vec![Spread::default(); self.places().count()];
+    ) -> Result<Vec<[Spread; 2]>> {
+        let mut spreads = vec![[Spread::default(); 2]; known.places.len()];
         let (mut words, mut values) = (Vec::new(), Vec::new());
         for i in window {
-            spool.read(i, &mut words)?;
-            walks.read(i, count)?;
+            measured.spool.read(i, &mut words)?;
+            known.walked.read(i, measured.steps.len())?;
             let record = Record { shape: &self.shape, words: &words };
-            for (spread, place) in spreads.iter_mut().zip(self.places()) {
+            for (spread, place) in spreads.iter_mut().zip(&known.places) {
                 let flags = record.sums(place.group, &mut values);
-                if let Some((sums, scale)) = self.sums(&record, &values, flags, place) {
-                    let entry = self.entry(&record, place, scale, walks, None);
-                    spread.add(bias(&sums, 1, entry).cos_excess);
+                if let Some((sums, scale)) = self.sums(&record, &values, flags, *place) {
+                    let entry = self.entry(&record, *place, scale, known, None);
+                    spread[self.side(*place, record.step())].add(bias(&sums, 1, entry).cos_excess);
                 }
             }
         }
@@ -138,12 +144,14 @@ impl Analysis<'_> {
     fn sums(&self, record: &Record<'_>, values: &[f64], flags: Flags, place: Place) -> Option<(Sums, f64)> {
         let stream = &self.options.streams[place.stream];
         let d = stream.direction;
-        if !record.recorded(d) {
+        let update = self.options.directions[d].form == stream::Form::Update;
+        // An update is not known where x_{t+1} is not, be it for one tensor.
+        if !record.recorded(d) || (update && flags.no_next) {
             return None;
         }
         let mut sums = Sums::of(self.shape.layout, values, flags, d, place.reference);
         let step = record.step();
-        if !self.comparable(place.reference, step) {
+        if self.enters(place) == Enters::Unknown && !self.comparable(place.reference, step) {
             sums.dot_lag = None;
         }
         if !stream.unclipped {
@@ -166,48 +174,38 @@ impl Analysis<'_> {
         record: &Record<'_>,
         place: Place,
         scale: f64,
-        walks: &Walks,
+        known: &Known,
         pasts: Option<&Pasts>,
     ) -> Entry {
-        let stream = &self.options.streams[place.stream];
-        let weights = &self.references[place.reference].weights;
+        let reference = &self.references[place.reference];
         // The path is made of it, so a walk is a comparison even where none of it is in r.
-        let walk2 = (stream.part != stream::Part::None).then_some(0.0);
-        if *weights == Weights::None || weights.last().is_some_and(|last| record.step() >= last) {
-            return Entry::Known { own: 0.0, walk2 };
+        let walk2 = (self.options.streams[place.stream].part != stream::Part::None).then_some(0.0);
+        let not = Entry::Known { own: 0.0, walk2 };
+        if record.step() < reference.shared {
+            return Entry::Unknown;
         }
-        if self.modes[place.reference][place.stream] == Mode::Lagged {
-            return Entry::Lagged;
+        if self.side(place, record.step()) == 1 || reference.weights == Weights::None {
+            return not;
         }
-        let direction = stream.direction;
-        let is = |w: &Walk| w.reference == place.reference && w.direction == direction;
-        let Some(w) = walks.all.iter().position(is) else {
-            return Entry::Lagged;
+        let w = match self.enters(place) {
+            Enters::Not => return not,
+            Enters::Unknown => return Entry::Lagged,
+            Enters::Known(w) if known.intermittent[w][place.group] => return Entry::Unknown,
+            Enters::Known(w) => w,
         };
-        let ahead = walks.ahead(w);
-        let parts: &[Part] = &self.shape.parts[place.group];
-        let terms =
-            parts.iter().map(|p| ahead.adjoint(p.param_group).h * record.g2(place.group, p, direction));
-        let own = terms.sum::<f64>() / scale;
-        let walk2 = pasts.map(|pasts| {
-            let past = |(i, p): (usize, &Part)| {
-                pasts.states[w][place.group][i].distance2(&ahead.adjoint(p.param_group))
-            };
-            let behind = if walks.past[w] { parts.iter().enumerate().map(past).sum() } else { 0.0 };
-            ahead.distance2(place.group) + behind
-        });
-        Entry::Known { own, walk2 }
-    }
-
-    /// Whether steps that were not recorded as vectors have entered.
-    fn sampled(&self, place: Place, walks: &Walks, pasts: &Pasts) -> bool {
         let direction = self.options.streams[place.stream].direction;
-        let is = |w: &Walk| w.reference == place.reference && w.direction == direction;
-        walks
-            .all
-            .iter()
-            .position(is)
-            .is_some_and(|w| walks.ahead(w).sampled() || (walks.past[w] && pasts.sampled[w]))
+        let ahead = known.walked.ahead(w);
+        let parts: &[Part] = &self.shape.parts[place.group];
+        let response = |p: &Part| ahead.adjoint(p.param_group);
+        let own = parts.iter().map(|p| response(p).h * record.g2(place.group, p, direction)).sum::<f64>();
+        let walk2 = pasts.map(|pasts| {
+            let past = pasts.of(w, place.group).unwrap_or_default().iter().zip(parts);
+            let behind: f64 = past.map(|(past, p)| past.distance2(&response(p))).sum();
+            // What weight decay has taken off an x_0 that is not there is not known.
+            let lost = known.walked.decays[w] && !pasts.knows_start();
+            if lost { f64::NAN } else { ahead.distance2(place.group) + behind }
+        });
+        Entry::Known { own: own / scale, walk2 }
     }
 
     /// The scalars of a step that rows of a group carry.
@@ -218,94 +216,4 @@ impl Analysis<'_> {
         let scalar = |name| self.catalog.scalar(step, name);
         Scalars { epoch: scalar("epoch"), loss: scalar("loss"), lr: first.filter(|_| agree) }
     }
-}
-
-impl Pasts {
-    fn new(analysis: &Analysis<'_>, walks: &Walks) -> Pasts {
-        let of_group = |parts: &Vec<Part>| vec![Past::default(); parts.len()];
-        let of_walk = || analysis.shape.parts.iter().map(of_group).collect();
-        let count = walks.all.len();
-        Pasts {
-            states: (0..count).map(|_| of_walk()).collect(),
-            lower: vec![None; count],
-            sampled: vec![false; count],
-        }
-    }
-
-    /// Goes up to the step of `record`, through steps that were not recorded, with norms between
-    /// those of the recorded steps around them.
-    fn reach(&mut self, analysis: &Analysis<'_>, walks: &Walks, record: &Record<'_>) {
-        let step = record.step();
-        for (w, walk) in walks.all.iter().enumerate() {
-            if !walks.past[w] || !record.recorded(walk.direction) {
-                continue;
-            }
-            let upper = norms(record, walk.direction);
-            let (from, lower) = match self.lower[w].take() {
-                Some((last, lower)) => (last + 1, lower),
-                None => {
-                    self.start(analysis, walks, w, record);
-                    (analysis.catalog.steps.start, upper.clone())
-                }
-            };
-            for s in from..step {
-                self.sampled[w] = true;
-                let share = (s + 1 - from) as f64 / (step + 1 - from) as f64;
-                let between = |g: usize, p: usize| lower[g][p] + share * (upper[g][p] - lower[g][p]);
-                self.after(analysis, walks, w, s, between);
-            }
-            self.lower[w] = Some((step, upper));
-        }
-    }
-
-    /// Before the first step there is only x_0.
-    fn start(&mut self, analysis: &Analysis<'_>, walks: &Walks, w: usize, record: &Record<'_>) {
-        let weights = &analysis.references[walks.all[w].reference].weights;
-        let known = record.step() == 0;
-        for (g, parts) in analysis.shape.parts.iter().enumerate() {
-            for (p, part) in parts.iter().enumerate() {
-                let x2 = if known { record.x2(g, part) } else { 0.0 };
-                self.states[w][g][p] = Past::start(x2, weights.at(0));
-            }
-        }
-    }
-
-    /// Takes in the recorded step itself.
-    fn take_in(&mut self, analysis: &Analysis<'_>, walks: &Walks, record: &Record<'_>) {
-        for w in 0..walks.all.len() {
-            if let Some((step, norms)) = self.lower[w].clone()
-                && step == record.step()
-            {
-                self.after(analysis, walks, w, step, |g, p| norms[g][p]);
-            }
-        }
-    }
-
-    /// Update s, with norms by group and part.
-    fn after(
-        &mut self,
-        analysis: &Analysis<'_>,
-        walks: &Walks,
-        w: usize,
-        s: u64,
-        norm: impl Fn(usize, usize) -> f64,
-    ) {
-        let walk = &walks.all[w];
-        let weight = analysis.references[walk.reference].weights.at(s + 1);
-        let updates: Vec<_> = analysis.updates(s).iter().map(|u| walk.update(u)).collect();
-        for (g, parts) in analysis.shape.parts.iter().enumerate() {
-            for (p, part) in parts.iter().enumerate() {
-                let state = &mut self.states[w][g][p];
-                *state = state.after(&updates[part.param_group], weight, norm(g, p).powi(2));
-            }
-        }
-    }
-}
-
-/// Norms of a direction by group and part.
-fn norms(record: &Record<'_>, direction: usize) -> Vec<Vec<f64>> {
-    let of_group = |(g, parts): (usize, &Vec<Part>)| -> Vec<f64> {
-        parts.iter().map(|p| record.g2(g, p, direction).sqrt()).collect()
-    };
-    record.shape.parts.iter().enumerate().map(of_group).collect()
 }

@@ -7,37 +7,31 @@
 
 mod derive;
 mod load;
+mod measure;
+mod past;
 mod record;
 mod skipped;
 mod spool;
 mod unit;
 mod walk;
+mod windows;
 
-use std::path::Path;
-use std::sync::mpsc::sync_channel;
-
+pub use self::measure::Measured;
 use self::record::Shape;
 pub use self::skipped::Skipped;
-use self::spool::Spool;
-use self::unit::{Unit, Workers};
+use self::walk::{Enters, Walk, entering};
 use crate::error::{Error, Result};
 use crate::group::Group;
 use crate::isa::Isa;
 use crate::optimizer::Hyperparameters;
 use crate::reduce::order::ORDER_VERSION;
 use crate::reference::Reference;
-use crate::reference::weights::Weights;
 use crate::row::Row;
 use crate::run::Run;
 use crate::run::catalog::Catalog;
 use crate::run::manifest::FORMAT_VERSION;
-use crate::run::plan::plan_windows;
-use crate::run::window::Window;
-use crate::stream::{Measured, Part, Stream};
-use crate::sums::{Cells, Flags, Fold, Layout};
-
-/// Sums of a window that are held: what bounds memory for models of very many chunks.
-const SUMS_BYTES: usize = 4 << 20;
+use crate::stream::{self, Stream};
+use crate::sums::Layout;
 
 /// What to analyze, and how.
 pub struct Options {
@@ -50,7 +44,7 @@ pub struct Options {
     /// The streams, each giving a row per step.
     pub streams: Vec<Stream>,
     /// The directions that the streams are had from.
-    pub directions: Vec<Measured>,
+    pub directions: Vec<stream::Measured>,
     /// Worker threads.
     pub threads: usize,
     /// Instruction set of the hot loops.
@@ -74,24 +68,6 @@ pub trait Sink {
     fn row(&mut self, row: &Row<'_>) -> Result<()>;
 }
 
-/// What an analysis left behind besides its rows.
-#[derive(Debug, Default)]
-pub struct Outcome {
-    /// Steps for which rows were written.
-    pub steps: u64,
-    /// Steps left out because of damage.
-    pub skipped: Skipped,
-}
-
-/// How a stream's agreement with a reference is told from what it put there itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
-    /// The optimizer's response is known.
-    Known,
-    /// It is not, so the direction is compared with a later iterate.
-    Lagged,
-}
-
 /// A prepared analysis.
 pub struct Analysis<'a> {
     run: &'a Run,
@@ -99,8 +75,9 @@ pub struct Analysis<'a> {
     references: &'a [Reference],
     options: &'a Options,
     hyperparameters: Hyperparameters<'a>,
-    /// By reference, then stream.
-    modes: Vec<Vec<Mode>>,
+    /// How streams enter references: by reference, then stream.
+    enters: Vec<Vec<Enters>>,
+    walks: Vec<Walk>,
     shape: Shape,
     candidates: Vec<u64>,
     first: Option<u64>,
@@ -124,18 +101,11 @@ impl<'a> Analysis<'a> {
             return Err(nothing("the run is empty: no step was recorded".to_owned()));
         }
         let hyperparameters = Hyperparameters::new(&run.manifest, catalog);
-        let linear = hyperparameters.linear();
-        let mode = |r: &Reference, s: &Stream| match (&r.weights, s.part) {
-            (Weights::None, _) => Mode::Known,
-            (_, Part::Gradient | Part::DecayedGradient) if linear => Mode::Known,
-            _ => Mode::Lagged,
-        };
-        let modes: Vec<Vec<Mode>> =
-            references.iter().map(|r| options.streams.iter().map(|s| mode(r, s)).collect()).collect();
+        let (enters, walks) = entering(references, options, hyperparameters.linear());
         let layout = Layout {
             directions: options.directions.len(),
             references: references.len(),
-            lagged: modes.iter().flatten().any(|m| *m == Mode::Lagged),
+            lagged: enters.iter().flatten().any(|e| *e == Enters::Unknown),
         };
         let mut skipped = Skipped::default();
         for (steps, e) in &catalog.damage {
@@ -147,7 +117,8 @@ impl<'a> Analysis<'a> {
             references,
             options,
             hyperparameters,
-            modes,
+            enters,
+            walks,
             shape: Shape::new(layout, &options.groups, &run.manifest.tensors),
             candidates: Vec::new(),
             first: (all.start == 0).then_some(0),
@@ -182,6 +153,14 @@ impl<'a> Analysis<'a> {
         skipped.count(steps.start, steps.end, (*every).max(1))
     }
 
+    /// The streams whose loLR can be compared with the learning rate: the optimizer takes steps of
+    /// that length along them, momentum aside.
+    pub fn comparable_with_lr(&self) -> Vec<String> {
+        let linear = self.hyperparameters.linear();
+        let streams = self.options.streams.iter().filter(|s| linear && s.part != stream::Part::None);
+        streams.map(|s| s.name.clone()).collect()
+    }
+
     /// Pairs of step and chunk that will be walked: the length of the progress bar.
     pub fn cells(&self) -> u64 {
         (self.candidates.len() * self.run.table.chunks().len()) as u64
@@ -196,7 +175,7 @@ impl<'a> Analysis<'a> {
     pub fn provenance(&self) -> Vec<(String, String)> {
         let o = self.options;
         let groups = o.groups.iter().map(|g| {
-            let tensors = (g.name != crate::group::ALL).then_some(&g.tensors);
+            let tensors = (g.tensors.len() < self.run.manifest.tensors.len()).then_some(&g.tensors);
             serde_json::json!({"name": g.name, "tensors": tensors})
         });
         let streams: Vec<&str> = o.streams.iter().map(|s| s.name.as_str()).collect();
@@ -220,175 +199,5 @@ impl<'a> Analysis<'a> {
         ]
         .map(|(k, v)| (k.to_owned(), v))
         .to_vec()
-    }
-
-    /// Measures every selected step, then derives its rows and gives them to `sink`. Intermediate
-    /// sums that do not fit in memory go to a file without a name in `scratch`.
-    ///
-    /// # Errors
-    /// Something is damaged and may not be skipped, cannot be read, or the sink fails.
-    pub fn run(&self, scratch: &Path, sink: &mut dyn Sink, observer: &dyn Observer) -> Result<Outcome> {
-        let mut outcome = Outcome { skipped: self.skipped.clone(), ..Outcome::default() };
-        let mut spool = Spool::new(self.shape.words(), scratch);
-        let steps = self.measure(&mut spool, observer, &mut outcome)?;
-        if steps.is_empty() {
-            let what = match outcome.skipped.ranges().next() {
-                None => "none of the steps has both a gradient and an iterate".to_owned(),
-                Some((_, why)) => format!("no step is left: {why}"),
-            };
-            return Err(Error::Nothing { path: self.run.path.clone(), what });
-        }
-        outcome.steps = steps.len() as u64;
-        self.derive(&mut spool, &steps, scratch, sink)?;
-        Ok(outcome)
-    }
-
-    /// The first phase: sums of every step, in order, to the spool. Returns the steps.
-    fn measure(&self, spool: &mut Spool, observer: &dyn Observer, outcome: &mut Outcome) -> Result<Vec<u64>> {
-        let layout = self.shape.layout;
-        let workers = Workers::new(self.options.threads, self.options.isa, layout, &self.run.path)?;
-        let row = size_of::<f64>() * layout.width() + size_of::<Flags>();
-        let max_steps = SUMS_BYTES / row / self.run.table.chunks().len().max(1);
-        let plan = plan_windows(self.run, &self.candidates, max_steps);
-        let mut done = Vec::new();
-        std::thread::scope(|scope| {
-            // One window is opened, and its pages brought in, while the one before is measured.
-            let (send, receive) = sync_channel::<Result<(&[u64], Window)>>(0);
-            scope.spawn(move || {
-                for range in plan {
-                    let steps = &self.candidates[range];
-                    let opened = Window::open(self.run, &self.needed(steps), true);
-                    if send.send(opened.map(|window| (steps, window))).is_err() {
-                        return;
-                    }
-                }
-            });
-            for opened in receive {
-                let (steps, window) = opened?;
-                done.extend(self.window(steps, window, &workers, spool, observer, outcome)?);
-            }
-            Ok(done)
-        })
-    }
-
-    /// The steps whose vectors rows of `steps` are made of, ascending.
-    fn needed(&self, steps: &[u64]) -> Vec<u64> {
-        let lag = self.shape.layout.lagged.then_some(crate::metrics::bias::LAG);
-        let mut all: Vec<u64> = self.first.into_iter().collect();
-        all.extend(steps.iter().flat_map(|&s| [Some(s), Some(s + 1), lag.map(|l| s + l)]).flatten());
-        all.sort_unstable();
-        all.dedup();
-        all
-    }
-
-    fn window(
-        &self,
-        steps: &[u64],
-        mut window: Window,
-        workers: &Workers,
-        spool: &mut Spool,
-        observer: &dyn Observer,
-        outcome: &mut Outcome,
-    ) -> Result<Vec<u64>> {
-        let skip = self.options.skip_damaged;
-        if !skip && !window.damaged.is_empty() {
-            return Err(window.damaged.swap_remove(0).1);
-        }
-        for (range, e) in &window.damaged {
-            if steps.iter().any(|s| range.contains(s)) {
-                outcome.skipped.add(range.clone(), &e.to_string());
-            } else {
-                outcome.skipped.also.insert(*range.start(), e.to_string());
-            }
-        }
-        let measured: Vec<u64> = steps
-            .iter()
-            .copied()
-            .filter(|&s| window.has(s, 0) && self.recorded(&window, s) != 0)
-            .filter(|&s| !outcome.skipped.contains(s))
-            .collect();
-        let unit = Unit {
-            run: self.run,
-            window: &window,
-            layout: self.shape.layout,
-            references: self.references,
-            directions: &self.options.directions,
-            hyperparameters: &self.hyperparameters,
-            first: self.first.filter(|&s| window.has(s, 0)),
-            observer,
-        };
-        let (cells, damage) = workers.measure(&unit, &measured)?;
-        for (step, e) in damage {
-            if !skip {
-                return Err(e);
-            }
-            if self.candidates.binary_search(&step).is_ok() {
-                outcome.skipped.add(step..=step, &e.to_string());
-            } else {
-                outcome.skipped.also.insert(step, e.to_string());
-            }
-        }
-        let idle = (steps.len() - measured.len()) * self.run.table.chunks().len();
-        observer.advance(idle as u64, 0);
-        let mut done = Vec::new();
-        for (i, &step) in measured.iter().enumerate() {
-            if cells.iter().all(|chunk| !chunk.row(i).1.damaged) {
-                spool.push(&self.fold(step, self.recorded(&window, step), &cells, i))?;
-                done.push(step);
-            }
-        }
-        Ok(done)
-    }
-
-    /// One bit a direction: it was recorded at this step.
-    fn recorded(&self, window: &Window, step: u64) -> u64 {
-        let directions = self.options.directions.iter().enumerate();
-        directions.fold(0, |bits, (d, m)| match m.recorded {
-            Some(stream) if !window.has(step, stream) => bits,
-            None if !window.has(step + 1, 0) => bits,
-            _ => bits | 1 << d,
-        })
-    }
-
-    /// Folds the chunks of a step into tensors and these into groups: a record.
-    fn fold(&self, step: u64, recorded: u64, cells: &[Cells], row: usize) -> Vec<u64> {
-        let (tensors, layout) = (&self.run.manifest.tensors, self.shape.layout);
-        let width = layout.width();
-        let mut totals: Vec<(Vec<f64>, Flags)> = Vec::with_capacity(tensors.len());
-        let mut fold = Fold::new(width);
-        let mut chunks = self.run.table.chunks().iter().zip(cells).peekable();
-        for tensor in 0..tensors.len() {
-            fold.clear();
-            while let Some((_, cells)) = chunks.next_if(|(c, _)| c.tensor == tensor) {
-                let (values, flags) = cells.row(row);
-                fold.add(values, flags);
-            }
-            let mut out = Vec::with_capacity(width);
-            let flags = fold.total(&mut out);
-            totals.push((out, flags));
-        }
-        let mut words = vec![step, recorded];
-        let mut sums = Vec::with_capacity(width);
-        let mut total = |tensors: &mut dyn Iterator<Item = usize>, sums: &mut Vec<f64>| {
-            fold.clear();
-            tensors.for_each(|t| fold.add(&totals[t].0, totals[t].1));
-            sums.clear();
-            fold.total(sums)
-        };
-        for (group, parts) in self.options.groups.iter().zip(&self.shape.parts) {
-            // Tensors without elements have no gradient to be absent or next iterate to be missing.
-            let mut members = group.tensors.iter().copied().filter(|&t| tensors[t].elements() > 0);
-            let flags = total(&mut members, &mut sums);
-            words.extend(sums.iter().map(|v| v.to_bits()));
-            words.push(flags.to_bits());
-            if parts.len() > 1 {
-                for part in parts {
-                    total(&mut part.tensors.iter().copied(), &mut sums);
-                    words.extend((0..layout.directions).map(|d| sums[layout.g2(d)].to_bits()));
-                    words.push(sums[Layout::X2].to_bits());
-                }
-            }
-        }
-        words
     }
 }

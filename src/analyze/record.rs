@@ -10,8 +10,8 @@ pub(super) struct Part {
     pub(super) param_group: usize,
     /// Indices in the tensor table.
     pub(super) tensors: Vec<usize>,
-    /// Where the record has its squared norms: one a direction, then `||x||^2`. `None` where the
-    /// part is the whole group.
+    /// Where the record has its squared norms, one a direction. `None` where the part is the whole
+    /// group.
     own: Option<usize>,
 }
 
@@ -44,7 +44,7 @@ impl Shape {
             if split.len() > 1 {
                 for part in &mut split {
                     part.own = Some(words);
-                    words += layout.directions + 1;
+                    words += layout.directions;
                 }
             }
             parts.push(split);
@@ -94,12 +94,12 @@ impl Record<'_> {
             None => self.real(self.shape.groups[group] + self.shape.layout.g2(direction)),
         }
     }
+}
 
-    /// `||x||^2` over a part of a group.
-    pub(super) fn x2(&self, group: usize, part: &Part) -> f64 {
-        match part.own {
-            Some(at) => self.real(at + self.shape.layout.directions),
-            None => self.real(self.shape.groups[group] + Layout::X2),
-        }
-    }
+/// Norms of a direction by group and part.
+pub(super) fn norms(record: &Record<'_>, direction: usize) -> Vec<Vec<f64>> {
+    let of_group = |(g, parts): (usize, &Vec<Part>)| -> Vec<f64> {
+        parts.iter().map(|p| record.g2(g, p, direction).sqrt()).collect()
+    };
+    record.shape.parts.iter().enumerate().map(of_group).collect()
 }

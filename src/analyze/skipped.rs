@@ -13,15 +13,29 @@ pub struct Skipped {
 }
 
 impl Skipped {
-    /// Notes that `steps` are left out. What is known already stays.
+    /// Notes that `steps` are left out. Ranges that meet become one, with the first reason.
     pub(super) fn add(&mut self, steps: RangeInclusive<u64>, why: &str) {
-        let (first, last) = steps.into_inner();
-        self.ranges.entry(first).or_insert_with(|| (last, why.to_owned()));
+        let (mut first, mut last) = steps.into_inner();
+        let mut why = why.to_owned();
+        while let Some((from, (to, known))) = self.meeting(first, last) {
+            if from <= first {
+                why = known;
+            }
+            (first, last) = (first.min(from), last.max(to));
+            self.ranges.remove(&from);
+        }
+        self.ranges.insert(first, (last, why));
+    }
+
+    /// A range that shares a step with `first..=last`.
+    fn meeting(&self, first: u64, last: u64) -> Option<(u64, (u64, String))> {
+        let (from, (to, why)) = self.ranges.range(..=last).next_back()?;
+        (*to >= first).then(|| (*from, (*to, why.clone())))
     }
 
     /// Whether `step` is left out.
     pub fn contains(&self, step: u64) -> bool {
-        self.ranges.range(..=step).any(|(_, (last, _))| step <= *last)
+        self.ranges.range(..=step).next_back().is_some_and(|(_, (last, _))| step <= *last)
     }
 
     /// The ranges with their reasons.
@@ -31,16 +45,8 @@ impl Skipped {
 
     /// How many of the steps `start`, `start + every`, ... below `end` are left out.
     pub fn count(&self, start: u64, end: u64, every: u64) -> u64 {
-        let before = |step: u64| step.saturating_sub(start).div_ceil(every);
-        let (mut total, mut from) = (0, start);
-        for (first, (last, _)) in &self.ranges {
-            let (first, to) = ((*first).max(from), last.saturating_add(1).min(end));
-            if first < to {
-                total += before(to) - before(first);
-                from = to;
-            }
-        }
-        total
+        let before = |step: u64| step.clamp(start, end.max(start)).saturating_sub(start).div_ceil(every);
+        self.ranges.iter().map(|(first, (last, _))| before(last.saturating_add(1)) - before(*first)).sum()
     }
 
     /// Whether nothing was left out.
@@ -63,6 +69,11 @@ mod tests {
         // 12, 15, 18, 21, 24 of 0, 3, 6, ...
         assert_eq!(s.count(0, 100, 3), 5);
         assert_eq!(s.count(20, 30, 1), 5);
-        assert!(s.contains(24) && !s.contains(25) && s.contains(40) && !s.contains(9));
+        s.add(10..=30, "d");
+        assert_eq!(
+            s.ranges().map(|(r, why)| (*r.start(), *r.end(), why)).collect::<Vec<_>>(),
+            [(10, 30, "a"), (40, 40, "c")]
+        );
+        assert!(s.contains(24) && !s.contains(31) && s.contains(40) && !s.contains(9));
     }
 }

@@ -1,23 +1,35 @@
-//! The second phase, backward: how each gradient enters each reference, and the squared length of
-//! the walk that is still to come.
+//! How streams enter references, and the second phase, backward: the response of each reference to
+//! each gradient, and the squared length of the walk that is still to come.
 
 use std::path::Path;
 
-use super::record::{Record, Shape};
+use super::record::{Record, norms};
 use super::spool::Spool;
-use super::{Analysis, Mode};
+use super::{Analysis, Measured, Options};
 use crate::error::Result;
 use crate::metrics::response::{Adjoint, Update};
+use crate::reference::Reference;
 use crate::reference::weights::Weights;
-use crate::stream::Form;
+use crate::stream::{Form, Part};
+
+/// How a stream enters a reference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Enters {
+    /// Not at all: the reference is not made of this path.
+    Not,
+    /// As the optimizer's response says, by the walk of this number.
+    Known(usize),
+    /// In an unknown way, so it is compared with a later iterate.
+    Unknown,
+}
 
 /// A reference met by a direction that its path is made of.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Walk {
     pub(super) reference: usize,
     pub(super) direction: usize,
     /// The direction has its weight decay already.
-    pub(super) decayed: bool,
+    decayed: bool,
 }
 
 impl Walk {
@@ -27,12 +39,46 @@ impl Walk {
     }
 }
 
-/// The walks of an analysis and, per measured step, what the backward pass found.
-pub(super) struct Walks {
-    pub(super) all: Vec<Walk>,
-    /// Whether the past lies between x_t and the reference too: by momentum, weight decay, or
-    /// because the reference is an average.
+/// How each stream enters each reference, and the walks to take for it.
+pub(super) fn entering(
+    references: &[Reference],
+    options: &Options,
+    linear: bool,
+) -> (Vec<Vec<Enters>>, Vec<Walk>) {
+    let mut walks = Vec::new();
+    let mut all = Vec::new();
+    for (reference, r) in references.iter().enumerate() {
+        let mut line = Vec::new();
+        for stream in &options.streams {
+            let direction = stream.direction;
+            let decayed = options.directions[direction].form == Form::Decayed;
+            let walk = Walk { reference, direction, decayed };
+            line.push(if r.weights == Weights::None {
+                Enters::Not
+            } else if stream.part == Part::None || !linear {
+                Enters::Unknown
+            } else {
+                let known = walks.iter().position(|w| *w == walk);
+                Enters::Known(known.unwrap_or_else(|| {
+                    walks.push(walk);
+                    walks.len() - 1
+                }))
+            });
+        }
+        all.push(line);
+    }
+    (all, walks)
+}
+
+/// What the backward pass found, by measured step.
+pub(super) struct Walked {
+    /// By walk: whether the past lies between x_t and the reference too, by momentum, weight decay,
+    /// or because the reference is an average.
     pub(super) past: Vec<bool>,
+    /// By walk: whether weight decay shrinks what was there before.
+    pub(super) decays: Vec<bool>,
+    /// By walk: whether a parameter moves without a gradient, by momentum or weight decay.
+    pub(super) moves: Vec<bool>,
     spool: Spool,
     param_groups: usize,
     groups: usize,
@@ -98,96 +144,82 @@ struct State {
     between: Vec<Between>,
     /// The next recorded step, and the norms there by group and part.
     upper: Option<(u64, Vec<Vec<f64>>)>,
+    /// The largest distance of recorded steps.
+    largest_gap: u64,
     sampled: bool,
     past: bool,
+    decays: bool,
+    moves: bool,
 }
 
 impl Analysis<'_> {
-    /// The walks that rows need.
-    fn walks(&self) -> Vec<Walk> {
-        let mut all = Vec::new();
-        for (reference, modes) in self.modes.iter().enumerate() {
-            for (stream, mode) in self.options.streams.iter().zip(modes) {
-                let direction = stream.direction;
-                let decayed = self.options.directions[direction].form == Form::Decayed;
-                let walk = Walk { reference, direction, decayed };
-                let made = self.references[reference].weights != Weights::None;
-                if made && *mode == Mode::Known && !all.contains(&walk) {
-                    all.push(walk);
-                }
-            }
-        }
-        all
-    }
-
     /// The updates of step t by parameter group.
     pub(super) fn updates(&self, step: u64) -> Vec<Update> {
         let groups = 0..self.hyperparameters.groups();
         groups.map(|g| self.hyperparameters.update(g, step).unwrap_or_default()).collect()
     }
 
-    /// Walks from the references back to the first measured step. `steps` are the measured ones.
-    pub(super) fn walk_back(&self, measured: &mut Spool, steps: &[u64], scratch: &Path) -> Result<Walks> {
-        let largest_gap = steps.windows(2).map(|w| w[1] - w[0]).max().unwrap_or(1);
-        let all = self.walks();
+    /// Walks from the references back to the first measured step.
+    pub(super) fn walk_back(&self, measured: &mut Measured, scratch: &Path) -> Result<Walked> {
         let (param_groups, groups) = (self.hyperparameters.groups(), self.options.groups.len());
-        let mut states: Vec<State> = all
-            .iter()
-            .map(|_| State {
-                adjoints: vec![Adjoint::default(); param_groups],
-                ahead: vec![0.0; groups],
-                between: vec![Between::default(); param_groups],
-                upper: None,
-                sampled: false,
-                past: false,
-            })
-            .collect();
-        let mut spool = Spool::new(all.len() * (3 * param_groups + 1 + groups), scratch);
+        let state = |walk: &Walk| State {
+            adjoints: vec![Adjoint::default(); param_groups],
+            ahead: vec![0.0; groups],
+            between: vec![Between::default(); param_groups],
+            upper: None,
+            largest_gap: largest_gap(measured, walk.direction),
+            sampled: false,
+            past: false,
+            decays: false,
+            moves: false,
+        };
+        let mut states: Vec<State> = self.walks.iter().map(state).collect();
+        let mut spool = Spool::new(self.walks.len() * (3 * param_groups + 1 + groups), scratch);
         let last = |w: &Walk| self.references[w.reference].weights.last();
-        let mut at = all.iter().filter_map(last).max().unwrap_or(0);
+        let mut at = self.walks.iter().filter_map(last).max().unwrap_or(0);
         let (mut words, mut out) = (Vec::new(), Vec::new());
-        if !all.is_empty() {
-            for i in (0..measured.len()).rev() {
-                measured.read(i, &mut words)?;
-                let record = Record { shape: &self.shape, words: &words };
-                let step = record.step();
-                // `at` is the step whose state is known; go down to this one.
-                for t in (step..at).rev() {
-                    self.back_one(t, &record, largest_gap, &all, &mut states);
-                }
-                at = step.min(at);
-                out.clear();
-                for state in &states {
-                    out.extend(state.adjoints.iter().flat_map(|a| [a.h, a.a, a.c].map(f64::to_bits)));
-                    out.push(u64::from(state.sampled));
-                    out.extend(state.ahead.iter().map(|v| v.to_bits()));
-                }
-                spool.push(&out)?;
+        let steps = if self.walks.is_empty() { 0 } else { measured.steps.len() };
+        for i in (0..steps).rev() {
+            measured.spool.read(i, &mut words)?;
+            let record = Record { shape: &self.shape, words: &words };
+            let step = record.step();
+            // `at` is the step whose state is known; go down to this one.
+            for t in (step..at).rev() {
+                self.back_one(t, &record, &mut states);
             }
+            at = step.min(at);
+            out.clear();
+            for state in &states {
+                out.extend(state.adjoints.iter().flat_map(|a| [a.h, a.a, a.c].map(f64::to_bits)));
+                out.push(u64::from(state.sampled));
+                out.extend(state.ahead.iter().map(|v| v.to_bits()));
+            }
+            spool.push(&out)?;
         }
         let past = states.iter().map(|s| s.past).collect();
-        Ok(Walks { all, past, spool, param_groups, groups, words: Vec::new() })
+        let decays = states.iter().map(|s| s.decays).collect();
+        let moves = states.iter().map(|s| s.moves).collect();
+        Ok(Walked { past, decays, moves, spool, param_groups, groups, words: Vec::new() })
     }
 
     /// One step back, to step t; `record` is the highest recorded one that is not above t.
-    fn back_one(&self, t: u64, record: &Record<'_>, largest_gap: u64, walks: &[Walk], states: &mut [State]) {
+    fn back_one(&self, t: u64, record: &Record<'_>, states: &mut [State]) {
         let updates = self.updates(t);
-        for (walk, state) in walks.iter().zip(states) {
+        for (walk, state) in self.walks.iter().zip(states) {
             let weights = &self.references[walk.reference].weights;
-            if weights.last().is_none_or(|last| t >= last) {
-                continue;
-            }
+            let Some(last) = weights.last().filter(|&last| t < last) else { continue };
             let weight = weights.at(t + 1);
             for (adjoint, update) in state.adjoints.iter_mut().zip(&updates) {
                 let update = walk.update(update);
                 *adjoint = adjoint.before(&update, weight);
-                state.past |= update.momentum != 0.0 || update.weight_decay != 0.0;
+                state.decays |= update.weight_decay != 0.0;
+                state.moves |= update.momentum != 0.0 || update.weight_decay != 0.0;
             }
-            state.past |= weights.single().is_none();
+            state.past |= state.moves || weights.single().is_none();
             if t == record.step() && record.recorded(walk.direction) {
-                state.arrive(t, walk, record, largest_gap);
+                state.arrive(t, norms(record, walk.direction), record);
             } else {
-                let upper = state.upper.as_ref().map_or_else(|| weights.last().unwrap_or(t), |(s, _)| *s);
+                let upper = state.upper.as_ref().map_or(last, |(step, _)| *step);
                 for (between, adjoint) in state.between.iter_mut().zip(&state.adjoints) {
                     between.add(adjoint.h, upper - t);
                 }
@@ -197,25 +229,25 @@ impl Analysis<'_> {
     }
 }
 
+/// The largest distance between measured steps at which a direction was recorded.
+fn largest_gap(measured: &Measured, direction: usize) -> u64 {
+    let all = measured.steps.iter().zip(&measured.recorded);
+    let steps: Vec<u64> = all.filter(|(_, r)| **r >> direction & 1 == 1).map(|(s, _)| *s).collect();
+    steps.windows(2).map(|w| w[1] - w[0]).max().unwrap_or(1)
+}
+
 impl State {
     /// Takes in a recorded step, and the steps between it and the recorded one above.
-    fn arrive(&mut self, t: u64, walk: &Walk, record: &Record<'_>, largest_gap: u64) {
-        let shape: &Shape = record.shape;
-        let norms: Vec<Vec<f64>> = shape
-            .parts
-            .iter()
-            .enumerate()
-            .map(|(g, parts)| parts.iter().map(|p| record.g2(g, p, walk.direction).sqrt()).collect())
-            .collect();
+    fn arrive(&mut self, t: u64, norms: Vec<Vec<f64>>, record: &Record<'_>) {
         let between = self.between.first().map_or(0, |b| b.steps);
-        for (g, parts) in shape.parts.iter().enumerate() {
+        for (g, parts) in record.shape.parts.iter().enumerate() {
             for (p, part) in parts.iter().enumerate() {
                 let (here, group) = (norms[g][p], part.param_group);
                 if between > 0 {
                     let (upper, length) = match &self.upper {
                         Some((step, above)) => (above[g][p], step - t),
                         // Little is missing up to the reference: the norm stays.
-                        None if between < largest_gap => (here, 1),
+                        None if between < self.largest_gap => (here, 1),
                         None => (f64::NAN, 1),
                     };
                     self.ahead[g] += self.between[group].sum(upper, here, length);
@@ -228,13 +260,13 @@ impl State {
     }
 }
 
-impl Walks {
-    /// What was found for walk `w` at the measured step `index` of `count`.
+impl Walked {
+    /// Reads what was found at the measured step `index` of `count`.
     ///
     /// # Errors
     /// The scratch file cannot be read.
     pub(super) fn read(&mut self, index: usize, count: usize) -> Result<()> {
-        if self.all.is_empty() { Ok(()) } else { self.spool.read(count - 1 - index, &mut self.words) }
+        if self.past.is_empty() { Ok(()) } else { self.spool.read(count - 1 - index, &mut self.words) }
     }
 
     /// What was found for a walk at the step that was read.

@@ -3,13 +3,13 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::output::{Output, Tee, default_table};
+use super::output::{Output, Tee, check_writable, default_table};
 use super::progress::Progress;
 use super::{RunArguments, Usage, bytes, rate, say};
-use crate::analyze::{Analysis, Options, Outcome, Skipped};
+use crate::analyze::{Analysis, Options, Skipped};
 use crate::group;
 use crate::isa::Isa;
-use crate::reference::{self, Cache, Reference, Spec};
+use crate::reference::{self, Cache, Origin, Reference, Spec};
 use crate::run::Run;
 use crate::run::catalog::Catalog;
 use crate::run::manifest::{GRAD, Manifest};
@@ -94,6 +94,10 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
         return Err(Usage(what.to_owned()).into());
     }
     let isa = Isa::from_env()?;
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = a.threads.map_or(processors, usize::from);
+    // Averages are made by the global pool; it is built once.
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
     let run = Run::open(&a.run.run, a.run.access())?;
     let groups = group::select(&run, &a.groups)?;
     let catalog = Catalog::read(&run, a.skip_damaged)?;
@@ -109,14 +113,13 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     let references = reference::open(&run, &catalog, &a.references, &cache, a.run.access())?;
     reference::check_cover(&run, &references, &groups)?;
     let steps = a.steps.clone().unwrap_or(Steps { range: 0..u64::MAX, every: 1 });
-    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let options = Options {
         steps: steps.range.clone(),
         every: steps.every,
         groups,
         streams,
         directions,
-        threads: a.threads.map_or(processors, usize::from),
+        threads,
         isa,
         skip_damaged: a.skip_damaged,
     };
@@ -125,28 +128,32 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
         references.iter().filter_map(|r| r.note.as_ref()).for_each(|note| tell(&format!("note: {note}")));
     }
     let provenance = analysis.provenance();
-    if let Some(path) = &table
+    // With damage the same question may have another answer after a repair.
+    if let Some(path) = table.as_ref().filter(|_| !a.skip_damaged)
         && is_up_to_date(a, path, &provenance)?
     {
         return Ok(());
     }
+    if let Some(path) = &a.out {
+        check_writable(path)?;
+    }
+    let scratch = beside.map_or_else(std::env::temp_dir, Path::to_owned);
+    let progress = Progress::new(analysis.cells(), analysis.chunks(), a.quiet);
+    let measured = analysis.measure(&scratch, &progress);
+    let (elapsed, read) = progress.finish();
+    let mut measured = measured?;
     let known = run.steps();
     // The final iterate has a step of its own, but no gradient.
     let end = run.final_step().unwrap_or(known.end).min(known.end);
     let span = known.start.max(steps.range.start)..end.min(steps.range.end);
-    let subject =
-        |r: &Reference| Subject { name: r.name.clone(), control: r.is_control(), last: r.weights.last() };
     let mut tee = Tee {
         output: Output::open(a.format, table.as_deref())?,
-        summary: Summary::new(&span, references.iter().map(subject).collect()),
+        summary: Summary::new(&span, subjects(&references), analysis.comparable_with_lr()),
     };
-    let progress = Progress::new(analysis.cells(), analysis.chunks(), a.quiet);
-    let scratch = beside.map_or_else(std::env::temp_dir, Path::to_owned);
-    let result = analysis.run(&scratch, &mut tee, &progress);
-    let (elapsed, read) = progress.finish();
-    let outcome = result?;
+    analysis.derive(&mut measured, &scratch, &mut tee)?;
     let Tee { output, summary } = tee;
-    let text = heading(&run, &references, &options, &outcome) + &summary.text();
+    let count = measured.steps.len() as u64;
+    let text = heading(&run, &references, &options, count) + &summary.text(count);
     let written = match output {
         Output::Table(rows) => {
             let path = rows.path().display().to_string();
@@ -157,7 +164,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
         Output::Csv(csv) => csv.finish().map(|()| None)?,
         Output::JsonLines(lines) => lines.finish().map(|()| None)?,
     };
-    report_damage(&analysis, &outcome.skipped);
+    report_damage(&analysis, &measured.skipped);
     let Some(written) = written.filter(|_| !a.quiet) else {
         return Ok(());
     };
@@ -166,9 +173,19 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
         "{}: {text}\n{written} in {} s ({} steps/s, {})\n",
         run.path.display(),
         significant(seconds),
-        significant(outcome.steps as f64 / seconds),
+        significant(count as f64 / seconds),
         rate(read, seconds)
     ))
+}
+
+fn subjects(references: &[Reference]) -> Vec<Subject> {
+    let subject = |r: &Reference| Subject {
+        name: r.name.clone(),
+        control: r.is_control(),
+        last: r.weights.last(),
+        file: r.origin == Origin::File,
+    };
+    references.iter().map(subject).collect()
 }
 
 /// Whether the table is there already, made from the same inputs by the same version; then its
@@ -187,7 +204,7 @@ fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-fn heading(run: &Run, references: &[Reference], options: &Options, outcome: &Outcome) -> String {
+fn heading(run: &Run, references: &[Reference], options: &Options, steps: u64) -> String {
     let m = &run.manifest;
     let named = |r: &Reference| {
         let step = r.step.map_or_else(String::new, |s| format!(" (x_{s})"));
@@ -206,11 +223,12 @@ fn heading(run: &Run, references: &[Reference], options: &Options, outcome: &Out
         all => format!("{} groups", all.len()),
     };
     format!(
-        "{} steps measured, {} parameters in {} tensors ({}), optimizer {}\nagainst reference \
+        "{} steps measured, {} parameters in {} tensor{} ({}), optimizer {}\nagainst reference \
          {}, stream {}, {groups}\n\n",
-        thousands(outcome.steps),
+        thousands(steps),
         thousands(m.parameters()),
         m.tensors.len(),
+        if m.tensors.len() == 1 { "" } else { "s" },
         types(m),
         if m.optimizer.name.is_empty() { "unknown" } else { &m.optimizer.name },
         against.join(", "),
@@ -231,17 +249,17 @@ fn report_damage(analysis: &Analysis<'_>, skipped: &Skipped) {
     use std::io::Write;
     const LISTED: usize = 10;
     let mut err = std::io::stderr().lock();
-    if !skipped.is_empty() {
-        let count = analysis.skipped_steps(skipped);
+    let count = analysis.skipped_steps(skipped);
+    if count > 0 {
         let _ = writeln!(err, "lpa: left out {} damaged or missing steps:", thousands(count));
     }
-    for (steps, why) in skipped.ranges().take(LISTED) {
+    for (steps, why) in skipped.ranges().take(if count > 0 { LISTED } else { 0 }) {
         let _ = match (steps.start(), steps.end()) {
             (a, b) if a == b => writeln!(err, "  step {a}: {why}"),
             (a, b) => writeln!(err, "  steps {a} to {b}: {why}"),
         };
     }
-    if skipped.ranges().count() > LISTED {
+    if count > 0 && skipped.ranges().count() > LISTED {
         let _ = writeln!(err, "  ... and {} more", skipped.ranges().count() - LISTED);
     }
     for why in skipped.also.values().take(LISTED) {

@@ -75,6 +75,18 @@ pub(super) fn default_table(run: &Path, references: &[Spec]) -> Result<PathBuf> 
     }
 }
 
+/// Checks that a table can be written, before hours of work.
+///
+/// # Errors
+/// It cannot.
+pub(super) fn check_writable(table: &Path) -> Result<()> {
+    let directory = table.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match tempfile::tempfile_in(directory) {
+        Ok(_) => Ok(()),
+        Err(source) => Err(Error::Io { action: "write", path: table.to_owned(), source }),
+    }
+}
+
 /// References as a part of a file name: `final+step-100`.
 fn slug(references: &[Spec]) -> String {
     let name = |spec: &Spec| match spec {

@@ -3,6 +3,7 @@
 //! A path of random, mutually orthogonal steps has a positive cosine with its own end. Here that
 //! part is computed and taken off; `docs/metrics.md` has the derivations.
 
+use super::ratio;
 use crate::sums::Sums;
 
 /// Steps between a direction and the iterate that it is compared with where the optimizer's
@@ -25,6 +26,8 @@ pub enum Entry {
     },
     /// It enters in an unknown way, over by [`LAG`] steps later.
     Lagged,
+    /// Nothing is known.
+    Unknown,
 }
 
 /// The bias kit of one row.
@@ -49,11 +52,6 @@ pub struct Bias {
     pub lagged: bool,
 }
 
-fn ratio(numerator: f64, denominator: f64) -> Option<f64> {
-    let value = numerator / denominator;
-    (denominator != 0.0 && value.is_finite()).then_some(value)
-}
-
 /// The bias kit of a row of `parameters` parameters.
 pub fn bias(s: &Sums, parameters: u64, entry: Entry) -> Bias {
     let lagged = entry == Entry::Lagged;
@@ -64,6 +62,7 @@ pub fn bias(s: &Sums, parameters: u64, entry: Entry) -> Bias {
     let excess = match entry {
         Entry::Known { own, .. } => Some(s.dot - own),
         Entry::Lagged => s.dot_lag,
+        Entry::Unknown => None,
     };
     let cos_excess = excess.and_then(|e| ratio(e, norms));
     let kit = Bias {

@@ -1,5 +1,6 @@
 //! RSI, EB, cosine and loLR of one step ("No Wrong Turns", arXiv 2306.11922, section 3).
 
+use super::ratio;
 use crate::sums::Sums;
 
 /// Where the reference lies as seen from x_t, and how the direction g_t points there.
@@ -25,10 +26,6 @@ pub struct Geometry {
 
 fn finite(value: f64) -> Option<f64> {
     value.is_finite().then_some(value)
-}
-
-fn ratio(numerator: f64, denominator: f64) -> Option<f64> {
-    if denominator == 0.0 { None } else { finite(numerator / denominator) }
 }
 
 /// The geometry that the sums describe. Where all gradients are absent only `dist` is there.

@@ -4,3 +4,9 @@ pub mod bias;
 pub mod geometry;
 pub mod response;
 pub mod trust;
+
+/// A quotient; `None` where the denominator is 0 or the value is not finite.
+fn ratio(numerator: f64, denominator: f64) -> Option<f64> {
+    let value = numerator / denominator;
+    (denominator != 0.0 && value.is_finite()).then_some(value)
+}

@@ -1,10 +1,9 @@
 //! Means of recorded iterates, and single ones, turned into reference files.
 //!
-//! All that are wanted are made in one pass over the shards. Sums are kept in f64, in a scratch
-//! file, so memory does not depend on the size of the model.
+//! All averages that are wanted are made in one pass over the shards. Their sums are kept in f64, in
+//! a scratch file, 8 bytes a parameter each; memory holds those of one chunk a thread.
 
 use std::fs::File;
-use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -13,13 +12,12 @@ use rayon::prelude::*;
 
 use super::weights::Weights;
 use crate::codec::Decoder;
-use crate::error::{Error, Result, Tried};
-use crate::hash::Xxh3;
+use crate::error::{Result, Tried};
 use crate::isa::Isa;
-use crate::run::chunk::Chunk;
 use crate::run::plan::plan_windows;
+use crate::run::reference_file::ReferenceFile;
 use crate::run::window::Window;
-use crate::run::{Draft, Run, reference_header};
+use crate::run::{Draft, Run};
 
 /// Metadata key under which a file says what it was made of.
 pub(super) const KEY: &str = "key";
@@ -32,15 +30,58 @@ pub(super) struct Target<'a> {
     pub(super) path: &'a Path,
 }
 
-/// Makes every target from the iterates of `run`. Files appear whole and replace older ones.
+/// Makes every target from the iterates of `run`. Files appear whole.
 ///
 /// # Errors
 /// An iterate is damaged, or the disk refuses.
 pub(super) fn materialize(run: &Run, targets: &[Target<'_>], directory: &Path) -> Result<()> {
+    let (single, averages): (Vec<&Target<'_>>, Vec<&Target<'_>>) =
+        targets.iter().partition(|t| t.weights.single().is_some());
+    single.par_iter().try_for_each(|target| {
+        let step = target.weights.single().unwrap_or(0);
+        write(run, target, vec![("step", step.to_string())], |out| out.push_iterate(step))
+    })?;
+    if averages.is_empty() {
+        return Ok(());
+    }
+    let sums = Sums::create(run, averages.len(), directory)?;
+    add_all(run, &averages, &sums)?;
+    averages.iter().enumerate().try_for_each(|(t, target)| {
+        let divisor = match target.weights {
+            Weights::Ema { steps, beta } => 1.0 - steps.iter().fold(1.0, |power, _| power * beta),
+            other => other.steps().len() as f64,
+        };
+        write(run, target, Vec::new(), |out| {
+            (0..run.table.chunks().len()).try_for_each(|chunk| {
+                // The one rounding.
+                #[allow(clippy::cast_possible_truncation)]
+                let round = |sum: f64| (sum / divisor) as f32;
+                out.push(sums.read(t, chunk)?.into_iter().map(round))
+            })
+        })
+    })
+}
+
+fn write(
+    run: &Run,
+    target: &Target<'_>,
+    mut more: Vec<(&str, String)>,
+    values: impl FnOnce(&mut ReferenceFile<'_>) -> Result<()>,
+) -> Result<()> {
+    more.push((KEY, target.key.clone()));
+    let draft = Draft::create(target.path)?;
+    let mut out = ReferenceFile::create(run, draft.file(), target.path, more)?;
+    values(&mut out)?;
+    out.finish()?;
+    draft.commit()?;
+    Ok(())
+}
+
+/// Goes through all iterates once, in windows of shards.
+fn add_all(run: &Run, targets: &[&Target<'_>], sums: &Sums<'_>) -> Result<()> {
     let mut steps: Vec<u64> = targets.iter().flat_map(|t| t.weights.steps()).copied().collect();
     steps.sort_unstable();
     steps.dedup();
-    let sums = Sums::create(run, targets, directory)?;
     // One decoder a thread, in turn.
     let decoders: Mutex<Vec<Decoder>> = Mutex::new(Vec::new());
     for range in plan_windows(run, &steps, usize::MAX) {
@@ -49,48 +90,42 @@ pub(super) fn materialize(run: &Run, targets: &[Target<'_>], directory: &Path) -
         if let Some((_, e)) = window.damaged.pop() {
             return Err(e);
         }
-        run.table.chunks().par_iter().enumerate().try_for_each(|(i, chunk)| {
+        (0..run.table.chunks().len()).into_par_iter().try_for_each(|chunk| {
             let held = decoders.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let mut decoder = match held {
                 Some(decoder) => decoder,
                 None => Decoder::new(Isa::detect()).tried("start the decoder for", &run.path)?,
             };
-            let result = add(run, &window, targets, steps, &sums, (i, chunk), &mut decoder);
+            let result = add(run, &window, targets, steps, sums, chunk, &mut decoder);
             decoders.lock().unwrap_or_else(PoisonError::into_inner).push(decoder);
             result
         })?;
     }
-    targets.iter().enumerate().try_for_each(|(t, target)| write(run, target, &sums, t))
+    Ok(())
 }
 
 /// Adds the iterates of a window to the sums of one chunk, in the order of steps.
 fn add(
     run: &Run,
     window: &Window,
-    targets: &[Target<'_>],
+    targets: &[&Target<'_>],
     steps: &[u64],
     sums: &Sums<'_>,
-    (index, chunk): (usize, &Chunk),
+    index: usize,
     decoder: &mut Decoder,
 ) -> Result<()> {
-    let mut held: Vec<Vec<f64>> = Vec::new();
-    for t in 0..targets.len() {
-        held.push(sums.read(t, index)?);
+    let mut held: Vec<(usize, &Weights, Vec<f64>)> = Vec::new();
+    for (t, target) in targets.iter().enumerate() {
+        if steps.iter().any(|s| target.weights.has(*s)) {
+            held.push((t, target.weights, sums.read(t, index)?));
+        }
     }
-    let (mut x, mut buffer) = (vec![0.0f32; chunk.len], Vec::new());
-    let dtype = run.manifest.tensors[chunk.tensor].dtype;
+    let chunk = &run.table.chunks()[index];
+    let (mut x, mut buffer) = (Vec::new(), Vec::new());
     for &step in steps {
-        let missing =
-            || Error::MissingShard { path: run.path.clone(), first: step, last: step, rank: chunk.rank };
-        let payload = window.payload(run, step, 0, chunk, &mut buffer)?.ok_or_else(missing)?;
-        decoder
-            .decode(dtype, payload.coding, payload.bytes, &mut x)
-            .map_err(|e| window.undecodable(run, step, 0, chunk, payload.offset, &e.to_string()))?;
-        for (target, sum) in targets.iter().zip(&mut held) {
-            if target.weights.steps().binary_search(&step).is_err() {
-                continue;
-            }
-            match target.weights {
+        window.iterate(run, step, chunk, decoder, &mut buffer, &mut x)?;
+        for (_, weights, sum) in held.iter_mut().filter(|(_, w, _)| w.has(step)) {
+            match weights {
                 Weights::Ema { beta, .. } => {
                     for (s, &x) in sum.iter_mut().zip(&x) {
                         *s = *beta * *s + (1.0 - *beta) * f64::from(x);
@@ -104,42 +139,7 @@ fn add(
             }
         }
     }
-    for (t, sum) in held.iter().enumerate() {
-        sums.write(t, index, sum)?;
-    }
-    Ok(())
-}
-
-/// Divides, rounds once to f32 and writes the file.
-fn write(run: &Run, target: &Target<'_>, sums: &Sums<'_>, t: usize) -> Result<()> {
-    let divisor = match target.weights {
-        Weights::Ema { steps, beta } => 1.0 - steps.iter().fold(1.0, |power, _| power * beta),
-        other => other.steps().len() as f64,
-    };
-    let path = target.path;
-    let draft = Draft::create(path)?;
-    let mut more = vec![(KEY, target.key.clone())];
-    if let Some(step) = target.weights.single() {
-        more.push(("step", step.to_string()));
-    }
-    let mut file = draft.file();
-    // The hash in the header has a fixed length, so the header's size is known before its value.
-    file.write_all(&reference_header(run, &more, 0)).tried("write", path)?;
-    let (mut hash, mut bytes) = (Xxh3::default(), Vec::new());
-    for index in 0..run.table.chunks().len() {
-        bytes.clear();
-        for sum in sums.read(t, index)? {
-            // The one rounding.
-            #[allow(clippy::cast_possible_truncation)]
-            let value = (sum / divisor) as f32;
-            bytes.extend_from_slice(&value.to_le_bytes());
-        }
-        hash.update(&bytes);
-        file.write_all(&bytes).tried("write", path)?;
-    }
-    file.write_all_at(&reference_header(run, &more, hash.digest()), 0).tried("write", path)?;
-    draft.commit()?;
-    Ok(())
+    held.iter().try_for_each(|(t, _, sum)| sums.write(*t, index, sum))
 }
 
 /// The running sums of all targets: f64, target by target, in a file without a name.
@@ -153,7 +153,7 @@ struct Sums<'a> {
 }
 
 impl<'a> Sums<'a> {
-    fn create(run: &'a Run, targets: &[Target<'_>], directory: &'a Path) -> Result<Sums<'a>> {
+    fn create(run: &'a Run, targets: usize, directory: &'a Path) -> Result<Sums<'a>> {
         let file = tempfile::tempfile_in(directory).tried("write", directory)?;
         let mut places = Vec::new();
         let mut at = 0;
@@ -162,7 +162,7 @@ impl<'a> Sums<'a> {
             at += chunk.len as u64;
         }
         // Zeros, which take no room until they are written.
-        file.set_len(at * 8 * targets.len() as u64).tried("write", directory)?;
+        file.set_len(at * 8 * targets as u64).tried("write", directory)?;
         Ok(Sums { run, file, directory, parameters: at, places })
     }
 

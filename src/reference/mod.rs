@@ -5,26 +5,31 @@
 //! output. What is computed against a reference is not known here.
 
 mod average;
+mod other;
 mod own;
 mod spec;
 mod values;
 pub mod weights;
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 pub use self::own::Cache;
 use self::own::{open_final, resolve};
 use self::spec::{Found, find};
 pub use self::spec::{Own, Spec};
-use self::values::{Files, Values, files_of};
+use self::values::{Files, Names, Values, files_of};
 use self::weights::Weights;
-use crate::error::{Error, Result};
+use crate::codec::Decoder;
+use crate::error::{Error, Result, Tried};
+use crate::hash::Xxh3;
+use crate::isa::Isa;
 use crate::run::catalog::Catalog;
 use crate::run::chunk::Chunk;
+use crate::run::container::Header;
 use crate::run::manifest::ITERATE;
-use crate::run::vector::Vector;
-use crate::run::{Access, FINAL, REFERENCE_FORMAT, Run};
+use crate::run::reference_file::REFERENCE_FORMAT;
+use crate::run::window::Window;
+use crate::run::{Access, Run};
 
 /// A reference iterate.
 pub struct Reference {
@@ -38,6 +43,8 @@ pub struct Reference {
     pub weights: Weights,
     /// Where it comes from.
     pub origin: Origin,
+    /// Steps whose updates the other run shares with this one: whether they are in it is not asked.
+    pub shared: u64,
     /// It changes when the training goes on.
     pub provisional: bool,
     /// Something that the user should know.
@@ -60,9 +67,9 @@ pub enum Origin {
 }
 
 impl Reference {
-    /// Whether it comes from a run that starts at the same x_0.
+    /// Whether it comes from another path from the same x_0.
     pub fn is_control(&self) -> bool {
-        self.origin == Origin::Run { same_start: Some(true) }
+        self.origin == Origin::Run { same_start: Some(true) } && self.shared == 0
     }
 
     /// Whether the reference has this tensor.
@@ -97,12 +104,12 @@ pub fn open(
             own.push(resolve(run, catalog, o)?);
         }
     }
-    let mut own = own::open(run, catalog, own, cache, access)?.into_iter();
+    let mut own = own::open(run, catalog, own, cache, access)?.into_iter().map(|(r, _)| r);
     let mut all: Vec<Reference> = Vec::new();
     for spec in specs {
         let reference = match spec {
             Spec::Own(_) => own.next(),
-            Spec::Path(text) => Some(open_path(run, text, cache, access)?),
+            Spec::Path(text) => Some(open_path(run, catalog, text, cache, access)?),
         };
         if let Some(r) =
             reference.filter(|r| all.iter().all(|known| known.name != r.name || known.xxh3 != r.xxh3))
@@ -125,11 +132,11 @@ pub fn check_final(run: &Run, access: Access) -> Result<()> {
     open_final(run, access).map(|_| ())
 }
 
-fn open_path(run: &Run, text: &str, cache: &Cache, access: Access) -> Result<Reference> {
+fn open_path(run: &Run, catalog: &Catalog, text: &str, cache: &Cache, access: Access) -> Result<Reference> {
     let refuse = |what| Error::Reference { path: PathBuf::from(text), what };
     match find(text).map_err(refuse)? {
-        Found::Files(path) => open_files(run, &path, access),
-        Found::Run(path, own) => open_other(run, &path, &own, cache, access),
+        Found::Files(path) => open_files(run, catalog, &path, access),
+        Found::Run(path, own) => other::open(run, catalog, &path, &own, cache, access),
     }
 }
 
@@ -139,104 +146,69 @@ fn last_part(path: &Path) -> String {
     full.file_name().map_or_else(|| "reference".to_owned(), |n| n.to_string_lossy().into_owned())
 }
 
-fn open_files(run: &Run, path: &Path, access: Access) -> Result<Reference> {
+fn open_files(run: &Run, catalog: &Catalog, path: &Path, access: Access) -> Result<Reference> {
     let refuse = |what: String| Error::Reference { path: path.to_owned(), what };
-    let files = Files::open(&files_of(path)?, access.mmap)?;
-    let stripped = files
-        .stripped
-        .map(|p| format!("the names in {} begin with '{p}', which was left out", path.display()));
-    let header = &files.headers[0];
-    // A file that lpa wrote from this run says so; it must not pass for something independent.
-    let ours = header.value("run_id") == Some(run.manifest.run_id.as_str());
-    let of_iterate =
-        header.value("stream") == Some(ITERATE) || header.value("format") == Some(REFERENCE_FORMAT);
-    let mut step = header.value("step").and_then(|s| s.parse().ok()).filter(|_| ours && of_iterate);
-    if ours && step.is_none() {
-        let what = "it was made from this run; name it as final, step:N, mean:A..B or ema:BETA instead";
+    let files = Files::open(&files_of(path)?, access.mmap, Names::Unwrapped)?;
+    let (claimed, made) = claims(run, &files.headers[0]);
+    if made {
+        let what = "it was made from this run; name it as mean:A..B or ema:BETA instead";
         return Err(refuse(what.to_owned()));
     }
-    let values = files.into_values(run)?;
+    let (values, stripped) = files.into_values(run)?;
     if !(0..run.manifest.tensors.len()).any(|t| values.has(t)) {
         let names: Vec<&str> = run.manifest.tensors.iter().take(3).map(|t| t.name.as_str()).collect();
         return Err(refuse(format!("it has none of the run's tensors ({}, ...)", names.join(", "))));
     }
     let xxh3 = values.xxh3(run)?;
-    if let Some(last) = run.final_step()
-        && final_xxh3(run).is_some_and(|h| h == xxh3)
-    {
-        step = Some(last);
+    // It must not pass for something independent, nor be believed what it is not any more.
+    let mut step = None;
+    for s in claimed.into_iter().chain(run.final_step()) {
+        if step.is_none() && catalog.has_iterate(s) && recorded_xxh3(run, s)? == xxh3 {
+            step = Some(s);
+        }
     }
-    let note = step.map(|s| format!("{} is x_{s} of this run", path.display())).or(stripped);
+    let note = match (step, stripped) {
+        (Some(s), _) => Some(format!("{} is x_{s} of this run", path.display())),
+        (None, Some(prefix)) => {
+            Some(format!("names in {} begin with '{prefix}', which was left out", path.display()))
+        }
+        (None, None) => None,
+    };
     Ok(Reference {
         name: last_part(path),
         step,
         xxh3,
         weights: step.map_or(Weights::None, |s| Weights::Equal(vec![s])),
         origin: if step.is_some() { Origin::Own } else { Origin::File },
+        shared: 0,
         provisional: false,
         note,
         values,
     })
 }
 
-/// The hash that the final iterate's file claims for its values.
-fn final_xxh3(run: &Run) -> Option<String> {
-    let path = run.path.join(FINAL);
-    let file = File::open(&path).ok()?;
-    let header = crate::run::container::Header::read(&file, &path).ok()?;
-    header.value("xxh3").map(str::to_owned)
+/// What a file says of itself: the step of this run that it is, and whether it is another vector made
+/// from this run.
+fn claims(run: &Run, header: &Header) -> (Option<u64>, bool) {
+    if header.value("run_id") != Some(run.manifest.run_id.as_str()) {
+        return (None, false);
+    }
+    let reference = header.value("format") == Some(REFERENCE_FORMAT);
+    let step = header.value("step").and_then(|s| s.parse().ok());
+    let iterate = reference || header.value("stream") == Some(ITERATE);
+    (step.filter(|_| iterate), reference && step.is_none())
 }
 
-/// Opens a reference of another run.
-fn open_other(run: &Run, path: &Path, own: &Own, cache: &Cache, access: Access) -> Result<Reference> {
-    let other = Run::open(path, access)?;
-    let catalog = Catalog::read(&other, false)?;
-    let resolved = resolve(&other, &catalog, own)?;
-    let mut made = own::open(&other, &catalog, vec![resolved], cache, access)?;
-    let Some(opened) = made.pop() else {
-        return Err(Error::NotFound { path: path.to_owned(), what: format!("there is no {own}") });
-    };
-    if other.manifest.run_id == run.manifest.run_id {
-        return Ok(opened);
+/// The hash of a recorded iterate's values as float32.
+fn recorded_xxh3(run: &Run, step: u64) -> Result<String> {
+    let window = Window::open(run, &[step], false)?;
+    let mut decoder = Decoder::new(Isa::detect()).tried("start the decoder for", &run.path)?;
+    let (mut hash, mut buffer, mut x) = (Xxh3::default(), Vec::new(), Vec::new());
+    for chunk in run.table.chunks() {
+        window.iterate(run, step, chunk, &mut decoder, &mut buffer, &mut x)?;
+        hash.update(&x.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
     }
-    let file = own::path(&other, own, opened.step, cache)?;
-    let values = Files::open(&[file], access.mmap)?.into_values(run)?;
-    Ok(Reference {
-        name: format!("{}:{}", last_part(path), opened.name),
-        step: None,
-        xxh3: values.xxh3(run)?,
-        weights: Weights::None,
-        origin: Origin::Run { same_start: same_start(run, &other)? },
-        provisional: opened.provisional,
-        note: None,
-        values,
-    })
-}
-
-/// Whether two runs start at the same iterate, bit for bit.
-fn same_start(a: &Run, b: &Run) -> Result<Option<bool>> {
-    let open = |run| match Vector::open(run, 0, ITERATE) {
-        Err(Error::NotFound { .. }) => Ok(None),
-        other => other.map(Some),
-    };
-    let (Some(mut left), Some(mut right)) = (open(a)?, open(b)?) else {
-        return Ok(None);
-    };
-    let (mut x, mut y) = (Vec::new(), Vec::new());
-    for (i, info) in a.manifest.tensors.iter().enumerate() {
-        let same = |t: &crate::run::manifest::TensorInfo| t.name == info.name && t.dtype == info.dtype;
-        let Some(j) = b.manifest.tensors.iter().position(same) else {
-            return Ok(Some(false));
-        };
-        x.clear();
-        y.clear();
-        left.tensor(i, &mut x)?;
-        right.tensor(j, &mut y)?;
-        if x != y {
-            return Ok(Some(false));
-        }
-    }
-    Ok(Some(true))
+    Ok(format!("{:016x}", hash.digest()))
 }
 
 /// Checks that every tensor of `groups` is in every reference.

@@ -8,15 +8,15 @@ use tempfile::TempDir;
 
 use super::average::{KEY, Target, materialize};
 use super::spec::Own;
-use super::values::{Files, Values};
+use super::values::{Files, Names, Values};
 use super::weights::Weights;
 use super::{Origin, Reference};
 use crate::error::{Error, Result, Tried};
 use crate::hash::xxh3_64;
 use crate::run::catalog::Catalog;
 use crate::run::container::Header;
-use crate::run::manifest::Manifest;
-use crate::run::{Access, FINAL, REFERENCE_FORMAT, Run, assemble_final};
+use crate::run::reference_file::REFERENCE_FORMAT;
+use crate::run::{Access, FINAL, Run, assemble_final};
 
 /// Where averages of iterates are kept between analyses.
 pub struct Cache {
@@ -66,6 +66,7 @@ pub(super) struct Resolved {
     own: Own,
     weights: Weights,
     provisional: bool,
+    note: Option<String>,
 }
 
 /// Finds the iterates that `own` is made of.
@@ -76,7 +77,7 @@ pub(super) fn resolve(run: &Run, catalog: &Catalog, own: &Own) -> Result<Resolve
     let not_found = |what| Error::NotFound { path: run.path.clone(), what };
     let unfinished = run.final_step().is_none();
     let all = 0..u64::MAX;
-    let found = |weights, provisional| Ok(Resolved { own: own.clone(), weights, provisional });
+    let found = |weights, provisional| Ok(Resolved { own: own.clone(), weights, provisional, note: None });
     let single = |step, provisional| found(Weights::Equal(vec![step]), provisional);
     match own {
         Own::Final => match run.final_step() {
@@ -99,6 +100,12 @@ pub(super) fn resolve(run: &Run, catalog: &Catalog, own: &Own) -> Result<Resolve
         }
         Own::Epoch(epoch) => {
             let (step, complete) = end_of_epoch(catalog, *epoch).map_err(not_found)?;
+            if catalog.damage.iter().any(|(range, _)| range.contains(&step)) {
+                let what = format!(
+                    "epoch:{epoch}: steps from {step} on are damaged or missing, so its end is not known"
+                );
+                return Err(not_found(what));
+            }
             if !catalog.has_iterate(step) {
                 return Err(not_found(format!("epoch:{epoch} ends with x_{step}, which is not recorded")));
             }
@@ -110,7 +117,11 @@ pub(super) fn resolve(run: &Run, catalog: &Catalog, own: &Own) -> Result<Resolve
             if steps.is_empty() || to.is_some_and(|to| to > end) {
                 return Err(not_found(format!("{own}: iterates are recorded up to x_{}", end.max(1) - 1)));
             }
-            found(Weights::Equal(steps), unfinished && to.is_none())
+            let (count, of) = (steps.len() as u64, to.unwrap_or(end) - from);
+            let note = (count < of)
+                .then(|| format!("{own} is the mean of the {count} iterates recorded among {of}"));
+            let weights = Weights::Equal(steps);
+            Ok(Resolved { own: own.clone(), weights, provisional: unfinished && to.is_none(), note })
         }
         Own::Ema(beta) => {
             let steps: Vec<u64> = catalog.iterates(all).collect();
@@ -141,18 +152,6 @@ fn end_of_epoch(catalog: &Catalog, epoch: u64) -> std::result::Result<(u64, bool
     }
 }
 
-/// Where the values of a reference lie, or will lie.
-///
-/// # Errors
-/// There is no place to keep them.
-pub(super) fn path(run: &Run, own: &Own, step: Option<u64>, cache: &Cache) -> Result<PathBuf> {
-    if step.is_some() && step == run.final_step() {
-        return Ok(run.path.join(FINAL));
-    }
-    let id = run.manifest.run_id.get(..8).unwrap_or(&run.manifest.run_id);
-    Ok(cache.directory()?.join(format!("{id}-{}.safetensors", own.to_string().replace(':', "-"))))
-}
-
 /// Opens the final iterate of a complete run and checks every byte of it. Where the file is not
 /// there, it is made again from the shards, which hold x_T too.
 ///
@@ -169,7 +168,7 @@ pub(super) fn open_final(run: &Run, access: Access) -> Result<(Values, String)> 
     open_file(run, &path, None, access)
 }
 
-/// Opens references, and makes those that the cache does not hold.
+/// Opens references, and makes those that the cache does not hold. Also returns where each lies.
 ///
 /// # Errors
 /// One is damaged, or cannot be made.
@@ -179,12 +178,18 @@ pub(super) fn open(
     resolved: Vec<Resolved>,
     cache: &Cache,
     access: Access,
-) -> Result<Vec<Reference>> {
-    let is_final = |r: &Resolved| r.weights.single().is_some_and(|s| Some(s) == run.final_step());
-    let mut places = Vec::new();
+) -> Result<Vec<(Reference, PathBuf)>> {
+    let mut places: Vec<(PathBuf, Option<String>)> = Vec::new();
     for r in &resolved {
-        let path = path(run, &r.own, r.weights.single(), cache)?;
-        places.push((path, (!is_final(r)).then(|| key(run, catalog, &r.weights))));
+        let is_final = r.weights.single().is_some_and(|s| Some(s) == run.final_step());
+        places.push(if is_final {
+            (run.path.join(FINAL), None)
+        } else {
+            // With the key in its name a file means one thing for ever, whoever else makes it.
+            let key = key(run, catalog, &r.weights);
+            let name = format!("{}-{key}.safetensors", r.own.to_string().replace(':', "-"));
+            (cache.directory()?.join(name), Some(key))
+        });
     }
     let mut targets: Vec<Target<'_>> = Vec::new();
     for (r, (path, key)) in resolved.iter().zip(&places) {
@@ -195,33 +200,52 @@ pub(super) fn open(
         }
     }
     if !targets.is_empty() {
-        materialize(run, &targets, cache.directory()?)?;
+        materialize(run, &targets, cache.directory()?).map_err(|e| cannot_make(run, e))?;
     }
     drop(targets);
     let mut all = Vec::new();
-    for (r, (path, key)) in resolved.into_iter().zip(&places) {
-        let (values, xxh3) = match key {
+    for (r, (path, key)) in resolved.into_iter().zip(places) {
+        let (values, xxh3) = match &key {
             None => open_final(run, access)?,
-            Some(key) => open_file(run, path, Some(key), access)?,
+            Some(key) => open_file(run, &path, Some(key), access)?,
         };
-        all.push(Reference {
+        let reference = Reference {
             name: r.own.to_string(),
             step: r.weights.single(),
             xxh3,
             weights: r.weights,
             origin: Origin::Own,
+            shared: 0,
             provisional: r.provisional,
-            note: None,
+            note: r.note,
             values,
-        });
+        };
+        all.push((reference, path));
     }
     Ok(all)
 }
 
-/// Says what a file is made of: the run, every byte of it, and the weights.
+/// Damage that keeps a reference from being made cannot be stepped over.
+fn cannot_make(run: &Run, e: Error) -> Error {
+    let needs = |what: String| Error::Reference {
+        path: run.path.clone(),
+        what: format!("a reference cannot be made: {what}. Restore it from a copy, or choose other steps."),
+    };
+    match e {
+        Error::Damaged { path, place, what } => {
+            needs(format!("{} is damaged{place}: {what}", path.display()))
+        }
+        Error::MissingShard { first, last, .. } => {
+            needs(format!("the iterates {first} to {last} are missing"))
+        }
+        other => other,
+    }
+}
+
+/// Says what a file is made of: the run, the bytes of the shards, and the weights.
 fn key(run: &Run, catalog: &Catalog, weights: &Weights) -> String {
-    let Manifest { run_id, .. } = &run.manifest;
-    let text = format!("{run_id} {:032x} {weights:?}", catalog.inputs_xxh3);
+    let run_id = &run.manifest.run_id;
+    let text = format!("{run_id} {:032x} {weights:?}", catalog.shards_xxh3(weights.steps()));
     format!("{:016x}", xxh3_64(text.as_bytes()))
 }
 
@@ -242,7 +266,7 @@ fn open_file(run: &Run, path: &Path, key: Option<&String>, access: Access) -> Re
         }
     }
     let written = header.value("xxh3").map(str::to_owned);
-    let values = Files::open(&[path.to_owned()], access.mmap)?.into_values(run)?;
+    let (values, _) = Files::open(&[path.to_owned()], access.mmap, Names::Exact)?.into_values(run)?;
     if let Some(lacking) = (0..run.manifest.tensors.len()).find(|&t| !values.has(t)) {
         let info = &run.manifest.tensors[lacking];
         return Err(Error::TableMismatch {

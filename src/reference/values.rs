@@ -1,6 +1,6 @@
 //! The values of a reference: safetensors files, mapped and read chunk by chunk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -32,14 +32,37 @@ struct Place {
     dtype: DType,
 }
 
+/// How tensors are found in files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Names {
+    /// By their names: files that lpa wrote.
+    Exact,
+    /// By their names or aliases; else without the prefixes that wrappers add, on either side.
+    Unwrapped,
+}
+
 /// Open files with what is in them.
 pub(super) struct Files {
     pub(super) headers: Vec<Header>,
     sources: Vec<(PathBuf, Source)>,
+    /// By name: which file.
+    exact: BTreeMap<String, usize>,
     /// By name without prefixes: which file, and the name there.
-    names: BTreeMap<String, (usize, String)>,
-    /// A prefix that was taken off.
-    pub(super) stripped: Option<&'static str>,
+    unwrapped: BTreeMap<String, (usize, String)>,
+    /// Names without prefixes that several tensors share.
+    ambiguous: BTreeSet<String>,
+    names: Names,
+    /// A prefix that was taken off to find a tensor.
+    stripped: Option<&'static str>,
+}
+
+/// A name without the prefixes of wrappers, and the last of these.
+fn unwrap(mut name: &str) -> (&str, Option<&'static str>) {
+    let mut prefix = None;
+    while let Some((p, rest)) = PREFIXES.iter().find_map(|p| Some((*p, name.strip_prefix(p)?))) {
+        (name, prefix) = (rest, Some(p));
+    }
+    (name, prefix)
 }
 
 impl Files {
@@ -47,21 +70,25 @@ impl Files {
     ///
     /// # Errors
     /// One cannot be read, or is none.
-    pub(super) fn open(paths: &[PathBuf], mmap: bool) -> Result<Files> {
-        let mut files =
-            Files { headers: Vec::new(), sources: Vec::new(), names: BTreeMap::new(), stripped: None };
-        for path in paths {
+    pub(super) fn open(paths: &[PathBuf], mmap: bool, names: Names) -> Result<Files> {
+        let mut files = Files {
+            headers: Vec::new(),
+            sources: Vec::new(),
+            exact: BTreeMap::new(),
+            unwrapped: BTreeMap::new(),
+            ambiguous: BTreeSet::new(),
+            names,
+            stripped: None,
+        };
+        for (i, path) in paths.iter().enumerate() {
             let file = File::open(path).tried("open", path)?;
             let header = Header::read(&file, path)?;
             for full in header.names() {
-                let mut name = full.as_str();
-                while let Some((prefix, rest)) =
-                    PREFIXES.iter().find_map(|p| name.strip_prefix(p).map(|rest| (*p, rest)))
-                {
-                    files.stripped = Some(prefix);
-                    name = rest;
+                let short = unwrap(&full).0.to_owned();
+                if files.unwrapped.insert(short.clone(), (i, full.clone())).is_some() {
+                    files.ambiguous.insert(short);
                 }
-                files.names.insert(name.to_owned(), (files.headers.len(), full.clone()));
+                files.exact.insert(full, i);
             }
             files.headers.push(header);
             files.sources.push((path.clone(), Source::new(file, mmap, false).tried("map", path)?));
@@ -69,28 +96,45 @@ impl Files {
         Ok(files)
     }
 
-    /// Finds every tensor of `run`, by its name or an alias.
+    /// Finds every tensor of `run`. Also returns a prefix that was taken off to find one.
     ///
     /// # Errors
-    /// A tensor has another shape or a type that is not widened exactly.
-    pub(super) fn into_values(self, run: &Run) -> Result<Values> {
-        let mut places = Vec::new();
-        for info in &run.manifest.tensors {
-            places.push(self.place(info)?);
-        }
-        Ok(Values { sources: self.sources, places })
+    /// A tensor has another shape or a type that is not widened exactly, or could be one of several.
+    pub(super) fn into_values(mut self, run: &Run) -> Result<(Values, Option<&'static str>)> {
+        let places = run.manifest.tensors.iter().map(|info| self.place(info)).collect::<Result<_>>()?;
+        Ok((Values { sources: self.sources, places }, self.stripped))
     }
 
-    fn place(&self, info: &TensorInfo) -> Result<Option<Place>> {
+    fn place(&mut self, info: &TensorInfo) -> Result<Option<Place>> {
         let mut names = std::iter::once(&info.name).chain(&info.aliases);
-        let Some((source, name)) = names.find_map(|n| self.names.get(n)) else {
+        let exact = names.find_map(|n| Some((*self.exact.get(n)?, n.clone())));
+        let found = match (exact, self.names) {
+            (Some(found), _) => Some(found),
+            (None, Names::Exact) => None,
+            (None, Names::Unwrapped) => {
+                let (short, own) = unwrap(&info.name);
+                if self.ambiguous.contains(short) {
+                    let what = format!(
+                        "several tensors could be '{}': their names differ by a prefix only",
+                        info.name
+                    );
+                    return Err(Error::Reference { path: self.sources[0].0.clone(), what });
+                }
+                let found = self.unwrapped.get(short).cloned();
+                if let Some((_, there)) = &found {
+                    self.stripped = unwrap(there).1.or(own);
+                }
+                found
+            }
+        };
+        let Some((source, name)) = found else {
             return Ok(None);
         };
-        let Some((dtype, shape, offset, _)) = self.headers[*source].tensor(name) else {
+        let Some((dtype, shape, offset, _)) = self.headers[source].tensor(&name) else {
             return Ok(None);
         };
         let refuse = |hint: &str| Error::Reference {
-            path: self.sources[*source].0.clone(),
+            path: self.sources[source].0.clone(),
             what: format!(
                 "tensor '{name}' is {dtype} {shape:?} here, but has the shape {:?} in the run{hint}",
                 info.shape
@@ -105,7 +149,7 @@ impl Files {
             Dtype::BF16 => DType::BF16,
             _ => return Err(refuse("; convert it to float32 first.")),
         };
-        Ok(Some(Place { source: *source, offset, dtype }))
+        Ok(Some(Place { source, offset, dtype }))
     }
 }
 
@@ -200,5 +244,9 @@ fn sharded(index: &Path) -> Result<Vec<PathBuf>> {
     let mut names: Vec<String> = parsed.weight_map.into_values().collect();
     names.sort_unstable();
     names.dedup();
+    if names.is_empty() {
+        let what = "the index lists no files".to_owned();
+        return Err(Error::Reference { path: index.to_owned(), what });
+    }
     Ok(names.iter().map(|n| index.with_file_name(n)).collect())
 }

@@ -25,6 +25,11 @@ impl Weights {
         }
     }
 
+    /// Whether x_step is among them.
+    pub fn has(&self, step: u64) -> bool {
+        self.steps().binary_search(&step).is_ok()
+    }
+
     /// The weight of x_step.
     pub fn at(&self, step: u64) -> f64 {
         let Ok(i) = self.steps().binary_search(&step) else {

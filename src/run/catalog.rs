@@ -21,8 +21,10 @@ const GROUPED: [&str; 4] = ["lr", "momentum", "dampening", "weight_decay"];
 pub struct Catalog {
     /// All steps that the run should have.
     pub steps: Range<u64>,
-    /// Stands for every byte of every shard.
+    /// Stands for every byte of every shard, as it was written.
     pub inputs_xxh3: u128,
+    /// By shard: its steps, and what stands for its bytes.
+    shards: Vec<(RangeInclusive<u64>, u128)>,
     /// Shards that are missing or damaged, by their steps.
     pub damage: Vec<(RangeInclusive<u64>, Error)>,
     /// Per step, how many ranks have recorded x_t.
@@ -55,11 +57,10 @@ impl Catalog {
             }
         }
         catalog.iterates = vec![0; catalog.len()];
-        let mut hashes = Vec::new();
         for rank in 0..run.manifest.world {
             for segment in run.segments(rank) {
                 match catalog.add(run, segment) {
-                    Ok(hash) => hashes.extend_from_slice(&hash.to_le_bytes()),
+                    Ok(hash) => catalog.shards.push((segment.first..=segment.last, hash)),
                     Err(e) if e.is_damage() && skip_damaged => {
                         catalog.damage.push((segment.first..=segment.last, e));
                     }
@@ -67,7 +68,7 @@ impl Catalog {
                 }
             }
         }
-        catalog.inputs_xxh3 = xxh3_128(&hashes);
+        catalog.inputs_xxh3 = catalog.shards_xxh3(&[]);
         for column in catalog.columns.values_mut() {
             let mut last = f64::NAN;
             for scalar in column {
@@ -76,6 +77,18 @@ impl Catalog {
             }
         }
         Ok(catalog)
+    }
+
+    /// Stands for the bytes of the shards that hold one of `steps` (ascending); of all, where there
+    /// are none.
+    pub fn shards_xxh3(&self, steps: &[u64]) -> u128 {
+        let holds = |range: &RangeInclusive<u64>| {
+            let at = steps.partition_point(|s| s < range.start());
+            steps.is_empty() || steps.get(at).is_some_and(|s| range.contains(s))
+        };
+        let used = self.shards.iter().filter(|(range, _)| holds(range));
+        let bytes: Vec<u8> = used.flat_map(|(_, hash)| hash.to_le_bytes()).collect();
+        xxh3_128(&bytes)
     }
 
     fn len(&self) -> usize {

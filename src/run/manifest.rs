@@ -25,6 +25,8 @@ const MAX_ELEMENTS: u64 = 1 << 40;
 
 /// Most ranks of a run.
 const MAX_RANKS: u32 = 1 << 16;
+/// Most parameter groups of an optimizer.
+const MAX_PARAM_GROUPS: usize = 1 << 16;
 
 /// One parameter tensor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -223,6 +225,9 @@ impl Manifest {
                 if !names.insert(name) {
                     return Err(format!("the tensor name '{name}' is there twice"));
                 }
+            }
+            if t.param_group >= MAX_PARAM_GROUPS {
+                return Err(format!("tensor '{}' is of parameter group {}", t.name, t.param_group));
             }
             total = total.saturating_add(t.elements());
         }

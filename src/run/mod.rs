@@ -12,6 +12,7 @@ pub mod manifest;
 pub mod plan;
 mod publish;
 mod record;
+pub mod reference_file;
 pub mod shard;
 mod shard_writer;
 pub mod source;
@@ -22,7 +23,7 @@ pub mod writer;
 use std::path::{Path, PathBuf};
 
 use self::chunk::ChunkTable;
-pub use self::finish::{FINAL, REFERENCE_FORMAT, assemble_final, reference_header};
+pub use self::finish::{FINAL, assemble_final};
 use self::journal::{Attempt, Journal, State};
 use self::manifest::Manifest;
 pub use self::publish::Draft;

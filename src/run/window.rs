@@ -6,6 +6,7 @@ use std::path::Path;
 use super::Run;
 use super::chunk::Chunk;
 use super::shard::{Payload, Shard};
+use crate::codec::Decoder;
 use crate::error::{Error, Place, Result};
 
 /// Open shards of all ranks, by step.
@@ -81,6 +82,29 @@ impl Window {
             return Ok(None);
         };
         read_payload(run, shard, (step, stream), chunk, buffer)
+    }
+
+    /// Decodes x_step of a chunk into `out`, which is resized.
+    ///
+    /// # Errors
+    /// It is damaged, or was not recorded.
+    pub fn iterate(
+        &self,
+        run: &Run,
+        step: u64,
+        chunk: &Chunk,
+        decoder: &mut Decoder,
+        buffer: &mut Vec<u8>,
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
+        let missing =
+            || Error::MissingShard { path: run.path.clone(), first: step, last: step, rank: chunk.rank };
+        let payload = self.payload(run, step, 0, chunk, buffer)?.ok_or_else(missing)?;
+        out.resize(chunk.len, 0.0);
+        let dtype = run.manifest.tensors[chunk.tensor].dtype;
+        decoder
+            .decode(dtype, payload.coding, payload.bytes, out)
+            .map_err(|e| self.undecodable(run, step, 0, chunk, payload.offset, &e.to_string()))
     }
 
     /// The error for a payload that passed its checksum and yet does not decode.

@@ -86,12 +86,20 @@ pub(super) struct Digest {
     rows: u64,
     low_precision: Option<u64>,
     low_precision_rows: u64,
+    /// The last row was of low precision, and so were all since the first one.
+    low_to_the_end: bool,
+    /// Rows with a known `own` and no `cos_walk`.
+    unknown_walks: u64,
+    /// Rows whose response is not modelled.
+    unmodelled: u64,
     nonfinite: Option<u64>,
     nonfinite_rows: u64,
     gaps: u64,
     absent: u64,
     zero: u64,
     at_reference: u64,
+    /// The first step at which x_t is the reference.
+    pub(super) first_at_reference: Option<u64>,
 }
 
 impl Digest {
@@ -116,12 +124,16 @@ impl Digest {
             rows: 0,
             low_precision: None,
             low_precision_rows: 0,
+            low_to_the_end: false,
+            unknown_walks: 0,
+            unmodelled: 0,
             nonfinite: None,
             nonfinite_rows: 0,
             gaps: 0,
             absent: 0,
             zero: 0,
             at_reference: 0,
+            first_at_reference: None,
         }
     }
 
@@ -153,6 +165,11 @@ impl Digest {
             self.low_precision_rows += 1;
             self.low_precision.get_or_insert(row.step);
         }
+        self.low_to_the_end =
+            row.trust.low_precision && (self.low_to_the_end || self.low_precision_rows == 1);
+        let gradient = b.own.is_some_and(|own| own != 0.0);
+        self.unknown_walks += u64::from(gradient && b.cos_walk.is_none());
+        self.unmodelled += u64::from(b.own.is_none() && !b.lagged && g.cos.is_some());
         if row.trust.nonfinite {
             self.nonfinite_rows += 1;
             self.nonfinite.get_or_insert(row.step);
@@ -162,7 +179,10 @@ impl Digest {
         self.gaps += u64::from(row.sums.step2.is_none());
         self.absent += u64::from(row.sums.absent);
         self.zero += u64::from(row.trust.zero_grad);
-        self.at_reference += u64::from(row.trust.x_eq_ref);
+        if row.trust.x_eq_ref {
+            self.at_reference += 1;
+            self.first_at_reference.get_or_insert(row.step);
+        }
     }
 
     /// All rows of a window carry the same `t_excess`; a window belongs to the third that holds most
@@ -216,7 +236,7 @@ impl Digest {
     }
 
     /// The table of means and the curves.
-    pub(super) fn write(&self, out: &mut String, first: u64, length: u64) {
+    pub(super) fn write(&self, out: &mut String, first: u64, length: u64, with_lr: bool) {
         let _ = writeln!(out, "{:10}{:>11}{:>11}{:>11}", "mean of", "early", "middle", "late");
         for (quantity, name) in SHOWN {
             let means = self.thirds(quantity);
@@ -230,9 +250,9 @@ impl Digest {
             out.push('\n');
         }
         if self.cosines > 0 {
-            let values = |bins: &[Mean]| -> Vec<f64> { bins.iter().filter_map(|m| m.get()).collect() };
+            let values = |bins: &[Mean]| -> Vec<Option<f64>> { bins.iter().map(|m| m.get()).collect() };
             let (cos, walk) = (values(&self.cos_bins), values(&self.walk_bins));
-            let all = || cos.iter().chain(&walk).copied();
+            let all = || cos.iter().chain(&walk).flatten().copied();
             let low = all().fold(f64::INFINITY, f64::min).min(0.0);
             let high = all().fold(f64::NEG_INFINITY, f64::max).max(low + 1e-300);
             let _ = writeln!(
@@ -243,12 +263,12 @@ impl Digest {
                 significant(high)
             );
             let _ = writeln!(out, "cos        {}", sparkline(&cos, low, high));
-            if !walk.is_empty() {
+            if walk.iter().any(Option::is_some) {
                 let _ = writeln!(out, "cos_walk   {}", sparkline(&walk, low, high));
             }
         }
         let _ = writeln!(out, "\n{}", self.sign());
-        if let Some(line) = self.lolr() {
+        if let Some(line) = self.lolr().filter(|_| with_lr) {
             let _ = writeln!(out, "{line}");
         }
         let _ = writeln!(out, "{}", self.trust());
@@ -272,10 +292,14 @@ impl Digest {
             let [early, middle, late] = v.map(significant);
             format!("{early}, {middle} and {late} times")
         };
-        let mut text = format!("loLR is {} the learning rate", three([ratio(0)?, ratio(1)?, ratio(2)?]));
+        let used = three([ratio(0)?, ratio(1)?, ratio(2)?]);
+        let mut text = format!("loLR is {used} the learning rate");
+        // Momentum makes more of a gradient than the learning rate says.
         if let [Some(early), Some(middle), Some(late)] = self.thirds(Quantity::LolrRatio) {
             let made = three([early, middle, late]);
-            text += &format!(", and {made} what the optimizer made of it in all (lolr_ratio)");
+            if made != used {
+                text += &format!(", {made} what the optimizer made of it (lolr_ratio)");
+            }
         }
         Some(text + ".")
     }
@@ -286,16 +310,21 @@ impl Digest {
             None => format!(
                 "Trust: at every step the distance is at least {LOW_PRECISION:.0} times the rounding of the iterates."
             ),
+            Some(step) if self.low_to_the_end => format!(
+                "Trust ends at step {step}: from there on the distance is below {LOW_PRECISION:.0} roundings \
+                 of the iterates (low_precision)."
+            ),
             Some(step) => format!(
-                "Trust ends at step {step}: there, and at {} of {} steps, the distance is below \
-                 {LOW_PRECISION:.0} roundings of the iterates (low_precision).",
+                "Trust: at {} of {} steps, first at step {step}, the distance is below {LOW_PRECISION:.0} \
+                 roundings of the iterates (low_precision).",
                 self.low_precision_rows, self.rows
             ),
         }
     }
 
     /// What the user should know.
-    pub(super) fn notes(&self) -> Vec<String> {
+    /// `steps` were measured.
+    pub(super) fn notes(&self, steps: u64) -> Vec<String> {
         let mut all = Vec::new();
         let mut note = |count: u64, text: String| {
             if count > 0 {
@@ -317,7 +346,26 @@ impl Digest {
         note(self.absent, format!("a tensor has no gradient at {} (absent_grad)", of(self.absent)));
         note(self.gaps, format!("the next iterate is not recorded after {} (gap)", of(self.gaps)));
         note(
-            u64::from(self.sampled),
+            steps.saturating_sub(rows),
+            format!("the stream {} has rows at {rows} of {steps} steps", self.stream),
+        );
+        note(
+            self.unknown_walks,
+            format!(
+                "cos_walk is not known at {}: too much up to the reference is not measured, or not finite",
+                of(self.unknown_walks)
+            ),
+        );
+        note(
+            self.unmodelled,
+            format!(
+                "what the reference holds of its own gradients is not known at {}: a tensor has a gradient at \
+                 some steps only, or another run shares them",
+                of(self.unmodelled)
+            ),
+        );
+        note(
+            u64::from(self.sampled && self.unknown_walks < rows),
             "steps that are not measured enter cos_walk by norms interpolated between those that are (sampled)"
                 .to_owned(),
         );
@@ -325,12 +373,13 @@ impl Digest {
     }
 }
 
-fn sparkline(values: &[f64], low: f64, high: f64) -> String {
+/// A bar a value, a blank where there is none.
+fn sparkline(values: &[Option<f64>], low: f64, high: f64) -> String {
     const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let bar = |v: f64| {
         let level = ((v - low) / (high - low) * 7.0).round();
         let at = BARS.iter().enumerate().take_while(|(i, _)| *i as f64 <= level).count();
         BARS[at.clamp(1, 8) - 1]
     };
-    values.iter().map(|&v| bar(v)).collect()
+    values.iter().map(|v| v.map_or(' ', bar)).collect()
 }

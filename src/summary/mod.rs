@@ -25,6 +25,8 @@ pub struct Subject {
     pub control: bool,
     /// The step from which on nothing enters it; `None` where it is not made of this run at all.
     pub last: Option<u64>,
+    /// It is a file, so whether it is made of this run is not known.
+    pub file: bool,
 }
 
 /// Collects rows into a summary.
@@ -32,25 +34,28 @@ pub struct Summary {
     first: u64,
     length: u64,
     subjects: Vec<Subject>,
+    /// Streams whose loLR can be compared with the learning rate.
+    with_lr: Vec<String>,
     digests: Vec<Digest>,
     /// Where the next row's digest is expected.
     next: usize,
 }
 
 impl Summary {
-    /// A summary of rows whose steps lie in `steps`, against `subjects`.
-    pub fn new(steps: &std::ops::Range<u64>, subjects: Vec<Subject>) -> Summary {
-        let length = (steps.end - steps.start).max(1);
-        Summary { first: steps.start, length, subjects, digests: Vec::new(), next: 0 }
+    /// A summary of rows whose steps lie in `steps`, against `subjects`. The loLR of the streams
+    /// `with_lr` can be compared with the learning rate.
+    pub fn new(steps: &std::ops::Range<u64>, subjects: Vec<Subject>, with_lr: Vec<String>) -> Summary {
+        let length = steps.end.saturating_sub(steps.start).max(1);
+        Summary { first: steps.start, length, subjects, with_lr, digests: Vec::new(), next: 0 }
     }
 
-    /// The text, a block of lines.
-    pub fn text(&self) -> String {
+    /// The text, a block of lines. `steps` were measured.
+    pub fn text(&self, steps: u64) -> String {
         let mut out = String::new();
         let Some(main) = self.digests.first() else {
-            return "No step has both a gradient and an iterate, so there are no rows.\n".to_owned();
+            return "There are no rows: what was asked for cannot be formed at any step.\n".to_owned();
         };
-        main.write(&mut out, self.first, self.length);
+        main.write(&mut out, self.first, self.length, self.with_lr.contains(&main.stream));
         let same = |a: &Digest, b: &Digest| a.reference == b.reference && a.stream == b.stream;
         let others: Vec<&Digest> = self.digests.iter().filter(|d| d.group == main.group).collect();
         if others.len() > 1 {
@@ -73,7 +78,7 @@ impl Summary {
                 out.push_str(&wrap(&verdict::verdict(digest, subject, several)));
             }
         }
-        for note in main.notes() {
+        for note in main.notes(steps) {
             let _ = writeln!(out, "note: {note}");
         }
         out

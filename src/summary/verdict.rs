@@ -5,6 +5,7 @@
 
 use super::digest::{Digest, Quantity};
 use super::{Subject, significant};
+use crate::run::manifest::GRAD;
 
 /// Beyond this a median of `t_excess` is a finding.
 const BEYOND: f64 = 4.0;
@@ -39,67 +40,79 @@ pub(super) fn verdict(d: &Digest, subject: &Subject, several: bool) -> String {
     if d.cosines == 0 {
         return format!("{title}none, there is no cosine.");
     }
+    if let Some(step) = d.first_at_reference.filter(|_| subject.file) {
+        return format!("{title}none, since the file is x_{step} of this run; name it as step:{step}.");
+    }
+    if subject.last == Some(0) {
+        return format!("{title}none, the reference lies behind every step.");
+    }
     let found = d.median_t().map(says);
     if found.iter().all(|f| *f == Says::Unknown) {
-        return format!("{title}none, no epoch or window has enough steps with an excess to judge.");
+        return format!("{title}none, too few steps before the reference have an excess to judge.");
     }
+    let who = if d.stream.starts_with(GRAD) {
+        "the gradients".to_owned()
+    } else {
+        format!("the directions '{}'", d.stream)
+    };
     let text = match subject.last {
-        Some(_) => own_path(d, found),
-        None => independent(found, subject.control),
+        Some(_) => own_path(d, &who, found),
+        None => independent(&who, found, subject),
     };
     format!("{title}{text} ({})", figures(d))
 }
 
 /// On a reference that is made of the path's own gradients.
-fn own_path(d: &Digest, found: [Says; 3]) -> String {
-    if found.iter().all(|f| matches!(f, Says::Nothing | Says::Unknown)) {
-        return "nothing tells these gradients from those of a random walk; its cosine is positive too."
-            .to_owned();
-    }
-    let mut text = sentence(found, |says| match says {
-        Says::More => "agree with the way to it more than those of a random walk",
-        Says::Less => "agree with it less than those of a random walk: later ones oppose them",
-        _ => "cannot be told from those of a random walk",
-    });
+fn own_path(d: &Digest, who: &str, found: [Says; 3]) -> String {
+    let mut text = if found.iter().all(|f| matches!(f, Says::Nothing | Says::Unknown)) {
+        format!("nothing tells {who} from those of a random walk, whose cosine is positive too.")
+    } else {
+        sentence(who, found, |says| match says {
+            Says::More => "agree with the way to it more than those of a random walk",
+            Says::Less => "agree with it less than those of a random walk: later ones oppose them",
+            _ => "cannot be told from those of a random walk",
+        })
+    };
     if d.lagged {
-        text.push_str(" The comparison is with the iterate 51 steps later, since the optimizer's response is not known.");
+        text.push_str(
+            " The comparison is with the iterate 51 steps later, since how they enter the reference is not \
+             known; the last 51 steps are not judged.",
+        );
     }
     let rises = |q| matches!(d.thirds(q), [_, Some(middle), Some(late)] if late > middle);
-    if rises(Quantity::Cos) && rises(Quantity::CosWalk) && found[2] != Says::More {
+    if rises(Quantity::Cos) && rises(Quantity::CosWalk) && matches!(found[2], Says::Nothing | Says::Less) {
         text.push_str(" The rise of the cosine at the end is the walk's.");
     }
     text
 }
 
 /// On a reference that is not made of these gradients, where every agreement counts.
-fn independent(found: [Says; 3], control: bool) -> String {
-    let mut text = sentence(found, |says| match says {
+fn independent(who: &str, found: [Says; 3], subject: &Subject) -> String {
+    let mut text = sentence(who, found, |says| match says {
+        Says::More if subject.file => "point to it",
         Says::More => "point to it, although it is not made of them",
         Says::Less => "point away from it",
         _ => "cannot be told from directions that have nothing to do with it",
     });
-    if control && found.contains(&Says::More) {
+    if subject.file {
+        text.push_str(" That counts only if nothing of this run went into the file.");
+    } else if subject.control && found.contains(&Says::More) {
         text.push_str(" What two paths from the same start share is signal.");
     }
     text
 }
 
-/// The thirds in time: `early and middle, the gradients ...; late, they ...`.
-fn sentence(found: [Says; 3], words: impl Fn(Says) -> &'static str) -> String {
+/// The thirds in time: `early and middle, the gradients ...; late, they ...`. Thirds of which nothing is
+/// known are left out.
+fn sentence(who: &str, found: [Says; 3], words: impl Fn(Says) -> &'static str) -> String {
+    let known: Vec<(&str, Says)> =
+        THIRDS.iter().copied().zip(found).filter(|(_, f)| *f != Says::Unknown).collect();
     let mut parts: Vec<String> = Vec::new();
-    let mut at = 0;
-    while at < 3 {
-        let count = found[at..].iter().take_while(|f| **f == found[at]).count();
-        let when = match (at, count) {
-            (0, 3) => "throughout".to_owned(),
-            (_, 1) => THIRDS[at].to_owned(),
-            _ => format!("{} and {}", THIRDS[at], THIRDS[at + 1]),
-        };
-        if found[at] != Says::Unknown {
-            let who = if parts.is_empty() { "the gradients" } else { "they" };
-            parts.push(format!("{when}, {who} {}", words(found[at])));
-        }
-        at += count;
+    for equal in known.chunk_by(|a, b| a.1 == b.1) {
+        let when: Vec<&str> = equal.iter().map(|(third, _)| *third).collect();
+        let when = if when.len() == 3 { "throughout".to_owned() } else { when.join(" and ") };
+        let who = if parts.is_empty() { who } else { "they" };
+        parts.push(format!("{when}, {who} {}", words(equal[0].1)));
     }
     parts.join("; ") + "."
 }
@@ -139,9 +152,10 @@ mod tests {
                 "early, the gradients agree; middle, they wander; late, they agree.",
             ),
             ([Says::Unknown, Says::Less, Says::Unknown], "middle, the gradients oppose."),
+            ([Says::More, Says::Unknown, Says::More], "early and late, the gradients agree."),
         ];
         for (found, text) in cases {
-            assert_eq!(sentence(found, word), text);
+            assert_eq!(sentence("the gradients", found, word), text);
         }
     }
 

@@ -75,13 +75,13 @@ def test_bfloat16_over_several_shards_and_chunks(analyze, tmp_path):
             writer.step({"w": iterates[t]} if t % 2 == 0 else None, {"grad": {"w": iterates[t]}}, {"loss": 1.0})
         writer.finish({"w": iterates[40]})
     analyze(tmp_path / "run", "--ref", "mean:5..30", "--ref", "ema:0.9")
-    files = {p.name.split("-", 1)[1]: load_file(p)["w"] for p in (tmp_path / "lpa-references").iterdir()}
+    files = {p.name.rsplit("-", 1)[0]: load_file(p)["w"] for p in (tmp_path / "lpa-references").iterdir()}
     wide = {t: iterates[t].astype(np.float64) for t in range(0, 41, 2)}
     total = 0.0
     for t in range(6, 30, 2):
         total = total + wide[t]
-    assert np.array_equal(files["mean-5..30.safetensors"], (total / 12).astype(np.float32))
+    assert np.array_equal(files["mean-5..30"], (total / 12).astype(np.float32))
     average, power = 0.0, 1.0
     for t in range(0, 41, 2):
         average, power = 0.9 * average + (1.0 - 0.9) * wide[t], power * 0.9
-    assert np.array_equal(files["ema-0.9.safetensors"], (average / (1.0 - power)).astype(np.float32))
+    assert np.array_equal(files["ema-0.9"], (average / (1.0 - power)).astype(np.float32))

@@ -1,0 +1,250 @@
+//! The first phase: every step's sums, in one pass over the shards.
+
+use std::path::Path;
+use std::sync::mpsc::sync_channel;
+
+use super::load::{Decoded, Loader};
+use super::skipped::Skipped;
+use super::spool::Spool;
+use super::unit::{Unit, Workers};
+use super::{Analysis, Observer};
+use crate::codec::Decoder;
+use crate::error::{Error, Result, Tried};
+use crate::metrics::bias::LAG;
+use crate::reduce::cpu::{Vectors, iterate_sums};
+use crate::reduce::order::Neumaier;
+use crate::run::plan::plan_windows;
+use crate::run::window::Window;
+use crate::sums::{Cells, Flags, Fold};
+
+/// Sums of a window that are held: what bounds memory for models of very many chunks.
+const SUMS_BYTES: usize = 4 << 20;
+
+/// What was measured.
+pub struct Measured {
+    /// The steps, ascending.
+    pub steps: Vec<u64>,
+    /// Steps left out because of damage.
+    pub skipped: Skipped,
+    /// By step: one bit a direction, that it was recorded.
+    pub(super) recorded: Vec<u64>,
+    /// By tensor: one bit a direction, that it was absent at some step, and that it was not.
+    pub(super) absent: Vec<[u32; 2]>,
+    /// The sums, a record a step.
+    pub(super) spool: Spool,
+}
+
+impl Analysis<'_> {
+    /// Measures every selected step. Sums that do not fit in memory go to a file without a name in
+    /// `scratch`.
+    ///
+    /// # Errors
+    /// Something is damaged and may not be skipped, or cannot be read; or no step is left.
+    pub fn measure(&self, scratch: &Path, observer: &dyn Observer) -> Result<Measured> {
+        let mut measured = Measured {
+            steps: Vec::new(),
+            skipped: self.skipped.clone(),
+            recorded: Vec::new(),
+            absent: vec![[0; 2]; self.run.manifest.tensors.len()],
+            spool: Spool::new(self.shape.words(), scratch),
+        };
+        let layout = self.shape.layout;
+        let workers = Workers::new(self.options.threads, self.options.isa, layout, &self.run.path)?;
+        let row = size_of::<f64>() * layout.width() + size_of::<Flags>();
+        let max_steps = SUMS_BYTES / row / self.run.table.chunks().len().max(1);
+        // Each window decodes the iterates after its last step too.
+        let least = if layout.lagged { 2 * usize::try_from(LAG).unwrap_or(0) } else { 0 };
+        let plan = plan_windows(self.run, &self.candidates, max_steps.max(least));
+        std::thread::scope(|scope| {
+            // One window is opened, and its pages brought in, while the one before is measured.
+            let (send, receive) = sync_channel::<Result<(&[u64], Window)>>(0);
+            scope.spawn(move || {
+                for range in plan {
+                    let steps = &self.candidates[range];
+                    let opened = Window::open(self.run, &self.needed(steps), true);
+                    if send.send(opened.map(|window| (steps, window))).is_err() {
+                        return;
+                    }
+                }
+            });
+            for opened in receive {
+                let (steps, window) = opened?;
+                self.window(steps, window, &workers, observer, &mut measured)?;
+            }
+            Ok(())
+        })?;
+        if measured.steps.is_empty() {
+            let what = match measured.skipped.ranges().next() {
+                None => "none of the steps has both a gradient and an iterate".to_owned(),
+                Some((_, why)) => format!("no step is left: {why}"),
+            };
+            return Err(Error::Nothing { path: self.run.path.clone(), what });
+        }
+        Ok(measured)
+    }
+
+    /// The steps whose vectors rows of `steps` are made of, ascending.
+    fn needed(&self, steps: &[u64]) -> Vec<u64> {
+        let lag = self.shape.layout.lagged.then_some(LAG);
+        let mut all: Vec<u64> = self.first.into_iter().collect();
+        all.extend(steps.iter().flat_map(|&s| [Some(s), Some(s + 1), lag.map(|l| s + l)]).flatten());
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    fn window(
+        &self,
+        steps: &[u64],
+        mut window: Window,
+        workers: &Workers,
+        observer: &dyn Observer,
+        out: &mut Measured,
+    ) -> Result<()> {
+        let skip = self.options.skip_damaged;
+        if !skip && !window.damaged.is_empty() {
+            return Err(window.damaged.swap_remove(0).1);
+        }
+        for (range, e) in &window.damaged {
+            if steps.iter().any(|s| range.contains(s)) {
+                out.skipped.add(range.clone(), &e.to_string());
+            } else {
+                out.skipped.also.insert(*range.start(), e.to_string());
+            }
+        }
+        let measured: Vec<u64> = steps
+            .iter()
+            .copied()
+            .filter(|&s| window.has(s, 0) && self.recorded(&window, s) != 0)
+            .filter(|&s| !out.skipped.contains(s))
+            .collect();
+        let unit = Unit {
+            run: self.run,
+            window: &window,
+            layout: self.shape.layout,
+            references: self.references,
+            directions: &self.options.directions,
+            hyperparameters: &self.hyperparameters,
+            first: self.first.filter(|&s| window.has(s, 0)),
+            observer,
+        };
+        let (cells, damage) = workers.measure(&unit, &measured)?;
+        for (step, e) in damage {
+            if !skip {
+                return Err(e);
+            }
+            if self.candidates.binary_search(&step).is_ok() {
+                out.skipped.add(step..=step, &e.to_string());
+            } else {
+                out.skipped.also.insert(step, e.to_string());
+            }
+        }
+        let idle = (steps.len() - measured.len()) * self.run.table.chunks().len();
+        observer.advance(idle as u64, 0);
+        for (i, &step) in measured.iter().enumerate() {
+            if cells.iter().all(|chunk| !chunk.row(i).1.damaged) {
+                let recorded = self.recorded(&window, step);
+                let record = self.fold(step, recorded, &cells, i, &mut out.absent);
+                out.spool.push(&record)?;
+                out.steps.push(step);
+                out.recorded.push(recorded);
+            }
+        }
+        Ok(())
+    }
+
+    /// One bit a direction: it was recorded at this step.
+    fn recorded(&self, window: &Window, step: u64) -> u64 {
+        let directions = self.options.directions.iter().enumerate();
+        directions.fold(0, |bits, (d, m)| match m.recorded {
+            Some(stream) if !window.has(step, stream) => bits,
+            None if !window.has(step + 1, 0) => bits,
+            _ => bits | 1 << d,
+        })
+    }
+
+    /// Folds the chunks of a step into tensors and these into groups: a record.
+    fn fold(
+        &self,
+        step: u64,
+        recorded: u64,
+        cells: &[Cells],
+        row: usize,
+        absent: &mut [[u32; 2]],
+    ) -> Vec<u64> {
+        let (tensors, layout) = (&self.run.manifest.tensors, self.shape.layout);
+        let width = layout.width();
+        let mut totals: Vec<(Vec<f64>, Flags)> = Vec::with_capacity(tensors.len());
+        let mut fold = Fold::new(width);
+        let mut chunks = self.run.table.chunks().iter().zip(cells).peekable();
+        for (tensor, absent) in absent.iter_mut().enumerate() {
+            fold.clear();
+            while let Some((_, cells)) = chunks.next_if(|(c, _)| c.tensor == tensor) {
+                let (values, flags) = cells.row(row);
+                fold.add(values, flags);
+            }
+            let mut out = Vec::with_capacity(width);
+            let flags = fold.total(&mut out);
+            let known = u32::try_from(recorded).unwrap_or(u32::MAX);
+            absent[0] |= flags.absent & known;
+            absent[1] |= !flags.absent & known;
+            totals.push((out, flags));
+        }
+        let mut words = vec![step, recorded];
+        let mut sums = Vec::with_capacity(width);
+        let mut total = |tensors: &mut dyn Iterator<Item = usize>, sums: &mut Vec<f64>| {
+            fold.clear();
+            tensors.for_each(|t| fold.add(&totals[t].0, totals[t].1));
+            sums.clear();
+            fold.total(sums)
+        };
+        for (group, parts) in self.options.groups.iter().zip(&self.shape.parts) {
+            // Tensors without elements have no gradient to be absent or next iterate to be missing.
+            let mut members = group.tensors.iter().copied().filter(|&t| tensors[t].elements() > 0);
+            let flags = total(&mut members, &mut sums);
+            words.extend(sums.iter().map(|v| v.to_bits()));
+            words.push(flags.to_bits());
+            if parts.len() > 1 {
+                for part in parts {
+                    total(&mut part.tensors.iter().copied(), &mut sums);
+                    words.extend((0..layout.directions).map(|d| sums[layout.g2(d)].to_bits()));
+                }
+            }
+        }
+        words
+    }
+
+    /// `||x_0||^2` by tensor, from its own pass; `None` where x_0 is not recorded.
+    ///
+    /// # Errors
+    /// It is damaged.
+    pub(super) fn norms_of_start(&self) -> Result<Option<Vec<f64>>> {
+        let Some(first) = self.first.filter(|&s| self.catalog.has_iterate(s)) else {
+            return Ok(None);
+        };
+        let window = Window::open(self.run, &[first], false)?;
+        let mut decoder = Decoder::new(self.options.isa).tried("start the decoder for", &self.run.path)?;
+        let (mut x, mut file) = (Vec::new(), Vec::new());
+        let mut sums = vec![Neumaier::default(); self.run.manifest.tensors.len()];
+        for chunk in self.run.table.chunks() {
+            x.resize(chunk.len, 0.0);
+            let mut loader = Loader {
+                run: self.run,
+                window: &window,
+                chunk,
+                decoder: &mut decoder,
+                file: &mut file,
+                bytes: 0,
+            };
+            match loader.load(first, 0, &mut x) {
+                Ok(Decoded::Values) => {}
+                Ok(Decoded::Absent | Decoded::Missing) => return Ok(None),
+                Err(e) if e.is_damage() && self.options.skip_damaged => return Ok(None),
+                Err(e) => return Err(e),
+            }
+            let v = Vectors { g: &x, x: &x, next: &x, init: &x };
+            sums[chunk.tensor].add(iterate_sums(self.options.isa, &v).x2);
+        }
+        Ok(Some(sums.iter().map(|s| s.total()).collect()))
+    }
+}

@@ -1,0 +1,104 @@
+//! Reference files: one float32 value a parameter, in the manifest's order (`docs/format.md`).
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use super::Run;
+use super::container::{Entry, build_header};
+use super::window::Window;
+use crate::codec::Decoder;
+use crate::error::{Result, Tried};
+use crate::hash::Xxh3;
+use crate::isa::Isa;
+
+/// Value of the metadata key `format`.
+pub const REFERENCE_FORMAT: &str = "lpa-reference";
+
+/// A reference file that is being written.
+pub struct ReferenceFile<'a> {
+    run: &'a Run,
+    /// Metadata besides what every reference file has.
+    more: Vec<(&'a str, String)>,
+    file: BufWriter<&'a File>,
+    /// For messages.
+    path: &'a Path,
+    hash: Xxh3,
+    bytes: Vec<u8>,
+}
+
+impl<'a> ReferenceFile<'a> {
+    /// Starts a file for the parameters of `run`.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn create(
+        run: &'a Run,
+        file: &'a File,
+        path: &'a Path,
+        more: Vec<(&'a str, String)>,
+    ) -> Result<ReferenceFile<'a>> {
+        let file = BufWriter::with_capacity(1 << 20, file);
+        let mut out = ReferenceFile { run, more, file, path, hash: Xxh3::default(), bytes: Vec::new() };
+        // The hash in the header has a fixed length, so the header's size is known before its value.
+        let placeholder = out.header(0);
+        out.file.write_all(&placeholder).tried("write", path)?;
+        Ok(out)
+    }
+
+    fn header(&self, hash: u64) -> Vec<u8> {
+        let tensors = self.run.manifest.tensors.iter();
+        let entries: Vec<Entry<'_>> = tensors
+            .map(|t| Entry { name: &t.name, dtype: "F32", shape: t.shape.clone(), len: t.elements() * 4 })
+            .collect();
+        let mut metadata = vec![
+            ("format", REFERENCE_FORMAT.to_owned()),
+            ("version", self.run.manifest.version.to_string()),
+            ("run_id", self.run.manifest.run_id.clone()),
+        ];
+        metadata.extend_from_slice(&self.more);
+        metadata.push(("xxh3", format!("{hash:016x}")));
+        build_header(&metadata, &entries)
+    }
+
+    /// Appends values, in the order of the chunk table.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn push(&mut self, values: impl Iterator<Item = f32>) -> Result<()> {
+        self.bytes.clear();
+        self.bytes.extend(values.flat_map(f32::to_le_bytes));
+        self.hash.update(&self.bytes);
+        self.file.write_all(&self.bytes).tried("write", self.path)
+    }
+
+    /// Appends the iterate of a step, which has every value.
+    ///
+    /// # Errors
+    /// It is damaged or missing, or the disk refuses.
+    pub fn push_iterate(&mut self, step: u64) -> Result<()> {
+        let run = self.run;
+        let mut window = Window::open(run, &[step], false)?;
+        if let Some((_, e)) = window.damaged.pop() {
+            return Err(e);
+        }
+        let mut decoder = Decoder::new(Isa::detect()).tried("start the decoder for", &run.path)?;
+        let (mut buffer, mut values) = (Vec::new(), Vec::new());
+        for chunk in run.table.chunks() {
+            window.iterate(run, step, chunk, &mut decoder, &mut buffer, &mut values)?;
+            self.push(values.iter().copied())?;
+        }
+        Ok(())
+    }
+
+    /// Writes the header with the hash.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn finish(self) -> Result<()> {
+        let header = self.header(self.hash.digest());
+        let file = self.file.into_inner().map_err(|e| e.into_error()).tried("write", self.path)?;
+        file.write_all_at(&header, 0).tried("write", self.path)
+    }
+}

@@ -1,0 +1,243 @@
+"""Cases in which a plausible answer would be wrong."""
+
+import json
+import subprocess
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import save_file
+
+import lpa
+from conftest import BINARY
+
+SGD = {"name": "sgd", "param_groups": [{"lr": 0.05, "momentum": 0.9}]}
+
+
+def normal(rng, n):
+    return rng.standard_normal(n).astype(np.float32)
+
+
+def walk(path, steps, *, seed=0, dim=2000, name="w", momentum=0.9, decay=0.0, fork=None, absent=(), skip=(), sign=1,
+         extra=None, optimizer=None):
+    """Records a walk of noise. From step `fork` on, if given, it goes on with other noise."""
+    rng = np.random.default_rng(seed)
+    x, v = normal(rng, dim), np.zeros(dim, np.float32)
+    group = {"lr": 0.05, "momentum": momentum, "weight_decay": decay, **({"maximize": True} if sign < 0 else {})}
+    with lpa.Writer(path, {name: x}, ["grad"], optimizer=optimizer or {"name": "sgd", "param_groups": [group]},
+                    shard_steps=10) as writer:
+        for t in range(steps):
+            if t == fork:
+                rng = np.random.default_rng(seed + 1000)
+            g = normal(rng, dim)
+            vectors = {name: None if t in absent else g}
+            scalars = {"lr/0": 0.05, **(extra(t) if extra else {})}
+            writer.step({name: x}, {} if t in skip else {"grad": vectors}, scalars)
+            if t not in absent:
+                u = np.float32(sign) * g + np.float32(decay) * x
+                v = np.float32(momentum) * v + u
+                x = x - np.float32(0.05) * v
+        writer.finish({name: x})
+    return path
+
+
+def lpa_fails(*arguments):
+    done = subprocess.run([BINARY, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
+    return done.stderr
+
+
+def test_a_run_whose_own_names_have_prefixes(analyze, tmp_path):
+    run = walk(tmp_path / "run", 20, name="module.w")
+    own = pd.read_parquet(analyze(run))
+    assert len(own) == 20
+    # A file may have the prefix or not.
+    rng = np.random.default_rng(9)
+    values = normal(rng, 2000)
+    for key in ("module.w", "w", "_orig_mod.module.w"):
+        save_file({key: values}, tmp_path / f"{key}.safetensors")
+    frames = [pd.read_parquet(analyze(run, "--ref", tmp_path / f"{k}.safetensors"))
+              for k in ("module.w", "w", "_orig_mod.module.w")]
+    assert all((f["dot"] == frames[0]["dot"]).all() for f in frames)
+    plain = walk(tmp_path / "plain", 5)
+    save_file({"module.w": values, "_orig_mod.w": values * 2}, tmp_path / "two.safetensors")
+    assert "several tensors could be 'w'" in lpa_fails("analyze", plain, "--ref", tmp_path / "two.safetensors")
+
+
+def test_a_file_is_not_believed_what_it_is_not_any_more(lpa_command, analyze, tmp_path):
+    run = tmp_path / "run"
+    rng = np.random.default_rng(0)
+    xs = [normal(rng, 50) for _ in range(41)]
+    with lpa.Writer(run, {"w": xs[0]}, optimizer=SGD, shard_steps=5) as writer:
+        for t in range(30):
+            writer.step({"w": xs[t]}, {"grad": {"w": xs[t + 1]}}, {"lr/0": 0.05})
+    lpa_command("export", run, "--step", 19, "--out", tmp_path / "x19.safetensors")
+    told = lpa_command("analyze", run, "--ref", tmp_path / "x19.safetensors", "--format", "csv").stderr
+    assert "is x_19 of this run" in told
+    with lpa.Writer.resume(run, 10, shard_steps=5) as writer:
+        for t in range(10, 40):
+            writer.step({"w": xs[40 - t]}, {"grad": {"w": xs[t + 1]}}, {"lr/0": 0.05})
+        writer.finish({"w": xs[40]})
+    told = lpa_command("analyze", run, "--ref", tmp_path / "x19.safetensors", "--format", "csv").stderr
+    assert told == ""
+
+
+def test_a_bare_file_that_is_an_iterate_is_found_out(lpa_command, tmp_path):
+    run = walk(tmp_path / "run", 120)
+    save_file({"w": lpa.open(run).iterate(100)["w"]}, tmp_path / "checkpoint.safetensors")
+    text = lpa_command("analyze", run, "--ref", tmp_path / "checkpoint.safetensors").stdout
+    assert "Verdict: none, since the file is x_100 of this run; name it as step:100." in text
+    rng = np.random.default_rng(5)
+    save_file({"w": normal(rng, 2000)}, tmp_path / "other.safetensors")
+    text = lpa_command("analyze", run, "--ref", tmp_path / "other.safetensors").stdout
+    assert "counts only if nothing of this run went" in " ".join(text.split())
+
+
+def test_a_run_that_shares_the_path_is_no_control(lpa_command, analyze, tmp_path):
+    run = walk(tmp_path / "run", 120)
+    again, fork, other = (walk(tmp_path / n, 120, **how) for n, how in
+                          [("again", {}), ("fork", {"fork": 60}), ("other", {"fork": 0})])
+    text = lpa_command("analyze", run, "--ref", f"{again}:final", "--out", tmp_path / "t.parquet")
+    assert "both runs are the same up to step 120" in text.stderr and "signal" not in text.stdout
+    text = lpa_command("analyze", run, "--ref", f"{fork}:final", "--out", tmp_path / "t.parquet")
+    assert "both runs are the same up to step 60" in text.stderr and "a control" not in text.stdout
+    rows = pd.read_parquet(tmp_path / "t.parquet")
+    assert rows["own"].isna().tolist() == [True] * 60 + [False] * 60 and (rows["own"][60:] == 0).all()
+    text = lpa_command("analyze", run, "--ref", f"{other}:final", "--out", tmp_path / "t.parquet")
+    assert "(same x_0: a control)" in text.stdout
+
+
+def test_a_repaired_run_is_analyzed_again(lpa_command, tmp_path):
+    run = walk(tmp_path / "run", 40)
+    shard = sorted((run / "steps").rglob("*.safetensors"))[1]
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])
+    assert "(39 rows" in lpa_command("analyze", run, "--skip-damaged").stdout
+    shard.write_bytes(whole)
+    assert "(40 rows" in lpa_command("analyze", run, "--skip-damaged").stdout
+    assert "(40 rows" in lpa_command("analyze", run).stdout
+
+
+def test_groups_of_one_name_are_refused(tmp_path):
+    run = walk(tmp_path / "run", 5)
+    assert "two different groups would be called 'g'" in lpa_fails(
+        "analyze", tmp_path_two(tmp_path), "--group", "g=a*", "--group", "g=b*")
+    assert "a group cannot be called '*'" in lpa_fails("analyze", run, "--group", "*=w")
+
+
+def tmp_path_two(tmp_path):
+    rng = np.random.default_rng(0)
+    x = {"a": normal(rng, 5), "b": normal(rng, 7)}
+    with lpa.Writer(tmp_path / "two", x) as writer:
+        writer.step(x, {"grad": x}, {})
+        writer.finish(x)
+    return tmp_path / "two"
+
+
+def test_t_excess_does_not_mix_the_sides_of_a_reference(analyze, tmp_path):
+    run = walk(tmp_path / "run", 400)
+    rows = pd.read_parquet(analyze(run, "--ref", "step:80"))
+    for part in (rows[50:80], rows[80:100]):
+        excess = part["cos_excess"].dropna()
+        t = excess.mean() * np.sqrt(len(excess)) / excess.std(ddof=1)
+        assert part["t_excess"].to_numpy() == pytest.approx(t, rel=1e-11)
+
+
+def test_one_long_epoch_and_many_short_ones_are_judged(lpa_command, tmp_path):
+    for name, epoch in [("long", lambda t: {"epoch": t / 1000}), ("short", lambda t: {"epoch": t / 4}),
+                        ("late", lambda t: {"epoch": 1.0} if t > 250 else {})]:
+        run = walk(tmp_path / name, 300, extra=epoch)
+        assert "6 windows)" in " ".join(lpa_command("analyze", run).stdout.split()), name
+
+
+def test_an_update_whose_next_iterate_is_damaged_has_no_row(analyze, tmp_path):
+    rng = np.random.default_rng(0)
+    run = tmp_path / "run"
+    xs = [normal(rng, 100_000) for _ in range(21)]
+    with lpa.Writer(run, {"w": xs[0]}, shard_steps=10) as writer:
+        for t in range(20):
+            writer.step({"w": xs[t]}, {"grad": {"w": xs[t]}}, {})
+        writer.finish({"w": xs[20]})
+    shard = sorted((run / "steps").rglob("*.safetensors"))[1]
+    whole = bytearray(shard.read_bytes())
+    whole[5000] ^= 1
+    shard.write_bytes(whole)
+    rows = pd.read_parquet(analyze(run, "--skip-damaged", "--stream", "grad", "--stream", "update"))
+    assert sorted(set(range(20)) - set(rows[rows.stream == "grad"]["step"])) == [10]
+    assert sorted(set(range(20)) - set(rows[rows.stream == "update"]["step"])) == [9, 10]
+
+
+def test_momentum_without_a_gradient_is_not_modelled(lpa_command, tmp_path):
+    run = walk(tmp_path / "run", 60, absent=range(1, 60))
+    text = lpa_command("analyze", run, "--out", tmp_path / "t.parquet").stdout
+    rows = pd.read_parquet(tmp_path / "t.parquet")
+    assert rows["own"].isna().all() and rows["cos_excess"].isna().all()
+    assert "a tensor has a gradient at some steps only" in " ".join(text.split())
+    # Without momentum and decay a step without a gradient is a step with gradient 0.
+    run = walk(tmp_path / "plain", 60, absent=range(1, 60), momentum=0.0)
+    lpa_command("analyze", run, "--out", tmp_path / "t.parquet")
+    rows = pd.read_parquet(tmp_path / "t.parquet")
+    assert rows["lolr_ratio"][0] == pytest.approx(1, abs=1e-4)
+
+
+def test_another_stream_does_not_take_cos_walk_away(analyze, tmp_path):
+    run = walk(tmp_path / "run", 100, skip=[t for t in range(100) if t % 10])
+    alone = pd.read_parquet(analyze(run))
+    both = pd.read_parquet(analyze(run, "--stream", "grad", "--stream", "update"))
+    both = both[both.stream == "grad"]
+    assert alone["cos_walk"].notna().all() and both["cos_walk"].tolist() == alone["cos_walk"].tolist()
+
+
+def test_x_0_stays_in_the_walk_when_it_is_not_measured(analyze, tmp_path):
+    run = walk(tmp_path / "run", 200, momentum=0.0, decay=0.5)
+    whole = pd.read_parquet(analyze(run))
+    # The norms before step 100 are those of step 100 here, which are nearly the same.
+    late = pd.read_parquet(analyze(run, "--steps", "100.."))
+    assert late["cos_walk"].to_numpy() == pytest.approx(whole["cos_walk"][100:].to_numpy(), rel=0.02)
+
+
+def test_an_optimizer_that_climbs(analyze, tmp_path):
+    run = walk(tmp_path / "run", 30, momentum=0.0, decay=0.3, sign=-1)
+    rows = pd.read_parquet(analyze(run, "--stream", "grad_wd"))
+    assert rows["cos"].iloc[-1] == pytest.approx(-1, abs=1e-5)
+    assert rows["lolr_ratio"].iloc[-1] == pytest.approx(1, abs=1e-4)
+
+
+def test_what_is_not_finite_is_said(lpa_command, tmp_path):
+    rng = np.random.default_rng(0)
+    run = tmp_path / "run"
+    x = normal(rng, 500)
+    with lpa.Writer(run, {"w": x}, optimizer={"name": "sgd", "param_groups": [{"lr": 0.1}]}) as writer:
+        for t in range(90):
+            g = normal(rng, 500)
+            if t == 60:
+                g[3] = np.nan
+            writer.step({"w": x}, {"grad": {"w": g}}, {})
+            x = x - np.float32(0.1) * np.nan_to_num(g)
+        writer.finish({"w": x})
+    text = lpa_command("analyze", run).stdout
+    assert "cos_walk is not known at 60 of 90 steps" in text
+    lines = text.splitlines()
+    curve = lines[next(i for i, line in enumerate(lines) if line.startswith("steps 0 to")) + 2]
+    # Bins without a value are blank, so the curves lie under each other.
+    assert curve.startswith("cos_walk   " + " " * 32) and len(curve.strip()) == 8 + 3 + 48, curve
+
+
+def test_refused_without_a_panic(tmp_path):
+    run = walk(tmp_path / "run", 5)
+    (tmp_path / "empty.json").write_text('{"weight_map": {}}')
+    assert "the index lists no files" in lpa_fails("analyze", run, "--ref", tmp_path / "empty.json")
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["tensors"][0]["param_group"] = 2**64 - 1
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    assert "parameter group 18446744073709551615" in lpa_fails("analyze", run)
+
+
+def test_many_processes_share_the_cached_references(tmp_path):
+    run = walk(tmp_path / "run", 100)
+    (tmp_path / "out").mkdir()
+    command = lambda i: [BINARY, "analyze", run, "--ref", "mean:10..60", "--ref", f"step:{i}", "--ref", "ema:0.9",
+                         "--out", tmp_path / "out" / f"{i}.parquet", "-q"]
+    processes = [subprocess.Popen(list(map(str, command(i))), stderr=subprocess.PIPE) for i in range(20)]
+    errors = [p.communicate()[1] for p in processes]
+    assert all(p.returncode == 0 for p in processes), errors
