@@ -161,10 +161,10 @@ impl Analysis<'_> {
         Some((sums.scaled(scale), scale))
     }
 
-    /// Whether a reference is made of iterates after x_{t+lag} nearly alone.
+    /// Whether a reference holds next to nothing of the iterates between x_t and x_{t+lag}, in which
+    /// the direction is still at work.
     fn comparable(&self, reference: usize, step: u64) -> bool {
-        let weights = &self.references[reference].weights;
-        weights.last().is_none_or(|last| step + LAG <= last) && weights.mass(step + 1..step + LAG) <= LITTLE
+        self.references[reference].weights.mass(step + 1..step + LAG) <= LITTLE
     }
 
     /// What is known of how the stream of a place enters its reference. Without `pasts` the length

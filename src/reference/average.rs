@@ -19,14 +19,9 @@ use crate::run::reference_file::ReferenceFile;
 use crate::run::window::Window;
 use crate::run::{Draft, Run};
 
-/// Metadata key under which a file says what it was made of.
-pub(super) const KEY: &str = "key";
-
 /// A file to make.
 pub(super) struct Target<'a> {
     pub(super) weights: &'a Weights,
-    /// What the file says that it was made of.
-    pub(super) key: String,
     pub(super) path: &'a Path,
 }
 
@@ -65,10 +60,9 @@ pub(super) fn materialize(run: &Run, targets: &[Target<'_>], directory: &Path) -
 fn write(
     run: &Run,
     target: &Target<'_>,
-    mut more: Vec<(&str, String)>,
+    more: Vec<(&str, String)>,
     values: impl FnOnce(&mut ReferenceFile<'_>) -> Result<()>,
 ) -> Result<()> {
-    more.push((KEY, target.key.clone()));
     let draft = Draft::create(target.path)?;
     let mut out = ReferenceFile::create(run, draft.file(), target.path, more)?;
     values(&mut out)?;

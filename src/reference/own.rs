@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::average::{KEY, Target, materialize};
+use super::average::{Target, materialize};
 use super::spec::Own;
 use super::values::{Files, Names, Values};
 use super::weights::Weights;
@@ -165,7 +165,7 @@ pub(super) fn open_final(run: &Run, access: Access) -> Result<(Values, String)> 
     if !path.exists() {
         assemble_final(&run.path, &format!("final.{}.", std::process::id()))?;
     }
-    open_file(run, &path, None, access)
+    open_file(run, &path, access)
 }
 
 /// Opens references, and makes those that the cache does not hold. Also returns where each lies.
@@ -179,24 +179,23 @@ pub(super) fn open(
     cache: &Cache,
     access: Access,
 ) -> Result<Vec<(Reference, PathBuf)>> {
-    let mut places: Vec<(PathBuf, Option<String>)> = Vec::new();
+    let mut places: Vec<(PathBuf, bool)> = Vec::new();
     for r in &resolved {
         let is_final = r.weights.single().is_some_and(|s| Some(s) == run.final_step());
-        places.push(if is_final {
-            (run.path.join(FINAL), None)
+        let path = if is_final {
+            run.path.join(FINAL)
         } else {
             // With the key in its name a file means one thing for ever, whoever else makes it.
             let key = key(run, catalog, &r.weights);
-            let name = format!("{}-{key}.safetensors", r.own.to_string().replace(':', "-"));
-            (cache.directory()?.join(name), Some(key))
-        });
+            cache.directory()?.join(format!("{}-{key}.safetensors", r.own.to_string().replace(':', "-")))
+        };
+        places.push((path, is_final));
     }
     let mut targets: Vec<Target<'_>> = Vec::new();
-    for (r, (path, key)) in resolved.iter().zip(&places) {
-        let Some(key) = key else { continue };
+    for (r, (path, _)) in resolved.iter().zip(&places).filter(|(_, (_, is_final))| !is_final) {
         let known = targets.iter().any(|t| t.path == path.as_path());
-        if !known && open_file(run, path, Some(key), access).is_err() {
-            targets.push(Target { weights: &r.weights, key: key.clone(), path });
+        if !known && open_file(run, path, access).is_err() {
+            targets.push(Target { weights: &r.weights, path });
         }
     }
     if !targets.is_empty() {
@@ -204,11 +203,8 @@ pub(super) fn open(
     }
     drop(targets);
     let mut all = Vec::new();
-    for (r, (path, key)) in resolved.into_iter().zip(places) {
-        let (values, xxh3) = match &key {
-            None => open_final(run, access)?,
-            Some(key) => open_file(run, &path, Some(key), access)?,
-        };
+    for (r, (path, is_final)) in resolved.into_iter().zip(places) {
+        let (values, xxh3) = if is_final { open_final(run, access)? } else { open_file(run, &path, access)? };
         let reference = Reference {
             name: r.own.to_string(),
             step: r.weights.single(),
@@ -252,13 +248,11 @@ fn key(run: &Run, catalog: &Catalog, weights: &Weights) -> String {
 /// Opens a file that lpa wrote from `run` and checks every byte of it.
 ///
 /// # Errors
-/// It is damaged, or made of something else than `key` says.
-fn open_file(run: &Run, path: &Path, key: Option<&String>, access: Access) -> Result<(Values, String)> {
+/// It is damaged.
+fn open_file(run: &Run, path: &Path, access: Access) -> Result<(Values, String)> {
     let file = File::open(path).tried("open", path)?;
     let header = Header::read(&file, path)?;
-    let mut expected = vec![("format", REFERENCE_FORMAT), ("run_id", run.manifest.run_id.as_str())];
-    expected.extend(key.map(|k| (KEY, k.as_str())));
-    for (name, expected) in expected {
+    for (name, expected) in [("format", REFERENCE_FORMAT), ("run_id", run.manifest.run_id.as_str())] {
         let found = header.value(name).unwrap_or("absent");
         if found != expected {
             let what = format!("its {name} is {found}, where {expected} was expected");

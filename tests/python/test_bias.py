@@ -234,6 +234,12 @@ def test_streams_are_what_they_are_called(analyze, tmp_path):
                     assert abs(row[column] * scale**power - value) <= 2e-15 * absolute, (stream, column, t)
 
 
+    # Dividing a direction by a number changes no cosine and no ratio of its parts.
+    columns = ["cos", "cos_own", "cos_excess", "lolr_ratio", "cos_walk"]
+    clipped, free = (rows[rows.stream == n][columns].to_numpy() for n in ("grad", "grad_preclip"))
+    assert free == pytest.approx(clipped, rel=1e-12, nan_ok=True)
+
+
 def test_plain_sgd_obeys_the_distance_identity(analyze, tmp_path):
     """Identity (4) at every step of a real training, and cos_excess = cos - lr eb there."""
     import six_paths

@@ -167,6 +167,24 @@ def test_an_update_whose_next_iterate_is_damaged_has_no_row(analyze, tmp_path):
     assert sorted(set(range(20)) - set(rows[rows.stream == "update"]["step"])) == [9, 10]
 
 
+def test_a_missing_next_iterate_takes_only_the_update_away(analyze, tmp_path):
+    rng = np.random.default_rng(0)
+    xs, gs = [normal(rng, 50) for _ in range(5)], [normal(rng, 50) for _ in range(5)]
+    optimizer = {"name": "sgd", "param_groups": [{"lr": 0.1, "weight_decay": 0.5}]}
+    with lpa.Writer(tmp_path / "run", {"w": xs[0]}, optimizer=optimizer) as writer:
+        for t in range(4):
+            writer.step(None if t == 2 else {"w": xs[t]}, {"grad": {"w": gs[t]}}, {})
+        writer.finish({"w": xs[4]})
+    # grad_wd comes from the gradient that was decoded before the update was found missing.
+    rows = pd.read_parquet(analyze(tmp_path / "run", *(f"--stream={n}" for n in ("grad", "update", "grad_wd"))))
+    assert rows[rows.stream == "update"]["step"].tolist() == [0, 3]
+    decayed = rows[rows.stream == "grad_wd"]
+    assert decayed["step"].tolist() == [0, 1, 3]
+    for row in decayed.to_dict("records"):
+        s = gs[row["step"]].astype(float) + 0.5 * xs[row["step"]].astype(float)
+        assert row["g2"] == pytest.approx(float(s @ s), rel=1e-12) and not row["absent_grad"]
+
+
 def test_momentum_without_a_gradient_is_not_modelled(lpa_command, tmp_path):
     run = walk(tmp_path / "run", 60, absent=range(1, 60))
     text = lpa_command("analyze", run, "--out", tmp_path / "t.parquet").stdout
@@ -194,6 +212,20 @@ def test_x_0_stays_in_the_walk_when_it_is_not_measured(analyze, tmp_path):
     # The norms before step 100 are those of step 100 here, which are nearly the same.
     late = pd.read_parquet(analyze(run, "--steps", "100.."))
     assert late["cos_walk"].to_numpy() == pytest.approx(whole["cos_walk"][100:].to_numpy(), rel=0.02)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_a_walk_without_its_start(decay, analyze, tmp_path):
+    rng = np.random.default_rng(0)
+    xs = [normal(rng, 50) for _ in range(6)]
+    optimizer = {"name": "sgd", "param_groups": [{"lr": 0.1, "momentum": 0.9, "weight_decay": decay}]}
+    with lpa.Writer(tmp_path / "run", {"w": xs[0]}, optimizer=optimizer) as writer:
+        for t in range(5):
+            writer.step(None if t == 0 else {"w": xs[t]}, {"grad": {"w": xs[t]}}, {})
+        writer.finish({"w": xs[5]})
+    rows = pd.read_parquet(analyze(tmp_path / "run"))
+    # What weight decay took off x_0 is not known; without decay it does not matter.
+    assert rows["own"].notna().all() and rows["cos_walk"].isna().all() == (decay > 0)
 
 
 def test_an_optimizer_that_climbs(analyze, tmp_path):
