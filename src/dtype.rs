@@ -2,7 +2,7 @@
 //!
 //! Owns the three names of `docs/format.md`; knows nothing of files or codecs.
 
-use half::f16;
+use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 
 /// Element type of a tensor, named as in safetensors.
@@ -52,6 +52,15 @@ impl DType {
 impl std::fmt::Display for DType {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+/// Rounds to the nearest value of `dtype`, ties to even.
+pub fn round(dtype: DType, value: f32) -> f32 {
+    match dtype {
+        DType::F32 => value,
+        DType::F16 => f16::from_f32(value).to_f32(),
+        DType::BF16 => bf16::from_f32(value).to_f32(),
     }
 }
 

@@ -1,10 +1,11 @@
 //! One recorded vector as a plain safetensors file, bit for bit and in its own type.
 
+use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
-use crate::error::{Result, Tried};
-use crate::run::container::{Entry, build_header};
+use crate::error::{Error, Result, Tried};
+use crate::run::container::{Entry, Header, build_header};
 use crate::run::manifest::TensorInfo;
 use crate::run::vector::Vector;
 use crate::run::{Draft, Run};
@@ -26,6 +27,10 @@ pub struct Exported {
 /// It was not recorded, is damaged, or the disk refuses. Nothing half-written is left.
 pub fn export(run: &Run, step: u64, stream: &str, path: &Path) -> Result<Exported> {
     let mut vector = Vector::open(run, step, stream)?;
+    if path.exists() && !is_export(path) {
+        let source = std::io::Error::other("there is a file that is no export of lpa's; choose another name");
+        return Err(Error::Io { action: "write", path: path.to_owned(), source });
+    }
     let draft = Draft::create(path)?;
     // The header comes first and must say which tensors follow.
     let mut present: Vec<(usize, &TensorInfo)> = Vec::new();
@@ -56,4 +61,10 @@ pub fn export(run: &Run, step: u64, stream: &str, path: &Path) -> Result<Exporte
     let bytes = draft.commit()?;
     let tensors = present.len();
     Ok(Exported { tensors, absent: run.manifest.tensors.len() - tensors, bytes })
+}
+
+/// Whether a file is one that [`export`] wrote, which may be written again.
+fn is_export(path: &Path) -> bool {
+    let header = File::open(path).ok().and_then(|file| Header::read(&file, path).ok());
+    header.is_some_and(|h| h.value("run_id").is_some() && h.value("stream").is_some())
 }

@@ -87,9 +87,43 @@ impl<'a> Hyperparameters<'a> {
         })
     }
 
-    /// Whether the updates of all steps and groups are linear and known.
-    pub fn linear(&self) -> bool {
+    /// Why the updates are not known as linear maps; `None` where they are.
+    pub fn unknown(&self) -> Option<String> {
+        let optimizer = &self.manifest.optimizer.name;
+        let first = self.catalog.steps.start;
+        if self.name() != "sgd" {
+            let named = if optimizer.is_empty() {
+                "no optimizer is named in the manifest".to_owned()
+            } else {
+                format!("the optimizer is '{optimizer}', and only 'sgd' is linear in its gradients")
+            };
+            return Some(named);
+        }
+        (0..self.groups()).find_map(|g| match self.update(g, first) {
+            Some(u) if [u.lr, u.momentum, u.dampening, u.weight_decay].iter().all(|v| v.is_finite()) => None,
+            _ => Some(format!("there is no learning rate lr/{g} at step {first}, nor in the manifest")),
+        })
+    }
+
+    /// The largest momentum: of SGD, or Adam's first beta.
+    pub fn largest_momentum(&self) -> f64 {
+        let of_group = |g: usize| {
+            let betas = self.initial(g, "betas").and_then(|b| b.get(0)).and_then(Value::as_f64);
+            let key = format!("momentum/{g}");
+            let recorded = self.catalog.steps.clone().filter_map(|s| self.catalog.scalar(s, &key));
+            let all = recorded.chain(betas).chain(self.initial(g, "momentum").and_then(Value::as_f64));
+            all.fold(0.0, f64::max)
+        };
+        (0..self.groups()).map(of_group).fold(0.0, f64::max)
+    }
+
+    /// Whether there is any coupled weight decay.
+    pub fn decays(&self) -> bool {
         let steps = self.catalog.steps.clone();
-        (0..self.groups()).all(|g| self.update(g, steps.start).is_some())
+        (0..self.groups()).any(|g| {
+            let decay = |s| self.coupled_weight_decay(g, s).unwrap_or(0.0) != 0.0;
+            decay(steps.start)
+                || (self.catalog.has_scalar(&format!("weight_decay/{g}")) && steps.clone().any(decay))
+        })
     }
 }

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use super::past::Pasts;
 use super::record::{Part, Record};
-use super::walk::{Enters, Walk, Walked};
+use super::walk::{Enters, Walked};
 use super::windows::windows;
-use super::{Analysis, Measured, Sink};
+use super::{Analysis, LITTLE, Measured, Sink};
 use crate::error::Result;
 use crate::group::Group;
 use crate::metrics::bias::{Entry, LAG, Spread, bias};
@@ -15,10 +15,6 @@ use crate::reference::weights::Weights;
 use crate::row::{Names, Row, Scalars};
 use crate::stream;
 use crate::sums::{Flags, Sums};
-
-/// Most weight that a reference may put on the iterates between a direction and the later iterate
-/// that it is compared with.
-const LITTLE: f64 = 0.01;
 
 /// What a row speaks of, by number.
 #[derive(Clone, Copy)]
@@ -44,7 +40,7 @@ impl Analysis<'_> {
     pub fn derive(&self, measured: &mut Measured, scratch: &Path, sink: &mut dyn Sink) -> Result<()> {
         let walked = self.walk_back(measured, scratch)?;
         let mut pasts = Pasts::new(self, walked.past.clone())?;
-        let intermittent = self.intermittent(measured, &walked);
+        let intermittent = self.intermittent(&walked);
         let mut known = Known { walked, intermittent, places: self.places() };
         let (mut words, mut values) = (Vec::new(), Vec::new());
         for window in windows(&measured.steps, self.catalog) {
@@ -105,14 +101,11 @@ impl Analysis<'_> {
 
     /// By walk and group: whether a tensor has a gradient at some steps only, and an optimizer that
     /// would move it at the others too. PyTorch does not, so the recursion does not hold.
-    fn intermittent(&self, measured: &Measured, walked: &Walked) -> Vec<Vec<bool>> {
-        let sometimes = |t: usize, d: usize| measured.absent[t].iter().all(|bits| bits >> d & 1 == 1);
-        let of_walk = |(walk, moves): (&Walk, &bool)| -> Vec<bool> {
-            let d = walk.direction;
-            let of_group = |g: &Group| *moves && g.tensors.iter().any(|&t| sometimes(t, d));
-            self.options.groups.iter().map(of_group).collect()
-        };
-        self.walks.iter().zip(&walked.moves).map(of_walk).collect()
+    fn intermittent(&self, walked: &Walked) -> Vec<Vec<bool>> {
+        let sometimes = |t: usize| self.catalog.absent(t) == [true, true];
+        let of_group = |g: &Group| g.tensors.iter().any(|&t| sometimes(t));
+        let groups: Vec<bool> = self.options.groups.iter().map(of_group).collect();
+        walked.moves.iter().map(|moves| groups.iter().map(|g| *moves && *g).collect()).collect()
     }
 
     /// Mean and spread of the excess over a window, for every place: ahead of the reference, and
@@ -164,7 +157,7 @@ impl Analysis<'_> {
     /// Whether a reference holds next to nothing of the iterates between x_t and x_{t+lag}, in which
     /// the direction is still at work.
     fn comparable(&self, reference: usize, step: u64) -> bool {
-        self.references[reference].weights.mass(step + 1..step + LAG) <= LITTLE
+        self.lag_is_enough && self.references[reference].weights.mass(step + 1..step + LAG) <= LITTLE
     }
 
     /// What is known of how the stream of a place enters its reference. Without `pasts` the length

@@ -28,8 +28,6 @@ pub struct Measured {
     pub skipped: Skipped,
     /// By step: one bit a direction, that it was recorded.
     pub(super) recorded: Vec<u64>,
-    /// By tensor: one bit a direction, that it was absent at some step, and that it was not.
-    pub(super) absent: Vec<[u32; 2]>,
     /// The sums, a record a step.
     pub(super) spool: Spool,
 }
@@ -45,7 +43,6 @@ impl Analysis<'_> {
             steps: Vec::new(),
             skipped: self.skipped.clone(),
             recorded: Vec::new(),
-            absent: vec![[0; 2]; self.run.manifest.tensors.len()],
             spool: Spool::new(self.shape.words(), scratch),
         };
         let layout = self.shape.layout;
@@ -144,7 +141,7 @@ impl Analysis<'_> {
         for (i, &step) in measured.iter().enumerate() {
             if cells.iter().all(|chunk| !chunk.row(i).1.damaged) {
                 let recorded = self.recorded(&window, step);
-                let record = self.fold(step, recorded, &cells, i, &mut out.absent);
+                let record = self.fold(step, recorded, &cells, i);
                 out.spool.push(&record)?;
                 out.steps.push(step);
                 out.recorded.push(recorded);
@@ -164,20 +161,13 @@ impl Analysis<'_> {
     }
 
     /// Folds the chunks of a step into tensors and these into groups: a record.
-    fn fold(
-        &self,
-        step: u64,
-        recorded: u64,
-        cells: &[Cells],
-        row: usize,
-        absent: &mut [[u32; 2]],
-    ) -> Vec<u64> {
+    fn fold(&self, step: u64, recorded: u64, cells: &[Cells], row: usize) -> Vec<u64> {
         let (tensors, layout) = (&self.run.manifest.tensors, self.shape.layout);
         let width = layout.width();
         let mut totals: Vec<(Vec<f64>, Flags)> = Vec::with_capacity(tensors.len());
         let mut fold = Fold::new(width);
         let mut chunks = self.run.table.chunks().iter().zip(cells).peekable();
-        for (tensor, absent) in absent.iter_mut().enumerate() {
+        for tensor in 0..tensors.len() {
             fold.clear();
             while let Some((_, cells)) = chunks.next_if(|(c, _)| c.tensor == tensor) {
                 let (values, flags) = cells.row(row);
@@ -185,9 +175,6 @@ impl Analysis<'_> {
             }
             let mut out = Vec::with_capacity(width);
             let flags = fold.total(&mut out);
-            let known = u32::try_from(recorded).unwrap_or(u32::MAX);
-            absent[0] |= flags.absent & known;
-            absent[1] |= !flags.absent & known;
             totals.push((out, flags));
         }
         let mut words = vec![step, recorded];

@@ -5,6 +5,7 @@
 //! reference depends on the steps after it. Memory holds the sums of one window, the scalars of all
 //! steps and, per thread, the vectors of one chunk.
 
+mod check;
 mod derive;
 mod load;
 mod measure;
@@ -23,6 +24,7 @@ use self::walk::{Enters, Walk, entering};
 use crate::error::{Error, Result};
 use crate::group::Group;
 use crate::isa::Isa;
+use crate::metrics::bias::LAG;
 use crate::optimizer::Hyperparameters;
 use crate::reduce::order::ORDER_VERSION;
 use crate::reference::Reference;
@@ -31,7 +33,11 @@ use crate::run::Run;
 use crate::run::catalog::Catalog;
 use crate::run::manifest::FORMAT_VERSION;
 use crate::stream::{self, Stream};
+use crate::summary::Topic;
 use crate::sums::Layout;
+
+/// Most of something that counts as nothing: of a reference's weight, or of a direction's effect.
+const LITTLE: f64 = 0.01;
 
 /// What to analyze, and how.
 pub struct Options {
@@ -78,6 +84,10 @@ pub struct Analysis<'a> {
     /// How streams enter references: by reference, then stream.
     enters: Vec<Vec<Enters>>,
     walks: Vec<Walk>,
+    /// Why the optimizer's response is not known; `None` where it is.
+    unknown: Option<String>,
+    /// The momentum is over by the time of the later iterate.
+    lag_is_enough: bool,
     shape: Shape,
     candidates: Vec<u64>,
     first: Option<u64>,
@@ -101,7 +111,18 @@ impl<'a> Analysis<'a> {
             return Err(nothing("the run is empty: no step was recorded".to_owned()));
         }
         let hyperparameters = Hyperparameters::new(&run.manifest, catalog);
-        let (enters, walks) = entering(references, options, hyperparameters.linear());
+        let mut unknown = hyperparameters.unknown();
+        if unknown.is_none()
+            && let Some(step) = check::departure(run, catalog, &hyperparameters, options.isa)?
+        {
+            unknown = Some(format!(
+                "step {step} is not what the optimizer in the manifest makes of the gradients; are its lr, \
+                 momentum, dampening, nesterov and weight_decay all there?"
+            ));
+        }
+        let (enters, walks) = entering(references, options, unknown.is_none());
+        let momentum = hyperparameters.largest_momentum();
+        let lag_is_enough = momentum.powi(i32::try_from(LAG).unwrap_or(0)) <= LITTLE;
         let layout = Layout {
             directions: options.directions.len(),
             references: references.len(),
@@ -119,6 +140,8 @@ impl<'a> Analysis<'a> {
             hyperparameters,
             enters,
             walks,
+            unknown,
+            lag_is_enough,
             shape: Shape::new(layout, &options.groups, &run.manifest.tensors),
             candidates: Vec::new(),
             first: (all.start == 0).then_some(0),
@@ -153,12 +176,25 @@ impl<'a> Analysis<'a> {
         skipped.count(steps.start, steps.end, (*every).max(1))
     }
 
-    /// The streams whose loLR can be compared with the learning rate: the optimizer takes steps of
-    /// that length along them, momentum aside.
-    pub fn comparable_with_lr(&self) -> Vec<String> {
-        let linear = self.hyperparameters.linear();
-        let streams = self.options.streams.iter().filter(|s| linear && s.part != stream::Part::None);
-        streams.map(|s| s.name.clone()).collect()
+    /// What the summary should know of each stream.
+    pub fn topics(&self) -> Vec<Topic> {
+        let topic = |s: &Stream| {
+            let made = s.part != stream::Part::None;
+            let lagged = match &self.unknown {
+                Some(why) if made => why.clone(),
+                _ => "how this stream enters the reference is not modelled".to_owned(),
+            };
+            let unjudged = if s.part == stream::Part::DecayedGradient && self.hyperparameters.decays() {
+                Some("with weight decay it holds a part of x_t, which is no walk".to_owned())
+            } else if !self.lag_is_enough && (!made || self.unknown.is_some()) {
+                Some(format!("the optimizer's momentum outlasts the {LAG} steps after which it is compared"))
+            } else {
+                None
+            };
+            let with_lr = made && self.unknown.is_none();
+            Topic { stream: s.name.clone(), with_lr, unjudged, lagged }
+        };
+        self.options.streams.iter().map(topic).collect()
     }
 
     /// Pairs of step and chunk that will be walked: the length of the progress bar.

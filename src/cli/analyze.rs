@@ -3,13 +3,13 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::output::{Output, Tee, check_writable, default_table};
+use super::output::{Output, Question, Tee, check_writable, default_table};
 use super::progress::Progress;
 use super::{RunArguments, Usage, bytes, rate, say};
 use crate::analyze::{Analysis, Options, Skipped};
 use crate::group;
 use crate::isa::Isa;
-use crate::reference::{self, Cache, Origin, Reference, Spec};
+use crate::reference::{self, Cache, Reference, Spec};
 use crate::run::Run;
 use crate::run::catalog::Catalog;
 use crate::run::manifest::{GRAD, Manifest};
@@ -33,7 +33,8 @@ pub(super) struct Arguments {
     /// or any recorded stream
     #[arg(long = "stream", value_name = "NAME", default_value = GRAD)]
     streams: Vec<String>,
-    /// Write the Parquet table here [default: RUN/metrics.parquet, or RUN/metrics.REFS.parquet]
+    /// Write the Parquet table here [default: RUN/metrics.parquet; for other references, streams,
+    /// groups or steps RUN/metrics.THESE.parquet]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Only these steps: A..B (B not included), A.., ..B, or every K-th of them by A..B:K
@@ -68,6 +69,8 @@ pub(super) enum Format {
 struct Steps {
     range: Range<u64>,
     every: u64,
+    /// As it was typed.
+    text: String,
 }
 
 fn parse_steps(text: &str) -> std::result::Result<Steps, String> {
@@ -85,7 +88,7 @@ fn parse_steps(text: &str) -> std::result::Result<Steps, String> {
     if range.is_empty() {
         return Err(format!("{}..{} holds no step; B is not included", range.start, range.end));
     }
-    Ok(Steps { range, every })
+    Ok(Steps { range, every, text: text.to_owned() })
 }
 
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
@@ -104,7 +107,15 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     let (streams, directions) = stream::select(&run, &catalog, &a.streams)?;
     let table = match (&a.out, a.format) {
         (Some(path), _) => Some(path.clone()),
-        (None, Format::Parquet) => Some(default_table(&run.path, &a.references)?),
+        (None, Format::Parquet) => {
+            let question = Question {
+                references: &a.references,
+                streams: &a.streams,
+                groups: &a.groups,
+                steps: a.steps.as_ref().map(|s| s.text.as_str()),
+            };
+            Some(default_table(&run.path, &question)?)
+        }
         (None, _) => None,
     };
     // What is made on the way is kept beside the table; without one nothing is kept.
@@ -112,7 +123,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     let cache = beside.map_or_else(Cache::temporary, Cache::below);
     let references = reference::open(&run, &catalog, &a.references, &cache, a.run.access())?;
     reference::check_cover(&run, &references, &groups)?;
-    let steps = a.steps.clone().unwrap_or(Steps { range: 0..u64::MAX, every: 1 });
+    let steps = a.steps.clone().unwrap_or(Steps { range: 0..u64::MAX, every: 1, text: String::new() });
     let options = Options {
         steps: steps.range.clone(),
         every: steps.every,
@@ -134,7 +145,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     {
         return Ok(());
     }
-    if let Some(path) = &a.out {
+    if let Some(path) = &table {
         check_writable(path)?;
     }
     let scratch = beside.map_or_else(std::env::temp_dir, Path::to_owned);
@@ -148,7 +159,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     let span = known.start.max(steps.range.start)..end.min(steps.range.end);
     let mut tee = Tee {
         output: Output::open(a.format, table.as_deref())?,
-        summary: Summary::new(&span, subjects(&references), analysis.comparable_with_lr()),
+        summary: Summary::new(&span, subjects(&references), analysis.topics()),
     };
     analysis.derive(&mut measured, &scratch, &mut tee)?;
     let Tee { output, summary } = tee;
@@ -183,7 +194,7 @@ fn subjects(references: &[Reference]) -> Vec<Subject> {
         name: r.name.clone(),
         control: r.is_control(),
         last: r.weights.last(),
-        file: r.origin == Origin::File,
+        origin: r.origin,
     };
     references.iter().map(subject).collect()
 }
@@ -223,9 +234,10 @@ fn heading(run: &Run, references: &[Reference], options: &Options, steps: u64) -
         all => format!("{} groups", all.len()),
     };
     format!(
-        "{} steps measured, {} parameters in {} tensor{} ({}), optimizer {}\nagainst reference \
+        "{} step{} measured, {} parameters in {} tensor{} ({}), optimizer {}\nagainst reference \
          {}, stream {}, {groups}\n\n",
         thousands(steps),
+        if steps == 1 { "" } else { "s" },
         thousands(m.parameters()),
         m.tensors.len(),
         if m.tensors.len() == 1 { "" } else { "s" },

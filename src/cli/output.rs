@@ -7,14 +7,16 @@ use std::path::{Path, PathBuf};
 use super::analyze::Format;
 use crate::analyze::Sink;
 use crate::error::{Error, Result};
+use crate::group::ALL;
 use crate::hash::xxh3_64;
 use crate::reference::{Own, Spec};
 use crate::row::Row;
+use crate::run::manifest::GRAD;
 use crate::summary::Summary;
-use crate::table::Table;
+use crate::table::{Table, metadata};
 use crate::text::{Csv, JsonLines};
 
-/// Longest list of references in a file name.
+/// Longest description in a file name.
 const LONGEST: usize = 80;
 
 /// Where rows go.
@@ -53,17 +55,62 @@ impl Sink for Tee {
     }
 }
 
-/// The table's file: `RUN/metrics.parquet`, or `RUN/metrics.REFERENCES.parquet` for others than the
-/// final iterate, so that another set of references adds a file. In the working directory, under the
-/// run's name, where the run cannot be written.
+/// What a table's file name tells apart, besides the run.
+pub(super) struct Question<'a> {
+    pub(super) references: &'a [Spec],
+    pub(super) streams: &'a [String],
+    pub(super) groups: &'a [String],
+    /// As it was typed.
+    pub(super) steps: Option<&'a str>,
+}
+
+impl Question<'_> {
+    /// `metrics.parquet` for the main question, `metrics.PARTS.parquet` for another one, so that an
+    /// answer never takes the place of another.
+    fn file_name(&self) -> String {
+        let mut parts = Vec::new();
+        if self.references != [Spec::Own(Own::Final)] {
+            parts.push(self.references.iter().map(reference_name).collect::<Vec<_>>().join("+"));
+        }
+        if self.streams != [GRAD] {
+            parts.push(self.streams.join("+"));
+        }
+        if self.groups != [ALL] {
+            parts.push(
+                self.groups.iter().map(|g| if g == ALL { "all" } else { g }).collect::<Vec<_>>().join("+"),
+            );
+        }
+        if let Some(steps) = self.steps {
+            parts.push(format!("steps-{steps}"));
+        }
+        let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.+".contains(c) { c } else { '-' };
+        let text: String = parts.join(".").chars().map(plain).collect();
+        match text.len() {
+            0 => "metrics.parquet".to_owned(),
+            1..=LONGEST => format!("metrics.{text}.parquet"),
+            _ => format!("metrics.{:016x}.parquet", xxh3_64(parts.join("\n").as_bytes())),
+        }
+    }
+}
+
+/// A reference as a part of a file name: `step-100`.
+fn reference_name(spec: &Spec) -> String {
+    match spec {
+        Spec::Own(own) => own.to_string(),
+        Spec::Path(text) => {
+            let path = text.trim_end_matches('/').trim_end_matches(".safetensors");
+            path.rsplit('/').next().unwrap_or(path).to_owned()
+        }
+    }
+}
+
+/// The table's file in the run, or in the working directory, under the run's name, where the run cannot
+/// be written.
 ///
 /// # Errors
 /// The run's directory cannot be looked into.
-pub(super) fn default_table(run: &Path, references: &[Spec]) -> Result<PathBuf> {
-    let name = match references {
-        [Spec::Own(Own::Final)] => "metrics.parquet".to_owned(),
-        other => format!("metrics.{}.parquet", slug(other)),
-    };
+pub(super) fn default_table(run: &Path, question: &Question<'_>) -> Result<PathBuf> {
+    let name = question.file_name();
     match tempfile::tempfile_in(run) {
         Ok(_) => Ok(run.join(name)),
         Err(e) if matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => {
@@ -75,34 +122,20 @@ pub(super) fn default_table(run: &Path, references: &[Spec]) -> Result<PathBuf> 
     }
 }
 
-/// Checks that a table can be written, before hours of work.
+/// Checks that a table can be written, before hours of work, and that it takes the place of nothing but
+/// a table.
 ///
 /// # Errors
-/// It cannot.
+/// It cannot, or there is another file.
 pub(super) fn check_writable(table: &Path) -> Result<()> {
+    if table.exists() && metadata(table).is_none_or(|all| all.iter().all(|(k, _)| k != "lpa.version")) {
+        let source = std::io::Error::other("there is a file that is no table of lpa's; choose another name");
+        return Err(Error::Io { action: "write", path: table.to_owned(), source });
+    }
     let directory = table.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     match tempfile::tempfile_in(directory) {
         Ok(_) => Ok(()),
         Err(source) => Err(Error::Io { action: "write", path: table.to_owned(), source }),
-    }
-}
-
-/// References as a part of a file name: `final+step-100`.
-fn slug(references: &[Spec]) -> String {
-    let name = |spec: &Spec| match spec {
-        Spec::Own(own) => own.to_string(),
-        Spec::Path(text) => {
-            let path = text.trim_end_matches('/').trim_end_matches(".safetensors");
-            path.rsplit('/').next().unwrap_or(path).to_owned()
-        }
-    };
-    let all: Vec<String> = references.iter().map(name).collect();
-    let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.+".contains(c) { c } else { '-' };
-    let text: String = all.join("+").chars().map(plain).collect();
-    if text.len() <= LONGEST {
-        text
-    } else {
-        format!("{}-references-{:08x}", references.len(), xxh3_64(text.as_bytes()) >> 32)
     }
 }
 
@@ -111,13 +144,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_set_of_references_has_a_file_of_its_own() {
-        let slug_of = |all: &[&str]| slug(&all.iter().map(|s| s.parse().unwrap()).collect::<Vec<_>>());
-        assert_eq!(slug_of(&["final", "step:100"]), "final+step-100");
-        assert_eq!(slug_of(&["runs/b:final", "x/best.safetensors"]), "b-final+best");
-        assert_eq!(slug_of(&["mean:10..20", "ema:0.99"]), "mean-10..20+ema-0.99");
+    fn every_question_has_a_file_of_its_own() {
+        let name = |references: &[&str], streams: &[&str], groups: &[&str], steps| {
+            let owned = |all: &[&str]| all.iter().map(|s| (*s).to_owned()).collect::<Vec<String>>();
+            let references: Vec<Spec> = references.iter().map(|s| s.parse().unwrap()).collect();
+            let (streams, groups) = (owned(streams), owned(groups));
+            Question { references: &references, streams: &streams, groups: &groups, steps }.file_name()
+        };
+        assert_eq!(name(&["final"], &["grad"], &["*"], None), "metrics.parquet");
+        assert_eq!(name(&["final", "step:100"], &["grad"], &["*"], None), "metrics.final+step-100.parquet");
+        assert_eq!(
+            name(&["runs/b:final", "x/best.safetensors"], &["grad"], &["*"], None),
+            "metrics.b-final+best.parquet"
+        );
+        assert_eq!(name(&["final"], &["grad", "update"], &["*"], None), "metrics.grad+update.parquet");
+        assert_eq!(name(&["final"], &["grad"], &["*", "each"], None), "metrics.all+each.parquet");
+        assert_eq!(name(&["final"], &["grad"], &["*"], Some("0..9:3")), "metrics.steps-0..9-3.parquet");
         let many: Vec<String> = (0..32).map(|i| format!("step:{i}")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        assert!(slug_of(&many).starts_with("32-references-"));
+        assert_eq!(name(&many, &["grad"], &["*"], None).len(), "metrics.0123456789abcdef.parquet".len());
     }
 }

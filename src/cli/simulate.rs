@@ -24,7 +24,7 @@ pub(super) struct Arguments {
     /// Learning rate [default: 0.01; 0.1 for sm]
     #[arg(long, value_name = "LR")]
     lr: Option<f64>,
-    /// Batch size of alm, and what divides the noise of quadratic [default: 8]
+    /// Batch size of alm, and what divides the noise of quadratic
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     batch: u32,
     /// Rows of data of alm

@@ -50,6 +50,8 @@ pub struct Bias {
     pub z: Option<f64>,
     /// The excess is the lagged one.
     pub lagged: bool,
+    /// What the reference holds of its own gradients is not modelled.
+    pub unmodelled: bool,
 }
 
 /// The bias kit of a row of `parameters` parameters.
@@ -70,6 +72,7 @@ pub fn bias(s: &Sums, parameters: u64, entry: Entry) -> Bias {
         rsi_excess: excess.and_then(|e| ratio(e, s.d2)),
         z: cos_excess.map(|c| c * (parameters as f64).sqrt()),
         lagged,
+        unmodelled: entry == Entry::Unknown,
         ..Bias::default()
     };
     let Entry::Known { own, walk2 } = entry else {

@@ -36,8 +36,19 @@ impl Update {
     }
 }
 
-/// What r is made of, seen from step t: `r = a x_t + c v_t - sum_{s >= t} h_s g_s + (past iterates)`,
-/// with the momentum buffer v.
+impl Update {
+    /// The update itself: from the buffer, a gradient and a parameter the new buffer, and what is
+    /// taken off the parameter.
+    pub fn step(&self, buffer: f64, gradient: f64, x: f64) -> (f64, f64) {
+        let [into_buffer, into_step, from_buffer] = self.factors();
+        let u = gradient + self.weight_decay * x;
+        let buffer = self.momentum * buffer + into_buffer * u;
+        (buffer, self.lr * (into_step * u + from_buffer * buffer))
+    }
+}
+
+/// What r is made of, seen from step t: `r = a x_t + c v_t - sum_{s >= t} h_s g_s + (weights on the
+/// iterates up to x_t)`, with the momentum buffer v.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Adjoint {
     /// Response of r to x_t, through all iterates after it.
@@ -124,6 +135,21 @@ impl Past {
 #[allow(clippy::float_cmp)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_update_is_the_definition() {
+        for updates in optimizers() {
+            let (mut x, mut v, mut all) = (0.7, 0.0, vec![0.7]);
+            let gradients: Vec<f64> = (0..updates.len()).map(|t| (t as f64).sin()).collect();
+            for (u, g) in updates.iter().zip(&gradients) {
+                let (buffer, step) = u.step(v, *g, x);
+                (v, x) = (buffer, x - step);
+                all.push(x);
+            }
+            let expected = path(&updates, 0.7, &gradients);
+            assert!(all.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-15));
+        }
+    }
 
     /// A path of one parameter: iterates x_0 to x_T from gradients, by the definition.
     fn path(updates: &[Update], start: f64, gradients: &[f64]) -> Vec<f64> {

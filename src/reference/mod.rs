@@ -20,8 +20,8 @@ pub use self::spec::{Own, Spec};
 use self::values::{Files, Names, Values, files_of};
 use self::weights::Weights;
 use crate::codec::Decoder;
+use crate::dtype::round;
 use crate::error::{Error, Result, Tried};
-use crate::hash::Xxh3;
 use crate::isa::Isa;
 use crate::run::catalog::Catalog;
 use crate::run::chunk::Chunk;
@@ -148,7 +148,12 @@ fn last_part(path: &Path) -> String {
 
 fn open_files(run: &Run, catalog: &Catalog, path: &Path, access: Access) -> Result<Reference> {
     let refuse = |what: String| Error::Reference { path: path.to_owned(), what };
-    let files = Files::open(&files_of(path)?, access.mmap, Names::Unwrapped)?;
+    let files = Files::open(&files_of(path)?, access.mmap, Names::Unwrapped).map_err(|e| match e {
+        Error::Damaged { path, what, .. } => {
+            Error::Reference { path, what: format!("it is no safetensors file, or damaged: {what}") }
+        }
+        other => other,
+    })?;
     let (claimed, made) = claims(run, &files.headers[0]);
     if made {
         let what = "it was made from this run; name it as mean:A..B or ema:BETA instead";
@@ -163,7 +168,7 @@ fn open_files(run: &Run, catalog: &Catalog, path: &Path, access: Access) -> Resu
     // It must not pass for something independent, nor be believed what it is not any more.
     let mut step = None;
     for s in claimed.into_iter().chain(run.final_step()) {
-        if step.is_none() && catalog.has_iterate(s) && recorded_xxh3(run, s)? == xxh3 {
+        if step.is_none() && catalog.has_iterate(s) && is_iterate(run, &values, s)? {
             step = Some(s);
         }
     }
@@ -199,16 +204,21 @@ fn claims(run: &Run, header: &Header) -> (Option<u64>, bool) {
     (step.filter(|_| iterate), reference && step.is_none())
 }
 
-/// The hash of a recorded iterate's values as float32.
-fn recorded_xxh3(run: &Run, step: u64) -> Result<String> {
+/// Whether values are a recorded iterate, in all tensors that are there, rounded to their types.
+fn is_iterate(run: &Run, values: &Values, step: u64) -> Result<bool> {
     let window = Window::open(run, &[step], false)?;
     let mut decoder = Decoder::new(Isa::detect()).tried("start the decoder for", &run.path)?;
-    let (mut hash, mut buffer, mut x) = (Xxh3::default(), Vec::new(), Vec::new());
+    let (mut buffer, mut x, mut r) = (Vec::new(), Vec::new(), Vec::new());
     for chunk in run.table.chunks() {
+        let Some(dtype) = values.dtype(chunk.tensor) else { continue };
         window.iterate(run, step, chunk, &mut decoder, &mut buffer, &mut x)?;
-        hash.update(&x.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
+        r.resize(chunk.len, 0.0);
+        values.chunk(chunk, &mut buffer, &mut r)?;
+        if x.iter().zip(&r).any(|(x, r)| round(dtype, *x).to_bits() != r.to_bits()) {
+            return Ok(false);
+        }
     }
-    Ok(format!("{:016x}", hash.digest()))
+    Ok(true)
 }
 
 /// Checks that every tensor of `groups` is in every reference.
@@ -220,7 +230,8 @@ pub fn check_cover(run: &Run, references: &[Reference], groups: &[crate::group::
         let mut wanted: Vec<usize> = groups.iter().flat_map(|g| g.tensors.iter().copied()).collect();
         wanted.sort_unstable();
         wanted.dedup();
-        let lacking: Vec<usize> = wanted.into_iter().filter(|&t| !r.has(t)).collect();
+        let empty = |t: usize| run.manifest.tensors[t].elements() == 0;
+        let lacking: Vec<usize> = wanted.into_iter().filter(|&t| !r.has(t) && !empty(t)).collect();
         if let Some(&first) = lacking.first() {
             let what = format!(
                 "the reference '{}' lacks {} of the tensors asked for, first '{}'. Name those that it has by --group.",

@@ -35,9 +35,16 @@ pub(super) fn open(
     }
     let (values, _) = Files::open(&[file], access.mmap, Names::Unwrapped)?.into_values(run)?;
     let name = format!("{}:{}", last_part(path), opened.name);
+    if !(0..run.manifest.tensors.len()).any(|t| values.has(t)) {
+        let what = "that run has none of this run's tensors; it is of another model".to_owned();
+        return Err(Error::Reference { path: path.to_owned(), what });
+    }
     let (same_start, shared) = shared((run, catalog), (&other, &other_catalog))?;
     let note = (shared > 0).then(|| {
-        format!("{name}: both runs are the same up to step {shared}, so it is no control and steps before are not judged")
+        format!(
+            "{name}: that run holds the updates of this one up to step {shared}, so it is no control and steps \
+             before are not judged"
+        )
     });
     Ok(Reference {
         name,
@@ -52,28 +59,46 @@ pub(super) fn open(
     })
 }
 
-/// Whether two runs start at the same iterate, and the last step up to which they are the same. `None`
-/// where one has not recorded x_0.
+/// Whether two runs start at the same iterate, and up to which step of the first the second holds its
+/// updates: both are the same so far, or the second goes on where the first ended. `None` where one
+/// has not recorded x_0.
 fn shared(a: (&Run, &Catalog), b: (&Run, &Catalog)) -> Result<(Option<bool>, u64)> {
-    if !a.1.has_iterate(0) || !b.1.has_iterate(0) {
+    let end = a.1.iterates(0..u64::MAX).next_back();
+    if !b.1.has_iterate(0) {
         return Ok((None, 0));
     }
-    if !same(a.0, b.0, 0)? {
-        return Ok((Some(false), 0));
+    let start = if a.1.has_iterate(0) { same((a.0, 0), (b.0, 0))? } else { None };
+    if start != Some(true) {
+        if let Some(end) = end
+            && same((a.0, end), (b.0, 0))? == Some(true)
+        {
+            return Ok((start, end));
+        }
+        return Ok((start, 0));
     }
-    // Paths that have parted stay apart, so the last common step is found by halving.
+    // Paths that have parted stay apart, so the last common step is found by halving. What is damaged
+    // counts as common, which judges less.
     let common: Vec<u64> = a.1.iterates(0..u64::MAX).filter(|&s| b.1.has_iterate(s)).collect();
     let (mut equal, mut apart) = (0, common.len());
     while apart - equal > 1 {
         let middle = equal + (apart - equal) / 2;
-        if same(a.0, b.0, common[middle])? { equal = middle } else { apart = middle }
+        let step = common[middle];
+        if same((a.0, step), (b.0, step))? == Some(false) { apart = middle } else { equal = middle }
     }
     Ok((Some(true), common[equal]))
 }
 
-/// Whether two runs have the same iterate at a step, bit for bit.
-fn same(a: &Run, b: &Run, step: u64) -> Result<bool> {
-    let (mut left, mut right) = (Vector::open(a, step, ITERATE)?, Vector::open(b, step, ITERATE)?);
+/// Whether two runs have the same iterate at the given steps, bit for bit; `None` where one is damaged.
+fn same(a: (&Run, u64), b: (&Run, u64)) -> Result<Option<bool>> {
+    match compare(a, b) {
+        Ok(same) => Ok(Some(same)),
+        Err(e) if e.is_damage() => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+fn compare((a, s): (&Run, u64), (b, t): (&Run, u64)) -> Result<bool> {
+    let (mut left, mut right) = (Vector::open(a, s, ITERATE)?, Vector::open(b, t, ITERATE)?);
     let (mut x, mut y) = (Vec::new(), Vec::new());
     for (i, info) in a.manifest.tensors.iter().enumerate() {
         let fits = |t: &TensorInfo| t.name == info.name && t.dtype == info.dtype;

@@ -115,7 +115,13 @@ pub(super) fn resolve(run: &Run, catalog: &Catalog, own: &Own) -> Result<Resolve
             let steps: Vec<u64> = catalog.iterates(*from..to.unwrap_or(u64::MAX)).collect();
             let end = catalog.iterates(all).next_back().map_or(0, |s| s + 1);
             if steps.is_empty() || to.is_some_and(|to| to > end) {
-                return Err(not_found(format!("{own}: iterates are recorded up to x_{}", end.max(1) - 1)));
+                let damage = if catalog.damage.is_empty() {
+                    ""
+                } else {
+                    "; what is damaged or missing is not among them"
+                };
+                let last = end.max(1) - 1;
+                return Err(not_found(format!("{own}: iterates are recorded up to x_{last}{damage}")));
             }
             let (count, of) = (steps.len() as u64, to.unwrap_or(end) - from);
             let note = (count < of)

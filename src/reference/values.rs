@@ -159,6 +159,11 @@ impl Values {
         self.places[tensor].is_some()
     }
 
+    /// The type in which a tensor is stored; `None` where it is not there.
+    pub(super) fn dtype(&self, tensor: usize) -> Option<DType> {
+        self.places[tensor].map(|p| p.dtype)
+    }
+
     /// Reads the values of a chunk into `out`, which has the chunk's length; zeros where no file
     /// has the tensor.
     ///

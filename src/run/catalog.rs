@@ -6,8 +6,10 @@
 use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
 
+use super::manifest::GRAD;
 use super::shard::{Shard, check_header};
 use super::{Run, Segment};
+use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::hash::xxh3_128;
 
@@ -30,6 +32,8 @@ pub struct Catalog {
     /// Per step, how many ranks have recorded x_t.
     iterates: Vec<u32>,
     world: u32,
+    /// By tensor: whether its gradient is there at some step, and whether it is absent at some.
+    absent: Vec<[bool; 2]>,
     columns: BTreeMap<String, Vec<Scalar>>,
 }
 
@@ -57,6 +61,7 @@ impl Catalog {
             }
         }
         catalog.iterates = vec![0; catalog.len()];
+        catalog.absent = vec![[false; 2]; run.manifest.tensors.len()];
         for rank in 0..run.manifest.world {
             for segment in run.segments(rank) {
                 match catalog.add(run, segment) {
@@ -107,12 +112,19 @@ impl Catalog {
             Err(e @ Error::TableMismatch { .. }) => return Err(e),
             Err(e) => return check_header(&segment.file, &run.manifest).and(Err(e)),
         };
-        for &(step, stream) in shard.vectors() {
-            if stream == 0
-                && (segment.first..=segment.last).contains(&step)
-                && let Some(i) = self.index(step)
-            {
+        let grad = run.manifest.stream_id(GRAD);
+        let chunks = run.table.of_rank(segment.file.name.rank);
+        for (v, &(step, stream)) in shard.vectors().iter().enumerate() {
+            let Some(i) = self.index(step).filter(|_| (segment.first..=segment.last).contains(&step)) else {
+                continue;
+            };
+            if stream == 0 {
                 self.iterates[i] += 1;
+            } else if Some(stream) == grad {
+                for (record, &chunk) in shard.records(v).zip(chunks) {
+                    let absent = record.coding.codec == Codec::Absent;
+                    self.absent[run.table.chunks()[chunk].tensor][usize::from(absent)] = true;
+                }
             }
         }
         if segment.file.name.rank == 0 {
@@ -155,6 +167,12 @@ impl Catalog {
     pub fn latest(&self, step: u64, name: &str) -> Option<f64> {
         let scalar = self.columns.get(name)?.get(self.index(step)?)?;
         (!scalar.value.is_nan()).then_some(scalar.value)
+    }
+
+    /// Whether the gradient of a tensor is there at some step of the run, and whether it is absent at
+    /// some.
+    pub fn absent(&self, tensor: usize) -> [bool; 2] {
+        self.absent.get(tensor).copied().unwrap_or_default()
     }
 
     /// Whether every rank has recorded x_t.

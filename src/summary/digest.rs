@@ -38,19 +38,22 @@ pub(super) enum Quantity {
     Rsi,
     Eb,
     Lolr,
+    /// What loLR would be for a walk.
+    WalkLolr,
     Lr,
     LolrRatio,
     Dist,
 }
 
 /// All quantities with their names, in the order of the enum.
-const SHOWN: [(Quantity, &str); 9] = [
+const SHOWN: [(Quantity, &str); 10] = [
     (Quantity::Cos, "cos"),
     (Quantity::CosWalk, "cos_walk"),
     (Quantity::CosExcess, "cos_excess"),
     (Quantity::Rsi, "rsi"),
     (Quantity::Eb, "eb"),
     (Quantity::Lolr, "lolr"),
+    (Quantity::WalkLolr, "lolr_walk"),
     (Quantity::Lr, "lr"),
     (Quantity::LolrRatio, "lolr_ratio"),
     (Quantity::Dist, "dist"),
@@ -70,14 +73,18 @@ pub(super) struct Digest {
     pub(super) stream: String,
     pub(super) group: String,
     pub(super) parameters: u64,
+    /// The steps that are told of, up to the reference if it is one of the path's: the first, and how
+    /// many.
+    first: u64,
+    length: u64,
+    /// Rows at or behind the reference.
+    behind: u64,
     means: [[Mean; 3]; SHOWN.len()],
     cos_bins: Vec<Mean>,
     walk_bins: Vec<Mean>,
     /// `t_excess` of the windows of each third.
     windows: [Vec<f64>; 3],
     open: Option<Open>,
-    /// The step from which on the reference lies behind.
-    last: Option<u64>,
     pub(super) cosines: u64,
     pub(super) negative: u64,
     first_negative: Option<u64>,
@@ -88,6 +95,7 @@ pub(super) struct Digest {
     low_precision_rows: u64,
     /// The last row was of low precision, and so were all since the first one.
     low_to_the_end: bool,
+    lowest_ratio: f64,
     /// Rows with a known `own` and no `cos_walk`.
     unknown_walks: u64,
     /// Rows whose response is not modelled.
@@ -103,19 +111,22 @@ pub(super) struct Digest {
 }
 
 impl Digest {
-    /// Empty, for rows like `row`, whose reference lies behind from step `last` on.
-    pub(super) fn new(row: &Row<'_>, last: Option<u64>) -> Digest {
+    /// Empty, for rows like `row` of `length` steps from `first` on, whose reference lies behind from
+    /// step `last` on.
+    pub(super) fn new(row: &Row<'_>, first: u64, length: u64, last: u64) -> Digest {
         Digest {
             reference: row.names.reference.to_owned(),
             stream: row.names.stream.to_owned(),
             group: row.names.group.to_owned(),
             parameters: row.parameters,
+            first,
+            length: length.min(last.saturating_sub(first)),
+            behind: 0,
             means: Default::default(),
             cos_bins: vec![Mean::default(); BINS],
             walk_bins: vec![Mean::default(); BINS],
             windows: Default::default(),
             open: None,
-            last,
             cosines: 0,
             negative: 0,
             first_negative: None,
@@ -125,6 +136,7 @@ impl Digest {
             low_precision: None,
             low_precision_rows: 0,
             low_to_the_end: false,
+            lowest_ratio: f64::INFINITY,
             unknown_walks: 0,
             unmodelled: 0,
             nonfinite: None,
@@ -143,18 +155,31 @@ impl Digest {
         self.group == n.group && self.reference == n.reference && self.stream == n.stream
     }
 
-    /// Takes a row of the given third and bin of the path.
-    pub(super) fn add(&mut self, row: &Row<'_>, third: usize, bin: usize) {
+    /// Takes a row.
+    pub(super) fn add(&mut self, row: &Row<'_>) {
+        if row.trust.x_eq_ref {
+            self.at_reference += 1;
+            self.first_at_reference.get_or_insert(row.step);
+        }
+        let offset = row.step.saturating_sub(self.first);
+        if offset >= self.length {
+            // Beyond the reference there is no way to it.
+            self.behind += 1;
+            return;
+        }
+        // Both quotients are below 3 and the number of bins.
+        let third = usize::try_from(offset * 3 / self.length).unwrap_or(0);
+        let bin = usize::try_from(offset * BINS as u64 / self.length).unwrap_or(0);
         let (g, b) = (&row.geometry, &row.bias);
-        let values =
-            [g.cos, b.cos_walk, b.cos_excess, g.rsi, g.eb, g.lolr, row.scalars.lr, b.lolr_ratio, g.dist];
+        let walk = g.lolr.zip(b.lolr_ratio).map(|(lolr, ratio)| lolr / ratio).filter(|v| v.is_finite());
+        let lr = row.scalars.lr;
+        let values = [g.cos, b.cos_walk, b.cos_excess, g.rsi, g.eb, g.lolr, walk, lr, b.lolr_ratio, g.dist];
         for (means, value) in self.means.iter_mut().zip(values) {
             means[third].add(value);
         }
         self.cos_bins[bin].add(g.cos);
         self.walk_bins[bin].add(b.cos_walk);
-        // Beyond the reference there is no way to it.
-        self.add_t(row.t_excess.filter(|_| self.last.is_none_or(|last| row.step < last)), third);
+        self.add_t(row.t_excess, third);
         self.rows += 1;
         self.cosines += u64::from(g.cos.is_some());
         if g.cos.is_some_and(|c| c < 0.0) {
@@ -165,11 +190,12 @@ impl Digest {
             self.low_precision_rows += 1;
             self.low_precision.get_or_insert(row.step);
         }
+        self.lowest_ratio = row.trust.ulp_ratio.unwrap_or(f64::INFINITY).min(self.lowest_ratio);
         self.low_to_the_end =
             row.trust.low_precision && (self.low_to_the_end || self.low_precision_rows == 1);
         let gradient = b.own.is_some_and(|own| own != 0.0);
         self.unknown_walks += u64::from(gradient && b.cos_walk.is_none());
-        self.unmodelled += u64::from(b.own.is_none() && !b.lagged && g.cos.is_some());
+        self.unmodelled += u64::from(b.unmodelled);
         if row.trust.nonfinite {
             self.nonfinite_rows += 1;
             self.nonfinite.get_or_insert(row.step);
@@ -179,10 +205,6 @@ impl Digest {
         self.gaps += u64::from(row.sums.step2.is_none());
         self.absent += u64::from(row.sums.absent);
         self.zero += u64::from(row.trust.zero_grad);
-        if row.trust.x_eq_ref {
-            self.at_reference += 1;
-            self.first_at_reference.get_or_insert(row.step);
-        }
     }
 
     /// All rows of a window carry the same `t_excess`; a window belongs to the third that holds most
@@ -236,8 +258,10 @@ impl Digest {
     }
 
     /// The table of means and the curves.
-    pub(super) fn write(&self, out: &mut String, first: u64, length: u64, with_lr: bool) {
+    pub(super) fn write(&self, out: &mut String, with_lr: bool) {
+        let end = |third: u64| self.first + (self.length * third).div_ceil(3).max(1) - 1;
         let _ = writeln!(out, "{:10}{:>11}{:>11}{:>11}", "mean of", "early", "middle", "late");
+        let _ = writeln!(out, "{:10}{:>11}{:>11}{:>11}", "to step", end(1), end(2), end(3));
         for (quantity, name) in SHOWN {
             let means = self.thirds(quantity);
             if means.iter().all(Option::is_none) {
@@ -257,8 +281,9 @@ impl Digest {
             let high = all().fold(f64::NEG_INFINITY, f64::max).max(low + 1e-300);
             let _ = writeln!(
                 out,
-                "\nsteps {first} to {}, from {} to {}",
-                first + length - 1,
+                "\nsteps {} to {}, from {} to {}",
+                self.first,
+                self.first + self.length - 1,
                 significant(low),
                 significant(high)
             );
@@ -286,20 +311,15 @@ impl Digest {
     }
 
     fn lolr(&self) -> Option<String> {
-        let (lolr, lr) = (self.thirds(Quantity::Lolr), self.thirds(Quantity::Lr));
-        let ratio = |i: usize| Some(lolr[i]? / lr[i].filter(|v| *v != 0.0)?);
-        let three = |v: [f64; 3]| {
-            let [early, middle, late] = v.map(significant);
-            format!("{early}, {middle} and {late} times")
+        let lr = self.thirds(Quantity::Lr);
+        let three = |quantity| {
+            let all = self.thirds(quantity);
+            let ratio = |i: usize| Some(significant(all[i]? / lr[i].filter(|v| *v != 0.0)?));
+            Some(format!("{}, {} and {}", ratio(0)?, ratio(1)?, ratio(2)?))
         };
-        let used = three([ratio(0)?, ratio(1)?, ratio(2)?]);
-        let mut text = format!("loLR is {used} the learning rate");
-        // Momentum makes more of a gradient than the learning rate says.
-        if let [Some(early), Some(middle), Some(late)] = self.thirds(Quantity::LolrRatio) {
-            let made = three([early, middle, late]);
-            if made != used {
-                text += &format!(", {made} what the optimizer made of it (lolr_ratio)");
-            }
+        let mut text = format!("loLR is {} times the learning rate", three(Quantity::Lolr)?);
+        if let Some(walk) = three(Quantity::WalkLolr) {
+            text += &format!("; a random walk's would be {walk} times");
         }
         Some(text + ".")
     }
@@ -310,15 +330,21 @@ impl Digest {
             None => format!(
                 "Trust: at every step the distance is at least {LOW_PRECISION:.0} times the rounding of the iterates."
             ),
-            Some(step) if self.low_to_the_end => format!(
-                "Trust ends at step {step}: from there on the distance is below {LOW_PRECISION:.0} roundings \
-                 of the iterates (low_precision)."
-            ),
-            Some(step) => format!(
-                "Trust: at {} of {} steps, first at step {step}, the distance is below {LOW_PRECISION:.0} \
-                 roundings of the iterates (low_precision).",
-                self.low_precision_rows, self.rows
-            ),
+            Some(step) => {
+                let where_to = if self.low_to_the_end {
+                    format!("Trust ends at step {step}: from there on")
+                } else {
+                    format!(
+                        "Trust: at {} of {} steps, first at step {step},",
+                        self.low_precision_rows, self.rows
+                    )
+                };
+                format!(
+                    "{where_to} the distance is below {LOW_PRECISION:.0} roundings of the iterates, down to {} \
+                     (low_precision).",
+                    significant(self.lowest_ratio)
+                )
+            }
         }
     }
 
@@ -341,13 +367,20 @@ impl Digest {
             ),
         );
         let of = |n: u64| format!("{n} of {rows} steps");
-        note(self.at_reference, format!("x_t is the reference at {} (x_eq_ref)", of(self.at_reference)));
+        note(self.at_reference, format!("x_t is the reference at {} steps (x_eq_ref)", self.at_reference));
         note(self.zero, format!("the gradient is 0 at {} (zero_grad)", of(self.zero)));
         note(self.absent, format!("a tensor has no gradient at {} (absent_grad)", of(self.absent)));
         note(self.gaps, format!("the next iterate is not recorded after {} (gap)", of(self.gaps)));
         note(
-            steps.saturating_sub(rows),
-            format!("the stream {} has rows at {rows} of {steps} steps", self.stream),
+            steps.saturating_sub(rows + self.behind),
+            format!("the stream {} has rows at {} of {steps} steps", self.stream, rows + self.behind),
+        );
+        note(
+            self.behind,
+            format!(
+                "{} steps at and behind the reference are in the table and not in this summary",
+                self.behind
+            ),
         );
         note(
             self.unknown_walks,

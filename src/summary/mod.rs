@@ -12,6 +12,8 @@ use std::fmt::Write;
 use self::digest::{Digest, Quantity};
 use crate::analyze::Sink;
 use crate::error::Result;
+use crate::group::ALL;
+use crate::reference::Origin;
 use crate::row::Row;
 
 /// Rows of a table in the summary.
@@ -25,8 +27,20 @@ pub struct Subject {
     pub control: bool,
     /// The step from which on nothing enters it; `None` where it is not made of this run at all.
     pub last: Option<u64>,
-    /// It is a file, so whether it is made of this run is not known.
-    pub file: bool,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+/// A stream that rows speak of.
+pub struct Topic {
+    /// Its name.
+    pub stream: String,
+    /// Its loLR can be compared with the learning rate.
+    pub with_lr: bool,
+    /// Why there can be no verdict on it.
+    pub unjudged: Option<String>,
+    /// Why its excess is the lagged one, where it is.
+    pub lagged: String,
 }
 
 /// Collects rows into a summary.
@@ -34,35 +48,37 @@ pub struct Summary {
     first: u64,
     length: u64,
     subjects: Vec<Subject>,
-    /// Streams whose loLR can be compared with the learning rate.
-    with_lr: Vec<String>,
+    topics: Vec<Topic>,
     digests: Vec<Digest>,
     /// Where the next row's digest is expected.
     next: usize,
 }
 
 impl Summary {
-    /// A summary of rows whose steps lie in `steps`, against `subjects`. The loLR of the streams
-    /// `with_lr` can be compared with the learning rate.
-    pub fn new(steps: &std::ops::Range<u64>, subjects: Vec<Subject>, with_lr: Vec<String>) -> Summary {
+    /// A summary of rows whose steps lie in `steps`, against `subjects`.
+    pub fn new(steps: &std::ops::Range<u64>, subjects: Vec<Subject>, topics: Vec<Topic>) -> Summary {
         let length = steps.end.saturating_sub(steps.start).max(1);
-        Summary { first: steps.start, length, subjects, with_lr, digests: Vec::new(), next: 0 }
+        Summary { first: steps.start, length, subjects, topics, digests: Vec::new(), next: 0 }
     }
 
     /// The text, a block of lines. `steps` were measured.
     pub fn text(&self, steps: u64) -> String {
         let mut out = String::new();
-        let Some(main) = self.digests.first() else {
+        // The whole model says most, where it is there.
+        let whole = self.digests.iter().find(|d| d.group == ALL);
+        let Some(main) = whole.or(self.digests.first()) else {
             return "There are no rows: what was asked for cannot be formed at any step.\n".to_owned();
         };
-        main.write(&mut out, self.first, self.length, self.with_lr.contains(&main.stream));
+        let topic = |d: &Digest| self.topics.iter().find(|t| t.stream == d.stream);
+        main.write(&mut out, topic(main).is_some_and(|t| t.with_lr));
         let same = |a: &Digest, b: &Digest| a.reference == b.reference && a.stream == b.stream;
         let others: Vec<&Digest> = self.digests.iter().filter(|d| d.group == main.group).collect();
+        let streams = others.iter().any(|o| o.stream != main.stream);
+        let label = |d: &Digest| match streams {
+            false => d.reference.clone(),
+            true => format!("{}, {}", d.reference, d.stream),
+        };
         if others.len() > 1 {
-            let label = |d: &Digest| match others.iter().all(|o| o.stream == main.stream) {
-                true => d.reference.clone(),
-                false => format!("{}, {}", d.reference, d.stream),
-            };
             out.push('\n');
             write_table(&mut out, "against", &others, label);
         }
@@ -72,14 +88,17 @@ impl Summary {
             write_table(&mut out, "group", &groups, |d| d.group.clone());
         }
         out.push('\n');
-        let several = others.iter().any(|d| d.reference != main.reference);
-        for digest in others.iter().filter(|d| d.stream == main.stream).take(LISTED) {
-            if let Some(subject) = self.subjects.iter().find(|s| s.name == digest.reference) {
-                out.push_str(&wrap(&verdict::verdict(digest, subject, several)));
+        for digest in others.iter().take(LISTED) {
+            let subject = self.subjects.iter().find(|s| s.name == digest.reference);
+            if let (Some(subject), Some(topic)) = (subject, topic(digest)) {
+                let group =
+                    if groups.len() > 1 { format!(", group {}", digest.group) } else { String::new() };
+                let on = if others.len() > 1 { label(digest) + &group } else { group };
+                out.push_str(&wrap(&verdict::verdict(digest, subject, topic, &on)));
             }
         }
         for note in main.notes(steps) {
-            let _ = writeln!(out, "note: {note}");
+            out.push_str(&wrap(&format!("note: {note}")));
         }
         out
     }
@@ -90,7 +109,8 @@ impl Summary {
         let next = (self.next < self.digests.len()).then_some(self.next).filter(|&i| is(&self.digests[i]));
         let at = next.or_else(|| self.digests.iter().position(is)).unwrap_or_else(|| {
             let subject = self.subjects.iter().find(|s| s.name == row.names.reference);
-            self.digests.push(Digest::new(row, subject.and_then(|s| s.last)));
+            let last = subject.and_then(|s| s.last).unwrap_or(u64::MAX);
+            self.digests.push(Digest::new(row, self.first, self.length, last));
             self.digests.len() - 1
         });
         self.next = (at + 1) % self.digests.len();
@@ -100,11 +120,7 @@ impl Summary {
 
 impl Sink for Summary {
     fn row(&mut self, row: &Row<'_>) -> Result<()> {
-        let offset = row.step.saturating_sub(self.first).min(self.length - 1);
-        // Both quotients are below 3 and the number of bins.
-        let third = usize::try_from(offset * 3 / self.length).unwrap_or(0);
-        let bin = usize::try_from(offset * digest::BINS as u64 / self.length).unwrap_or(0);
-        self.digest(row).add(row, third, bin);
+        self.digest(row).add(row);
         Ok(())
     }
 }
@@ -136,7 +152,7 @@ fn write_table(out: &mut String, title: &str, all: &[&Digest], label: impl Fn(&D
         let _ = write!(out, "  {name:<27}");
     };
     let _ = write!(out, "{title:width$}{:>13}", "parameters");
-    ["cos early/middle/late", "cos_excess", "t_excess (median)"].iter().for_each(|n| head(out, n));
+    ["cos early/middle/late", "cos_excess", "median of t_excess"].iter().for_each(|n| head(out, n));
     out.push_str("  negative\n");
     for (d, label) in all.iter().zip(&labels) {
         let _ = write!(out, "{label:width$}{:>13}", thousands(d.parameters));

@@ -4,7 +4,8 @@
 //! `t_excess` over its windows lies beyond 4.
 
 use super::digest::{Digest, Quantity};
-use super::{Subject, significant};
+use super::{Subject, Topic, significant};
+use crate::reference::Origin;
 use crate::run::manifest::GRAD;
 
 /// Beyond this a median of `t_excess` is a finding.
@@ -29,26 +30,30 @@ fn says(t: Option<f64>) -> Says {
     }
 }
 
-/// The verdict on one reference: a few sentences, and the figures that they rest on. `several` says
-/// that there are other references too.
-pub(super) fn verdict(d: &Digest, subject: &Subject, several: bool) -> String {
-    let title = match (several, subject.control) {
-        (true, true) => format!("Verdict on {}, a control: ", subject.name),
-        (true, false) => format!("Verdict on {}: ", subject.name),
-        (false, _) => "Verdict: ".to_owned(),
+/// The verdict on a stream against a reference: a few sentences, and the figures that they rest on. `on`
+/// names both, where there are others.
+pub(super) fn verdict(d: &Digest, subject: &Subject, topic: &Topic, on: &str) -> String {
+    let control = if subject.control { ", a control" } else { "" };
+    let title = match on.trim_start_matches(", ") {
+        "" => "Verdict: ".to_owned(),
+        on => format!("Verdict on {on}{control}: "),
     };
-    if d.cosines == 0 {
-        return format!("{title}none, there is no cosine.");
-    }
-    if let Some(step) = d.first_at_reference.filter(|_| subject.file) {
-        return format!("{title}none, since the file is x_{step} of this run; name it as step:{step}.");
-    }
+    let none = |why: &str| format!("{title}none, {why}.");
     if subject.last == Some(0) {
-        return format!("{title}none, the reference lies behind every step.");
+        return none("the reference lies behind every step");
+    }
+    if let Some(step) = d.first_at_reference.filter(|_| subject.origin == Origin::File) {
+        return none(&format!("since the file is x_{step} of this run; name it as step:{step}"));
+    }
+    if d.cosines == 0 {
+        return none("there is no cosine");
+    }
+    if let Some(why) = topic.unjudged.as_ref().filter(|_| subject.last.is_some()) {
+        return none(why);
     }
     let found = d.median_t().map(says);
     if found.iter().all(|f| *f == Says::Unknown) {
-        return format!("{title}none, too few steps before the reference have an excess to judge.");
+        return none("too few steps have an excess to judge");
     }
     let who = if d.stream.starts_with(GRAD) {
         "the gradients".to_owned()
@@ -56,32 +61,28 @@ pub(super) fn verdict(d: &Digest, subject: &Subject, several: bool) -> String {
         format!("the directions '{}'", d.stream)
     };
     let text = match subject.last {
-        Some(_) => own_path(d, &who, found),
+        Some(_) => own_path(d, &who, found, topic),
         None => independent(&who, found, subject),
     };
     format!("{title}{text} ({})", figures(d))
 }
 
 /// On a reference that is made of the path's own gradients.
-fn own_path(d: &Digest, who: &str, found: [Says; 3]) -> String {
-    let mut text = if found.iter().all(|f| matches!(f, Says::Nothing | Says::Unknown)) {
-        format!("nothing tells {who} from those of a random walk, whose cosine is positive too.")
-    } else {
-        sentence(who, found, |says| match says {
-            Says::More => "agree with the way to it more than those of a random walk",
-            Says::Less => "agree with it less than those of a random walk: later ones oppose them",
-            _ => "cannot be told from those of a random walk",
-        })
-    };
+fn own_path(d: &Digest, who: &str, found: [Says; 3], topic: &Topic) -> String {
+    let mut text = sentence(who, found, |says| match says {
+        Says::More => "point to the reference more than a random walk's would",
+        Says::Less => "point to it less than a random walk's would",
+        _ => "cannot be told from a random walk's, whose cosine is positive too",
+    });
     if d.lagged {
-        text.push_str(
-            " The comparison is with the iterate 51 steps later, since how they enter the reference is not \
-             known; the last 51 steps are not judged.",
-        );
+        text.push_str(&format!(
+            " They are compared with the iterate 51 steps later, and the last 51 steps are not judged: {}.",
+            topic.lagged
+        ));
     }
     let rises = |q| matches!(d.thirds(q), [_, Some(middle), Some(late)] if late > middle);
     if rises(Quantity::Cos) && rises(Quantity::CosWalk) && matches!(found[2], Says::Nothing | Says::Less) {
-        text.push_str(" The rise of the cosine at the end is the walk's.");
+        text.push_str(" A random walk's cosine rises at the end like this one.");
     }
     text
 }
@@ -89,15 +90,20 @@ fn own_path(d: &Digest, who: &str, found: [Says; 3]) -> String {
 /// On a reference that is not made of these gradients, where every agreement counts.
 fn independent(who: &str, found: [Says; 3], subject: &Subject) -> String {
     let mut text = sentence(who, found, |says| match says {
-        Says::More if subject.file => "point to it",
-        Says::More => "point to it, although it is not made of them",
+        Says::More if subject.control => "point to it, although it is not made of them",
+        Says::More => "point to it",
         Says::Less => "point away from it",
         _ => "cannot be told from directions that have nothing to do with it",
     });
-    if subject.file {
-        text.push_str(" That counts only if nothing of this run went into the file.");
-    } else if subject.control && found.contains(&Says::More) {
-        text.push_str(" What two paths from the same start share is signal.");
+    match subject.origin {
+        Origin::File => text.push_str(" That counts only if nothing of this run went into the file."),
+        Origin::Run { .. } if !subject.control => {
+            text.push_str(" That counts only if the other run does not continue this one.");
+        }
+        _ if found.contains(&Says::More) => {
+            text.push_str(" What two paths from the same start share is signal.");
+        }
+        _ => {}
     }
     text
 }
@@ -127,7 +133,8 @@ fn figures(d: &Digest) -> String {
     let excess = d.thirds(Quantity::CosExcess).map(signed).join(" / ");
     let t = d.median_t().map(|t| t.map_or_else(|| "-".to_owned(), |t| format!("{t:.1}"))).join(" / ");
     let windows: usize = d.windows().iter().map(|(_, n)| n).sum();
-    format!("cos_excess {excess}, median t {t}, {windows} windows")
+    let s = if windows == 1 { "" } else { "s" };
+    format!("cos_excess {excess}; median t {t} over {windows} window{s}, where beyond 4 or -4 is a finding")
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ def normal(rng, n):
 
 
 def walk(path, steps, *, seed=0, dim=2000, name="w", momentum=0.9, decay=0.0, fork=None, absent=(), skip=(), sign=1,
-         extra=None, optimizer=None):
+         extra=None, optimizer=None, lr=True):
     """Records a walk of noise. From step `fork` on, if given, it goes on with other noise."""
     rng = np.random.default_rng(seed)
     x, v = normal(rng, dim), np.zeros(dim, np.float32)
@@ -31,7 +31,7 @@ def walk(path, steps, *, seed=0, dim=2000, name="w", momentum=0.9, decay=0.0, fo
                 rng = np.random.default_rng(seed + 1000)
             g = normal(rng, dim)
             vectors = {name: None if t in absent else g}
-            scalars = {"lr/0": 0.05, **(extra(t) if extra else {})}
+            scalars = {**({"lr/0": 0.05} if lr else {}), **(extra(t) if extra else {})}
             writer.step({name: x}, {} if t in skip else {"grad": vectors}, scalars)
             if t not in absent:
                 u = np.float32(sign) * g + np.float32(decay) * x
@@ -98,13 +98,107 @@ def test_a_run_that_shares_the_path_is_no_control(lpa_command, analyze, tmp_path
     again, fork, other = (walk(tmp_path / n, 120, **how) for n, how in
                           [("again", {}), ("fork", {"fork": 60}), ("other", {"fork": 0})])
     text = lpa_command("analyze", run, "--ref", f"{again}:final", "--out", tmp_path / "t.parquet")
-    assert "both runs are the same up to step 120" in text.stderr and "signal" not in text.stdout
+    assert "holds the updates of this one up to step 120" in text.stderr and "signal" not in text.stdout
     text = lpa_command("analyze", run, "--ref", f"{fork}:final", "--out", tmp_path / "t.parquet")
-    assert "both runs are the same up to step 60" in text.stderr and "a control" not in text.stdout
+    assert "holds the updates of this one up to step 60" in text.stderr and "a control" not in text.stdout
     rows = pd.read_parquet(tmp_path / "t.parquet")
     assert rows["own"].isna().tolist() == [True] * 60 + [False] * 60 and (rows["own"][60:] == 0).all()
     text = lpa_command("analyze", run, "--ref", f"{other}:final", "--out", tmp_path / "t.parquet")
     assert "(same x_0: a control)" in text.stdout
+
+
+@pytest.mark.parametrize("declared", [{"lr": 0.05}, {"lr": 0.05, "momentum": 0.9, "nesterov": True},
+                                      {"lr": 0.02, "momentum": 0.9}])
+def test_hyperparameters_that_are_not_the_training_s(declared, lpa_command, tmp_path):
+    """A walk of noise by momentum 0.9, whose manifest says something else, is no finding."""
+    run = walk(tmp_path / "run", 150, optimizer={"name": "sgd", "param_groups": [declared]}, lr=False)
+    text = " ".join(lpa_command("analyze", run, "--out", tmp_path / "t.parquet").stdout.split())
+    rows = pd.read_parquet(tmp_path / "t.parquet")
+    assert rows["own"].isna().all() and rows["lagged"].all()
+    assert "is not what the optimizer in the manifest makes of the gradients" in text
+    assert "point to the reference more" not in text
+
+
+def test_a_reason_is_given_for_lagging(lpa_command, tmp_path):
+    for optimizer, reason in [({"name": "sgd"}, "there is no learning rate lr/0 at step 0"),
+                              ({"name": "torch.optim.SGD"}, "the optimizer is 'torch.optim.SGD', and only 'sgd'"),
+                              ({"name": ""}, "no optimizer is named in the manifest")]:
+        run = walk(tmp_path / optimizer["name"].replace(".", "-") / "run", 150, optimizer=optimizer, lr=False)
+        text = " ".join(lpa_command("analyze", run).stdout.split())
+        assert reason in text
+
+
+def test_a_momentum_that_outlasts_the_lag_is_not_judged(lpa_command, tmp_path):
+    run = walk(tmp_path / "run", 200, momentum=0.98)
+    text = lpa_command("analyze", run, "--stream", "update", "--out", tmp_path / "t.parquet").stdout
+    assert "Verdict: none, the optimizer's momentum outlasts the 51 steps" in " ".join(text.split())
+    assert pd.read_parquet(tmp_path / "t.parquet")["cos_excess"].isna().all()
+
+
+def test_weight_decay_in_the_direction_is_not_judged(lpa_command, tmp_path):
+    run = walk(tmp_path / "run", 200, decay=0.1)
+    text = lpa_command("analyze", run, "--stream", "grad_wd").stdout
+    assert "Verdict: none, with weight decay it holds a part of x_t" in " ".join(text.split())
+
+
+def test_a_run_that_goes_on_is_not_independent(lpa_command, tmp_path):
+    run, rng = walk(tmp_path / "run", 120), np.random.default_rng(7)
+    x = lpa.open(run).iterate(120)["w"]
+    with lpa.Writer(tmp_path / "next", {"w": x}) as writer:
+        for _ in range(40):
+            g = normal(rng, 2000)
+            writer.step({"w": x}, {"grad": {"w": g}}, {"lr/0": 0.05})
+            x = x - np.float32(0.05) * g
+        writer.finish({"w": x})
+    done = lpa_command("analyze", run, "--ref", f"{tmp_path / 'next'}:final", "--out", tmp_path / "t.parquet")
+    assert "holds the updates of this one up to step 120" in done.stderr
+    assert pd.read_parquet(tmp_path / "t.parquet")["cos_excess"].isna().all()
+
+
+def test_a_half_precision_or_partial_copy_of_the_end_is_found_out(lpa_command, tmp_path):
+    run = walk(tmp_path / "run", 60)
+    end = lpa.open(run).iterate(60)["w"]
+    save_file({"w": end.astype(np.float16)}, tmp_path / "half.safetensors")
+    done = lpa_command("analyze", run, "--ref", tmp_path / "half.safetensors")
+    assert "is x_60 of this run" in done.stderr
+
+
+def test_the_summary_of_a_reference_inside_the_path_ends_there(lpa_command, tmp_path):
+    run = walk(tmp_path / "run", 200)
+    text = lpa_command("analyze", run, "--ref", "step:90").stdout
+    assert "steps 0 to 89, from" in text and "110 steps at and behind the reference" in " ".join(text.split())
+    (line,) = [line for line in text.splitlines() if line.startswith("to step")]
+    assert line.split()[2:] == ["29", "59", "89"]
+
+
+def test_absence_at_steps_that_are_not_selected_counts(analyze, tmp_path):
+    run = walk(tmp_path / "run", 60, absent=range(1, 60, 2))
+    rows = pd.read_parquet(analyze(run, "--steps", "0..:2"))
+    assert len(rows) == 30 and rows["own"].isna().all()
+
+
+def test_nothing_but_a_result_is_overwritten(lpa_command, tmp_path):
+    run = walk(tmp_path / "run", 5)
+    notes = tmp_path / "notes.txt"
+    notes.write_text("years of work")
+    for target in (run / "manifest.json", run / "ref" / "final.safetensors", notes):
+        before = target.read_bytes()
+        assert "there is a file that is no table" in lpa_fails("analyze", run, "--out", target)
+        assert "there is a file that is no export" in lpa_fails("export", run, "--step", 1, "--out", target)
+        assert target.read_bytes() == before
+    for _ in range(2):
+        lpa_command("export", run, "--step", 1, "--out", tmp_path / "x.safetensors")
+        lpa_command("analyze", run, "--out", tmp_path / "x.parquet", "--skip-damaged")
+
+
+def test_a_part_does_not_take_the_place_of_the_whole(lpa_command, tmp_path):
+    run = walk(tmp_path / "run", 20)
+    lpa_command("analyze", run)
+    lpa_command("analyze", run, "--steps", "0..5")
+    lpa_command("analyze", run, "--stream", "update", "--group", "each")
+    names = sorted(p.name for p in run.glob("*.parquet"))
+    assert names == ["metrics.parquet", "metrics.steps-0..5.parquet", "metrics.update.each.parquet"]
+    assert len(pd.read_parquet(run / "metrics.parquet")) == 20
 
 
 def test_a_repaired_run_is_analyzed_again(lpa_command, tmp_path):
@@ -147,7 +241,7 @@ def test_one_long_epoch_and_many_short_ones_are_judged(lpa_command, tmp_path):
     for name, epoch in [("long", lambda t: {"epoch": t / 1000}), ("short", lambda t: {"epoch": t / 4}),
                         ("late", lambda t: {"epoch": 1.0} if t > 250 else {})]:
         run = walk(tmp_path / name, 300, extra=epoch)
-        assert "6 windows)" in " ".join(lpa_command("analyze", run).stdout.split()), name
+        assert "over 6 windows" in " ".join(lpa_command("analyze", run).stdout.split()), name
 
 
 def test_an_update_whose_next_iterate_is_damaged_has_no_row(analyze, tmp_path):

@@ -15,7 +15,7 @@ fn analyze_writes_the_table_and_a_summary() {
         "against reference final (x_220), stream grad, group *",
         "mean of         early     middle       late",
         "cos_walk ",
-        "Verdict: early and middle, the gradients agree",
+        "Verdict: early and middle, the gradients point to the reference more",
         "Trust: at every step",
         "The cosine is ",
         "times the learning rate",
