@@ -175,15 +175,14 @@ pub fn significant(v: f64) -> String {
     if v == 0.0 || !v.is_finite() {
         return v.to_string();
     }
-    let magnitude = v.abs().log10().floor();
-    if (-4.0..6.0).contains(&magnitude) {
-        let decimals = (2.0 - magnitude).clamp(0.0, 8.0);
-        // Between 0 and 8.
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        let decimals = decimals as usize;
+    let scientific = format!("{v:.2e}");
+    // The exponent after rounding, so that 9.999 is 10.0 and not 10.00.
+    let exponent: i32 = scientific.rsplit('e').next().and_then(|e| e.parse().ok()).unwrap_or(0);
+    if (-4..6).contains(&exponent) {
+        let decimals = usize::try_from(2 - exponent).unwrap_or(0);
         format!("{v:.decimals$}")
     } else {
-        format!("{v:.2e}")
+        scientific
     }
 }
 
@@ -211,6 +210,9 @@ mod tests {
             (0.083_14, "0.0831"),
             (-12.345, "-12.3"),
             (123_456.0, "123456"),
+            (9.9996, "10.0"),
+            (0.009_999_999, "0.0100"),
+            (999.7, "1000"),
             (3.2e-7, "3.20e-7"),
         ];
         for (value, text) in cases {
