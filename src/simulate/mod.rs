@@ -1,6 +1,6 @@
 //! Simulated paths, recorded as runs: what metrics look like where the truth is known.
 //!
-//! A [`Problem`] gives gradients, an [`Optimizer`](optimizer::Optimizer) makes steps of them in
+//! A [`Problem`] gives gradients, an [`Optimizer`] makes steps of them in
 //! float32 as PyTorch does, and all of it is a function of the seed.
 
 pub mod optimizer;
