@@ -53,12 +53,17 @@ def record(work):
     return sum(v.size for v in x.values())
 
 
-def seconds_of_lpa(work, threads):
+def seconds_of_lpa(work, threads, references=("final",)):
     """The whole process, from start to the finished table."""
+    table = work / "table.parquet"
+    # A table that is there would be found up to date, and nothing measured.
+    table.unlink(missing_ok=True)
+    arguments = ["analyze", work / "run", "--threads", str(threads), "--quiet", "--out", table]
     begin = time.perf_counter()
-    arguments = ["analyze", work / "run", "--threads", str(threads), "--quiet"]
-    subprocess.run([BINARY, *arguments], check=True)
-    return time.perf_counter() - begin
+    subprocess.run([BINARY, *arguments, *(f"--ref={r}" for r in references)], check=True)
+    seconds = time.perf_counter() - begin
+    assert table.exists()
+    return seconds
 
 
 def seconds_of_script(name, work, threads):
@@ -72,10 +77,12 @@ def main(work):
     cells = parameters * STEPS
     print(f"{parameters:,} parameters, {STEPS} steps; ns per parameter and step, median of {ROUNDS} paired rounds")
     scripts = ["torch_float32.py", "torch_float64.py"]
-    times = {name: [] for name in ["lpa", "lpa, 1 thread", *scripts]}
+    several = ["final", *(f"step:{t}" for t in range(1, 9))]
+    times = {name: [] for name in ["lpa", "lpa, 1 thread", "lpa, 9 references", *scripts]}
     for _ in range(ROUNDS + 1):
         times["lpa"].append(seconds_of_lpa(work, 2))
         times["lpa, 1 thread"].append(seconds_of_lpa(work, 1))
+        times["lpa, 9 references"].append(seconds_of_lpa(work, 2, several))
         for name in scripts:
             times[name].append(seconds_of_script(name, work, 2))
     # The first round warms the page cache.
