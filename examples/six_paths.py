@@ -16,6 +16,7 @@ import io
 import os
 import struct
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -23,6 +24,9 @@ import numpy as np
 import polars as pl
 
 import lpa
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fixtures"))
+from digits_mlp import loss_and_gradient
 
 BATCH, LR = 128, 0.05
 SIXTHS = [0, 2, 4, 5]
@@ -67,23 +71,6 @@ def network(seed, inputs, hidden):
     uniform = lambda fan_in, shape: rng.uniform(-fan_in**-0.5, fan_in**-0.5, shape).astype(np.float32)
     return {f"{name}.{kind}": uniform(i, (o, i) if kind == "weight" else o)
             for name, (i, o) in sizes.items() for kind in ("weight", "bias")}
-
-
-def loss_and_gradient(p, images, labels):
-    """Mean cross-entropy of a batch, and its gradient by backpropagation."""
-    hidden = np.maximum(images @ p["fc1.weight"].T + p["fc1.bias"], 0)
-    logits = hidden @ p["fc2.weight"].T + p["fc2.bias"]
-    logits -= logits.max(axis=1, keepdims=True)
-    log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    rows = np.arange(len(labels))
-    out = np.exp(log_p)
-    out[rows, labels] -= 1
-    out /= np.float32(len(labels))
-    back = (out @ p["fc2.weight"]) * (hidden > 0)
-    return float(-log_p[rows, labels].mean()), {
-        "fc1.weight": back.T @ images, "fc1.bias": back.sum(axis=0),
-        "fc2.weight": out.T @ hidden, "fc2.bias": out.sum(axis=0),
-    }
 
 
 def noise_like(rng, gradient):

@@ -36,11 +36,11 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// The direction for a parameter group of the given weight decay.
-    pub fn direction(&self, weight_decay: f64) -> Direction {
+    /// The direction for a parameter group, whose weight decay is asked for where it is needed.
+    pub fn direction(&self, weight_decay: impl FnOnce() -> f64) -> Direction {
         match self.form {
             Form::Stored => Direction::Stored,
-            Form::Decayed => Direction::Decayed(weight_decay),
+            Form::Decayed => Direction::Decayed(weight_decay()),
             Form::Update => Direction::Update,
         }
     }

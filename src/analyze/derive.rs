@@ -50,6 +50,8 @@ impl Analysis<'_> {
                 known.walked.read(i, measured.steps.len())?;
                 let record = Record { shape: &self.shape, words: &words };
                 pasts.reach(self, &record);
+                let groups = 0..self.options.groups.len();
+                let scalars: Vec<Scalars> = groups.map(|g| self.scalars(record.step(), g)).collect();
                 for (place, spreads) in known.places.iter().zip(&spreads) {
                     let flags = record.sums(place.group, &mut values);
                     let Some((sums, scale)) = self.sums(&record, &values, flags, *place) else { continue };
@@ -62,7 +64,7 @@ impl Analysis<'_> {
                         group: &group.name,
                     };
                     let kit = bias(&sums, group.parameters, entry);
-                    let mut row = Row::new(step, self.scalars(step, place.group), names, group, sums, kit);
+                    let mut row = Row::new(step, scalars[place.group], names, group, sums, kit);
                     row.t_excess = spreads[self.side(*place, step)].t();
                     row.sampled = match self.enters(*place) {
                         Enters::Known(w) => known.walked.ahead(w).sampled() || pasts.sampled(w),

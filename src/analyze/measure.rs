@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::sync::mpsc::sync_channel;
 
-use super::load::{Decoded, Loader};
 use super::skipped::Skipped;
 use super::spool::Spool;
 use super::unit::{Unit, Workers};
@@ -214,18 +213,8 @@ impl Analysis<'_> {
         let (mut x, mut file) = (Vec::new(), Vec::new());
         let mut sums = vec![Neumaier::default(); self.run.manifest.tensors.len()];
         for chunk in self.run.table.chunks() {
-            x.resize(chunk.len, 0.0);
-            let mut loader = Loader {
-                run: self.run,
-                window: &window,
-                chunk,
-                decoder: &mut decoder,
-                file: &mut file,
-                bytes: 0,
-            };
-            match loader.load(first, 0, &mut x) {
-                Ok(Decoded::Values) => {}
-                Ok(Decoded::Absent | Decoded::Missing) => return Ok(None),
+            match window.iterate(self.run, first, chunk, &mut decoder, &mut file, &mut x) {
+                Ok(()) => {}
                 Err(e) if e.is_damage() && self.options.skip_damaged => return Ok(None),
                 Err(e) => return Err(e),
             }

@@ -210,7 +210,7 @@ impl Unit<'_> {
 
     fn direction(&self, measured: &Measured, chunk: &Chunk, step: u64) -> Direction {
         let group = self.run.manifest.tensors[chunk.tensor].param_group;
-        measured.direction(self.hyperparameters.coupled_weight_decay(group, step).unwrap_or(0.0))
+        measured.direction(|| self.hyperparameters.coupled_weight_decay(group, step).unwrap_or(0.0))
     }
 
     /// All sums of one direction at one step; with the first also those of the iterates alone.

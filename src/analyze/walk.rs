@@ -147,7 +147,6 @@ struct State {
     /// The largest distance of recorded steps.
     largest_gap: u64,
     sampled: bool,
-    past: bool,
     decays: bool,
     moves: bool,
 }
@@ -169,7 +168,6 @@ impl Analysis<'_> {
             upper: None,
             largest_gap: largest_gap(measured, walk.direction),
             sampled: false,
-            past: false,
             decays: false,
             moves: false,
         };
@@ -196,7 +194,8 @@ impl Analysis<'_> {
             }
             spool.push(&out)?;
         }
-        let past = states.iter().map(|s| s.past).collect();
+        let average = |w: &Walk| self.references[w.reference].weights.single().is_none();
+        let past = self.walks.iter().zip(&states).map(|(w, s)| s.moves || average(w)).collect();
         let decays = states.iter().map(|s| s.decays).collect();
         let moves = states.iter().map(|s| s.moves).collect();
         Ok(Walked { past, decays, moves, spool, param_groups, groups, words: Vec::new() })
@@ -215,7 +214,6 @@ impl Analysis<'_> {
                 state.decays |= update.weight_decay != 0.0;
                 state.moves |= update.momentum != 0.0 || update.weight_decay != 0.0;
             }
-            state.past |= state.moves || weights.single().is_none();
             if t == record.step() && record.recorded(walk.direction) {
                 state.arrive(t, norms(record, walk.direction), record);
             } else {

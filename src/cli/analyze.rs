@@ -10,9 +10,9 @@ use crate::analyze::{Analysis, Options, Skipped};
 use crate::group;
 use crate::isa::Isa;
 use crate::reference::{self, Cache, Reference, Spec};
-use crate::run::Run;
 use crate::run::catalog::Catalog;
 use crate::run::manifest::{GRAD, Manifest};
+use crate::run::{Run, parent};
 use crate::stream;
 use crate::summary::{Subject, Summary, significant, thousands};
 use crate::table::metadata;
@@ -119,7 +119,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
         (None, _) => None,
     };
     // What is made on the way is kept beside the table; without one nothing is kept.
-    let beside = table.as_deref().map(directory_of);
+    let beside = table.as_deref().map(parent);
     let cache = beside.map_or_else(Cache::temporary, Cache::below);
     let references = reference::open(&run, &catalog, &a.references, &cache, a.run.access())?;
     reference::check_cover(&run, &references, &groups)?;
@@ -211,10 +211,6 @@ fn is_up_to_date(a: &Arguments, path: &Path, provenance: &[(String, String)]) ->
     Ok(same)
 }
 
-fn directory_of(path: &Path) -> &Path {
-    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
 fn heading(run: &Run, references: &[Reference], options: &Options, steps: u64) -> String {
     let m = &run.manifest;
     let named = |r: &Reference| {
@@ -264,15 +260,15 @@ fn report_damage(analysis: &Analysis<'_>, skipped: &Skipped) {
     let count = analysis.skipped_steps(skipped);
     if count > 0 {
         let _ = writeln!(err, "lpa: left out {} damaged or missing steps:", thousands(count));
-    }
-    for (steps, why) in skipped.ranges().take(if count > 0 { LISTED } else { 0 }) {
-        let _ = match (steps.start(), steps.end()) {
-            (a, b) if a == b => writeln!(err, "  step {a}: {why}"),
-            (a, b) => writeln!(err, "  steps {a} to {b}: {why}"),
-        };
-    }
-    if count > 0 && skipped.ranges().count() > LISTED {
-        let _ = writeln!(err, "  ... and {} more", skipped.ranges().count() - LISTED);
+        for (steps, why) in skipped.ranges().take(LISTED) {
+            let _ = match (steps.start(), steps.end()) {
+                (a, b) if a == b => writeln!(err, "  step {a}: {why}"),
+                (a, b) => writeln!(err, "  steps {a} to {b}: {why}"),
+            };
+        }
+        if skipped.ranges().count() > LISTED {
+            let _ = writeln!(err, "  ... and {} more", skipped.ranges().count() - LISTED);
+        }
     }
     for why in skipped.also.values().take(LISTED) {
         let _ = writeln!(err, "lpa: null in other rows: {why}");

@@ -12,6 +12,7 @@ use crate::hash::xxh3_64;
 use crate::reference::{Own, Spec};
 use crate::row::Row;
 use crate::run::manifest::GRAD;
+use crate::run::parent;
 use crate::summary::Summary;
 use crate::table::{Table, metadata};
 use crate::text::{Csv, JsonLines};
@@ -132,8 +133,7 @@ pub(super) fn check_writable(table: &Path) -> Result<()> {
         let source = std::io::Error::other("there is a file that is no table of lpa's; choose another name");
         return Err(Error::Io { action: "write", path: table.to_owned(), source });
     }
-    let directory = table.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    match tempfile::tempfile_in(directory) {
+    match tempfile::tempfile_in(parent(table)) {
         Ok(_) => Ok(()),
         Err(source) => Err(Error::Io { action: "write", path: table.to_owned(), source }),
     }

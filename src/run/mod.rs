@@ -26,7 +26,7 @@ use self::chunk::ChunkTable;
 pub use self::finish::{FINAL, assemble_final};
 use self::journal::{Attempt, Journal, State};
 use self::manifest::Manifest;
-pub use self::publish::Draft;
+pub use self::publish::{Draft, parent};
 use self::shard::{Shard, ShardFile, ShardName};
 use crate::error::{Error, Result, Tried};
 use crate::hash::xxh3_64;

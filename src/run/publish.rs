@@ -30,7 +30,7 @@ pub(super) fn publish_new(file: &File, tmp: &Path, path: &Path) -> Result<()> {
 }
 
 /// The directory that holds `path`.
-fn parent(path: &Path) -> &Path {
+pub fn parent(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 

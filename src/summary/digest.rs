@@ -7,7 +7,7 @@ use crate::metrics::trust::LOW_PRECISION;
 use crate::row::Row;
 
 /// Columns of a sparkline.
-pub(super) const BINS: usize = 48;
+const BINS: usize = 48;
 
 /// A mean of the values that are there.
 #[derive(Clone, Copy, Default)]
@@ -232,8 +232,7 @@ impl Digest {
 
     /// Means over the thirds.
     pub(super) fn thirds(&self, quantity: Quantity) -> [Option<f64>; 3] {
-        let at = SHOWN.iter().position(|(q, _)| *q == quantity).unwrap_or(0);
-        self.means[at].map(Mean::get)
+        self.means[quantity as usize].map(Mean::get)
     }
 
     /// The median of `t_excess` over the windows of each third, and their number.
