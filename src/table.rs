@@ -16,7 +16,7 @@ use crate::row::{COLUMNS, Cell, Kind, Row};
 use crate::run::Draft;
 
 /// Rows a row group.
-const ROW_GROUP: usize = 16_384;
+const ROW_GROUP: usize = 32_768;
 
 /// A Parquet file that is being written.
 pub struct Table {
