@@ -1,0 +1,173 @@
+"""The parameters of an optimizer as a run's tensor table, and which part of each this rank writes."""
+
+import torch
+import torch.distributed as dist
+
+from .errors import RecordingError
+
+_DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+# The unit of storage; slices that begin at its multiples leave every sum as one rank would have it.
+_CHUNK = 65_536
+
+
+class Parameters:
+    """All parameters that an optimizer holds, in the order of its parameter groups.
+
+    A parameter with several names (tied) is there once, under its first name in the model.
+    """
+
+    def __init__(self, model, optimizer):
+        names = _names(model)
+        self.optimizer = optimizer
+        self.params = _held(optimizer)
+        self.groups = [g for g, group in enumerate(optimizer.param_groups) for _ in group["params"]]
+        if not self.params:
+            raise RecordingError("the optimizer holds no parameters; nothing can be recorded")
+        self.names = [names.get(id(p), [f"param_groups.{g}.{i}"]) for i, (p, g) in
+                      enumerate(zip(self.params, self.groups, strict=True))]
+        self.ranks, self.rank = 1, 0
+        if _is_distributed(model, self.params):
+            self.ranks, self.rank = dist.get_world_size(), dist.get_rank()
+        for p, n in zip(self.params, self.names, strict=True):
+            if p.dtype not in _DTYPES:
+                raise RecordingError(f"parameter '{n[0]}' is {p.dtype}; a run holds float32, float16 and bfloat16")
+        self.slices = self._slices()
+        own = [s for s in self.slices if s["rank"] == self.rank]
+        self._own = {s["tensor"]: (s["begin"], s["end"]) for s in own}
+        known = {id(p) for p in self.params}
+        self.left_out = [n[0] for i, n in names.items() if i not in known]
+
+    def table(self):
+        """The rows of the manifest's tensor table."""
+        rows = zip(self.params, self.names, self.groups, strict=True)
+        return [{"name": n[0], "shape": list(p.shape), "dtype": _DTYPES[p.dtype], "param_group": g,
+                 "aliases": n[1:]} for p, n, g in rows]
+
+    def check(self):
+        """Whether the optimizer still holds these parameters; says which it does not."""
+        now = _held(self.optimizer)
+        if len(now) != len(self.params) or any(a is not b for a, b in zip(now, self.params, strict=True)):
+            raise RecordingError(
+                f"the optimizer holds {len(now)} parameters, not the {len(self.params)} of the first step (or other "
+                "ones). A run's tensors are fixed: add every parameter group before the first step, with lr 0 "
+                "or frozen if it is to be trained later.")
+
+    def gradients(self):
+        """The gradients as the optimizer would receive them now; None where there is none."""
+        return [p.grad for p in self.params]
+
+    def check_vector(self, tensors, what):
+        """Raises unless the tensors fit the parameters."""
+        if len(tensors) != len(self.params):
+            raise RecordingError(f"{what} has {len(tensors)} tensors, the optimizer {len(self.params)}")
+        for t, p, n in zip(tensors, self.params, self.names, strict=True):
+            if t is not None and (t.dtype is not p.dtype or t.shape != p.shape):
+                raise RecordingError(
+                    f"{what} of '{n[0]}' is {t.dtype} {list(t.shape)}, the parameter {p.dtype} "
+                    f"{list(p.shape)}; a run holds both in one type and shape")
+
+    def aligned(self, tensors, what):
+        """A dict of name -> tensor as a list in the table's order."""
+        if not isinstance(tensors, dict):
+            return list(tensors)
+        rest = dict(tensors)
+        found = [next((rest.pop(n) for n in names if n in rest), None) for names in self.names]
+        if rest:
+            raise RecordingError(f"{what}: the optimizer has no parameter named {sorted(rest)}")
+        return found
+
+    def parts(self, tensors):
+        """The part of each tensor that this rank writes."""
+        if self.ranks == 1:
+            return [None if t is None else _local(t) for t in tensors]
+        return [None if t is None else self._part(i, t) for i, t in enumerate(tensors)]
+
+    def _part(self, i, tensor):
+        local = _local(tensor)
+        if _is_sharded(tensor):
+            return local
+        begin, end = self._own.get(i, (0, 0))
+        return local if end - begin == local.numel() else local.reshape(-1)[begin:end]
+
+    def _slices(self):
+        if self.ranks == 1:
+            return []
+        slices, at, replicated = [], 0, sum(_chunks(p) for p in self.params if not _is_sharded(p))
+        for i, p in enumerate(self.params):
+            if _is_sharded(p):
+                slices += [{"tensor": i, "begin": b, "end": e, "rank": r} for r, (b, e) in enumerate(_shards(p))]
+                continue
+            # Every rank has all of it: the chunks of all such tensors are dealt out evenly.
+            cuts = {}
+            for c in range(_chunks(p)):
+                rank = at * self.ranks // replicated
+                begin, end = c * _CHUNK, min((c + 1) * _CHUNK, p.numel())
+                cuts[rank] = (cuts.get(rank, (begin, end))[0], end)
+                at += 1
+            slices += [{"tensor": i, "begin": b, "end": e, "rank": r} for r, (b, e) in cuts.items()]
+        return slices
+
+
+def process_rank():
+    """The rank of this process; 0 where it is alone."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def _held(optimizer):
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _names(model):
+    """By id of the parameter, all its names, without what wrappers put before them."""
+    if model is None:
+        return {}
+    named = model.items() if isinstance(model, dict) else model.named_parameters(remove_duplicate=False)
+    names = {}
+    for name, p in named:
+        parts = [part for part in name.split(".") if part != "_orig_mod"]
+        if isinstance(model, torch.nn.parallel.DistributedDataParallel) and parts[0] == "module":
+            parts = parts[1:]
+        names.setdefault(id(p), []).append(".".join(parts))
+    return names
+
+
+def _is_distributed(model, params):
+    if isinstance(model, torch.nn.parallel.DistributedDataParallel) or any(_is_dtensor(p) for p in params):
+        return True
+    if any(type(m).__name__ == "FullyShardedDataParallel" for m in getattr(model, "modules", list)()):
+        raise RecordingError("FullyShardedDataParallel flattens parameters; use fully_shard (FSDP2)")
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        raise RecordingError(
+            "several ranks are training, but the model is neither DistributedDataParallel nor sharded by "
+            "fully_shard, so lpa cannot know who holds what. Give the wrapped model.")
+    return False
+
+
+def _is_dtensor(t):
+    return hasattr(t, "placements") and hasattr(t, "to_local")
+
+
+def _local(t):
+    return t.to_local() if _is_dtensor(t) else t
+
+
+def _is_sharded(p):
+    return _is_dtensor(p) and any(place.is_shard() for place in p.placements)
+
+
+def _chunks(p):
+    return -(-p.numel() // _CHUNK)
+
+
+def _shards(p):
+    """The elements of each rank, for a tensor that is cut along its first dimension."""
+    if len(p.placements) != 1 or not p.placements[0].is_shard(0):
+        raise RecordingError(f"a parameter is placed as {p.placements}; lpa records Shard(0) over all ranks")
+    ranks = p.device_mesh.size()
+    if ranks != dist.get_world_size():
+        raise RecordingError("a parameter is sharded over some of the ranks only; lpa records it over all")
+    rows = p.shape[0]
+    row = p.numel() // rows if rows else 0
+    # As torch.chunk cuts: full parts first, the last ones may be empty.
+    full = -(-rows // ranks)
+    return [(min(r * full, rows) * row, min((r + 1) * full, rows) * row) for r in range(ranks)]

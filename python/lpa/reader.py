@@ -1,0 +1,53 @@
+"""Reads runs as NumPy arrays."""
+
+import json
+
+import numpy as np
+
+from . import _lpa
+from .dtypes import numpy_type
+
+
+class Run:
+    """A run that was opened for reading. Use :func:`open`."""
+
+    def __init__(self, path, mmap=True):
+        self._inner = _lpa.Run(path, mmap)
+        self.manifest = json.loads(self._inner.manifest())
+
+    @property
+    def steps(self):
+        """The recorded steps as a range; the final iterate's is among them."""
+        return range(*self._inner.steps())
+
+    @property
+    def final_step(self):
+        """The step of the final iterate, or None."""
+        return self._inner.final_step()
+
+    def iterate(self, step):
+        """x_t as a dict of arrays."""
+        return self.stream("iterate", step)
+
+    def stream(self, name, step):
+        """A stream at a step as a dict of arrays, None where absent."""
+        out = {}
+        for info, data in zip(self.manifest["tensors"], self._inner.vector(step, name), strict=True):
+            array = None
+            if data is not None:
+                array = np.frombuffer(data, numpy_type(info["dtype"])).reshape(info["shape"])
+            out[info["name"]] = array
+        return out
+
+    def tensor_bytes(self, step, stream, index):
+        """The elements of one tensor, by its place in the manifest, as bytes; None where absent."""
+        return self._inner.tensor(step, stream, index)
+
+    def scalars(self, step):
+        """The scalars of a step as a dict."""
+        return dict(self._inner.scalars(step))
+
+
+def open(path, mmap=True):
+    """Opens a run for reading."""
+    return Run(path, mmap)

@@ -1,0 +1,393 @@
+"""Records a PyTorch training: what the optimizer receives and what it makes of it, step by step.
+
+The optimizer's hooks copy each vector into a buffer; everything else happens on a thread of the
+Rust library. A step is handed over when the next one begins, so that what is logged after it is
+among its scalars.
+"""
+
+import contextlib
+import os
+import time
+import warnings
+
+import torch
+
+from . import _lpa, hyperparameters
+from .attempt import check_manifest, create, find_step
+from .buffers import Buffers
+from .directions import DIRECTIONS, STAGES, probe
+from .errors import RecordingError, RecordingStopped
+from .parameters import Parameters, process_rank
+from .sampling import sampler
+from .writer import shard_options
+
+__all__ = ["Recorder", "RecordingError", "RecordingStopped", "record"]
+
+# How long another rank waits for rank 0 to have made or resumed the run.
+_RANK_0_SECONDS = 300
+
+
+def record(path, model, optimizer, **options):
+    """Starts to record a training. See :class:`Recorder`."""
+    return Recorder(path, model, optimizer, **options)
+
+
+class Recorder:
+    """Records every step of an optimizer into a run directory. A context manager.
+
+    Parameters
+    ----------
+    path : the run directory, which must not hold a run yet.
+    model : names the parameters: a module, or a dict of name -> parameter.
+    optimizer : whose steps are recorded, with all its parameter groups added.
+    sample : which steps have their vectors recorded (scalars always are): None, every step; k, every
+        k-th; (n, m), n consecutive of every m; or a function of the step.
+    streams : what else is recorded: "momentum", "adam" (the optimizer's own directions after the
+        step), or names that :meth:`stream` will give.
+    scaler : a GradScaler, whose scale is recorded.
+    metadata : a dict of anything: git commit, configuration.
+    resume : go on with a run. True finds the step whose iterate the model holds now (load the
+        checkpoint first); a number is the step.
+    policy : when the buffers are full, "block" waits for the disk; "drop" gives the step's vectors
+        up, records its scalars and says so in the journal.
+    buffer_steps : how many steps the buffers hold: memory is that many times all vectors of a step.
+    on_error : "warn" ends the recording with a warning and lets the training go on; "raise" raises.
+    verify : check every byte of the run when it is closed (by a single rank).
+    shard_bytes, shard_steps, shard_seconds : a shard is published after so much.
+    """
+
+    def __init__(self, path, model, optimizer, *, sample=None, streams=(), scaler=None, metadata=None,
+                 resume=False, policy="block", buffer_steps=3, on_error="warn", verify=True, **shard):
+        if policy not in ("block", "drop"):
+            raise ValueError(f"policy is 'block' or 'drop', not {policy!r}")
+        if on_error not in ("warn", "raise"):
+            raise ValueError(f"on_error is 'warn' or 'raise', not {on_error!r}")
+        if buffer_steps < 2:
+            raise ValueError("buffer_steps is at least 2: one step is filled while another is written")
+        self.path = os.fspath(path)
+        self.step = 0
+        self._model, self._optimizer, self._scaler = model, optimizer, scaler
+        self._sampled, self._streams = sampler(sample), list(streams)
+        self._metadata, self._shard = metadata or {}, shard_options(shard)
+        self._policy, self._buffer_steps, self._raises, self._verify = policy, buffer_steps, on_error == "raise", verify
+        self._resume = resume
+        self._probes, self._given = {}, {}
+        self._before_names, self._after_names, self._next, self._epoch = set(), set(), {}, None
+        self._pending = self._buffers = None
+        self._over = self._begun = self._densified = False
+        if type(optimizer).__name__ == "LBFGS":
+            raise RecordingError("LBFGS evaluates the loss several times inside a step, so there is no one gradient "
+                                 "of a step. Record another optimizer.")
+        there = os.path.exists(os.path.join(self.path, "manifest.json"))
+        if resume is False and there and process_rank() == 0:
+            raise RecordingError(f"{self.path} holds a run already; choose another directory, or resume=True")
+        if resume is True and not there:
+            self._resume = False
+        self._hooks = [optimizer.register_step_pre_hook(self._before), optimizer.register_step_post_hook(self._after)]
+
+    # What a training calls
+
+    def log(self, **values):
+        """Records scalars. A name that is first logged before the first step belongs to the step that
+        follows, any other to the step that was just taken. `epoch` holds until it is logged again."""
+        for name, value in values.items():
+            if self._pending is None and self.step == 0 and name not in self._after_names:
+                self._before_names.add(name)
+            value = hyperparameters.held(value)
+            if name in self._before_names or self._pending is None:
+                self._next[name] = value
+            else:
+                self._after_names.add(name)
+                self._pending.scalars[name] = value
+            if name == "epoch":
+                self._epoch = value
+
+    def stream(self, name, tensors):
+        """Records a direction at the iterate that the model holds now: a dict of name -> tensor, or a
+        list in the optimizer's order. Belongs to the step that follows."""
+        if name not in self._streams:
+            if self._buffers is not None:
+                raise RecordingError(f"the run has no stream '{name}'; give it before the first step, or name it in "
+                                     "streams=")
+            self._streams.append(name)
+        self._given[name] = tensors
+
+    def probe(self, name, loss_fn):
+        """Records at every sampled step the gradient of `loss_fn()`, such as the loss on a fixed batch, as the
+        stream `probe/NAME`. Random numbers and the model's buffers are left as they were."""
+        if self._buffers is not None:
+            raise RecordingError("probes are registered before the first step")
+        self._probes[f"probe/{name}"] = loss_fn
+
+    def clip_grad_norm_(self, max_norm, norm_type=2.0):
+        """Clips the gradients of the optimizer's parameters as `torch.nn.utils.clip_grad_norm_` does, and records
+        the coefficient as `clip_coef`. Returns the norm before."""
+        params = [p for group in self._optimizer.param_groups for p in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(params, max_norm, norm_type)
+        self._next["clip_coef"] = torch.clamp(max_norm / (norm.detach() + 1e-6), max=1.0)
+        return norm
+
+    def flush(self):
+        """Publishes every step so far; do so when you save a checkpoint, to resume from it."""
+        if self._buffers is not None and not self._over:
+            self._send()
+            self._buffers.queue.flush()
+            self._check_writer()
+
+    def close(self):
+        """Records the final iterate and ends the run."""
+        self._end(lambda: self._finish())
+
+    def stop(self):
+        """Ends without a final iterate. The run can be resumed."""
+        self._end(lambda: self._buffers.queue.stop())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        if kind is None:
+            self.close()
+            return
+        try:
+            self.stop()
+        except (OSError, ValueError, RecordingError) as e:
+            # The training's own error says more.
+            warnings.warn(f"lpa: {e}", RecordingStopped, stacklevel=2)
+
+    @property
+    def buffer_bytes(self):
+        """Memory of all buffers; 0 before the first step."""
+        return 0 if self._buffers is None else self._buffers.nbytes * self._count
+
+    # What the optimizer calls
+
+    @torch.compiler.disable
+    def _before(self, optimizer, args, kwargs):
+        if self._over:
+            return
+        with _Guard(self):
+            if len(args) > 1 and args[1] is not None or kwargs.get("closure") is not None:
+                raise RecordingError("the optimizer is given a closure, which computes gradients inside the step, "
+                                     "where lpa cannot see them; call loss.backward() before optimizer.step()")
+            if self._buffers is None:
+                self._start()
+            self._send()
+            self._check_writer()
+            if not self._over:
+                self._parameters.check()
+                self._capture()
+
+    @torch.compiler.disable
+    def _after(self, optimizer, args, kwargs):
+        if self._over or self._pending is None:
+            return
+        with _Guard(self):
+            step = self._pending
+            if step.unscaled_later:
+                step.streams["grad"] = self._fill("grad", self._gradients())
+            if step.iterate is not None:
+                for name in self._streams:
+                    if name in DIRECTIONS:
+                        step.streams[name] = self._fill(name, DIRECTIONS[name](optimizer, self._parameters.params))
+            self.step += 1
+
+    # How
+
+    def _start(self):
+        hooks = list(self._optimizer._optimizer_step_pre_hooks)
+        if hooks and hooks[-1] != self._hooks[0].id:
+            raise RecordingError("another hook of the optimizer was registered after lpa's and could change the "
+                                 "gradients after they are recorded; call lpa.record() after it")
+        self._parameters = parameters = Parameters(self._model, self._optimizer)
+        names = ["grad", *self._streams, *self._probes]
+        if self._probes and parameters.ranks > 1:
+            raise RecordingError("probes are for a single rank: each would compute another gradient")
+        inner = self._writer(names)
+        self.step = inner.next_step()
+        self._count = self._buffer_steps * (1 + len(names))
+        self._buffers = Buffers(parameters, inner, self._count)
+        if any(p.requires_grad for p in self._left_out_params()):
+            warnings.warn(f"lpa: {len(parameters.left_out)} parameters of the model are not in the optimizer and are "
+                          f"not recorded ({', '.join(parameters.left_out[:3])}, ...)", stacklevel=4)
+
+    def _left_out_params(self):
+        if self._model is None:
+            return []
+        named = dict(self._model.items() if isinstance(self._model, dict) else self._model.named_parameters())
+        known = {id(p) for p in self._parameters.params}
+        return [p for p in named.values() if id(p) not in known]
+
+    def _writer(self, names):
+        parameters = self._parameters
+        if self._resume is not False:
+            step = find_step(self.path, parameters) if self._resume is True else self._resume
+            inner = self._attach(step)
+        elif parameters.rank > 0:
+            inner = self._attach(None)
+        else:
+            parts = {
+                "tensors": parameters.table(),
+                "streams": [{"name": n, "stage": STAGES.get(n, "")} for n in names],
+                "optimizer": {"name": hyperparameters.name(self._optimizer),
+                              "param_groups": hyperparameters.initial(self._optimizer)},
+                "world": parameters.ranks,
+                "slices": parameters.slices,
+                "metadata": {"torch": torch.__version__, **self._metadata},
+            }
+            return create(self.path, parts, self._shard)
+        check_manifest(self.path, inner, parameters, names)
+        return inner
+
+    def _attach(self, step):
+        # Rank 0 makes or resumes the run; the others have no need of a barrier to find it.
+        until = time.monotonic() + (_RANK_0_SECONDS if self._parameters.rank > 0 else 0)
+        while True:
+            try:
+                return _lpa.Writer.attach(self.path, self._parameters.rank, step, *self._shard)
+            except ValueError:
+                if time.monotonic() > until:
+                    raise
+            time.sleep(0.05)
+
+    def _gradients(self):
+        gradients = self._parameters.gradients()
+        for i, g in enumerate(gradients):
+            if g is not None and g.layout is not torch.strided:
+                if not self._densified:
+                    self._densified = True
+                    warnings.warn(f"lpa: the gradient of '{self._parameters.names[i][0]}' is sparse and is recorded "
+                                  "dense; where it has no entry it is recorded as 0", stacklevel=4)
+                gradients[i] = g.to_dense()
+        self._parameters.check_vector(gradients, "the gradient")
+        return gradients
+
+    def _capture(self):
+        step = self._pending = _Step(hyperparameters.scalars(self._optimizer))
+        if self._epoch is not None:
+            step.scalars["epoch"] = self._epoch
+        step.scalars.update(self._next)
+        if self._scaler is not None:
+            step.scalars["loss_scale"] = self._scaler.get_scale()
+        step.found_inf = getattr(self._optimizer, "found_inf", None)
+        self._next = {}
+        given, self._given = self._given, {}
+        if not self._sampled(self.step):
+            return
+        late = [n for n in self._streams if n in DIRECTIONS]
+        needed = 2 + len(given) + len(self._probes) + len(late)
+        if self._policy == "drop" and self._buffers.queue.free() < needed:
+            step.dropped = "the buffers were full"
+            return
+        step.iterate = self._fill("iterate", [p.detach() for p in self._parameters.params])
+        # A fused optimizer divides by the loss scale itself, and leaves the quotient behind.
+        step.unscaled_later = getattr(self._optimizer, "grad_scale", None) is not None
+        if not step.unscaled_later:
+            step.streams["grad"] = self._fill("grad", self._gradients())
+        for name, tensors in given.items():
+            tensors = self._parameters.aligned(tensors, f"stream '{name}'")
+            self._parameters.check_vector(tensors, f"stream '{name}'")
+            step.streams[name] = self._fill(name, tensors)
+        for name, loss_fn in self._probes.items():
+            step.streams[name] = self._fill(name, probe(self._model, self._parameters.params, loss_fn))
+
+    def _fill(self, key, tensors):
+        number = self._buffers.take(True)
+        if number is None:
+            # The recording is broken; the next look at the queue says why.
+            raise _Broken
+        try:
+            return self._buffers.fill(number, tensors, key)
+        except BaseException:
+            self._buffers.queue.give_back(number)
+            raise
+
+    def _send(self):
+        step, self._pending = self._pending, None
+        if step is None:
+            return
+        filled = [v for v in (step.iterate, *step.streams.values()) if v is not None]
+        if step.found_inf is not None and float(step.found_inf) != 0:
+            # A fused optimizer did nothing, since a gradient was not finite: there was no step.
+            self.step -= 1
+            for number, _ in filled:
+                self._buffers.queue.give_back(number)
+            return
+        self._begun = True
+        for number, _ in filled:
+            self._buffers.ready(number)
+        scalars = [(name, float(value)) for name, value in step.scalars.items()]
+        if step.dropped:
+            self._buffers.queue.drop_step(scalars, step.dropped)
+        else:
+            self._buffers.queue.step(step.iterate, list(step.streams.items()), scalars)
+
+    def _check_writer(self):
+        failure = self._buffers.queue.failure()
+        if failure is not None:
+            raise _Broken(failure)
+
+    def _finish(self):
+        self._send()
+        number, absent = self._fill("iterate", [p.detach() for p in self._parameters.params])
+        self._buffers.ready(number)
+        self._buffers.queue.finish((number, absent))
+        if self._verify and self._parameters.ranks == 1 and _lpa.main(["lpa", "verify", "--quiet", self.path]) != 0:
+            raise RecordingError(f"{self.path} is not what was written; run: lpa verify {self.path}")
+
+    def _end(self, how):
+        if self._over:
+            return
+        if self._buffers is None:
+            self._stop_hooks()
+            warnings.warn(f"lpa: the optimizer took no step; nothing was recorded in {self.path}", stacklevel=3)
+            return
+        with _Guard(self):
+            self._send()
+            how()
+        self._stop_hooks()
+
+    def _stop_hooks(self):
+        self._over = True
+        for hook in self._hooks:
+            hook.remove()
+
+
+class _Broken(Exception):
+    """The writer failed."""
+
+
+class _Step:
+    """What is held of a step until the next one begins."""
+
+    def __init__(self, scalars):
+        self.scalars, self.iterate, self.streams = scalars, None, {}
+        self.dropped = self.found_inf = None
+        self.unscaled_later = False
+
+
+class _Guard:
+    """Turns a failure of the recording into its end, with one warning, unless it shall be raised. What is wrong
+    before the first step was recorded is raised: nothing is lost yet."""
+
+    def __init__(self, recorder):
+        self.recorder = recorder
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, _):
+        if error is None or not isinstance(error, (_Broken, RecordingError, OSError, ValueError)):
+            return False
+        recorder = self.recorder
+        recorder._stop_hooks()
+        text = str(error)
+        if recorder._buffers is not None:
+            text = recorder._buffers.queue.failure() or text
+            with contextlib.suppress(OSError, ValueError):
+                recorder._buffers.queue.stop()
+        if recorder._raises or not recorder._begun:
+            raise RecordingError(text) from (None if isinstance(error, _Broken) else error)
+        warnings.warn(f"lpa: the recording of {recorder.path} ended at step {recorder.step}: {text} The training goes "
+                      "on.", RecordingStopped, stacklevel=4)
+        return True

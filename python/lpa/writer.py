@@ -1,0 +1,149 @@
+"""Writes runs from NumPy arrays."""
+
+import json
+
+import numpy as np
+
+from . import _lpa
+from .dtypes import NAMES
+
+_SHARD = {"shard_bytes": 64 << 20, "shard_steps": 1000, "shard_seconds": 30.0}
+
+
+def _table_entry(name, spec):
+    """A row of the tensor table from an array, or from a dict with its parts."""
+    if isinstance(spec, dict):
+        return {"name": name, **spec}
+    array = np.asarray(spec)
+    if array.dtype.name not in NAMES:
+        known = ", ".join(NAMES)
+        raise TypeError(f"tensor '{name}' has type {array.dtype}; a run holds {known}")
+    return {"name": name, "shape": list(array.shape), "dtype": NAMES[array.dtype.name]}
+
+
+class Writer:
+    """Records a run. Arrays are given by name, as dicts.
+
+    Parameters
+    ----------
+    path : the run directory, which must not hold a run yet.
+    tensors : dict of name -> array (its shape and type are taken), or -> dict with ``shape``,
+        ``dtype`` ("F32", "F16", "BF16") and, if wanted, ``param_group`` and ``aliases``.
+    streams : names of what is recorded beside the iterates.
+    optimizer : dict with ``name`` and ``param_groups`` (a dict of hyperparameters each).
+    metadata : dict of anything: git commit, configuration.
+    world, slices : for several ranks: who writes which elements; see docs/format.md.
+    shard_bytes, shard_steps, shard_seconds : a shard is published after so much.
+    """
+
+    def __init__(self, path, tensors, streams=("grad",), *, optimizer=None, metadata=None,
+                 world=1, slices=(), **shard):
+        parts = {
+            "tensors": [_table_entry(n, s) for n, s in tensors.items()],
+            "streams": [s if isinstance(s, dict) else {"name": s} for s in streams],
+            "optimizer": {"name": "", **(optimizer or {})},
+            "world": world,
+            "slices": list(slices),
+            "metadata": metadata or {},
+        }
+        self._open(_lpa.Writer.create(path, json.dumps(parts), *shard_options(shard)))
+
+    @classmethod
+    def join(cls, path, rank, **shard):
+        """Joins a run that rank 0 has created, as another rank."""
+        return cls._attach(path, rank, None, shard)
+
+    @classmethod
+    def resume(cls, path, step, rank=0, **shard):
+        """Goes on with a run from ``step`` on; what was written from there on is superseded."""
+        return cls._attach(path, rank, step, shard)
+
+    @classmethod
+    def _attach(cls, path, rank, step, shard):
+        self = cls.__new__(cls)
+        self._open(_lpa.Writer.attach(path, rank, step, *shard_options(shard)))
+        return self
+
+    def _open(self, inner):
+        self._inner = inner
+        self._closed = False
+        self._tensors = json.loads(inner.manifest())["tensors"]
+        self._bytes = inner.slice_bytes()
+
+    @property
+    def next_step(self):
+        """The step that is written next."""
+        return self._inner.next_step()
+
+    def step(self, iterate=None, streams=None, scalars=None):
+        """Records the next step: x_t before update t, the streams there, and scalars.
+
+        A tensor that a stream's dict lacks, or maps to None, is absent there (no gradient), which
+        is not the same as zero.
+        """
+        vectors = [(name, self._elements(v)) for name, v in (streams or {}).items()]
+        x = None if iterate is None else self._elements(iterate)
+        self._inner.step(x, vectors, _floats(scalars))
+
+    def drop_step(self, scalars=None, why="dropped"):
+        """Records that the vectors of the next step were given up."""
+        self._inner.drop_step(_floats(scalars), why)
+
+    def flush(self):
+        """Publishes what is pending."""
+        self._inner.flush()
+
+    def finish(self, iterate):
+        """Records the final iterate and ends the run."""
+        self._inner.finish(self._elements(iterate))
+        self._closed = True
+
+    def stop(self):
+        """Publishes what is pending and ends without a final iterate."""
+        self._closed = True
+        self._inner.stop()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        if self._closed:
+            return
+        try:
+            self.stop()
+        except (OSError, ValueError):
+            # The first error says more than what it did to the recording.
+            if kind is None:
+                raise
+
+    def _elements(self, arrays):
+        unknown = set(arrays) - {t["name"] for t in self._tensors}
+        if unknown:
+            raise KeyError(f"the run has no tensor named {sorted(unknown)}")
+        return [self._bytes_of(t, n, arrays.get(t["name"])) for t, n in zip(self._tensors, self._bytes, strict=True)]
+
+    def _bytes_of(self, info, length, array):
+        if array is None:
+            return None
+        array = np.asarray(array)
+        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        name, dtype = info["name"], info["dtype"]
+        bits = dtype == "BF16" and array.dtype == np.uint16
+        if NAMES.get(array.dtype.name) != dtype and not bits:
+            raise TypeError(f"tensor '{name}' has type {array.dtype}; the run holds {dtype}")
+        if array.nbytes != length or (array.ndim > 1 and list(array.shape) != info["shape"]):
+            raise ValueError(f"tensor '{name}' has shape {list(array.shape)}; "
+                             f"the run holds {info['shape']}, {length} bytes here")
+        return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def shard_options(given):
+    """The three values after which a shard is published, in the order that the module takes."""
+    unknown = set(given) - set(_SHARD)
+    if unknown:
+        raise TypeError(f"unknown arguments {sorted(unknown)}")
+    return list({**_SHARD, **given}.values())
+
+
+def _floats(scalars):
+    return [(name, float(value)) for name, value in (scalars or {}).items()]

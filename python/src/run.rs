@@ -1,0 +1,78 @@
+//! Reading a run.
+
+use std::path::PathBuf;
+
+use lpa::run::vector::Vector;
+use lpa::run::window::Window;
+use lpa::run::{Access, Run as OpenRun};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::raise;
+
+#[pyclass]
+pub struct Run(OpenRun);
+
+#[pymethods]
+impl Run {
+    #[new]
+    fn new(path: PathBuf, mmap: bool) -> PyResult<Run> {
+        OpenRun::open(&path, Access { mmap }).map(Run).map_err(raise)
+    }
+
+    fn manifest(&self) -> String {
+        serde_json::json!(self.0.manifest).to_string()
+    }
+
+    fn steps(&self) -> (u64, u64) {
+        let steps = self.0.steps();
+        (steps.start, steps.end)
+    }
+
+    fn final_step(&self) -> Option<u64> {
+        self.0.final_step()
+    }
+
+    /// The elements of every tensor as bytes; `None` where absent.
+    fn vector<'py>(
+        &self,
+        py: Python<'py>,
+        step: u64,
+        stream: &str,
+    ) -> PyResult<Vec<Option<Bound<'py, PyBytes>>>> {
+        let mut vector = Vector::open(&self.0, step, stream).map_err(raise)?;
+        let tensor = |i: usize| {
+            let mut bytes = Vec::new();
+            let there = vector.tensor(i, &mut bytes).map_err(raise)?;
+            Ok(there.then(|| PyBytes::new(py, &bytes)))
+        };
+        (0..self.0.manifest.tensors.len()).map(tensor).collect()
+    }
+
+    /// The elements of one tensor as bytes; `None` where absent.
+    fn tensor<'py>(
+        &self,
+        py: Python<'py>,
+        step: u64,
+        stream: &str,
+        index: usize,
+    ) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let mut bytes = Vec::new();
+        let there = Vector::open(&self.0, step, stream).and_then(|mut v| v.tensor(index, &mut bytes));
+        Ok(there.map_err(raise)?.then(|| PyBytes::new(py, &bytes)))
+    }
+
+    /// The scalars that were recorded at a step.
+    fn scalars(&self, step: u64) -> PyResult<Vec<(String, f64)>> {
+        let mut window = Window::open(&self.0, &[step], false).map_err(raise)?;
+        if let Some((_, e)) = window.damaged.pop() {
+            return Err(raise(e));
+        }
+        let Some(shard) = window.shard(step, 0) else {
+            return Err(PyValueError::new_err(format!("step {step} was not recorded")));
+        };
+        let value = |c: &String| shard.scalar(step, c).map(|v| (c.clone(), v));
+        Ok(shard.columns().iter().filter_map(value).collect())
+    }
+}

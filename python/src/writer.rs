@@ -1,0 +1,138 @@
+//! Writing a run step by step, in the caller's thread.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use lpa::run::manifest::{Manifest, Optimizer, Slice, StreamInfo, TensorInfo};
+use lpa::run::writer::{Step, Writer as RunWriter, WriterOptions};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+use crate::buffer::{Buffers, slices};
+use crate::raise;
+
+/// A writer; `None` once a queue has taken it.
+#[pyclass]
+pub struct Writer(Mutex<Option<RunWriter>>);
+
+impl Writer {
+    fn with<T>(&self, f: impl FnOnce(&mut RunWriter) -> lpa::Result<T>) -> PyResult<T> {
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        f(inner.as_mut().ok_or_else(used_up)?).map_err(raise)
+    }
+
+    /// The writer itself.
+    pub fn take(&self) -> PyResult<RunWriter> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or_else(used_up)
+    }
+}
+
+fn used_up() -> PyErr {
+    PyValueError::new_err("the writer goes on in the background")
+}
+
+fn options(shard_bytes: u64, shard_steps: u64, shard_seconds: f64) -> PyResult<WriterOptions> {
+    let shard_age = Duration::try_from_secs_f64(shard_seconds)
+        .map_err(|e| PyValueError::new_err(format!("shard_seconds: {e}")))?;
+    Ok(WriterOptions { shard_bytes, shard_steps: shard_steps.max(1), shard_age })
+}
+
+#[pymethods]
+impl Writer {
+    /// Starts a run. `parts` is JSON: tensors, streams, optimizer, world, slices, metadata.
+    #[staticmethod]
+    fn create(
+        path: PathBuf,
+        parts: &str,
+        shard_bytes: u64,
+        shard_steps: u64,
+        shard_seconds: f64,
+    ) -> PyResult<Writer> {
+        #[derive(serde::Deserialize)]
+        struct Parts {
+            tensors: Vec<TensorInfo>,
+            streams: Vec<StreamInfo>,
+            optimizer: Optimizer,
+            world: u32,
+            slices: Vec<Slice>,
+            metadata: serde_json::Map<String, serde_json::Value>,
+        }
+        let p: Parts = serde_json::from_str(parts).map_err(|e| PyValueError::new_err(e.to_string()))?;
+        let mut manifest = Manifest::new(p.tensors, p.streams).map_err(raise)?;
+        manifest.optimizer = p.optimizer;
+        manifest.world = p.world;
+        manifest.slices = p.slices;
+        manifest.metadata = p.metadata;
+        let options = options(shard_bytes, shard_steps, shard_seconds)?;
+        let writer = RunWriter::create(&path, manifest, options).map_err(raise)?;
+        Ok(Writer(Mutex::new(Some(writer))))
+    }
+
+    /// Joins a run as another rank, or goes on with one from a step.
+    #[staticmethod]
+    fn attach(
+        path: PathBuf,
+        rank: u32,
+        from_step: Option<u64>,
+        shard_bytes: u64,
+        shard_steps: u64,
+        shard_seconds: f64,
+    ) -> PyResult<Writer> {
+        let options = options(shard_bytes, shard_steps, shard_seconds)?;
+        let writer = match from_step {
+            None => RunWriter::join(&path, rank, options),
+            Some(step) => RunWriter::resume(&path, rank, step, options),
+        };
+        Ok(Writer(Mutex::new(Some(writer.map_err(raise)?))))
+    }
+
+    fn step(
+        &self,
+        py: Python<'_>,
+        iterate: Option<Buffers>,
+        streams: Vec<(String, Buffers)>,
+        scalars: Vec<(String, f64)>,
+    ) -> PyResult<()> {
+        let iterate = iterate.as_ref().map(|b| slices(py, b)).transpose()?;
+        let streams = streams
+            .iter()
+            .map(|(name, b)| Ok((name.as_str(), slices(py, b)?)))
+            .collect::<PyResult<Vec<_>>>()?;
+        let borrowed: Vec<(&str, &[Option<&[u8]>])> =
+            streams.iter().map(|(name, s)| (*name, s.as_slice())).collect();
+        let scalars: Vec<(&str, f64)> = scalars.iter().map(|(n, v)| (n.as_str(), *v)).collect();
+        let step = Step { iterate: iterate.as_deref(), streams: &borrowed, scalars: &scalars };
+        self.with(|w| w.step(&step))
+    }
+
+    fn drop_step(&self, scalars: Vec<(String, f64)>, why: &str) -> PyResult<()> {
+        let scalars: Vec<(&str, f64)> = scalars.iter().map(|(n, v)| (n.as_str(), *v)).collect();
+        self.with(|w| w.drop_step(&scalars, why))
+    }
+
+    fn flush(&self) -> PyResult<()> {
+        self.with(RunWriter::flush)
+    }
+
+    fn stop(&self) -> PyResult<()> {
+        self.with(RunWriter::stop)
+    }
+
+    fn finish(&self, py: Python<'_>, iterate: Buffers) -> PyResult<()> {
+        let iterate = slices(py, &iterate)?;
+        self.with(|w| w.finish(&iterate))
+    }
+
+    fn next_step(&self) -> PyResult<u64> {
+        self.with(|w| Ok(w.next_step()))
+    }
+
+    fn manifest(&self) -> PyResult<String> {
+        self.with(|w| Ok(serde_json::json!(w.manifest()).to_string()))
+    }
+
+    fn slice_bytes(&self) -> PyResult<Vec<usize>> {
+        self.with(|w| Ok(w.slice_bytes().to_vec()))
+    }
+}
