@@ -27,5 +27,6 @@ pub mod summary;
 pub mod sums;
 pub mod table;
 pub mod text;
+pub mod verify;
 
 pub use error::{Error, Result};

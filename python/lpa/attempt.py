@@ -39,10 +39,14 @@ def check_manifest(path, inner, parameters, streams):
 
 
 def find_step(path, parameters):
-    """The newest step whose recorded iterate is, bit for bit, what the parameters are now."""
+    """The newest step whose iterate was, bit for bit, what the parameters are now: of the checkpoints, else of
+    all that are recorded."""
+    mine = [_bits(p) for p in parameters.parts([p.detach() for p in parameters.params])]
+    hash_of_mine = _lpa.xxh3([m.view(np.uint8) for m in mine])
+    for step, iterate_xxh3 in reversed(_lpa.checkpoints(path, parameters.rank)):
+        if iterate_xxh3 == hash_of_mine:
+            return step
     run = Run(path)
-    parts = parameters.parts([p.detach() for p in parameters.params])
-    mine = [_bits(p) for p in parts]
     cuts = {s["tensor"]: (s["begin"], s["end"]) for s in parameters.slices if s["rank"] == parameters.rank}
     smallest_first = sorted((i for i, m in enumerate(mine) if m.size), key=lambda i: mine[i].size)
     for step in reversed(run.steps):

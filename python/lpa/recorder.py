@@ -89,7 +89,7 @@ class Recorder:
 
     def log(self, **values):
         """Records scalars. A name that is first logged before the first step belongs to the step that
-        follows, any other to the step that was just taken. `epoch` holds until it is logged again."""
+        follows, any other to the step that was just taken, once. `epoch` holds until it is logged again."""
         for name, value in values.items():
             if self._pending is None and self.step == 0 and name not in self._after_names:
                 self._before_names.add(name)
@@ -98,7 +98,10 @@ class Recorder:
                 self._next[name] = value
             else:
                 self._after_names.add(name)
-                self._pending.scalars[name] = value
+                # A scaler may skip steps: what is logged after one is not of the step before it.
+                if name not in self._pending.logged:
+                    self._pending.scalars[name] = value
+                    self._pending.logged.add(name)
             if name == "epoch":
                 self._epoch = value
 
@@ -130,9 +133,10 @@ class Recorder:
     def flush(self):
         """Publishes every step so far; do so when you save a checkpoint, to resume from it."""
         if self._buffers is not None and not self._over:
-            self._send()
-            self._buffers.queue.flush()
-            self._check_writer()
+            with _Guard(self):
+                self._send()
+                self._buffers.queue.checkpoint(self._filled_iterate())
+                self._check_writer()
 
     def close(self):
         """Records the final iterate and ends the run."""
@@ -167,7 +171,7 @@ class Recorder:
         if self._over:
             return
         with _Guard(self):
-            if len(args) > 1 and args[1] is not None or kwargs.get("closure") is not None:
+            if (len(args) > 1 and args[1] is not None) or kwargs.get("closure") is not None:
                 raise RecordingError("the optimizer is given a closure, which computes gradients inside the step, "
                                      "where lpa cannot see them; call loss.backward() before optimizer.step()")
             if self._buffers is None:
@@ -327,13 +331,19 @@ class Recorder:
         if failure is not None:
             raise _Broken(failure)
 
+    def _filled_iterate(self):
+        """The parameters as they are now, in a buffer that is ready."""
+        filled = self._fill("iterate", [p.detach() for p in self._parameters.params])
+        self._buffers.ready(filled[0])
+        return filled
+
     def _finish(self):
         self._send()
-        number, absent = self._fill("iterate", [p.detach() for p in self._parameters.params])
-        self._buffers.ready(number)
-        self._buffers.queue.finish((number, absent))
-        if self._verify and self._parameters.ranks == 1 and _lpa.main(["lpa", "verify", "--quiet", self.path]) != 0:
-            raise RecordingError(f"{self.path} is not what was written; run: lpa verify {self.path}")
+        self._buffers.queue.finish(self._filled_iterate())
+        if self._verify and self._parameters.ranks == 1:
+            problems = _lpa.verify(self.path)
+            if problems:
+                raise RecordingError(f"{self.path} is not what was written: {problems[0]}")
 
     def _end(self, how):
         if self._over:
@@ -364,6 +374,8 @@ class _Step:
         self.scalars, self.iterate, self.streams = scalars, None, {}
         self.dropped = self.found_inf = None
         self.unscaled_later = False
+        # Names that were logged after the step.
+        self.logged = set()
 
 
 class _Guard:

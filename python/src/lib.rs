@@ -31,5 +31,8 @@ fn _lpa(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<queue::Queue>()?;
     m.add_class::<run::Run>()?;
     m.add_function(wrap_pyfunction!(queue::packing, m)?)?;
+    m.add_function(wrap_pyfunction!(run::verify, m)?)?;
+    m.add_function(wrap_pyfunction!(run::checkpoints, m)?)?;
+    m.add_function(wrap_pyfunction!(run::xxh3, m)?)?;
     m.add_function(wrap_pyfunction!(main, m)?)
 }

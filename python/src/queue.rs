@@ -107,13 +107,15 @@ impl Queue {
         self.background().submit(Job::Dropped { scalars, why });
     }
 
-    /// Publishes what is pending, and waits for it.
-    fn flush(&self, py: Python<'_>) {
+    /// Publishes what is pending and notes the iterate of a checkpoint, and waits for it.
+    fn checkpoint(&self, py: Python<'_>, iterate: Given) -> PyResult<()> {
+        let iterate = self.filled(iterate)?;
         py.detach(|| {
             let background = self.background();
-            background.submit(Job::Flush);
+            background.submit(Job::Checkpoint(iterate));
             background.drain();
         });
+        Ok(())
     }
 
     /// Records the final iterate, and waits for the end.

@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+use lpa::hash::Xxh3;
+use lpa::isa::Isa;
+use lpa::run::journal::{Event, Journal};
 use lpa::run::vector::Vector;
 use lpa::run::window::Window;
 use lpa::run::{Access, Run as OpenRun};
@@ -9,6 +12,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::buffer::{Buffers, slices};
 use crate::raise;
 
 #[pyclass]
@@ -75,4 +79,33 @@ impl Run {
         let value = |c: &String| shard.scalar(step, c).map(|v| (c.clone(), v));
         Ok(shard.columns().iter().filter_map(value).collect())
     }
+}
+
+/// What is wrong with a run, each in words; nothing where every byte is as written.
+#[pyfunction]
+pub(crate) fn verify(py: Python<'_>, path: PathBuf) -> PyResult<Vec<String>> {
+    let found = py.detach(|| {
+        let run = OpenRun::open(&path, Access::default())?;
+        Ok(lpa::verify::verify(&run, Access::default(), Isa::detect()))
+    });
+    Ok(found.map_err(raise)?.problems.iter().map(ToString::to_string).collect())
+}
+
+/// The checkpoints that a rank's journal names: the step, and the hash of the rank's part of the iterate.
+#[pyfunction]
+pub(crate) fn checkpoints(path: PathBuf, rank: u32) -> PyResult<Vec<(u64, String)>> {
+    let journal = Journal::read(&path, rank).map_err(raise)?;
+    let named = journal.events.into_iter().filter_map(|e| match e {
+        Event::Checkpoint { step, iterate_xxh3 } => Some((step, iterate_xxh3)),
+        _ => None,
+    });
+    Ok(named.collect())
+}
+
+/// xxh3_64 in hexadecimal of buffers one after the other.
+#[pyfunction]
+pub(crate) fn xxh3(py: Python<'_>, buffers: Buffers) -> PyResult<String> {
+    let mut hash = Xxh3::default();
+    slices(py, &buffers)?.into_iter().flatten().for_each(|bytes| hash.update(bytes));
+    Ok(format!("{:016x}", hash.digest()))
 }

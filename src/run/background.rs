@@ -29,11 +29,11 @@ pub trait Recorder: Send {
     /// # Errors
     /// As [`Self::step`].
     fn drop_step(&mut self, scalars: &[(&str, f64)], why: &str) -> Result<()>;
-    /// Makes what was taken safe.
+    /// Makes what was taken safe, since the training makes a checkpoint with this iterate.
     ///
     /// # Errors
     /// As [`Self::step`].
-    fn flush(&mut self) -> Result<()>;
+    fn checkpoint(&mut self, iterate: &Elements<'_>) -> Result<()>;
     /// Takes the final iterate, after which nothing follows.
     ///
     /// # Errors
@@ -56,8 +56,8 @@ impl Recorder for Writer {
     fn drop_step(&mut self, scalars: &[(&str, f64)], why: &str) -> Result<()> {
         Writer::drop_step(self, scalars, why)
     }
-    fn flush(&mut self) -> Result<()> {
-        Writer::flush(self)
+    fn checkpoint(&mut self, iterate: &Elements<'_>) -> Result<()> {
+        Writer::checkpoint(self, iterate)
     }
     fn finish(&mut self, iterate: &Elements<'_>) -> Result<()> {
         Writer::finish(self, iterate)
@@ -124,8 +124,8 @@ pub enum Job<M> {
         /// The reason.
         why: String,
     },
-    /// Publish what is pending.
-    Flush,
+    /// Publish what is pending, with the iterate of a checkpoint.
+    Checkpoint(Filled<M>),
     /// Record the final iterate and end.
     Finish(Filled<M>),
     /// End without a final iterate.
@@ -315,7 +315,7 @@ fn perform<M: AsRef<[u8]>>(recorder: &mut dyn Recorder, packing: &Packing, job: 
             })
         }
         Job::Dropped { scalars, why } => recorder.drop_step(&borrow(scalars), why),
-        Job::Flush => recorder.flush(),
+        Job::Checkpoint(iterate) => recorder.checkpoint(&iterate.elements(packing)),
         Job::Finish(iterate) => recorder.finish(&iterate.elements(packing)),
         Job::Stop => recorder.stop(),
     }
@@ -331,8 +331,8 @@ impl<M> Job<M> {
             Job::Step { iterate, streams, .. } => {
                 iterate.into_iter().chain(streams.into_iter().map(|(_, v)| v)).map(|v| v.buffer).collect()
             }
-            Job::Finish(v) => vec![v.buffer],
-            Job::Dropped { .. } | Job::Flush | Job::Stop => Vec::new(),
+            Job::Checkpoint(v) | Job::Finish(v) => vec![v.buffer],
+            Job::Dropped { .. } | Job::Stop => Vec::new(),
         }
     }
 }

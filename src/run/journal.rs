@@ -33,6 +33,13 @@ pub enum Event {
         /// Why.
         why: String,
     },
+    /// The training made a checkpoint; all steps below `step` are published.
+    Checkpoint {
+        /// The step that would be recorded next.
+        step: u64,
+        /// xxh3_64 in hexadecimal of this rank's elements of x_step, tensor after tensor.
+        iterate_xxh3: String,
+    },
     /// The recording stopped in order before its end; all steps below `next_step` are published.
     Stopped {
         /// The attempt.
@@ -47,6 +54,9 @@ pub enum Event {
         /// Step of the final iterate.
         final_step: u64,
     },
+    /// Something that a newer lpa noted; it changes nothing of the above.
+    #[serde(other)]
+    Unknown,
 }
 
 /// How an attempt stands.
@@ -146,7 +156,7 @@ impl Journal {
                 Event::Closed { attempt, final_step } => {
                     set(&mut all, attempt, State::Closed(final_step));
                 }
-                Event::Dropped { .. } => {}
+                Event::Dropped { .. } | Event::Checkpoint { .. } | Event::Unknown => {}
             }
         }
         all
@@ -179,6 +189,9 @@ mod tests {
         assert_eq!(value["final_step"], 220);
         assert_eq!(parse(text.trim_end()), Some(event));
         assert_eq!(parse(&text.trim_end().replace("220", "221")), None);
+        let newer = r#"{"event":"newer","k":1"#;
+        let hash = xxh3_64(format!("{newer}}}").as_bytes());
+        assert_eq!(parse(&format!("{newer}{KEY}{hash:016x}\"}}")), Some(Event::Unknown));
         assert_eq!(parse(""), None);
         assert_eq!(parse("ééééééééééééééééééééé"), None);
     }

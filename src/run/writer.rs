@@ -20,7 +20,7 @@ use super::shard::{MAX_SHARD_STEPS, table_bytes};
 use super::shard_writer::{Identity, ShardWriter};
 use crate::codec::{Codec, Coding, Encoder};
 use crate::error::{Error, Result, Tried};
-use crate::hash::xxh3_64;
+use crate::hash::{Xxh3, xxh3_64};
 use crate::isa::Isa;
 
 /// When a shard is published.
@@ -347,6 +347,20 @@ impl Writer {
     /// The disk refuses.
     pub fn flush(&mut self) -> Result<()> {
         self.or_fail(Writer::publish)
+    }
+
+    /// Publishes what is pending, and notes that the training makes a checkpoint with this iterate,
+    /// so that a resumption can find its step.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub fn checkpoint(&mut self, iterate: &Elements<'_>) -> Result<()> {
+        self.check_lengths(iterate)?;
+        self.flush()?;
+        let mut hash = Xxh3::default();
+        iterate.iter().flatten().for_each(|bytes| hash.update(bytes));
+        let (step, iterate_xxh3) = (self.next_step, format!("{:016x}", hash.digest()));
+        self.or_fail(|w| w.log(&Event::Checkpoint { step, iterate_xxh3 }))
     }
 
     /// Publishes what is pending and ends the attempt without a final iterate.

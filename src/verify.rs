@@ -1,0 +1,75 @@
+//! Checking every byte of a run against its checksums.
+
+use rayon::prelude::*;
+
+use crate::codec::{Codec, Decoder};
+use crate::error::{Error, Result, Tried};
+use crate::isa::Isa;
+use crate::reference::check_final;
+use crate::run::shard::Shard;
+use crate::run::window::{damaged_vector, read_payload};
+use crate::run::{Access, Run, Segment};
+
+/// What was looked at, and what was found.
+pub struct Verified {
+    /// Shards.
+    pub shards: u64,
+    /// Chunks in those that are whole.
+    pub chunks: u64,
+    /// What is wrong.
+    pub problems: Vec<Error>,
+}
+
+/// Looks at every shard that counts, on all threads, and at the final iterate. A shard's first
+/// problem ends its part.
+pub fn verify(run: &Run, access: Access, isa: Isa) -> Verified {
+    let mut problems = run.missing();
+    problems.extend(run.closing_conflict());
+    let segments: Vec<&Segment> = (0..run.manifest.world).flat_map(|r| run.segments(r)).collect();
+    let checked: Vec<Result<u64>> = segments.par_iter().map(|s| check(run, s, isa)).collect();
+    let mut chunks = 0;
+    for result in checked {
+        match result {
+            Ok(n) => chunks += n,
+            Err(e) => problems.push(e),
+        }
+    }
+    match check_final(run, access) {
+        Ok(()) => {}
+        Err(Error::NoFinal { .. }) if run.final_step().is_none() => {}
+        Err(e) => problems.push(e),
+    }
+    Verified { shards: segments.len() as u64, chunks, problems }
+}
+
+/// Checks one shard: its structure, every payload's hash, that each decodes, and the padding.
+fn check(run: &Run, segment: &Segment, isa: Isa) -> Result<u64> {
+    let shard = run.open_shard(&segment.file, true)?;
+    let mut decoder = Decoder::new(isa).tried("start the decoder for", &run.path)?;
+    let mut chunks = 0;
+    for &(step, stream) in shard.vectors() {
+        chunks += check_vector(run, &shard, step, stream, &mut decoder)?;
+    }
+    shard.check_padding()?;
+    Ok(chunks)
+}
+
+fn check_vector(run: &Run, shard: &Shard, step: u64, stream: u16, decoder: &mut Decoder) -> Result<u64> {
+    let (mut buffer, mut out) = (Vec::new(), Vec::new());
+    let own = run.table.of_rank(shard.file.name.rank);
+    for &c in own {
+        let chunk = &run.table.chunks()[c];
+        let Some(payload) = read_payload(run, shard, (step, stream), chunk, &mut buffer)? else {
+            continue;
+        };
+        if payload.coding.codec == Codec::Absent {
+            continue;
+        }
+        out.clear();
+        let info = &run.manifest.tensors[chunk.tensor];
+        decoder.decode_bytes(info.dtype, chunk.len, payload.coding, payload.bytes, &mut out).map_err(
+            |e| damaged_vector(run, &shard.file.path, (step, stream), chunk, payload.offset, &e.to_string()),
+        )?;
+    }
+    Ok(own.len() as u64)
+}

@@ -1,0 +1,463 @@
+"""PyTorch really trains; what was recorded is, bit for bit, what the script itself saw."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from training import Capture, assert_equal, assert_same, batch, bits, loss_of, perceptron, recorded
+
+import lpa
+
+F = torch.nn.functional
+
+
+def train(path, model, optimizer, steps=6, before=None, **options):
+    """Trains and captures. `before(rec, step)` may do more between backward and step."""
+    capture = Capture(p for group in optimizer.param_groups for p in group["params"])
+    with lpa.record(path, model, optimizer, **options) as rec:
+        for step in range(steps):
+            optimizer.zero_grad()
+            loss = loss_of(model, step)
+            loss.backward()
+            if before:
+                before(rec, step)
+            capture.take()
+            optimizer.step()
+            rec.log(loss=loss, epoch=step // 3)
+    capture.end()
+    return capture
+
+
+class Unknown(torch.optim.Optimizer):
+    """An optimizer that lpa cannot know: sign descent that spoils the gradients it was given."""
+
+    def __init__(self, params):
+        super().__init__(params, {"lr": 0.01})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.sub_(p.grad.sign_(), alpha=group["lr"])
+
+
+OPTIMIZERS = {
+    "sgd": functools.partial(torch.optim.SGD, lr=0.1),
+    "nesterov": functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-3),
+    "sgd foreach": functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9, dampening=0.5, foreach=True),
+    "sgd plain": functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9, foreach=False, maximize=True),
+    "sgd fused": functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9, fused=True),
+    "adam": functools.partial(torch.optim.Adam, lr=1e-2, weight_decay=1e-2),
+    "adam foreach": functools.partial(torch.optim.Adam, lr=1e-2, foreach=True, amsgrad=True),
+    "adam fused": functools.partial(torch.optim.Adam, lr=1e-2, fused=True),
+    "adamw": functools.partial(torch.optim.AdamW, lr=1e-2),
+    "adamw fused": functools.partial(torch.optim.AdamW, lr=torch.tensor(1e-2), fused=True),
+    "rmsprop": functools.partial(torch.optim.RMSprop, lr=1e-3),
+    "unknown": Unknown,
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer(tmp_path, name, analyze):
+    model = perceptron()
+    optimizer = OPTIMIZERS[name](model.parameters())
+    capture = train(tmp_path / "run", model, optimizer)
+    run = assert_same(tmp_path / "run", capture)
+    assert [run.scalars(t)["epoch"] for t in range(6)] == [0, 0, 0, 1, 1, 1]
+    assert run.manifest["optimizer"]["name"] == (
+        "test_recorder.Unknown" if name == "unknown" else name.split()[0].replace("nesterov", "sgd"))
+    analyze(tmp_path / "run")
+
+
+def test_parameter_groups_and_a_schedule(tmp_path):
+    model = perceptron()
+    weights, biases = [model[0].weight, model[2].weight], [model[0].bias, model[2].bias]
+    optimizer = torch.optim.SGD([{"params": weights, "weight_decay": 0.1}, {"params": biases, "lr": 0.5}], lr=0.1,
+                                momentum=0.9)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: 1 / (1 + t))
+    lrs = []
+
+    def before(rec, step):
+        if step:
+            schedule.step()
+        lrs.append([g["lr"] for g in optimizer.param_groups])
+
+    run = assert_same(tmp_path / "run", train(tmp_path / "run", model, optimizer, before=before))
+    assert [t["name"] for t in run.manifest["tensors"]] == ["0.weight", "2.weight", "0.bias", "2.bias"]
+    assert [t["param_group"] for t in run.manifest["tensors"]] == [0, 0, 1, 1]
+    for step, (a, b) in enumerate(lrs):
+        scalars = run.scalars(step)
+        assert (scalars["lr/0"], scalars["lr/1"]) == (a, b)
+        assert (scalars["weight_decay/0"], scalars["weight_decay/1"], scalars["momentum/1"]) == (0.1, 0, 0.9)
+
+
+def test_adam_records_its_betas(tmp_path):
+    model = perceptron()
+    train(tmp_path / "run", model, torch.optim.AdamW(model.parameters(), betas=(0.8, 0.99)), steps=2)
+    scalars = lpa.open(tmp_path / "run").scalars(1)
+    assert (scalars["beta1/0"], scalars["beta2/0"], scalars["eps/0"]) == (0.8, 0.99, 1e-8)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_amp_with_skipped_steps(tmp_path, fused):
+    model = perceptron()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=fused)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=2)
+    capture, params, scales = Capture(model.parameters()), list(model.parameters()), []
+    with lpa.record(tmp_path / "run", model, optimizer, scaler=scaler) as rec:
+        for step in range(8):
+            optimizer.zero_grad()
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                loss = loss_of(model, step) * (float("inf") if step in (1, 5) else 1)
+            scaler.scale(loss).backward()
+            scale = scaler.get_scale()
+            unscaled = [p.grad / scale for p in params]
+            if all(bool(g.isfinite().all()) for g in unscaled):
+                # The scale is a power of two, so dividing and multiplying by the inverse agree.
+                capture.x.append([bits(p) for p in params])
+                capture.g.append([bits(g) for g in unscaled])
+                scales.append((scale, loss.item()))
+            scaler.step(optimizer)
+            scaler.update()
+            rec.log(loss=loss)
+    capture.end()
+    assert len(capture.g) == 6
+    run = assert_same(tmp_path / "run", capture)
+    assert [(run.scalars(t)["loss_scale"], run.scalars(t)["loss"]) for t in range(6)] == scales
+    assert len({scale for scale, _ in scales}) > 1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_models(tmp_path, dtype, analyze):
+    model = perceptron().to(dtype)
+    capture = train(tmp_path / "run", model, torch.optim.SGD(model.parameters(), lr=0.1))
+    assert_same(tmp_path / "run", capture)
+    analyze(tmp_path / "run")
+
+
+def test_mixed_types_in_one_model(tmp_path):
+    model = perceptron()
+    model[0].to(torch.bfloat16)
+    model[1].register_forward_pre_hook(lambda _, args: (args[0].float(),))
+    assert_same(tmp_path / "run", train(tmp_path / "run", model, torch.optim.Adam(model.parameters())))
+
+
+def test_accumulation(tmp_path):
+    model = perceptron()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    capture = Capture(model.parameters())
+    with lpa.record(tmp_path / "run", model, optimizer) as rec:
+        for step in range(5):
+            optimizer.zero_grad()
+            for micro in range(3):
+                (loss_of(model, 3 * step + micro) / 3).backward()
+            capture.take()
+            optimizer.step()
+            rec.log(step_of_the_script=step)
+    capture.end()
+    run = assert_same(tmp_path / "run", capture)
+    assert [run.scalars(t)["step_of_the_script"] for t in range(5)] == list(range(5))
+
+
+def test_clipping(tmp_path):
+    model = perceptron()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    norms, before_clipping = [], []
+
+    def before(rec, step):
+        before_clipping.append([p.grad.clone().numpy() for p in model.parameters()])
+        norms.append(float(rec.clip_grad_norm_(0.3)))
+
+    run = assert_same(tmp_path / "run", train(tmp_path / "run", model, optimizer, before=before))
+    for step, norm in enumerate(norms):
+        coefficient = run.scalars(step)["clip_coef"]
+        assert coefficient == pytest.approx(min(1, 0.3 / (norm + 1e-6)), rel=1e-6)
+        for g, old in zip(run.stream("grad", step).values(), before_clipping[step], strict=True):
+            np.testing.assert_allclose(g / coefficient, old, rtol=1e-6, atol=1e-12)
+    assert min(norms) > 0.3
+
+
+@pytest.mark.parametrize("compiled", ["model", "step"])
+def test_compile(tmp_path, compiled):
+    model = perceptron()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    seen = torch.compile(model, backend="aot_eager") if compiled == "model" else model
+    capture = Capture(model.parameters())
+
+    def update(step):
+        optimizer.zero_grad()
+        loss_of(seen, step).backward()
+        capture.take()
+        optimizer.step()
+
+    if compiled == "step":
+        optimizer.step = torch.compile(optimizer.step, backend="aot_eager")
+    with lpa.record(tmp_path / "run", seen, optimizer):
+        for step in range(5):
+            update(step)
+    capture.end()
+    run = assert_same(tmp_path / "run", capture)
+    assert [t["name"] for t in run.manifest["tensors"]] == ["0.weight", "0.bias", "2.weight", "2.bias"]
+
+
+def test_frozen_parameters_and_gradients_that_come_and_go(tmp_path, analyze):
+    model = perceptron()
+    model[0].bias.requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+    def before(rec, step):
+        if step % 2:
+            model[2].bias.grad = None
+        if step == 3:
+            model[2].weight.grad.zero_()
+
+    run = assert_same(tmp_path / "run", train(tmp_path / "run", model, optimizer, before=before))
+    assert run.stream("grad", 1)["2.bias"] is None
+    assert run.stream("grad", 0)["0.bias"] is None
+    assert not run.stream("grad", 3)["2.weight"].any()
+    analyze(tmp_path / "run")
+
+
+def test_tied_parameters(tmp_path):
+    class Tied(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = torch.nn.Linear(64, 64), torch.nn.Linear(64, 64)
+            self.second.weight = self.first.weight
+
+        def forward(self, x):
+            return self.second(torch.tanh(self.first(x)))
+
+    torch.manual_seed(0)
+    model = Tied()
+    run = assert_same(tmp_path / "run", train(tmp_path / "run", model, torch.optim.SGD(model.parameters(), lr=0.1)))
+    assert run.manifest["tensors"][0]["aliases"] == ["second.weight"]
+    assert [t["name"] for t in run.manifest["tensors"]] == ["first.weight", "first.bias", "second.bias"]
+
+
+def test_channels_last_and_other_strides(tmp_path):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Unflatten(1, (1, 8, 8)), torch.nn.Conv2d(1, 4, 3), torch.nn.Conv2d(4, 8, 3),
+                                torch.nn.Flatten(), torch.nn.Linear(128, 10)).to(memory_format=torch.channels_last)
+    model[4].weight = torch.nn.Parameter(torch.randn(128, 10).mul(0.1).t())
+    assert not model[2].weight.is_contiguous() and not model[4].weight.is_contiguous()
+    assert_same(tmp_path / "run", train(tmp_path / "run", model, torch.optim.Adam(model.parameters())))
+
+
+def test_scalars_and_empty_tensors(tmp_path, analyze):
+    class Odd(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.tensor(1.0))
+            self.nothing = torch.nn.Parameter(torch.zeros(0, 3))
+            self.body = perceptron()
+
+        def forward(self, x):
+            return self.scale * self.body(x) + self.nothing.sum()
+
+    model = Odd()
+    run = assert_same(tmp_path / "run", train(tmp_path / "run", model, torch.optim.Adam(model.parameters())))
+    assert run.iterate(0)["scale"].shape == () and run.iterate(0)["nothing"].shape == (0, 3)
+    analyze(tmp_path / "run", "--group", "each")
+
+
+def test_parameters_that_no_model_names(tmp_path):
+    model = perceptron()
+    temperature = torch.nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([*model.parameters(), temperature], lr=0.1)
+    run = assert_same(tmp_path / "run", train(tmp_path / "run", model, optimizer))
+    assert run.manifest["tensors"][4]["name"] == "param_groups.0.4"
+
+
+def test_parameters_outside_the_optimizer_are_named(tmp_path):
+    model = perceptron()
+    with pytest.warns(UserWarning, match="2 parameters of the model are not in the optimizer.*0.weight"):
+        train(tmp_path / "run", model, torch.optim.SGD(model[2].parameters(), lr=0.1))
+    assert [t["name"] for t in lpa.open(tmp_path / "run").manifest["tensors"]] == ["2.weight", "2.bias"]
+
+
+@pytest.mark.parametrize("on_error", ["warn", "raise"])
+def test_parameters_added_late(tmp_path, on_error):
+    model, more = perceptron(), torch.nn.Parameter(torch.zeros(3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def before(rec, step):
+        if step == 3:
+            optimizer.add_param_group({"params": [more]})
+
+    run = lambda: train(tmp_path / "run", model, optimizer, before=before, on_error=on_error)
+    if on_error == "raise":
+        with pytest.raises(lpa.RecordingError, match="add every parameter group before the first step"):
+            run()
+    else:
+        with pytest.warns(lpa.RecordingStopped, match="add every parameter group before the first step"):
+            assert len(run().g) == 6, "the training goes on"
+    assert lpa.open(tmp_path / "run").steps == range(3), "what was recorded before is there"
+
+
+def test_sparse_gradients_are_recorded_dense_with_a_warning(tmp_path):
+    torch.manual_seed(0)
+    embedding = torch.nn.EmbeddingBag(16, 10, sparse=True)
+    model = torch.nn.Sequential(embedding)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    capture = Capture(model.parameters())
+    with pytest.warns(UserWarning, match="gradient of '0.weight' is sparse and is recorded dense"), \
+            lpa.record(tmp_path / "run", model, optimizer):
+        for step in range(4):
+            images, labels = batch(step)
+            optimizer.zero_grad()
+            F.cross_entropy(model(images[:, 20:28].mul(15).long()), labels).backward()
+            assert model[0].weight.grad.is_sparse
+            capture.take()
+            optimizer.step()
+    capture.end()
+    assert_same(tmp_path / "run", capture)
+
+
+def test_closures_and_lbfgs_are_refused(tmp_path):
+    model = perceptron()
+    with pytest.raises(lpa.RecordingError, match="LBFGS evaluates the loss several times"):
+        lpa.record(tmp_path / "a", model, torch.optim.LBFGS(model.parameters()))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(lpa.RecordingError, match="closure"), lpa.record(tmp_path / "b", model, optimizer):
+        optimizer.step(lambda: loss_of(model, 0))
+    assert not (tmp_path / "b").exists()
+
+
+def test_what_a_run_cannot_hold_is_refused_at_the_first_step(tmp_path):
+    model = perceptron().double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(lpa.RecordingError, match=r"'0.weight' is torch.float64; a run holds float32"):
+        train(tmp_path / "run", model, optimizer)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "manifest.json").write_text("{}")
+    with pytest.raises(lpa.RecordingError, match="holds a run already"):
+        lpa.record(tmp_path / "there", model, optimizer)
+
+
+def test_a_hook_that_comes_after_is_refused(tmp_path):
+    model = perceptron()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(lpa.RecordingError, match="another hook"), lpa.record(tmp_path / "run", model, optimizer):
+        optimizer.register_step_pre_hook(lambda *_: None)
+        loss_of(model, 0).backward()
+        optimizer.step()
+
+
+def test_two_models_and_optimizers_at_once(tmp_path):
+    models = [perceptron(seed=s) for s in (1, 2)]
+    optimizers = [torch.optim.SGD(models[0].parameters(), lr=0.1), torch.optim.Adam(models[1].parameters())]
+    captures = [Capture(m.parameters()) for m in models]
+    with lpa.record(tmp_path / "0", models[0], optimizers[0]), lpa.record(tmp_path / "1", models[1], optimizers[1]):
+        for step in range(6):
+            for m, o, c in zip(models, optimizers, captures, strict=True):
+                o.zero_grad()
+                loss_of(m, step).backward()
+                c.take()
+                o.step()
+    for i, c in enumerate(captures):
+        c.end()
+        assert_same(tmp_path / str(i), c)
+
+
+def test_streams_probes_and_the_optimizers_own_directions(tmp_path):
+    model = perceptron()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    fixed, full, buffers = [], [], []
+    capture = Capture(model.parameters())
+    random_before = []
+    with lpa.record(tmp_path / "run", model, optimizer, streams=["momentum"]) as rec:
+        rec.probe("fixed", lambda: loss_of(model, 99) + 0 * torch.rand(()))
+        for step in range(5):
+            optimizer.zero_grad()
+            if step % 2 == 0:
+                full.append(torch.autograd.grad(loss_of(model, 50), model.parameters()))
+                rec.stream("full", dict(zip(dict(model.named_parameters()), full[-1], strict=True)))
+            loss_of(model, step).backward()
+            fixed.append(torch.autograd.grad(loss_of(model, 99), model.parameters()))
+            capture.take()
+            random_before.append(torch.get_rng_state())
+            optimizer.step()
+            assert torch.equal(torch.get_rng_state(), random_before[-1]), "a probe leaves random numbers alone"
+            buffers.append([bits(optimizer.state[p]["momentum_buffer"]) for p in model.parameters()])
+    capture.end()
+    run = assert_same(tmp_path / "run", capture)
+    for step in range(5):
+        assert_equal(recorded(run, step, "probe/fixed"), [bits(g) for g in fixed[step]], "probe")
+        assert_equal(recorded(run, step, "momentum"), buffers[step], "momentum")
+    assert_equal(recorded(run, 2, "full"), [bits(g) for g in full[1]], "full")
+    with pytest.raises(ValueError):
+        run.stream("full", 1)
+
+
+def test_a_probe_leaves_batch_norm_alone(tmp_path):
+    def run(path):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(64, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 10))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with lpa.record(path, model, optimizer) as rec:
+            if path.name == "probed":
+                rec.probe("fixed", lambda: loss_of(model, 99))
+            for step in range(4):
+                optimizer.zero_grad()
+                loss_of(model, step).backward()
+                optimizer.step()
+        return [bits(v) for v in model.state_dict().values()]
+
+    assert_equal(run(tmp_path / "probed"), run(tmp_path / "plain"), "the training is the same")
+
+
+def test_the_direction_of_adam(tmp_path):
+    model = perceptron()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0)
+    train(tmp_path / "run", model, optimizer, streams=["adam"])
+    run = lpa.open(tmp_path / "run")
+    for step in range(6):
+        x, after, s = run.iterate(step), run.iterate(step + 1), run.stream("adam", step)
+        for name in x:
+            np.testing.assert_allclose(x[name] - after[name], 0.01 * s[name], rtol=1e-4, atol=3e-8)
+
+
+def test_an_optimizer_without_the_direction_is_refused(tmp_path):
+    model = perceptron()
+    with pytest.raises(lpa.RecordingError, match="keeps no momentum buffer"):
+        train(tmp_path / "run", model, torch.optim.SGD(model.parameters(), lr=0.1), streams=["momentum"])
+
+
+@pytest.mark.parametrize("sample, expected", [(3, [0, 3, 6]), ((2, 5), [0, 1, 5, 6]), (lambda s: s == 4, [4])])
+def test_sampling(tmp_path, sample, expected, analyze):
+    model = perceptron()
+    capture = train(tmp_path / "run", model, torch.optim.SGD(model.parameters(), lr=0.1), steps=8, sample=sample)
+    run = lpa.open(tmp_path / "run")
+    for step in range(8):
+        assert "loss" in run.scalars(step)
+        if step in expected:
+            assert_equal(recorded(run, step, "grad"), capture.g[step], "g")
+        else:
+            with pytest.raises(ValueError):
+                run.stream("grad", step)
+    analyze(tmp_path / "run")
+
+
+def test_what_is_logged_belongs_to_its_step(tmp_path):
+    model = perceptron()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    losses, accuracies = [], []
+    with lpa.record(tmp_path / "run", model, optimizer) as rec:
+        for epoch in range(3):
+            rec.log(epoch=epoch)
+            for step in range(2):
+                optimizer.zero_grad()
+                loss = loss_of(model, 2 * epoch + step)
+                loss.backward()
+                optimizer.step()
+                rec.log(loss=loss)
+                losses.append(loss.item())
+            accuracies.append(epoch / 10)
+            rec.log(accuracy=accuracies[-1])
+    run = lpa.open(tmp_path / "run")
+    scalars = [run.scalars(t) for t in range(6)]
+    assert [s["epoch"] for s in scalars] == [0, 0, 1, 1, 2, 2]
+    assert [s["loss"] for s in scalars] == losses
+    assert [s.get("accuracy") for s in scalars] == [None, 0.0, None, 0.1, None, 0.2]

@@ -1,0 +1,81 @@
+"""Small real trainings, and an independent capture of what their optimizers saw."""
+
+import functools
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+
+import lpa
+
+
+@functools.cache
+def digits():
+    """Images [1797, 64] in 0..1 and labels, as tensors."""
+    images, labels = load_digits(return_X_y=True)
+    return torch.tensor(images / 16, dtype=torch.float32), torch.tensor(labels)
+
+
+def batch(step, size=32):
+    """The batch of a step: the same for the same step."""
+    images, labels = digits()
+    chosen = torch.randint(len(labels), (size,), generator=torch.Generator().manual_seed(step))
+    return images[chosen], labels[chosen]
+
+
+def perceptron(width=16, seed=0):
+    torch.manual_seed(seed)
+    return torch.nn.Sequential(torch.nn.Linear(64, width), torch.nn.Tanh(), torch.nn.Linear(width, 10))
+
+
+def loss_of(model, step):
+    images, labels = batch(step)
+    dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+    return torch.nn.functional.cross_entropy(model(images.to(dtype)).float(), labels)
+
+
+class Capture:
+    """What the optimizer saw, cloned by the script itself right before it calls `step`."""
+
+    def __init__(self, params):
+        self.params, self.x, self.g = list(params), [], []
+
+    def take(self):
+        self.x.append([bits(p) for p in self.params])
+        self.g.append([None if p.grad is None else bits(p.grad) for p in self.params])
+
+    def end(self):
+        self.x.append([bits(p) for p in self.params])
+
+
+def bits(t):
+    """The bits of a tensor in row-major order."""
+    t = t.detach()
+    t = (t.to_dense() if t.layout is not torch.strided else t).contiguous().reshape(-1)
+    return t.view(torch.uint8).numpy().copy() if t.numel() else np.zeros(0, np.uint8)
+
+
+def recorded(run, step, stream):
+    """The same from a run."""
+    arrays = run.stream(stream, step).values()
+    return [None if a is None else np.frombuffer(a.tobytes(), np.uint8) for a in arrays]
+
+
+def assert_same(path, capture):
+    """The run holds exactly what was captured: every step, and the final iterate."""
+    run = lpa.open(path)
+    steps = len(capture.g)
+    assert run.steps == range(steps + 1)
+    assert run.final_step == steps
+    for t in range(steps):
+        assert_equal(recorded(run, t, "iterate"), capture.x[t], f"x_{t}")
+        assert_equal(recorded(run, t, "grad"), capture.g[t], f"g_{t}")
+    assert_equal(recorded(run, steps, "iterate"), capture.x[steps], "x_T")
+    return run
+
+
+def assert_equal(seen, expected, what):
+    assert len(seen) == len(expected), what
+    for i, (a, b) in enumerate(zip(seen, expected, strict=True)):
+        assert (a is None) == (b is None), f"{what}, tensor {i}"
+        assert a is None or np.array_equal(a, b), f"{what}, tensor {i}"
