@@ -134,7 +134,7 @@ class Recorder:
         """Publishes every step so far; do so when you save a checkpoint, to resume from it."""
         if self._buffers is not None and not self._over:
             with _Guard(self):
-                self._send()
+                self._hand_over(self._take_pending())
                 self._buffers.queue.checkpoint(self._filled_iterate())
                 self._check_writer()
 
@@ -176,11 +176,18 @@ class Recorder:
                                      "where lpa cannot see them; call loss.backward() before optimizer.step()")
             if self._buffers is None:
                 self._start()
-            self._send()
             self._check_writer()
-            if not self._over:
+            # The step before is handed over after this one is copied, if there are buffers: the thread
+            # that takes it would slow the copying down.
+            before = self._take_pending()
+            try:
                 self._parameters.check()
+                if self._buffers.queue.free() < self._vectors:
+                    self._hand_over(before)
+                    before = None
                 self._capture()
+            finally:
+                self._hand_over(before)
 
     @torch.compiler.disable
     def _after(self, optimizer, args, kwargs):
@@ -209,7 +216,8 @@ class Recorder:
             raise RecordingError("probes are for a single rank: each would compute another gradient")
         inner = self._writer(names)
         self.step = inner.next_step()
-        self._count = self._buffer_steps * (1 + len(names))
+        self._vectors = 1 + len(names)
+        self._count = self._buffer_steps * self._vectors
         self._buffers = Buffers(parameters, inner, self._count)
         if any(p.requires_grad for p in self._left_out_params()):
             warnings.warn(f"lpa: {len(parameters.left_out)} parameters of the model are not in the optimizer and are "
@@ -306,19 +314,22 @@ class Recorder:
             self._buffers.queue.give_back(number)
             raise
 
-    def _send(self):
+    def _take_pending(self):
+        """The step before, if there was one."""
         step, self._pending = self._pending, None
-        if step is None:
-            return
-        filled = [v for v in (step.iterate, *step.streams.values()) if v is not None]
-        if step.found_inf is not None and float(step.found_inf) != 0:
+        if step is not None and step.found_inf is not None and float(step.found_inf) != 0:
             # A fused optimizer did nothing, since a gradient was not finite: there was no step.
             self.step -= 1
-            for number, _ in filled:
+            for number, _ in step.filled():
                 self._buffers.queue.give_back(number)
+            return None
+        return step
+
+    def _hand_over(self, step):
+        if step is None:
             return
         self._begun = True
-        for number, _ in filled:
+        for number, _ in step.filled():
             self._buffers.ready(number)
         scalars = [(name, float(value)) for name, value in step.scalars.items()]
         if step.dropped:
@@ -338,7 +349,7 @@ class Recorder:
         return filled
 
     def _finish(self):
-        self._send()
+        self._hand_over(self._take_pending())
         self._buffers.queue.finish(self._filled_iterate())
         if self._verify and self._parameters.ranks == 1:
             problems = _lpa.verify(self.path)
@@ -353,7 +364,7 @@ class Recorder:
             warnings.warn(f"lpa: the optimizer took no step; nothing was recorded in {self.path}", stacklevel=3)
             return
         with _Guard(self):
-            self._send()
+            self._hand_over(self._take_pending())
             how()
         self._stop_hooks()
 
@@ -376,6 +387,10 @@ class _Step:
         self.unscaled_later = False
         # Names that were logged after the step.
         self.logged = set()
+
+    def filled(self):
+        """The buffers that the step holds."""
+        return [v for v in (self.iterate, *self.streams.values()) if v is not None]
 
 
 class _Guard:

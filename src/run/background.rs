@@ -9,9 +9,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use rustix::process::setpriority_process;
+
 use super::writer::{Elements, Step, Writer};
 use crate::error::{Error, Result, Tried};
 
+/// Added to the niceness of the thread (on Linux the call is the thread's own).
+const NICE: i32 = 10;
 /// Elements of a tensor start at multiples of this inside a buffer.
 const ALIGN: usize = 64;
 
@@ -278,6 +282,8 @@ impl<M> Drop for Over<'_, M> {
 
 fn work<M: AsRef<[u8]>>(shared: &Shared<M>, mut recorder: Box<dyn Recorder>, packing: &Packing) {
     let _over = Over(shared);
+    // The training comes first; where it must wait for this thread, the processors are free.
+    let _ = setpriority_process(None, NICE);
     loop {
         let mut state = shared.lock();
         let job = loop {

@@ -6,6 +6,8 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FlockOperation, flock};
@@ -76,7 +78,7 @@ enum Start {
 /// When the disk refuses, the writer fails for good: everything published before is safe, and the
 /// recording can be resumed from there.
 pub struct Writer {
-    identity: Identity,
+    identity: Arc<Identity>,
     manifest: Manifest,
     table: ChunkTable,
     slice_bytes: Vec<usize>,
@@ -86,6 +88,8 @@ pub struct Writer {
     encoder: Encoder,
     payload: Vec<u8>,
     shard: Option<(ShardWriter, Instant)>,
+    /// The publication that is under way, and the step after its last one.
+    publishing: Option<(u64, JoinHandle<Result<()>>)>,
     next_step: u64,
     /// First step that is not published.
     published: u64,
@@ -186,14 +190,14 @@ impl Writer {
         };
         journal.set_len(past.whole_len).tried("write", &journal_path)?;
         journal.seek(SeekFrom::End(0)).tried("write", &journal_path)?;
-        let identity = Identity {
+        let identity = Arc::new(Identity {
             run: run.to_owned(),
             run_id: manifest.run_id.clone(),
             version: manifest.version,
             attempt,
             rank,
             table: table_bytes(&manifest),
-        };
+        });
         wipe_tmp(&identity)?;
         let encoder = Encoder::new(Isa::detect()).tried("start the encoder for", run)?;
         let mut slice_bytes = vec![0; manifest.tensors.len()];
@@ -211,6 +215,7 @@ impl Writer {
             encoder,
             payload: Vec::new(),
             shard: None,
+            publishing: None,
             next_step: from_step,
             published: from_step,
             state: Recording::Open,
@@ -290,6 +295,8 @@ impl Writer {
     fn end(&mut self, state: Recording) {
         self.state = state;
         self.shard = None;
+        // What it met was either reported or comes after what was.
+        let _ = self.settle();
         let _ = flock(&self.journal, FlockOperation::Unlock);
     }
 
@@ -323,11 +330,29 @@ impl Writer {
         if full { self.publish() } else { Ok(()) }
     }
 
+    /// Publishes the shard behind the caller's back: the disk takes its time, in which the next one
+    /// can be encoded. One publication is under way at most.
     fn publish(&mut self) -> Result<()> {
-        if let Some((shard, _)) = self.shard.take() {
-            shard.publish(&self.identity)?;
+        self.settle()?;
+        let Some((shard, _)) = self.shard.take() else {
+            return Ok(());
+        };
+        let identity = Arc::clone(&self.identity);
+        let thread = std::thread::Builder::new()
+            .name("lpa-publish".to_owned())
+            .spawn(move || shard.publish(&identity).map(drop))
+            .tried("start a thread for", &self.identity.run)?;
+        self.publishing = Some((self.next_step, thread));
+        Ok(())
+    }
+
+    /// Waits for the publication that is under way.
+    fn settle(&mut self) -> Result<()> {
+        if let Some((next_step, thread)) = self.publishing.take() {
+            let died = |_| Err(write_error(&self.identity.run, "a publishing thread panicked".to_owned()));
+            thread.join().unwrap_or_else(died)?;
+            self.published = next_step;
         }
-        self.published = self.next_step;
         Ok(())
     }
 
@@ -346,7 +371,7 @@ impl Writer {
     /// # Errors
     /// The disk refuses.
     pub fn flush(&mut self) -> Result<()> {
-        self.or_fail(Writer::publish)
+        self.or_fail(|w| w.publish().and_then(|()| w.settle()))
     }
 
     /// Publishes what is pending, and notes that the training makes a checkpoint with this iterate,
@@ -445,6 +470,13 @@ impl Writer {
             let _ = self.journal.set_len(old);
         }
         written.tried("write", &self.journal_path)
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // Nobody is left to hear of a failure; the shard is then missing, as after a crash.
+        let _ = self.settle();
     }
 }
 

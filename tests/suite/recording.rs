@@ -174,6 +174,7 @@ fn a_rank_that_did_not_resume_is_never_mixed_with_one_that_did() {
 
     let mut first = Writer::resume(&path, 0, 6, options).unwrap();
     write(&mut first, 4);
+    first.flush().unwrap();
     // Rank 1 still has its old steps 6 to 9, which do not belong to rank 0's new ones.
     let opened = Run::open(&path, Access::default()).unwrap();
     assert_eq!((opened.end_of_rank(0), opened.end_of_rank(1)), (10, 6));
