@@ -19,6 +19,7 @@ pub mod metrics;
 pub mod optimizer;
 pub mod reduce;
 pub mod reference;
+pub mod report;
 pub mod row;
 pub mod run;
 pub mod simulate;

@@ -4,23 +4,27 @@
 run. The format, the checks and the analysis are the Rust library's.
 """
 
+import importlib
 import sys
 
 from . import _lpa
+from .analysis import analyze
 from .reader import Run, open
 from .writer import Writer
 
-__all__ = ["Recorder", "RecordingError", "RecordingStopped", "Run", "Writer", "open", "record"]
+__all__ = ["Meter", "Recorder", "RecordingError", "RecordingStopped", "Run", "Writer", "analyze", "measure", "open",
+           "record"]
 
-_TORCH = {"Recorder", "RecordingError", "RecordingStopped", "record"}
+# By name: the module that has it. PyTorch takes seconds to import, and readers may not have it.
+_LATER = {
+    "Recorder": "recorder", "RecordingError": "errors", "RecordingStopped": "errors", "record": "recorder",
+    "Meter": "online", "measure": "online",
+}
 
 
 def __getattr__(name):
-    # PyTorch takes seconds to import, and readers may not have it.
-    if name in _TORCH:
-        from . import recorder
-
-        return getattr(recorder, name)
+    if name in _LATER:
+        return getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
     raise AttributeError(f"module 'lpa' has no attribute '{name}'")
 
 

@@ -25,7 +25,7 @@ class Buffers:
         self._stages = {}
         self._events = [None] * count
         self._side = torch.cuda.Stream(self.device) if self.device else None
-        self.queue = _lpa.Queue(inner, [b.numpy() for b in flat])
+        self.queue = inner.queue([b.numpy() for b in flat])
 
     def take(self, wait):
         """The number of a free buffer; None where there is none, or the recording is broken."""

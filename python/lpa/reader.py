@@ -5,6 +5,7 @@ import json
 import numpy as np
 
 from . import _lpa
+from .analysis import analyze
 from .dtypes import numpy_type
 
 
@@ -12,6 +13,7 @@ class Run:
     """A run that was opened for reading. Use :func:`open`."""
 
     def __init__(self, path, mmap=True):
+        self.path = path
         self._inner = _lpa.Run(path, mmap)
         self.manifest = json.loads(self._inner.manifest())
 
@@ -42,6 +44,10 @@ class Run:
     def tensor_bytes(self, step, stream, index):
         """The elements of one tensor, by its place in the manifest, as bytes; None where absent."""
         return self._inner.tensor(step, stream, index)
+
+    def metrics(self, **question):
+        """The metrics of every step as a polars or pandas frame; `question` as for :func:`lpa.analyze`."""
+        return analyze(self.path, **question)
 
     def scalars(self, step):
         """The scalars of a step as a dict."""

@@ -247,9 +247,12 @@ class Recorder:
                 "slices": parameters.slices,
                 "metadata": {"torch": torch.__version__, **self._metadata},
             }
-            return create(self.path, parts, self._shard)
+            return self._create(parts)
         check_manifest(self.path, inner, parameters, names)
         return inner
+
+    def _create(self, parts):
+        return create(self.path, parts, self._shard)
 
     def _attach(self, step):
         # Rank 0 makes or resumes the run; the others have no need of a barrier to find it.

@@ -5,6 +5,7 @@
 #![allow(missing_docs)]
 
 mod buffer;
+mod meter;
 mod queue;
 mod run;
 mod writer;
@@ -25,14 +26,23 @@ fn main(py: Python<'_>, args: Vec<String>) -> u8 {
     py.detach(|| lpa::cli::main(args.into_iter().map(Into::into)))
 }
 
+/// Analyzes as `lpa analyze` does; returns the table's path.
+#[pyfunction]
+fn analyze(py: Python<'_>, args: Vec<String>) -> PyResult<String> {
+    let table = py.detach(|| lpa::cli::analyze(args.into_iter().map(Into::into)));
+    table.map(|path| path.display().to_string()).map_err(PyValueError::new_err)
+}
+
 #[pymodule]
 fn _lpa(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<writer::Writer>()?;
+    m.add_class::<meter::Meter>()?;
     m.add_class::<queue::Queue>()?;
     m.add_class::<run::Run>()?;
     m.add_function(wrap_pyfunction!(queue::packing, m)?)?;
     m.add_function(wrap_pyfunction!(run::verify, m)?)?;
     m.add_function(wrap_pyfunction!(run::checkpoints, m)?)?;
     m.add_function(wrap_pyfunction!(run::xxh3, m)?)?;
+    m.add_function(wrap_pyfunction!(analyze, m)?)?;
     m.add_function(wrap_pyfunction!(main, m)?)
 }

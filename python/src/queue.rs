@@ -9,7 +9,6 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::raise;
-use crate::writer::Writer;
 
 /// A buffer that Python made, by its number.
 struct Slot {
@@ -39,7 +38,7 @@ pub struct Queue {
 }
 
 impl Queue {
-    pub fn start(recorder: Box<dyn Recorder>, buffers: Vec<PyBuffer<u8>>) -> PyResult<Queue> {
+    pub(crate) fn start(recorder: Box<dyn Recorder>, buffers: Vec<PyBuffer<u8>>) -> PyResult<Queue> {
         if buffers.iter().any(|b| !b.is_c_contiguous()) {
             return Err(PyValueError::new_err("a buffer is not contiguous"));
         }
@@ -65,12 +64,6 @@ impl Queue {
 
 #[pymethods]
 impl Queue {
-    /// Goes on with a writer's run in the background. The writer is used up.
-    #[new]
-    fn new(writer: &Writer, buffers: Vec<PyBuffer<u8>>) -> PyResult<Queue> {
-        Queue::start(Box::new(writer.take()?), buffers)
-    }
-
     /// The number of a buffer to fill; waits for one if `wait`, without the interpreter.
     fn take(&self, py: Python<'_>, wait: bool) -> Option<usize> {
         let slot = py.detach(|| self.background().take(wait))?;

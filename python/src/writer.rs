@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use lpa::run::manifest::{Manifest, Optimizer, Slice, StreamInfo, TensorInfo};
 use lpa::run::writer::{Step, Writer as RunWriter, WriterOptions};
+use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::buffer::{Buffers, slices};
+use crate::queue::Queue;
 use crate::raise;
 
 /// A writer; `None` once a queue has taken it.
@@ -23,7 +25,7 @@ impl Writer {
     }
 
     /// The writer itself.
-    pub fn take(&self) -> PyResult<RunWriter> {
+    fn take(&self) -> PyResult<RunWriter> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or_else(used_up)
     }
 }
@@ -32,7 +34,27 @@ fn used_up() -> PyErr {
     PyValueError::new_err("the writer goes on in the background")
 }
 
-fn options(shard_bytes: u64, shard_steps: u64, shard_seconds: f64) -> PyResult<WriterOptions> {
+/// A manifest from JSON: tensors, streams, optimizer, world, slices, metadata.
+pub(crate) fn manifest(parts: &str) -> PyResult<Manifest> {
+    #[derive(serde::Deserialize)]
+    struct Parts {
+        tensors: Vec<TensorInfo>,
+        streams: Vec<StreamInfo>,
+        optimizer: Optimizer,
+        world: u32,
+        slices: Vec<Slice>,
+        metadata: serde_json::Map<String, serde_json::Value>,
+    }
+    let p: Parts = serde_json::from_str(parts).map_err(|e| PyValueError::new_err(e.to_string()))?;
+    let mut manifest = Manifest::new(p.tensors, p.streams).map_err(raise)?;
+    manifest.optimizer = p.optimizer;
+    manifest.world = p.world;
+    manifest.slices = p.slices;
+    manifest.metadata = p.metadata;
+    Ok(manifest)
+}
+
+pub(crate) fn options(shard_bytes: u64, shard_steps: u64, shard_seconds: f64) -> PyResult<WriterOptions> {
     let shard_age = Duration::try_from_secs_f64(shard_seconds)
         .map_err(|e| PyValueError::new_err(format!("shard_seconds: {e}")))?;
     Ok(WriterOptions { shard_bytes, shard_steps: shard_steps.max(1), shard_age })
@@ -49,21 +71,7 @@ impl Writer {
         shard_steps: u64,
         shard_seconds: f64,
     ) -> PyResult<Writer> {
-        #[derive(serde::Deserialize)]
-        struct Parts {
-            tensors: Vec<TensorInfo>,
-            streams: Vec<StreamInfo>,
-            optimizer: Optimizer,
-            world: u32,
-            slices: Vec<Slice>,
-            metadata: serde_json::Map<String, serde_json::Value>,
-        }
-        let p: Parts = serde_json::from_str(parts).map_err(|e| PyValueError::new_err(e.to_string()))?;
-        let mut manifest = Manifest::new(p.tensors, p.streams).map_err(raise)?;
-        manifest.optimizer = p.optimizer;
-        manifest.world = p.world;
-        manifest.slices = p.slices;
-        manifest.metadata = p.metadata;
+        let manifest = manifest(parts)?;
         let options = options(shard_bytes, shard_steps, shard_seconds)?;
         let writer = RunWriter::create(&path, manifest, options).map_err(raise)?;
         Ok(Writer(Mutex::new(Some(writer))))
@@ -122,6 +130,11 @@ impl Writer {
     fn finish(&self, py: Python<'_>, iterate: Buffers) -> PyResult<()> {
         let iterate = slices(py, &iterate)?;
         self.with(|w| w.finish(&iterate))
+    }
+
+    /// Goes on in the background, with these buffers. The writer is used up.
+    fn queue(&self, buffers: Vec<PyBuffer<u8>>) -> PyResult<Queue> {
+        Queue::start(Box::new(self.take()?), buffers)
     }
 
     fn next_step(&self) -> PyResult<u64> {

@@ -14,7 +14,7 @@ use crate::reduce::cpu::{Vectors, iterate_sums};
 use crate::reduce::order::Neumaier;
 use crate::run::plan::plan_windows;
 use crate::run::window::Window;
-use crate::sums::{Cells, Flags, Fold};
+use crate::sums::Flags;
 
 /// Sums of a window that are held: what bounds memory for models of very many chunks.
 const SUMS_BYTES: usize = 4 << 20;
@@ -140,7 +140,7 @@ impl Analysis<'_> {
         for (i, &step) in measured.iter().enumerate() {
             if cells.iter().all(|chunk| !chunk.row(i).1.damaged) {
                 let recorded = self.recorded(&window, step);
-                let record = self.fold(step, recorded, &cells, i);
+                let record = self.shape.fold(self.run, &self.options.groups, (step, recorded), &cells, i);
                 out.spool.push(&record)?;
                 out.steps.push(step);
                 out.recorded.push(recorded);
@@ -157,47 +157,6 @@ impl Analysis<'_> {
             None if !window.has(step + 1, 0) => bits,
             _ => bits | 1 << d,
         })
-    }
-
-    /// Folds the chunks of a step into tensors and these into groups: a record.
-    fn fold(&self, step: u64, recorded: u64, cells: &[Cells], row: usize) -> Vec<u64> {
-        let (tensors, layout) = (&self.run.manifest.tensors, self.shape.layout);
-        let width = layout.width();
-        let mut totals: Vec<(Vec<f64>, Flags)> = Vec::with_capacity(tensors.len());
-        let mut fold = Fold::new(width);
-        let mut chunks = self.run.table.chunks().iter().zip(cells).peekable();
-        for tensor in 0..tensors.len() {
-            fold.clear();
-            while let Some((_, cells)) = chunks.next_if(|(c, _)| c.tensor == tensor) {
-                let (values, flags) = cells.row(row);
-                fold.add(values, flags);
-            }
-            let mut out = Vec::with_capacity(width);
-            let flags = fold.total(&mut out);
-            totals.push((out, flags));
-        }
-        let mut words = vec![step, recorded];
-        let mut sums = Vec::with_capacity(width);
-        let mut total = |tensors: &mut dyn Iterator<Item = usize>, sums: &mut Vec<f64>| {
-            fold.clear();
-            tensors.for_each(|t| fold.add(&totals[t].0, totals[t].1));
-            sums.clear();
-            fold.total(sums)
-        };
-        for (group, parts) in self.options.groups.iter().zip(&self.shape.parts) {
-            // Tensors without elements have no gradient to be absent or next iterate to be missing.
-            let mut members = group.tensors.iter().copied().filter(|&t| tensors[t].elements() > 0);
-            let flags = total(&mut members, &mut sums);
-            words.extend(sums.iter().map(|v| v.to_bits()));
-            words.push(flags.to_bits());
-            if parts.len() > 1 {
-                for part in parts {
-                    total(&mut part.tensors.iter().copied(), &mut sums);
-                    words.extend((0..layout.directions).map(|d| sums[layout.g2(d)].to_bits()));
-                }
-            }
-        }
-        words
     }
 
     /// `||x_0||^2` by tensor, from its own pass; `None` where x_0 is not recorded.

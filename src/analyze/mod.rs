@@ -5,10 +5,12 @@
 //! reference depends on the steps after it. Memory holds the sums of one window, the scalars of all
 //! steps and, per thread, the vectors of one chunk.
 
+mod cell;
 mod check;
 mod derive;
 mod load;
 mod measure;
+pub mod online;
 mod past;
 mod record;
 mod skipped;
@@ -57,6 +59,8 @@ pub struct Options {
     pub isa: Isa,
     /// Leave out what is damaged or missing, and report it, instead of stopping.
     pub skip_damaged: bool,
+    /// Streams that enter the references in an unknown way meet a later iterate.
+    pub lagged: bool,
 }
 
 /// Told of progress, from any thread.
@@ -126,7 +130,7 @@ impl<'a> Analysis<'a> {
         let layout = Layout {
             directions: options.directions.len(),
             references: references.len(),
-            lagged: enters.iter().flatten().any(|e| *e == Enters::Unknown),
+            lagged: options.lagged && enters.iter().flatten().any(|e| *e == Enters::Unknown),
         };
         let mut skipped = Skipped::default();
         for (steps, e) in &catalog.damage {

@@ -1,8 +1,9 @@
 //! What is kept of a step between measuring and deriving: its sums per group, as 64-bit words.
 
 use crate::group::Group;
+use crate::run::Run;
 use crate::run::manifest::TensorInfo;
-use crate::sums::{Flags, Layout};
+use crate::sums::{Cells, Flags, Fold, Layout};
 
 /// The tensors of a group that share a parameter group of the optimizer.
 pub(super) struct Part {
@@ -50,6 +51,54 @@ impl Shape {
             parts.push(split);
         }
         Shape { layout, parts, groups: places, words }
+    }
+
+    /// Folds the chunks of a step into tensors and these into groups: a record.
+    pub(super) fn fold(
+        &self,
+        run: &Run,
+        groups: &[Group],
+        (step, recorded): (u64, u64),
+        cells: &[Cells],
+        row: usize,
+    ) -> Vec<u64> {
+        let (tensors, layout) = (&run.manifest.tensors, self.layout);
+        let width = layout.width();
+        let mut totals: Vec<(Vec<f64>, Flags)> = Vec::with_capacity(tensors.len());
+        let mut fold = Fold::new(width);
+        let mut chunks = run.table.chunks().iter().zip(cells).peekable();
+        for tensor in 0..tensors.len() {
+            fold.clear();
+            while let Some((_, cells)) = chunks.next_if(|(c, _)| c.tensor == tensor) {
+                let (values, flags) = cells.row(row);
+                fold.add(values, flags);
+            }
+            let mut out = Vec::with_capacity(width);
+            let flags = fold.total(&mut out);
+            totals.push((out, flags));
+        }
+        let mut words = vec![step, recorded];
+        let mut sums = Vec::with_capacity(width);
+        let mut total = |tensors: &mut dyn Iterator<Item = usize>, sums: &mut Vec<f64>| {
+            fold.clear();
+            tensors.for_each(|t| fold.add(&totals[t].0, totals[t].1));
+            sums.clear();
+            fold.total(sums)
+        };
+        for (group, parts) in groups.iter().zip(&self.parts) {
+            // Tensors without elements have no gradient to be absent or next iterate to be missing.
+            let mut members = group.tensors.iter().copied().filter(|&t| tensors[t].elements() > 0);
+            let flags = total(&mut members, &mut sums);
+            words.extend(sums.iter().map(|v| v.to_bits()));
+            words.push(flags.to_bits());
+            if parts.len() > 1 {
+                for part in parts {
+                    total(&mut part.tensors.iter().copied(), &mut sums);
+                    words.extend((0..layout.directions).map(|d| sums[layout.g2(d)].to_bits()));
+                }
+            }
+        }
+        words
     }
 
     /// Words a record.

@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use rayon::prelude::*;
 
 use super::Observer;
+use super::cell::sums;
 use super::load::{Decoded, Iterates, Loader, keep};
 use crate::codec::Decoder;
 use crate::error::{Error, Result, Tried};
@@ -16,7 +17,7 @@ use crate::isa::Isa;
 use crate::metrics::bias::LAG;
 use crate::optimizer::Hyperparameters;
 use crate::reduce::Direction;
-use crate::reduce::cpu::{Vectors, direction_sums, iterate_sums, lagged_sum, reference_sums, step_sums};
+use crate::reduce::cpu::Vectors;
 use crate::reduce::order::CHUNK;
 use crate::reference::Reference;
 use crate::run::Run;
@@ -200,7 +201,7 @@ impl Unit<'_> {
                     flags.all_absent |= 1 << d;
                 }
                 let v = Vectors { g: &g[..n], x, next, init };
-                self.sums(isa, (d, direction), &v, later, references, values);
+                sums(isa, self.layout, (d, direction), &v, later, references, values);
             }
         }
         let bytes = loader.bytes;
@@ -211,46 +212,5 @@ impl Unit<'_> {
     fn direction(&self, measured: &Measured, chunk: &Chunk, step: u64) -> Direction {
         let group = self.run.manifest.tensors[chunk.tensor].param_group;
         measured.direction(|| self.hyperparameters.coupled_weight_decay(group, step).unwrap_or(0.0))
-    }
-
-    /// All sums of one direction at one step; with the first also those of the iterates alone.
-    fn sums(
-        &self,
-        isa: Isa,
-        (d, direction): (usize, Direction),
-        v: &Vectors<'_>,
-        later: Option<&[f32]>,
-        references: &[Vec<f32>],
-        values: &mut [f64],
-    ) {
-        let n = v.x.len();
-        let layout = self.layout;
-        let mut rest = 0;
-        let along = if d == 0 && direction == Direction::Stored && !references.is_empty() {
-            // The main job, in one pass.
-            let (i, along, r) = step_sums(isa, v, &references[0][..n]);
-            (values[Layout::X2], values[Layout::STEP2], values[Layout::INIT2]) = (i.x2, i.step2, i.init2);
-            let dot = layout.dot(d, 0);
-            (values[layout.d2(0)], values[dot], values[dot + 1]) = (r.d2, r.dot, r.dot_next);
-            rest = 1;
-            along
-        } else {
-            if d == 0 {
-                let i = iterate_sums(isa, v);
-                (values[Layout::X2], values[Layout::STEP2], values[Layout::INIT2]) = (i.x2, i.step2, i.init2);
-            }
-            direction_sums(isa, direction, v)
-        };
-        (values[layout.g2(d)], values[layout.g2(d) + 1]) = (along.g2, along.gx);
-        for (k, values_of) in references.iter().enumerate().skip(rest) {
-            let r = reference_sums(isa, direction, v, &values_of[..n]);
-            let dot = layout.dot(d, k);
-            (values[layout.d2(k)], values[dot], values[dot + 1]) = (r.d2, r.dot, r.dot_next);
-        }
-        if let Some(later) = later {
-            for (k, values_of) in references.iter().enumerate() {
-                values[layout.dot(d, k) + 2] = lagged_sum(isa, direction, v, later, &values_of[..n]);
-            }
-        }
     }
 }

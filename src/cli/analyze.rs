@@ -3,22 +3,20 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::output::{Output, Question, Tee, check_writable, default_table};
+use super::output::{Output, Question, check_writable, default_table};
 use super::progress::Progress;
 use super::{RunArguments, Usage, bytes, rate, say};
 use crate::analyze::{Analysis, Options, Skipped};
 use crate::group;
 use crate::isa::Isa;
-use crate::reference::{self, Cache, Reference, Spec};
+use crate::reference::{self, Cache, Spec};
+use crate::report::{SUMMARY, report};
 use crate::run::catalog::Catalog;
-use crate::run::manifest::{GRAD, Manifest};
+use crate::run::manifest::GRAD;
 use crate::run::{Run, parent};
 use crate::stream;
-use crate::summary::{Subject, Summary, significant, thousands};
+use crate::summary::{significant, thousands};
 use crate::table::metadata;
-
-/// Key of the metadata that holds the summary.
-const SUMMARY: &str = "lpa.summary";
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -91,7 +89,8 @@ fn parse_steps(text: &str) -> std::result::Result<Steps, String> {
     Ok(Steps { range, every, text: text.to_owned() })
 }
 
-pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
+/// Analyzes. Returns the table, where one was asked for.
+pub(super) fn run(a: &Arguments) -> anyhow::Result<Option<PathBuf>> {
     if a.format != Format::Parquet && a.out.is_some() {
         let what = "--out names a Parquet table; --format csv and jsonl write to standard output";
         return Err(Usage(what.to_owned()).into());
@@ -133,6 +132,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
         threads,
         isa,
         skip_damaged: a.skip_damaged,
+        lagged: true,
     };
     let analysis = Analysis::prepare(&run, &catalog, &references, &options)?;
     if !a.quiet {
@@ -143,7 +143,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     if let Some(path) = table.as_ref().filter(|_| !a.skip_damaged)
         && is_up_to_date(a, path, &provenance)?
     {
-        return Ok(());
+        return Ok(table);
     }
     if let Some(path) = &table {
         check_writable(path)?;
@@ -153,18 +153,9 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     let measured = analysis.measure(&scratch, &progress);
     let (elapsed, read) = progress.finish();
     let mut measured = measured?;
-    let known = run.steps();
-    // The final iterate has a step of its own, but no gradient.
-    let end = run.final_step().unwrap_or(known.end).min(known.end);
-    let span = known.start.max(steps.range.start)..end.min(steps.range.end);
-    let mut tee = Tee {
-        output: Output::open(a.format, table.as_deref())?,
-        summary: Summary::new(&span, subjects(&references), analysis.topics()),
-    };
-    analysis.derive(&mut measured, &scratch, &mut tee)?;
-    let Tee { output, summary } = tee;
     let count = measured.steps.len() as u64;
-    let text = heading(&run, &references, &options, count) + &summary.text(count);
+    let output = Output::open(a.format, table.as_deref())?;
+    let (output, text) = report(&run, &references, &options, &analysis, &mut measured, &scratch, output)?;
     let written = match output {
         Output::Table(rows) => {
             let path = rows.path().display().to_string();
@@ -177,7 +168,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     };
     report_damage(&analysis, &measured.skipped);
     let Some(written) = written.filter(|_| !a.quiet) else {
-        return Ok(());
+        return Ok(table);
     };
     let seconds = elapsed.as_secs_f64().max(1e-6);
     say(&format!(
@@ -186,17 +177,8 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
         significant(seconds),
         significant(count as f64 / seconds),
         rate(read, seconds)
-    ))
-}
-
-fn subjects(references: &[Reference]) -> Vec<Subject> {
-    let subject = |r: &Reference| Subject {
-        name: r.name.clone(),
-        control: r.is_control(),
-        last: r.weights.last(),
-        origin: r.origin,
-    };
-    references.iter().map(subject).collect()
+    ))?;
+    Ok(table)
 }
 
 /// Whether the table is there already, made from the same inputs by the same version; then its
@@ -209,47 +191,6 @@ fn is_up_to_date(a: &Arguments, path: &Path, provenance: &[(String, String)]) ->
         say(&format!("{}: {summary}\n{} is up to date\n", a.run.run.display(), path.display()))?;
     }
     Ok(same)
-}
-
-fn heading(run: &Run, references: &[Reference], options: &Options, steps: u64) -> String {
-    let m = &run.manifest;
-    let named = |r: &Reference| {
-        let step = r.step.map_or_else(String::new, |s| format!(" (x_{s})"));
-        let provisional = if r.provisional { ", provisional" } else { "" };
-        let control = if r.is_control() { " (same x_0: a control)" } else { "" };
-        format!("{}{step}{control}{provisional}", r.name)
-    };
-    const SHOWN: usize = 4;
-    let mut against: Vec<String> = references.iter().take(SHOWN).map(named).collect();
-    if references.len() > SHOWN {
-        against.push(format!("and {} more", references.len() - SHOWN));
-    }
-    let streams: Vec<&str> = options.streams.iter().map(|s| s.name.as_str()).collect();
-    let groups = match options.groups.as_slice() {
-        [one] => format!("group {}", one.name),
-        all => format!("{} groups", all.len()),
-    };
-    format!(
-        "{} step{} measured, {} parameters in {} tensor{} ({}), optimizer {}\nagainst reference \
-         {}, stream {}, {groups}\n\n",
-        thousands(steps),
-        if steps == 1 { "" } else { "s" },
-        thousands(m.parameters()),
-        m.tensors.len(),
-        if m.tensors.len() == 1 { "" } else { "s" },
-        types(m),
-        if m.optimizer.name.is_empty() { "unknown" } else { &m.optimizer.name },
-        against.join(", "),
-        streams.join(", "),
-    )
-}
-
-/// The element types of a manifest: `F32`, or `BF16, F32`.
-pub(super) fn types(m: &Manifest) -> String {
-    let mut all: Vec<&str> = m.tensors.iter().map(|t| t.dtype.name()).collect();
-    all.sort_unstable();
-    all.dedup();
-    all.join(", ")
 }
 
 /// Steps that were left out are said even when quiet: they are not in the result.

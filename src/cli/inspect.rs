@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use super::analyze::types;
 use super::{RunArguments, bytes, say};
 use crate::codec::Codec;
 use crate::error::Result;
+use crate::report::types;
 use crate::run::Run;
 use crate::run::journal::State;
 use crate::summary::{significant, thousands};

@@ -73,7 +73,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         }
     };
     let result = match arguments.command {
-        Command::Analyze(a) => analyze::run(&a),
+        Command::Analyze(a) => analyze::run(&a).map(drop),
         Command::Inspect(a) => inspect::run(&a),
         Command::Verify(a) => verify::run(&a),
         Command::Export(a) => export::run(&a),
@@ -92,6 +92,20 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
             if e.is::<UnknownIsa>() || e.is::<Usage>() { 2 } else { 1 }
         }
     }
+}
+
+/// Runs `lpa analyze` with arguments for a table, and returns where that is.
+///
+/// # Errors
+/// What the command would say, in words.
+pub fn analyze(args: impl IntoIterator<Item = OsString>) -> Result<PathBuf, String> {
+    let name = ["lpa", "analyze"].map(OsString::from);
+    let parsed = Arguments::try_parse_from(name.into_iter().chain(args)).map_err(|e| e.to_string())?;
+    let Command::Analyze(a) = parsed.command else {
+        return Err("these are no arguments of lpa analyze".to_owned());
+    };
+    let table = analyze::run(&a).map_err(|e| e.to_string())?;
+    table.ok_or_else(|| "there is no table with --format csv or jsonl".to_owned())
 }
 
 /// Arguments that parse but cannot be meant.

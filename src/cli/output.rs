@@ -13,7 +13,6 @@ use crate::reference::{Own, Spec};
 use crate::row::Row;
 use crate::run::manifest::GRAD;
 use crate::run::parent;
-use crate::summary::Summary;
 use crate::table::{Table, metadata};
 use crate::text::{Csv, JsonLines};
 
@@ -39,16 +38,9 @@ impl Output {
     }
 }
 
-/// Rows to the output, and to the summary.
-pub(super) struct Tee {
-    pub(super) output: Output,
-    pub(super) summary: Summary,
-}
-
-impl Sink for Tee {
+impl Sink for Output {
     fn row(&mut self, row: &Row<'_>) -> Result<()> {
-        self.summary.row(row)?;
-        match &mut self.output {
+        match self {
             Output::Table(table) => table.row(row),
             Output::Csv(csv) => csv.row(row),
             Output::JsonLines(lines) => lines.row(row),

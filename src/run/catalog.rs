@@ -175,6 +175,11 @@ impl Catalog {
         self.absent.get(tensor).copied().unwrap_or_default()
     }
 
+    /// Says of every tensor what [`Self::absent`] would, where gradients were seen but not recorded.
+    pub fn set_absent(&mut self, absent: Vec<[bool; 2]>) {
+        self.absent = absent;
+    }
+
     /// Whether every rank has recorded x_t.
     pub fn has_iterate(&self, step: u64) -> bool {
         self.index(step).is_some_and(|i| self.iterates[i] == self.world)

@@ -11,9 +11,9 @@ import torch
 import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
+from training import batch
 
 import lpa
-from training import batch
 
 
 def whole(t):

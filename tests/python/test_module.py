@@ -1,10 +1,13 @@
 """The Python module: arrays in, the same arrays out, and errors that name the tensor."""
 
+import shutil
 import subprocess
 import sys
 
 import ml_dtypes
 import numpy as np
+import pandas
+import polars
 import pytest
 
 import lpa
@@ -96,3 +99,19 @@ def test_the_script_of_the_fixture_still_records_it(tmp_path):
     # Another BLAS rounds differently, so the first steps agree to rounding and no more is asked.
     for name, array in then.stream("grad", 0).items():
         assert np.allclose(now.stream("grad", 0)[name], array, rtol=1e-4, atol=1e-6)
+
+
+def test_metrics_as_a_frame(tmp_path):
+    shutil.copytree(FIXTURES / "digits_mlp", tmp_path / "run")
+    metrics = lpa.open(tmp_path / "run").metrics()
+    assert isinstance(metrics, polars.DataFrame)
+    assert metrics.height == lpa.open(tmp_path / "run").final_step
+    as_pandas = lpa.analyze(tmp_path / "run", references=["final", "step:10"], steps="0..20", frame="pandas")
+    assert isinstance(as_pandas, pandas.DataFrame) and len(as_pandas) == 40
+    assert as_pandas["cos"][0] == metrics["cos"][0]
+    table = lpa.analyze(tmp_path / "run", groups="each", out=tmp_path / "each.parquet", frame="path")
+    assert table == str(tmp_path / "each.parquet")
+    with pytest.raises(ValueError, match="no stream"):
+        lpa.analyze(tmp_path / "run", streams="none")
+    with pytest.raises(ValueError, match="invalid value"):
+        lpa.analyze(tmp_path / "run", steps="9..2")

@@ -9,9 +9,9 @@ from pathlib import Path
 import polars
 import pytest
 import torch
+from training import assert_equal, bits, recorded
 
 import lpa
-from training import assert_equal, bits, recorded
 
 
 def torchrun(kind, path, steps, first=0, width=2048, stop=False):

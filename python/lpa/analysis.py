@@ -1,0 +1,43 @@
+"""Analyzes runs and returns the table."""
+
+import os
+
+from . import _lpa
+
+
+def analyze(path, *, references=("final",), streams=("grad",), groups=("*",), steps=None, out=None, threads=None,
+            skip_damaged=False, frame=None):
+    """Measures every step of a run, as `lpa analyze` does, and returns the table.
+
+    Parameters
+    ----------
+    path : the run directory.
+    references, streams, groups : names, or lists of them, as for `--ref`, `--stream` and `--group`.
+    steps : "A..B" or "A..B:K".
+    out : where the Parquet file goes; by default where the command puts it. It is not made anew where it is up to date.
+    frame : "polars" or "pandas"; by default what is installed, polars first; "path" returns the file's path.
+    """
+    args = [os.fspath(path), "--quiet"]
+    for option, names in (("--ref", references), ("--stream", streams), ("--group", groups)):
+        for name in [names] if isinstance(names, (str, os.PathLike)) else names:
+            args += [option, os.fspath(name)]
+    for option, value in (("--steps", steps), ("--out", out), ("--threads", threads)):
+        if value is not None:
+            args += [option, os.fspath(value) if isinstance(value, os.PathLike) else str(value)]
+    if skip_damaged:
+        args.append("--skip-damaged")
+    return _read(_lpa.analyze(args), frame)
+
+
+def _read(table, frame):
+    for name in [frame] if frame else ["polars", "pandas"]:
+        if name == "path":
+            return table
+        try:
+            module = __import__(name)
+        except ImportError:
+            if frame:
+                raise
+            continue
+        return module.read_parquet(table)
+    raise ImportError(f"neither polars nor pandas is installed; the table is {table}")

@@ -1,0 +1,55 @@
+"""Measures a training while it runs, with nothing stored but its two ends: the paper's second pass."""
+
+import json
+import os
+import warnings
+
+from . import _lpa
+from .errors import RecordingError
+from .recorder import Recorder
+
+__all__ = ["Meter", "measure"]
+
+
+def measure(path, model, optimizer, *, reference, groups=("*",), **options):
+    """Starts to measure a training against `reference`: a safetensors file, the directory of a run (its final
+    iterate), `RUN:REF`, or a list of these.
+
+    The run `path` gets the scalars, x_0, x_T and, when it is closed, metrics.parquet: the sums are those of
+    recording every step and analyzing it. `groups` are as for `lpa analyze --group`; other options are those of
+    :func:`lpa.record`, but a measurement cannot be resumed. Warns if this training did not end where a reference is:
+    then it is not the training that the reference came from.
+    """
+    return Meter(path, model, optimizer, reference, groups, **options)
+
+
+class Meter(Recorder):
+    """A recorder that measures. See :func:`measure`."""
+
+    def __init__(self, path, model, optimizer, reference, groups=("*",), **options):
+        if options.get("resume"):
+            raise RecordingError("a measurement cannot be resumed: its sums exist only at its end")
+        references = [reference] if isinstance(reference, (str, os.PathLike)) else list(reference)
+        self._references = [_named(os.fspath(r)) for r in references]
+        self._groups = list(groups)
+        super().__init__(path, model, optimizer, **options)
+
+    def _create(self, parts):
+        if parts["world"] != 1:
+            raise RecordingError("a training by several ranks cannot be measured while it runs; record it")
+        streams = [s["name"] for s in parts["streams"]]
+        try:
+            self._meter = _lpa.Meter(self.path, json.dumps(parts), tuple(self._shard), self._references,
+                                     [*streams, "update"], self._groups)
+        except (OSError, ValueError) as e:
+            raise RecordingError(str(e)) from None
+        return self._meter
+
+    def _finish(self):
+        super()._finish()
+        if self._meter.note():
+            warnings.warn(f"lpa: {self._meter.note()}", stacklevel=5)
+
+
+def _named(reference):
+    return f"{reference}:final" if os.path.isdir(reference) else reference

@@ -1,0 +1,74 @@
+//! Measuring a training while it runs.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use lpa::analyze::online::{Meter as RunMeter, Question};
+use lpa::reference::Spec;
+use lpa::run::background::Recorder;
+use pyo3::buffer::PyBuffer;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+use crate::queue::Queue;
+use crate::raise;
+use crate::writer::{manifest, options};
+
+/// A meter; `None` once a queue has taken it.
+#[pyclass]
+pub struct Meter {
+    inner: Mutex<Option<RunMeter>>,
+    manifest: String,
+    slice_bytes: Vec<usize>,
+    note: Arc<OnceLock<String>>,
+}
+
+#[pymethods]
+impl Meter {
+    /// Starts a run that is measured. `parts` is JSON as for a writer.
+    #[new]
+    fn new(
+        path: PathBuf,
+        parts: &str,
+        shard: (u64, u64, f64),
+        references: Vec<String>,
+        streams: Vec<String>,
+        groups: Vec<String>,
+    ) -> PyResult<Meter> {
+        let parsed: Result<Vec<Spec>, String> = references.iter().map(|r| r.parse()).collect();
+        let references = parsed.map_err(PyValueError::new_err)?;
+        let question = Question { references, streams, groups };
+        let options = options(shard.0, shard.1, shard.2)?;
+        let inner = RunMeter::create(&path, manifest(parts)?, options, question).map_err(raise)?;
+        Ok(Meter {
+            manifest: serde_json::json!(inner.manifest()).to_string(),
+            slice_bytes: inner.slice_bytes().to_vec(),
+            note: inner.note(),
+            inner: Mutex::new(Some(inner)),
+        })
+    }
+
+    /// Goes on in the background, with these buffers. The meter is used up.
+    fn queue(&self, buffers: Vec<PyBuffer<u8>>) -> PyResult<Queue> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let inner = inner.ok_or_else(|| PyValueError::new_err("the meter goes on in the background"))?;
+        Queue::start(Box::new(inner), buffers)
+    }
+
+    fn next_step(&self) -> u64 {
+        0
+    }
+
+    fn manifest(&self) -> &str {
+        &self.manifest
+    }
+
+    fn slice_bytes(&self) -> Vec<usize> {
+        self.slice_bytes.clone()
+    }
+
+    /// What the user should know, once all is done.
+    fn note(&self) -> Option<&str> {
+        self.note.get().map(String::as_str)
+    }
+}

@@ -1,0 +1,341 @@
+//! Measuring a training while it runs, against references that are there already: the paper's second
+//! pass, of which nothing but x_0 and the end are stored.
+//!
+//! The same sums as an analysis of recorded shards, bit for bit, since vectors, chunks, kernels and
+//! folds are the same. Where a direction would be compared with an iterate 51 steps later there is
+//! nothing to compare it with.
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use super::cell::sums;
+use super::record::Shape;
+use super::spool::Spool;
+use super::{Analysis, Measured, Options, Skipped};
+use crate::codec::{Codec, Coding, Decoder};
+use crate::error::{Error, Result, Tried};
+use crate::group::{self, Group};
+use crate::isa::Isa;
+use crate::reduce::Direction;
+use crate::reduce::cpu::Vectors;
+use crate::reference::{self, Cache, Own, Reference, Spec};
+use crate::report::{SUMMARY, report};
+use crate::run::background::Recorder;
+use crate::run::catalog::Catalog;
+use crate::run::manifest::{GRAD, Manifest};
+use crate::run::writer::{Elements, Step, Writer, WriterOptions};
+use crate::run::{Access, Run};
+use crate::stream::{self, Form};
+use crate::sums::{Cells, Layout};
+use crate::table::Table;
+
+/// What to measure.
+pub struct Question {
+    /// The references: files, or references of other runs.
+    pub references: Vec<Spec>,
+    /// The streams.
+    pub streams: Vec<String>,
+    /// The groups.
+    pub groups: Vec<String>,
+}
+
+/// Measures a training step by step; its run holds scalars, x_0 and x_T.
+pub struct Meter {
+    writer: Writer,
+    /// As it was at the start: the tensors and chunks.
+    run: Run,
+    question: Question,
+    references: Vec<Reference>,
+    groups: Vec<Group>,
+    directions: Vec<stream::Measured>,
+    shape: Shape,
+    isa: Isa,
+    measured: Measured,
+    /// By tensor: whether its gradient was there at some step, and absent at some.
+    absent: Vec<[bool; 2]>,
+    init: Option<Vec<f32>>,
+    held: Option<Held>,
+    next_step: u64,
+    decoder: Decoder,
+    note: Arc<OnceLock<String>>,
+}
+
+/// A step that waits for the next iterate.
+struct Held {
+    step: u64,
+    x: Vec<f32>,
+    streams: Vec<Stream>,
+}
+
+/// A stream's values, tensor after tensor, and which tensors are absent (there are zeros).
+struct Stream {
+    id: u16,
+    values: Vec<f32>,
+    absent: Vec<bool>,
+}
+
+impl Meter {
+    /// Starts the run `path` and opens the references.
+    ///
+    /// # Errors
+    /// The run is there already, a reference is not, or a stream cannot be measured on the way.
+    pub fn create(
+        path: &Path,
+        manifest: Manifest,
+        options: WriterOptions,
+        question: Question,
+    ) -> Result<Meter> {
+        // All is checked on a run elsewhere first, so that a wrong name leaves nothing behind.
+        let trial = tempfile::tempdir().tried("write", &std::env::temp_dir())?;
+        let trial = trial.path().join("run");
+        drop(Writer::create(&trial, manifest.clone(), options)?);
+        let mut run = Run::open(&trial, Access::default())?;
+        path.clone_into(&mut run.path);
+        let catalog = Catalog::read(&run, false)?;
+        let refuse = |what: String| Error::Nothing { path: path.to_owned(), what };
+        if question.references.iter().any(|r| matches!(r, Spec::Own(_))) {
+            let what = "the run has no iterate yet; a reference is a safetensors file or another run";
+            return Err(refuse(what.to_owned()));
+        }
+        let cache = Cache::temporary();
+        let references = reference::open(&run, &catalog, &question.references, &cache, Access::default())?;
+        let groups = group::select(&run, &question.groups)?;
+        reference::check_cover(&run, &references, &groups)?;
+        let (_, directions) = stream::select(&run, &catalog, &question.streams)?;
+        if directions.iter().any(|d| d.form == Form::Decayed) {
+            let what = "grad_wd is measured from a recorded run; while training measure grad or update";
+            return Err(refuse(what.to_owned()));
+        }
+        let layout = Layout { directions: directions.len(), references: references.len(), lagged: false };
+        let writer = Writer::create(path, manifest, options)?;
+        let shape = Shape::new(layout, &groups, &run.manifest.tensors);
+        let spool = Spool::new(shape.words(), path);
+        let measured =
+            Measured { steps: Vec::new(), skipped: Skipped::default(), recorded: Vec::new(), spool };
+        let absent = vec![[false; 2]; run.manifest.tensors.len()];
+        Ok(Meter {
+            writer,
+            run,
+            question,
+            references,
+            groups,
+            directions,
+            shape,
+            isa: Isa::detect(),
+            measured,
+            absent,
+            init: None,
+            held: None,
+            next_step: 0,
+            decoder: Decoder::new(Isa::detect()).tried("start the decoder for", path)?,
+            note: Arc::default(),
+        })
+    }
+
+    /// The values of a vector, and which tensors are absent.
+    fn widened(&mut self, elements: &Elements<'_>) -> Result<(Vec<f32>, Vec<bool>)> {
+        let total = self.run.table.chunks().iter().map(|c| c.len).sum();
+        let mut values = vec![0.0; total];
+        let mut at = 0;
+        for chunk in self.run.table.chunks() {
+            let range = at..at + chunk.len;
+            at = range.end;
+            if let Some(bytes) = elements[chunk.tensor] {
+                let dtype = self.run.manifest.tensors[chunk.tensor].dtype;
+                let begin = usize::try_from(chunk.begin).unwrap_or(0) * dtype.size();
+                let bytes = &bytes[begin..begin + chunk.len * dtype.size()];
+                let raw = Coding::plain(Codec::Raw);
+                let decoded = self.decoder.decode(dtype, raw, bytes, &mut values[range]);
+                decoded.map_err(|e| Error::damaged(&self.run.path, e.to_string()))?;
+            }
+        }
+        Ok((values, elements.iter().map(Option::is_none).collect()))
+    }
+
+    /// What is recorded.
+    pub fn manifest(&self) -> &Manifest {
+        &self.run.manifest
+    }
+
+    /// Filled at the end, where there is something that the user should know.
+    pub fn note(&self) -> Arc<OnceLock<String>> {
+        Arc::clone(&self.note)
+    }
+
+    /// Measures the step that was held, now that x_{t+1} is known to be there or not.
+    fn settle(&mut self, next: Option<&[f32]>) -> Result<()> {
+        let Some(held) = self.held.take() else {
+            return Ok(());
+        };
+        let recorded = self.directions.iter().enumerate().fold(0u64, |bits, (d, m)| match m.recorded {
+            Some(id) if held.streams.iter().all(|s| s.id != id) => bits,
+            None if next.is_none() => bits,
+            _ => bits | 1 << d,
+        });
+        if recorded == 0 {
+            return Ok(());
+        }
+        let mut cells = Vec::with_capacity(self.run.table.chunks().len());
+        let mut file = Vec::new();
+        let mut references = vec![Vec::new(); self.references.len()];
+        let mut at = 0;
+        for chunk in self.run.table.chunks() {
+            let range = at..at + chunk.len;
+            at = range.end;
+            for (reference, values) in self.references.iter().zip(&mut references) {
+                values.resize(chunk.len, 0.0);
+                reference.chunk(chunk, &mut file, values)?;
+            }
+            cells.push(self.cell(&held, next, chunk.tensor, range, &references));
+        }
+        let record = self.shape.fold(&self.run, &self.groups, (held.step, recorded), &cells, 0);
+        self.measured.spool.push(&record)?;
+        self.measured.steps.push(held.step);
+        self.measured.recorded.push(recorded);
+        Ok(())
+    }
+
+    /// The sums of one chunk.
+    fn cell(
+        &self,
+        held: &Held,
+        next: Option<&[f32]>,
+        tensor: usize,
+        range: std::ops::Range<usize>,
+        references: &[Vec<f32>],
+    ) -> Cells {
+        let layout = self.shape.layout;
+        let mut cells = Cells::with_capacity(layout.width(), 1);
+        let (values, flags) = cells.push();
+        let x = &held.x[range.clone()];
+        flags.no_next = next.is_none();
+        flags.no_init = self.init.is_none();
+        let next = next.map_or(x, |v| &v[range.clone()]);
+        let init = self.init.as_ref().map_or(x, |v| &v[range.clone()]);
+        let zeros = vec![0.0; x.len()];
+        for (d, measured) in self.directions.iter().enumerate() {
+            let stream = measured.recorded.and_then(|id| held.streams.iter().find(|s| s.id == id));
+            let there = match measured.recorded {
+                None => !flags.no_next,
+                Some(_) => stream.is_some_and(|s| !s.absent[tensor]),
+            };
+            let g = match stream {
+                Some(s) if there => &s.values[range.clone()],
+                _ => &zeros,
+            };
+            // What is absent is a stream of zeros.
+            let direction = if there { measured.direction(|| 0.0) } else { Direction::Stored };
+            if !there {
+                flags.absent |= 1 << d;
+                flags.all_absent |= 1 << d;
+            }
+            let v = Vectors { g, x, next, init };
+            sums(self.isa, layout, (d, direction), &v, None, references, values);
+        }
+        cells
+    }
+
+    /// Writes the table of what was measured.
+    fn write_table(&mut self) -> Result<()> {
+        if self.measured.steps.is_empty() {
+            return Ok(());
+        }
+        let path = self.run.path.clone();
+        let run = Run::open(&path, Access::default())?;
+        let mut catalog = Catalog::read(&run, false)?;
+        catalog.set_absent(std::mem::take(&mut self.absent));
+        let cache = Cache::temporary();
+        let open = |specs: &[Spec]| reference::open(&run, &catalog, specs, &cache, Access::default());
+        // A reference that is, bit for bit, where this path ended, is made of this path.
+        let end = match run.final_step() {
+            Some(_) => open(&[Spec::Own(Own::Final)])?.pop().map(|r| r.xxh3),
+            None => None,
+        };
+        let known = self.references.iter().zip(&self.question.references);
+        let specs: Vec<Spec> = known
+            .map(|(r, spec)| if Some(&r.xxh3) == end.as_ref() { Spec::Own(Own::Final) } else { spec.clone() })
+            .collect();
+        let references = open(&specs)?;
+        let groups = group::select(&run, &self.question.groups)?;
+        let (streams, directions) = stream::select(&run, &catalog, &self.question.streams)?;
+        let options = Options {
+            steps: 0..u64::MAX,
+            every: 1,
+            groups,
+            streams,
+            directions,
+            threads: 1,
+            isa: self.isa,
+            skip_damaged: false,
+            lagged: false,
+        };
+        let analysis = Analysis::prepare(&run, &catalog, &references, &options)?;
+        let table = Table::create(&path.join("metrics.parquet"))?;
+        let (table, text) = report(&run, &references, &options, &analysis, &mut self.measured, &path, table)?;
+        let metadata = [analysis.provenance(), vec![(SUMMARY.to_owned(), text)]].concat();
+        table.finish(metadata)?;
+        if end.is_some() && references.iter().all(|r| r.step.is_none()) {
+            let _ = self.note.set(format!(
+                "this pass did not end where the first one did: its final iterate is none of the references. \
+                 Were the seeds, the data order and the number of threads the same? {}",
+                "What the table says is true of this path against the references, which are not its end."
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Recorder for Meter {
+    fn slice_bytes(&self) -> &[usize] {
+        self.writer.slice_bytes()
+    }
+
+    fn step(&mut self, step: &Step<'_>) -> Result<()> {
+        let first = step.iterate.filter(|_| self.next_step == 0);
+        self.writer.step(&Step { iterate: first, streams: &[], scalars: step.scalars })?;
+        let x = step.iterate.map(|elements| self.widened(elements)).transpose()?.map(|(x, _)| x);
+        self.settle(x.as_deref())?;
+        if let Some(x) = x {
+            if self.next_step == 0 {
+                self.init = Some(x.clone());
+            }
+            let mut streams = Vec::new();
+            for (name, elements) in step.streams {
+                let (values, absent) = self.widened(elements)?;
+                if *name == GRAD {
+                    let known = self.absent.iter_mut().zip(&absent);
+                    known.for_each(|(seen, absent)| seen[usize::from(*absent)] = true);
+                }
+                if let Some(id) = self.run.manifest.stream_id(name) {
+                    streams.push(Stream { id, values, absent });
+                }
+            }
+            self.held = Some(Held { step: self.next_step, x, streams });
+        }
+        self.next_step += 1;
+        Ok(())
+    }
+
+    fn drop_step(&mut self, scalars: &[(&str, f64)], why: &str) -> Result<()> {
+        self.settle(None)?;
+        self.next_step += 1;
+        self.writer.drop_step(scalars, why)
+    }
+
+    fn checkpoint(&mut self, iterate: &Elements<'_>) -> Result<()> {
+        self.writer.checkpoint(iterate)
+    }
+
+    fn finish(&mut self, iterate: &Elements<'_>) -> Result<()> {
+        let (x, _) = self.widened(iterate)?;
+        self.settle(Some(&x))?;
+        self.writer.finish(iterate)?;
+        self.write_table()
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        self.settle(None)?;
+        self.writer.stop()?;
+        self.write_table()
+    }
+}

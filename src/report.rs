@@ -1,0 +1,102 @@
+//! Rows and the text about them, from what was measured.
+
+use std::path::Path;
+
+use crate::analyze::{Analysis, Measured, Options, Sink};
+use crate::error::Result;
+use crate::reference::Reference;
+use crate::row::Row;
+use crate::run::Run;
+use crate::run::manifest::Manifest;
+use crate::summary::{Subject, Summary, thousands};
+
+/// Key of a table's metadata that holds the text.
+pub const SUMMARY: &str = "lpa.summary";
+
+/// Rows to a sink, and to the summary.
+struct Tee<S> {
+    sink: S,
+    summary: Summary,
+}
+
+impl<S: Sink> Sink for Tee<S> {
+    fn row(&mut self, row: &Row<'_>) -> Result<()> {
+        self.summary.row(row)?;
+        self.sink.row(row)
+    }
+}
+
+/// Derives all rows into `sink`. Returns it, and the text for a person.
+///
+/// # Errors
+/// As [`Analysis::derive`].
+pub fn report<S: Sink>(
+    run: &Run,
+    references: &[Reference],
+    options: &Options,
+    analysis: &Analysis<'_>,
+    measured: &mut Measured,
+    scratch: &Path,
+    sink: S,
+) -> Result<(S, String)> {
+    let known = run.steps();
+    // The final iterate has a step of its own, but no gradient.
+    let end = run.final_step().unwrap_or(known.end).min(known.end);
+    let span = known.start.max(options.steps.start)..end.min(options.steps.end);
+    let mut tee = Tee { sink, summary: Summary::new(&span, subjects(references), analysis.topics()) };
+    analysis.derive(measured, scratch, &mut tee)?;
+    let count = measured.steps.len() as u64;
+    let text = heading(run, references, options, count) + &tee.summary.text(count);
+    Ok((tee.sink, text))
+}
+
+fn subjects(references: &[Reference]) -> Vec<Subject> {
+    let subject = |r: &Reference| Subject {
+        name: r.name.clone(),
+        control: r.is_control(),
+        last: r.weights.last(),
+        origin: r.origin,
+    };
+    references.iter().map(subject).collect()
+}
+
+fn heading(run: &Run, references: &[Reference], options: &Options, steps: u64) -> String {
+    let m = &run.manifest;
+    let named = |r: &Reference| {
+        let step = r.step.map_or_else(String::new, |s| format!(" (x_{s})"));
+        let provisional = if r.provisional { ", provisional" } else { "" };
+        let control = if r.is_control() { " (same x_0: a control)" } else { "" };
+        format!("{}{step}{control}{provisional}", r.name)
+    };
+    const SHOWN: usize = 4;
+    let mut against: Vec<String> = references.iter().take(SHOWN).map(named).collect();
+    if references.len() > SHOWN {
+        against.push(format!("and {} more", references.len() - SHOWN));
+    }
+    let streams: Vec<&str> = options.streams.iter().map(|s| s.name.as_str()).collect();
+    let groups = match options.groups.as_slice() {
+        [one] => format!("group {}", one.name),
+        all => format!("{} groups", all.len()),
+    };
+    format!(
+        "{} step{} measured, {} parameters in {} tensor{} ({}), optimizer {}\nagainst reference \
+         {}, stream {}, {groups}\n\n",
+        thousands(steps),
+        if steps == 1 { "" } else { "s" },
+        thousands(m.parameters()),
+        m.tensors.len(),
+        if m.tensors.len() == 1 { "" } else { "s" },
+        types(m),
+        if m.optimizer.name.is_empty() { "unknown" } else { &m.optimizer.name },
+        against.join(", "),
+        streams.join(", "),
+    )
+}
+
+/// The element types of a manifest: `F32`, or `BF16, F32`.
+pub fn types(m: &Manifest) -> String {
+    let mut all: Vec<&str> = m.tensors.iter().map(|t| t.dtype.name()).collect();
+    all.sort_unstable();
+    all.dedup();
+    all.join(", ")
+}

@@ -1,0 +1,81 @@
+"""Measuring while training gives what recording and analyzing gives, to the bit."""
+
+import warnings
+
+import polars
+import pytest
+import torch
+from training import loss_of, perceptron
+
+import lpa
+
+
+def train(recorder_of, dtype=torch.float32, steps=12, seed=0, width=16):
+    """`recorder_of(model, optimizer)` records or measures; a gradient is absent at some steps."""
+    model = perceptron(width, seed).to(dtype)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
+    with recorder_of(model, optimizer) as rec:
+        for step in range(steps):
+            optimizer.zero_grad()
+            loss = loss_of(model, step)
+            loss.backward()
+            if step % 4 == 3:
+                model[2].bias.grad = None
+            optimizer.step()
+            rec.log(loss=loss, epoch=step // 4)
+
+
+def record(path):
+    return lambda model, optimizer: lpa.record(path, model, optimizer)
+
+
+def measure(path, reference, **options):
+    return lambda model, optimizer: lpa.measure(path, model, optimizer, reference=reference, **options)
+
+
+# A model of several chunks a tensor, and one of half precision.
+@pytest.mark.parametrize("dtype, width", [(torch.float32, 2048), (torch.bfloat16, 16)])
+def test_the_second_pass_measures_what_analysis_of_the_first_does(tmp_path, analyze, dtype, width):
+    train(record(tmp_path / "first"), dtype, width=width)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(measure(tmp_path / "second", tmp_path / "first", groups=["*", "each"]), dtype, width=width)
+    offline = polars.read_parquet(analyze(tmp_path / "first", "--stream", "grad", "--stream", "update", "--group", "*",
+                                          "--group", "each"))
+    online = polars.read_parquet(tmp_path / "second" / "metrics.parquet")
+    assert online.height == 12 * 2 * 5
+    # Every column, since this path's end is the reference; a lagged excess needs a later iterate.
+    lagged = [c for c in online.columns if c in ("dot_lag", "lagged")]
+    assert online.drop(lagged).equals(offline.drop(lagged))
+    assert sum(p.stat().st_size for p in (tmp_path / "second" / "steps").rglob("*") if p.is_file()) \
+        < 0.3 * sum(p.stat().st_size for p in (tmp_path / "first" / "steps").rglob("*") if p.is_file())
+
+
+def test_another_pass_is_said_to_be_another(tmp_path, analyze):
+    train(record(tmp_path / "first"))
+    with pytest.warns(UserWarning, match="did not end where the first one did"):
+        train(measure(tmp_path / "second", tmp_path / "first"), seed=1)
+    train(record(tmp_path / "recorded"), seed=1)
+    offline = polars.read_parquet(analyze(tmp_path / "recorded", "--stream", "grad", "--stream", "update", "--ref",
+                                          f"{tmp_path / 'first'}:final"))
+    online = polars.read_parquet(tmp_path / "second" / "metrics.parquet")
+    assert online.equals(offline)
+
+
+def test_a_reference_that_is_not_there(tmp_path):
+    with pytest.raises(lpa.RecordingError, match="there is no such file"):
+        train(measure(tmp_path / "second", str(tmp_path / "none.safetensors")))
+    assert not (tmp_path / "second").exists()
+
+
+def test_an_interrupted_measurement_has_its_table(tmp_path):
+    train(record(tmp_path / "first"))
+    with pytest.raises(KeyboardInterrupt):
+        model = perceptron()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with lpa.measure(tmp_path / "second", model, optimizer, reference=tmp_path / "first"):
+            for step in range(3):
+                loss_of(model, step).backward()
+                optimizer.step()
+            raise KeyboardInterrupt
+    assert polars.read_parquet(tmp_path / "second" / "metrics.parquet").filter(polars.col("stream") == "grad").height == 3
