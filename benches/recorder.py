@@ -55,8 +55,8 @@ def measure(path, batch, block, blocks):
     hooks, copies, steps = [], [], {False: [], True: []}
     with lpa.record(path, model, optimizer, sample=lambda t: t // block % 2 == 1, verify=False) as rec:
         clocks = [Clock(rec._before), Clock(rec._after)]
-        for registered, clock in zip((optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks), clocks,
-                                     strict=True):
+        hooks_of = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
+        for registered, clock in zip(hooks_of, clocks, strict=True):
             registered.update({key: clock for key in registered})
         for step in range(2 * block * blocks):
             recorded = step // block % 2 == 1

@@ -78,4 +78,5 @@ def test_an_interrupted_measurement_has_its_table(tmp_path):
                 loss_of(model, step).backward()
                 optimizer.step()
             raise KeyboardInterrupt
-    assert polars.read_parquet(tmp_path / "second" / "metrics.parquet").filter(polars.col("stream") == "grad").height == 3
+    table = polars.read_parquet(tmp_path / "second" / "metrics.parquet")
+    assert table.filter(polars.col("stream") == "grad").height == 3
