@@ -1,6 +1,8 @@
 """Starting a run, and going on with one."""
 
+import contextlib
 import json
+import os
 
 import numpy as np
 import torch
@@ -18,9 +20,19 @@ def create(path, parts, shard):
         raise RecordingError(str(e)) from None
 
 
-def check_manifest(path, inner, parameters, streams):
-    """Raises unless a run that is joined or resumed is of these parameters and streams."""
-    manifest = json.loads(inner.manifest())
+def remove(path):
+    """Takes away a run in which no step was ever recorded, and nothing else."""
+    for name in ("manifest.json", "journal.r0.jsonl"):
+        with contextlib.suppress(OSError):
+            os.remove(os.path.join(path, name))
+    for name in ("steps", "ref", "tmp", ""):
+        with contextlib.suppress(OSError):
+            os.rmdir(os.path.join(path, name))
+
+
+def check_manifest(path, parameters, streams):
+    """Raises unless the run is of these parameters and streams."""
+    manifest = Run(path).manifest
     there = [(t["name"], t["shape"], t["dtype"]) for t in manifest["tensors"]]
     here = [(t["name"], t["shape"], t["dtype"]) for t in parameters.table()]
     for a, b in zip(there, here, strict=False):
@@ -38,34 +50,55 @@ def check_manifest(path, inner, parameters, streams):
         raise RecordingError(f"{path} has no stream named {sorted(missing)}; a run's streams are fixed")
 
 
-def find_step(path, parameters):
-    """The newest step whose iterate was, bit for bit, what the parameters are now: of the checkpoints, else of
-    all that are recorded."""
-    mine = [_bits(p) for p in parameters.parts([p.detach() for p in parameters.params])]
-    hash_of_mine = _lpa.xxh3([m.view(np.uint8) for m in mine])
-    for step, iterate_xxh3 in reversed(_lpa.checkpoints(path, parameters.rank)):
-        if iterate_xxh3 == hash_of_mine:
-            return step
-    run = Run(path)
-    cuts = {s["tensor"]: (s["begin"], s["end"]) for s in parameters.slices if s["rank"] == parameters.rank}
-    smallest_first = sorted((i for i, m in enumerate(mine) if m.size), key=lambda i: mine[i].size)
-    for step in reversed(run.steps):
-        if all(np.array_equal(mine[i], _recorded(run, step, i, cuts.get(i), mine[i].itemsize)) for i in smallest_first):
-            return step
-    raise RecordingError(
-        f"the model holds no iterate that {path} has recorded (steps {run.steps.start} to {run.steps.stop - 1}). Load "
-        "the checkpoint before lpa.record(), and call flush() when you save one; or give the step: resume=N")
+class Iterates:
+    """What a run knows of its iterates, to be compared with the parameters as they are now."""
+
+    def __init__(self, path, parameters):
+        self._path, self._run = path, Run(path)
+        self._mine = [_bits(p) for p in parameters.parts([p.detach() for p in parameters.params])]
+        self._hash = _lpa.xxh3([m.view(np.uint8) for m in self._mine])
+        self._checkpoints = dict(_lpa.checkpoints(path, parameters.rank))
+        self._cuts = {s["tensor"]: (s["begin"], s["end"]) for s in parameters.slices if s["rank"] == parameters.rank}
+
+    def find(self):
+        """The newest step whose iterate was, bit for bit, what the parameters are now: of the checkpoints, else of
+        all that are recorded."""
+        steps = self._run.steps
+        if not steps and not self._checkpoints:
+            return 0
+        noted = [step for step, iterate_xxh3 in self._checkpoints.items() if iterate_xxh3 == self._hash]
+        if noted:
+            return max(noted)
+        for step in reversed(steps):
+            if self._recorded(step):
+                return step
+        raise RecordingError(
+            f"the model holds no iterate that {self._path} has recorded (steps {steps.start} to {steps.stop - 1}). "
+            "Load the checkpoint before lpa.record(), and call flush() when you save one; or give the step: resume=N")
+
+    def check(self, step):
+        """Raises if x_step is known to be another than what the parameters are now."""
+        noted = self._checkpoints.get(step)
+        differs = noted != self._hash if noted else step in self._run.steps and self._recorded(step) is False
+        if differs:
+            raise RecordingError(f"the parameters are not x_{step} of {self._path}; load the checkpoint of that step "
+                                 "before lpa.record()")
+
+    def _recorded(self, step):
+        """Whether x_step is what the parameters are now; None where it was not recorded."""
+        # The smallest tensors first: they tell most iterates apart.
+        for i in sorted((i for i, m in enumerate(self._mine) if m.size), key=lambda i: self._mine[i].size):
+            try:
+                data = self._run.tensor_bytes(step, "iterate", i)
+            except ValueError:
+                return None
+            bits = np.frombuffer(data, self._mine[i].dtype)
+            cut = self._cuts.get(i)
+            if not np.array_equal(self._mine[i], bits if cut is None else bits[cut[0]:cut[1]]):
+                return False
+        return True
 
 
 def _bits(part):
     flat = part.cpu().contiguous().reshape(-1)
     return flat.view(torch.int32 if flat.element_size() == 4 else torch.int16).numpy()
-
-
-def _recorded(run, step, tensor, cut, itemsize):
-    try:
-        data = run.tensor_bytes(step, "iterate", tensor)
-    except ValueError:
-        return None  # this step has no iterate
-    bits = np.frombuffer(data, np.int32 if itemsize == 4 else np.int16)
-    return bits if cut is None else bits[cut[0]:cut[1]]

@@ -16,7 +16,8 @@ class Buffers:
         parts = parameters.parts([p.detach() for p in parameters.params])
         sizes = inner.slice_bytes()
         offsets, self.nbytes = _lpa.packing(sizes)
-        self.device = next((p.device for p in parts if p.is_cuda), None)
+        devices = {p.device for p in parts if p.is_cuda}
+        self.device = next(iter(devices), None)
         make = {"dtype": torch.uint8, "pin_memory": self.device is not None}
         # Written once, so that the first steps do not wait for the pages.
         flat = [torch.zeros(max(self.nbytes, 1), **make) for _ in range(count)]
@@ -24,7 +25,8 @@ class Buffers:
         self._parameters = parameters
         self._stages = {}
         self._events = [None] * count
-        self._side = torch.cuda.Stream(self.device) if self.device else None
+        # One stream serves one device; from several the copies are plain ones, which wait.
+        self._side = torch.cuda.Stream(self.device) if len(devices) == 1 else None
         self.queue = inner.queue([b.numpy() for b in flat])
 
     def take(self, wait):
@@ -34,20 +36,25 @@ class Buffers:
     @torch.no_grad()
     def fill(self, number, tensors, key):
         """Copies a vector into a buffer. Returns what the queue takes: the buffer, and what is absent."""
+        tensors = [t.to_dense() if t is not None and t.layout is not torch.strided else t for t in tensors]
+        self._parameters.check_vector(tensors, key)
         parts = self._parameters.parts(tensors)
-        pairs = [(v, t) for v, t in zip(self._views[number], parts, strict=True) if v is not None and t is not None]
-        if pairs:
-            views, sources = map(list, zip(*pairs, strict=True))
+        there = [i for i, (v, t) in enumerate(zip(self._views[number], parts, strict=True))
+                 if v is not None and t is not None]
+        if there:
+            views, sources = [self._views[number][i] for i in there], [parts[i] for i in there]
             if self._side is None:
                 torch._foreach_copy_(views, sources)
             else:
-                self._by_device(number, views, sources, key)
+                self._by_device(number, there, views, sources, key)
         return number, ([t is None for t in tensors] if any(t is None for t in tensors) else [])
 
-    def _by_device(self, number, views, sources, key):
-        stage, copied = self._stages.get(key, (None, None))
-        if stage is None or len(stage) != len(sources):
-            stage = [torch.empty(v.shape, dtype=v.dtype, device=s.device) for v, s in zip(views, sources, strict=True)]
+    def _by_device(self, number, there, views, sources, key):
+        stages, copied = self._stages.get(key, ({}, None))
+        for i, v, s in zip(there, views, sources, strict=True):
+            if i not in stages:
+                stages[i] = torch.empty(v.shape, dtype=v.dtype, device=s.device)
+        stage = [stages[i] for i in there]
         current = torch.cuda.current_stream(self.device)
         if copied is not None:
             current.wait_event(copied)
@@ -56,7 +63,7 @@ class Buffers:
         with torch.cuda.stream(self._side):
             torch._foreach_copy_(views, stage, non_blocking=True)
             copied = self._side.record_event()
-        self._stages[key] = stage, copied
+        self._stages[key] = stages, copied
         self._events[number] = copied
 
     def ready(self, number):

@@ -16,6 +16,8 @@ def momentum(optimizer, params):
 @torch.no_grad()
 def adam(optimizer, params):
     """m^ / (sqrt(v^) + eps) after the step, so that Adam moves by -lr times it (weight decay aside)."""
+    if not isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):
+        raise RecordingError(f"the stream 'adam' was asked for, but the optimizer is {type(optimizer).__name__}")
     groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     found = [_adam(optimizer.state[p], groups[id(p)]) if p in optimizer.state else None for p in params]
     if all(f is None for f in found):
@@ -46,13 +48,15 @@ STAGES = {
 
 def probe(model, params, loss_fn):
     """The gradient of `loss_fn()`; random numbers, gradients and the model's buffers stay as they are."""
-    buffers = list(model.buffers()) if isinstance(model, torch.nn.Module) else []
+    buffers = list(model.buffers())
     saved = [b.clone() for b in buffers]
     devices = {p.device.index for p in params if p.is_cuda}
     wanted = [p for p in params if p.requires_grad]
-    with torch.random.fork_rng(devices=devices), torch.enable_grad():
-        gradients = iter(torch.autograd.grad(loss_fn(), wanted, allow_unused=True))
-    with torch.no_grad():
-        for b, old in zip(buffers, saved, strict=True):
-            b.copy_(old)
+    try:
+        with torch.random.fork_rng(devices=devices), torch.enable_grad():
+            gradients = iter(torch.autograd.grad(loss_fn(), wanted, allow_unused=True))
+    finally:
+        with torch.no_grad():
+            for b, old in zip(buffers, saved, strict=True):
+                b.copy_(old)
     return [next(gradients) if p.requires_grad else None for p in params]

@@ -5,6 +5,8 @@ import math
 
 import torch
 
+from .scalars import held
+
 # Recorded at every step, since schedules change them.
 _SCALARS = ("lr", "momentum", "dampening", "weight_decay", "eps", "alpha", "rho", "lambd")
 
@@ -29,15 +31,10 @@ def scalars(optimizer):
         for key in _SCALARS:
             value = group.get(key)
             if isinstance(value, (int, float, torch.Tensor)):
-                now[f"{key}/{g}"] = held(value)
-        for i, beta in enumerate(group.get("betas", ())):
-            now[f"beta{i + 1}/{g}"] = held(beta)
+                now[f"{key}/{g}"] = held(key, value)
+        for i, beta in enumerate(group.get("betas") or ()):
+            now[f"beta{i + 1}/{g}"] = held("betas", beta)
     return now
-
-
-def held(value):
-    """A number that will not change; a tensor's is read later, so that nothing waits for the device."""
-    return value.detach().clone() if isinstance(value, torch.Tensor) else value
 
 
 def _plain(value):

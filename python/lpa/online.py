@@ -27,7 +27,7 @@ class Meter(Recorder):
     """A recorder that measures. See :func:`measure`."""
 
     def __init__(self, path, model, optimizer, reference, groups=("*",), **options):
-        if options.get("resume"):
+        if options.get("resume", False) is not False:
             raise RecordingError("a measurement cannot be resumed: its sums exist only at its end")
         references = [reference] if isinstance(reference, (str, os.PathLike)) else list(reference)
         self._references = [_named(os.fspath(r)) for r in references]

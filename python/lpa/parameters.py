@@ -31,6 +31,7 @@ class Parameters:
         for p, n in zip(self.params, self.names, strict=True):
             if p.dtype not in _DTYPES:
                 raise RecordingError(f"parameter '{n[0]}' is {p.dtype}; a run holds float32, float16 and bfloat16")
+        self._kinds = [(p.dtype, p.shape) for p in self.params]
         self.slices = self._slices()
         own = [s for s in self.slices if s["rank"] == self.rank]
         self._own = {s["tensor"]: (s["begin"], s["end"]) for s in own}
@@ -44,7 +45,7 @@ class Parameters:
                  "aliases": n[1:]} for p, n, g in rows]
 
     def check(self):
-        """Whether the optimizer still holds these parameters; says which it does not."""
+        """Raises unless the optimizer holds the parameters of the first step still."""
         now = _held(self.optimizer)
         if len(now) != len(self.params) or any(a is not b for a, b in zip(now, self.params, strict=True)):
             raise RecordingError(
@@ -57,14 +58,17 @@ class Parameters:
         return [p.grad for p in self.params]
 
     def check_vector(self, tensors, what):
-        """Raises unless the tensors fit the parameters."""
+        """Raises unless the tensors have the types and shapes of the parameters at the first step."""
         if len(tensors) != len(self.params):
-            raise RecordingError(f"{what} has {len(tensors)} tensors, the optimizer {len(self.params)}")
-        for t, p, n in zip(tensors, self.params, self.names, strict=True):
-            if t is not None and (t.dtype is not p.dtype or t.shape != p.shape):
+            raise RecordingError(f"'{what}' has {len(tensors)} tensors, the optimizer {len(self.params)}")
+        for i, (t, (dtype, shape)) in enumerate(zip(tensors, self._kinds, strict=True)):
+            if t is not None and (t.dtype is not dtype or t.shape != shape):
                 raise RecordingError(
-                    f"{what} of '{n[0]}' is {t.dtype} {list(t.shape)}, the parameter {p.dtype} "
-                    f"{list(p.shape)}; a run holds both in one type and shape")
+                    f"'{what}' of '{self.names[i][0]}' is {t.dtype} {list(t.shape)}, the parameter was {dtype} "
+                    f"{list(shape)} at the first step; a run holds both in one type and shape")
+            if t is not None and _is_dtensor(t) and t.placements != self.params[i].placements:
+                raise RecordingError(f"'{what}' of '{self.names[i][0]}' is placed as {t.placements}, the parameter as "
+                                     f"{self.params[i].placements}")
 
     def aligned(self, tensors, what):
         """A dict of name -> tensor as a list in the table's order."""
@@ -121,6 +125,7 @@ def _names(model):
     """By id of the parameter, all its names, without what wrappers put before them."""
     if model is None:
         return {}
+    model = _unwrapped(model)
     named = model.items() if isinstance(model, dict) else model.named_parameters(remove_duplicate=False)
     names = {}
     for name, p in named:
@@ -131,7 +136,13 @@ def _names(model):
     return names
 
 
+def _unwrapped(model):
+    """What torch.compile was given."""
+    return getattr(model, "_orig_mod", model)
+
+
 def _is_distributed(model, params):
+    model = _unwrapped(model)
     if isinstance(model, torch.nn.parallel.DistributedDataParallel) or any(_is_dtensor(p) for p in params):
         return True
     if any(type(m).__name__ == "FullyShardedDataParallel" for m in getattr(model, "modules", list)()):

@@ -5,23 +5,33 @@ Rust library. A step is handed over when the next one begins, so that what is lo
 among its scalars.
 """
 
+import atexit
 import contextlib
+import json
 import os
+import sys
 import time
 import warnings
 
 import torch
 
 from . import _lpa, hyperparameters
-from .attempt import check_manifest, create, find_step
+from .attempt import Iterates, check_manifest, create, remove
 from .buffers import Buffers
 from .directions import DIRECTIONS, STAGES, probe
 from .errors import RecordingError, RecordingStopped
 from .parameters import Parameters, process_rank
 from .sampling import sampler
+from .scalars import Log, held
 from .writer import shard_options
 
 __all__ = ["Recorder", "RecordingError", "RecordingStopped", "record"]
+
+# The pre-hooks of all recordings: they change nothing that the others record.
+_HOOKS = set()
+
+# What PyTorch puts around every optimizer's `step`; the hooks run inside.
+_STEP_WRAPPER = torch.optim.Optimizer.profile_hook_step(lambda self: None).__code__
 
 # How long another rank waits for rank 0 to have made or resumed the run.
 _RANK_0_SECONDS = 300
@@ -72,54 +82,89 @@ class Recorder:
         self._policy, self._buffer_steps, self._raises, self._verify = policy, buffer_steps, on_error == "raise", verify
         self._resume = resume
         self._probes, self._given = {}, {}
-        self._before_names, self._after_names, self._next, self._epoch = set(), set(), {}, None
+        self._log = Log(lambda: [p for group in optimizer.param_groups for p in group["params"]])
+        self._epoch = None
         self._pending = self._buffers = None
-        self._over = self._begun = self._densified = False
-        if type(optimizer).__name__ == "LBFGS":
-            raise RecordingError("LBFGS evaluates the loss several times inside a step, so there is no one gradient "
-                                 "of a step. Record another optimizer.")
+        self._over = self._begun = self._made = False
+        self._warned = set()
+        self._process = os.getpid()
+        self._check_arguments(streams, resume)
         there = os.path.exists(os.path.join(self.path, "manifest.json"))
         if resume is False and there and process_rank() == 0:
             raise RecordingError(f"{self.path} holds a run already; choose another directory, or resume=True")
-        if resume is True and not there:
+        if resume is not False and there:
+            self._find_step()
+        elif resume is not False:
             self._resume = False
         self._hooks = [optimizer.register_step_pre_hook(self._before), optimizer.register_step_post_hook(self._after)]
+        _HOOKS.add(self._hooks[0].id)
+
+    def _check_arguments(self, streams, resume):
+        if isinstance(streams, str):
+            raise ValueError(f"streams is a list of names: [{streams!r}]")
+        if not isinstance(resume, int) or resume < 0:
+            raise ValueError(f"resume is True, False or a step, not {resume!r}")
+        if type(self._optimizer).__name__ == "LBFGS":
+            raise RecordingError("LBFGS evaluates the loss several times inside a step, so there is no one gradient "
+                                 "of a step. Record another optimizer.")
+        try:
+            json.dumps(self._metadata, allow_nan=False)
+        except (TypeError, ValueError) as e:
+            raise RecordingError(f"metadata is not what JSON holds: {e}") from None
+
+    def _find_step(self):
+        """The step at which to go on, of a run of these parameters."""
+        parameters = Parameters(self._model, self._optimizer)
+        check_manifest(self.path, parameters, ["grad", *self._streams])
+        iterates = Iterates(self.path, parameters)
+        if self._resume is True:
+            self._resume = iterates.find()
+        else:
+            iterates.check(self._resume)
+        self.step = self._resume
 
     # What a training calls
 
     def log(self, **values):
-        """Records scalars. A name that is first logged before the first step belongs to the step that
-        follows, any other to the step that was just taken, once. `epoch` holds until it is logged again."""
+        """Records scalars. A name that is first logged before the first step belongs to the step that follows, any
+        other to the step that was just taken, once. `epoch` holds until it is logged again."""
+        if self._over:
+            return
         for name, value in values.items():
-            if self._pending is None and self.step == 0 and name not in self._after_names:
-                self._before_names.add(name)
-            value = hyperparameters.held(value)
-            if name in self._before_names or self._pending is None:
-                self._next[name] = value
-            else:
-                self._after_names.add(name)
-                # A scaler may skip steps: what is logged after one is not of the step before it.
-                if name not in self._pending.logged:
-                    self._pending.scalars[name] = value
-                    self._pending.logged.add(name)
+            value = held(name, value)
+            if not self._log.take(name, value, self._pending, self._begun):
+                self._warn("flush", f"'{name}' was logged after flush() had published its step, and is not recorded; "
+                           "log before flush()")
             if name == "epoch":
                 self._epoch = value
 
     def stream(self, name, tensors):
-        """Records a direction at the iterate that the model holds now: a dict of name -> tensor, or a
-        list in the optimizer's order. Belongs to the step that follows."""
+        """Records a direction at the iterate that the model holds now: a dict of name -> tensor, or a list in the
+        optimizer's order. Belongs to the step that follows."""
+        if self._over:
+            return
+        if name in ("iterate", "grad") or name in DIRECTIONS or name.startswith("probe/"):
+            raise ValueError(f"'{name}' is the name of a stream that lpa records itself; choose another")
         if name not in self._streams:
             if self._buffers is not None:
                 raise RecordingError(f"the run has no stream '{name}'; give it before the first step, or name it in "
                                      "streams=")
             self._streams.append(name)
-        self._given[name] = tensors
+        if self._sampled(self.step):
+            # The caller may use its tensors again before the step.
+            copy = lambda t: None if t is None else t.detach().clone()
+            named = isinstance(tensors, dict)
+            self._given[name] = {k: copy(t) for k, t in tensors.items()} if named else [copy(t) for t in tensors]
 
     def probe(self, name, loss_fn):
         """Records at every sampled step the gradient of `loss_fn()`, such as the loss on a fixed batch, as the
         stream `probe/NAME`. Random numbers and the model's buffers are left as they were."""
+        if self._over:
+            return
         if self._buffers is not None:
             raise RecordingError("probes are registered before the first step")
+        if not isinstance(self._model, torch.nn.Module):
+            raise RecordingError("a probe needs the model itself, to leave its buffers as they were")
         self._probes[f"probe/{name}"] = loss_fn
 
     def clip_grad_norm_(self, max_norm, norm_type=2.0):
@@ -127,7 +172,7 @@ class Recorder:
         the coefficient as `clip_coef`. Returns the norm before."""
         params = [p for group in self._optimizer.param_groups for p in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(params, max_norm, norm_type)
-        self._next["clip_coef"] = torch.clamp(max_norm / (norm.detach() + 1e-6), max=1.0)
+        self._log.next["clip_coef"] = held("clip_coef", torch.clamp(max_norm / (norm.detach() + 1e-6), max=1.0))
         return norm
 
     def flush(self):
@@ -155,7 +200,7 @@ class Recorder:
             return
         try:
             self.stop()
-        except (OSError, ValueError, RecordingError) as e:
+        except Exception as e:
             # The training's own error says more.
             warnings.warn(f"lpa: {e}", RecordingStopped, stacklevel=2)
 
@@ -168,12 +213,10 @@ class Recorder:
 
     @torch.compiler.disable
     def _before(self, optimizer, args, kwargs):
-        if self._over:
+        if self._is_elsewhere() or self._is_inside_a_step():
             return
         with _Guard(self):
-            if (len(args) > 1 and args[1] is not None) or kwargs.get("closure") is not None:
-                raise RecordingError("the optimizer is given a closure, which computes gradients inside the step, "
-                                     "where lpa cannot see them; call loss.backward() before optimizer.step()")
+            self._check_step(args, kwargs)
             if self._buffers is None:
                 self._start()
             self._check_writer()
@@ -191,34 +234,61 @@ class Recorder:
 
     @torch.compiler.disable
     def _after(self, optimizer, args, kwargs):
-        if self._over or self._pending is None:
+        step = self._pending
+        if self._is_elsewhere() or step is None or step.taken:
             return
         with _Guard(self):
-            step = self._pending
             if step.unscaled_later:
-                step.streams["grad"] = self._fill("grad", self._gradients())
+                step.streams["grad"] = self._fill("grad", self._parameters.gradients())
             if step.iterate is not None:
                 for name in self._streams:
                     if name in DIRECTIONS:
                         step.streams[name] = self._fill(name, DIRECTIONS[name](optimizer, self._parameters.params))
+            step.taken = True
             self.step += 1
+
+    def _is_elsewhere(self):
+        """Whether the recording is over, or this is a copy of it in a forked process."""
+        return self._over or os.getpid() != self._process
+
+    def _is_inside_a_step(self):
+        """Whether a step of the optimizer calls another's `step` (its superclass's), whose hooks run too."""
+        if self._pending is None or self._pending.taken:
+            return False
+        frame, calls = sys._getframe(), 0
+        while frame is not None:
+            if frame.f_code is _STEP_WRAPPER and frame.f_locals.get("args", (None,))[0] is self._optimizer:
+                calls += 1
+            frame = frame.f_back
+        return calls > 1
+
+    def _check_step(self, args, kwargs):
+        if (len(args) > 1 and args[1] is not None) or kwargs.get("closure") is not None:
+            raise RecordingError("the optimizer is given a closure, which computes gradients inside the step, "
+                                 "where lpa cannot see them; call loss.backward() before optimizer.step()")
+        if "grad_scaler" in kwargs:
+            raise RecordingError("this optimizer unscales its gradients inside the step, where lpa cannot see them")
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            raise RecordingError("the optimizer's step is captured in a CUDA graph, whose replay calls no hooks")
+        last = next(reversed(self._optimizer._optimizer_step_pre_hooks))
+        if last not in _HOOKS:
+            raise RecordingError("another hook of the optimizer was registered after lpa's and could change the "
+                                 "gradients after they are recorded; call lpa.record() after it")
 
     # How
 
     def _start(self):
-        hooks = list(self._optimizer._optimizer_step_pre_hooks)
-        if hooks and hooks[-1] != self._hooks[0].id:
-            raise RecordingError("another hook of the optimizer was registered after lpa's and could change the "
-                                 "gradients after they are recorded; call lpa.record() after it")
         self._parameters = parameters = Parameters(self._model, self._optimizer)
         names = ["grad", *self._streams, *self._probes]
         if self._probes and parameters.ranks > 1:
             raise RecordingError("probes are for a single rank: each would compute another gradient")
+        self._log.first_step()
         inner = self._writer(names)
         self.step = inner.next_step()
         self._vectors = 1 + len(names)
         self._count = self._buffer_steps * self._vectors
         self._buffers = Buffers(parameters, inner, self._count)
+        atexit.register(self._at_exit)
         if any(p.requires_grad for p in self._left_out_params()):
             warnings.warn(f"lpa: {len(parameters.left_out)} parameters of the model are not in the optimizer and are "
                           f"not recorded ({', '.join(parameters.left_out[:3])}, ...)", stacklevel=4)
@@ -233,22 +303,23 @@ class Recorder:
     def _writer(self, names):
         parameters = self._parameters
         if self._resume is not False:
-            step = find_step(self.path, parameters) if self._resume is True else self._resume
-            inner = self._attach(step)
-        elif parameters.rank > 0:
+            check_manifest(self.path, parameters, names)
+            return self._attach(self._resume)
+        if parameters.rank > 0:
             inner = self._attach(None)
-        else:
-            parts = {
-                "tensors": parameters.table(),
-                "streams": [{"name": n, "stage": STAGES.get(n, "")} for n in names],
-                "optimizer": {"name": hyperparameters.name(self._optimizer),
-                              "param_groups": hyperparameters.initial(self._optimizer)},
-                "world": parameters.ranks,
-                "slices": parameters.slices,
-                "metadata": {"torch": torch.__version__, **self._metadata},
-            }
-            return self._create(parts)
-        check_manifest(self.path, inner, parameters, names)
+            check_manifest(self.path, parameters, names)
+            return inner
+        parts = {
+            "tensors": parameters.table(),
+            "streams": [{"name": n, "stage": STAGES.get(n, "")} for n in names],
+            "optimizer": {"name": hyperparameters.name(self._optimizer),
+                          "param_groups": hyperparameters.initial(self._optimizer)},
+            "world": parameters.ranks,
+            "slices": parameters.slices,
+            "metadata": {"torch": torch.__version__, **self._metadata},
+        }
+        inner = self._create(parts)
+        self._made = True
         return inner
 
     def _create(self, parts):
@@ -265,27 +336,24 @@ class Recorder:
                     raise
             time.sleep(0.05)
 
-    def _gradients(self):
-        gradients = self._parameters.gradients()
-        for i, g in enumerate(gradients):
-            if g is not None and g.layout is not torch.strided:
-                if not self._densified:
-                    self._densified = True
-                    warnings.warn(f"lpa: the gradient of '{self._parameters.names[i][0]}' is sparse and is recorded "
-                                  "dense; where it has no entry it is recorded as 0", stacklevel=4)
-                gradients[i] = g.to_dense()
-        self._parameters.check_vector(gradients, "the gradient")
-        return gradients
-
     def _capture(self):
-        step = self._pending = _Step(hyperparameters.scalars(self._optimizer))
+        step = _Step(hyperparameters.scalars(self._optimizer))
+        try:
+            self._capture_into(step)
+        except BaseException:
+            self._discard(step)
+            raise
+        self._pending = step
+
+    def _capture_into(self, step):
         if self._epoch is not None:
             step.scalars["epoch"] = self._epoch
-        step.scalars.update(self._next)
+        step.scalars.update(self._log.next)
         if self._scaler is not None:
             step.scalars["loss_scale"] = self._scaler.get_scale()
-        step.found_inf = getattr(self._optimizer, "found_inf", None)
-        self._next = {}
+        found_inf = getattr(self._optimizer, "found_inf", None)
+        step.found_inf = None if found_inf is None else held("found_inf", found_inf)
+        self._log.next = {}
         given, self._given = self._given, {}
         if not self._sampled(self.step):
             return
@@ -294,23 +362,35 @@ class Recorder:
         if self._policy == "drop" and self._buffers.queue.free() < needed:
             step.dropped = "the buffers were full"
             return
-        step.iterate = self._fill("iterate", [p.detach() for p in self._parameters.params])
+        parameters = self._parameters
+        step.iterate = self._fill("iterate", [p.detach() for p in parameters.params])
         # A fused optimizer divides by the loss scale itself, and leaves the quotient behind.
         step.unscaled_later = getattr(self._optimizer, "grad_scale", None) is not None
         if not step.unscaled_later:
-            step.streams["grad"] = self._fill("grad", self._gradients())
+            gradients = parameters.gradients()
+            sparse = [n[0] for g, n in zip(gradients, parameters.names, strict=True) if g is not None and g.is_sparse]
+            if sparse:
+                self._warn("sparse", f"the gradient of '{sparse[0]}' is sparse and is recorded dense; where it has no "
+                           "entry it is recorded as 0")
+            step.streams["grad"] = self._fill("grad", gradients)
         for name, tensors in given.items():
-            tensors = self._parameters.aligned(tensors, f"stream '{name}'")
-            self._parameters.check_vector(tensors, f"stream '{name}'")
-            step.streams[name] = self._fill(name, tensors)
+            step.streams[name] = self._fill(name, parameters.aligned(tensors, f"stream '{name}'"))
         for name, loss_fn in self._probes.items():
-            step.streams[name] = self._fill(name, probe(self._model, self._parameters.params, loss_fn))
+            step.streams[name] = self._fill(name, probe(self._model, parameters.params, loss_fn))
+
+    def _warn(self, key, text):
+        if key not in self._warned:
+            self._warned.add(key)
+            warnings.warn(f"lpa: {text}", stacklevel=5)
+
+    def _discard(self, step):
+        for number, _ in step.filled():
+            self._buffers.queue.give_back(number)
 
     def _fill(self, key, tensors):
         number = self._buffers.take(True)
         if number is None:
-            # The recording is broken; the next look at the queue says why.
-            raise _Broken
+            raise _Broken(self._buffers.queue.failure() or "there is no free buffer")
         try:
             return self._buffers.fill(number, tensors, key)
         except BaseException:
@@ -318,13 +398,18 @@ class Recorder:
             raise
 
     def _take_pending(self):
-        """The step before, if there was one."""
+        """The step before, if it was taken."""
         step, self._pending = self._pending, None
-        if step is not None and step.found_inf is not None and float(step.found_inf) != 0:
+        if step is None:
+            return None
+        if not step.taken:
+            # The optimizer raised, and the training went on.
+            self._discard(step)
+            return None
+        if step.found_inf is not None and float(step.found_inf) != 0:
             # A fused optimizer did nothing, since a gradient was not finite: there was no step.
             self.step -= 1
-            for number, _ in step.filled():
-                self._buffers.queue.give_back(number)
+            self._discard(step)
             return None
         return step
 
@@ -352,7 +437,6 @@ class Recorder:
         return filled
 
     def _finish(self):
-        self._hand_over(self._take_pending())
         self._buffers.queue.finish(self._filled_iterate())
         if self._verify and self._parameters.ranks == 1:
             problems = _lpa.verify(self.path)
@@ -360,21 +444,28 @@ class Recorder:
                 raise RecordingError(f"{self.path} is not what was written: {problems[0]}")
 
     def _end(self, how):
-        if self._over:
-            return
-        if self._buffers is None:
-            self._stop_hooks()
-            warnings.warn(f"lpa: the optimizer took no step; nothing was recorded in {self.path}", stacklevel=3)
-            return
-        with _Guard(self):
-            self._hand_over(self._take_pending())
-            how()
-        self._stop_hooks()
-
-    def _stop_hooks(self):
-        self._over = True
+        """Ends from outside a step of the optimizer; within one, its hooks must stay."""
+        if not self._over:
+            if self._buffers is None:
+                warnings.warn(f"lpa: the optimizer took no step; nothing was recorded in {self.path}", stacklevel=3)
+            else:
+                with _Guard(self):
+                    self._hand_over(self._take_pending())
+                    how()
+            self._is_over()
         for hook in self._hooks:
+            _HOOKS.discard(hook.id)
             hook.remove()
+
+    def _is_over(self):
+        self._over = True
+        self._given = {}
+        atexit.unregister(self._at_exit)
+
+    def _at_exit(self):
+        # A script that never closed the recording keeps its steps.
+        with contextlib.suppress(Exception):
+            self.stop()
 
 
 class _Broken(Exception):
@@ -387,7 +478,7 @@ class _Step:
     def __init__(self, scalars):
         self.scalars, self.iterate, self.streams = scalars, None, {}
         self.dropped = self.found_inf = None
-        self.unscaled_later = False
+        self.unscaled_later = self.taken = False
         # Names that were logged after the step.
         self.logged = set()
 
@@ -407,15 +498,20 @@ class _Guard:
         return self
 
     def __exit__(self, kind, error, _):
-        if error is None or not isinstance(error, (_Broken, RecordingError, OSError, ValueError)):
+        # Whatever fails here must not end the training; what ends the process (an interrupt) is not a failure.
+        if not isinstance(error, Exception):
             return False
         recorder = self.recorder
-        recorder._stop_hooks()
-        text = str(error)
+        recorder._is_over()
+        recorder._pending = None
+        text = str(error) if isinstance(error, RecordingError) else f"{kind.__name__}: {error}"
         if recorder._buffers is not None:
             text = recorder._buffers.queue.failure() or text
             with contextlib.suppress(OSError, ValueError):
                 recorder._buffers.queue.stop()
+        if recorder._made and not recorder._begun:
+            recorder._buffers = None
+            remove(recorder.path)
         if recorder._raises or not recorder._begun:
             raise RecordingError(text) from (None if isinstance(error, _Broken) else error)
         warnings.warn(f"lpa: the recording of {recorder.path} ended at step {recorder.step}: {text} The training goes "

@@ -91,15 +91,23 @@ pub(crate) fn verify(py: Python<'_>, path: PathBuf) -> PyResult<Vec<String>> {
     Ok(found.map_err(raise)?.problems.iter().map(ToString::to_string).collect())
 }
 
-/// The checkpoints that a rank's journal names: the step, and the hash of the rank's part of the iterate.
+/// The checkpoints that a rank's journal names and that no later attempt supersedes: the step, and the
+/// hash of the rank's part of the iterate.
 #[pyfunction]
 pub(crate) fn checkpoints(path: PathBuf, rank: u32) -> PyResult<Vec<(u64, String)>> {
     let journal = Journal::read(&path, rank).map_err(raise)?;
-    let named = journal.events.into_iter().filter_map(|e| match e {
-        Event::Checkpoint { step, iterate_xxh3 } => Some((step, iterate_xxh3)),
-        _ => None,
-    });
-    Ok(named.collect())
+    let mut all: Vec<(u64, String)> = Vec::new();
+    for event in journal.events {
+        match event {
+            Event::Attempt { from_step, .. } => all.retain(|(step, _)| *step <= from_step),
+            Event::Checkpoint { step, iterate_xxh3 } => {
+                all.retain(|(known, _)| *known != step);
+                all.push((step, iterate_xxh3));
+            }
+            _ => {}
+        }
+    }
+    Ok(all)
 }
 
 /// xxh3_64 in hexadecimal of buffers one after the other.

@@ -486,10 +486,11 @@ fn write_error(run: &Path, what: String) -> Error {
 
 /// Takes the journal's lock, which is held while the file is open.
 fn lock(journal: &File, run: &Path, rank: u32) -> Result<()> {
-    // A reader that looks whether the run is being written holds the lock for a moment.
-    for _ in 0..20 {
+    // A reader that looks whether the run is being written holds the lock for a moment; processes
+    // that a killed training has forked (PyTorch's data loaders) hold it until they notice, after 5 s.
+    for _ in 0..80 {
         match flock(journal, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => std::thread::sleep(Duration::from_millis(20)),
+            Err(Errno::WOULDBLOCK) => std::thread::sleep(Duration::from_millis(100)),
             // Some network file systems have no locks. Recording goes on without one.
             _ => return Ok(()),
         }

@@ -47,7 +47,7 @@ NAMES = ["0.weight", "0.bias", "2.weight", "2.bias"]
 SUMS = ["dot", "g2", "d2", "x2", "gx", "step2", "init2", "dot_next"]
 
 
-@pytest.mark.parametrize("kind, width", [("ddp", 2048), ("fsdp", 2048), ("fsdp", 37)])
+@pytest.mark.parametrize("kind, width", [("ddp", 8192), ("fsdp", 2048), ("fsdp", 37)])
 def test_two_ranks_equal_one(tmp_path, lpa_command, analyze, kind, width):
     path = tmp_path / "run"
     seen = torchrun(kind, path, 9, width=width)

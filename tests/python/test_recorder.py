@@ -296,6 +296,53 @@ def test_parameters_added_late(tmp_path, on_error):
     assert lpa.open(tmp_path / "run").steps == range(3), "what was recorded before is there"
 
 
+def test_a_parameter_that_changes_its_type_ends_the_recording(tmp_path):
+    model = perceptron()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def before(rec, step):
+        if step == 2:
+            model.to(torch.bfloat16)
+            for p in model.parameters():
+                p.grad = torch.zeros_like(p)
+
+    with pytest.warns(lpa.RecordingStopped, match=r"is torch.bfloat16 .*, the parameter was torch.float32"):
+        train(tmp_path / "run", model, optimizer, steps=4, before=before)
+    assert lpa.open(tmp_path / "run").steps == range(2)
+
+
+def test_whatever_fails_in_the_recording_the_training_goes_on(tmp_path):
+    model = perceptron()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    calls = []
+
+    def failing():
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyError("of the user")
+        return loss_of(model, 9)
+
+    with lpa.record(tmp_path / "run", model, optimizer) as rec:
+        rec.probe("fixed", failing)
+        for step in range(2):
+            optimizer.zero_grad()
+            loss_of(model, step).backward()
+            optimizer.step()
+        with pytest.warns(lpa.RecordingStopped, match="KeyError: 'of the user'.*The training goes on"):
+            optimizer.step()
+        optimizer.step()
+    assert lpa.open(tmp_path / "run").steps == range(2)
+
+
+def test_what_is_no_number_is_not_logged(tmp_path):
+    model = perceptron()
+    rec = lpa.record(tmp_path / "run", model, torch.optim.SGD(model.parameters(), lr=0.1))
+    for value in ("high", torch.zeros(3), None):
+        with pytest.raises(TypeError, match="'accuracy' is no number"):
+            rec.log(accuracy=value)
+    rec.log(accuracy=torch.tensor([0.5]), other=np.float64(3))
+
+
 def test_sparse_gradients_are_recorded_dense_with_a_warning(tmp_path):
     torch.manual_seed(0)
     embedding = torch.nn.EmbeddingBag(16, 10, sparse=True)
@@ -461,3 +508,156 @@ def test_what_is_logged_belongs_to_its_step(tmp_path):
     assert [s["epoch"] for s in scalars] == [0, 0, 1, 1, 2, 2]
     assert [s["loss"] for s in scalars] == losses
     assert [s.get("accuracy") for s in scalars] == [None, 0.0, None, 0.1, None, 0.2]
+
+
+def test_a_first_step_that_the_scaler_skips(tmp_path):
+    """As float16 trainings begin: the scale is too large. What is logged then is of no recorded step."""
+    model = perceptron()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    losses = []
+    with lpa.record(tmp_path / "run", model, optimizer) as rec:
+        for step in range(6):
+            rec.log(epoch=step // 3)
+            optimizer.zero_grad()
+            loss = loss_of(model, step) * (float("inf") if step < 2 else 1)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            rec.log(loss=loss)
+            losses.append(loss.item())
+    run = lpa.open(tmp_path / "run")
+    assert run.final_step == 4
+    assert [run.scalars(t)["loss"] for t in range(4)] == losses[2:]
+    assert [run.scalars(t)["epoch"] for t in range(4)] == [0, 1, 1, 1]
+
+
+def test_what_is_logged_between_backward_and_step_is_of_that_step(tmp_path):
+    model = perceptron()
+    losses = []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with lpa.record(tmp_path / "run", model, optimizer) as rec:
+        for step in range(4):
+            optimizer.zero_grad()
+            loss = loss_of(model, step)
+            loss.backward()
+            rec.log(loss=loss)
+            optimizer.step()
+            losses.append(loss.item())
+    assert [lpa.open(tmp_path / "run").scalars(t)["loss"] for t in range(4)] == losses
+
+
+def test_a_step_that_calls_its_superclass_is_one_step(tmp_path):
+    class Ours(torch.optim.SGD):
+        def step(self, closure=None):
+            for group in self.param_groups:
+                group["lr"] *= 0.9
+            return super().step(closure)
+
+    torch.optim.SGD(perceptron().parameters(), lr=0.1)  # from now on its `step` has hooks too
+    model = perceptron()
+    assert_same(tmp_path / "run", train(tmp_path / "run", model, Ours(model.parameters(), lr=0.1)))
+
+
+def test_a_step_that_raises_is_no_step(tmp_path):
+    class Failing(torch.optim.SGD):
+        calls = 0
+
+        def step(self, closure=None):
+            Failing.calls += 1
+            if Failing.calls in (2, 3):
+                raise MemoryError("of the device")
+            return super().step(closure)
+
+    model = perceptron()
+    optimizer = Failing(model.parameters(), lr=0.1)
+    capture, steps = Capture(model.parameters()), []
+    with lpa.record(tmp_path / "run", model, optimizer, sample=lambda s: steps.append(s) or True) as rec:
+        for step in range(6):
+            optimizer.zero_grad()
+            loss_of(model, step).backward()
+            capture.take()
+            try:
+                optimizer.step()
+            except MemoryError:
+                capture.x.pop()
+                capture.g.pop()
+        assert rec.step == 4
+    capture.end()
+    assert_same(tmp_path / "run", capture)
+    assert steps == [0, 1, 1, 1, 2, 3]
+
+
+def test_an_interrupt_in_the_middle_of_a_step_leaves_no_half_step(tmp_path, monkeypatch, lpa_command):
+    model = perceptron()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(KeyboardInterrupt), lpa.record(tmp_path / "run", model, optimizer) as rec:
+        for step in range(5):
+            if step == 3:
+                def interrupted():
+                    raise KeyboardInterrupt
+                monkeypatch.setattr(rec._parameters, "gradients", interrupted)
+            optimizer.zero_grad()
+            loss_of(model, step).backward()
+            optimizer.step()
+    run = lpa.open(tmp_path / "run")
+    assert run.steps == range(3)
+    assert all(recorded(run, t, "grad") for t in range(3))
+    lpa_command("verify", tmp_path / "run")
+
+
+def test_a_hook_that_comes_in_the_middle_ends_the_recording(tmp_path):
+    model = perceptron()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def before(rec, step):
+        if step == 2:
+            optimizer.register_step_pre_hook(lambda *_: None)
+
+    with pytest.warns(lpa.RecordingStopped, match="another hook"):
+        train(tmp_path / "run", model, optimizer, before=before)
+    assert lpa.open(tmp_path / "run").steps == range(2)
+
+
+def test_two_recordings_of_one_optimizer(tmp_path):
+    model = perceptron()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with lpa.record(tmp_path / "a", model, optimizer):
+        capture = train(tmp_path / "b", model, optimizer)
+        assert_same(tmp_path / "b", capture)
+    assert_same(tmp_path / "a", capture)
+
+
+def test_a_stream_is_what_it_was_when_it_was_given(tmp_path):
+    model = perceptron()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    full = []
+    with lpa.record(tmp_path / "run", model, optimizer) as rec:
+        for step in range(3):
+            optimizer.zero_grad(set_to_none=False)
+            loss_of(model, 50 + step).backward()
+            rec.stream("full", [p.grad for p in model.parameters()])
+            full.append([bits(p.grad) for p in model.parameters()])
+            optimizer.zero_grad(set_to_none=False)
+            loss_of(model, step).backward()
+            optimizer.step()
+    for step in range(3):
+        assert_equal(recorded(lpa.open(tmp_path / "run"), step, "full"), full[step], "full")
+
+
+def test_names_and_directions_that_cannot_be(tmp_path):
+    model = perceptron()
+    optimizer = torch.optim.NAdam(model.parameters())
+    with pytest.raises(lpa.RecordingError, match="the optimizer is NAdam"):
+        train(tmp_path / "run", model, optimizer, streams=["adam"])
+    assert not (tmp_path / "run").exists(), "nothing is in the way of another try"
+    rec = lpa.record(tmp_path / "run", model, optimizer)
+    for name in ("grad", "momentum", "probe/x"):
+        with pytest.raises(ValueError, match="records itself"):
+            rec.stream(name, {})
+    for options, message in (({"streams": "momentum"}, "list of names"), ({"resume": None}, "True, False or a step"),
+                             ({"policy": "wait"}, "'block' or 'drop'"), ({"sample": 0}, "every k-th")):
+        with pytest.raises(ValueError, match=message):
+            lpa.record(tmp_path / "run", model, optimizer, **options)
+    with pytest.raises(lpa.RecordingError, match="not what JSON holds"):
+        lpa.record(tmp_path / "run", model, optimizer, metadata={"loss": float("nan")})

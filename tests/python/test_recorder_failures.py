@@ -64,17 +64,78 @@ def test_an_exception_leaves_a_run_that_can_be_resumed(tmp_path, lpa_command):
 
 def test_resume_needs_an_iterate_of_the_run(tmp_path):
     model, optimizer = start()
-    recorder = lpa.record(tmp_path / "run", model, optimizer, resume=True)  # nothing there: a new run
-    one_step(model, optimizer, 0)
+    recorder = lpa.record(tmp_path / "run", model, optimizer, resume=True)
+    for step in range(4):
+        one_step(model, optimizer, step)
     recorder.stop()
-    with pytest.raises(lpa.RecordingError, match=r"holds no iterate that .* has recorded"):
+    for resume, message in ((True, r"holds no iterate that .* has recorded"), (2, "the parameters are not x_2")):
         model, optimizer = start(seed=5)
-        lpa.record(tmp_path / "run", model, optimizer, resume=True)
-        one_step(model, optimizer, 0)
+        with pytest.raises(lpa.RecordingError, match=message):
+            lpa.record(tmp_path / "run", model, optimizer, resume=resume)
+    model, optimizer = start(width=3)
     with pytest.raises(lpa.RecordingError, match="is a run of another model"):
-        model, optimizer = start(width=3)
         lpa.record(tmp_path / "run", model, optimizer, resume=0)
-        one_step(model, optimizer, 0)
+    model, optimizer = start()
+    with pytest.raises(lpa.RecordingError, match="has no stream named"):
+        lpa.record(tmp_path / "run", model, optimizer, resume=0, streams=["momentum"])
+    assert lpa.open(tmp_path / "run").steps == range(4), "none of this has touched the run"
+    rec = lpa.record(tmp_path / "run", *start(), resume=True)
+    assert rec.step == 0
+
+
+def test_a_run_killed_before_its_first_shard_is_resumed_at_0(tmp_path):
+    model, optimizer = start()
+    kill = f"""
+import os, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_recorder_failures import start, one_step, lpa
+model, optimizer = start()
+rec = lpa.record({str(tmp_path / "run")!r}, model, optimizer)
+one_step(model, optimizer, 0)
+os._exit(9)
+"""
+    assert subprocess.run([sys.executable, "-c", kill]).returncode == 9
+    capture = Capture(model.parameters())
+    with lpa.record(tmp_path / "run", model, optimizer, resume=True):
+        one_step(model, optimizer, 0, capture)
+    capture.end()
+    assert_same(tmp_path / "run", capture)
+
+
+def test_a_checkpoint_that_was_superseded_is_not_gone_on_from(tmp_path):
+    states, (model, optimizer) = {}, start()
+    with lpa.record(tmp_path / "run", model, optimizer) as rec:
+        for step in range(5):
+            states[step] = {k: v.clone() for k, v in model.state_dict().items()}
+            one_step(model, optimizer, step)
+        rec.flush()
+        states[5] = {k: v.clone() for k, v in model.state_dict().items()}
+        rec.stop()
+    model, optimizer = start()
+    model.load_state_dict(states[3])
+    with lpa.record(tmp_path / "run", model, optimizer, resume=True) as rec:
+        assert rec.step == 3
+        for step in range(103, 108):
+            one_step(model, optimizer, step)
+        rec.stop()
+    model, optimizer = start()
+    model.load_state_dict(states[5])
+    with pytest.raises(lpa.RecordingError, match="holds no iterate"):
+        lpa.record(tmp_path / "run", model, optimizer, resume=True)
+
+
+def test_what_is_logged_after_a_flush_is_not_recorded_and_said(tmp_path):
+    model, optimizer = start()
+    with lpa.record(tmp_path / "run", model, optimizer) as rec:
+        for step in range(3):
+            loss = one_step(model, optimizer, step)
+            if step == 1:
+                rec.flush()
+                with pytest.warns(UserWarning, match="'loss' was logged after flush"):
+                    rec.log(loss=loss)
+            else:
+                rec.log(loss=loss)
+    assert ["loss" in lpa.open(tmp_path / "run").scalars(t) for t in range(3)] == [True, False, True]
 
 
 def test_a_flush_publishes_every_step(tmp_path):
@@ -88,6 +149,22 @@ def test_a_flush_publishes_every_step(tmp_path):
     rec.close()
     one_step(model, optimizer, 3)
     assert lpa.open(tmp_path / "run").final_step == 3
+
+
+def test_a_script_that_forgets_to_close_keeps_its_steps(tmp_path):
+    script = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_recorder_failures import start, one_step, lpa
+model, optimizer = start()
+rec = lpa.record({str(tmp_path / "run")!r}, model, optimizer)
+for step in range(5):
+    one_step(model, optimizer, step)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    run = lpa.open(tmp_path / "run")
+    assert run.steps == range(5) and run.final_step is None
 
 
 def test_no_step_no_run(tmp_path):

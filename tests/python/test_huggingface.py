@@ -1,0 +1,153 @@
+"""Hugging Face's Trainer really trains; what was recorded is, bit for bit, what another callback saw."""
+
+import pytest
+import torch
+from training import Capture, assert_same, digits, perceptron
+
+import lpa
+from lpa.errors import RecordingError
+from lpa.importer import import_checkpoints
+
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("accelerate")
+
+STEPS = 20
+
+
+class Classifier(torch.nn.Module):
+    """What the Trainer takes: a model that computes its loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = perceptron()
+
+    def forward(self, images, labels):
+        logits = self.body(images)
+        return {"loss": torch.nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+class Watch(transformers.TrainerCallback):
+    """What the optimizer is about to see, the losses that are logged, and if wanted an exception."""
+
+    def __init__(self, fails_at=None):
+        self.losses, self.epochs, self.norms, self.fails_at = [], [], [], fails_at
+
+    def on_train_begin(self, args, state, control, *, optimizer, **_):
+        # The Trainer makes two parameter groups: those that decay, and the biases.
+        self.capture = Capture(p for group in optimizer.param_groups for p in group["params"])
+
+    def on_pre_optimizer_step(self, args, state, control, **_):
+        if state.global_step == self.fails_at:
+            raise KeyError("of the training")
+        self.capture.take()
+        self.epochs.append(state.epoch)
+
+    def on_log(self, args, state, control, *, logs, **_):
+        if "loss" in logs:
+            self.losses.append(logs["loss"])
+            self.norms.append(logs["grad_norm"])
+
+
+def trainer(out, callbacks, model, **arguments):
+    images, labels = digits()
+    data = [{"images": x, "labels": y} for x, y in zip(images, labels, strict=True)]
+    arguments = {"max_steps": STEPS, "logging_steps": 1, "save_strategy": "no", "learning_rate": 0.01, **arguments}
+    args = transformers.TrainingArguments(out, use_cpu=True, per_device_train_batch_size=128, report_to=[],
+                                          disable_tqdm=True, seed=3, **arguments)
+    return transformers.Trainer(model, args, train_dataset=data, callbacks=callbacks)
+
+
+def callback(path, **options):
+    from lpa.huggingface import RecorderCallback
+    return RecorderCallback(path, **options)
+
+
+@pytest.mark.parametrize("arguments", [
+    {}, {"optim": "sgd"}, {"gradient_accumulation_steps": 3}, {"bf16": True}, {"max_grad_norm": 0.0},
+], ids=str)
+def test_the_trainer(tmp_path, arguments, analyze):
+    model = Classifier()
+    watch = Watch()
+    recording = callback(tmp_path / "run", metadata={"seed": 3})
+    trainer(tmp_path / "out", [recording, watch], model, **arguments).train()
+    watch.capture.end()
+    assert len(watch.capture.g) == STEPS
+    run = assert_same(tmp_path / "run", watch.capture)
+    assert [t["name"] for t in run.manifest["tensors"]] == ["body.0.weight", "body.2.weight", "body.0.bias",
+                                                           "body.2.bias"]
+    assert run.manifest["optimizer"]["name"] == arguments.get("optim", "adamw")
+    scalars = [run.scalars(t) for t in range(STEPS)]
+    assert [s["loss"] for s in scalars] == watch.losses
+    assert [s["epoch"] for s in scalars] == watch.epochs and watch.epochs[0] == 0 < watch.epochs[1] < 1
+    # The schedule is linear, and the recorded lr is the one that the step used.
+    assert [s["lr/0"] for s in scalars] == pytest.approx([0.01 * (1 - t / STEPS) for t in range(STEPS)])
+    analyze(tmp_path / "run")
+
+
+def test_the_gradient_is_the_clipped_one(tmp_path):
+    model = Classifier()
+    watch = Watch()
+    trainer(tmp_path / "out", [watch, callback(tmp_path / "run")], model, max_grad_norm=0.25).train()
+    run = lpa.open(tmp_path / "run")
+    for step, norm in enumerate(watch.norms):
+        squares = sum((g.astype(float)**2).sum() for g in run.stream("grad", step).values())
+        assert float(norm) > 0.25 and squares**0.5 == pytest.approx(0.25, rel=1e-5)
+
+
+def test_a_loss_that_is_logged_now_and_then(tmp_path):
+    model = Classifier()
+    watch = Watch()
+    trainer(tmp_path / "out", [watch, callback(tmp_path / "run")], model, logging_steps=5).train()
+    run = lpa.open(tmp_path / "run")
+    losses = {t: run.scalars(t)["loss"] for t in range(STEPS) if "loss" in run.scalars(t)}
+    assert losses == dict(zip([4, 9, 14, 19], watch.losses, strict=True))
+
+
+def test_an_exception_and_going_on_from_the_checkpoint(tmp_path):
+    model = Classifier()
+    first, recording = Watch(fails_at=13), callback(tmp_path / "run")
+    saving = {"save_strategy": "steps", "save_steps": 5, "weight_decay": 0.1}
+    with pytest.raises(KeyError, match="of the training"):
+        trainer(tmp_path / "out", [first, recording], model, **saving).train()
+    recording.recorder.stop()
+    run = lpa.open(tmp_path / "run")
+    assert run.final_step is None and run.steps.stop >= 10
+
+    model = Classifier()
+    second = Watch()
+    again = trainer(tmp_path / "out", [second, callback(tmp_path / "run", resume=True)], model, **saving)
+    again.train(resume_from_checkpoint=True)
+    assert len(second.capture.g) == 10
+    second.capture.x[:0], second.capture.g[:0] = first.capture.x[:10], first.capture.g[:10]
+    second.capture.end()
+    run = assert_same(tmp_path / "run", second.capture)
+
+    # The Trainer's own checkpoints hold the same iterates.
+    import_checkpoints(tmp_path / "imported", tmp_path / "out")
+    imported = lpa.open(tmp_path / "imported")
+    for k, step in enumerate([5, 10, 15, 20]):
+        there, here = run.iterate(step), imported.iterate(k)
+        assert there.keys() == here.keys()
+        assert all((there[name] == here[name]).all() for name in there), step
+        assert k == 3 or imported.scalars(k)["checkpoint"] == step
+
+
+def test_a_second_training_by_the_same_trainer(tmp_path):
+    model = Classifier()
+    two = trainer(tmp_path / "out", [callback(tmp_path / "run")], model, max_steps=3)
+    two.train()
+    with pytest.raises(RecordingError, match="holds a run already"):
+        two.train()
+    assert lpa.open(tmp_path / "run").final_step == 3
+
+
+def test_load_best_model_at_end_is_refused(tmp_path):
+    best = {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps"}
+    images, labels = digits()
+    args = transformers.TrainingArguments(tmp_path / "out", use_cpu=True, report_to=[], **best)
+    data = [{"images": images[0], "labels": labels[0]}]
+    refused = transformers.Trainer(Classifier(), args, train_dataset=data, eval_dataset=data,
+                                   callbacks=[callback(tmp_path / "run")])
+    with pytest.raises(RecordingError, match=r"replaces the final iterate.*set it to False"):
+        refused.train()
+    assert not (tmp_path / "run").exists()
