@@ -503,12 +503,15 @@ class _Guard:
             return False
         recorder = self.recorder
         recorder._is_over()
-        recorder._pending = None
         text = str(error) if isinstance(error, RecordingError) else f"{kind.__name__}: {error}"
         if recorder._buffers is not None:
             text = recorder._buffers.queue.failure() or text
-            with contextlib.suppress(OSError, ValueError):
+            # The step before this one is whole, if it is still there.
+            with contextlib.suppress(Exception):
+                recorder._hand_over(recorder._take_pending())
+            with contextlib.suppress(Exception):
                 recorder._buffers.queue.stop()
+        recorder._pending = None
         if recorder._made and not recorder._begun:
             recorder._buffers = None
             remove(recorder.path)
