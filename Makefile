@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := target/release/lpa
 PY     := $(VENV)/bin/python
 
-.PHONY: demo build test test-rust test-python check example bench fixtures wheel clean
+.PHONY: demo build test test-rust test-python check example smoke bench fixtures wheel clean
 
 demo: build
 	$(BIN) analyze fixtures/digits_mlp
@@ -31,9 +31,21 @@ example: $(VENV)/module
 	rm -rf target/six_paths
 	$(PY) examples/six_paths.py target/six_paths
 
-bench: build
+# The paper's four tasks, small: each trains, is recorded and analyzed.
+SMOKE = "cifar10 --model resnet18" "cifar10 --model mlp" "imagenet" "wikitext2" "vaihingen --model unet" \
+        "vaihingen --model segnet"
+
+smoke: $(VENV)/module build
+	set -e; for task in $(SMOKE); do \
+	    rm -rf target/smoke; set -- $$task; name=$$1; shift; \
+	    $(PY) examples/$$name.py --smoke --run target/smoke "$$@"; \
+	    $(BIN) analyze target/smoke | tail -n 6; \
+	done; rm -rf target/smoke
+
+bench: $(VENV)/module build
 	cargo bench --locked --bench stages
 	$(PYTHON) benches/end_to_end.py $(BENCH)
+	$(PY) benches/recorder.py target/bench_recorder
 
 fixtures: $(VENV)/module
 	rm -rf fixtures/digits_mlp fixtures/format

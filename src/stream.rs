@@ -124,7 +124,11 @@ fn resolve(run: &Run, catalog: &Catalog, name: &str) -> Result<(Measured, bool, 
             Err(refuse("grad_preclip needs the scalar clip_coef, which was not recorded".to_owned()))
         }
         (GRAD_WD | GRAD_PRECLIP | GRAD, None) => {
-            Err(refuse("no gradients were recorded (there is no stream 'grad')".to_owned()))
+            Err(refuse(
+                "no gradients were recorded (there is no stream 'grad'); the differences of successive iterates can \
+                 be measured: --stream update"
+                    .to_owned(),
+            ))
         }
         _ => Err(refuse(format!("no stream is named '{name}'. {}", offered(run, catalog)))),
     }

@@ -13,18 +13,20 @@ from .reader import Run, open
 from .writer import Writer
 
 __all__ = ["Meter", "Recorder", "RecordingError", "RecordingStopped", "Run", "Writer", "analyze", "measure", "open",
-           "record"]
+           "import_checkpoints", "record"]
 
 # By name: the module that has it. PyTorch takes seconds to import, and readers may not have it.
 _LATER = {
     "Recorder": "recorder", "RecordingError": "errors", "RecordingStopped": "errors", "record": "recorder",
-    "Meter": "online", "measure": "online",
+    "Meter": "online", "measure": "online", "import_checkpoints": "importer",
 }
 
 
 def __getattr__(name):
     if name in _LATER:
         return getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
+    if name == "huggingface":
+        return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module 'lpa' has no attribute '{name}'")
 
 

@@ -103,7 +103,8 @@ fn write_head(run: &Run, survey: &Survey, out: &mut String) {
         format!("{} in {} tensors ({})", thousands(m.parameters()), m.tensors.len(), types(m)),
     );
     let groups = serde_json::json!(m.optimizer.param_groups);
-    line("optimizer", format!("{} {groups}", m.optimizer.name));
+    let name = if m.optimizer.name.is_empty() { "unknown" } else { &m.optimizer.name };
+    line("optimizer", format!("{name} {groups}"));
     if m.world > 1 {
         line("ranks", m.world.to_string());
     }

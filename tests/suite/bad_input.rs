@@ -207,7 +207,7 @@ fn nothing_to_analyze() {
     record(&path, &[4], 0, WriterOptions::default());
     let ran = run(&["analyze", path.to_str().unwrap()]);
     assert_eq!(ran.code, 1);
-    assert!(ran.err.contains("none of the steps has both a gradient and an iterate"), "{}", ran.err);
+    assert!(ran.err.contains("none of the steps has both this stream and an iterate"), "{}", ran.err);
     let ran = run(&["analyze", Copy::of("digits_mlp").arg(), "--steps", "500.."]);
     assert_eq!(ran.code, 1);
     assert!(ran.err.contains("there are 0 to 219"), "{}", ran.err);
