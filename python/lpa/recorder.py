@@ -21,6 +21,7 @@ from .buffers import Buffers
 from .directions import DIRECTIONS, STAGES, probe
 from .errors import RecordingError, RecordingStopped
 from .parameters import Parameters, process_rank
+from .ranks import agreed, in_turn
 from .sampling import sampler
 from .scalars import Log, held
 from .writer import shard_options
@@ -118,9 +119,8 @@ class Recorder:
         check_manifest(self.path, parameters, ["grad", *self._streams])
         iterates = Iterates(self.path, parameters)
         if self._resume is True:
-            self._resume = iterates.find()
-        else:
-            iterates.check(self._resume)
+            self._resume = agreed(iterates.find, parameters)
+        iterates.check(self._resume)
         self.step = self._resume
 
     # What a training calls
@@ -304,7 +304,7 @@ class Recorder:
         parameters = self._parameters
         if self._resume is not False:
             check_manifest(self.path, parameters, names)
-            return self._attach(self._resume)
+            return in_turn(lambda: self._attach(self._resume), parameters)
         if parameters.rank > 0:
             inner = self._attach(None)
             check_manifest(self.path, parameters, names)
