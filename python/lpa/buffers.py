@@ -36,9 +36,7 @@ class Buffers:
     @torch.no_grad()
     def fill(self, number, tensors, key):
         """Copies a vector into a buffer. Returns what the queue takes: the buffer, and what is absent."""
-        tensors = [t.to_dense() if t is not None and t.layout is not torch.strided else t for t in tensors]
-        self._parameters.check_vector(tensors, key)
-        parts = self._parameters.parts(tensors)
+        parts = self._parameters.parts(self._parameters.checked(tensors, key))
         there = [i for i, (v, t) in enumerate(zip(self._views[number], parts, strict=True))
                  if v is not None and t is not None]
         if there:

@@ -1,5 +1,7 @@
 """The parameters of an optimizer as a run's tensor table, and which part of each this rank writes."""
 
+import warnings
+
 import torch
 import torch.distributed as dist
 
@@ -31,6 +33,7 @@ class Parameters:
         for p, n in zip(self.params, self.names, strict=True):
             if p.dtype not in _DTYPES:
                 raise RecordingError(f"parameter '{n[0]}' is {p.dtype}; a run holds float32, float16 and bfloat16")
+        self._warned_of_sparse = False
         self._kinds = [(p.dtype, p.shape) for p in self.params]
         self.slices = self._slices()
         own = [s for s in self.slices if s["rank"] == self.rank]
@@ -57,18 +60,32 @@ class Parameters:
         """The gradients as the optimizer would receive them now; None where there is none."""
         return [p.grad for p in self.params]
 
-    def check_vector(self, tensors, what):
-        """Raises unless the tensors have the types and shapes of the parameters at the first step."""
+    def checked(self, tensors, what):
+        """The tensors, dense; raises unless they have the types and shapes of the parameters at the first step."""
         if len(tensors) != len(self.params):
             raise RecordingError(f"'{what}' has {len(tensors)} tensors, the optimizer {len(self.params)}")
-        for i, (t, (dtype, shape)) in enumerate(zip(tensors, self._kinds, strict=True)):
-            if t is not None and (t.dtype is not dtype or t.shape != shape):
+        # One pass, and no more than it takes: the training waits.
+        for i, t in enumerate(tensors):
+            if t is None:
+                continue
+            if t.layout is not torch.strided:
+                tensors[i] = t = self._dense(t, self.names[i][0], what)
+            dtype, shape = self._kinds[i]
+            if t.dtype is not dtype or t.shape != shape:
                 raise RecordingError(
                     f"'{what}' of '{self.names[i][0]}' is {t.dtype} {list(t.shape)}, the parameter was {dtype} "
                     f"{list(shape)} at the first step; a run holds both in one type and shape")
-            if t is not None and _is_dtensor(t) and t.placements != self.params[i].placements:
+            if self.ranks > 1 and _is_dtensor(t) and t.placements != self.params[i].placements:
                 raise RecordingError(f"'{what}' of '{self.names[i][0]}' is placed as {t.placements}, the parameter as "
                                      f"{self.params[i].placements}")
+        return tensors
+
+    def _dense(self, tensor, name, what):
+        if not self._warned_of_sparse:
+            self._warned_of_sparse = True
+            warnings.warn(f"lpa: '{what}' of '{name}' is sparse and is recorded dense; where it has no entry it is "
+                          "recorded as 0", stacklevel=8)
+        return tensor.to_dense()
 
     def aligned(self, tensors, what):
         """A dict of name -> tensor as a list in the table's order."""

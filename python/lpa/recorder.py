@@ -87,7 +87,7 @@ class Recorder:
         self._epoch = None
         self._pending = self._buffers = None
         self._over = self._begun = self._made = False
-        self._warned = set()
+        self._warned_of_flush = False
         self._process = os.getpid()
         self._check_arguments(streams, resume)
         there = os.path.exists(os.path.join(self.path, "manifest.json"))
@@ -132,9 +132,10 @@ class Recorder:
             return
         for name, value in values.items():
             value = held(name, value)
-            if not self._log.take(name, value, self._pending, self._begun):
-                self._warn("flush", f"'{name}' was logged after flush() had published its step, and is not recorded; "
-                           "log before flush()")
+            if not self._log.take(name, value, self._pending, self._begun) and not self._warned_of_flush:
+                self._warned_of_flush = True
+                warnings.warn(f"lpa: '{name}' was logged after flush() had published its step, and is not recorded; "
+                              "log before flush()", stacklevel=2)
             if name == "epoch":
                 self._epoch = value
 
@@ -268,7 +269,7 @@ class Recorder:
                                  "where lpa cannot see them; call loss.backward() before optimizer.step()")
         if "grad_scaler" in kwargs:
             raise RecordingError("this optimizer unscales its gradients inside the step, where lpa cannot see them")
-        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        if self._buffers is not None and self._buffers.device and torch.cuda.is_current_stream_capturing():
             raise RecordingError("the optimizer's step is captured in a CUDA graph, whose replay calls no hooks")
         last = next(reversed(self._optimizer._optimizer_step_pre_hooks))
         if last not in _HOOKS:
@@ -367,21 +368,11 @@ class Recorder:
         # A fused optimizer divides by the loss scale itself, and leaves the quotient behind.
         step.unscaled_later = getattr(self._optimizer, "grad_scale", None) is not None
         if not step.unscaled_later:
-            gradients = parameters.gradients()
-            sparse = [n[0] for g, n in zip(gradients, parameters.names, strict=True) if g is not None and g.is_sparse]
-            if sparse:
-                self._warn("sparse", f"the gradient of '{sparse[0]}' is sparse and is recorded dense; where it has no "
-                           "entry it is recorded as 0")
-            step.streams["grad"] = self._fill("grad", gradients)
+            step.streams["grad"] = self._fill("grad", parameters.gradients())
         for name, tensors in given.items():
             step.streams[name] = self._fill(name, parameters.aligned(tensors, f"stream '{name}'"))
         for name, loss_fn in self._probes.items():
             step.streams[name] = self._fill(name, probe(self._model, parameters.params, loss_fn))
-
-    def _warn(self, key, text):
-        if key not in self._warned:
-            self._warned.add(key)
-            warnings.warn(f"lpa: {text}", stacklevel=5)
 
     def _discard(self, step):
         for number, _ in step.filled():

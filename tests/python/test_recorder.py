@@ -349,7 +349,7 @@ def test_sparse_gradients_are_recorded_dense_with_a_warning(tmp_path):
     model = torch.nn.Sequential(embedding)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     capture = Capture(model.parameters())
-    with pytest.warns(UserWarning, match="gradient of '0.weight' is sparse and is recorded dense"), \
+    with pytest.warns(UserWarning, match="'grad' of '0.weight' is sparse and is recorded dense"), \
             lpa.record(tmp_path / "run", model, optimizer):
         for step in range(4):
             images, labels = batch(step)
