@@ -1,7 +1,6 @@
-"""Starting a run, and going on with one."""
+"""Going on with a run, and taking back one that did not begin."""
 
 import contextlib
-import json
 import os
 
 import numpy as np
@@ -10,14 +9,6 @@ import torch
 from . import _lpa
 from .errors import RecordingError
 from .reader import Run
-
-
-def create(path, parts, shard):
-    """Makes the run."""
-    try:
-        return _lpa.Writer.create(path, json.dumps(parts), *shard)
-    except (OSError, ValueError) as e:
-        raise RecordingError(str(e)) from None
 
 
 def remove(path):

@@ -29,10 +29,6 @@ class Buffers:
         self._side = torch.cuda.Stream(self.device) if len(devices) == 1 else None
         self.queue = inner.queue([b.numpy() for b in flat])
 
-    def take(self, wait):
-        """The number of a free buffer; None where there is none, or the recording is broken."""
-        return self.queue.take(wait)
-
     @torch.no_grad()
     def fill(self, number, tensors, key):
         """Copies a vector into a buffer. Returns what the queue takes: the buffer, and what is absent."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .dtypes import torch_name
 from .errors import RecordingError
 from .writer import Writer
 
@@ -176,12 +177,11 @@ def _of_entry(entry, data):
 def _of_pytorch(file, key):
     import torch
 
-    names = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
     found, seen = {}, {}
     for name, tensor in _state_dict(file, key).items():
         if not isinstance(tensor, torch.Tensor):
             continue
-        if tensor.dtype not in names:
+        if torch_name(tensor.dtype) is None:
             if tensor.dtype.is_floating_point or tensor.dtype.is_complex:
                 found[name] = (str(tensor.dtype), list(tensor.shape), None, [])
             continue
@@ -193,7 +193,7 @@ def _of_pytorch(file, key):
         seen[place] = name
         flat = tensor.contiguous().reshape(-1)
         elements = flat.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else flat.numpy()
-        found[name] = (names[tensor.dtype], list(tensor.shape), elements, [])
+        found[name] = (torch_name(tensor.dtype), list(tensor.shape), elements, [])
     return found
 
 

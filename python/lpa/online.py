@@ -1,6 +1,5 @@
 """Measures a training while it runs, with nothing stored but its two ends: the paper's second pass."""
 
-import json
 import os
 import warnings
 
@@ -35,14 +34,10 @@ class Meter(Recorder):
         super().__init__(path, model, optimizer, **options)
 
     def _create(self, parts):
-        if parts["world"] != 1:
+        if self._parameters.ranks != 1:
             raise RecordingError("a training by several ranks cannot be measured while it runs; record it")
-        streams = [s["name"] for s in parts["streams"]]
-        try:
-            self._meter = _lpa.Meter(self.path, json.dumps(parts), tuple(self._shard), self._references,
-                                     [*streams, "update"], self._groups)
-        except (OSError, ValueError) as e:
-            raise RecordingError(str(e)) from None
+        streams = ["grad", *self._streams, *self._probes, "update"]
+        self._meter = _lpa.Meter(self.path, parts, tuple(self._shard), self._references, streams, self._groups)
         return self._meter
 
     def _finish(self):

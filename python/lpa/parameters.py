@@ -5,11 +5,12 @@ import warnings
 import torch
 import torch.distributed as dist
 
+from . import _lpa
+from .dtypes import torch_name
 from .errors import RecordingError
 
-_DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-# The unit of storage; slices that begin at its multiples leave every sum as one rank would have it.
-_CHUNK = 65_536
+# Slices that begin at multiples of the unit of storage leave every sum as one rank would have it.
+_CHUNK = _lpa.CHUNK
 
 
 class Parameters:
@@ -19,19 +20,19 @@ class Parameters:
     """
 
     def __init__(self, model, optimizer):
-        names = _names(model)
+        named = _named(model)
         self.optimizer = optimizer
-        self.params = _held(optimizer)
+        self.params = parameters_of(optimizer)
         self.groups = [g for g, group in enumerate(optimizer.param_groups) for _ in group["params"]]
         if not self.params:
             raise RecordingError("the optimizer holds no parameters; nothing can be recorded")
-        self.names = [names.get(id(p), [f"param_groups.{g}.{i}"]) for i, (p, g) in
-                      enumerate(zip(self.params, self.groups, strict=True))]
+        unnamed = [f"param_groups.{g}.{i}" for i, g in enumerate(self.groups)]
+        self.names = [named.get(id(p), (p, [other]))[1] for p, other in zip(self.params, unnamed, strict=True)]
         self.ranks, self.rank = 1, 0
         if _is_distributed(model, self.params):
             self.ranks, self.rank = dist.get_world_size(), dist.get_rank()
         for p, n in zip(self.params, self.names, strict=True):
-            if p.dtype not in _DTYPES:
+            if torch_name(p.dtype) is None:
                 raise RecordingError(f"parameter '{n[0]}' is {p.dtype}; a run holds float32, float16 and bfloat16")
         self._warned_of_sparse = False
         self._kinds = [(p.dtype, p.shape) for p in self.params]
@@ -39,17 +40,19 @@ class Parameters:
         own = [s for s in self.slices if s["rank"] == self.rank]
         self._own = {s["tensor"]: (s["begin"], s["end"]) for s in own}
         known = {id(p) for p in self.params}
-        self.left_out = [n[0] for i, n in names.items() if i not in known]
+        left_out = [(p, n[0]) for p, n in named.values() if id(p) not in known]
+        # Parameters of the model that the optimizer does not hold, unless all of them are frozen.
+        self.left_out = [name for _, name in left_out] if any(p.requires_grad for p, _ in left_out) else []
 
     def table(self):
         """The rows of the manifest's tensor table."""
         rows = zip(self.params, self.names, self.groups, strict=True)
-        return [{"name": n[0], "shape": list(p.shape), "dtype": _DTYPES[p.dtype], "param_group": g,
+        return [{"name": n[0], "shape": list(p.shape), "dtype": torch_name(p.dtype), "param_group": g,
                  "aliases": n[1:]} for p, n, g in rows]
 
     def check(self):
         """Raises unless the optimizer holds the parameters of the first step still."""
-        now = _held(self.optimizer)
+        now = parameters_of(self.optimizer)
         if len(now) != len(self.params) or any(a is not b for a, b in zip(now, self.params, strict=True)):
             raise RecordingError(
                 f"the optimizer holds {len(now)} parameters, not the {len(self.params)} of the first step (or other "
@@ -134,23 +137,24 @@ def process_rank():
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
-def _held(optimizer):
+def parameters_of(optimizer):
+    """All parameters that an optimizer holds, in the order of its parameter groups."""
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
-def _names(model):
-    """By id of the parameter, all its names, without what wrappers put before them."""
+def _named(model):
+    """By id, each parameter and all its names, without what wrappers put before them."""
     if model is None:
         return {}
     model = _unwrapped(model)
-    named = model.items() if isinstance(model, dict) else model.named_parameters(remove_duplicate=False)
-    names = {}
-    for name, p in named:
+    pairs = model.items() if isinstance(model, dict) else model.named_parameters(remove_duplicate=False)
+    named = {}
+    for name, p in pairs:
         parts = [part for part in name.split(".") if part != "_orig_mod"]
         if isinstance(model, torch.nn.parallel.DistributedDataParallel) and parts[0] == "module":
             parts = parts[1:]
-        names.setdefault(id(p), []).append(".".join(parts))
-    return names
+        named.setdefault(id(p), (p, []))[1].append(".".join(parts))
+    return named
 
 
 def _unwrapped(model):

@@ -16,11 +16,11 @@ import warnings
 import torch
 
 from . import _lpa, hyperparameters
-from .attempt import Iterates, check_manifest, create, remove
+from .attempt import Iterates, check_manifest, remove
 from .buffers import Buffers
 from .directions import DIRECTIONS, STAGES, probe
 from .errors import RecordingError, RecordingStopped
-from .parameters import Parameters, process_rank
+from .parameters import Parameters, parameters_of, process_rank
 from .ranks import agreed, in_turn
 from .sampling import sampler
 from .scalars import Log, held
@@ -83,7 +83,7 @@ class Recorder:
         self._policy, self._buffer_steps, self._raises, self._verify = policy, buffer_steps, on_error == "raise", verify
         self._resume = resume
         self._probes, self._given = {}, {}
-        self._log = Log(lambda: [p for group in optimizer.param_groups for p in group["params"]])
+        self._log = Log(optimizer)
         self._epoch = None
         self._pending = self._buffers = None
         self._over = self._begun = self._made = False
@@ -171,8 +171,7 @@ class Recorder:
     def clip_grad_norm_(self, max_norm, norm_type=2.0):
         """Clips the gradients of the optimizer's parameters as `torch.nn.utils.clip_grad_norm_` does, and records
         the coefficient as `clip_coef`. Returns the norm before."""
-        params = [p for group in self._optimizer.param_groups for p in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(params, max_norm, norm_type)
+        norm = torch.nn.utils.clip_grad_norm_(parameters_of(self._optimizer), max_norm, norm_type)
         self._log.next["clip_coef"] = held("clip_coef", torch.clamp(max_norm / (norm.detach() + 1e-6), max=1.0))
         return norm
 
@@ -186,7 +185,7 @@ class Recorder:
 
     def close(self):
         """Records the final iterate and ends the run."""
-        self._end(lambda: self._finish())
+        self._end(self._finish)
 
     def stop(self):
         """Ends without a final iterate. The run can be resumed."""
@@ -290,16 +289,9 @@ class Recorder:
         self._count = self._buffer_steps * self._vectors
         self._buffers = Buffers(parameters, inner, self._count)
         atexit.register(self._at_exit)
-        if any(p.requires_grad for p in self._left_out_params()):
+        if parameters.left_out:
             warnings.warn(f"lpa: {len(parameters.left_out)} parameters of the model are not in the optimizer and are "
                           f"not recorded ({', '.join(parameters.left_out[:3])}, ...)", stacklevel=4)
-
-    def _left_out_params(self):
-        if self._model is None:
-            return []
-        named = dict(self._model.items() if isinstance(self._model, dict) else self._model.named_parameters())
-        known = {id(p) for p in self._parameters.params}
-        return [p for p in named.values() if id(p) not in known]
 
     def _writer(self, names):
         parameters = self._parameters
@@ -319,12 +311,15 @@ class Recorder:
             "slices": parameters.slices,
             "metadata": {"torch": torch.__version__, **self._metadata},
         }
-        inner = self._create(parts)
+        try:
+            inner = self._create(json.dumps(parts))
+        except (OSError, ValueError) as e:
+            raise RecordingError(str(e)) from None
         self._made = True
         return inner
 
     def _create(self, parts):
-        return create(self.path, parts, self._shard)
+        return _lpa.Writer.create(self.path, parts, *self._shard)
 
     def _attach(self, step):
         # Rank 0 makes or resumes the run; the others have no need of a barrier to find it.
@@ -379,7 +374,7 @@ class Recorder:
             self._buffers.queue.give_back(number)
 
     def _fill(self, key, tensors):
-        number = self._buffers.take(True)
+        number = self._buffers.queue.take(True)
         if number is None:
             raise _Broken(self._buffers.queue.failure() or "there is no free buffer")
         try:

@@ -2,6 +2,8 @@
 
 import torch
 
+from .parameters import parameters_of
+
 
 class _OnItsWay:
     """A number that is on its way from the device; whoever reads it waits for it, and for nothing later."""
@@ -34,15 +36,15 @@ class Log:
     step that follows; any other to the step that was taken last.
     """
 
-    def __init__(self, params):
-        self._params = params
+    def __init__(self, optimizer):
+        self._optimizer = optimizer
         self._at_start = self._gradients()
         self._before, self._undecided = set(), {}
         # Values for the step that follows.
         self.next = {}
 
     def _gradients(self):
-        return [p.grad for p in self._params()]
+        return [p.grad for p in parameters_of(self._optimizer)]
 
     def _has_none_since(self, gradients):
         now = self._gradients()

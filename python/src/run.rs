@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use lpa::hash::Xxh3;
 use lpa::isa::Isa;
-use lpa::run::journal::{Event, Journal};
+use lpa::run::journal::Journal;
 use lpa::run::vector::Vector;
 use lpa::run::window::Window;
 use lpa::run::{Access, Run as OpenRun};
@@ -91,23 +91,10 @@ pub(crate) fn verify(py: Python<'_>, path: PathBuf) -> PyResult<Vec<String>> {
     Ok(found.map_err(raise)?.problems.iter().map(ToString::to_string).collect())
 }
 
-/// The checkpoints that a rank's journal names and that no later attempt supersedes: the step, and the
-/// hash of the rank's part of the iterate.
+/// The checkpoints that a rank's journal names and that no later attempt supersedes.
 #[pyfunction]
 pub(crate) fn checkpoints(path: PathBuf, rank: u32) -> PyResult<Vec<(u64, String)>> {
-    let journal = Journal::read(&path, rank).map_err(raise)?;
-    let mut all: Vec<(u64, String)> = Vec::new();
-    for event in journal.events {
-        match event {
-            Event::Attempt { from_step, .. } => all.retain(|(step, _)| *step <= from_step),
-            Event::Checkpoint { step, iterate_xxh3 } => {
-                all.retain(|(known, _)| *known != step);
-                all.push((step, iterate_xxh3));
-            }
-            _ => {}
-        }
-    }
-    Ok(all)
+    Ok(Journal::read(&path, rank).map_err(raise)?.checkpoints())
 }
 
 /// xxh3_64 in hexadecimal of buffers one after the other.

@@ -14,6 +14,7 @@ use crate::reduce::cpu::{Vectors, iterate_sums};
 use crate::reduce::order::Neumaier;
 use crate::run::plan::plan_windows;
 use crate::run::window::Window;
+use crate::stream;
 use crate::sums::Flags;
 
 /// Sums of a window that are held: what bounds memory for models of very many chunks.
@@ -31,6 +32,31 @@ pub struct Measured {
     pub(super) spool: Spool,
 }
 
+impl Measured {
+    /// Nothing yet, of records of `words` words.
+    pub(super) fn new(words: usize, scratch: &Path, skipped: Skipped) -> Measured {
+        Measured { steps: Vec::new(), skipped, recorded: Vec::new(), spool: Spool::new(words, scratch) }
+    }
+
+    /// Adds the next step.
+    pub(super) fn push(&mut self, step: u64, recorded: u64, record: &[u64]) -> Result<()> {
+        self.spool.push(record)?;
+        self.steps.push(step);
+        self.recorded.push(recorded);
+        Ok(())
+    }
+}
+
+/// One bit a direction: it was recorded at a step, of which it is known whether a stream `has` a vector
+/// there and whether x_{t+1} is there.
+pub(super) fn recorded(directions: &[stream::Measured], has: impl Fn(u16) -> bool, next: bool) -> u64 {
+    directions.iter().enumerate().fold(0, |bits, (d, m)| match m.recorded {
+        Some(id) if !has(id) => bits,
+        None if !next => bits,
+        _ => bits | 1 << d,
+    })
+}
+
 impl Analysis<'_> {
     /// Measures every selected step. Sums that do not fit in memory go to a file without a name in
     /// `scratch`.
@@ -38,12 +64,7 @@ impl Analysis<'_> {
     /// # Errors
     /// Something is damaged and may not be skipped, or cannot be read; or no step is left.
     pub fn measure(&self, scratch: &Path, observer: &dyn Observer) -> Result<Measured> {
-        let mut measured = Measured {
-            steps: Vec::new(),
-            skipped: self.skipped.clone(),
-            recorded: Vec::new(),
-            spool: Spool::new(self.shape.words(), scratch),
-        };
+        let mut measured = Measured::new(self.shape.words(), scratch, self.skipped.clone());
         let layout = self.shape.layout;
         let workers = Workers::new(self.options.threads, self.options.isa, layout, &self.run.path)?;
         let row = size_of::<f64>() * layout.width() + size_of::<Flags>();
@@ -144,9 +165,7 @@ impl Analysis<'_> {
             if cells.iter().all(|chunk| !chunk.row(i).1.damaged) {
                 let recorded = self.recorded(&window, step);
                 let record = self.shape.fold(self.run, &self.options.groups, (step, recorded), &cells, i);
-                out.spool.push(&record)?;
-                out.steps.push(step);
-                out.recorded.push(recorded);
+                out.push(step, recorded, &record)?;
             }
         }
         Ok(())
@@ -154,12 +173,7 @@ impl Analysis<'_> {
 
     /// One bit a direction: it was recorded at this step.
     fn recorded(&self, window: &Window, step: u64) -> u64 {
-        let directions = self.options.directions.iter().enumerate();
-        directions.fold(0, |bits, (d, m)| match m.recorded {
-            Some(stream) if !window.has(step, stream) => bits,
-            None if !window.has(step + 1, 0) => bits,
-            _ => bits | 1 << d,
-        })
+        recorded(&self.options.directions, |id| window.has(step, id), window.has(step + 1, 0))
     }
 
     /// `||x_0||^2` by tensor, from its own pass; `None` where x_0 is not recorded.

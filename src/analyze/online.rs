@@ -9,8 +9,8 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use super::cell::sums;
+use super::measure::recorded;
 use super::record::Shape;
-use super::spool::Spool;
 use super::{Analysis, Measured, Options, Skipped};
 use crate::codec::{Codec, Coding, Decoder};
 use crate::error::{Error, Result, Tried};
@@ -109,9 +109,7 @@ impl Meter {
         let layout = Layout { directions: directions.len(), references: references.len(), lagged: false };
         let writer = Writer::create(path, manifest, options)?;
         let shape = Shape::new(layout, &groups, &run.manifest.tensors);
-        let spool = Spool::new(shape.words(), path);
-        let measured =
-            Measured { steps: Vec::new(), skipped: Skipped::default(), recorded: Vec::new(), spool };
+        let measured = Measured::new(shape.words(), path, Skipped::default());
         let absent = vec![[false; 2]; run.manifest.tensors.len()];
         Ok(Meter {
             writer,
@@ -167,11 +165,8 @@ impl Meter {
         let Some(held) = self.held.take() else {
             return Ok(());
         };
-        let recorded = self.directions.iter().enumerate().fold(0u64, |bits, (d, m)| match m.recorded {
-            Some(id) if held.streams.iter().all(|s| s.id != id) => bits,
-            None if next.is_none() => bits,
-            _ => bits | 1 << d,
-        });
+        let has = |id| held.streams.iter().any(|s| s.id == id);
+        let recorded = recorded(&self.directions, has, next.is_some());
         if recorded == 0 {
             return Ok(());
         }
@@ -189,10 +184,7 @@ impl Meter {
             cells.push(self.cell(&held, next, chunk.tensor, range, &references));
         }
         let record = self.shape.fold(&self.run, &self.groups, (held.step, recorded), &cells, 0);
-        self.measured.spool.push(&record)?;
-        self.measured.steps.push(held.step);
-        self.measured.recorded.push(recorded);
-        Ok(())
+        self.measured.push(held.step, recorded, &record)
     }
 
     /// The sums of one chunk.
@@ -275,11 +267,10 @@ impl Meter {
         let metadata = [analysis.provenance(), vec![(SUMMARY.to_owned(), text)]].concat();
         table.finish(metadata)?;
         if end.is_some() && references.iter().all(|r| r.step.is_none()) {
-            let _ = self.note.set(format!(
-                "this pass did not end where the first one did: its final iterate is none of the references. \
-                 Were the seeds, the data order and the number of threads the same? {}",
-                "What the table says is true of this path against the references, which are not its end."
-            ));
+            let what = "this pass did not end where the first one did: its final iterate is none of the references. \
+                        Were the seeds, the data order and the number of threads the same? What the table says is \
+                        true of this path against the references, which are not its end.";
+            let _ = self.note.set(what.to_owned());
         }
         Ok(())
     }

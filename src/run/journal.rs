@@ -162,6 +162,24 @@ impl Journal {
         all
     }
 
+    /// The checkpoints that no later attempt supersedes, oldest first: the step, and the hash of the
+    /// rank's elements of its iterate.
+    pub fn checkpoints(&self) -> Vec<(u64, String)> {
+        let mut all: Vec<(u64, String)> = Vec::new();
+        for event in &self.events {
+            match event {
+                // An attempt begins at an iterate of the path before it.
+                Event::Attempt { from_step, .. } => all.retain(|(step, _)| step <= from_step),
+                Event::Checkpoint { step, iterate_xxh3 } => {
+                    all.retain(|(known, _)| known != step);
+                    all.push((*step, iterate_xxh3.clone()));
+                }
+                _ => {}
+            }
+        }
+        all
+    }
+
     /// The hash of the manifest that the first attempt saw.
     pub fn manifest_xxh3(&self) -> Option<&str> {
         self.events.iter().find_map(|e| match e {
@@ -180,6 +198,27 @@ fn set(all: &mut [Attempt], number: u32, state: State) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_attempt_supersedes_the_checkpoints_after_its_first_step() {
+        let attempt = |attempt, from_step| Event::Attempt {
+            attempt,
+            from_step,
+            manifest_xxh3: String::new(),
+            time_unix_s: 0,
+        };
+        let checkpoint = |step, hash: &str| Event::Checkpoint { step, iterate_xxh3: hash.to_owned() };
+        let events = vec![
+            attempt(1, 0),
+            checkpoint(3, "a"),
+            checkpoint(5, "b"),
+            attempt(2, 3),
+            checkpoint(4, "c"),
+            checkpoint(4, "d"),
+        ];
+        let journal = Journal { events, whole_len: 0 };
+        assert_eq!(journal.checkpoints(), [(3, "a".to_owned()), (4, "d".to_owned())]);
+    }
 
     #[test]
     fn a_line_is_json_and_knows_a_change() {

@@ -48,6 +48,23 @@ class Capture:
         self.x.append([bits(p) for p in self.params])
 
 
+def train(path, model, optimizer, steps=6, before=None, **options):
+    """Trains and captures. `before(rec, step)` may do more between backward and step."""
+    capture = Capture(p for group in optimizer.param_groups for p in group["params"])
+    with lpa.record(path, model, optimizer, **options) as rec:
+        for step in range(steps):
+            optimizer.zero_grad()
+            loss = loss_of(model, step)
+            loss.backward()
+            if before:
+                before(rec, step)
+            capture.take()
+            optimizer.step()
+            rec.log(loss=loss, epoch=step // 3)
+    capture.end()
+    return capture
+
+
 def bits(t):
     """The bits of a tensor in row-major order."""
     t = t.detach()
