@@ -5,7 +5,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use lpa::codec::{Decoder, Encoder};
+use lpa::codec::{Decoder, Encoder, Exponents};
 use lpa::dtype::DType;
 use lpa::hash::xxh3_64;
 use lpa::isa::Isa;
@@ -40,38 +40,40 @@ fn best(bytes: usize, mut run: impl FnMut()) -> f64 {
 fn main() {
     let [g, x, next, init, r] = [1e-3, 0.02, 0.02, 0.02, 0.02].map(|s| normal((s * 1e6) as u64, s));
     let bytes: Vec<u8> = g.iter().flat_map(|v| v.to_le_bytes()).collect();
-    let mut encoder = Encoder::new(Isa::detect()).expect("zstd starts");
-    let mut payload = Vec::new();
-    let coding = encoder.encode(DType::F32, &bytes, &mut payload).expect("it encodes");
-    println!("stored: {:.2} bits of 32", payload.len() as f64 * 8.0 / N as f64);
-    let gbs = best(4 * N, || {
-        payload.clear();
-        encoder.encode(DType::F32, &bytes, &mut payload).expect("it encodes");
-    });
-    println!("encode            {gbs:7.2} GB/s");
-    println!(
-        "xxh3 of payload   {:7.2} GB/s",
-        best(4 * N, || {
-            black_box(xxh3_64(black_box(&payload)));
-        })
-    );
-    let v = Vectors { g: &g, x: &x, next: &next, init: &init };
-    for isa in Isa::available() {
-        let mut decoder = Decoder::new(isa).expect("zstd starts");
-        let mut out = vec![0.0; N];
-        let decode =
-            best(4 * N, || decoder.decode(DType::F32, coding, &payload, &mut out).expect("it decodes"));
-        let sums = best(20 * N, || {
-            black_box(step_sums(isa, black_box(&v), &r));
+    for exponents in [Exponents::Huffman, Exponents::Packed] {
+        let mut encoder = Encoder::new(Isa::detect(), exponents).expect("zstd starts");
+        let mut payload = Vec::new();
+        let coding = encoder.encode(DType::F32, &bytes, &mut payload).expect("it encodes");
+        println!("stored: {:.2} bits of 32", payload.len() as f64 * 8.0 / N as f64);
+        let gbs = best(4 * N, || {
+            payload.clear();
+            encoder.encode(DType::F32, &bytes, &mut payload).expect("it encodes");
         });
-        // Of a further reference only its own vector is new.
-        let further = best(4 * N, || {
-            black_box(reference_sums(isa, Direction::Stored, black_box(&v), &r));
-        });
+        println!("encode            {gbs:7.2} GB/s");
         println!(
-            "{:9} decode {decode:7.2} GB/s   8 sums of 5 vectors {sums:7.2} GB/s   further reference {:5.3} ns",
-            isa.name(),
-            4.0 / further
+            "xxh3 of payload   {:7.2} GB/s",
+            best(4 * N, || {
+                black_box(xxh3_64(black_box(&payload)));
+            })
         );
+        let v = Vectors { g: &g, x: &x, next: &next, init: &init };
+        for isa in Isa::available() {
+            let mut decoder = Decoder::new(isa).expect("zstd starts");
+            let mut out = vec![0.0; N];
+            let decode =
+                best(4 * N, || decoder.decode(DType::F32, coding, &payload, &mut out).expect("it decodes"));
+            let sums = best(20 * N, || {
+                black_box(step_sums(isa, black_box(&v), &r));
+            });
+            // Of a further reference only its own vector is new.
+            let further = best(4 * N, || {
+                black_box(reference_sums(isa, Direction::Stored, black_box(&v), &r));
+            });
+            println!(
+                "{:9} decode {decode:7.2} GB/s   8 sums of 5 vectors {sums:7.2} GB/s   further reference {:5.3} ns",
+                isa.name(),
+                4.0 / further
+            );
+        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Owns the three names of `docs/format.md`; knows nothing of files or codecs.
 
-use half::{bf16, f16};
+use half::f16;
 use serde::{Deserialize, Serialize};
 
 /// Element type of a tensor, named as in safetensors.
@@ -59,33 +59,97 @@ impl std::fmt::Display for DType {
 pub fn round(dtype: DType, value: f32) -> f32 {
     match dtype {
         DType::F32 => value,
-        DType::F16 => f16::from_f32(value).to_f32(),
-        DType::BF16 => bf16::from_f32(value).to_f32(),
+        DType::BF16 | DType::F16 => widen_one(dtype, narrow(dtype, value)),
     }
 }
 
-/// Widens 16-bit patterns of `dtype` to `f32`, exactly. `bits` and `out` have the same length.
-///
-/// `dtype` must be one of the 16-bit types; for [`DType::F32`] the patterns are read as BF16.
+/// Rounds to the nearest value of a 16-bit type, ties to even. What [`widen_one`] gives comes back bit
+/// for bit, NaN payloads included. For [`DType::F32`] the upper half is taken.
+#[inline(always)]
+#[allow(clippy::cast_possible_truncation)]
+pub fn narrow(dtype: DType, value: f32) -> u16 {
+    let bits = value.to_bits();
+    // The shifts leave 16 bits.
+    match dtype {
+        DType::F16 if value.is_nan() => {
+            let payload = (bits >> 13) as u16 & 0x3ff;
+            (bits >> 16) as u16 & 0x8000 | 0x7c00 | if payload == 0 { 1 } else { payload }
+        }
+        DType::F16 => f16::from_f32(value).to_bits(),
+        DType::BF16 | DType::F32 if value.is_nan() => {
+            (bits >> 16) as u16 | u16::from(bits & 0x007f_0000 == 0)
+        }
+        DType::BF16 | DType::F32 => ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16,
+    }
+}
+
+/// Widens a pattern of a 16-bit type exactly, NaN payloads included. For [`DType::F32`] it is read as
+/// BF16.
+#[inline(always)]
+pub fn widen_one(dtype: DType, bits: u16) -> f32 {
+    let wide = u32::from(bits);
+    match dtype {
+        DType::F16 if bits & 0x7c00 == 0x7c00 => {
+            f32::from_bits((wide & 0x8000) << 16 | 0x7f80_0000 | (wide & 0x3ff) << 13)
+        }
+        DType::F16 => f16::from_bits(bits).to_f32(),
+        DType::BF16 | DType::F32 => f32::from_bits(wide << 16),
+    }
+}
+
+/// Widens 16-bit patterns of `dtype` to `f32`, as [`widen_one`]. `bits` and `out` have the same length.
 pub fn widen(dtype: DType, bits: &[u16], out: &mut [f32]) {
     debug_assert_eq!(bits.len(), out.len());
-    match dtype {
-        DType::F16 => {
-            for (o, &b) in out.iter_mut().zip(bits) {
-                *o = f16::from_bits(b).to_f32();
-            }
+    for (o, &b) in out.iter_mut().zip(bits) {
+        *o = widen_one(dtype, b);
+    }
+}
+
+/// The values of little-endian `bytes` of `dtype`, which fill `out`.
+pub fn values(dtype: DType, bytes: &[u8], out: &mut [f32]) {
+    if dtype == DType::F32 {
+        for (o, word) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+            *o = f32::from_le_bytes(*word);
         }
-        DType::BF16 | DType::F32 => {
-            for (o, &b) in out.iter_mut().zip(bits) {
-                *o = f32::from_bits(u32::from(b) << 16);
-            }
+    } else {
+        for (o, word) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+            *o = widen_one(dtype, u16::from_le_bytes(*word));
         }
+    }
+}
+
+/// Appends values as little-endian elements of `dtype`. The values are of that type.
+pub fn push_bytes(dtype: DType, values: &[f32], out: &mut Vec<u8>) {
+    if dtype == DType::F32 {
+        out.extend(values.iter().flat_map(|v| v.to_bits().to_le_bytes()));
+    } else {
+        out.extend(values.iter().flat_map(|&v| narrow(dtype, v).to_le_bytes()));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_pattern_comes_back() {
+        for dtype in [DType::BF16, DType::F16] {
+            for bits in 0..=u16::MAX {
+                assert_eq!(narrow(dtype, widen_one(dtype, bits)), bits, "{dtype}");
+            }
+        }
+    }
+
+    #[test]
+    fn rounding_is_to_the_nearest_even() {
+        for bits in (0..=u32::MAX).step_by(65_521) {
+            let value = f32::from_bits(bits);
+            if !value.is_nan() {
+                assert_eq!(narrow(DType::BF16, value), half::bf16::from_f32(value).to_bits());
+                assert_eq!(narrow(DType::F16, value), f16::from_f32(value).to_bits());
+            }
+        }
+    }
 
     #[test]
     fn widening_is_exact() {

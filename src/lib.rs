@@ -12,6 +12,7 @@ pub mod codec;
 pub mod dtype;
 pub mod error;
 pub mod export;
+pub mod float_environment;
 pub mod group;
 pub mod hash;
 pub mod isa;

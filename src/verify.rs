@@ -62,14 +62,17 @@ fn check_vector(run: &Run, shard: &Shard, step: u64, stream: u16, decoder: &mut 
         let Some(payload) = read_payload(run, shard, (step, stream), chunk, &mut buffer)? else {
             continue;
         };
-        if payload.coding.codec == Codec::Absent {
-            continue;
-        }
-        out.clear();
-        let info = &run.manifest.tensors[chunk.tensor];
-        decoder.decode_bytes(info.dtype, chunk.len, payload.coding, payload.bytes, &mut out).map_err(
-            |e| damaged_vector(run, &shard.file.path, (step, stream), chunk, payload.offset, &e.to_string()),
-        )?;
+        let dtype = run.manifest.dtype_of(stream, chunk.tensor);
+        let (coding, bytes) = (payload.coding, payload.bytes);
+        out.resize(chunk.len, 0.0);
+        let decodes = match coding.codec {
+            Codec::Absent => continue,
+            Codec::Residual => Decoder::check_predicted(dtype, coding, bytes, chunk.len),
+            _ => decoder.decode(dtype, coding, bytes, &mut out),
+        };
+        decodes.map_err(|e| {
+            damaged_vector(run, &shard.file.path, (step, stream), chunk, payload.offset, &e.to_string())
+        })?;
     }
     Ok(own.len() as u64)
 }

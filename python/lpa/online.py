@@ -37,7 +37,7 @@ class Meter(Recorder):
         if self._parameters.ranks != 1:
             raise RecordingError("a training by several ranks cannot be measured while it runs; record it")
         streams = ["grad", *self._streams, *self._probes, "update"]
-        self._meter = _lpa.Meter(self.path, parts, tuple(self._shard), self._references, streams, self._groups)
+        self._meter = _lpa.Meter(self.path, parts, self._storage, self._references, streams, self._groups)
         return self._meter
 
     def _finish(self):

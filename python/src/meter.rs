@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 
 use crate::queue::Queue;
 use crate::raise;
-use crate::writer::{manifest, options};
+use crate::writer::{Storage, manifest, options};
 
 /// A meter; `None` once a queue has taken it.
 #[pyclass]
@@ -30,7 +30,7 @@ impl Meter {
     fn new(
         path: PathBuf,
         parts: &str,
-        shard: (u64, u64, f64),
+        storage: Storage,
         references: Vec<String>,
         streams: Vec<String>,
         groups: Vec<String>,
@@ -38,7 +38,7 @@ impl Meter {
         let parsed: Result<Vec<Spec>, String> = references.iter().map(|r| r.parse()).collect();
         let references = parsed.map_err(PyValueError::new_err)?;
         let question = Question { references, streams, groups };
-        let options = options(shard.0, shard.1, shard.2)?;
+        let options = options(storage)?;
         let inner = RunMeter::create(&path, manifest(parts)?, options, question).map_err(raise)?;
         Ok(Meter {
             manifest: serde_json::json!(inner.manifest()).to_string(),

@@ -54,40 +54,32 @@ pub(crate) fn manifest(parts: &str) -> PyResult<Manifest> {
     Ok(manifest)
 }
 
-pub(crate) fn options(shard_bytes: u64, shard_steps: u64, shard_seconds: f64) -> PyResult<WriterOptions> {
+/// `shard_bytes`, `shard_steps`, `shard_seconds`, `profile` and `predict`.
+pub(crate) type Storage = (u64, u64, f64, String, bool);
+
+pub(crate) fn options(storage: Storage) -> PyResult<WriterOptions> {
+    let (shard_bytes, shard_steps, shard_seconds, profile, predict) = storage;
     let shard_age = Duration::try_from_secs_f64(shard_seconds)
         .map_err(|e| PyValueError::new_err(format!("shard_seconds: {e}")))?;
-    Ok(WriterOptions { shard_bytes, shard_steps: shard_steps.max(1), shard_age })
+    let profile = profile.parse().map_err(PyValueError::new_err)?;
+    Ok(WriterOptions { shard_bytes, shard_steps: shard_steps.max(1), shard_age, profile, predict })
 }
 
 #[pymethods]
 impl Writer {
     /// Starts a run. `parts` is JSON: tensors, streams, optimizer, world, slices, metadata.
     #[staticmethod]
-    fn create(
-        path: PathBuf,
-        parts: &str,
-        shard_bytes: u64,
-        shard_steps: u64,
-        shard_seconds: f64,
-    ) -> PyResult<Writer> {
+    fn create(path: PathBuf, parts: &str, storage: Storage) -> PyResult<Writer> {
         let manifest = manifest(parts)?;
-        let options = options(shard_bytes, shard_steps, shard_seconds)?;
+        let options = options(storage)?;
         let writer = RunWriter::create(&path, manifest, options).map_err(raise)?;
         Ok(Writer(Mutex::new(Some(writer))))
     }
 
     /// Joins a run as another rank, or goes on with one from a step.
     #[staticmethod]
-    fn attach(
-        path: PathBuf,
-        rank: u32,
-        from_step: Option<u64>,
-        shard_bytes: u64,
-        shard_steps: u64,
-        shard_seconds: f64,
-    ) -> PyResult<Writer> {
-        let options = options(shard_bytes, shard_steps, shard_seconds)?;
+    fn attach(path: PathBuf, rank: u32, from_step: Option<u64>, storage: Storage) -> PyResult<Writer> {
+        let options = options(storage)?;
         let writer = match from_step {
             None => RunWriter::join(&path, rank, options),
             Some(step) => RunWriter::resume(&path, rank, step, options),

@@ -12,9 +12,8 @@ use crate::run::Run;
 use crate::run::catalog::Catalog;
 use crate::run::chunk::Chunk;
 use crate::run::manifest::GRAD;
+use crate::run::trajectory::{Decoded, Source, Trajectory};
 use crate::run::window::Window;
-
-use super::load::{Decoded, Loader};
 
 /// Steps that are compared.
 const STEPS: u64 = 8;
@@ -45,9 +44,9 @@ pub(super) fn departure(
         let of_group = |c: &&Chunk| run.manifest.tensors[c.tensor].param_group == group;
         if let Some(chunk) = run.table.chunks().iter().find(of_group) {
             let mut file = Vec::new();
-            let mut loader =
-                Loader { run, window: &window, chunk, decoder: &mut decoder, file: &mut file, bytes: 0 };
-            let found = departure_of_chunk(hyper, group, stream, &steps, &mut loader);
+            let mut source =
+                Source { run, window: &window, chunk, decoder: &mut decoder, file: &mut file, bytes: 0 };
+            let found = departure_of_chunk(hyper, group, stream, &steps, &mut source);
             departure = departure.into_iter().chain(found).min();
         }
     }
@@ -59,22 +58,21 @@ fn departure_of_chunk(
     group: usize,
     stream: u16,
     steps: &[u64],
-    loader: &mut Loader<'_>,
+    source: &mut Source<'_>,
 ) -> Option<u64> {
-    let n = loader.chunk.len;
-    let roundoff = loader.run.manifest.tensors[loader.chunk.tensor].dtype.unit_roundoff();
-    let (mut x, mut next, mut g) = (vec![0.0; n], vec![0.0; n], vec![0.0; n]);
-    let mut buffer = vec![0.0f64; n];
-    let mut load =
-        |step, stream, out: &mut [f32]| matches!(loader.load(step, stream, out), Ok(Decoded::Values));
-    if !load(0, 0, &mut x) {
-        return None;
-    }
+    let n = source.chunk.len;
+    let roundoff = source.run.manifest.tensors[source.chunk.tensor].dtype.unit_roundoff();
+    let (mut g, mut buffer) = (vec![0.0; n], vec![0.0f64; n]);
+    let mut trajectory = Trajectory::new(1);
     for t in steps.windows(2).map(|w| w[0]) {
         let update = hyper.update(group, t)?;
-        if !load(t, stream, &mut g) || !load(t + 1, 0, &mut next) {
+        if !matches!(source.load(t, stream, &mut g), Ok(Decoded::Values))
+            || !matches!(trajectory.reach(t, source), Ok(true))
+            || !matches!(trajectory.reach(t + 1, source), Ok(true))
+        {
             return None;
         }
+        let (x, next) = (trajectory.get(t, n)?, trajectory.get(t + 1, n)?);
         let (mut error, mut made, mut moved, mut size) = (0.0, 0.0, 0.0, 0.0);
         for i in 0..n {
             let (x, step) = (f64::from(x[i]), f64::from(x[i]) - f64::from(next[i]));
@@ -92,7 +90,6 @@ fn departure_of_chunk(
         if error.sqrt() > PART * made.max(moved).sqrt() + ROUNDINGS * roundoff * size.sqrt() {
             return Some(t);
         }
-        std::mem::swap(&mut x, &mut next);
     }
     None
 }

@@ -13,6 +13,7 @@ use crate::metrics::bias::LAG;
 use crate::reduce::cpu::{Vectors, iterate_sums};
 use crate::reduce::order::Neumaier;
 use crate::run::plan::plan_windows;
+use crate::run::trajectory::{Source, Trajectory};
 use crate::run::window::Window;
 use crate::stream;
 use crate::sums::Flags;
@@ -71,7 +72,7 @@ impl Analysis<'_> {
         let max_steps = SUMS_BYTES / row / self.run.table.chunks().len().max(1);
         // Each window decodes the iterates after its last step too.
         let least = if layout.lagged { 2 * usize::try_from(LAG).unwrap_or(0) } else { 0 };
-        let plan = plan_windows(self.run, &self.candidates, max_steps.max(least));
+        let plan = plan_windows(self.run, &self.candidates, max_steps.max(least))?;
         std::thread::scope(|scope| {
             // One window is opened, and its pages brought in, while the one before is measured.
             let (send, receive) = sync_channel::<Result<(&[u64], Window)>>(0);
@@ -186,15 +187,18 @@ impl Analysis<'_> {
         };
         let window = Window::open(self.run, &[first], false)?;
         let mut decoder = Decoder::new(self.options.isa).tried("start the decoder for", &self.run.path)?;
-        let (mut x, mut file) = (Vec::new(), Vec::new());
+        let (mut file, mut trajectory) = (Vec::new(), Trajectory::new(1));
         let mut sums = vec![Neumaier::default(); self.run.manifest.tensors.len()];
         for chunk in self.run.table.chunks() {
-            match window.iterate(self.run, first, chunk, &mut decoder, &mut file, &mut x) {
-                Ok(()) => {}
+            let (decoder, file) = (&mut decoder, &mut file);
+            let mut source = Source { run: self.run, window: &window, chunk, decoder, file, bytes: 0 };
+            trajectory.clear();
+            let x = match trajectory.recorded(first, &mut source) {
+                Ok(x) => x,
                 Err(e) if e.is_damage() && self.options.skip_damaged => return Ok(None),
                 Err(e) => return Err(e),
-            }
-            let v = Vectors { g: &x, x: &x, next: &x, init: &x };
+            };
+            let v = Vectors { g: x, x, next: x, init: x };
             sums[chunk.tensor].add(iterate_sums(self.options.isa, &v).x2);
         }
         Ok(Some(sums.iter().map(|s| s.total()).collect()))

@@ -8,7 +8,6 @@
 mod cell;
 mod check;
 mod derive;
-mod load;
 mod measure;
 pub mod online;
 mod past;

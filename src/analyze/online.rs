@@ -14,6 +14,7 @@ use super::record::Shape;
 use super::{Analysis, Measured, Options, Skipped};
 use crate::codec::{Codec, Coding, Decoder};
 use crate::error::{Error, Result, Tried};
+use crate::float_environment::Exact;
 use crate::group::{self, Group};
 use crate::isa::Isa;
 use crate::reduce::Direction;
@@ -282,6 +283,7 @@ impl Recorder for Meter {
     }
 
     fn step(&mut self, step: &Step<'_>) -> Result<()> {
+        let _exact = Exact::new();
         let first = step.iterate.filter(|_| self.next_step == 0);
         self.writer.step(&Step { iterate: first, streams: &[], scalars: step.scalars })?;
         let x = step.iterate.map(|elements| self.widened(elements)).transpose()?.map(|(x, _)| x);

@@ -10,9 +10,9 @@ use rayon::prelude::*;
 
 use super::Observer;
 use super::cell::sums;
-use super::load::{Decoded, Iterates, Loader, keep};
 use crate::codec::Decoder;
 use crate::error::{Error, Result, Tried};
+use crate::float_environment::Exact;
 use crate::isa::Isa;
 use crate::metrics::bias::LAG;
 use crate::optimizer::Hyperparameters;
@@ -22,6 +22,8 @@ use crate::reduce::order::CHUNK;
 use crate::reference::Reference;
 use crate::run::Run;
 use crate::run::chunk::Chunk;
+use crate::run::manifest::GRAD;
+use crate::run::trajectory::{Decoded, Source, Trajectory};
 use crate::run::window::Window;
 use crate::stream::Measured;
 use crate::sums::{Cells, Layout};
@@ -54,7 +56,7 @@ struct Scratch {
     file: Vec<u8>,
     g: Vec<f32>,
     init: Vec<f32>,
-    iterates: Iterates,
+    iterates: Trajectory,
     references: Vec<Vec<f32>>,
 }
 
@@ -63,6 +65,7 @@ impl Workers {
         let threads = threads.max(1);
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
+            .start_handler(|_| std::mem::forget(Exact::new()))
             .build()
             .map_err(std::io::Error::other)
             .tried("start threads for", run)?;
@@ -110,14 +113,14 @@ impl Workers {
 impl Scratch {
     fn new(isa: Isa, layout: Layout) -> std::io::Result<Scratch> {
         let vector = || vec![0.0f32; CHUNK];
-        // x_t and x_{t+1}, or all from x_t to the later one, since each is decoded once.
-        let iterates = if layout.lagged { usize::try_from(LAG).unwrap_or(0) + 1 } else { 2 };
+        // x_t while x_{t+1} is the newest, or the later one that directions are compared with.
+        let past = if layout.lagged { usize::try_from(LAG).unwrap_or(0) } else { 1 };
         Ok(Scratch {
             decoder: Decoder::new(isa)?,
             file: Vec::new(),
             g: vector(),
             init: vector(),
-            iterates: Iterates::new(iterates),
+            iterates: Trajectory::new(past),
             references: (0..layout.references).map(|_| vector()).collect(),
         })
     }
@@ -133,52 +136,51 @@ impl Unit<'_> {
         for (reference, values) in self.references.iter().zip(references.iter_mut()) {
             reference.chunk(chunk, file, &mut values[..n])?;
         }
-        let mut loader = Loader { run: self.run, window: self.window, chunk, decoder, file, bytes: 0 };
+        let mut source = Source { run: self.run, window: self.window, chunk, decoder, file, bytes: 0 };
         iterates.clear();
         let mut no_init = true;
         if let Some(first) = self.first {
-            match loader.load(first, 0, &mut init[..n]) {
-                Ok(Decoded::Values) => {
+            match iterates.recorded(first, &mut source) {
+                Ok(x) => {
+                    init[..n].copy_from_slice(x);
                     no_init = false;
-                    // The walk may begin here.
-                    if steps.first() == Some(&first) {
-                        iterates.keep(first, &init[..n]);
-                    }
                 }
-                Ok(_) => {}
                 Err(e) => damage.push((first, keep(e)?)),
             }
         }
+        let grad = self.run.manifest.stream_id(GRAD);
         for &t in steps {
             let (values, flags) = cells.push();
             flags.no_init = no_init;
-            let mut iterate = |step: u64| match iterates.ensure(t, step, &mut loader) {
-                Ok(slot) => Ok(slot),
+            let mut reach = |step: u64| match iterates.reach(step, &mut source) {
+                Ok(there) => Ok(there),
                 Err(e) => {
                     damage.push((step, keep(e)?));
-                    Ok(None)
+                    Ok(false)
                 }
             };
-            let (x, next) = (iterate(t)?, iterate(t + 1)?);
-            let later = if self.layout.lagged { iterate(t + LAG)? } else { None };
-            let Some(x) = x else {
+            let (_, has_next) = (reach(t)?, reach(t + 1)?);
+            let has_later = self.layout.lagged && reach(t + LAG)?;
+            let Some(x) = iterates.get(t, n) else {
                 flags.damaged = true;
                 continue;
             };
-            flags.no_next = next.is_none();
-            flags.no_later = later.is_none();
-            let x = iterates.get(x, n);
-            let next = next.map_or(x, |slot| iterates.get(slot, n));
-            let later = later.map(|slot| iterates.get(slot, n));
+            flags.no_next = !has_next;
+            flags.no_later = !has_later;
+            let next = iterates.get(t + 1, n).unwrap_or(x);
+            let later = iterates.get(t + LAG, n).filter(|_| has_later);
             let init = if no_init { x } else { &init[..n] };
             let mut held = None;
             for (d, measured) in self.directions.iter().enumerate() {
+                // The next iterate was predicted from the gradient.
+                let known = iterates.gradient(t, n).filter(|_| measured.recorded == grad);
                 let absent = match measured.recorded {
                     None => flags.no_next,
                     Some(stream) if held.is_some_and(|(known, _)| known == stream) => {
                         held.is_some_and(|(_, absent)| absent)
                     }
-                    Some(stream) => match loader.load(t, stream, &mut g[..n]) {
+                    Some(_) if known.is_some() => known.is_some_and(|(_, d)| d != Decoded::Values),
+                    Some(stream) => match source.load(t, stream, &mut g[..n]) {
                         Ok(Decoded::Values) => false,
                         Ok(Decoded::Absent | Decoded::Missing) => true,
                         Err(e) => {
@@ -200,11 +202,12 @@ impl Unit<'_> {
                     flags.absent |= 1 << d;
                     flags.all_absent |= 1 << d;
                 }
-                let v = Vectors { g: &g[..n], x, next, init };
+                let g = known.filter(|_| !absent).map_or(&g[..n], |(values, _)| values);
+                let v = Vectors { g, x, next, init };
                 sums(isa, self.layout, (d, direction), &v, later, references, values);
             }
         }
-        let bytes = loader.bytes;
+        let bytes = source.bytes;
         self.observer.advance(steps.len() as u64, bytes);
         Ok((cells, damage))
     }
@@ -213,4 +216,9 @@ impl Unit<'_> {
         let group = self.run.manifest.tensors[chunk.tensor].param_group;
         measured.direction(|| self.hyperparameters.coupled_weight_decay(group, step).unwrap_or(0.0))
     }
+}
+
+/// Passes damage on to be collected; anything else ends the analysis.
+fn keep(e: Error) -> Result<Error> {
+    if e.is_damage() { Ok(e) } else { Err(e) }
 }

@@ -1,6 +1,9 @@
 //! Payload to elements.
 
+use super::packed::Packed;
 use super::planes::{bitmap_len, kept_elements, merge16, merge32};
+use super::predict::{Past, predict};
+use super::residual::Residual;
 use super::{Codec, Coding, DecodeError};
 use crate::dtype::{DType, widen};
 use crate::isa::Isa;
@@ -36,7 +39,8 @@ impl Decoder {
         })
     }
 
-    /// Decodes a chunk of `out.len()` elements (at most 65,536), widened to `f32` exactly.
+    /// Decodes a chunk of `out.len()` elements (at most 65,536), widened to `f32` exactly. A predicted
+    /// one needs [`Self::decode_predicted`].
     ///
     /// # Errors
     /// The payload does not fit `coding`; `out` then holds nothing of use.
@@ -60,29 +64,35 @@ impl Decoder {
         result
     }
 
-    /// Decodes a chunk of `n` elements and appends them to `out` as they were written, little
-    /// endian.
+    /// Decodes a chunk of which `past` is what came before. Its moments are taken a step further.
+    ///
+    /// # Errors
+    /// The payload does not fit `coding`; `out` and the moments then hold nothing of use.
+    pub fn decode_predicted(
+        &mut self,
+        dtype: DType,
+        coding: Coding,
+        payload: &[u8],
+        past: &mut Past<'_>,
+        out: &mut [f32],
+    ) -> Result<(), DecodeError> {
+        let residual = Residual::read(coding.predictor, dtype, payload, out.len())?;
+        predict(self.isa, &residual.prediction, past, out);
+        residual.correct(self.isa, dtype, &mut self.exponent, out);
+        Ok(())
+    }
+
+    /// Whether a payload of `n` elements that is predicted is one, without what came before.
     ///
     /// # Errors
     /// The payload does not fit `coding`.
-    pub fn decode_bytes(
-        &mut self,
+    pub fn check_predicted(
         dtype: DType,
-        n: usize,
         coding: Coding,
         payload: &[u8],
-        out: &mut Vec<u8>,
+        n: usize,
     ) -> Result<(), DecodeError> {
-        if dtype == DType::F32 {
-            let mut values = vec![0.0f32; n];
-            self.decode32(coding, payload, &mut values)?;
-            out.extend(values.iter().flat_map(|v| v.to_bits().to_le_bytes()));
-        } else {
-            let mut words = vec![0u16; n];
-            self.decode16(dtype, coding, payload, &mut words)?;
-            out.extend(words.iter().flat_map(|w| w.to_le_bytes()));
-        }
-        Ok(())
+        Residual::read(coding.predictor, dtype, payload, n).map(drop)
     }
 
     fn decode32(&mut self, coding: Coding, payload: &[u8], out: &mut [f32]) -> Result<(), DecodeError> {
@@ -98,7 +108,8 @@ impl Decoder {
                 out.fill(0.0);
             }
             Codec::Absent => return Err(DecodeError::Absent),
-            Codec::Planes => {
+            Codec::Residual => return Err(DecodeError::Predicted),
+            Codec::Planes | Codec::Packed => {
                 let cut = self.cut(DType::F32, out.len(), coding, payload)?;
                 let exponent = &self.exponent[..cut.high.len()];
                 merge32(self.isa, exponent, cut.high, cut.low, cut.bitmap, out);
@@ -126,10 +137,12 @@ impl Decoder {
                 out.fill(0);
             }
             Codec::Absent => return Err(DecodeError::Absent),
-            Codec::Planes => {
+            Codec::Residual => return Err(DecodeError::Predicted),
+            Codec::Planes | Codec::Packed => {
                 let cut = self.cut(dtype, out.len(), coding, payload)?;
                 let exponent = &self.exponent[..cut.high.len()];
-                merge16(self.isa, dtype == DType::F16, exponent, cut.high, cut.bitmap, out);
+                let bytes = dtype == DType::F16 && coding.codec == Codec::Planes;
+                merge16(self.isa, bytes, exponent, cut.high, cut.bitmap, out);
             }
         }
         Ok(())
@@ -156,6 +169,15 @@ impl Decoder {
         let (raw, frame) = body.split_at(raw_len);
         let (low, high) = raw.split_at(raw_len - kept);
         let cut = Cut { low, high, frame, bitmap };
+        if coding.codec == Codec::Packed {
+            let mut rest = frame;
+            let packed = Packed::take(&mut rest, kept)?;
+            if !rest.is_empty() {
+                return Err(DecodeError::Packed("it is longer than it says"));
+            }
+            packed.unpack(self.isa, &mut self.exponent[..kept]);
+            return Ok(cut);
+        }
         let written = self
             .zstd
             .decompress_to_buffer(cut.frame, &mut self.exponent[..kept])

@@ -5,10 +5,14 @@
 
 mod decode;
 mod encode;
+mod packed;
 mod planes;
+mod predict;
+mod residual;
 
 pub use decode::Decoder;
 pub use encode::Encoder;
+pub use predict::{COUPLED, FUSED, NESTEROV, Past, Prediction, Predictor, predict};
 
 /// Elements a zero block: blocks whose bits are all zero are left out of the planes.
 pub const ZERO_BLOCK: usize = 64;
@@ -25,12 +29,27 @@ pub enum Codec {
     Absent = 2,
     /// Exponent plane compressed by zstd, sign and mantissa planes raw.
     Planes = 3,
+    /// As planes, with exponents in a few bits each and no entropy coder.
+    Packed = 4,
+    /// What a prediction from the iterate before missed.
+    Residual = 5,
+}
+
+/// How the exponents of what is not predicted are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exponents {
+    /// Huffman-coded by zstd ([`Codec::Planes`]): the smallest.
+    Huffman,
+    /// In a few bits each ([`Codec::Packed`]): the fastest to decode.
+    Packed,
 }
 
 impl Codec {
     /// The codec with this id in an index record.
     pub fn from_id(id: u16) -> Option<Codec> {
-        [Codec::Raw, Codec::Zero, Codec::Absent, Codec::Planes].into_iter().find(|c| c.id() == id)
+        [Codec::Raw, Codec::Zero, Codec::Absent, Codec::Planes, Codec::Packed, Codec::Residual]
+            .into_iter()
+            .find(|c| c.id() == id)
     }
 
     /// The id in an index record.
@@ -45,6 +64,8 @@ impl Codec {
             Codec::Zero => "zero",
             Codec::Absent => "absent",
             Codec::Planes => "planes",
+            Codec::Packed => "packed",
+            Codec::Residual => "residual",
         }
     }
 }
@@ -54,16 +75,18 @@ impl Codec {
 pub struct Coding {
     /// The codec.
     pub codec: Codec,
-    /// Whether zero blocks were left out (codec [`Codec::Planes`] only).
+    /// The predictor: none, except with [`Codec::Residual`].
+    pub predictor: Predictor,
+    /// Whether zero blocks were left out ([`Codec::Planes`] and [`Codec::Packed`] only).
     pub zero_blocks: bool,
-    /// Bytes of the compressed exponent plane (codec [`Codec::Planes`] only, else 0).
+    /// Bytes of the compressed exponent plane ([`Codec::Planes`] and [`Codec::Packed`], else 0).
     pub exponent_len: u32,
 }
 
 impl Coding {
     /// A coding without payload parameters.
     pub const fn plain(codec: Codec) -> Coding {
-        Coding { codec, zero_blocks: false, exponent_len: 0 }
+        Coding { codec, predictor: Predictor::None, zero_blocks: false, exponent_len: 0 }
     }
 }
 
@@ -86,6 +109,12 @@ pub enum DecodeError {
     /// The exponent plane is no zstd frame of the expected size.
     #[error("the exponent plane does not decompress: {0}")]
     Exponents(String),
+    /// A packed plane contradicts itself.
+    #[error("a packed plane is not what was written: {0}")]
+    Packed(&'static str),
+    /// The payload says only what a prediction missed.
+    #[error("it is stored as what a prediction missed, and there is no prediction")]
+    Predicted,
     /// The vector is absent, so there is nothing to decode.
     #[error("the vector is absent")]
     Absent,

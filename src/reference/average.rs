@@ -16,6 +16,7 @@ use crate::error::{Result, Tried};
 use crate::isa::Isa;
 use crate::run::plan::plan_windows;
 use crate::run::reference_file::ReferenceFile;
+use crate::run::trajectory::{Source, Trajectory};
 use crate::run::window::Window;
 use crate::run::{Draft, Run};
 
@@ -76,22 +77,30 @@ fn add_all(run: &Run, targets: &[&Target<'_>], sums: &Sums<'_>) -> Result<()> {
     let mut steps: Vec<u64> = targets.iter().flat_map(|t| t.weights.steps()).copied().collect();
     steps.sort_unstable();
     steps.dedup();
-    // One decoder a thread, in turn.
-    let decoders: Mutex<Vec<Decoder>> = Mutex::new(Vec::new());
-    for range in plan_windows(run, &steps, usize::MAX) {
+    // One of each a thread, in turn.
+    let idle: Mutex<Vec<(Decoder, Trajectory)>> = Mutex::new(Vec::new());
+    for range in plan_windows(run, &steps, usize::MAX)? {
         let steps = &steps[range];
         let mut window = Window::open(run, steps, true)?;
         if let Some((_, e)) = window.damaged.pop() {
             return Err(e);
         }
         (0..run.table.chunks().len()).into_par_iter().try_for_each(|chunk| {
-            let held = decoders.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let mut decoder = match held {
-                Some(decoder) => decoder,
-                None => Decoder::new(Isa::detect()).tried("start the decoder for", &run.path)?,
+            let held = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let (mut decoder, mut trajectory) = match held {
+                Some(held) => held,
+                None => {
+                    let decoder = Decoder::new(Isa::detect()).tried("start the decoder for", &run.path)?;
+                    (decoder, Trajectory::new(1))
+                }
             };
-            let result = add(run, &window, targets, steps, sums, chunk, &mut decoder);
-            decoders.lock().unwrap_or_else(PoisonError::into_inner).push(decoder);
+            let mut file = Vec::new();
+            let of_chunk = &run.table.chunks()[chunk];
+            let (decoder_of, file) = (&mut decoder, &mut file);
+            let source =
+                Source { run, window: &window, chunk: of_chunk, decoder: decoder_of, file, bytes: 0 };
+            let result = add(targets, steps, sums, chunk, &mut trajectory, source);
+            idle.lock().unwrap_or_else(PoisonError::into_inner).push((decoder, trajectory));
             result
         })?;
     }
@@ -100,13 +109,12 @@ fn add_all(run: &Run, targets: &[&Target<'_>], sums: &Sums<'_>) -> Result<()> {
 
 /// Adds the iterates of a window to the sums of one chunk, in the order of steps.
 fn add(
-    run: &Run,
-    window: &Window,
     targets: &[&Target<'_>],
     steps: &[u64],
     sums: &Sums<'_>,
     index: usize,
-    decoder: &mut Decoder,
+    trajectory: &mut Trajectory,
+    mut source: Source<'_>,
 ) -> Result<()> {
     let mut held: Vec<(usize, &Weights, Vec<f64>)> = Vec::new();
     for (t, target) in targets.iter().enumerate() {
@@ -114,19 +122,18 @@ fn add(
             held.push((t, target.weights, sums.read(t, index)?));
         }
     }
-    let chunk = &run.table.chunks()[index];
-    let (mut x, mut buffer) = (Vec::new(), Vec::new());
+    trajectory.clear();
     for &step in steps {
-        window.iterate(run, step, chunk, decoder, &mut buffer, &mut x)?;
+        let x = trajectory.recorded(step, &mut source)?;
         for (_, weights, sum) in held.iter_mut().filter(|(_, w, _)| w.has(step)) {
             match weights {
                 Weights::Ema { beta, .. } => {
-                    for (s, &x) in sum.iter_mut().zip(&x) {
+                    for (s, &x) in sum.iter_mut().zip(x) {
                         *s = *beta * *s + (1.0 - *beta) * f64::from(x);
                     }
                 }
                 _ => {
-                    for (s, &x) in sum.iter_mut().zip(&x) {
+                    for (s, &x) in sum.iter_mut().zip(x) {
                         *s += f64::from(x);
                     }
                 }

@@ -28,6 +28,7 @@ use crate::run::chunk::Chunk;
 use crate::run::container::Header;
 use crate::run::manifest::ITERATE;
 use crate::run::reference_file::REFERENCE_FORMAT;
+use crate::run::trajectory::{Source, Trajectory};
 use crate::run::window::Window;
 use crate::run::{Access, Run};
 
@@ -208,10 +209,14 @@ fn claims(run: &Run, header: &Header) -> (Option<u64>, bool) {
 fn is_iterate(run: &Run, values: &Values, step: u64) -> Result<bool> {
     let window = Window::open(run, &[step], false)?;
     let mut decoder = Decoder::new(Isa::detect()).tried("start the decoder for", &run.path)?;
-    let (mut buffer, mut x, mut r) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut buffer, mut file, mut r) = (Vec::new(), Vec::new(), Vec::new());
+    let mut trajectory = Trajectory::new(1);
     for chunk in run.table.chunks() {
         let Some(dtype) = values.dtype(chunk.tensor) else { continue };
-        window.iterate(run, step, chunk, &mut decoder, &mut buffer, &mut x)?;
+        let (decoder, file) = (&mut decoder, &mut file);
+        let mut source = Source { run, window: &window, chunk, decoder, file, bytes: 0 };
+        trajectory.clear();
+        let x = trajectory.recorded(step, &mut source)?;
         r.resize(chunk.len, 0.0);
         values.chunk(chunk, &mut buffer, &mut r)?;
         if x.iter().zip(&r).any(|(x, r)| round(dtype, *x).to_bits() != r.to_bits()) {

@@ -18,11 +18,16 @@ pub const FORMAT_NAME: &str = "lpa-run";
 pub const MANIFEST: &str = "manifest.json";
 /// Name of the stream that holds the gradient as the optimizer receives it.
 pub const GRAD: &str = "grad";
+/// The numbers of the optimizer's own vectors, which go with a keyframe: its momentum and its second
+/// moment before the step. They are float32 whatever the tensor's type.
+pub const MOMENTS: [u16; 2] = [65_534, 65_535];
 /// What the index calls stream 0, the iterate.
 pub const ITERATE: &str = "iterate";
 /// Most elements that a run may hold: far above any model, far below what would exhaust memory.
 const MAX_ELEMENTS: u64 = 1 << 40;
 
+/// Most streams of a run.
+const MAX_STREAMS: usize = 65_000;
 /// Most ranks of a run.
 const MAX_RANKS: u32 = 1 << 16;
 /// Most parameter groups of an optimizer.
@@ -240,8 +245,8 @@ impl Manifest {
                 return Err(format!("'{}' cannot be the name of a stream, or is there twice", s.name));
             }
         }
-        if self.streams.len() > usize::from(u16::MAX) - 1 {
-            return Err("more than 65,534 streams".to_owned());
+        if self.streams.len() > MAX_STREAMS {
+            return Err(format!("more than {MAX_STREAMS} streams"));
         }
         if self.world == 0 || self.world > MAX_RANKS {
             return Err(format!("a world of {} ranks", self.world));
@@ -273,8 +278,15 @@ impl Manifest {
     pub fn stream_name(&self, id: u16) -> &str {
         match id.checked_sub(1) {
             None => ITERATE,
+            Some(_) if id == MOMENTS[0] => "(momentum)",
+            Some(_) if id == MOMENTS[1] => "(second moment)",
             Some(at) => self.streams.get(usize::from(at)).map_or("unknown", |s| &s.name),
         }
+    }
+
+    /// The type in which a tensor's elements of a stream are stored.
+    pub fn dtype_of(&self, stream: u16, tensor: usize) -> DType {
+        if MOMENTS.contains(&stream) { DType::F32 } else { self.tensors[tensor].dtype }
     }
 }
 

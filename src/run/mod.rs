@@ -8,20 +8,26 @@ pub mod catalog;
 pub mod chunk;
 pub mod container;
 mod finish;
+mod forecast;
 pub mod journal;
 pub mod manifest;
 pub mod plan;
 mod publish;
 mod record;
 pub mod reference_file;
+mod rule;
+mod sample;
 pub mod shard;
 mod shard_writer;
 pub mod source;
+pub mod trajectory;
 pub mod vector;
 pub mod window;
 pub mod writer;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use self::chunk::ChunkTable;
 pub use self::finish::{FINAL, assemble_final};
@@ -69,6 +75,7 @@ pub struct Run {
     dropped: Vec<(u64, String)>,
     segments: Vec<Vec<Segment>>,
     superseded: usize,
+    keyframes: OnceLock<Vec<u64>>,
 }
 
 impl Run {
@@ -99,6 +106,7 @@ impl Run {
             access,
             segments: Vec::new(),
             superseded: 0,
+            keyframes: OnceLock::new(),
             dropped: Vec::new(),
             attempts,
         };
@@ -240,6 +248,33 @@ impl Run {
             }
         }
         all
+    }
+
+    /// The steps from which all ranks can be decoded without what lies before, ascending. They are read
+    /// off the shards once.
+    ///
+    /// # Errors
+    /// A shard cannot be read; damage is left for others to find.
+    pub fn keyframes(&self) -> Result<&[u64]> {
+        if let Some(known) = self.keyframes.get() {
+            return Ok(known);
+        }
+        let mut ranks: BTreeMap<u64, u32> = BTreeMap::new();
+        for segment in self.segments.iter().flatten() {
+            let shard = match self.open_shard(&segment.file, false) {
+                Ok(shard) => shard,
+                Err(e) if e.is_damage() => continue,
+                Err(e) => return Err(e),
+            };
+            for &(step, stream) in shard.vectors() {
+                let counts = stream == 0 && (segment.first..=segment.last).contains(&step);
+                if counts && shard.keyframe(step) == Some(step) {
+                    *ranks.entry(step).or_default() += 1;
+                }
+            }
+        }
+        let all = ranks.into_iter().filter(|(_, n)| *n == self.manifest.world).map(|(step, _)| step);
+        Ok(self.keyframes.get_or_init(|| all.collect()))
     }
 
     /// Opens a shard of this run.

@@ -1,8 +1,11 @@
 //! Cutting steps into windows: what is mapped at one time.
+//!
+//! A window begins where decoding can begin, so that nothing is decoded twice.
 
 use std::ops::Range;
 
 use super::Run;
+use crate::error::Result;
 
 /// Stored bytes a window. They are mapped, not copied, and walked once.
 const WINDOW_BYTES: u64 = 2 << 30;
@@ -12,10 +15,21 @@ const MIN_STEPS: usize = 8;
 /// Open shards a window. Without mapping each is an open file, and two windows are open.
 const MAX_SHARDS: usize = 128;
 
-/// Cuts `steps` (ascending) into consecutive windows of at most `max_steps`; the ranges are places
-/// in `steps`.
-pub fn plan_windows(run: &Run, steps: &[u64], max_steps: usize) -> Vec<Range<usize>> {
+/// Cuts `steps` (ascending) into consecutive windows of about `max_steps`: each goes on to the next
+/// keyframe. The ranges are places in `steps`.
+///
+/// # Errors
+/// A shard cannot be read; damage is left for others to find.
+pub fn plan_windows(run: &Run, steps: &[u64], max_steps: usize) -> Result<Vec<Range<usize>>> {
     let max_steps = max_steps.max(MIN_STEPS);
+    let keyframes = run.keyframes()?;
+    let begins = |i: usize| match steps.get(i) {
+        Some(step) => {
+            let keyframe = keyframes.partition_point(|k| k <= step).checked_sub(1).map(|k| keyframes[k]);
+            keyframe.is_none_or(|k| steps[i - 1] < k)
+        }
+        None => true,
+    };
     let mut windows = Vec::new();
     let (mut start, mut bytes, mut shards) = (0, 0, 0);
     let mut at: Vec<usize> = vec![0; run.manifest.world as usize];
@@ -37,7 +51,7 @@ pub fn plan_windows(run: &Run, steps: &[u64], max_steps: usize) -> Vec<Range<usi
         bytes += size_of_step.iter().sum::<u64>();
         let count = i + 1 - start;
         let full = bytes >= WINDOW_BYTES && count >= MIN_STEPS;
-        if full || count >= max_steps || shards >= MAX_SHARDS {
+        if (full || count >= max_steps || shards >= MAX_SHARDS) && begins(i + 1) {
             windows.push(start..i + 1);
             (start, bytes, shards) = (i + 1, 0, 0);
         }
@@ -45,5 +59,5 @@ pub fn plan_windows(run: &Run, steps: &[u64], max_steps: usize) -> Vec<Range<usi
     if start < steps.len() {
         windows.push(start..steps.len());
     }
-    windows
+    Ok(windows)
 }

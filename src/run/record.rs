@@ -1,6 +1,6 @@
 //! The index record: 32 bytes that say how one chunk is stored.
 
-use crate::codec::{Codec, Coding};
+use crate::codec::{Codec, Coding, Predictor};
 
 /// Bytes of a record.
 pub(super) const RECORD: usize = 32;
@@ -30,7 +30,7 @@ impl Record {
         b[8..12].copy_from_slice(&self.len.to_le_bytes());
         b[12..16].copy_from_slice(&self.coding.exponent_len.to_le_bytes());
         b[16..18].copy_from_slice(&self.coding.codec.id().to_le_bytes());
-        // Bytes 18..20 are the predictor: 0, none.
+        b[18..20].copy_from_slice(&self.coding.predictor.id().to_le_bytes());
         let flags = if self.coding.zero_blocks { ZERO_BLOCKS } else { 0 };
         b[20..24].copy_from_slice(&flags.to_le_bytes());
         b[24..32].copy_from_slice(&self.xxh3.to_le_bytes());
@@ -46,14 +46,17 @@ impl Record {
         let u32_at = |i: usize| u32::from_le_bytes([b[i], b[i + 1], b[i + 2], b[i + 3]]);
         let u64_at = |i: usize| u64::from(u32_at(i)) | u64::from(u32_at(i + 4)) << 32;
         let codec = Codec::from_id(u16_at(16)).ok_or_else(|| format!("unknown codec {}", u16_at(16)))?;
-        if u16_at(18) != 0 {
-            return Err(format!("unknown predictor {}", u16_at(18)));
+        let predictor =
+            Predictor::from_id(u16_at(18)).ok_or_else(|| format!("unknown predictor {}", u16_at(18)))?;
+        if (codec == Codec::Residual) == (predictor == Predictor::None) {
+            return Err(format!("predictor {} with codec {}", predictor.name(), codec.name()));
         }
         let flags = u32_at(20);
         if flags & !ZERO_BLOCKS != 0 {
             return Err(format!("unknown flags {flags:#x}"));
         }
-        let coding = Coding { codec, zero_blocks: flags == ZERO_BLOCKS, exponent_len: u32_at(12) };
+        let zero_blocks = flags == ZERO_BLOCKS;
+        let coding = Coding { codec, predictor, zero_blocks, exponent_len: u32_at(12) };
         Ok(Record { offset: u64_at(0), len: u32_at(8), coding, xxh3: u64_at(24) })
     }
 }
@@ -64,7 +67,7 @@ mod tests {
 
     #[test]
     fn a_record_is_laid_out_as_documented() {
-        let coding = Coding { codec: Codec::Planes, zero_blocks: true, exponent_len: 0x0a0b };
+        let coding = Coding { zero_blocks: true, exponent_len: 0x0a0b, ..Coding::plain(Codec::Planes) };
         let record = Record { offset: 0x1_0000_0040, len: 0x0c0d, coding, xxh3: 0x1122_3344_5566_7788 };
         let bytes = record.to_bytes();
         let expected = [

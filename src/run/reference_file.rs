@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::Run;
 use super::container::{Entry, build_header};
+use super::trajectory::{Source, Trajectory};
 use super::window::Window;
 use crate::codec::Decoder;
 use crate::error::{Result, Tried};
@@ -84,9 +85,12 @@ impl<'a> ReferenceFile<'a> {
             return Err(e);
         }
         let mut decoder = Decoder::new(Isa::detect()).tried("start the decoder for", &run.path)?;
-        let (mut buffer, mut values) = (Vec::new(), Vec::new());
+        let (mut file, mut trajectory) = (Vec::new(), Trajectory::new(1));
         for chunk in run.table.chunks() {
-            window.iterate(run, step, chunk, &mut decoder, &mut buffer, &mut values)?;
+            let (decoder, file) = (&mut decoder, &mut file);
+            let mut source = Source { run, window: &window, chunk, decoder, file, bytes: 0 };
+            trajectory.clear();
+            let values = trajectory.recorded(step, &mut source)?;
             self.push(values.iter().copied())?;
         }
         Ok(())

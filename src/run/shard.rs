@@ -11,7 +11,7 @@ use safetensors::tensor::Dtype;
 
 use super::chunk::ChunkTable;
 use super::container::Header;
-use super::manifest::Manifest;
+use super::manifest::{MOMENTS, Manifest};
 use super::record::{PAYLOAD_ALIGN, RECORD, Record};
 use super::source::Source;
 use crate::codec::{Codec, Coding};
@@ -113,6 +113,8 @@ pub struct Shard {
     scalars: Range<usize>,
     columns: Vec<String>,
     vectors: Vec<(u64, u16)>,
+    /// By vector: the step from which it is decoded.
+    from: Vec<u64>,
     chunks_per_vector: usize,
     header_xxh3: u128,
 }
@@ -193,7 +195,7 @@ impl Shard {
         check_table(path, &tail[place("table", Dtype::U8)?], manifest)?;
         let columns: Vec<String> = serde_json::from_slice(&tail[place("columns", Dtype::U8)?])
             .map_err(|e| bad(format!("the scalar columns are no list of names ({e})")))?;
-        let vectors = parse_vectors(&tail[place("vectors", Dtype::I64)?]);
+        let (vectors, from) = parse_vectors(&tail[place("vectors", Dtype::I64)?]);
         let (index, present) = (place("index", Dtype::U8)?, place("present", Dtype::U8)?);
         let scalars = place("scalars", Dtype::F64)?;
         let shard = Shard {
@@ -210,6 +212,7 @@ impl Shard {
             scalars,
             columns,
             vectors,
+            from,
             chunks_per_vector: table.of_rank(file.name.rank).len(),
             header_xxh3: xxh3_128(&header.bytes),
         };
@@ -226,10 +229,12 @@ impl Shard {
             return Err(format!("its scalars are not {steps} steps of {}", self.columns.len()));
         }
         let ordered = self.vectors.windows(2).all(|w| w[0] < w[1]);
-        let known = |&(step, stream): &(u64, u16)| {
-            (first..=last).contains(&step) && usize::from(stream) <= manifest.streams.len()
+        let known = |(&(step, stream), &from): (&(u64, u16), &u64)| {
+            let stream_is_known = usize::from(stream) <= manifest.streams.len() || MOMENTS.contains(&stream);
+            let from_is_known = if stream == 0 { from <= step } else { from == step };
+            (first..=last).contains(&step) && stream_is_known && from_is_known
         };
-        if !ordered || !self.vectors.iter().all(known) {
+        if !ordered || !self.vectors.iter().zip(&self.from).all(known) {
             return Err("its list of vectors is out of order or names unknown ones".to_owned());
         }
         let records = self.vectors.len() * self.chunks_per_vector;
@@ -244,9 +249,13 @@ impl Shard {
         for i in 0..records {
             let r = self.record(i).map_err(|what| format!("index record {i}: {what}"))?;
             let stored = !matches!(r.coding.codec, Codec::Zero | Codec::Absent);
-            let iterate = self.vectors[i / self.chunks_per_vector].1 == 0;
-            if iterate && r.coding.codec == Codec::Absent {
+            let (step, stream) = self.vectors[i / self.chunks_per_vector];
+            if stream == 0 && r.coding.codec == Codec::Absent {
                 return Err(format!("index record {i}: an iterate cannot be absent"));
+            }
+            let keyframe = self.from[i / self.chunks_per_vector] == step;
+            if r.coding.codec == Codec::Residual && (stream != 0 || keyframe) {
+                return Err(format!("index record {i}: only iterates after a keyframe are predicted"));
             }
             if r.offset != at || stored != (r.len > 0) {
                 return Err(format!("index record {i} does not continue at byte {at} of the chunks"));
@@ -283,9 +292,21 @@ impl Shard {
         &self.vectors
     }
 
+    /// The step from which x_step is decoded: its keyframe. `None` where it was not recorded.
+    pub fn keyframe(&self, step: u64) -> Option<u64> {
+        self.vectors.binary_search(&(step, 0)).ok().map(|v| self.from[v])
+    }
+
     /// Whether a vector was recorded.
     pub fn has(&self, step: u64, stream: u16) -> bool {
         self.vectors.binary_search(&(step, stream)).is_ok()
+    }
+
+    /// How the chunk at `place` among the rank's chunks is stored; `None` where the vector was not
+    /// recorded.
+    pub fn coding(&self, step: u64, stream: u16, place: usize) -> Option<Coding> {
+        let vector = self.vectors.binary_search(&(step, stream)).ok()?;
+        Some(self.record(vector * self.chunks_per_vector + place).ok()?.coding)
     }
 
     /// The index records of a vector, one for each chunk of the rank.
@@ -364,11 +385,15 @@ impl Shard {
     }
 }
 
-fn parse_vectors(bytes: &[u8]) -> Vec<(u64, u16)> {
+fn parse_vectors(bytes: &[u8]) -> (Vec<(u64, u16)>, Vec<u64>) {
     let (words, _) = bytes.as_chunks::<8>();
-    let (pairs, _) = words.as_chunks::<2>();
-    let stream = |w: &[u8; 8]| u16::try_from(u64::from_le_bytes(*w)).unwrap_or(u16::MAX);
-    pairs.iter().map(|[step, id]| (u64::from_le_bytes(*step), stream(id))).collect()
+    let (rows, _) = words.as_chunks::<3>();
+    // No stream has this number.
+    let stream = |w: &[u8; 8]| u16::try_from(u64::from_le_bytes(*w)).unwrap_or(MOMENTS[0] - 1);
+    let row = |[step, id, from]: &[[u8; 8]; 3]| {
+        ((u64::from_le_bytes(*step), stream(id)), u64::from_le_bytes(*from))
+    };
+    rows.iter().map(row).unzip()
 }
 
 /// Compares the shard's tensor table with the manifest's and names the first difference.

@@ -103,11 +103,13 @@ impl ShardWriter {
         self.steps += 1;
     }
 
-    /// Starts a vector of the current step.
-    pub(super) fn start_vector(&mut self, stream: u16) {
+    /// Starts a vector of the current step, which is decoded from the step `from` on; from its own
+    /// where that is `None`.
+    pub(super) fn start_vector(&mut self, stream: u16, from: Option<u64>) {
         let step = self.first + self.steps - 1;
-        self.vectors.extend_from_slice(&step.to_le_bytes());
-        self.vectors.extend_from_slice(&u64::from(stream).to_le_bytes());
+        for word in [step, u64::from(stream), from.unwrap_or(step)] {
+            self.vectors.extend_from_slice(&word.to_le_bytes());
+        }
     }
 
     /// Appends the next chunk of the current vector.
@@ -160,10 +162,10 @@ impl ShardWriter {
         }
         let (steps, width) = (self.steps, self.columns.len() as u64);
         let records = (self.index.len() / RECORD) as u64;
-        let vectors = (self.vectors.len() / 16) as u64;
+        let vectors = (self.vectors.len() / 24) as u64;
         let parts: [(&str, &str, Vec<u64>, &[u8]); 6] = [
             ("index", "U8", vec![records, RECORD as u64], &self.index),
-            ("vectors", "I64", vec![vectors, 2], &self.vectors),
+            ("vectors", "I64", vec![vectors, 3], &self.vectors),
             ("scalars", "F64", vec![steps, width], &scalars),
             ("present", "U8", vec![steps, width], &present),
             ("columns", "U8", vec![columns.len() as u64], &columns),

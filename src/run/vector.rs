@@ -3,10 +3,13 @@
 use super::Run;
 use super::chunk::Chunk;
 use super::manifest::ITERATE;
+use super::trajectory::{Decoded, Source, Trajectory};
 use super::window::Window;
 use crate::codec::{Codec, Decoder};
+use crate::dtype::push_bytes;
 use crate::error::{Error, Result, Tried};
 use crate::isa::Isa;
+use crate::reduce::order::CHUNK;
 
 /// A recorded vector, opened for reading tensor by tensor.
 pub struct Vector<'a> {
@@ -15,6 +18,9 @@ pub struct Vector<'a> {
     step: u64,
     stream: u16,
     decoder: Decoder,
+    trajectory: Trajectory,
+    values: Vec<f32>,
+    file: Vec<u8>,
 }
 
 impl<'a> Vector<'a> {
@@ -44,7 +50,8 @@ impl<'a> Vector<'a> {
             return Err(not_found(what));
         }
         let decoder = Decoder::new(Isa::detect()).tried("start the decoder for", &run.path)?;
-        Ok(Vector { run, window, step, stream: id, decoder })
+        let (trajectory, values, file) = (Trajectory::new(1), vec![0.0; CHUNK], Vec::new());
+        Ok(Vector { run, window, step, stream: id, decoder, trajectory, values, file })
     }
 
     /// The chunks of a tensor, in order.
@@ -72,17 +79,22 @@ impl<'a> Vector<'a> {
     /// # Errors
     /// The bytes are not what was written.
     pub fn tensor(&mut self, tensor: usize, out: &mut Vec<u8>) -> Result<bool> {
-        let mut buffer = Vec::new();
-        let dtype = self.run.manifest.tensors[tensor].dtype;
+        let dtype = self.run.manifest.dtype_of(self.stream, tensor);
         for chunk in self.chunks(tensor) {
-            let found = self.window.payload(self.run, self.step, self.stream, chunk, &mut buffer)?;
-            let Some(payload) = found.filter(|p| p.coding.codec != Codec::Absent) else {
+            let (decoder, file) = (&mut self.decoder, &mut self.file);
+            let mut source = Source { run: self.run, window: &self.window, chunk, decoder, file, bytes: 0 };
+            let values = if self.stream == 0 {
+                self.trajectory.clear();
+                self.trajectory.reach(self.step, &mut source)?;
+                self.trajectory.get(self.step, chunk.len)
+            } else {
+                let values = &mut self.values[..chunk.len];
+                (source.load(self.step, self.stream, values)? == Decoded::Values).then_some(&*values)
+            };
+            let Some(values) = values else {
                 return Ok(false);
             };
-            self.decoder.decode_bytes(dtype, chunk.len, payload.coding, payload.bytes, out).map_err(|e| {
-                let at = payload.offset;
-                self.window.undecodable(self.run, self.step, self.stream, chunk, at, &e.to_string())
-            })?;
+            push_bytes(dtype, values, out);
         }
         Ok(true)
     }

@@ -1,12 +1,11 @@
 //! A set of open shards in which any vector of some steps can be found.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::Run;
 use super::chunk::Chunk;
 use super::shard::{Payload, Shard};
-use crate::codec::Decoder;
 use crate::error::{Error, Place, Result};
 
 /// Open shards of all ranks, by step.
@@ -14,44 +13,59 @@ use crate::error::{Error, Place, Result};
 pub struct Window {
     /// Per rank: first step that counts to (last step that counts, shard).
     ranks: Vec<BTreeMap<u64, (u64, Shard)>>,
+    /// Rank and first step of the shards that were opened, or could not be.
+    tried: BTreeSet<(u32, u64)>,
     /// Shards that could not be opened, by their first step that counts.
     pub damaged: Vec<(std::ops::RangeInclusive<u64>, Error)>,
 }
 
 impl Window {
-    /// Opens every shard that holds one of `steps` (in ascending order). A damaged
-    /// shard is left out and reported.
+    /// Opens every shard that holds one of `steps` (in ascending order), and those that their iterates
+    /// are decoded from. A damaged shard is left out and reported.
     ///
     /// # Errors
     /// Anything but damage.
     pub fn open(run: &Run, steps: &[u64], prefetch: bool) -> Result<Window> {
         let mut window = Window::default();
         for rank in 0..run.manifest.world {
-            let mut shards = BTreeMap::new();
-            let segments = run.segments(rank);
+            window.ranks.push(BTreeMap::new());
             let mut rest = steps;
             while let Some(&step) = rest.first() {
-                let Some(segment) = segments.get(segments.partition_point(|s| s.last < step)) else {
-                    break;
+                rest = match window.open_at(run, rank, step, prefetch)? {
+                    Some(last) => &rest[rest.partition_point(|&s| s <= last)..],
+                    None => &rest[1..],
                 };
-                if segment.first > step {
-                    rest = &rest[rest.partition_point(|&s| s < segment.first)..];
-                    continue;
+                // What was opened says where decoding begins, which may be in shards before.
+                let mut keyframe = window.shard(step, rank).and_then(|s| s.keyframe(step));
+                while let Some(from) = keyframe.filter(|&from| from < step) {
+                    let last = window.open_at(run, rank, from, prefetch)?;
+                    keyframe = Some(last.unwrap_or(from) + 1);
                 }
-                rest = &rest[rest.partition_point(|&s| s <= segment.last)..];
-                let shard = match run.open_shard(&segment.file, prefetch) {
-                    Ok(shard) => shard,
-                    Err(e) if e.is_damage() => {
-                        window.damaged.push((segment.first..=segment.last, e));
-                        continue;
-                    }
-                    Err(e) => return Err(e),
-                };
-                shards.insert(segment.first, (segment.last, shard));
             }
-            window.ranks.push(shards);
         }
         Ok(window)
+    }
+
+    /// Opens the shard of `rank` that holds `step`, if it is not open. Returns the last step of the
+    /// shard; `None` where there is none.
+    fn open_at(&mut self, run: &Run, rank: u32, step: u64, prefetch: bool) -> Result<Option<u64>> {
+        let segments = run.segments(rank);
+        let segment = segments.get(segments.partition_point(|s| s.last < step)).filter(|s| s.first <= step);
+        let (Some(segment), Some(shards)) = (segment, self.ranks.get_mut(rank as usize)) else {
+            return Ok(None);
+        };
+        let range = segment.first..=segment.last;
+        if !self.tried.insert((rank, segment.first)) {
+            return Ok(Some(segment.last));
+        }
+        match run.open_shard(&segment.file, prefetch) {
+            Ok(shard) => {
+                shards.insert(segment.first, (segment.last, shard));
+            }
+            Err(e) if e.is_damage() => self.damaged.push((range, e)),
+            Err(e) => return Err(e),
+        }
+        Ok(Some(segment.last))
     }
 
     /// The shard of `rank` that holds `step`.
@@ -82,29 +96,6 @@ impl Window {
             return Ok(None);
         };
         read_payload(run, shard, (step, stream), chunk, buffer)
-    }
-
-    /// Decodes x_step of a chunk into `out`, which is resized.
-    ///
-    /// # Errors
-    /// It is damaged, or was not recorded.
-    pub fn iterate(
-        &self,
-        run: &Run,
-        step: u64,
-        chunk: &Chunk,
-        decoder: &mut Decoder,
-        buffer: &mut Vec<u8>,
-        out: &mut Vec<f32>,
-    ) -> Result<()> {
-        let missing =
-            || Error::MissingShard { path: run.path.clone(), first: step, last: step, rank: chunk.rank };
-        let payload = self.payload(run, step, 0, chunk, buffer)?.ok_or_else(missing)?;
-        out.resize(chunk.len, 0.0);
-        let dtype = run.manifest.tensors[chunk.tensor].dtype;
-        decoder
-            .decode(dtype, payload.coding, payload.bytes, out)
-            .map_err(|e| self.undecodable(run, step, 0, chunk, payload.offset, &e.to_string()))
     }
 
     /// The error for a payload that passed its checksum and yet does not decode.

@@ -1,0 +1,265 @@
+//! Bytes as a few bits each, without an entropy decoder: the hot loops of the packed codecs.
+//!
+//! A plane of bytes is cut into blocks. Each block has a base and a width: a byte is stored as its
+//! distance below the base, in that many bits; bytes that are further away are patched in afterwards.
+//! Bits lie in lanes, so that one instruction (or one warp) unpacks a whole row.
+
+use super::DecodeError;
+use crate::isa::multi_isa;
+
+/// Bytes that share a base and a width.
+const BLOCK: usize = 1024;
+/// Bytes side by side: a row.
+const LANES: usize = 32;
+/// Rows whose bits fill whole words of lanes: a group.
+const ROWS: usize = 8;
+/// Bytes of a group.
+const GROUP: usize = LANES * ROWS;
+/// Bytes of a block's head: its width and its base.
+const HEAD: usize = 2;
+/// Bytes of the number of patches.
+const COUNT: usize = 4;
+/// Bytes of a patch: its position and the byte.
+const PATCH: usize = 3;
+
+type Word = [u8; LANES];
+
+/// Words of lanes that a block of `len` bytes takes.
+fn words(len: usize, width: usize) -> usize {
+    (len / GROUP) * width + ((len % GROUP).div_ceil(LANES) * width).div_ceil(8)
+}
+
+/// Every how many bytes of a whole block are looked at to choose its width and base.
+const SAMPLE: usize = 4;
+
+/// Width and base with which the bytes of one block take the least room, judged by a sample of them.
+fn choose(block: &[u8]) -> (usize, u8) {
+    let stride = if block.len() == BLOCK { SAMPLE } else { 1 };
+    let mut counts = [0u16; 256];
+    for &byte in block.iter().step_by(stride) {
+        counts[usize::from(byte)] += 1;
+    }
+    // How many bytes of the sample are below each value.
+    let mut below = [0u32; 257];
+    for v in 0..256 {
+        below[v + 1] = below[v] + u32::from(counts[v]);
+    }
+    let total = below[256];
+    let least = below.iter().position(|&b| b > 0).unwrap_or(1) - 1;
+    let most = below.iter().position(|&b| b == total).unwrap_or(256).saturating_sub(1);
+    let mut best = (usize::MAX, 8, 255);
+    for width in 0..=8 {
+        let window = 1 << width;
+        let (mut inside, mut base) = (0, most);
+        for top in (least + window - 1).min(most)..=most {
+            let count = below[top + 1] - below[(top + 1).saturating_sub(window)];
+            if count > inside {
+                (inside, base) = (count, top);
+            }
+        }
+        let size = words(block.len(), width) * LANES + (total - inside) as usize * stride * PATCH;
+        if size < best.0 {
+            best = (size, width, base);
+        }
+        if inside == total {
+            break;
+        }
+    }
+    // A base is at most 255.
+    (best.1, u8::try_from(best.2).unwrap_or(u8::MAX))
+}
+
+#[inline(always)]
+fn pack_body(block: &[u8], width: usize, base: u8, out: &mut [Word]) {
+    let groups = block.chunks(GROUP).zip(out.chunks_mut(width.max(1)));
+    for (group, words) in groups {
+        for (row, values) in group.chunks(LANES).enumerate() {
+            let (word, shift) = (row * width / 8, row * width % 8);
+            for (lane, &value) in values.iter().enumerate() {
+                // What is patched may hold any bits here; it is cut to the width.
+                let bits = u16::from(base.wrapping_sub(value)) & ((1 << width) - 1);
+                let [low, high] = (bits << shift).to_le_bytes();
+                words[word][lane] |= low;
+                if shift + width > 8 {
+                    words[word + 1][lane] |= high;
+                }
+            }
+        }
+    }
+}
+
+multi_isa! {
+    fn pack_block(block: &[u8], width: usize, base: u8, out: &mut [Word])
+    => portable pack_body, avx2 pack_body, avx512 pack_body
+}
+
+#[inline(always)]
+fn find_far_body(block: &[u8], width: usize, base: u8, far: &mut Vec<u16>) {
+    let largest = u8::try_from((1u16 << width) - 1).unwrap_or(u8::MAX);
+    for (r, row) in block.chunks(LANES).enumerate() {
+        // Most rows have none, which is found out all at once.
+        let most = row.iter().fold(0, |most: u8, &value| most.max(base.wrapping_sub(value)));
+        if most > largest {
+            let is_far = |&(_, &value): &(usize, &u8)| base.wrapping_sub(value) > largest;
+            // Below 1024.
+            let place = |(i, _)| u16::try_from(r * LANES + i).unwrap_or(u16::MAX);
+            far.extend(row.iter().enumerate().filter(is_far).map(place));
+        }
+    }
+}
+
+multi_isa! {
+    /// Appends the places in a block of the bytes that have to be patched.
+    fn find_far(block: &[u8], width: usize, base: u8, far: &mut Vec<u16>)
+    => portable find_far_body, avx2 find_far_body, avx512 find_far_body
+}
+
+/// Appends the packed form of at most 65,536 bytes to `out`.
+pub(super) fn pack(isa: crate::isa::Isa, plane: &[u8], out: &mut Vec<u8>) {
+    let start = out.len();
+    out.resize(start + COUNT + plane.len().div_ceil(BLOCK) * HEAD, 0);
+    let (mut positions, mut patches, mut far) = (Vec::new(), Vec::new(), Vec::new());
+    let mut packed = [[0u8; LANES]; BLOCK / LANES];
+    for (b, block) in plane.chunks(BLOCK).enumerate() {
+        let (width, base) = choose(block);
+        let head = start + COUNT + b * HEAD;
+        // At most 8.
+        out[head] = u8::try_from(width).unwrap_or(8);
+        out[head + 1] = base;
+        let packed = &mut packed[..words(block.len(), width)];
+        packed.fill([0; LANES]);
+        if width > 0 {
+            pack_block(isa, block, width, base, packed);
+        }
+        out.extend_from_slice(packed.as_flattened());
+        far.clear();
+        find_far(isa, block, width, base, &mut far);
+        for &i in &far {
+            let at = b * BLOCK + usize::from(i);
+            // A plane has at most 65,536 bytes.
+            positions.extend_from_slice(&u16::try_from(at).unwrap_or(u16::MAX).to_le_bytes());
+            patches.push(plane[at]);
+        }
+    }
+    // At most 65,536.
+    let count = u32::try_from(patches.len()).unwrap_or(u32::MAX);
+    out[start..start + COUNT].copy_from_slice(&count.to_le_bytes());
+    out.extend_from_slice(&positions);
+    out.extend_from_slice(&patches);
+}
+
+/// A packed plane whose lengths were checked.
+pub(super) struct Packed<'a> {
+    heads: &'a [[u8; HEAD]],
+    words: &'a [Word],
+    positions: &'a [[u8; 2]],
+    patches: &'a [u8],
+}
+
+impl<'a> Packed<'a> {
+    /// Takes the packed form of `len` bytes off the front of `bytes`.
+    ///
+    /// # Errors
+    /// It is shorter than it says, or a width or a position is out of range.
+    pub(super) fn take(bytes: &mut &'a [u8], len: usize) -> Result<Packed<'a>, DecodeError> {
+        let mut cut = |n: usize| bytes.split_off(..n).ok_or(DecodeError::Packed("it ends early"));
+        let count = cut(COUNT)?.first_chunk::<COUNT>().map_or(0, |b| u32::from_le_bytes(*b));
+        let heads = cut(len.div_ceil(BLOCK) * HEAD)?.as_chunks::<HEAD>().0;
+        let mut total = 0;
+        for (b, [width, _]) in heads.iter().enumerate() {
+            if *width > 8 {
+                return Err(DecodeError::Packed("a block is wider than 8 bits"));
+            }
+            total += words(BLOCK.min(len - b * BLOCK), usize::from(*width));
+        }
+        let count = count as usize;
+        if count > len {
+            return Err(DecodeError::Packed("there are more patches than bytes"));
+        }
+        let words = cut(total * LANES)?.as_chunks::<LANES>().0;
+        let positions = cut(count * 2)?.as_chunks::<2>().0;
+        let patches = cut(count)?;
+        if positions.iter().any(|p| usize::from(u16::from_le_bytes(*p)) >= len) {
+            return Err(DecodeError::Packed("a patch lies beyond the end"));
+        }
+        Ok(Packed { heads, words, positions, patches })
+    }
+
+    /// Unpacks into `out`, which is as long as the plane.
+    pub(super) fn unpack(&self, isa: crate::isa::Isa, out: &mut [u8]) {
+        unpack_all(isa, self.heads, self.words, out);
+        for (position, value) in self.patches() {
+            out[position] = value;
+        }
+    }
+
+    /// Every byte that is not patched is zero.
+    pub(super) fn is_sparse(&self) -> bool {
+        self.heads.iter().all(|head| *head == [0, 0])
+    }
+
+    /// The positions and bytes of what is patched.
+    pub(super) fn patches(&self) -> impl Iterator<Item = (usize, u8)> {
+        self.positions.iter().zip(self.patches).map(|(p, &v)| (usize::from(u16::from_le_bytes(*p)), v))
+    }
+}
+
+/// One group, of which `rows` are wanted.
+#[inline(always)]
+fn unpack_group<const WIDTH: usize>(words: &[Word], base: u8, out: &mut [u8]) {
+    // Constant bounds, so that all is unrolled; the caller has checked them.
+    let words: &[Word; WIDTH] = words.first_chunk().unwrap_or(&[[0; LANES]; WIDTH]);
+    let (rows, _) = out.as_chunks_mut::<LANES>();
+    for (row, out) in rows.iter_mut().enumerate().take(ROWS) {
+        let (word, shift) = (row * WIDTH / 8, row * WIDTH % 8);
+        for lane in 0..LANES {
+            let mut bits = words[word][lane] >> shift;
+            if shift + WIDTH > 8 {
+                bits |= words[word + 1][lane] << (8 - shift);
+            }
+            out[lane] = base.wrapping_sub(bits & (0xff >> (8 - WIDTH)));
+        }
+    }
+}
+
+#[inline(always)]
+fn unpack_width<const WIDTH: usize>(words: &[Word], base: u8, out: &mut [u8]) {
+    let mut groups = out.chunks_exact_mut(GROUP);
+    let mut at = 0;
+    for group in groups.by_ref() {
+        unpack_group::<WIDTH>(&words[at..at + WIDTH], base, group);
+        at += WIDTH;
+    }
+    let rest = groups.into_remainder();
+    if !rest.is_empty() {
+        let mut last = [[0; LANES]; WIDTH];
+        last[..words.len() - at].copy_from_slice(&words[at..]);
+        let mut whole = [0; GROUP];
+        unpack_group::<WIDTH>(&last, base, &mut whole);
+        rest.copy_from_slice(&whole[..rest.len()]);
+    }
+}
+
+#[inline(always)]
+fn unpack_body(heads: &[[u8; HEAD]], mut all: &[Word], out: &mut [u8]) {
+    for (&[width, base], out) in heads.iter().zip(out.chunks_mut(BLOCK)) {
+        let (own, rest) = all.split_at(words(out.len(), usize::from(width)));
+        all = rest;
+        match width {
+            0 => out.fill(base),
+            1 => unpack_width::<1>(own, base, out),
+            2 => unpack_width::<2>(own, base, out),
+            3 => unpack_width::<3>(own, base, out),
+            4 => unpack_width::<4>(own, base, out),
+            5 => unpack_width::<5>(own, base, out),
+            6 => unpack_width::<6>(own, base, out),
+            7 => unpack_width::<7>(own, base, out),
+            _ => unpack_width::<8>(own, base, out),
+        }
+    }
+}
+
+multi_isa! {
+    fn unpack_all(heads: &[[u8; HEAD]], words: &[Word], out: &mut [u8])
+    => portable unpack_body, avx2 unpack_body, avx512 unpack_body
+}

@@ -1,0 +1,237 @@
+//! What an iterate is expected to be, from the one before it and the gradient there.
+//!
+//! The arithmetic is a part of the format (`docs/format.md`, Predictors): binary32, one rounding for
+//! each operation written here, in this order. It need not be the optimizer's own, since what a
+//! prediction misses is stored; but the reader must come to the same bits as the writer.
+
+use crate::isa::multi_isa;
+
+/// How an iterate is predicted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u16)]
+pub enum Predictor {
+    /// Not at all.
+    None = 0,
+    /// As the iterate before.
+    Previous = 1,
+    /// A fitted combination of the step before, the iterate and the gradient.
+    Linear = 2,
+    /// A step of SGD, with its momentum buffer.
+    Sgd = 3,
+    /// A step of Adam or AdamW, with its two moments.
+    Adam = 4,
+}
+
+impl Predictor {
+    /// The predictor with this id in an index record.
+    pub fn from_id(id: u16) -> Option<Predictor> {
+        [Predictor::None, Predictor::Previous, Predictor::Linear, Predictor::Sgd, Predictor::Adam]
+            .into_iter()
+            .find(|p| p.id() == id)
+    }
+
+    /// The id in an index record.
+    pub const fn id(self) -> u16 {
+        self as u16
+    }
+
+    /// The name that `lpa inspect` shows.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Predictor::None => "none",
+            Predictor::Previous => "previous",
+            Predictor::Linear => "linear",
+            Predictor::Sgd => "sgd",
+            Predictor::Adam => "adam",
+        }
+    }
+
+    /// How many coefficients it has.
+    pub const fn coefficients(self) -> usize {
+        match self {
+            Predictor::None | Predictor::Previous => 0,
+            Predictor::Linear => 3,
+            Predictor::Sgd => 5,
+            Predictor::Adam => 8,
+        }
+    }
+
+    /// Flags that it knows.
+    pub const fn flags(self) -> u8 {
+        match self {
+            Predictor::None | Predictor::Previous | Predictor::Linear => 0,
+            Predictor::Sgd => NESTEROV | FUSED,
+            Predictor::Adam => COUPLED,
+        }
+    }
+
+    /// How many vectors of the optimizer's own it goes on with: the momentum, the second moment.
+    pub const fn moments(self) -> usize {
+        match self {
+            Predictor::None | Predictor::Previous | Predictor::Linear => 0,
+            Predictor::Sgd => 1,
+            Predictor::Adam => 2,
+        }
+    }
+}
+
+/// The most coefficients that there are.
+pub(super) const MAX_COEFFICIENTS: usize = 8;
+/// Flag of SGD: the step is Nesterov's.
+pub const NESTEROV: u8 = 1;
+/// Flag of SGD: momentum and buffer are multiplied in the fused operation.
+pub const FUSED: u8 = 2;
+/// Flag of Adam: weight decay is added to the gradient.
+pub const COUPLED: u8 = 1;
+
+/// A predictor with its coefficients.
+///
+/// - Linear: `[c0, c1, c2]`, of the step before, the iterate and the gradient.
+/// - SGD: `[weight_decay, momentum, 1 - dampening, lr, scale]`; the gradient is multiplied by the scale.
+/// - Adam: `[1 - beta1, beta2, 1 - beta2, lr / (1 - beta1^k), sqrt(1 - beta2^k), eps, decay, scale]`,
+///   `decay` being the weight decay where it is coupled and `1 - lr * weight_decay` where it is not.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Prediction {
+    /// The predictor.
+    pub predictor: Predictor,
+    /// Its flags.
+    pub flags: u8,
+    /// Its coefficients; 0 beyond those that it has.
+    pub coefficients: [f32; 8],
+}
+
+impl Prediction {
+    /// The iterate before stands for the next one.
+    pub const PREVIOUS: Prediction =
+        Prediction { predictor: Predictor::Previous, flags: 0, coefficients: [0.0; MAX_COEFFICIENTS] };
+
+    /// A prediction with these coefficients, as many as the predictor has.
+    pub fn new(predictor: Predictor, flags: u8, given: &[f32]) -> Prediction {
+        let mut coefficients = [0.0; MAX_COEFFICIENTS];
+        coefficients.iter_mut().zip(given).for_each(|(c, given)| *c = *given);
+        Prediction { predictor, flags, coefficients }
+    }
+
+    /// Where the gradient's scale is among the coefficients.
+    fn scale_at(&self) -> Option<usize> {
+        match self.predictor {
+            Predictor::Sgd | Predictor::Adam => self.predictor.coefficients().checked_sub(1),
+            Predictor::None | Predictor::Previous | Predictor::Linear => None,
+        }
+    }
+
+    /// What the gradient is multiplied by.
+    pub fn scale(&self) -> f32 {
+        self.scale_at().map_or(1.0, |at| self.coefficients[at])
+    }
+
+    /// The same with other flags and another scale of the gradient.
+    pub fn varied(mut self, flags: u8, scale: f32) -> Prediction {
+        self.flags = flags;
+        if let Some(at) = self.scale_at() {
+            self.coefficients[at] = scale;
+        }
+        self
+    }
+}
+
+/// What a prediction looks at, all of the chunk's length. What the predictor does not use may be
+/// shorter, or empty.
+pub struct Past<'a> {
+    /// The iterate x_t.
+    pub x: &'a [f32],
+    /// x_{t-1}; x_t itself where it is not known.
+    pub before: &'a [f32],
+    /// The gradient at x_t; zeros where there is none.
+    pub g: &'a [f32],
+    /// The optimizer's momentum before step t; after it when the prediction is made.
+    pub momentum: &'a mut [f32],
+    /// The optimizer's second moment, likewise.
+    pub second: &'a mut [f32],
+}
+
+/// Where a prediction is no number, the iterate before stands for it: which NaN an operation gives is
+/// the processor's choice.
+#[inline(always)]
+fn or_previous(predicted: f32, x: f32) -> f32 {
+    if predicted.is_nan() { x } else { predicted }
+}
+
+#[inline(always)]
+fn linear_body(c: [f32; MAX_COEFFICIENTS], past: &mut Past<'_>, out: &mut [f32]) {
+    let n = out.len();
+    let [c0, c1, c2, ..] = c;
+    let (x, before, g) = (&past.x[..n], &past.before[..n], &past.g[..n]);
+    for i in 0..n {
+        let step = c2.mul_add(g[i], c1.mul_add(x[i], c0 * (x[i] - before[i])));
+        out[i] = or_previous(x[i] + step, x[i]);
+    }
+}
+
+#[inline(always)]
+fn sgd_body<const NESTEROV: bool, const FUSED: bool>(
+    c: [f32; MAX_COEFFICIENTS],
+    past: &mut Past<'_>,
+    out: &mut [f32],
+) {
+    let n = out.len();
+    let [decay, momentum, keep, lr, scale, ..] = c;
+    let (x, g, m) = (&past.x[..n], &past.g[..n], &mut past.momentum[..n]);
+    for i in 0..n {
+        let u = decay.mul_add(x[i], scale * g[i]);
+        let new = if FUSED { momentum.mul_add(m[i], keep * u) } else { keep.mul_add(u, momentum * m[i]) };
+        m[i] = new;
+        let s = if NESTEROV { momentum.mul_add(new, u) } else { new };
+        out[i] = or_previous((-lr).mul_add(s, x[i]), x[i]);
+    }
+}
+
+#[inline(always)]
+fn adam_body<const COUPLED: bool>(c: [f32; MAX_COEFFICIENTS], past: &mut Past<'_>, out: &mut [f32]) {
+    let n = out.len();
+    let [new_part, beta2, new_square, step, root, eps, decay, scale] = c;
+    let (x, g) = (&past.x[..n], &past.g[..n]);
+    let (m, v) = (&mut past.momentum[..n], &mut past.second[..n]);
+    for i in 0..n {
+        let h = scale * g[i];
+        let (u, y) = if COUPLED { (decay.mul_add(x[i], h), x[i]) } else { (h, decay * x[i]) };
+        m[i] = new_part.mul_add(u - m[i], m[i]);
+        v[i] = (new_square * u).mul_add(u, beta2 * v[i]);
+        let denominator = v[i].sqrt() / root + eps;
+        out[i] = or_previous(y + (-step * m[i]) / denominator, x[i]);
+    }
+}
+
+macro_rules! rule {
+    ($name:ident, $body:expr) => {
+        multi_isa! {
+            fn $name(c: [f32; MAX_COEFFICIENTS], past: &mut Past<'_>, out: &mut [f32])
+            => portable $body, avx2 $body, avx512 $body
+        }
+    };
+}
+rule!(linear, linear_body);
+rule!(sgd, sgd_body::<false, false>);
+rule!(sgd_nesterov, sgd_body::<true, false>);
+rule!(sgd_fused, sgd_body::<false, true>);
+rule!(sgd_nesterov_fused, sgd_body::<true, true>);
+rule!(adam, adam_body::<false>);
+rule!(adam_coupled, adam_body::<true>);
+
+/// Predicts x_{t+1} into `out`, of the chunk's length, and takes the moments a step further.
+pub fn predict(isa: crate::isa::Isa, prediction: &Prediction, past: &mut Past<'_>, out: &mut [f32]) {
+    let c = prediction.coefficients;
+    let has = |flag| prediction.flags & flag != 0;
+    match prediction.predictor {
+        Predictor::None | Predictor::Previous => out.copy_from_slice(&past.x[..out.len()]),
+        Predictor::Linear => linear(isa, c, past, out),
+        Predictor::Sgd => match (has(NESTEROV), has(FUSED)) {
+            (false, false) => sgd(isa, c, past, out),
+            (true, false) => sgd_nesterov(isa, c, past, out),
+            (false, true) => sgd_fused(isa, c, past, out),
+            (true, true) => sgd_nesterov_fused(isa, c, past, out),
+        },
+        Predictor::Adam if has(COUPLED) => adam_coupled(isa, c, past, out),
+        Predictor::Adam => adam(isa, c, past, out),
+    }
+}

@@ -1,0 +1,233 @@
+//! What a prediction missed, in units of the last place: small integers, packed byte by byte.
+//!
+//! Values are numbered in their order, so that neighbours differ by 1 whatever their exponent; the
+//! numbering is a bijection of all bit patterns, so that NaN payloads and -0.0 come back too.
+
+use super::DecodeError;
+use super::packed::{Packed, pack};
+use super::predict::{MAX_COEFFICIENTS, Prediction, Predictor};
+use crate::dtype::{DType, narrow, widen_one};
+use crate::isa::{Isa, multi_isa};
+
+/// Bytes before the coefficients: the number of planes, the predictor's flags, two zeros.
+const HEAD: usize = 4;
+
+/// A bit pattern's number in the order of values; its own inverse.
+#[inline(always)]
+fn key32(bits: u32) -> u32 {
+    bits ^ ((bits.cast_signed() >> 31).cast_unsigned() >> 1)
+}
+
+#[inline(always)]
+fn key16(bits: u16) -> u16 {
+    bits ^ ((bits.cast_signed() >> 15).cast_unsigned() >> 1)
+}
+
+#[inline(always)]
+fn zigzag32(difference: u32) -> u32 {
+    (difference << 1) ^ (difference.cast_signed() >> 31).cast_unsigned()
+}
+
+#[inline(always)]
+fn unzigzag32(z: u32) -> u32 {
+    (z >> 1) ^ (z & 1).wrapping_neg()
+}
+
+#[inline(always)]
+fn zigzag16(difference: u16) -> u16 {
+    (difference << 1) ^ (difference.cast_signed() >> 15).cast_unsigned()
+}
+
+#[inline(always)]
+fn unzigzag16(z: u16) -> u16 {
+    (z >> 1) ^ (z & 1).wrapping_neg()
+}
+
+/// The value that lies `z` away from a predicted one.
+#[inline(always)]
+fn corrected32(predicted: f32, z: u32) -> f32 {
+    f32::from_bits(key32(key32(predicted.to_bits()).wrapping_add(unzigzag32(z))))
+}
+
+#[inline(always)]
+#[allow(clippy::cast_possible_truncation)]
+fn corrected16(dtype: DType, predicted: f32, z: u32) -> f32 {
+    // The planes of a 16-bit type hold 16 bits.
+    let key = key16(narrow(dtype, predicted)).wrapping_add(unzigzag16(z as u16));
+    widen_one(dtype, key16(key))
+}
+
+/// How far each value is from its prediction: 0, then one way, then the other.
+#[inline(always)]
+fn distances_body(dtype: DType, values: &[f32], predicted: &[f32], out: &mut [u32]) {
+    let n = out.len();
+    let (values, predicted) = (&values[..n], &predicted[..n]);
+    if dtype == DType::F32 {
+        for i in 0..n {
+            let difference = key32(values[i].to_bits()).wrapping_sub(key32(predicted[i].to_bits()));
+            out[i] = zigzag32(difference);
+        }
+    } else {
+        for i in 0..n {
+            let [value, predicted] = [values[i], predicted[i]].map(|v| key16(narrow(dtype, v)));
+            out[i] = u32::from(zigzag16(value.wrapping_sub(predicted)));
+        }
+    }
+}
+
+multi_isa! {
+    /// How far each value of `dtype` is from its prediction, as what is stored.
+    pub(super) fn distances(dtype: DType, values: &[f32], predicted: &[f32], out: &mut [u32])
+    => portable distances_body, avx2 distances_body, avx512 distances_body
+}
+
+#[inline(always)]
+fn correct_bytes_body(distances: &[u8], out: &mut [f32]) {
+    let distances = &distances[..out.len()];
+    for (out, &z) in out.iter_mut().zip(distances) {
+        *out = corrected32(*out, u32::from(z));
+    }
+}
+
+multi_isa! {
+    fn correct_bytes(distances: &[u8], out: &mut [f32])
+    => portable correct_bytes_body, avx2 correct_bytes_body, avx512 correct_bytes_body
+}
+
+#[inline(always)]
+#[allow(clippy::cast_possible_truncation)]
+fn plane_body(distances: &[u32], shift: u32, out: &mut [u8]) {
+    let distances = &distances[..out.len()];
+    for (out, &z) in out.iter_mut().zip(distances) {
+        // The byte that the plane holds.
+        *out = (z >> shift) as u8;
+    }
+}
+
+multi_isa! {
+    fn plane(distances: &[u32], shift: u32, out: &mut [u8])
+    => portable plane_body, avx2 plane_body, avx512 plane_body
+}
+
+/// Appends the payload for values that lie `distances` away from what `prediction` makes.
+pub(super) fn encode(
+    isa: Isa,
+    prediction: &Prediction,
+    distances: &[u32],
+    bytes: &mut Vec<u8>,
+    out: &mut Vec<u8>,
+) {
+    let most = distances.iter().fold(0, |all, z| all | z);
+    let planes = (u32::BITS - most.leading_zeros()).div_ceil(8);
+    // At most 4.
+    out.extend([u8::try_from(planes).unwrap_or(4), prediction.flags, 0, 0]);
+    let count = prediction.predictor.coefficients();
+    out.extend(prediction.coefficients[..count].iter().flat_map(|c| c.to_le_bytes()));
+    bytes.resize(distances.len(), 0);
+    for p in 0..planes {
+        plane(isa, distances, 8 * p, bytes);
+        pack(isa, bytes, out);
+    }
+}
+
+/// A payload whose lengths were checked.
+pub(super) struct Residual<'a> {
+    pub(super) prediction: Prediction,
+    planes: Vec<Packed<'a>>,
+}
+
+impl<'a> Residual<'a> {
+    /// Takes a payload of `n` elements apart.
+    ///
+    /// # Errors
+    /// It does not fit its predictor, type and count.
+    pub(super) fn read(
+        predictor: Predictor,
+        dtype: DType,
+        payload: &'a [u8],
+        n: usize,
+    ) -> Result<Residual<'a>, DecodeError> {
+        let count = predictor.coefficients();
+        let short =
+            DecodeError::Length { codec: "residual", found: payload.len(), expected: HEAD + 4 * count };
+        let Some((head, mut rest)) = payload.split_at_checked(HEAD + 4 * count) else {
+            return Err(short);
+        };
+        let mut coefficients = [0.0; MAX_COEFFICIENTS];
+        for (c, bytes) in coefficients.iter_mut().zip(head[HEAD..].as_chunks::<4>().0) {
+            *c = f32::from_le_bytes(*bytes);
+        }
+        let (planes, flags) = (usize::from(head[0]), head[1]);
+        if planes > dtype.size() || flags & !predictor.flags() != 0 || head[2..HEAD] != [0, 0] {
+            return Err(DecodeError::Packed("its head says what this version does not know"));
+        }
+        let planes = (0..planes).map(|_| Packed::take(&mut rest, n)).collect::<Result<_, _>>()?;
+        if !rest.is_empty() {
+            return Err(DecodeError::Packed("it is longer than it says"));
+        }
+        Ok(Residual { prediction: Prediction { predictor, flags, coefficients }, planes })
+    }
+
+    /// Turns predictions into values. `bytes` is scratch.
+    pub(super) fn correct(&self, isa: Isa, dtype: DType, bytes: &mut [u8], out: &mut [f32]) {
+        let bytes = &mut bytes[..out.len()];
+        match (&self.planes[..], dtype) {
+            ([], DType::F32) => {}
+            // Nearly all predictions hold.
+            ([only], DType::F32) if only.is_sparse() => {
+                for (at, z) in only.patches() {
+                    out[at] = corrected32(out[at], u32::from(z));
+                }
+            }
+            ([only], DType::F32) => {
+                only.unpack(isa, bytes);
+                correct_bytes(isa, bytes, out);
+            }
+            (planes, _) => {
+                let mut distances = vec![0u32; out.len()];
+                for (p, packed) in planes.iter().enumerate() {
+                    packed.unpack(isa, bytes);
+                    for (z, &byte) in distances.iter_mut().zip(bytes.iter()) {
+                        *z |= u32::from(byte) << (8 * p);
+                    }
+                }
+                correct_wide(isa, dtype, &distances, out);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn correct_wide_body(dtype: DType, distances: &[u32], out: &mut [f32]) {
+    for (out, &z) in out.iter_mut().zip(distances) {
+        *out = if dtype == DType::F32 { corrected32(*out, z) } else { corrected16(dtype, *out, z) };
+    }
+}
+
+multi_isa! {
+    fn correct_wide(dtype: DType, distances: &[u32], out: &mut [f32])
+    => portable correct_wide_body, avx2 correct_wide_body, avx512 correct_wide_body
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_are_numbered_one_after_the_other() {
+        let order =
+            [f32::NEG_INFINITY, -1.0, -f32::MIN_POSITIVE, -1e-45, -0.0, 0.0, 1e-45, 1.0, f32::INFINITY];
+        let keys: Vec<i32> = order.iter().map(|v| key32(v.to_bits()).cast_signed()).collect();
+        assert!(keys.windows(2).all(|w| w[0] < w[1]), "{keys:?}");
+        assert_eq!(key32((-0.0f32).to_bits()).cast_signed(), -1);
+        for bits in [0, 1, 0x8000_0000, 0x7fc0_1234, 0xff80_0001, u32::MAX] {
+            assert_eq!(key32(key32(bits)), bits);
+            assert_eq!(unzigzag32(zigzag32(bits)), bits);
+        }
+        for bits in [0u16, 1, 0x8000, 0x7c01, 0xffff] {
+            assert_eq!(key16(key16(bits)), bits);
+            assert_eq!(unzigzag16(zigzag16(bits)), bits);
+        }
+        assert_eq!([0u32, 1, u32::MAX, 2].map(zigzag32), [0, 2, 1, 4]);
+    }
+}

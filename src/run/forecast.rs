@@ -1,0 +1,282 @@
+//! What a writer expects the next iterate to be, and how it chooses between predictors.
+//!
+//! Holds the newest iterate, the one before, the gradient and the optimizer's moments of all chunks.
+//! Choices are made on a sample of each chunk; whatever is chosen, the residual makes it exact.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use super::chunk::Chunk;
+use super::manifest::Manifest;
+use super::rule::{Rule, predictor, rules};
+use super::sample::{Sample, Trial};
+use crate::codec::{Coding, Encoder, FUSED, Past, Prediction, Predictor, predict};
+use crate::dtype::DType;
+use crate::isa::Isa;
+
+/// Iterates from one keyframe to the next.
+pub(super) const KEYFRAME_STEPS: u64 = 128;
+
+/// A chunk as the forecast knows it.
+struct Place {
+    range: Range<usize>,
+    tensor: usize,
+    param_group: usize,
+    dtype: DType,
+    /// The moments are the optimizer's.
+    live: bool,
+    /// Flags and scale of the last replay that was chosen.
+    variant: Option<(u8, f32)>,
+}
+
+/// The forecast of one rank's chunks.
+pub(super) struct Forecast {
+    isa: Isa,
+    /// How the declared optimizer's steps are predicted.
+    replay: Option<Predictor>,
+    places: Vec<Place>,
+    x: Vec<f32>,
+    before: Vec<f32>,
+    gradient: Vec<f32>,
+    moments: [Vec<f32>; 2],
+    /// By tensor: whether the gradient at the newest iterate is there.
+    present: Vec<bool>,
+    /// By tensor: steps that the optimizer has taken, and whether it has taken the one at hand.
+    counts: Vec<(u64, bool)>,
+    scalars: BTreeMap<String, f64>,
+    rules: Vec<Option<Rule>>,
+    newest: Option<u64>,
+    keyframe: u64,
+    /// The iterate at hand follows the newest one.
+    follows: bool,
+    sample: Sample,
+    predicted: Vec<f32>,
+}
+
+impl Forecast {
+    /// For the chunks of one rank, in the order in which it writes them.
+    pub(super) fn new<'c>(
+        manifest: &Manifest,
+        chunks: impl Iterator<Item = &'c Chunk>,
+        isa: Isa,
+    ) -> Forecast {
+        let mut at = 0;
+        let place = |chunk: &Chunk| {
+            let info = &manifest.tensors[chunk.tensor];
+            let range = at..at + chunk.len;
+            at = range.end;
+            let (tensor, param_group, dtype) = (chunk.tensor, info.param_group, info.dtype);
+            Place { range, tensor, param_group, dtype, live: false, variant: None }
+        };
+        Forecast {
+            isa,
+            replay: predictor(manifest),
+            places: chunks.map(place).collect(),
+            x: Vec::new(),
+            before: Vec::new(),
+            gradient: Vec::new(),
+            moments: [Vec::new(), Vec::new()],
+            present: vec![false; manifest.tensors.len()],
+            counts: vec![(0, false); manifest.tensors.len()],
+            scalars: BTreeMap::new(),
+            rules: Vec::new(),
+            newest: None,
+            keyframe: 0,
+            follows: false,
+            sample: Sample::default(),
+            predicted: Vec::new(),
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.places.last().map_or(0, |p| p.range.end)
+    }
+
+    /// How many moments the declared optimizer has.
+    fn moment_count(&self) -> usize {
+        self.replay.map_or(0, Predictor::moments)
+    }
+
+    /// Begins with x_step: returns the keyframe that it is decoded from, which may be itself.
+    pub(super) fn begin(&mut self, step: u64) -> u64 {
+        self.follows = self.newest.is_some_and(|newest| newest + 1 == step);
+        let len = self.len();
+        if self.follows {
+            if self.before.is_empty() {
+                self.before = self.x.clone();
+            }
+            self.gradient.resize(len, 0.0);
+            for m in 0..self.moment_count() {
+                self.moments[m].resize(len, 0.0);
+            }
+        } else {
+            self.x.resize(len, 0.0);
+            // A training starts with an optimizer that has done nothing yet.
+            let fresh = self.newest.is_none() && step == 0;
+            self.places.iter_mut().for_each(|p| p.live = fresh);
+        }
+        if !self.follows || step - self.keyframe >= KEYFRAME_STEPS {
+            self.keyframe = step;
+        }
+        self.newest = Some(step);
+        self.keyframe
+    }
+
+    /// Takes the iterate at hand of a chunk. Where it is predicted, appends to `out` what the prediction
+    /// missed and returns how that is stored.
+    pub(super) fn take(
+        &mut self,
+        chunk: usize,
+        values: &[f32],
+        encoder: &mut Encoder,
+        out: &mut Vec<u8>,
+    ) -> Option<Coding> {
+        let (range, dtype) = (self.places[chunk].range.clone(), self.places[chunk].dtype);
+        let keyframe = self.newest == Some(self.keyframe);
+        let mut coding = None;
+        if self.follows {
+            let prediction = self.choose(chunk, values, encoder);
+            self.predicted.resize(values.len(), 0.0);
+            let [momentum, second] = &mut self.moments;
+            let mut past = Past {
+                x: &self.x[range.clone()],
+                before: &self.before[range.clone()],
+                g: &self.gradient[range.clone()],
+                momentum: momentum.get_mut(range.clone()).unwrap_or_default(),
+                second: second.get_mut(range.clone()).unwrap_or_default(),
+            };
+            predict(self.isa, &prediction, &mut past, &mut self.predicted);
+            if keyframe {
+                self.restart(chunk, values);
+            } else {
+                let start = out.len();
+                let stored = encoder.encode_residual(dtype, &prediction, values, &self.predicted, out);
+                // The moments of a replay have gone on, and so must a reader's.
+                let large = 8 * (out.len() - start) > 7 * values.len() * dtype.size();
+                if large && prediction.predictor.moments() == 0 {
+                    out.truncate(start);
+                } else {
+                    coding = Some(stored);
+                }
+            }
+            let before = if keyframe { values } else { &self.x[range.clone()] };
+            self.before[range.clone()].copy_from_slice(before);
+        } else if let Some(before) = self.before.get_mut(range.clone()) {
+            before.copy_from_slice(values);
+        }
+        self.x[range].copy_from_slice(values);
+        coding
+    }
+
+    /// At a keyframe SGD's momentum can be had from the step before, where it is not known.
+    fn restart(&mut self, chunk: usize, values: &[f32]) {
+        let place = &mut self.places[chunk];
+        let rule = self.rules.get(place.param_group).copied().flatten();
+        let Some(Rule::Sgd { lr, nesterov: false, .. }) = rule.filter(|_| !place.live) else { return };
+        if lr != 0.0 && self.present[place.tensor] {
+            let moved = self.x[place.range.clone()].iter().zip(values);
+            for (m, (x, next)) in self.moments[0][place.range.clone()].iter_mut().zip(moved) {
+                // A guess, which is stored as it is.
+                #[allow(clippy::cast_possible_truncation)]
+                let momentum = ((f64::from(*x) - f64::from(*next)) / lr) as f32;
+                *m = momentum;
+            }
+            place.live = true;
+        }
+    }
+
+    /// After the chunks of an iterate.
+    pub(super) fn end(&mut self) {
+        for (count, taken) in &mut self.counts {
+            *count += u64::from(std::mem::take(taken));
+        }
+        self.present.fill(false);
+    }
+
+    /// How many moments go with the iterate at hand: none, except with a keyframe.
+    pub(super) fn stored_moments(&self) -> usize {
+        let keyframe = self.follows && self.newest == Some(self.keyframe);
+        if keyframe && self.places.iter().any(|p| p.live) { self.moment_count() } else { 0 }
+    }
+
+    /// One of the moments of a chunk before the step at hand; `None` where it is not known.
+    pub(super) fn moment(&self, chunk: usize, which: usize) -> Option<&[f32]> {
+        let place = &self.places[chunk];
+        place.live.then(|| &self.moments[which][place.range.clone()])
+    }
+
+    /// Takes the gradient of a chunk at the newest iterate; `None` where there is none.
+    pub(super) fn gradient(&mut self, chunk: usize, values: Option<&[f32]>) {
+        let (place, len) = (&self.places[chunk], self.len());
+        self.gradient.resize(len, 0.0);
+        let own = &mut self.gradient[place.range.clone()];
+        match values {
+            Some(values) => own.copy_from_slice(values),
+            None => own.fill(0.0),
+        }
+        self.present[place.tensor] = values.is_some();
+    }
+
+    /// Takes the scalars of the step at hand.
+    pub(super) fn scalars(&mut self, manifest: &Manifest, scalars: &[(&str, f64)]) {
+        self.scalars.extend(scalars.iter().map(|(name, value)| ((*name).to_owned(), *value)));
+        self.rules = rules(manifest, &self.scalars);
+    }
+
+    /// The predictor that takes the fewest bits on a sample; at a tie, the optimizer's own step.
+    fn choose(&mut self, chunk: usize, values: &[f32], encoder: &mut Encoder) -> Prediction {
+        let place = &mut self.places[chunk];
+        let range = place.range.clone();
+        let x = &self.x[range.clone()];
+        let present = self.present[place.tensor];
+        if !present {
+            // What the gradient was before says nothing.
+            self.gradient[range.clone()].fill(0.0);
+        }
+        let g = &self.gradient[range.clone()];
+        let moments = [0, 1].map(|m| self.moments[m].get(range.clone()).unwrap_or_default());
+        self.sample.take(values, x, &self.before[range.clone()], g, moments);
+        let count = &mut self.counts[place.tensor];
+        let rule = self.rules.get(place.param_group).copied().flatten();
+        let replay =
+            rule.filter(|_| place.live && present && is_finite(g)).map(|r| r.prediction(count.0 + 1));
+        let mut trial = Trial { isa: self.isa, dtype: place.dtype, sample: &mut self.sample, encoder };
+        let mut best = (u64::MAX, Prediction::PREVIOUS);
+        if let Some(own) = replay {
+            let (flags, scale) = place.variant.unwrap_or((own.flags, own.scale()));
+            trial.compare(own.varied(flags, scale), &mut best);
+            if !trial.is_good(best.0) && own.predictor == Predictor::Sgd {
+                trial.compare(own.varied(flags ^ FUSED, scale), &mut best);
+            }
+        }
+        if !trial.is_good(best.0) {
+            trial.compare(Prediction::PREVIOUS, &mut best);
+            let fitted = trial.sample.fit();
+            if let Some(linear) = fitted {
+                trial.compare(linear, &mut best);
+            }
+            if let (Some(own), Some(linear), Some(Rule::Sgd { lr, .. })) = (replay, fitted, rule)
+                && trial.is_poor(best.0)
+            {
+                // The gradient may have been clipped or scaled after it was recorded.
+                #[allow(clippy::cast_possible_truncation)]
+                let scale = (-f64::from(linear.coefficients[2]) / lr) as f32;
+                trial.compare(own.varied(own.flags, scale), &mut best);
+            }
+        }
+        let chosen = best.1;
+        if chosen.predictor.moments() > 0 {
+            place.variant = Some((chosen.flags, chosen.scale()));
+            count.1 = true;
+        } else if place.live && values.iter().zip(x).any(|(v, x)| v.to_bits() != x.to_bits()) {
+            // The optimizer did something else, after which its moments are not known.
+            place.live = false;
+        }
+        chosen
+    }
+}
+
+/// Whether all values are finite.
+fn is_finite(values: &[f32]) -> bool {
+    values.iter().fold(0, |most, v| most.max(v.to_bits() & 0x7fff_ffff)) < f32::INFINITY.to_bits()
+}

@@ -1,0 +1,93 @@
+//! The optimizer's step as a prediction: what the manifest and a step's scalars say of it.
+//!
+//! Owns which optimizers can be replayed and how their hyperparameters become coefficients. An
+//! optimizer that is not known here costs bytes, never correctness.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::manifest::Manifest;
+use crate::codec::{COUPLED, NESTEROV, Prediction, Predictor};
+
+/// The update of one parameter group at one step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Rule {
+    /// SGD, of which the learning rate stands apart.
+    Sgd { lr: f64, momentum: f64, dampening: f64, weight_decay: f64, nesterov: bool, sign: f64 },
+    /// Adam or AdamW.
+    Adam { lr: f64, betas: [f64; 2], eps: f64, weight_decay: f64, coupled: bool, sign: f64 },
+}
+
+/// Which predictor an optimizer's steps have; `None` where it is not one that can be replayed.
+pub(super) fn predictor(manifest: &Manifest) -> Option<Predictor> {
+    match manifest.optimizer.name.to_ascii_lowercase().as_str() {
+        "sgd" => Some(Predictor::Sgd),
+        "adam" | "adamw" => Some(Predictor::Adam),
+        _ => None,
+    }
+}
+
+/// The rules of all parameter groups at a step, from its scalars and those before; `None` where a group
+/// lacks a hyperparameter or does something else.
+pub(super) fn rules(manifest: &Manifest, scalars: &BTreeMap<String, f64>) -> Vec<Option<Rule>> {
+    let groups = manifest.tensors.iter().map(|t| t.param_group + 1).max().unwrap_or(0);
+    (0..groups).map(|g| rule(manifest, scalars, g)).collect()
+}
+
+fn rule(manifest: &Manifest, scalars: &BTreeMap<String, f64>, group: usize) -> Option<Rule> {
+    let initial = manifest.optimizer.param_groups.get(group);
+    let given = |key: &str| initial.and_then(|g| g.get(key));
+    let number = |key: &str| {
+        scalars.get(&format!("{key}/{group}")).copied().or_else(|| given(key).and_then(Value::as_f64))
+    };
+    let flag = |key: &str| given(key).and_then(Value::as_bool).unwrap_or(false);
+    let sign = if flag("maximize") { -1.0 } else { 1.0 };
+    let lr = number("lr")?;
+    let weight_decay = number("weight_decay").unwrap_or(0.0);
+    let decoupled = flag("decoupled_weight_decay");
+    match predictor(manifest)? {
+        Predictor::Sgd if !decoupled => Some(Rule::Sgd {
+            lr,
+            momentum: number("momentum").unwrap_or(0.0),
+            dampening: number("dampening").unwrap_or(0.0),
+            weight_decay,
+            nesterov: flag("nesterov"),
+            sign,
+        }),
+        Predictor::Adam if !flag("amsgrad") => {
+            let beta = |i: usize| {
+                let recorded = scalars.get(&format!("beta{}/{group}", i + 1)).copied();
+                recorded.or_else(|| given("betas")?.get(i)?.as_f64())
+            };
+            let coupled = manifest.optimizer.name.eq_ignore_ascii_case("adam") && !decoupled;
+            let eps = number("eps").unwrap_or(1e-8);
+            Some(Rule::Adam { lr, betas: [beta(0)?, beta(1)?], eps, weight_decay, coupled, sign })
+        }
+        _ => None,
+    }
+}
+
+impl Rule {
+    /// The prediction of the step that is the `count`-th of a tensor, counting from 1.
+    // Each coefficient is rounded once, as frameworks do with a number that meets a float32 tensor.
+    #[allow(clippy::cast_possible_truncation)]
+    pub(super) fn prediction(&self, count: u64) -> Prediction {
+        let single = |c: &[f64]| c.iter().map(|v| *v as f32).collect::<Vec<f32>>();
+        match *self {
+            Rule::Sgd { lr, momentum, dampening, weight_decay, nesterov, sign } => {
+                // The buffer starts as the first gradient.
+                let keep = if count == 1 { 1.0 } else { 1.0 - dampening };
+                let c = single(&[weight_decay, momentum, keep, lr, sign]);
+                Prediction::new(Predictor::Sgd, if nesterov { NESTEROV } else { 0 }, &c)
+            }
+            Rule::Adam { lr, betas: [b1, b2], eps, weight_decay, coupled, sign } => {
+                let power = |b: f64| b.powf(count as f64);
+                let (step, root) = (lr / (1.0 - power(b1)), (1.0 - power(b2)).sqrt());
+                let decay = if coupled { weight_decay } else { 1.0 - lr * weight_decay };
+                let c = single(&[1.0 - b1, b2, 1.0 - b2, step, root, eps, decay, sign]);
+                Prediction::new(Predictor::Adam, if coupled { COUPLED } else { 0 }, &c)
+            }
+        }
+    }
+}
