@@ -147,17 +147,20 @@ impl Analysis<'_> {
             directions: &self.options.directions,
             hyperparameters: &self.hyperparameters,
             first: self.first.filter(|&s| window.has(s, 0)),
+            keyframes: self.run.keyframes()?,
             observer,
         };
         let (cells, damage) = workers.measure(&unit, &measured)?;
-        for (step, e) in damage {
+        for (lost, e) in damage {
             if !skip {
                 return Err(e);
             }
-            if self.candidates.binary_search(&step).is_ok() {
-                out.skipped.add(step..=step, &e.to_string());
+            let (first, last) = lost.into_inner();
+            let candidates = &self.candidates[self.candidates.partition_point(|s| *s < first)..];
+            if candidates.first().is_some_and(|s| *s <= last) {
+                out.skipped.add(first..=last, &e.to_string());
             } else {
-                out.skipped.also.insert(step, e.to_string());
+                out.skipped.also.insert(first, e.to_string());
             }
         }
         let idle = (steps.len() - measured.len()) * self.run.table.chunks().len();

@@ -3,6 +3,7 @@
 //! Units are independent, so threads take them in any order; what a unit computes depends on
 //! nothing but its chunk and steps.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -38,6 +39,8 @@ pub(super) struct Unit<'a> {
     pub(super) hyperparameters: &'a Hyperparameters<'a>,
     /// The step of x_0, where it is there.
     pub(super) first: Option<u64>,
+    /// The steps from which decoding can begin.
+    pub(super) keyframes: &'a [u64],
     pub(super) observer: &'a dyn Observer,
 }
 
@@ -48,8 +51,8 @@ pub(super) struct Workers {
     scratch: Vec<Mutex<Scratch>>,
 }
 
-/// Damage that was met: the step that it spoils, and how it shows.
-type Damage = Vec<(u64, Error)>;
+/// Damage that was met: the steps that it spoils, and how it shows.
+type Damage = Vec<(RangeInclusive<u64>, Error)>;
 
 struct Scratch {
     decoder: Decoder,
@@ -105,7 +108,7 @@ impl Workers {
             cells[i / per_chunk].append(sums);
             damage.extend(found);
         }
-        damage.sort_by_key(|(step, _)| *step);
+        damage.sort_by_key(|(steps, _)| *steps.start());
         Ok((cells, damage))
     }
 }
@@ -145,19 +148,26 @@ impl Unit<'_> {
                     init[..n].copy_from_slice(x);
                     no_init = false;
                 }
-                Err(e) => damage.push((first, keep(e)?)),
+                Err(e) => damage.push((first..=first, keep(e)?)),
             }
         }
         let grad = self.run.manifest.stream_id(GRAD);
+        // Steps whose iterates cannot be decoded.
+        let mut lost = 1..=0;
         for &t in steps {
             let (values, flags) = cells.push();
             flags.no_init = no_init;
-            let mut reach = |step: u64| match iterates.reach(step, &mut source) {
-                Ok(there) => Ok(there),
-                Err(e) => {
-                    damage.push((step, keep(e)?));
-                    Ok(false)
+            let mut reach = |step: u64| {
+                if lost.contains(&step) {
+                    return Ok(false);
                 }
+                iterates.reach(step, &mut source).or_else(|e| {
+                    lost = step..=self.next_keyframe(step).map_or(u64::MAX, |k| k - 1);
+                    // The final iterate has no row.
+                    let last = self.run.final_step().unwrap_or(self.run.steps().end).saturating_sub(1);
+                    damage.push((step..=last.min(*lost.end()).max(step), keep(e)?));
+                    Ok(false)
+                })
             };
             let (_, has_next) = (reach(t)?, reach(t + 1)?);
             let has_later = self.layout.lagged && reach(t + LAG)?;
@@ -184,7 +194,7 @@ impl Unit<'_> {
                         Ok(Decoded::Values) => false,
                         Ok(Decoded::Absent | Decoded::Missing) => true,
                         Err(e) => {
-                            damage.push((t, keep(e)?));
+                            damage.push((t..=t, keep(e)?));
                             flags.damaged = true;
                             continue;
                         }
@@ -210,6 +220,11 @@ impl Unit<'_> {
         let bytes = source.bytes;
         self.observer.advance(steps.len() as u64, bytes);
         Ok((cells, damage))
+    }
+
+    /// The next keyframe after `step`: what lies before it is decoded from x_step.
+    fn next_keyframe(&self, step: u64) -> Option<u64> {
+        self.keyframes.get(self.keyframes.partition_point(|k| *k <= step)).copied()
     }
 
     fn direction(&self, measured: &Measured, chunk: &Chunk, step: u64) -> Direction {

@@ -9,7 +9,7 @@ use super::chunk::Chunk;
 use super::manifest::{GRAD, MOMENTS};
 use super::window::Window;
 use crate::codec::{Codec, Coding, Decoder, Past, Predictor};
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 use crate::float_environment::Exact;
 use crate::reduce::order::CHUNK;
 
@@ -140,13 +140,7 @@ impl Trajectory {
             && from == keyframe
             && step >= at
         {
-            let what = format!("the iterate is decoded from those before, and that of step {at} is damaged");
-            let path =
-                source.window.shard(step, source.chunk.rank).map_or(&source.run.path, |s| &s.file.path);
-            let name = &source.run.manifest.tensors[source.chunk.tensor].name;
-            let vector = Some((source.run.manifest.stream_name(0).to_owned(), name.clone()));
-            let place = crate::error::Place { step: Some(step), vector, offset: None };
-            return Err(Error::damaged_at(path, place, what));
+            return Err(follows_damage(source, step, at, "it is damaged"));
         }
         let mut at = match self.head {
             Some(head) if head >= keyframe && head < step => head + 1,
@@ -156,7 +150,8 @@ impl Trajectory {
             if let Err(e) = self.advance(at, keyframe, source) {
                 self.head = None;
                 self.broken = Some((keyframe, at));
-                return Err(e);
+                let own = at == step || !e.is_damage();
+                return Err(if own { e } else { follows_damage(source, step, at, &e.to_string()) });
             }
             at += 1;
         }
@@ -257,6 +252,16 @@ impl Trajectory {
         })?;
         Ok(())
     }
+}
+
+/// The error for an iterate that is decoded from a damaged one.
+fn follows_damage(source: &Source<'_>, step: u64, at: u64, why: &str) -> Error {
+    let path = source.window.shard(step, source.chunk.rank).map_or(&source.run.path, |s| &s.file.path);
+    let name = &source.run.manifest.tensors[source.chunk.tensor].name;
+    let vector = Some((source.run.manifest.stream_name(0).to_owned(), name.clone()));
+    let place = Place { step: Some(step), vector, offset: None };
+    let what = format!("it is decoded from those before, of which step {at} cannot be read ({why})");
+    Error::damaged_at(path, place, what)
 }
 
 fn missing(source: &Source<'_>, step: u64) -> Error {
