@@ -411,8 +411,10 @@ impl Writer {
         self.flush()?;
         let attempt = self.identity.attempt;
         self.or_fail(|w| w.log(&Event::Closed { attempt, final_step }))?;
+        // Under the lock, so that nobody takes its file for a dead writer's.
+        let made = assemble_final(&self.identity.run, &self.identity.tmp_prefix());
         self.end(Recording::Closed);
-        assemble_final(&self.identity.run, &self.identity.tmp_prefix())
+        made
     }
 
     fn check_lengths(&self, elements: &Elements<'_>) -> Result<()> {
