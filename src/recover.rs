@@ -109,7 +109,7 @@ pub fn recover(path: &Path, access: Access) -> Result<Recovered> {
         let lost_from = file.shard.filter(|shard| !is_published(&run, &journals, *shard)).map(|(_, s)| s);
         done.push(Done::Removed { file, lost_from });
     }
-    for (file, why) in to_move {
+    for Damaged { file, why } in to_move {
         let from = below(path, &file.path);
         let to = set_aside(path, &from, &why)?;
         done.push(Done::SetAside { from, to, why });
@@ -140,11 +140,17 @@ pub fn recover(path: &Path, access: Access) -> Result<Recovered> {
     Ok(state(&run, &journals, done, problems))
 }
 
+/// A shard that is to be set aside.
+struct Damaged {
+    file: ShardFile,
+    why: String,
+}
+
 /// Opens every shard that counts. Those that are damaged and newer than the last event that says that
 /// all before it is published are to be moved: the crash may have damaged them, and a recording can
 /// go on only before them. Damage to older ones has another cause, and a checkpoint after them may
 /// be all that the user has; so they stay.
-fn damaged_shards(run: &Run, journals: &[Journal]) -> Result<(Vec<(ShardFile, String)>, Vec<Problem>)> {
+fn damaged_shards(run: &Run, journals: &[Journal]) -> Result<(Vec<Damaged>, Vec<Problem>)> {
     let (mut to_move, mut problems) = (Vec::new(), Vec::new());
     for (rank, journal) in (0..).zip(journals) {
         let orderly = orderly_end(journal);
@@ -154,7 +160,7 @@ fn damaged_shards(run: &Run, journals: &[Journal]) -> Result<(Vec<(ShardFile, St
                 Err(Error::Damaged { place, what, .. }) if segment.last >= orderly => {
                     let place = place.to_string();
                     let place = place.strip_prefix(", ").map_or(String::new(), |p| format!("{p}: "));
-                    to_move.push((segment.file.clone(), format!("{place}{what}")));
+                    to_move.push(Damaged { file: segment.file.clone(), why: format!("{place}{what}") });
                 }
                 Err(error) if error.is_damage() => {
                     problems.push(Problem { error, steps: Some(segment.first..=segment.last) });

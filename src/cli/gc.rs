@@ -72,7 +72,7 @@ fn write_list(garbage: &Garbage, out: &mut String) {
         let (first, last) = (garbage.only_here.start, garbage.only_here.end - 1);
         let _ = writeln!(
             out,
-            "  among them all that was recorded of steps {first} to {last}: no later attempt has got there"
+            "  among them are steps {first} to {last}, which no later attempt has recorded again"
         );
     }
 }

@@ -100,12 +100,14 @@ fn describe(done: &Done) -> String {
 fn next(path: &Path, found: &Recovered) -> String {
     let path = path.display();
     let out = found.problems.iter().filter_map(|p| p.steps.clone());
-    let out: Vec<String> = out
+    let mut out: Vec<String> = out
         .map(|steps| match steps.into_inner() {
             (a, b) if a == b => format!("{a}"),
             (a, b) => format!("{a} to {b}"),
         })
         .collect();
+    // Several ranks may lack the same steps.
+    out.dedup();
     let skip = if out.is_empty() { "" } else { " --skip-damaged" };
     let without =
         if out.is_empty() { String::new() } else { format!(", which leaves out steps {}", out.join(", ")) };

@@ -27,10 +27,7 @@ pub fn assemble_final(run: &Path, tmp_prefix: &str) -> Result<()> {
         return Ok(());
     };
     let draft = draft(&run, step, tmp_prefix)?;
-    match publish(&run, draft) {
-        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        other => other,
-    }
+    publish(&run, draft)
 }
 
 /// Makes `ref/final.safetensors` of a complete run again, and sets aside what has the name. That is
@@ -58,13 +55,17 @@ fn draft(run: &Run, step: u64, tmp_prefix: &str) -> Result<NamedTempFile> {
     Ok(draft)
 }
 
+/// Gives the draft its name, where no other process was faster: that one has made the same bytes.
 fn publish(run: &Run, draft: NamedTempFile) -> Result<()> {
     let path = run.path.join(FINAL);
     let directory = run.path.join("ref");
     std::fs::create_dir_all(&directory).tried("create", &directory)?;
     let (file, tmp) = draft.into_parts();
-    publish_new(&file, &tmp, &path)?;
-    // The file has its name now; there is nothing under `tmp/` to remove.
-    drop(tmp.keep());
+    match publish_new(&file, &tmp, &path) {
+        // The file has its name now; there is nothing under `tmp/` to remove.
+        Ok(()) => drop(tmp.keep()),
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(e) => return Err(e),
+    }
     Ok(())
 }

@@ -136,7 +136,7 @@ fn gc_says_what_no_later_attempt_has_recorded_again() {
     let mut second = Writer::resume(&path, 0, 4, options(2)).unwrap();
     (4..6).for_each(|_| write_step(&mut second, &SIZES));
     second.stop().unwrap();
-    has(&fine("gc", &path, &[]), &["all that was recorded of steps 6 to 9: no later attempt has got there"]);
+    has(&fine("gc", &path, &[]), &["among them are steps 6 to 9, which no later attempt has recorded again"]);
 }
 
 #[test]

@@ -295,17 +295,3 @@ fn recover_finds_the_common_end_of_all_ranks() {
         drop(Writer::resume(&path, rank, 4, options(2)).unwrap());
     }
 }
-
-#[test]
-fn recover_of_a_run_without_a_step_and_of_no_run() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("run");
-    drop(Writer::create(&path, manifest(&SIZES), options(2)).unwrap());
-    let said = fine("recover", &path, &[]);
-    has(&said, &["No step is published", "next: resume at step 0, by"]);
-    std::fs::write(path.join("journal.r0.jsonl"), "").unwrap();
-    has(&fine("recover", &path, &[]), &["rank 0: no attempt"]);
-    drop(Writer::resume(&path, 0, 0, options(2)).unwrap());
-    refused(&["recover"], dir.path(), "it has no manifest.json");
-    refused(&["gc", "--yes"], dir.path(), "it has no manifest.json");
-}
