@@ -147,7 +147,6 @@ impl Analysis<'_> {
             directions: &self.options.directions,
             hyperparameters: &self.hyperparameters,
             first: self.first.filter(|&s| window.has(s, 0)),
-            keyframes: self.run.keyframes()?,
             observer,
         };
         let (cells, damage) = workers.measure(&unit, &measured)?;

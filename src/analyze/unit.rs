@@ -39,8 +39,6 @@ pub(super) struct Unit<'a> {
     pub(super) hyperparameters: &'a Hyperparameters<'a>,
     /// The step of x_0, where it is there.
     pub(super) first: Option<u64>,
-    /// The steps from which decoding can begin.
-    pub(super) keyframes: &'a [u64],
     pub(super) observer: &'a dyn Observer,
 }
 
@@ -162,7 +160,7 @@ impl Unit<'_> {
                     return Ok(false);
                 }
                 iterates.reach(step, &mut source).or_else(|e| {
-                    lost = step..=self.next_keyframe(step).map_or(u64::MAX, |k| k - 1);
+                    lost = step..=self.run.next_keyframe(step)?.map_or(u64::MAX, |k| k - 1);
                     // The final iterate has no row.
                     let last = self.run.final_step().unwrap_or(self.run.steps().end).saturating_sub(1);
                     damage.push((step..=last.min(*lost.end()).max(step), keep(e)?));
@@ -220,11 +218,6 @@ impl Unit<'_> {
         let bytes = source.bytes;
         self.observer.advance(steps.len() as u64, bytes);
         Ok((cells, damage))
-    }
-
-    /// The next keyframe after `step`: what lies before it is decoded from x_step.
-    fn next_keyframe(&self, step: u64) -> Option<u64> {
-        self.keyframes.get(self.keyframes.partition_point(|k| *k <= step)).copied()
     }
 
     fn direction(&self, measured: &Measured, chunk: &Chunk, step: u64) -> Direction {

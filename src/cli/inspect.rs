@@ -118,7 +118,7 @@ fn write_head(run: &Run, survey: &Survey, out: &mut String) {
             format!("{} from step {} ({state})", a.number, a.from_step)
         };
         let all: Vec<String> = run.attempts().iter().map(describe).collect();
-        line("attempts", format!("{}; {} superseded shards", all.join(", "), run.superseded()));
+        line("attempts", format!("{}; {} superseded shards", all.join(", "), run.superseded().len()));
     }
     if !run.dropped().is_empty() {
         line("dropped", format!("{} steps have no vectors", run.dropped().len()));

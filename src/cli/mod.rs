@@ -4,9 +4,11 @@
 
 mod analyze;
 mod export;
+mod gc;
 mod inspect;
 mod output;
 mod progress;
+mod recover;
 mod simulate;
 mod verify;
 
@@ -38,6 +40,10 @@ enum Command {
     Verify(verify::Arguments),
     /// Write the iterate or a stream of one step as a safetensors file
     Export(export::Arguments),
+    /// After a crash: say what is there and what is lost, and make the run usable again
+    Recover(recover::Arguments),
+    /// Remove shards that later attempts superseded, and files of writers that are gone
+    Gc(gc::Arguments),
     /// Record a simulated path, of which the truth is known
     Simulate(simulate::Arguments),
     /// Print the completions of a shell, to be sourced
@@ -77,6 +83,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Inspect(a) => inspect::run(&a),
         Command::Verify(a) => verify::run(&a),
         Command::Export(a) => export::run(&a),
+        Command::Recover(a) => recover::run(&a),
+        Command::Gc(a) => gc::run(&a),
         Command::Simulate(a) => simulate::run(&a),
         Command::Completions { shell } => {
             let mut text = Vec::new();

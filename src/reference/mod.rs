@@ -14,6 +14,7 @@ pub mod weights;
 use std::path::{Path, PathBuf};
 
 pub use self::own::Cache;
+pub use self::own::final_fault;
 use self::own::{open_final, resolve};
 use self::spec::{Found, find};
 pub use self::spec::{Own, Spec};

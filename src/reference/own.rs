@@ -10,7 +10,7 @@ use super::average::{Target, materialize};
 use super::spec::Own;
 use super::values::{Files, Names, Values};
 use super::weights::Weights;
-use super::{Origin, Reference};
+use super::{Origin, Reference, is_iterate};
 use crate::error::{Error, Result, Tried};
 use crate::hash::xxh3_64;
 use crate::run::catalog::Catalog;
@@ -172,6 +172,33 @@ pub(super) fn open_final(run: &Run, access: Access) -> Result<(Values, String)> 
         assemble_final(&run.path, &format!("final.{}.", std::process::id()))?;
     }
     open_file(run, &path, access)
+}
+
+/// What is wrong with the file of the final iterate of a complete run, compared with its shards;
+/// `None` where nothing is. Nothing is changed.
+///
+/// # Errors
+/// The run is not complete, or its shards do not give x_T.
+pub fn final_fault(run: &Run, access: Access) -> Result<Option<String>> {
+    let path = run.path.join(FINAL);
+    let Some(step) = run.final_step() else {
+        return Err(no_final(run));
+    };
+    if !path.exists() {
+        return Ok(Some("it was missing".to_owned()));
+    }
+    let values = match open_file(run, &path, access) {
+        Ok((values, _)) => values,
+        Err(Error::Damaged { what, .. }) => return Ok(Some(what)),
+        Err(e @ (Error::TableMismatch { .. } | Error::Reference { .. })) => return Ok(Some(e.to_string())),
+        Err(e) => return Err(e),
+    };
+    let header = Header::read(&File::open(&path).tried("open", &path)?, &path)?;
+    if header.value("step") != Some(step.to_string().as_str()) {
+        return Ok(Some(format!("its step is not {step}")));
+    }
+    let same = is_iterate(run, &values, step)?;
+    Ok((!same).then(|| format!("its values are not those of x_{step} in the shards")))
 }
 
 /// Opens references, and makes those that the cache does not hold. Also returns where each lies.

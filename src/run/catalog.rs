@@ -73,6 +73,7 @@ impl Catalog {
                 }
             }
         }
+        catalog.spread_damage(run)?;
         catalog.inputs_xxh3 = catalog.shards_xxh3(&[]);
         for column in catalog.columns.values_mut() {
             let mut last = f64::NAN;
@@ -82,6 +83,25 @@ impl Catalog {
             }
         }
         Ok(catalog)
+    }
+
+    /// Iterates are decoded from those before, so damage reaches up to the next keyframe.
+    fn spread_damage(&mut self, run: &Run) -> Result<()> {
+        let end = self.steps.end;
+        let mut lost = Vec::new();
+        for (range, _) in &mut self.damage {
+            let next = run.next_keyframe(*range.end())?;
+            lost.push(*range.start()..next.unwrap_or(end).min(end));
+            // The final iterate has no row of its own.
+            let last = next.or(run.final_step()).unwrap_or(end).saturating_sub(1);
+            *range = *range.start()..=last.max(*range.end());
+        }
+        for step in lost.into_iter().flatten() {
+            if let Some(i) = self.index(step) {
+                self.iterates[i] = 0;
+            }
+        }
+        Ok(())
     }
 
     /// Stands for the bytes of the shards that hold one of `steps` (ascending); of all, where there

@@ -1,9 +1,11 @@
 //! Turning the final iterate in the shards into `ref/final.safetensors`.
 
-use std::fs::File;
 use std::path::Path;
 
-use super::publish::publish_new;
+use tempfile::NamedTempFile;
+
+use super::bad::set_aside;
+use super::publish::{publish_new, unique_file};
 use super::reference_file::ReferenceFile;
 use super::{Access, Run};
 use crate::error::{Error, Result, Tried};
@@ -24,18 +26,46 @@ pub fn assemble_final(run: &Path, tmp_prefix: &str) -> Result<()> {
     let Some(step) = run.final_step() else {
         return Ok(());
     };
+    let draft = draft(&run, step, tmp_prefix)?;
+    publish(&run, draft)
+}
+
+/// Makes `ref/final.safetensors` of a complete run again, and sets aside what has the name. That is
+/// touched only once the shards have given all of x_T.
+///
+/// # Errors
+/// A shard is damaged or missing, or the disk refuses.
+pub(crate) fn rebuild_final(run: &Run, step: u64, tmp_prefix: &str, why: &str) -> Result<()> {
+    let draft = draft(run, step, tmp_prefix)?;
+    if run.path.join(FINAL).exists() {
+        set_aside(&run.path, Path::new(FINAL), why)?;
+    }
+    publish(run, draft)
+}
+
+/// x_T in a file under `tmp/`, which is removed where it is not published.
+fn draft(run: &Run, step: u64, tmp_prefix: &str) -> Result<NamedTempFile> {
     let tmp = run.path.join("tmp");
     std::fs::create_dir_all(&tmp).tried("create", &tmp)?;
-    let path = run.path.join(FINAL);
-    let tmp = run.path.join("tmp").join(format!("{tmp_prefix}final"));
-    let file = File::create(&tmp).tried("create", &tmp)?;
-    let mut out = ReferenceFile::create(&run, &file, &tmp, vec![("step", step.to_string())])?;
+    let draft = unique_file(&tmp, &format!("{tmp_prefix}final.")).tried("create", &tmp)?;
+    let mut out =
+        ReferenceFile::create(run, draft.as_file(), draft.path(), vec![("step", step.to_string())])?;
     out.push_iterate(step)?;
     out.finish()?;
+    Ok(draft)
+}
+
+/// Gives the draft its name, where no other process was faster: that one has made the same bytes.
+fn publish(run: &Run, draft: NamedTempFile) -> Result<()> {
+    let path = run.path.join(FINAL);
+    let directory = run.path.join("ref");
+    std::fs::create_dir_all(&directory).tried("create", &directory)?;
+    let (file, tmp) = draft.into_parts();
     match publish_new(&file, &tmp, &path) {
-        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists => {
-            std::fs::remove_file(&tmp).tried("remove", &tmp)
-        }
-        other => other,
+        // The file has its name now; there is nothing under `tmp/` to remove.
+        Ok(()) => drop(tmp.keep()),
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(e) => return Err(e),
     }
+    Ok(())
 }

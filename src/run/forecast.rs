@@ -55,11 +55,7 @@ pub(super) struct Forecast {
 
 impl Forecast {
     /// For the chunks of one rank, in the order in which it writes them.
-    pub(super) fn new<'c>(
-        manifest: &Manifest,
-        chunks: impl Iterator<Item = &'c Chunk>,
-        isa: Isa,
-    ) -> Forecast {
+    pub(super) fn new(manifest: &Manifest, chunks: &[Chunk], isa: Isa) -> Forecast {
         let mut at = 0;
         let place = |chunk: &Chunk| {
             let info = &manifest.tensors[chunk.tensor];
@@ -71,7 +67,7 @@ impl Forecast {
         Forecast {
             isa,
             replay: predictor(manifest),
-            places: chunks.map(place).collect(),
+            places: chunks.iter().map(place).collect(),
             x: Vec::new(),
             before: Vec::new(),
             gradient: Vec::new(),

@@ -4,12 +4,16 @@
 //! counts for which step. Nothing here decodes a vector.
 
 pub mod background;
+mod bad;
 pub mod catalog;
 pub mod chunk;
 pub mod container;
 mod finish;
 mod forecast;
+pub mod gc;
+pub mod hold;
 pub mod journal;
+pub mod leftover;
 pub mod manifest;
 pub mod plan;
 mod publish;
@@ -22,6 +26,7 @@ mod shard_writer;
 pub mod source;
 pub mod trajectory;
 pub mod vector;
+mod vector_encoder;
 pub mod window;
 pub mod writer;
 
@@ -29,7 +34,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+pub(crate) use self::bad::set_aside;
 use self::chunk::ChunkTable;
+pub(crate) use self::finish::rebuild_final;
 pub use self::finish::{FINAL, assemble_final};
 use self::journal::{Attempt, Journal, State};
 use self::manifest::Manifest;
@@ -74,7 +81,7 @@ pub struct Run {
     attempts: Vec<Vec<Attempt>>,
     dropped: Vec<(u64, String)>,
     segments: Vec<Vec<Segment>>,
-    superseded: usize,
+    superseded: Vec<ShardFile>,
     keyframes: OnceLock<Vec<u64>>,
 }
 
@@ -105,7 +112,7 @@ impl Run {
             table,
             access,
             segments: Vec::new(),
-            superseded: 0,
+            superseded: Vec::new(),
             keyframes: OnceLock::new(),
             dropped: Vec::new(),
             attempts,
@@ -120,7 +127,7 @@ impl Run {
             let own = files.iter().filter(|f| f.name.rank as usize == rank);
             let (segments, superseded) = resolve_segments(path, attempts, &run.starts(), own)?;
             run.segments.push(segments);
-            run.superseded += superseded;
+            run.superseded.extend(superseded);
         }
         let hash = format!("{:016x}", xxh3_64(&bytes));
         if journals.iter().filter_map(Journal::manifest_xxh3).any(|h| h != hash) {
@@ -159,14 +166,20 @@ impl Run {
         &self.dropped
     }
 
-    /// Number of shards that later attempts superseded as a whole.
-    pub fn superseded(&self) -> usize {
-        self.superseded
+    /// Shards that later attempts superseded as a whole: none of their steps counts.
+    pub fn superseded(&self) -> &[ShardFile] {
+        &self.superseded
+    }
+
+    /// The step at which a rank began.
+    fn first_of_rank(&self, rank: u32) -> u64 {
+        let attempts = self.attempts.get(rank as usize).map_or(&[][..], Vec::as_slice);
+        attempts.iter().map(|a| a.from_step).min().unwrap_or(0)
     }
 
     /// The step after the last one that a rank published without a gap before it.
     pub fn end_of_rank(&self, rank: u32) -> u64 {
-        let mut end = self.segments(rank).first().map_or(0, |s| s.first);
+        let mut end = self.first_of_rank(rank);
         for s in self.segments(rank) {
             if s.first > end {
                 break;
@@ -224,7 +237,7 @@ impl Run {
         let starts = self.starts();
         for rank in 0..self.manifest.world {
             let attempts = self.attempts.get(rank as usize).map_or(&[][..], Vec::as_slice);
-            let mut at = attempts.iter().map(|a| a.from_step).min().unwrap_or(0);
+            let mut at = self.first_of_rank(rank);
             let mut gap = |first, last| {
                 all.push(Error::MissingShard { path: self.path.clone(), first, last, rank });
             };
@@ -234,8 +247,10 @@ impl Run {
                 }
                 at = s.last + 1;
             }
-            // An attempt starts only where all before it is published.
-            let started = attempts.iter().map(|a| a.from_step).max().unwrap_or(0);
+            // An attempt starts only where all before it is published; a later one may start before that.
+            let still =
+                |a: &Attempt| starts.iter().filter(|(n, _)| *n >= a.number).map(|(_, from)| *from).min();
+            let started = attempts.iter().filter_map(still).max().unwrap_or(0);
             let newest = attempts.last().filter(|a| starts.iter().all(|(number, _)| *number <= a.number));
             let ended = match newest.map(|a| a.state) {
                 Some(State::Closed(step)) => step.saturating_add(1),
@@ -277,6 +292,15 @@ impl Run {
         Ok(self.keyframes.get_or_init(|| all.collect()))
     }
 
+    /// The first keyframe after `step`: what lies before it is decoded from x_step.
+    ///
+    /// # Errors
+    /// As [`Self::keyframes`].
+    pub fn next_keyframe(&self, step: u64) -> Result<Option<u64>> {
+        let all = self.keyframes()?;
+        Ok(all.get(all.partition_point(|k| *k <= step)).copied())
+    }
+
     /// Opens a shard of this run.
     ///
     /// # Errors
@@ -294,7 +318,12 @@ fn list_shards(run: &Path) -> Result<Vec<ShardFile>> {
         if !dir.is_dir() {
             continue;
         }
-        for entry in std::fs::read_dir(&dir).tried("list", &dir)? {
+        let entries = match std::fs::read_dir(&dir) {
+            // `lpa gc` removes directories that are empty.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            other => other.tried("list", &dir)?,
+        };
+        for entry in entries {
             let path = entry.tried("list", &dir)?.path();
             let name = path.file_name().and_then(|n| n.to_str()).and_then(ShardName::parse);
             let name = name.filter(|n| dir.file_name().is_some_and(|d| d == n.directory().as_str()));
@@ -307,14 +336,14 @@ fn list_shards(run: &Path) -> Result<Vec<ShardFile>> {
     Ok(files)
 }
 
-/// The segments of one rank's shards, and how many shards have no step that counts.
+/// The segments of one rank's shards, and the shards that have no step that counts.
 fn resolve_segments<'a>(
     run: &Path,
     attempts: &[Attempt],
     starts: &[(u32, u64)],
     files: impl Iterator<Item = &'a ShardFile>,
-) -> Result<(Vec<Segment>, usize)> {
-    let (mut segments, mut superseded) = (Vec::new(), 0);
+) -> Result<(Vec<Segment>, Vec<ShardFile>)> {
+    let (mut segments, mut superseded) = (Vec::new(), Vec::new());
     for file in files {
         let ShardName { first, last, attempt, rank } = file.name;
         if !attempts.iter().any(|a| a.number == attempt) {
@@ -327,7 +356,7 @@ fn resolve_segments<'a>(
             Some(last) if last >= first => {
                 segments.push(Segment { first, last, file: file.clone() });
             }
-            _ => superseded += 1,
+            _ => superseded.push(file.clone()),
         }
     }
     segments.sort_by_key(|s| s.first);

@@ -15,18 +15,16 @@ use rustix::io::Errno;
 
 use super::chunk::ChunkTable;
 use super::finish::assemble_final;
-use super::forecast::Forecast;
 use super::journal::{self, Event, Journal};
-use super::manifest::{GRAD, MANIFEST, MOMENTS, Manifest};
+use super::manifest::{MANIFEST, Manifest};
 use super::publish::{publish_new, sync_parent, unique_file};
 use super::shard::{MAX_SHARD_STEPS, table_bytes};
 use super::shard_writer::{Identity, ShardWriter};
-use crate::codec::{Codec, Coding, Encoder, Exponents};
-use crate::dtype::{DType, push_bytes, values};
+pub use super::vector_encoder::Profile;
+use super::vector_encoder::VectorEncoder;
 use crate::error::{Error, Result, Tried};
 use crate::float_environment::Exact;
 use crate::hash::{Xxh3, xxh3_64};
-use crate::isa::Isa;
 
 /// When a shard is published.
 #[derive(Clone, Copy, Debug)]
@@ -42,36 +40,6 @@ pub struct WriterOptions {
     /// Whether iterates are predicted from those before. That takes 12 to 20 bytes of memory a
     /// parameter, and halves what is stored.
     pub predict: bool,
-}
-
-/// How vectors are stored, without loss in every profile.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Profile {
-    /// The smallest: exponents are Huffman-coded.
-    #[default]
-    Default,
-    /// The fastest to read: no entropy coder, for 2 to 4 % more bytes.
-    Fast,
-}
-
-impl std::str::FromStr for Profile {
-    type Err = String;
-
-    fn from_str(name: &str) -> std::result::Result<Profile, String> {
-        match name {
-            "default" => Ok(Profile::Default),
-            "fast" => Ok(Profile::Fast),
-            _ => Err(format!("there is no profile '{name}'; there are 'default' and 'fast'")),
-        }
-    }
-}
-
-/// What a vector is to the forecast.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    Iterate,
-    Gradient,
-    Other,
 }
 
 impl Default for WriterOptions {
@@ -124,15 +92,11 @@ enum Start {
 pub struct Writer {
     identity: Arc<Identity>,
     manifest: Manifest,
-    table: ChunkTable,
     slice_bytes: Vec<usize>,
     options: WriterOptions,
     journal: File,
     journal_path: PathBuf,
-    encoder: Encoder,
-    forecast: Option<Forecast>,
-    payload: Vec<u8>,
-    values: Vec<f32>,
+    vectors: VectorEncoder,
     shard: Option<(ShardWriter, Instant)>,
     /// The publication that is under way, and the step after its last one.
     publishing: Option<(u64, JoinHandle<Result<()>>)>,
@@ -245,14 +209,8 @@ impl Writer {
             table: table_bytes(&manifest),
         });
         wipe_tmp(&identity)?;
-        let isa = Isa::detect();
-        let exponents = match options.profile {
-            Profile::Default => Exponents::Huffman,
-            Profile::Fast => Exponents::Packed,
-        };
-        let encoder = Encoder::new(isa, exponents).tried("start the encoder for", run)?;
-        let own = table.of_rank(rank).iter().map(|&c| &table.chunks()[c]);
-        let forecast = options.predict.then(|| Forecast::new(&manifest, own, isa));
+        let vectors = VectorEncoder::new(&manifest, &table, rank, options.profile, options.predict)
+            .tried("start the encoder for", run)?;
         let mut slice_bytes = vec![0; manifest.tensors.len()];
         for chunk in table.of_rank(rank).iter().map(|&c| table.chunks()[c]) {
             slice_bytes[chunk.tensor] += chunk.len * manifest.tensors[chunk.tensor].dtype.size();
@@ -260,15 +218,11 @@ impl Writer {
         let mut writer = Writer {
             identity,
             manifest,
-            table,
             slice_bytes,
             options,
             journal,
             journal_path,
-            encoder,
-            forecast,
-            payload: Vec::new(),
-            values: Vec::new(),
+            vectors,
             shard: None,
             publishing: None,
             next_step: from_step,
@@ -374,7 +328,8 @@ impl Writer {
             None => (ShardWriter::create(&self.identity, self.next_step)?, Instant::now()),
         };
         shard.start_step(scalars);
-        self.encode_all(&mut shard, vectors, scalars)?;
+        let at = (&self.manifest, self.identity.run.as_path(), self.next_step);
+        self.vectors.step(at, vectors, scalars, &mut shard)?;
         self.next_step += 1;
         let full = shard.len() >= self.options.shard_bytes
             || shard.steps() >= self.options.shard_steps.min(MAX_SHARD_STEPS)
@@ -464,8 +419,10 @@ impl Writer {
         self.flush()?;
         let attempt = self.identity.attempt;
         self.or_fail(|w| w.log(&Event::Closed { attempt, final_step }))?;
+        // Under the lock, so that nobody takes its file for a dead writer's.
+        let made = assemble_final(&self.identity.run, &self.identity.tmp_prefix());
         self.end(Recording::Closed);
-        assemble_final(&self.identity.run, &self.identity.tmp_prefix())
+        made
     }
 
     fn check_lengths(&self, elements: &Elements<'_>) -> Result<()> {
@@ -487,91 +444,6 @@ impl Writer {
                 );
                 return Err(write_error(&self.identity.run, what));
             }
-        }
-        Ok(())
-    }
-
-    /// Encodes the vectors of a step, and with a keyframe what the optimizer goes on with.
-    fn encode_all(
-        &mut self,
-        shard: &mut ShardWriter,
-        vectors: &[(u16, &Elements<'_>)],
-        scalars: &[(&str, f64)],
-    ) -> Result<()> {
-        let grad = self.manifest.stream_id(GRAD);
-        let mut moments = 0;
-        for (id, elements) in vectors {
-            let from = match &mut self.forecast {
-                Some(forecast) if *id == 0 => Some(forecast.begin(self.next_step)),
-                _ => None,
-            };
-            shard.start_vector(*id, from);
-            let role = match id {
-                0 => Role::Iterate,
-                _ if Some(*id) == grad => Role::Gradient,
-                _ => Role::Other,
-            };
-            self.encode(shard, elements, role)?;
-            if let Some(forecast) = self.forecast.as_mut().filter(|_| role == Role::Iterate) {
-                forecast.end();
-                moments = forecast.stored_moments();
-            }
-        }
-        if let Some(forecast) = &mut self.forecast {
-            forecast.scalars(&self.manifest, scalars);
-            for (which, stream) in MOMENTS.into_iter().enumerate().take(moments) {
-                shard.start_vector(stream, None);
-                for chunk in 0..self.table.of_rank(self.identity.rank).len() {
-                    self.payload.clear();
-                    let mut coding = Coding::plain(Codec::Absent);
-                    if let Some(moment) = forecast.moment(chunk, which) {
-                        let mut bytes = Vec::with_capacity(4 * moment.len());
-                        push_bytes(DType::F32, moment, &mut bytes);
-                        let stored = self.encoder.encode(DType::F32, &bytes, &mut self.payload);
-                        coding = stored.tried("compress for", &self.identity.run)?;
-                    }
-                    shard.chunk(coding, &self.payload)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn encode(&mut self, shard: &mut ShardWriter, elements: &Elements<'_>, role: Role) -> Result<()> {
-        let mut at = vec![0usize; elements.len()];
-        for (place, &c) in self.table.of_rank(self.identity.rank).iter().enumerate() {
-            let chunk = self.table.chunks()[c];
-            let dtype = self.manifest.tensors[chunk.tensor].dtype;
-            self.payload.clear();
-            let Some(bytes) = elements[chunk.tensor] else {
-                if let Some(forecast) = self.forecast.as_mut().filter(|_| role == Role::Gradient) {
-                    forecast.gradient(place, None);
-                }
-                shard.chunk(Coding::plain(Codec::Absent), &self.payload)?;
-                continue;
-            };
-            let begin = at[chunk.tensor];
-            let end = begin + chunk.len * dtype.size();
-            at[chunk.tensor] = end;
-            let bytes = &bytes[begin..end];
-            let mut coding = None;
-            if let Some(forecast) = self.forecast.as_mut().filter(|_| role != Role::Other) {
-                self.values.resize(chunk.len, 0.0);
-                values(dtype, bytes, &mut self.values);
-                if role == Role::Iterate {
-                    coding = forecast.take(place, &self.values, &mut self.encoder, &mut self.payload);
-                } else {
-                    forecast.gradient(place, Some(&self.values));
-                }
-            }
-            let coding = match coding {
-                Some(coding) => coding,
-                None => {
-                    let stored = self.encoder.encode(dtype, bytes, &mut self.payload);
-                    stored.tried("compress for", &self.identity.run)?
-                }
-            };
-            shard.chunk(coding, &self.payload)?;
         }
         Ok(())
     }

@@ -13,6 +13,7 @@ mod codec;
 mod crash;
 mod determinism;
 mod format_compat;
+mod maintenance;
 mod recording;
 mod references;
 mod support;

@@ -1,0 +1,132 @@
+//! `lpa recover`.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use super::{RunArguments, bytes, say};
+use crate::recover::{Done, RankState, Recovered, recover};
+use crate::run::journal::{Attempt, State};
+
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    run: RunArguments,
+}
+
+/// Steps with a reason that are listed by number.
+const LISTED: usize = 10;
+
+pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
+    let path = a.run.run.as_path();
+    let found = recover(path, a.run.access())?;
+    let mut out = String::new();
+    write_state(path, &found, &mut out);
+    for done in &found.done {
+        let _ = writeln!(out, "  {}", describe(done));
+    }
+    if found.done.is_empty() {
+        out.push_str("  nothing was to be done\n");
+    }
+    for problem in &found.problems {
+        let _ = writeln!(out, "  problem: {}", problem.error);
+    }
+    out.push_str(&next(path, &found));
+    say(&out)
+}
+
+fn write_state(path: &Path, found: &Recovered, out: &mut String) {
+    let state = match found.final_step {
+        Some(step) => format!("complete, final iterate x_{step}"),
+        None => "not complete: it has no final iterate".to_owned(),
+    };
+    let _ = writeln!(out, "{}: {state}", path.display());
+    for (rank, r) in found.ranks.iter().enumerate() {
+        let attempts: Vec<String> = r.attempts.iter().map(attempt).collect();
+        let attempts = if attempts.is_empty() { "no attempt".to_owned() } else { attempts.join("; ") };
+        let _ = writeln!(out, "  rank {rank}: {attempts}. {}", published(r.published));
+        write_dropped(r, out);
+    }
+    if found.ranks.len() > 1 {
+        let _ = writeln!(out, "  all ranks: {}", published(found.resume_at));
+    }
+}
+
+fn attempt(a: &Attempt) -> String {
+    let end = match a.state {
+        State::Open => "broke off".to_owned(),
+        State::Stopped(next) => format!("stopped at step {next}"),
+        State::Closed(step) => format!("closed with x_{step}"),
+    };
+    format!("attempt {} from step {} {end}", a.number, a.from_step)
+}
+
+fn published(end: u64) -> String {
+    match end {
+        0 => "No step is published".to_owned(),
+        1 => "Step 0 is published".to_owned(),
+        n => format!("Steps 0 to {} are published", n - 1),
+    }
+}
+
+fn write_dropped(rank: &RankState, out: &mut String) {
+    for (step, why) in rank.dropped.iter().take(LISTED) {
+        let _ = writeln!(out, "    step {step} has no vectors: {why}");
+    }
+    if rank.dropped.len() > LISTED {
+        let _ = writeln!(out, "    ... and {} more steps without", rank.dropped.len() - LISTED);
+    }
+}
+
+fn describe(done: &Done) -> String {
+    match done {
+        Done::Cut { journal, bytes } => {
+            format!("cut a torn line of {bytes} bytes off {}", journal.display())
+        }
+        Done::Removed { file, lost_from } => {
+            let name = file.path.file_name().unwrap_or_default().to_string_lossy();
+            let lost = match (lost_from, file.shard) {
+                (Some(step), _) => format!("never published: the steps from {step} on are lost"),
+                (None, Some(_)) => "published under its own name: nothing is lost".to_owned(),
+                (None, None) => "unfinished, and made again when it is needed".to_owned(),
+            };
+            format!("removed tmp/{name} ({}), {lost}", bytes(file.bytes))
+        }
+        Done::SetAside { from, to, why } => format!("moved {} to {}: {why}", from.display(), to.display()),
+        Done::Rebuilt { why } => format!("made ref/final.safetensors again: {why}"),
+    }
+}
+
+/// What the user can do now.
+fn next(path: &Path, found: &Recovered) -> String {
+    let path = path.display();
+    let out = found.problems.iter().filter_map(|p| p.steps.clone());
+    let mut out: Vec<String> = out
+        .map(|steps| match steps.into_inner() {
+            (a, b) if a == b => format!("{a}"),
+            (a, b) => format!("{a} to {b}"),
+        })
+        .collect();
+    // Several ranks may lack the same steps.
+    out.dedup();
+    let skip = if out.is_empty() { "" } else { " --skip-damaged" };
+    let without =
+        if out.is_empty() { String::new() } else { format!(", which leaves out steps {}", out.join(", ")) };
+    if found.final_step.is_some() {
+        return format!("next: lpa analyze {path}{skip}{without}\n");
+    }
+    let at = found.resume_at;
+    let or_before = if at == 0 { "" } else { " or before" };
+    let checkpoint = match found.checkpoint {
+        Some(step) => format!(" The newest checkpoint that is noted is of step {step}."),
+        None => String::new(),
+    };
+    let analyze = if found.steps.is_empty() {
+        String::new()
+    } else {
+        format!("or analyze what is there: lpa analyze {path} --ref last{skip}{without}\n")
+    };
+    format!(
+        "next: resume at step {at}{or_before}, by lpa.record(..., resume=True) or \
+         lpa.Writer.resume(\"{path}\", {at}).{checkpoint}\n{analyze}"
+    )
+}

@@ -1,0 +1,95 @@
+//! Holding a run still: the locks of all its journals, so that no process records meanwhile.
+//!
+//! Owns taking the locks, refusing where a process records, and what only who holds them may do to
+//! a journal. What else is done under them is not known here.
+
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use super::journal;
+use super::manifest::Manifest;
+use crate::error::{Error, Result, Tried};
+
+/// Readers hold a lock for a moment; processes that a killed training has forked hold it until they
+/// notice, after 5 s.
+const PATIENCE: Duration = Duration::from_secs(8);
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The locks of a run, held until this is dropped.
+pub struct Held {
+    run: PathBuf,
+    /// By rank; `None` where the rank has no journal.
+    journals: Vec<Option<File>>,
+}
+
+impl Held {
+    /// Takes the lock of every rank's journal.
+    ///
+    /// # Errors
+    /// It is no run, a process is recording it, or the file system has no locks.
+    pub fn take(run: &Path) -> Result<Held> {
+        let (manifest, _) = Manifest::read(run)?;
+        let deadline = Instant::now() + PATIENCE;
+        let mut journals = Vec::new();
+        for rank in 0..manifest.world {
+            let path = journal::path(run, rank);
+            journals.push(match OpenOptions::new().read(true).write(true).open(&path) {
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+                other => Some(other.tried("open", &path)?),
+            });
+        }
+        for journal in journals.iter().flatten() {
+            lock(journal, run, deadline)?;
+        }
+        Ok(Held { run: run.to_owned(), journals })
+    }
+
+    /// Whether the lock of `rank` is held. A rank without a journal has none, and may begin to record.
+    pub fn holds(&self, rank: u32) -> bool {
+        self.journals.get(rank as usize).is_some_and(Option::is_some)
+    }
+
+    /// Cuts off what follows the first `whole_len` bytes of a journal, and returns how many bytes
+    /// that were.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub(crate) fn cut_journal(&self, rank: u32, whole_len: u64) -> Result<u64> {
+        let Some(journal) = self.journals.get(rank as usize).and_then(Option::as_ref) else {
+            return Ok(0);
+        };
+        let path = journal::path(&self.run, rank);
+        let torn = journal.metadata().tried("read", &path)?.len().saturating_sub(whole_len);
+        if torn > 0 {
+            journal.set_len(whole_len).and_then(|()| journal.sync_all()).tried("write", &path)?;
+        }
+        Ok(torn)
+    }
+}
+
+fn lock(journal: &File, run: &Path, deadline: Instant) -> Result<()> {
+    loop {
+        match flock(journal, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(PAUSE),
+            Err(Errno::WOULDBLOCK) => return Err(being_recorded(run)),
+            Err(e) => {
+                let what = format!(
+                    "whether a process is recording here cannot be known, since the file system has no \
+                     locks ({e}). Copy the run to a local disk first."
+                );
+                return Err(Error::Write { path: run.to_owned(), what });
+            }
+        }
+    }
+}
+
+/// The error for a run that may not be changed now.
+pub(super) fn being_recorded(run: &Path) -> Error {
+    let what = "a process is recording here; nothing was changed. Wait until it ends.".to_owned();
+    Error::Write { path: run.to_owned(), what }
+}

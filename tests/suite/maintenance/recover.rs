@@ -1,0 +1,298 @@
+//! `lpa recover`: what it says, what it changes, and that nothing valid is lost.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use lpa::run::manifest::Slice;
+use lpa::run::writer::{Step, Writer};
+use lpa::run::{Access, Run};
+
+use super::{SIZES, analyzed, broken_off, fine, has, names, options, refused, shard, tree, truncate};
+use crate::support::{borrow, flip, manifest, record, run, vector, write_step};
+
+/// A second call finds nothing to do, changes nothing and says the same of the run's state.
+fn is_idempotent(path: &Path) {
+    let before = tree(path);
+    has(&fine("recover", path, &[]), &["nothing was to be done"]);
+    assert!(tree(path) == before, "the second call changed something");
+}
+
+#[test]
+fn recover_after_a_kill_says_what_is_lost_and_the_run_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, whole) = (dir.path().join("run"), dir.path().join("whole"));
+    broken_off(&path);
+    let mut kept = tree(&path);
+    assert!(kept.remove(&path.join("tmp/r0.s0000000010")).is_some());
+    let before = analyzed(&path, &["--ref", "last"]);
+
+    let said = fine("recover", &path, &[]);
+    has(&said, &["not complete: it has no final iterate", "rank 0: attempt 1 from step 0 broke off."]);
+    has(&said, &["Steps 0 to 9 are published", "removed tmp/r0.s0000000010 ("]);
+    has(&said, &["never published: the steps from 10 on are lost", "next: resume at step 10 or before"]);
+    has(&said, &[&format!("lpa.Writer.resume(\"{}\", 10)", path.display())]);
+    assert!(tree(&path) == kept);
+    assert!(analyzed(&path, &["--ref", "last"]) == before);
+    has(&said, &[&format!("lpa analyze {} --ref last\n", path.display())]);
+    is_idempotent(&path);
+
+    let mut writer = Writer::resume(&path, 0, 10, options(2)).unwrap();
+    (10..14).for_each(|_| write_step(&mut writer, &SIZES));
+    writer.finish(&borrow(&vector(&SIZES, 14, 1))).unwrap();
+    record(&whole, &SIZES, 14, options(2));
+    assert_eq!(analyzed(&path, &[]).0, analyzed(&whole, &[]).0);
+    let said = fine("recover", &path, &[]);
+    has(&said, &["complete, final iterate x_14", "attempt 1 from step 0 broke off; attempt 2 from step 10"]);
+    has(&said, &["closed with x_14", "nothing was to be done", "next: lpa analyze "]);
+    is_idempotent(&path);
+}
+
+#[test]
+fn recover_after_kills_at_random_moments_takes_nothing_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    let mut end = 0;
+    for i in 0..10u64 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["crash::child_that_records", "--exact", "--nocapture"])
+            .env("LPA_TEST_RECORD", &path)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(30 + i * i * 37 % 60));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if !path.join("manifest.json").exists() {
+            continue;
+        }
+        let published = Run::open(&path, Access::default()).unwrap().end_of_rank(0);
+        let said = fine("recover", &path, &[]);
+        has(&said, &[&format!("next: resume at step {published}")]);
+        assert!(published >= end && !path.join("bad").exists(), "kill {i}: {said}");
+        assert_eq!(names(&path.join("tmp")).iter().filter(|n| n.starts_with("r0.")).count(), 0);
+        is_idempotent(&path);
+        fine("verify", &path, &[]);
+        end = published;
+    }
+    assert!(end > 0, "no step was ever published");
+}
+
+#[test]
+fn recover_cuts_a_torn_line_off_a_journal() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    let mut writer = Writer::create(&path, manifest(&SIZES), options(2)).unwrap();
+    (0..4).for_each(|_| write_step(&mut writer, &SIZES));
+    writer.checkpoint(&borrow(&vector(&SIZES, 4, 1))).unwrap();
+    drop(writer);
+    let whole = tree(&path);
+    let journal = path.join("journal.r0.jsonl");
+    for torn in ["{\"event\":\"stopped\",\"attempt\":1", "\0\0\0\0", "{\"event\":\"stopped\"}\n"] {
+        std::fs::File::options().append(true).open(&journal).unwrap().write_all(torn.as_bytes()).unwrap();
+        let said = fine("recover", &path, &[]);
+        has(&said, &[&format!("cut a torn line of {} bytes off", torn.len()), "journal.r0.jsonl"]);
+        has(&said, &["The newest checkpoint that is noted is of step 4."]);
+        assert!(tree(&path) == whole);
+        is_idempotent(&path);
+    }
+    // In the middle of the journal it is damage, and nothing is done about it.
+    let line = "{\"event\":\"stopped\"}\n{\"event\":\"stopped\"}\n";
+    std::fs::File::options().append(true).open(&journal).unwrap().write_all(line.as_bytes()).unwrap();
+    refused(&["recover"], &path, "journal.r0.jsonl is damaged: line 3 is not what was written");
+}
+
+#[test]
+fn recover_sets_a_damaged_last_shard_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, short) = (dir.path().join("run"), dir.path().join("short"));
+    broken_off(&path);
+    let name = "s0000000008-0000000009.a1.r0.safetensors";
+    truncate(&path.join("steps/000000").join(name));
+    let damaged = std::fs::read(path.join("steps/000000").join(name)).unwrap();
+    assert_eq!(run(&["analyze", path.to_str().unwrap(), "--ref", "last"]).code, 1);
+
+    let said = fine("recover", &path, &[]);
+    has(&said, &[&format!("moved steps/000000/{name} to bad/{name}: the header calls for")]);
+    has(&said, &["Steps 0 to 7 are published", "resume at step 8 or before", "--ref last\n"]);
+    assert!(!said.contains("problem"), "{said}");
+    assert!(std::fs::read(path.join("bad").join(name)).unwrap() == damaged, "it is moved as it is");
+    let reasons = std::fs::read_to_string(path.join("bad/reasons.txt")).unwrap();
+    has(&reasons, &[&format!("bad/{name} was steps/000000/{name}: the header calls for")]);
+    assert_eq!(reasons.lines().count(), 1);
+    is_idempotent(&path);
+    fine("verify", &path, &[]);
+
+    let mut writer = Writer::create(&short, manifest(&SIZES), options(2)).unwrap();
+    (0..8).for_each(|_| write_step(&mut writer, &SIZES));
+    writer.stop().unwrap();
+    assert_eq!(analyzed(&path, &["--ref", "last"]).0, analyzed(&short, &["--ref", "last"]).0);
+
+    // It is put back, and damaged again: both copies are kept.
+    std::fs::copy(path.join("bad").join(name), path.join("steps/000000").join(name)).unwrap();
+    has(&fine("recover", &path, &[]), &[&format!("to bad/{name}.2: ")]);
+    assert_eq!(names(&path.join("bad")), ["reasons.txt", name, &format!("{name}.2")]);
+}
+
+#[test]
+fn recover_sets_a_damaged_shard_in_the_middle_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, whole) = (dir.path().join("run"), dir.path().join("whole"));
+    broken_off(&path);
+    truncate(&shard(&path, "s0000000004-0000000005.a1"));
+    let last = ["--ref", "last", "--skip-damaged"];
+    let before = analyzed(&path, &last).0;
+    let said = fine("recover", &path, &[]);
+    has(&said, &["Steps 0 to 3 are published", "moved steps/000000/s0000000004-0000000005.a1"]);
+    has(&said, &["problem: ", "with steps 4 to 5 is missing", "resume at step 4 or before"]);
+    has(&said, &["--ref last --skip-damaged, which leaves out steps 4 to 9\n"]);
+    is_idempotent(&path);
+    // The steps before it can still be had; those after it are decoded from it.
+    assert_eq!(run(&["analyze", path.to_str().unwrap(), "--ref", "last"]).code, 1);
+    assert_eq!(analyzed(&path, &last).0, before);
+    let has_step = |step: u64| before.lines().any(|l| l.starts_with(&format!("{step},")));
+    assert!(has_step(2) && !has_step(7), "{before}");
+    assert!(Writer::resume(&path, 0, 5, options(2)).is_err());
+    let mut writer = Writer::resume(&path, 0, 4, options(2)).unwrap();
+    (4..14).for_each(|_| write_step(&mut writer, &SIZES));
+    writer.finish(&borrow(&vector(&SIZES, 14, 1))).unwrap();
+    record(&whole, &SIZES, 14, options(2));
+    assert_eq!(analyzed(&path, &[]).0, analyzed(&whole, &[]).0);
+}
+
+#[test]
+fn recover_leaves_damage_that_is_older_than_a_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    let mut writer = Writer::create(&path, manifest(&SIZES), options(2)).unwrap();
+    (0..4).for_each(|_| write_step(&mut writer, &SIZES));
+    writer.checkpoint(&borrow(&vector(&SIZES, 4, 1))).unwrap();
+    (4..8).for_each(|_| write_step(&mut writer, &SIZES));
+    writer.flush().unwrap();
+    drop(writer);
+    truncate(&shard(&path, "s0000000002-0000000003.a1"));
+    let said = fine("recover", &path, &[]);
+    has(&said, &["problem: ", "s0000000002-0000000003.a1.r0.safetensors is damaged", "Steps 0 to 7"]);
+    has(&said, &["nothing was to be done", "resume at step 8 or before", "leaves out steps 2 to 7"]);
+    is_idempotent(&path);
+    truncate(&shard(&path, "s0000000004-0000000005.a1"));
+    has(&fine("recover", &path, &[]), &["moved steps/000000/s0000000004-0000000005.a1"]);
+    assert!(shard(&path, "s0000000002-0000000003.a1").exists());
+}
+
+#[test]
+fn recover_makes_the_final_iterate_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    record(&path, &SIZES, 14, options(5));
+    let file = path.join("ref/final.safetensors");
+    let whole = tree(&path);
+    let bytes = std::fs::read(&file).unwrap();
+    let before = analyzed(&path, &[]);
+    is_idempotent(&path);
+
+    std::fs::remove_file(&file).unwrap();
+    has(&fine("recover", &path, &[]), &["made ref/final.safetensors again: it was missing"]);
+    assert!(tree(&path) == whole);
+
+    flip(&file, 5000, 3);
+    has(&fine("recover", &path, &[]), &["again: its values are not what was written (checksum)"]);
+    assert!(std::fs::read(&file).unwrap() == bytes);
+    has(&std::fs::read_to_string(path.join("bad/reasons.txt")).unwrap(), &["was ref/final.safetensors: its"]);
+
+    // A file that is whole, but of another step: x_12, as the analysis keeps it.
+    fine("analyze", &path, &["--ref", "step:12", "--quiet"]);
+    let cache = path.join("lpa-references");
+    let other = std::fs::read(cache.join(&names(&cache)[0])).unwrap();
+    std::fs::write(&file, &other).unwrap();
+    has(&fine("recover", &path, &[]), &["made ref/final.safetensors again: its step is not 14"]);
+    // And one that claims to be of this step.
+    let at = other.windows(11).position(|w| w == b"\"step\":\"12\"").unwrap();
+    let claimed = [&other[..at], b"\"step\":\"14\"", &other[at + 11..]].concat();
+    std::fs::write(&file, claimed).unwrap();
+    has(&fine("recover", &path, &[]), &["again: its values are not those of x_14 in the shards"]);
+    assert!(std::fs::read(&file).unwrap() == bytes);
+    assert_eq!(names(&path.join("bad")).len(), 4);
+    assert!(analyzed(&path, &[]) == before);
+    is_idempotent(&path);
+}
+
+#[test]
+fn recover_keeps_a_final_iterate_that_it_cannot_make_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    record(&path, &SIZES, 4, options(2));
+    flip(&shard(&path, "s0000000004-0000000004.a1"), 5000, 0);
+    let before = tree(&path);
+    let said = fine("recover", &path, &[]);
+    has(&said, &["nothing was to be done", "problem: ", "is damaged, step 4, iterate of t0, byte 4096"]);
+    flip(&path.join("ref/final.safetensors"), 5000, 0);
+    let damaged = tree(&path);
+    assert!(damaged != before);
+    has(&fine("recover", &path, &[]), &["nothing was to be done", "is damaged, step 4"]);
+    assert!(tree(&path) == damaged);
+    // Its shard is gone: one problem, not two.
+    std::fs::remove_file(shard(&path, "s0000000004-0000000004.a1")).unwrap();
+    assert_eq!(fine("recover", &path, &[]).matches("problem: ").count(), 1);
+}
+
+#[test]
+fn recover_tells_which_steps_were_dropped_and_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    let mut first = Writer::create(&path, manifest(&SIZES), options(2)).unwrap();
+    write_step(&mut first, &SIZES);
+    first.drop_step(&[("loss", 0.5)], "the queue was full").unwrap();
+    (2..5).for_each(|_| write_step(&mut first, &SIZES));
+    first.drop_step(&[("loss", 0.5)], "superseded").unwrap();
+    first.stop().unwrap();
+    let mut second = Writer::resume(&path, 0, 4, options(2)).unwrap();
+    (4..8).for_each(|_| write_step(&mut second, &SIZES));
+    second.drop_step(&[], "never published").unwrap();
+    drop(second);
+    let said = fine("recover", &path, &[]);
+    has(&said, &["attempt 1 from step 0 stopped at step 6; attempt 2 from step 4 broke off. Steps 0 to 7"]);
+    has(&said, &["step 1 has no vectors: the queue was full\n"]);
+    assert_eq!(said.matches("has no vectors").count(), 1, "{said}");
+}
+
+#[test]
+fn recover_finds_the_common_end_of_all_ranks() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    let mut m = manifest(&[8]);
+    m.world = 3;
+    m.slices = [(0, 3, 0), (3, 6, 1), (6, 8, 2)]
+        .map(|(begin, end, rank)| Slice { tensor: 0, begin, end, rank })
+        .to_vec();
+    let write = |writer: &mut Writer, sizes: [u64; 1], steps: u64| {
+        for _ in 0..steps {
+            let x = vector(&sizes, writer.next_step(), 5);
+            let x = borrow(&x);
+            writer.step(&Step { iterate: Some(&x), streams: &[("grad", &x)], scalars: &[] }).unwrap();
+        }
+        writer.flush().unwrap();
+    };
+    let mut first = Writer::create(&path, m, options(2)).unwrap();
+    write(&mut first, [3], 8);
+    let mut second = Writer::join(&path, 1, options(2)).unwrap();
+    write(&mut second, [3], 6);
+    drop((first, second));
+    let said = fine("recover", &path, &[]);
+    has(&said, &["rank 2: no attempt. No step is published", "all ranks: No step is published"]);
+    assert!(!said.contains("lpa analyze"), "{said}");
+    let mut third = Writer::join(&path, 2, options(2)).unwrap();
+    write(&mut third, [2], 4);
+    third.stop().unwrap();
+    let said = fine("recover", &path, &[]);
+    has(&said, &["rank 0: attempt 1 from step 0 broke off. Steps 0 to 7 are published"]);
+    has(&said, &["rank 1: attempt 1 from step 0 broke off. Steps 0 to 5 are published"]);
+    has(&said, &["rank 2: attempt 1 from step 0 stopped at step 4. Steps 0 to 3 are published"]);
+    has(&said, &["all ranks: Steps 0 to 3 are published", "resume at step 4 or before"]);
+    // What it says is true.
+    for rank in 0..3 {
+        drop(Writer::resume(&path, rank, 4, options(2)).unwrap());
+    }
+}
