@@ -1,8 +1,8 @@
 """`lpa analyze` beside two PyTorch scripts on the same values, in pairs, warm.
 
 Usage: end_to_end.py [WORK_DIRECTORY]. Needs `torch` and the module `lpa` in the Python that runs it; without
-torch only lpa is timed. Writes about 3 GB once: a run of 21 million parameters and 10 steps of SGD with momentum
-on normal gradients, as lpa shards and as one safetensors file per step.
+torch only lpa is timed. Writes about 5 GB once: a run of 21 million parameters and 10 steps of SGD with momentum
+on normal gradients, as lpa shards in each profile and as one safetensors file per step.
 """
 
 import statistics
@@ -19,7 +19,8 @@ import lpa
 
 HERE = Path(__file__).resolve().parent
 BINARY = HERE.parent / "target/release/lpa"
-STEPS, ROUNDS = 10, 5
+STEPS, ROUNDS, REFERENCES = 10, 5, 9
+PROFILES = ["default", "fast"]
 
 
 def shapes():
@@ -35,35 +36,51 @@ def shapes():
 
 
 def record(work):
-    """Writes the run in both forms; returns the number of parameters."""
+    """Writes the run in each form; returns the number of parameters."""
     rng = np.random.default_rng(0)
     normal = lambda scale: {n: rng.standard_normal(s, np.float32) * np.float32(scale) for n, s in shapes().items()}
     x, velocity = normal(0.02), normal(0)
     (work / "raw").mkdir()
-    with lpa.Writer(work / "run", x, optimizer={"name": "sgd"}) as writer:
-        for t in range(STEPS):
-            g = normal(1e-3)
+    sgd = {"name": "sgd", "param_groups": [{"lr": 0.05, "momentum": 0.9}]}
+    writers = [lpa.Writer(work / profile, x, optimizer=sgd, profile=profile) for profile in PROFILES]
+    for t in range(STEPS):
+        g = normal(1e-3)
+        for writer in writers:
             writer.step(x, {"grad": g}, {"loss": 1.0, "lr/0": 0.05})
-            both = {**{f"x/{n}": v for n, v in x.items()}, **{f"g/{n}": v for n, v in g.items()}}
-            save_file(both, work / f"raw/step{t:04d}.safetensors")
-            velocity = {n: np.float32(0.9) * velocity[n] + g[n] for n in x}
-            x = {n: x[n] - np.float32(0.05) * velocity[n] for n in x}
+        both = {**{f"x/{n}": v for n, v in x.items()}, **{f"g/{n}": v for n, v in g.items()}}
+        save_file(both, work / f"raw/step{t:04d}.safetensors")
+        if t < REFERENCES:
+            save_file(x, work / f"reference{t}.safetensors")
+        velocity = {n: np.float32(0.9) * velocity[n] + g[n] for n in x}
+        x = {n: x[n] - np.float32(0.05) * velocity[n] for n in x}
+    for writer in writers:
         writer.finish(x)
     save_file(x, work / "raw/final.safetensors")
     return sum(v.size for v in x.values())
 
 
-def seconds_of_lpa(work, threads, references=("final",)):
+def seconds_of_lpa(work, profile, threads, references=("final",)):
     """The whole process, from start to the finished table."""
     table = work / "table.parquet"
     # A table that is there would be found up to date, and nothing measured.
     table.unlink(missing_ok=True)
-    arguments = ["analyze", work / "run", "--threads", str(threads), "--quiet", "--out", table]
+    arguments = ["analyze", work / profile, "--threads", str(threads), "--quiet", "--out", table]
     begin = time.perf_counter()
     subprocess.run([BINARY, *arguments, *(f"--ref={r}" for r in references)], check=True)
     seconds = time.perf_counter() - begin
     assert table.exists()
     return seconds
+
+
+def seconds_of_reading(work, profile):
+    """Every byte of the shards, once, through a buffer of a megabyte."""
+    buffer = bytearray(1 << 20)
+    begin = time.perf_counter()
+    for path in sorted((work / profile / "steps").glob("*/*")):
+        with open(path, "rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
+    return time.perf_counter() - begin
 
 
 def seconds_of_script(name, work, threads):
@@ -77,19 +94,24 @@ def main(work):
     cells = parameters * STEPS
     print(f"{parameters:,} parameters, {STEPS} steps; ns per parameter and step, median of {ROUNDS} paired rounds")
     scripts = ["torch_float32.py", "torch_float64.py"]
-    several = ["final", *(f"step:{t}" for t in range(1, 9))]
-    times = {name: [] for name in ["lpa", "lpa, 1 thread", "lpa, 9 references", *scripts]}
+    several = ["final", *(work / f"reference{t}.safetensors" for t in range(REFERENCES))]
+    times = {}
     for _ in range(ROUNDS + 1):
-        times["lpa"].append(seconds_of_lpa(work, 2))
-        times["lpa, 1 thread"].append(seconds_of_lpa(work, 1))
-        times["lpa, 9 references"].append(seconds_of_lpa(work, 2, several))
+        took = lambda name, seconds: times.setdefault(name, []).append(seconds)
+        for profile in PROFILES:
+            took(profile, seconds_of_lpa(work, profile, 2))
+            took(f"{profile}, 1 thread", seconds_of_lpa(work, profile, 1))
+            took(f"{profile}, {REFERENCES} more", seconds_of_lpa(work, profile, 2, several))
+            took(f"{profile}, reading", seconds_of_reading(work, profile))
         for name in scripts:
-            times[name].append(seconds_of_script(name, work, 2))
+            took(name, seconds_of_script(name, work, 2))
     # The first round warms the page cache.
     kept = {name: all_[1:] for name, all_ in times.items() if None not in all_}
+    print(f"  {'':20} {'':>9}   " + "   ".join(f"{'x ' + p:>9}" for p in PROFILES))
     for name, all_ in kept.items():
-        ratio = statistics.median(t / own for t, own in zip(all_, kept["lpa"], strict=True))
-        print(f"  {name:20} {statistics.median(all_) / cells * 1e9:6.2f} ns   {ratio:5.2f} x lpa")
+        ratio = lambda p: statistics.median(t / own for t, own in zip(all_, kept[p], strict=True))
+        ratios = "   ".join(f"{ratio(p):9.2f}" for p in PROFILES)
+        print(f"  {name:20} {statistics.median(all_) / cells * 1e9:6.2f} ns   {ratios}")
     if len(kept) < len(times):
         print("  PyTorch is not there, so nothing was compared")
 

@@ -5,12 +5,12 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use lpa::codec::{Decoder, Encoder, Exponents};
+use lpa::codec::{Decoder, Encoder, Exponents, Past, Prediction, Predictor, predict};
 use lpa::dtype::DType;
 use lpa::hash::xxh3_64;
 use lpa::isa::Isa;
 use lpa::reduce::Direction;
-use lpa::reduce::cpu::{Vectors, reference_sums, step_sums};
+use lpa::reduce::cpu::{Vectors, step_sums, three_reference_sums};
 
 const N: usize = 65_536;
 
@@ -37,43 +37,100 @@ fn best(bytes: usize, mut run: impl FnMut()) -> f64 {
     bytes as f64 / best / 1e9
 }
 
+/// ns an element of what takes `gbs` GB/s of `bytes` an element.
+fn ns(bytes: f64, gbs: f64) -> f64 {
+    bytes / gbs
+}
+
+/// The speed of a plain float32 reduction of three vectors in the second-level cache, by which machines
+/// are compared.
+fn triple() -> f64 {
+    let [g, x, r] = [1, 2, 3].map(|s| normal(s, 1.0)[..16_384].to_vec());
+    best(12 * 16_384, || {
+        black_box(plain_sums(black_box(&g), &x, &r));
+    })
+}
+
 fn main() {
+    let isa = Isa::detect();
+    println!("{}: three float32 sums of three vectors {:.1} GB/s", isa.name(), triple());
     let [g, x, next, init, r] = [1e-3, 0.02, 0.02, 0.02, 0.02].map(|s| normal((s * 1e6) as u64, s));
     let bytes: Vec<u8> = g.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let mut out = vec![0.0; N];
     for exponents in [Exponents::Huffman, Exponents::Packed] {
-        let mut encoder = Encoder::new(Isa::detect(), exponents).expect("zstd starts");
+        let mut encoder = Encoder::new(isa, exponents).expect("zstd starts");
         let mut payload = Vec::new();
         let coding = encoder.encode(DType::F32, &bytes, &mut payload).expect("it encodes");
-        println!("stored: {:.2} bits of 32", payload.len() as f64 * 8.0 / N as f64);
-        let gbs = best(4 * N, || {
+        let bits = payload.len() as f64 * 8.0 / N as f64;
+        let encode = best(4 * N, || {
             payload.clear();
             encoder.encode(DType::F32, &bytes, &mut payload).expect("it encodes");
         });
-        println!("encode            {gbs:7.2} GB/s");
-        println!(
-            "xxh3 of payload   {:7.2} GB/s",
-            best(4 * N, || {
-                black_box(xxh3_64(black_box(&payload)));
-            })
-        );
-        let v = Vectors { g: &g, x: &x, next: &next, init: &init };
+        let hash = best(4 * N, || {
+            black_box(xxh3_64(black_box(&payload)));
+        });
+        println!("{exponents:?}: {bits:.2} bits of 32, encode {encode:.2} GB/s, xxh3 {hash:.0} GB/s");
         for isa in Isa::available() {
             let mut decoder = Decoder::new(isa).expect("zstd starts");
-            let mut out = vec![0.0; N];
             let decode =
                 best(4 * N, || decoder.decode(DType::F32, coding, &payload, &mut out).expect("it decodes"));
-            let sums = best(20 * N, || {
-                black_box(step_sums(isa, black_box(&v), &r));
-            });
-            // Of a further reference only its own vector is new.
-            let further = best(4 * N, || {
-                black_box(reference_sums(isa, Direction::Stored, black_box(&v), &r));
-            });
-            println!(
-                "{:9} decode {decode:7.2} GB/s   8 sums of 5 vectors {sums:7.2} GB/s   further reference {:5.3} ns",
-                isa.name(),
-                4.0 / further
-            );
+            println!("  {:9} decode {decode:6.2} GB/s, {:.3} ns", isa.name(), ns(4.0, decode));
         }
     }
+    let v = Vectors { g: &g, x: &x, next: &next, init: &init };
+    for isa in Isa::available() {
+        let sums = best(4 * N, || {
+            black_box(step_sums(isa, black_box(&v), &r));
+        });
+        let further = best(12 * N, || {
+            black_box(three_reference_sums(isa, Direction::Stored, black_box(&v), [&r, &next, &init]));
+        });
+        println!(
+            "{:9} 8 sums {:.3} ns, a further reference {:.3} ns",
+            isa.name(),
+            ns(4.0, sums),
+            ns(4.0, further)
+        );
+        let sgd = Prediction::new(Predictor::Sgd, 0, &[5e-4, 0.9, 1.0, 0.1, 1.0]);
+        let adam = Prediction::new(Predictor::Adam, 0, &[0.1, 0.999, 1e-3, 1e-3, 0.5, 1e-8, 0.999, 1.0]);
+        let linear = Prediction::new(Predictor::Linear, 0, &[0.9, -1e-4, -0.1]);
+        for prediction in [Prediction::PREVIOUS, linear, sgd, adam] {
+            let (mut m, mut s) = (vec![0.0; N], vec![1.0; N]);
+            let speed = best(4 * N, || {
+                let mut past = Past { x: &x, before: &init, g: &g, momentum: &mut m, second: &mut s };
+                predict(isa, &prediction, &mut past, &mut out);
+            });
+            println!("{:9} predict {:9} {:.3} ns", isa.name(), prediction.predictor.name(), ns(4.0, speed));
+        }
+    }
+}
+
+/// Sums of g r, g g and r r, in float32, of whole rows of 64.
+#[inline(always)]
+fn plain_body(g: &[f32], x: &[f32], r: &[f32]) -> [f32; 3] {
+    let mut acc = [[0.0f32; 32]; 3];
+    for ((g, x), r) in g.as_chunks::<32>().0.iter().zip(x.as_chunks::<32>().0).zip(r.as_chunks::<32>().0) {
+        for l in 0..32 {
+            let d = x[l] - r[l];
+            acc[0][l] = g[l].mul_add(d, acc[0][l]);
+            acc[1][l] = g[l].mul_add(g[l], acc[1][l]);
+            acc[2][l] = d.mul_add(d, acc[2][l]);
+        }
+    }
+    acc.map(|a| a.iter().sum())
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn plain_avx2(g: &[f32], x: &[f32], r: &[f32]) -> [f32; 3] {
+    plain_body(g, x, r)
+}
+
+fn plain_sums(g: &[f32], x: &[f32], r: &[f32]) -> [f32; 3] {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        // SAFETY: the features were just detected.
+        return unsafe { plain_avx2(g, x, r) };
+    }
+    plain_body(g, x, r)
 }

@@ -1,8 +1,10 @@
 //! The sums of one chunk at one step.
 
 use crate::isa::Isa;
-use crate::reduce::Direction;
-use crate::reduce::cpu::{Vectors, direction_sums, iterate_sums, lagged_sum, reference_sums, step_sums};
+use crate::reduce::cpu::{
+    Vectors, direction_sums, iterate_sums, lagged_sum, reference_sums, step_sums, three_reference_sums,
+};
+use crate::reduce::{Direction, ReferenceSums};
 use crate::sums::Layout;
 
 /// All sums of one direction at one step; with the first also those of the iterates alone.
@@ -33,10 +35,17 @@ pub(super) fn sums(
         direction_sums(isa, direction, v)
     };
     (values[layout.g2(d)], values[layout.g2(d) + 1]) = (along.g2, along.gx);
-    for (k, values_of) in references.iter().enumerate().skip(rest) {
-        let r = reference_sums(isa, direction, v, &values_of[..n]);
+    let mut put = |k: usize, r: ReferenceSums| {
         let dot = layout.dot(d, k);
         (values[layout.d2(k)], values[dot], values[dot + 1]) = (r.d2, r.dot, r.dot_next);
+    };
+    let (threes, others) = references[rest..].as_chunks::<3>();
+    for (i, three) in threes.iter().enumerate() {
+        let sums = three_reference_sums(isa, direction, v, three.each_ref().map(|r| &r[..n]));
+        sums.into_iter().enumerate().for_each(|(j, sums)| put(rest + 3 * i + j, sums));
+    }
+    for (i, one) in others.iter().enumerate() {
+        put(rest + 3 * threes.len() + i, reference_sums(isa, direction, v, &one[..n]));
     }
     if let Some(later) = later {
         for (k, values_of) in references.iter().enumerate() {

@@ -99,6 +99,22 @@ impl<E: Element> Terms<4, 3> for Against<E> {
     }
 }
 
+/// A direction against three references, of which each input is widened once.
+#[derive(Clone, Copy)]
+struct AgainstThree<E>(E);
+
+impl<E: Element> Terms<6, 9> for AgainstThree<E> {
+    #[inline(always)]
+    fn add(self, [g, x, next, r0, r1, r2]: [f64; 6], acc: [f64; 9]) -> [f64; 9] {
+        let [a0, a1, a2, b0, b1, b2, c0, c1, c2] = acc;
+        let one = Against(self.0);
+        let [a0, a1, a2] = one.add([g, x, next, r0], [a0, a1, a2]);
+        let [b0, b1, b2] = one.add([g, x, next, r1], [b0, b1, b2]);
+        let [c0, c1, c2] = one.add([g, x, next, r2], [c0, c1, c2]);
+        [a0, a1, a2, b0, b1, b2, c0, c1, c2]
+    }
+}
+
 /// A direction against how a later iterate lies to a reference.
 #[derive(Clone, Copy)]
 struct Lagged<E>(E);
@@ -219,6 +235,10 @@ multi_isa! {
     => portable chunk::<_, 4, 3, 8>, avx2 chunk::<_, 4, 3, 8>, avx512 chunk::<_, 4, 3, 16>
 }
 multi_isa! {
+    fn against_three_body<E: Element>(terms: AgainstThree<E>, input: [&[f32]; 6]) -> [f64; 9]
+    => portable chunk::<_, 6, 9, 4>, avx2 chunk::<_, 6, 9, 4>, avx512 chunk::<_, 6, 9, 8>
+}
+multi_isa! {
     fn lagged_body<E: Element>(terms: Lagged<E>, input: [&[f32]; 5]) -> [f64; 1]
     => portable chunk::<_, 5, 1, 16>, avx2 chunk::<_, 5, 1, 16>, avx512 chunk::<_, 5, 1, 32>
 }
@@ -296,6 +316,22 @@ pub fn reference_sums(isa: Isa, direction: Direction, v: &Vectors<'_>, r: &[f32]
     ReferenceSums { dot, d2, dot_next }
 }
 
+/// The sums of a direction against three references at once: the bits of [`reference_sums`] of each.
+pub fn three_reference_sums(
+    isa: Isa,
+    direction: Direction,
+    v: &Vectors<'_>,
+    [r0, r1, r2]: [&[f32]; 3],
+) -> [ReferenceSums; 3] {
+    let input = [v.g, v.x, v.next, r0, r1, r2];
+    let sums = with_element!(direction, e => run!(isa, against_three_body, AgainstThree(e), input));
+    let (of_each, _) = sums.as_chunks::<3>();
+    std::array::from_fn(|k| {
+        let [dot, d2, dot_next] = of_each[k];
+        ReferenceSums { dot, d2, dot_next }
+    })
+}
+
 /// The sum of `s * (later - r)` of a direction s, with an iterate `later` than x_t.
 pub fn lagged_sum(isa: Isa, direction: Direction, v: &Vectors<'_>, later: &[f32], r: &[f32]) -> f64 {
     let input = [v.g, v.x, v.next, later, r];
@@ -334,6 +370,9 @@ mod tests {
             let d = direction_sums(isa, direction, &v);
             let r1 = reference_sums(isa, direction, &v, &r);
             all.extend([d.g2, d.gx, r1.dot, r1.d2, r1.dot_next]);
+            let [r2, r3, r4] = three_reference_sums(isa, direction, &v, [&later, &r, &init]);
+            let alone = |r: &[f32]| reference_sums(isa, direction, &v, r);
+            assert_eq!([r2, r3, r4], [alone(&later), r1, alone(&init)]);
             all.push(lagged_sum(isa, direction, &v, &later, &r));
         }
         all

@@ -278,8 +278,8 @@ impl Manifest {
     pub fn stream_name(&self, id: u16) -> &str {
         match id.checked_sub(1) {
             None => ITERATE,
-            Some(_) if id == MOMENTS[0] => "(momentum)",
-            Some(_) if id == MOMENTS[1] => "(second moment)",
+            Some(_) if id == MOMENTS[0] => "(moment-1)",
+            Some(_) if id == MOMENTS[1] => "(moment-2)",
             Some(at) => self.streams.get(usize::from(at)).map_or("unknown", |s| &s.name),
         }
     }
