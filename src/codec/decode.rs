@@ -2,7 +2,7 @@
 
 use super::packed::Packed;
 use super::planes::{bitmap_len, kept_elements, merge16, merge32};
-use super::predict::{Past, predict};
+use super::predict::{Past, Prediction, predict};
 use super::residual::Residual;
 use super::{Codec, Coding, DecodeError};
 use crate::dtype::{DType, widen};
@@ -15,6 +15,7 @@ pub struct Decoder {
     zstd: zstd::bulk::Decompressor<'static>,
     exponent: Box<[u8]>,
     words: Vec<u16>,
+    distances: Vec<u32>,
 }
 
 /// The planes of a payload, cut but not yet merged.
@@ -36,6 +37,7 @@ impl Decoder {
             zstd: zstd::bulk::Decompressor::new()?,
             exponent: vec![0; CHUNK].into_boxed_slice(),
             words: Vec::new(),
+            distances: Vec::new(),
         })
     }
 
@@ -64,7 +66,8 @@ impl Decoder {
         result
     }
 
-    /// Decodes a chunk of which `past` is what came before. Its moments are taken a step further.
+    /// Decodes a chunk of which `past` is what came before. Its moments are taken a step further. Returns
+    /// how it was predicted.
     ///
     /// # Errors
     /// The payload does not fit `coding`; `out` and the moments then hold nothing of use.
@@ -75,11 +78,11 @@ impl Decoder {
         payload: &[u8],
         past: &mut Past<'_>,
         out: &mut [f32],
-    ) -> Result<(), DecodeError> {
+    ) -> Result<Prediction, DecodeError> {
         let residual = Residual::read(coding.predictor, dtype, payload, out.len())?;
         predict(self.isa, &residual.prediction, past, out);
-        residual.correct(self.isa, dtype, &mut self.exponent, out);
-        Ok(())
+        residual.correct(self.isa, dtype, &mut self.exponent, &mut self.distances, out);
+        Ok(residual.prediction)
     }
 
     /// Whether a payload of `n` elements that is predicted is one, without what came before.

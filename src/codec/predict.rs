@@ -111,28 +111,6 @@ impl Prediction {
         coefficients.iter_mut().zip(given).for_each(|(c, given)| *c = *given);
         Prediction { predictor, flags, coefficients }
     }
-
-    /// Where the gradient's scale is among the coefficients.
-    fn scale_at(&self) -> Option<usize> {
-        match self.predictor {
-            Predictor::Sgd | Predictor::Adam => self.predictor.coefficients().checked_sub(1),
-            Predictor::None | Predictor::Previous | Predictor::Linear => None,
-        }
-    }
-
-    /// What the gradient is multiplied by.
-    pub fn scale(&self) -> f32 {
-        self.scale_at().map_or(1.0, |at| self.coefficients[at])
-    }
-
-    /// The same with other flags and another scale of the gradient.
-    pub fn varied(mut self, flags: u8, scale: f32) -> Prediction {
-        self.flags = flags;
-        if let Some(at) = self.scale_at() {
-            self.coefficients[at] = scale;
-        }
-        self
-    }
 }
 
 /// What a prediction looks at, all of the chunk's length. What the predictor does not use may be

@@ -49,6 +49,13 @@ fn corrected32(predicted: f32, z: u32) -> f32 {
     f32::from_bits(key32(key32(predicted.to_bits()).wrapping_add(unzigzag32(z))))
 }
 
+/// The value that lies `by` further in the direction that the lowest byte of a distance says.
+#[inline(always)]
+fn further32(value: f32, lowest: u8, by: u32) -> f32 {
+    let key = key32(value.to_bits());
+    f32::from_bits(key32(if lowest & 1 == 0 { key.wrapping_add(by) } else { key.wrapping_sub(by) }))
+}
+
 #[inline(always)]
 #[allow(clippy::cast_possible_truncation)]
 fn corrected16(dtype: DType, predicted: f32, z: u32) -> f32 {
@@ -168,8 +175,15 @@ impl<'a> Residual<'a> {
         Ok(Residual { prediction: Prediction { predictor, flags, coefficients }, planes })
     }
 
-    /// Turns predictions into values. `bytes` is scratch.
-    pub(super) fn correct(&self, isa: Isa, dtype: DType, bytes: &mut [u8], out: &mut [f32]) {
+    /// Turns predictions into values. `bytes` and `distances` are scratch.
+    pub(super) fn correct(
+        &self,
+        isa: Isa,
+        dtype: DType,
+        bytes: &mut [u8],
+        distances: &mut Vec<u32>,
+        out: &mut [f32],
+    ) {
         let bytes = &mut bytes[..out.len()];
         match (&self.planes[..], dtype) {
             ([], DType::F32) => {}
@@ -179,22 +193,39 @@ impl<'a> Residual<'a> {
                     out[at] = corrected32(out[at], u32::from(z));
                 }
             }
-            ([only], DType::F32) => {
-                only.unpack(isa, bytes);
+            // Few are further away than a byte can say.
+            ([lowest, higher @ ..], DType::F32) if higher.iter().all(Packed::is_sparse) => {
+                lowest.unpack(isa, bytes);
                 correct_bytes(isa, bytes, out);
-            }
-            (planes, _) => {
-                let mut distances = vec![0u32; out.len()];
-                for (p, packed) in planes.iter().enumerate() {
-                    packed.unpack(isa, bytes);
-                    for (z, &byte) in distances.iter_mut().zip(bytes.iter()) {
-                        *z |= u32::from(byte) << (8 * p);
+                for (p, plane) in higher.iter().enumerate() {
+                    for (at, byte) in plane.patches() {
+                        out[at] = further32(out[at], bytes[at], u32::from(byte) << (8 * p + 7));
                     }
                 }
-                correct_wide(isa, dtype, &distances, out);
+            }
+            (planes, _) => {
+                distances.clear();
+                distances.resize(out.len(), 0);
+                for (p, packed) in planes.iter().enumerate() {
+                    packed.unpack(isa, bytes);
+                    add_plane(isa, bytes, 8 * p, distances);
+                }
+                correct_wide(isa, dtype, distances, out);
             }
         }
     }
+}
+
+#[inline(always)]
+fn add_plane_body(bytes: &[u8], shift: usize, distances: &mut [u32]) {
+    for (z, &byte) in distances.iter_mut().zip(bytes) {
+        *z |= u32::from(byte) << shift;
+    }
+}
+
+multi_isa! {
+    fn add_plane(bytes: &[u8], shift: usize, distances: &mut [u32])
+    => portable add_plane_body, avx2 add_plane_body, avx512 add_plane_body
 }
 
 #[inline(always)]

@@ -10,6 +10,7 @@ use super::chunk::Chunk;
 use super::manifest::Manifest;
 use super::rule::{Rule, predictor, rules};
 use super::sample::{Sample, Trial};
+use super::trajectory::Trajectory;
 use crate::codec::{Coding, Encoder, FUSED, Past, Prediction, Predictor, predict};
 use crate::dtype::DType;
 use crate::isa::Isa;
@@ -25,8 +26,8 @@ struct Place {
     dtype: DType,
     /// The moments are the optimizer's.
     live: bool,
-    /// Flags and scale of the last replay that was chosen.
-    variant: Option<(u8, f32)>,
+    /// Flags of the last replay that was chosen.
+    flags: Option<u8>,
 }
 
 /// The forecast of one rank's chunks.
@@ -49,6 +50,8 @@ pub(super) struct Forecast {
     keyframe: u64,
     /// The iterate at hand follows the newest one.
     follows: bool,
+    /// The newest one was recorded before an interruption.
+    resumed: bool,
     sample: Sample,
     predicted: Vec<f32>,
 }
@@ -62,7 +65,7 @@ impl Forecast {
             let range = at..at + chunk.len;
             at = range.end;
             let (tensor, param_group, dtype) = (chunk.tensor, info.param_group, info.dtype);
-            Place { range, tensor, param_group, dtype, live: false, variant: None }
+            Place { range, tensor, param_group, dtype, live: false, flags: None }
         };
         Forecast {
             isa,
@@ -79,6 +82,7 @@ impl Forecast {
             newest: None,
             keyframe: 0,
             follows: false,
+            resumed: false,
             sample: Sample::default(),
             predicted: Vec::new(),
         }
@@ -91,6 +95,39 @@ impl Forecast {
     /// How many moments the declared optimizer has.
     fn moment_count(&self) -> usize {
         self.replay.map_or(0, Predictor::moments)
+    }
+
+    /// Goes on with a chunk of a recording that was interrupted after `step`, as it was read from the
+    /// shards. The iterate that comes next is a keyframe all the same.
+    pub(super) fn resume(
+        &mut self,
+        chunk: usize,
+        step: u64,
+        trajectory: &Trajectory,
+        gradient: Option<&[f32]>,
+    ) {
+        let (range, tensor) = (self.places[chunk].range.clone(), self.places[chunk].tensor);
+        let n = range.len();
+        let Some(x) = trajectory.get(step, n) else { return };
+        let before = step.checked_sub(1).and_then(|s| trajectory.get(s, n)).unwrap_or(x);
+        let (moments, replay) = trajectory.optimizer(n);
+        let len = self.len();
+        for (all, own) in [(&mut self.x, x), (&mut self.before, before)] {
+            all.resize(len, 0.0);
+            all[range.clone()].copy_from_slice(own);
+        }
+        for (all, own) in self.moments.iter_mut().zip(moments).take(self.replay.map_or(0, Predictor::moments))
+        {
+            all.resize(len, 0.0);
+            all[range.clone()].copy_from_slice(own);
+        }
+        self.gradient(chunk, gradient);
+        self.places[chunk].live = replay.is_some();
+        self.places[chunk].flags = replay.map(|r| r.flags);
+        let rule = self.rules.get(self.places[chunk].param_group).copied().flatten();
+        let counted = replay.zip(rule).and_then(|(replay, rule)| rule.count(&replay));
+        self.counts[tensor].0 = counted.unwrap_or(self.counts[tensor].0.max(step));
+        (self.newest, self.resumed) = (Some(step), true);
     }
 
     /// Begins with x_step: returns the keyframe that it is decoded from, which may be itself.
@@ -111,9 +148,10 @@ impl Forecast {
             let fresh = self.newest.is_none() && step == 0;
             self.places.iter_mut().for_each(|p| p.live = fresh);
         }
-        if !self.follows || step - self.keyframe >= KEYFRAME_STEPS {
+        if !self.follows || self.resumed || step - self.keyframe >= KEYFRAME_STEPS {
             self.keyframe = step;
         }
+        self.resumed = false;
         self.newest = Some(step);
         self.keyframe
     }
@@ -239,30 +277,21 @@ impl Forecast {
         let mut trial = Trial { isa: self.isa, dtype: place.dtype, sample: &mut self.sample, encoder };
         let mut best = (u64::MAX, Prediction::PREVIOUS);
         if let Some(own) = replay {
-            let (flags, scale) = place.variant.unwrap_or((own.flags, own.scale()));
-            trial.compare(own.varied(flags, scale), &mut best);
+            let own = Prediction { flags: place.flags.unwrap_or(own.flags), ..own };
+            trial.compare(own, &mut best);
             if !trial.is_good(best.0) && own.predictor == Predictor::Sgd {
-                trial.compare(own.varied(flags ^ FUSED, scale), &mut best);
+                trial.compare(Prediction { flags: own.flags ^ FUSED, ..own }, &mut best);
             }
         }
         if !trial.is_good(best.0) {
             trial.compare(Prediction::PREVIOUS, &mut best);
-            let fitted = trial.sample.fit();
-            if let Some(linear) = fitted {
+            if let Some(linear) = trial.sample.fit() {
                 trial.compare(linear, &mut best);
-            }
-            if let (Some(own), Some(linear), Some(Rule::Sgd { lr, .. })) = (replay, fitted, rule)
-                && trial.is_poor(best.0)
-            {
-                // The gradient may have been clipped or scaled after it was recorded.
-                #[allow(clippy::cast_possible_truncation)]
-                let scale = (-f64::from(linear.coefficients[2]) / lr) as f32;
-                trial.compare(own.varied(own.flags, scale), &mut best);
             }
         }
         let chosen = best.1;
         if chosen.predictor.moments() > 0 {
-            place.variant = Some((chosen.flags, chosen.scale()));
+            place.flags = Some(chosen.flags);
             count.1 = true;
         } else if place.live && values.iter().zip(x).any(|(v, x)| v.to_bits() != x.to_bits()) {
             // The optimizer did something else, after which its moments are not known.

@@ -19,6 +19,7 @@ pub mod plan;
 mod publish;
 mod record;
 pub mod reference_file;
+mod resume;
 mod rule;
 mod sample;
 pub mod shard;

@@ -69,6 +69,16 @@ fn rule(manifest: &Manifest, scalars: &BTreeMap<String, f64>, group: usize) -> O
 }
 
 impl Rule {
+    /// Which of the tensor's steps a replay was, counting from 1, as its bias correction tells.
+    pub(super) fn count(&self, replay: &Prediction) -> Option<u64> {
+        let Rule::Adam { betas: [_, b2], .. } = *self else { return None };
+        let root = f64::from(*replay.coefficients.get(4)?);
+        let count = (1.0 - root * root).ln() / b2.ln();
+        // Where the correction has died away it no longer matters which step it is.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        (count.is_finite() && count >= 0.5).then(|| count.round() as u64)
+    }
+
     /// The prediction of the step that is the `count`-th of a tensor, counting from 1.
     // Each coefficient is rounded once, as frameworks do with a number that meets a float32 tensor.
     #[allow(clippy::cast_possible_truncation)]

@@ -10,9 +10,6 @@ const SAMPLE: usize = 4096;
 const PIECES: usize = 4;
 /// Bits an element below which no other predictor is tried.
 const GOOD_BITS: f64 = 0.5;
-/// Bits an element above which the gradient's scale is looked for.
-const POOR_BITS: f64 = 4.0;
-
 /// Elements of a chunk: the values to predict, and what predictions look at.
 #[derive(Default)]
 pub(super) struct Sample {
@@ -127,17 +124,8 @@ impl Trial<'_> {
         }
     }
 
-    fn per_element(&self, bits: u64) -> f64 {
-        bits as f64 / self.sample.values.len().max(1) as f64
-    }
-
     /// So few bits that no other predictor need be tried.
     pub(super) fn is_good(&self, bits: u64) -> bool {
-        self.per_element(bits) < GOOD_BITS
-    }
-
-    /// So many bits that the prediction is not the optimizer's step.
-    pub(super) fn is_poor(&self, bits: u64) -> bool {
-        self.per_element(bits) > POOR_BITS
+        (bits as f64) < GOOD_BITS * self.sample.values.len() as f64
     }
 }

@@ -8,7 +8,7 @@ use super::Run;
 use super::chunk::Chunk;
 use super::manifest::{GRAD, MOMENTS};
 use super::window::Window;
-use crate::codec::{Codec, Coding, Decoder, Past, Predictor};
+use crate::codec::{Codec, Coding, Decoder, Past, Prediction, Predictor};
 use crate::error::{Error, Place, Result};
 use crate::float_environment::Exact;
 use crate::reduce::order::CHUNK;
@@ -98,14 +98,21 @@ pub struct Trajectory {
     second: Vec<f32>,
     /// A keyframe and the step after it from which on nothing can be decoded.
     broken: Option<(u64, u64)>,
+    /// The last replay of the optimizer's step.
+    replay: Option<Prediction>,
 }
 
 impl Trajectory {
-    /// Holds the newest iterate and `past` before it.
+    /// Holds the newest iterate of any chunk and `past` before it.
     pub fn new(past: usize) -> Trajectory {
+        Trajectory::sized(past, CHUNK)
+    }
+
+    /// The same for chunks of at most `len` elements.
+    pub fn sized(past: usize, len: usize) -> Trajectory {
         // One more is predicted from.
-        let slot = || (None, vec![0.0; CHUNK]);
-        let vector = || vec![0.0; CHUNK];
+        let slot = || (None, vec![0.0; len]);
+        let vector = || vec![0.0; len];
         Trajectory {
             slots: (0..past + 2).map(|_| slot()).collect(),
             head: None,
@@ -114,13 +121,14 @@ impl Trajectory {
             momentum: vector(),
             second: vector(),
             broken: None,
+            replay: None,
         }
     }
 
     /// Forgets all: what follows is another chunk's, or another window's.
     pub fn clear(&mut self) {
         self.slots.iter_mut().for_each(|(step, _)| *step = None);
-        (self.head, self.held, self.broken) = (None, None, None);
+        (self.head, self.held, self.broken, self.replay) = (None, None, None, None);
     }
 
     /// Makes x_step be held, with everything between the newest iterate so far and it; false where it
@@ -178,6 +186,12 @@ impl Trajectory {
             return Ok(&self.slots[slot].1[..source.chunk.len]);
         }
         Err(missing(source, step))
+    }
+
+    /// The optimizer's moments before the newest iterate's step, and the last replay of a step that was
+    /// met on the way to it.
+    pub(super) fn optimizer(&self, n: usize) -> ([&[f32]; 2], Option<Prediction>) {
+        ([&self.momentum[..n], &self.second[..n]], self.replay)
     }
 
     /// The gradient of a step, where it was decoded on the way to the newest iterate.
@@ -247,9 +261,14 @@ impl Trajectory {
         let g = &self.gradient[..n];
         let (momentum, second) = (&mut self.momentum[..n], &mut self.second[..n]);
         let mut past = Past { x, before, g, momentum, second };
+        let mut prediction = Prediction::PREVIOUS;
         source.decode(step, 0, |decoder, dtype, coding, bytes| {
-            decoder.decode_predicted(dtype, coding, bytes, &mut past, out)
+            prediction = decoder.decode_predicted(dtype, coding, bytes, &mut past, out)?;
+            Ok(())
         })?;
+        if prediction.predictor.moments() > 0 {
+            self.replay = Some(prediction);
+        }
         Ok(())
     }
 }

@@ -5,9 +5,11 @@
 
 use std::path::Path;
 
+use super::Run;
 use super::chunk::{Chunk, ChunkTable};
 use super::forecast::Forecast;
 use super::manifest::{GRAD, MOMENTS, Manifest};
+use super::resume::restore;
 use super::shard_writer::ShardWriter;
 use super::writer::Elements;
 use crate::codec::{Codec, Coding, Encoder, Exponents};
@@ -81,6 +83,16 @@ impl VectorEncoder {
             payload: Vec::new(),
             values: Vec::new(),
         })
+    }
+
+    /// Goes on after `step`, the last one that counts of a recording that was interrupted. What cannot be
+    /// read is not gone on with, which costs bytes only.
+    pub(super) fn resume(&mut self, run: &Run, rank: u32, step: u64) {
+        if let Some(forecast) = &mut self.forecast
+            && restore(forecast, run, rank, step).is_err()
+        {
+            *forecast = Forecast::new(&run.manifest, &self.chunks, Isa::detect());
+        }
     }
 
     /// Appends the vectors of a step (ascending), and with a keyframe what the optimizer goes on with.

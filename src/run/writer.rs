@@ -165,7 +165,11 @@ impl Writer {
             );
             return Err(write_error(run, what));
         }
-        Writer::start(run, manifest, &bytes, rank, Start::Resume(from_step), options)
+        let mut writer = Writer::start(run, manifest, &bytes, rank, Start::Resume(from_step), options)?;
+        if let Some(last) = from_step.checked_sub(1) {
+            writer.vectors.resume(&opened, rank, last);
+        }
+        Ok(writer)
     }
 
     fn start(

@@ -1,24 +1,106 @@
 """A run decoder in NumPy, written from docs/format.md alone as a check of that page: no other source was read.
 
-It reads runs of one rank and one attempt, with every dtype and codec of version 1. It does not verify hashes.
+It reads runs of one rank and one attempt, with every dtype, codec and predictor of version 1. It verifies no hashes.
 """
 
 import json
 from math import ceil, prod
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import zstandard
 from safetensors.numpy import load_file
 
 CHUNK, BLOCK = 65_536, 64
-RAW, ZERO, ABSENT, PLANES = range(4)
+PACK, GROUP, LANES = 1024, 256, 32
+RAW, ZERO, ABSENT, PLANES, PACKED, RESIDUAL = range(6)
+PREVIOUS, LINEAR, SGD, ADAM = range(1, 5)
+COEFFICIENTS = {PREVIOUS: 0, LINEAR: 3, SGD: 5, ADAM: 8}
+NESTEROV, FUSED, COUPLED = 1, 2, 1
+ITERATE, FIRST, SECOND = 0, 65_534, 65_535
 BITS = {"F32": np.dtype("<u4"), "BF16": np.dtype("<u2"), "F16": np.dtype("<u2")}
 RECORD = np.dtype("<u8, <u4, <u4, <u2, <u2, <u4, <u8")  # offset, bytes, exponent bytes, codec, predictor, flags, hash
 
 
-def decode_planes(payload, exponent_bytes, zero_blocks, dtype, n):
-    """The n elements of a chunk with codec 3, as bits."""
+class Past(NamedTuple):
+    """What an iterate is predicted from: bits of the one before; as binary32 it, the one before it, grad, moments."""
+
+    bits: np.ndarray
+    x: np.ndarray
+    older: np.ndarray
+    grad: np.ndarray
+    m: np.ndarray
+    v: np.ndarray
+
+
+def widen(bits, dtype):
+    """Bits of a dtype as binary32."""
+    if dtype == "F16":
+        return bits.view("<f2").astype(np.float32)
+    return (bits if dtype == "F32" else bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def narrow(values, dtype):
+    """Binary32 values rounded to a dtype, ties to even, as bits. A NaN may become anything."""
+    if dtype == "F16":
+        return values.astype("<f2").view("<u2")
+    bits = values.view(np.uint32)
+    return bits if dtype == "F32" else ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype("<u2")
+
+
+def fma(a, b, c):
+    """a * b + c in binary32, rounded once: the product is exact in binary64, and the sum is rounded to odd there."""
+    product, c = np.float64(a) * b, np.float64(c)
+    total = product + c
+    added = total - product
+    error = product - (total - added) + (c - added)
+    uneven = np.isfinite(total) & (error != 0) & (total.view(np.int64) & 1 == 0)
+    return np.where(uneven, np.nextafter(total, np.copysign(np.inf, error)), total).astype(np.float32)
+
+
+def predict(predictor, flags, coefficients, past):
+    """The prediction of a chunk in binary32; the moments of `past` are updated in place."""
+    _, x, older, g, m, v = past
+    if predictor == LINEAR:
+        c0, c1, c2 = coefficients
+        return x + fma(c2, g, fma(c1, x, c0 * (x - older)))
+    if predictor == SGD:
+        wd, mu, keep, lr, scale = coefficients
+        u = fma(wd, x, scale * g)
+        m[:] = fma(mu, m, keep * u) if flags & FUSED else fma(keep, u, mu * m)
+        return fma(-lr, fma(mu, m, u) if flags & NESTEROV else m, x)
+    if predictor == ADAM:
+        a, b2, c, step, root, eps, decay, scale = coefficients
+        h = scale * g
+        u, y = (fma(decay, x, h), x) if flags & COUPLED else (h, decay * x)
+        m[:] = fma(a, u - m, m)
+        v[:] = fma(c * u, u, b2 * v)
+        return y + (-step * m) / (np.sqrt(v) / root + eps)
+    return x
+
+
+def unpack(data, m):
+    """The m bytes of the packed plane that `data` begins with, and the data after it."""
+    heads, words = np.split(data[4:], [2 * ceil(m / PACK)])
+    plane = np.empty(m, np.uint8)
+    for begin, (width, base) in zip(range(0, m, PACK), heads.reshape(-1, 2).tolist(), strict=True):
+        block = plane[begin : begin + PACK]
+        groups, rest = divmod(len(block), GROUP)
+        size = LANES * (groups * width + ceil(ceil(rest / LANES) * width / 8))
+        padded = np.zeros((PACK // GROUP, width, LANES), np.uint8)
+        padded.reshape(-1)[:size], words = words[:size], words[size:]
+        bits = np.unpackbits(padded, axis=1, bitorder="little").reshape(PACK // LANES, width, LANES)
+        distance = np.einsum("rbl,b->rl", bits, 1 << np.arange(width)).reshape(-1)
+        block[:] = (base - distance[: len(block)]) % 256
+    count = data[:4].view("<u4").item()
+    positions, values, after = np.split(words, [2 * count, 3 * count])
+    plane[positions.view("<u2")] = values
+    return plane, after
+
+
+def decode_planes(payload, exponent_bytes, codec, zero_blocks, dtype, n):
+    """The n elements of a chunk with codec 3 or 4, as bits."""
     keep = np.ones(n, bool)
     if zero_blocks:
         bitmap = payload[-ceil(ceil(n / BLOCK) / 8) :]
@@ -26,42 +108,94 @@ def decode_planes(payload, exponent_bytes, zero_blocks, dtype, n):
     m = int(keep.sum())
     low_bytes = 2 * m if dtype == "F32" else 0
     low, high, exponent, _bitmap = np.split(payload, np.cumsum([low_bytes, m, exponent_bytes]))
-    exponent = zstandard.ZstdDecompressor().decompressobj().decompress(exponent.tobytes())
-    high, exponent = high.astype(np.uint32), np.frombuffer(exponent, np.uint8).astype(np.uint32)
-    kept = exponent << 8 | high if dtype == "F16" else (high & 128) << 8 | exponent << 7 | high & 127
+    if codec == PACKED:
+        exponent, after = unpack(exponent, m)
+        if len(after):
+            raise ValueError("a packed plane that is shorter than the record says")
+    else:
+        exponent = zstandard.ZstdDecompressor().decompressobj().decompress(exponent.tobytes())
+        exponent = np.frombuffer(exponent, np.uint8)
+    high, exponent = high.astype(np.uint32), exponent.astype(np.uint32)
+    cut_at_byte = dtype == "F16" and codec == PLANES
+    kept = exponent << 8 | high if cut_at_byte else (high & 128) << 8 | exponent << 7 | high & 127
     bits = np.zeros(n, BITS[dtype])
     bits[keep] = kept << 16 | low.view("<u2") if dtype == "F32" else kept
     return bits
 
 
-def decode_chunk(chunks, record, dtype, n):
+def decode_residual(payload, predictor, dtype, n, past):
+    """The n elements of a chunk with codec 5, as bits: the prediction, plus what it missed in the order of values."""
+    planes, flags = payload[:2].tolist()
+    coefficients, payload = np.split(payload[4:], [4 * COEFFICIENTS[predictor]])
+    prediction = predict(predictor, flags, coefficients.view("<f4"), past)
+    bits = np.where(np.isnan(prediction), past.bits, narrow(prediction, dtype))
+    missed = np.zeros(n, BITS[dtype])
+    for k in range(planes):
+        plane, payload = unpack(payload, n)
+        missed |= plane.astype(BITS[dtype]) << 8 * k
+    sign = 8 * BITS[dtype].itemsize - 1
+    below = BITS[dtype].type(2**sign - 1)
+    number = np.where(bits >> sign, bits ^ below, bits) + (missed >> 1 ^ -(missed & 1))
+    return np.where(number >> sign, number ^ below, number)
+
+
+def decode_chunk(chunks, record, dtype, n, past):
     """The n elements of a chunk as bits, or None where it is absent."""
     offset, size, exponent_bytes, codec, predictor, flags, _hash = record.item()
-    if codec > PLANES or predictor != 0 or flags > 1:
+    known = predictor in COEFFICIENTS if codec == RESIDUAL else predictor == 0
+    if codec > RESIDUAL or not known or flags > (codec in (PLANES, PACKED)):
         raise ValueError(f"unknown codec {codec}, predictor {predictor} or flags {flags}")
     payload = chunks[offset : offset + size]
     if codec == RAW:
         return payload.view(BITS[dtype])
-    if codec == PLANES:
-        return decode_planes(payload, exponent_bytes, flags & 1, dtype, n)
+    if codec in (PLANES, PACKED):
+        return decode_planes(payload, exponent_bytes, codec, flags & 1, dtype, n)
+    if codec == RESIDUAL:
+        return decode_residual(payload, predictor, dtype, n, past)
     return np.zeros(n, BITS[dtype]) if codec == ZERO else None
 
 
+def past_of(i, n, dtype, step, keyframe, grad, vectors, moments):
+    """What iterate `step` of tensor i is predicted from, where it is no keyframe."""
+    bits = vectors[step - 1, ITERATE][i]
+    older = bits if step - 1 == keyframe else vectors[step - 2, ITERATE][i]
+    gradient = vectors.get((step - 1, grad), {i: None})[i]
+    gradient = np.zeros(n, np.float32) if gradient is None else widen(gradient, dtype)
+    m, v = (moments.setdefault((stream, i), np.zeros(n, np.float32)) for stream in (FIRST, SECOND))
+    return Past(bits, widen(bits, dtype), widen(older, dtype), gradient, m, v)
+
+
+def decode_tensor(chunks, records, dtype, n, past):
+    """A tensor's n elements as bits, from the next records, or None where it is absent."""
+    parts = [np.zeros(0, BITS[dtype])]  # a tensor without elements has no chunk
+    for begin in range(0, n, CHUNK):
+        size = min(CHUNK, n - begin)
+        part_of_past = past and Past(*(array[begin : begin + size] for array in past))
+        parts.append(decode_chunk(chunks, next(records), dtype, size, part_of_past))
+    return None if any(part is None for part in parts) else np.concatenate(parts)
+
+
+@np.errstate(all="ignore")
 def read_run(path) -> tuple[list[dict], dict[tuple[int, int], list]]:
     """tensor table, and {(step, stream): [bits of each tensor, flat, uint32 or uint16; None where absent]}"""
     manifest = json.loads((Path(path) / "manifest.json").read_text(encoding="utf-8"))
     if manifest["version"] != 1 or manifest["requires"]:
         raise ValueError("a version or feature that this reader does not know")
-    vectors = {}
+    grad = [None, *(stream["name"] for stream in manifest["streams"]), "grad"].index("grad")
+    vectors, moments = {}, {}
     for file in sorted(Path(path).glob("steps/*/s*-*.a1.r0.safetensors")):
         shard = load_file(file)
         records = iter(shard["index"].view(RECORD)[:, 0])
-        for step, stream in shard["vectors"].tolist():
-            vector = vectors[step, stream] = []
-            for tensor in manifest["tensors"]:
-                n, dtype = prod(tensor["shape"]), tensor["dtype"]
-                sizes = [min(CHUNK, n - begin) for begin in range(0, n, CHUNK)]
-                parts = [decode_chunk(shard["chunks"], next(records), dtype, size) for size in sizes]
-                parts.append(np.zeros(0, BITS[dtype]))  # a tensor without elements has no chunk
-                vector.append(None if any(part is None for part in parts) else np.concatenate(parts))
+        for step, stream, keyframe in shard["vectors"].tolist():
+            if stream == ITERATE and step == keyframe:
+                moments.clear()
+            vector = []
+            for i, tensor in enumerate(manifest["tensors"]):
+                n, dtype = prod(tensor["shape"]), "F32" if stream in (FIRST, SECOND) else tensor["dtype"]
+                past = past_of(i, n, dtype, step, keyframe, grad, vectors, moments) if step > keyframe else None
+                vector.append(decode_tensor(shard["chunks"], records, dtype, n, past))
+            if stream in (FIRST, SECOND):
+                moments |= {(stream, i): bits.view(np.float32) for i, bits in enumerate(vector) if bits is not None}
+            else:
+                vectors[step, stream] = vector
     return manifest["tensors"], vectors

@@ -19,13 +19,13 @@ def normal(rng, n):
 
 
 def walk(path, steps, *, seed=0, dim=2000, name="w", momentum=0.9, decay=0.0, fork=None, absent=(), skip=(), sign=1,
-         extra=None, optimizer=None, lr=True):
+         extra=None, optimizer=None, lr=True, predict=True):
     """Records a walk of noise. From step `fork` on, if given, it goes on with other noise."""
     rng = np.random.default_rng(seed)
     x, v = normal(rng, dim), np.zeros(dim, np.float32)
     group = {"lr": 0.05, "momentum": momentum, "weight_decay": decay, **({"maximize": True} if sign < 0 else {})}
     with lpa.Writer(path, {name: x}, ["grad"], optimizer=optimizer or {"name": "sgd", "param_groups": [group]},
-                    shard_steps=10) as writer:
+                    shard_steps=10, predict=predict) as writer:
         for t in range(steps):
             if t == fork:
                 rng = np.random.default_rng(seed + 1000)
@@ -202,7 +202,7 @@ def test_a_part_does_not_take_the_place_of_the_whole(lpa_command, tmp_path):
 
 
 def test_a_repaired_run_is_analyzed_again(lpa_command, tmp_path):
-    run = walk(tmp_path / "run", 40)
+    run = walk(tmp_path / "run", 40, predict=False)
     shard = sorted((run / "steps").rglob("*.safetensors"))[1]
     whole = shard.read_bytes()
     shard.write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])
@@ -248,7 +248,7 @@ def test_an_update_whose_next_iterate_is_damaged_has_no_row(analyze, tmp_path):
     rng = np.random.default_rng(0)
     run = tmp_path / "run"
     xs = [normal(rng, 100_000) for _ in range(21)]
-    with lpa.Writer(run, {"w": xs[0]}, shard_steps=10) as writer:
+    with lpa.Writer(run, {"w": xs[0]}, shard_steps=10, predict=False) as writer:
         for t in range(20):
             writer.step({"w": xs[t]}, {"grad": {"w": xs[t]}}, {})
         writer.finish({"w": xs[20]})

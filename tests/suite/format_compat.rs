@@ -3,13 +3,16 @@
 
 use std::collections::BTreeMap;
 
-use lpa::codec::Codec;
+use lpa::codec::{Codec, Predictor};
 use lpa::run::vector::Vector;
 use lpa::run::{Access, Run};
 
 use crate::support::fixture;
 
 const SIZES: [u64; 8] = [0, 1, 63, 64, 65, 65_535, 65_536, 65_537];
+const PACKED_SIZES: [u64; 12] = [0, 1, 31, 32, 33, 255, 256, 257, 1023, 1024, 1025, 2500];
+const ABSENT: [u64; 4] = [32, 64, 257, 65_537];
+const PREDICTED: [u64; 4] = [1, 65, 1025, 2500];
 const SPECIAL: [(&str, [u32; 10]); 3] = [
     (
         "f32",
@@ -87,46 +90,127 @@ fn zero(_: &Words, _: u64, _: u64) -> u32 {
     0
 }
 
+/// The frozen runs of a type, in the two ways of storing exponents, with their codec and sizes.
+fn stored(words: &Words) -> [(Run, Codec, &'static [u64]); 2] {
+    let all = [("", Codec::Planes, &SIZES[..]), ("-fast", Codec::Packed, &PACKED_SIZES[..])];
+    all.map(|(suffix, codec, sizes)| {
+        let path = fixture(&format!("format/v1-{}{suffix}", words.name));
+        (Run::open(&path, Access::default()).unwrap(), codec, sizes)
+    })
+}
+
 #[test]
 fn version_1_decodes_to_the_same_bits() {
     for words in Words::all() {
-        let run = Run::open(&fixture(&format!("format/v1-{}", words.name)), Access::default()).unwrap();
-        let expect = |step: u64, stream: &str, word: fn(&Words, u64, u64) -> u32, absent: &[u64]| {
-            let mut vector = Vector::open(&run, step, stream).unwrap();
-            for (i, &n) in SIZES.iter().enumerate() {
-                let mut bytes = Vec::new();
-                let there = vector.tensor(i, &mut bytes).unwrap();
-                assert_eq!(there, !absent.contains(&n), "{} {stream} {step} n{n}", words.name);
-                if there {
-                    assert!(bytes == words.bytes(n, word), "{} {stream} {step} n{n}", words.name);
+        for (run, _, sizes) in stored(&words) {
+            let expect = |step: u64, stream: &str, word: fn(&Words, u64, u64) -> u32, absent: &[u64]| {
+                let mut vector = Vector::open(&run, step, stream).unwrap();
+                for (i, &n) in sizes.iter().enumerate() {
+                    let mut bytes = Vec::new();
+                    let there = vector.tensor(i, &mut bytes).unwrap();
+                    assert_eq!(there, !absent.contains(&n), "{} {stream} {step} n{n}", words.name);
+                    if there {
+                        assert!(bytes == words.bytes(n, word), "{} {stream} {step} n{n}", words.name);
+                    }
                 }
-            }
-        };
-        expect(0, "iterate", Words::spread, &[]);
-        expect(0, "grad", Words::narrow, &[]);
-        expect(1, "iterate", Words::sparse, &[]);
-        expect(1, "grad", zero, &[64, 65_537]);
-        expect(2, "iterate", zero, &[]);
+            };
+            expect(0, "iterate", Words::spread, &[]);
+            expect(0, "grad", Words::narrow, &[]);
+            expect(1, "iterate", Words::sparse, &[]);
+            expect(1, "grad", zero, &ABSENT);
+            expect(2, "iterate", zero, &[]);
+        }
     }
+}
+
+/// How often each codec and predictor was used in a run, and how many chunks have a bitmap.
+fn used(run: &Run) -> (BTreeMap<Codec, usize>, BTreeMap<Predictor, usize>, usize) {
+    let (mut codecs, mut predictors, mut bitmaps) = (BTreeMap::new(), BTreeMap::new(), 0);
+    for segment in run.segments(0) {
+        let shard = run.open_shard(&segment.file, false).unwrap();
+        for record in (0..shard.vectors().len()).flat_map(|v| shard.records(v)) {
+            *codecs.entry(record.coding.codec).or_insert(0) += 1;
+            *predictors.entry(record.coding.predictor).or_insert(0) += 1;
+            bitmaps += usize::from(record.coding.zero_blocks);
+        }
+    }
+    (codecs, predictors, bitmaps)
 }
 
 #[test]
 fn the_frozen_files_hold_every_codec_for_every_type() {
     for words in Words::all() {
-        let run = Run::open(&fixture(&format!("format/v1-{}", words.name)), Access::default()).unwrap();
-        let mut seen = BTreeMap::new();
-        let mut bitmaps = 0;
-        for segment in run.segments(0) {
-            let shard = run.open_shard(&segment.file, false).unwrap();
-            for v in 0..shard.vectors().len() {
-                for record in shard.records(v) {
-                    *seen.entry(record.coding.codec).or_insert(0) += 1;
-                    bitmaps += usize::from(record.coding.zero_blocks);
+        for (run, coded, _) in stored(&words) {
+            let (codecs, _, bitmaps) = used(&run);
+            let all = [Codec::Raw, Codec::Zero, Codec::Absent, coded];
+            assert!(all.iter().all(|c| codecs.contains_key(c)), "{}: {codecs:?}", words.name);
+            assert!(bitmaps >= 3, "{}: {bitmaps}", words.name);
+        }
+    }
+}
+
+/// Iterates and gradients as `heavy_ball` in `fixtures/frozen.py` makes them, all numbers whole.
+fn heavy_ball(i: i64, t: i64) -> (f64, f64) {
+    let (mut x, mut m) = (((i * 7919) % 4096 + 1) * 512, 0i64);
+    let gradient = |t: i64| (i * 31 + t * 17) % 256 - 128;
+    for s in 0..t {
+        m = m.div_euclid(2) + 32 * gradient(s);
+        x -= m;
+    }
+    (x as f64 / 512.0, gradient(t) as f64)
+}
+
+/// As `steady` there.
+fn steady(i: i64, t: i64) -> (f64, f64) {
+    let sign = 1 - 2 * (i % 2);
+    let x = ((i * 7919) % 4096 + 1) as f64 / 256.0 - (sign * t) as f64 / 1024.0;
+    (x, sign as f64 / (1 << (i % 4)) as f64)
+}
+
+/// The pattern of a value in a type, with the changes of `nudged` there.
+fn nudged(words: &Words, value: f64, i: u64, t: u32) -> u32 {
+    if let Some(special) = i.checked_sub(1000).and_then(|at| words.special.get(at as usize)) {
+        return *special;
+    }
+    let bits = match words.name {
+        "f32" => (value as f32).to_bits(),
+        "bf16" => (value as f32).to_bits() >> 16,
+        _ => u32::from(half::f16::from_f64(value).to_bits()),
+    };
+    if i.is_multiple_of(97) { bits + t } else { bits }
+}
+
+#[test]
+fn predicted_iterates_decode_to_the_same_bits() {
+    type Formula = fn(i64, i64) -> (f64, f64);
+    let runs: [(&str, Formula, Predictor); 3] = [
+        ("sgd", heavy_ball, Predictor::Sgd),
+        ("linear", heavy_ball, Predictor::Linear),
+        ("adam", steady, Predictor::Adam),
+    ];
+    for (name, formula, predictor) in runs {
+        let run = Run::open(&fixture(&format!("format/v1-{name}")), Access::default()).unwrap();
+        let (_, predictors, _) = used(&run);
+        assert!(predictors.get(&predictor).is_some_and(|n| *n >= 12), "{name}: {predictors:?}");
+        for step in 0..6u32 {
+            for stream in ["iterate", "grad"] {
+                if (step, stream) == (5, "grad") {
+                    continue;
+                }
+                let mut vector = Vector::open(&run, u64::from(step), stream).unwrap();
+                let tensors = Words::all().into_iter().flat_map(|w| PREDICTED.map(|n| (w.name, n)));
+                for (tensor, (dtype, n)) in tensors.enumerate() {
+                    let words = Words::all().into_iter().find(|w| w.name == dtype).unwrap();
+                    let word = |_: &Words, i: u64, _: u64| {
+                        let (x, g) = formula(i as i64, i64::from(step));
+                        let (value, t) = if stream == "iterate" { (x, step) } else { (g, 0) };
+                        nudged(&words, value, i, t)
+                    };
+                    let mut bytes = Vec::new();
+                    assert!(vector.tensor(tensor, &mut bytes).unwrap());
+                    assert!(bytes == words.bytes(n, word), "{name} {stream} {step} {dtype} {n}");
                 }
             }
         }
-        let all = [Codec::Raw, Codec::Zero, Codec::Absent, Codec::Planes];
-        assert!(all.iter().all(|c| seen.contains_key(c)), "{}: {seen:?}", words.name);
-        assert!(bitmaps >= 3, "{}: {bitmaps}", words.name);
     }
 }

@@ -1,0 +1,287 @@
+//! Predicted iterates: every step can be had by itself, whatever the optimizer did, and a replay goes on
+//! where it can.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use lpa::codec::Predictor;
+use lpa::run::manifest::{GRAD, Optimizer};
+use lpa::run::vector::Vector;
+use lpa::run::writer::{Step, Writer, WriterOptions};
+use lpa::run::{Access, Run};
+use serde_json::json;
+
+use crate::support::{manifest, values};
+
+const SIZES: [u64; 3] = [5000, 70_000, 7];
+
+/// A training in plain float32 arithmetic, which rounds elsewhere than the format's predictors do.
+struct Training {
+    optimizer: &'static str,
+    x: Vec<Vec<f32>>,
+    m: Vec<Vec<f32>>,
+    v: Vec<Vec<f32>>,
+    taken: i32,
+    /// What has been recorded, by step.
+    iterates: BTreeMap<u64, Vec<Vec<f32>>>,
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+}
+
+fn bytes(vector: &[Vec<f32>]) -> Vec<Vec<u8>> {
+    vector.iter().map(|v| v.iter().flat_map(|v| v.to_le_bytes()).collect()).collect()
+}
+
+fn drawn(step: u64, salt: u64) -> Vec<Vec<f32>> {
+    SIZES.iter().enumerate().map(|(i, &n)| floats(&values(n, step, salt + i as u64))).collect()
+}
+
+fn zeros() -> Vec<Vec<f32>> {
+    SIZES.map(|n| vec![0.0; n as usize]).to_vec()
+}
+
+/// What is out of the ordinary at a step.
+#[derive(Clone, Copy, Default)]
+struct Unusual {
+    /// The gradient is infinite and the step is not taken.
+    overflow: bool,
+    /// The first tensor has no gradient.
+    absent: bool,
+    /// The gradient is multiplied after it was recorded.
+    scale: Option<f32>,
+    /// The iterate, or the gradient, is not recorded.
+    no_iterate: bool,
+    no_gradient: bool,
+}
+
+impl Training {
+    fn new(optimizer: &'static str) -> Training {
+        let x = drawn(0, 1);
+        Training { optimizer, x, m: zeros(), v: zeros(), taken: 0, iterates: BTreeMap::new() }
+    }
+
+    fn manifest(&self) -> lpa::run::manifest::Manifest {
+        let mut m = manifest(&SIZES);
+        let group = json!({"momentum": 0.9, "weight_decay": 0.01, "betas": [0.9, 0.99], "eps": 1e-8});
+        let group = group.as_object().unwrap().clone();
+        m.optimizer = Optimizer { name: self.optimizer.to_owned(), param_groups: vec![group] };
+        m
+    }
+
+    fn update(&mut self, g: &[Vec<f32>], lr: f32, skip: Option<usize>) {
+        self.taken += 1;
+        let (b1, b2) = (0.9f32, 0.99f32);
+        for (t, g) in g.iter().enumerate().filter(|(t, _)| Some(*t) != skip) {
+            for (i, &g) in g.iter().enumerate() {
+                let (x, m, v) = (&mut self.x[t][i], &mut self.m[t][i], &mut self.v[t][i]);
+                match self.optimizer {
+                    "adamw" => {
+                        *m = b1 * *m + (1.0 - b1) * g;
+                        *v = b2 * *v + (1.0 - b2) * g * g;
+                        let (c1, c2) = (1.0 - b1.powi(self.taken), 1.0 - b2.powi(self.taken));
+                        *x = *x * (1.0 - lr * 0.01) - lr * (*m / c1) / ((*v / c2).sqrt() + 1e-8);
+                    }
+                    _ => {
+                        *m = 0.9 * *m + (g + 0.01 * *x);
+                        *x -= lr * *m;
+                    }
+                }
+            }
+        }
+    }
+
+    fn step(&mut self, writer: &mut Writer, unusual: Unusual) {
+        let t = writer.next_step();
+        let lr = 1e-3 / (1.0 + t as f32 / 100.0);
+        let mut g = drawn(t, 50);
+        if unusual.overflow {
+            g[1][12] = f32::INFINITY;
+        }
+        let (x, gradient) = (bytes(&self.x), bytes(&g));
+        let x: Vec<Option<&[u8]>> = x.iter().map(|v| Some(v.as_slice())).collect();
+        let mut gradient: Vec<Option<&[u8]>> = gradient.iter().map(|v| Some(v.as_slice())).collect();
+        if unusual.absent {
+            gradient[0] = None;
+        }
+        if !unusual.no_iterate {
+            self.iterates.insert(t, self.x.clone());
+        }
+        let streams = [(GRAD, gradient.as_slice())];
+        let scalars = [("lr/0", f64::from(lr))];
+        let step = Step {
+            iterate: (!unusual.no_iterate).then_some(&x),
+            streams: if unusual.no_gradient { &[] } else { &streams },
+            scalars: &scalars,
+        };
+        writer.step(&step).unwrap();
+        if let Some(scale) = unusual.scale {
+            g.iter_mut().flatten().for_each(|g| *g *= scale);
+        }
+        if !unusual.overflow {
+            self.update(&g, lr, unusual.absent.then_some(0));
+        }
+    }
+
+    fn finish(&mut self, writer: &mut Writer) {
+        self.iterates.insert(writer.next_step(), self.x.clone());
+        let x = bytes(&self.x);
+        writer.finish(&x.iter().map(|v| Some(v.as_slice())).collect::<Vec<_>>()).unwrap();
+    }
+
+    /// Every recorded iterate is read by itself, and last to first.
+    fn is_what_is_read(&self, path: &Path) {
+        let run = Run::open(path, Access::default()).unwrap();
+        for (&step, expected) in self.iterates.iter().rev() {
+            let mut vector = Vector::open(&run, step, "iterate").unwrap();
+            for (tensor, expected) in bytes(expected).iter().enumerate() {
+                let mut got = Vec::new();
+                assert!(vector.tensor(tensor, &mut got).unwrap());
+                assert!(got == *expected, "step {step}, tensor {tensor}");
+            }
+        }
+    }
+}
+
+/// By step, which predictors the chunks of the iterate have and how many bits a parameter takes.
+fn stored(path: &Path) -> BTreeMap<u64, (Vec<Predictor>, f64)> {
+    let run = Run::open(path, Access::default()).unwrap();
+    let parameters = SIZES.iter().sum::<u64>() as f64;
+    let mut all = BTreeMap::new();
+    for segment in run.segments(0) {
+        let shard = run.open_shard(&segment.file, false).unwrap();
+        for (v, &(step, stream)) in shard.vectors().iter().enumerate() {
+            if stream == 0 && (segment.first..=segment.last).contains(&step) {
+                let predictors = shard.records(v).map(|r| r.coding.predictor).collect();
+                let bits = shard.records(v).map(|r| f64::from(r.len) * 8.0).sum::<f64>() / parameters;
+                all.insert(step, (predictors, bits));
+            }
+        }
+    }
+    all
+}
+
+fn options() -> WriterOptions {
+    WriterOptions { shard_steps: 20, ..WriterOptions::default() }
+}
+
+/// Every step of `steps` is a keyframe or has this predictor in all chunks but the smallest, whose
+/// coefficients are longer than its values.
+fn is_replayed(stored: &BTreeMap<u64, (Vec<Predictor>, f64)>, steps: std::ops::Range<u64>, by: Predictor) {
+    for step in steps {
+        let (predictors, bits) = &stored[&step];
+        let keyframe = predictors.iter().all(|p| *p == Predictor::None);
+        let replayed = predictors[..3].iter().all(|p| *p == by) && *bits < 4.0;
+        assert!(keyframe || replayed, "step {step}: {predictors:?}, {bits} bits");
+    }
+}
+
+#[test]
+fn the_optimizer_is_replayed_and_any_step_can_be_had_alone() {
+    for (optimizer, by) in [("sgd", Predictor::Sgd), ("adamw", Predictor::Adam), ("lion", Predictor::Linear)]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run");
+        let mut training = Training::new(optimizer);
+        let mut writer = Writer::create(&path, training.manifest(), options()).unwrap();
+        (0..300).for_each(|_| training.step(&mut writer, Unusual::default()));
+        training.finish(&mut writer);
+        training.is_what_is_read(&path);
+        let stored = stored(&path);
+        for keyframe in [0, 128, 256] {
+            assert_eq!(stored[&keyframe].0, [Predictor::None; 4], "{optimizer}");
+        }
+        assert_eq!(stored.values().filter(|(p, _)| p.iter().all(|p| *p == Predictor::None)).count(), 3);
+        // After a keyframe the step before is not known, which only the fitted predictor looks at.
+        let from = if by == Predictor::Linear { 130 } else { 129 };
+        is_replayed(&stored, from..256, by);
+    }
+}
+
+#[test]
+fn what_is_out_of_the_ordinary_costs_bytes_and_no_bit() {
+    for optimizer in ["sgd", "adamw"] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run");
+        let mut training = Training::new(optimizer);
+        let mut writer = Writer::create(&path, training.manifest(), options()).unwrap();
+        for t in 0..200u64 {
+            let unusual = Unusual {
+                overflow: [0, 1, 30].contains(&t),
+                absent: (40..43).contains(&t),
+                no_iterate: t == 150,
+                no_gradient: t == 170,
+                scale: None,
+            };
+            training.step(&mut writer, unusual);
+        }
+        training.finish(&mut writer);
+        training.is_what_is_read(&path);
+        let stored = stored(&path);
+        let by = if optimizer == "sgd" { Predictor::Sgd } else { Predictor::Adam };
+        // Steps that were not taken, and tensors that did not move, are as before; all else is replayed.
+        for step in [1, 2, 31] {
+            assert_eq!(stored[&step].0, [Predictor::Previous; 4], "{optimizer} {step}");
+        }
+        for step in 41..44 {
+            assert_eq!(stored[&step].0[0], Predictor::Previous);
+            assert_eq!(stored[&step].0[1..], [by; 3]);
+        }
+        is_replayed(&stored, 3..31, by);
+        is_replayed(&stored, 44..128, by);
+        // After a gap the iterate is stored by itself.
+        assert_eq!(stored[&151].0, [Predictor::None; 4]);
+    }
+}
+
+#[test]
+fn a_gradient_that_was_clipped_after_it_was_recorded_is_seen_through() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    let mut training = Training::new("sgd");
+    let mut writer = Writer::create(&path, training.manifest(), options()).unwrap();
+    for t in 0..100u64 {
+        // As clipping by a norm does: another factor at each step.
+        let scale = Some(0.25 + (t % 7) as f32 / 16.0);
+        training.step(&mut writer, Unusual { scale, ..Unusual::default() });
+    }
+    training.finish(&mut writer);
+    training.is_what_is_read(&path);
+    is_replayed(&stored(&path), 3..100, Predictor::Linear);
+}
+
+#[test]
+fn a_resumed_recording_goes_on_with_the_replay() {
+    for (optimizer, by) in [("sgd", Predictor::Sgd), ("adamw", Predictor::Adam)] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run");
+        let mut training = Training::new(optimizer);
+        let mut writer = Writer::create(&path, training.manifest(), options()).unwrap();
+        // A step that is not taken, so that the optimizer's count is not the step's.
+        training.step(&mut writer, Unusual { overflow: true, ..Unusual::default() });
+        (1..150).for_each(|_| training.step(&mut writer, Unusual::default()));
+        writer.stop().unwrap();
+        let mut writer = Writer::resume(&path, 0, 150, options()).unwrap();
+        (150..200).for_each(|_| training.step(&mut writer, Unusual::default()));
+        training.finish(&mut writer);
+        training.is_what_is_read(&path);
+        let stored = stored(&path);
+        assert_eq!(stored[&150].0, [Predictor::None; 4]);
+        is_replayed(&stored, 151..200, by);
+    }
+}
+
+#[test]
+fn without_prediction_every_iterate_is_a_keyframe() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    let mut training = Training::new("sgd");
+    let options = WriterOptions { predict: false, ..options() };
+    let mut writer = Writer::create(&path, training.manifest(), options).unwrap();
+    (0..30).for_each(|_| training.step(&mut writer, Unusual::default()));
+    training.finish(&mut writer);
+    training.is_what_is_read(&path);
+    assert!(stored(&path).values().all(|(p, _)| p.iter().all(|p| *p == Predictor::None)));
+    assert_eq!(Run::open(&path, Access::default()).unwrap().keyframes().unwrap().len(), 31);
+}
