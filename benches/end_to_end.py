@@ -1,7 +1,7 @@
 """`lpa analyze` beside two PyTorch scripts on the same values, in pairs, warm.
 
 Usage: end_to_end.py [WORK_DIRECTORY]. Needs `torch` and the module `lpa` in the Python that runs it; without
-torch only lpa is timed. Writes about 5 GB once: a run of 21 million parameters and 10 steps of SGD with momentum
+torch only lpa is timed. Writes about 8 GB once: a run of 21 million parameters and 20 steps of SGD with momentum
 on normal gradients, as lpa shards in each profile and as one safetensors file per step.
 """
 
@@ -19,7 +19,7 @@ import lpa
 
 HERE = Path(__file__).resolve().parent
 BINARY = HERE.parent / "target/release/lpa"
-STEPS, ROUNDS, REFERENCES = 10, 5, 9
+STEPS, ROUNDS, REFERENCES = 20, 5, 9
 PROFILES = ["default", "fast"]
 
 

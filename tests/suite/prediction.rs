@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use lpa::codec::Predictor;
+use lpa::estimate::from_run;
 use lpa::run::manifest::{GRAD, Optimizer};
 use lpa::run::vector::Vector;
 use lpa::run::writer::{Step, Writer, WriterOptions};
@@ -284,4 +285,28 @@ fn without_prediction_every_iterate_is_a_keyframe() {
     training.is_what_is_read(&path);
     assert!(stored(&path).values().all(|(p, _)| p.iter().all(|p| *p == Predictor::None)));
     assert_eq!(Run::open(&path, Access::default()).unwrap().keyframes().unwrap().len(), 31);
+}
+
+fn size_of(path: &Path) -> u64 {
+    let entries = std::fs::read_dir(path).unwrap().map(|e| e.unwrap());
+    entries.map(|e| if e.path().is_dir() { size_of(&e.path()) } else { e.metadata().unwrap().len() }).sum()
+}
+
+#[test]
+fn a_few_steps_tell_what_a_training_will_write() {
+    for optimizer in ["sgd", "adamw"] {
+        let dir = tempfile::tempdir().unwrap();
+        let size = |steps: u64| {
+            let path = dir.path().join(steps.to_string());
+            let mut training = Training::new(optimizer);
+            let mut writer = Writer::create(&path, training.manifest(), options()).unwrap();
+            (0..steps).for_each(|_| training.step(&mut writer, Unusual::default()));
+            training.finish(&mut writer);
+            size_of(&path) as f64
+        };
+        let (_, written) = (size(20), size(400));
+        let run = Run::open(&dir.path().join("20"), Access::default()).unwrap();
+        let estimated = from_run(&run, 400).unwrap().total;
+        assert!((estimated / written - 1.0).abs() < 0.05, "{optimizer}: {estimated} for {written}");
+    }
 }
