@@ -4,9 +4,9 @@ It reads runs of one rank and one attempt, with every dtype, codec and predictor
 """
 
 import json
+from collections import namedtuple
 from math import ceil, prod
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import zstandard
@@ -21,17 +21,7 @@ NESTEROV, FUSED, COUPLED = 1, 2, 1
 ITERATE, MOMENTS = 0, (65_534, 65_535)
 BITS = {"F32": np.dtype("<u4"), "BF16": np.dtype("<u2"), "F16": np.dtype("<u2")}
 RECORD = np.dtype("<u8, <u4, <u4, <u2, <u2, <u4, <u8")  # offset, bytes, exponent bytes, codec, predictor, flags, hash
-
-
-class Past(NamedTuple):
-    """What a chunk is predicted from: the bits before, and in binary32 x', x'', the gradient and the two moments."""
-
-    bits: np.ndarray
-    x: np.ndarray
-    older: np.ndarray
-    grad: np.ndarray
-    m: np.ndarray
-    v: np.ndarray
+Past = namedtuple("Past", "bits x older grad m v")  # of x_{t-1} the bits; x_{t-1}, x_{t-2} and the rest in binary32
 
 
 def widen(bits, dtype):
@@ -172,7 +162,7 @@ def past_of(i, part, dtype, step, keyframe, grad, vectors, moments):
 def read_run(path) -> tuple[list[dict], dict[tuple[int, int], list]]:
     """tensor table, and {(step, stream): [bits of each tensor, flat, uint32 or uint16; None where absent]}"""
     manifest = json.loads((Path(path) / "manifest.json").read_text(encoding="utf-8"))
-    if manifest["version"] != 1 or manifest["requires"]:
+    if manifest["version"] != 1 or manifest.get("requires"):
         raise ValueError("a version or feature that this reader does not know")
     grad = [None, *(stream["name"] for stream in manifest["streams"]), "grad"].index("grad")
     tensors = [(i, t["dtype"], prod(t["shape"])) for i, t in enumerate(manifest["tensors"])]

@@ -81,13 +81,16 @@ def test_sixteen_bits(dtype, profile, tmp_path):
     assert chunks["none"] < 0.6 * sum(chunks.values()), chunks
 
 
-def test_profiles_and_no_prediction_hold_the_same(tmp_path, analyze):
+@pytest.mark.parametrize("make", [lambda p: SGD(p, lr=1e-2, momentum=0.9), lambda p: ADAMW(p, lr=1e-3),
+                                  lambda p: torch.optim.RMSprop(p, lr=1e-3)], ids=["sgd", "adamw", "rmsprop"])
+def test_profiles_and_no_prediction_hold_the_same(make, tmp_path):
+    """Also read in one go, over keyframes and with iterates 51 steps ahead."""
     tables, sizes = {}, {}
     cases = {"default": {}, "fast": {"profile": "fast"}, "alone": {"predict": False}}
     for name, options in cases.items():
         model = perceptron(width=256)
         path = tmp_path / name
-        capture = train(path, model, SGD(model.parameters(), lr=1e-2, momentum=0.9), STEPS, **options)
+        capture = train(path, model, make(model.parameters()), STEPS, **options)
         is_what_was_seen(path, capture)
         sizes[name] = sum(f.stat().st_size for f in path.glob("steps/*/*"))
         tables[name] = lpa.open(path).metrics(groups=["*", "each"])
