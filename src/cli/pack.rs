@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::progress::Progress;
 use super::{RunArguments, bytes, say};
 use crate::analyze::Observer as _;
-use crate::pack::{Options, Pack, Size};
+use crate::pack::{Options, Pack};
 use crate::run::writer::Profile;
 use crate::summary::{significant, thousands};
 
@@ -31,7 +31,6 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     let packed = pack.run(&|cells, read| progress.advance(cells, read));
     let (elapsed, _) = progress.finish();
     let packed = packed?;
-    let size = |s: Size| format!("{} ({} bits per parameter and step)", bytes(s.bytes), significant(s.bits));
     let mut left = Vec::new();
     if packed.superseded.0 > 0 {
         let (shards, size) = packed.superseded;
@@ -42,10 +41,12 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     }
     let left = if left.is_empty() { String::new() } else { format!("; left out {}", left.join(", ")) };
     say(&format!(
-        "{}: {} before, {} after, in {} s, every vector verified{left}\n",
+        "{}: {} before, {} after ({} and {} bits per parameter and step), in {} s, every vector verified{left}\n",
         a.out.as_ref().unwrap_or(&a.run.run).display(),
-        size(packed.before),
-        size(packed.after),
+        bytes(packed.before.bytes),
+        bytes(packed.after.bytes),
+        significant(packed.before.bits),
+        significant(packed.after.bits),
         significant(elapsed.as_secs_f64())
     ))
 }

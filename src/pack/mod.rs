@@ -137,7 +137,11 @@ impl Pack {
             superseded: (self.run.superseded().len(), superseded),
             set_aside: self.run.path.join("bad").exists(),
         };
-        if self.options.out.is_some() { new.publish()? } else { new.replace()? }
+        if self.options.out.is_some() {
+            new.publish()?
+        } else {
+            new.replace()?
+        }
         Ok(packed)
     }
 
@@ -178,7 +182,11 @@ impl Pack {
         for (step, hash) in &plan.checkpoints {
             writer.note(&Event::Checkpoint { step: *step, iterate_xxh3: hash.clone() })?;
         }
-        if plan.closed { writer.close()? } else { writer.stop()? }
+        if plan.closed {
+            writer.close()?
+        } else {
+            writer.stop()?
+        }
         Ok(digest)
     }
 

@@ -28,6 +28,11 @@ fn beside(target: &Path, purpose: &str) -> PathBuf {
     parent(target).join(name)
 }
 
+/// Whether a run lacks its name because a crash came between the two renamings of a replacement.
+pub(super) fn was_interrupted(path: &Path) -> bool {
+    !path.exists() && beside(path, REPLACED).join(MANIFEST).exists()
+}
+
 /// The whole path of a run. Where a crash came between the two renamings of a replacement, what was to
 /// be replaced gets its name back first.
 ///
