@@ -349,10 +349,10 @@ fn place(run: &Run, options: &Options) -> Result<PathBuf> {
     if std::fs::symlink_metadata(out).is_ok() {
         return refused(out, "there is something already. Choose another place for the new run");
     }
-    let directory = parent(out).canonicalize().tried("open", parent(out))?;
     let Some(name) = out.file_name() else {
         return refused(out, "this is no name for a new run");
     };
+    let directory = parent(out).canonicalize().tried("open", parent(out))?;
     if directory.starts_with(&run.path) {
         return refused(out, "this lies in the run itself. Choose another place for the new run");
     }

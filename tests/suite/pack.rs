@@ -215,6 +215,7 @@ fn unusual(path: &Path, slices: &[Slice], m: Manifest) -> [Writer; 2] {
     steps(&mut writers, 15, 1);
     writers.iter_mut().for_each(|w| w.stop().unwrap());
     for (from, to, salt) in [(8, 13, 50), (11, 20, 1)] {
+        drop(writers);
         writers = [0, 1].map(|rank| Writer::resume(path, rank, from, options).unwrap());
         steps(&mut writers, to, salt);
         writers.iter_mut().for_each(|w| w.flush().unwrap());

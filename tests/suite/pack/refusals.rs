@@ -5,9 +5,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use lpa::run::container::Header;
 use lpa::run::hold::Held;
 use lpa::run::manifest::Slice;
-use lpa::run::writer::{Writer, WriterOptions};
+use lpa::run::writer::{Step, Writer, WriterOptions};
 use lpa::run::{Access, Run};
 
 use super::{Contents, is_alone, pack};
@@ -91,7 +92,7 @@ fn a_lost_final_iterate_is_made_again() {
 fn no_run_and_no_place() {
     let copy = Copy::of("digits_mlp");
     let around = copy.path.parent().unwrap();
-    refused(around, &[], &["it has no manifest.json"]);
+    is_refusal(&run(&["pack", around.to_str().unwrap()]), &["it has no manifest.json"]);
     refused(&around.join("nowhere"), &[], &["there is nothing at this path"]);
     refused(&copy.path, &["--out", copy.arg()], &["there is something already"]);
     let inside = copy.path.join("packed");
@@ -128,6 +129,31 @@ fn a_run_that_has_not_begun_or_holds_what_is_not_known() {
     let line = format!("{},\"xxh3\":\"{hash:016x}\"}}\n", newer.strip_suffix('}').unwrap());
     copy.edit("journal.r0.jsonl", |text| text + &line);
     refused(&copy.path, &[], &["rank 0 notes something that this lpa does not know"]);
+}
+
+#[test]
+fn a_tensor_that_is_absent_by_halves() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    let mut writer = Writer::create(&path, manifest(&[70_000]), WriterOptions::default()).unwrap();
+    let (x, zero) = (vector(&[70_000], 0, 1), vec![vec![0; 280_000]]);
+    let streams = [("grad", &borrow(&zero)[..])];
+    writer.step(&Step { iterate: Some(&borrow(&x)), streams: &streams, scalars: &[] }).unwrap();
+    writer.stop().unwrap();
+    // The first of the gradient's two chunks, which have no payload, becomes absent.
+    let shard = path.join("steps/000000/s0000000000-0000000000.a1.r0.safetensors");
+    let mut bytes = std::fs::read(&shard).unwrap();
+    let header = Header::read(&std::fs::File::open(&shard).unwrap(), &shard).unwrap();
+    let index = header.tensor("index").unwrap().2 as usize;
+    assert_eq!(bytes[index + 2 * 32 + 16..][..2], [1, 0]);
+    bytes[index + 2 * 32 + 16] = 2;
+    let hash = format!("{:016x}", lpa::hash::xxh3_64(&bytes[index..]));
+    let text = String::from_utf8_lossy(&header.bytes).into_owned();
+    let text = text.replace(header.value("tail_xxh3").unwrap(), &hash);
+    let at = text.find(&hash).unwrap() - text.find('{').unwrap() + 8;
+    bytes[at..at + 16].copy_from_slice(hash.as_bytes());
+    std::fs::write(&shard, bytes).unwrap();
+    refused(&path, &[], &["step 0, grad of t0: some chunks of the tensor are absent and others are not"]);
 }
 
 #[test]
