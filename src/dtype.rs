@@ -120,10 +120,21 @@ pub fn values(dtype: DType, bytes: &[u8], out: &mut [f32]) {
 
 /// Appends values as little-endian elements of `dtype`. The values are of that type.
 pub fn push_bytes(dtype: DType, values: &[f32], out: &mut Vec<u8>) {
+    let at = out.len();
+    out.resize(at + values.len() * dtype.size(), 0);
+    put_bytes(dtype, values, &mut out[at..]);
+}
+
+/// The same into `out`, which they fill.
+pub fn put_bytes(dtype: DType, values: &[f32], out: &mut [u8]) {
     if dtype == DType::F32 {
-        out.extend(values.iter().flat_map(|v| v.to_bits().to_le_bytes()));
+        for (word, v) in out.as_chunks_mut::<4>().0.iter_mut().zip(values) {
+            *word = v.to_bits().to_le_bytes();
+        }
     } else {
-        out.extend(values.iter().flat_map(|&v| narrow(dtype, v).to_le_bytes()));
+        for (word, &v) in out.as_chunks_mut::<2>().0.iter_mut().zip(values) {
+            *word = narrow(dtype, v).to_le_bytes();
+        }
     }
 }
 

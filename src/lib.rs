@@ -19,6 +19,7 @@ pub mod hash;
 pub mod isa;
 pub mod metrics;
 pub mod optimizer;
+pub mod pack;
 pub mod recover;
 pub mod reduce;
 pub mod reference;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::reference::final_fault;
 use crate::run::hold::Held;
-use crate::run::journal::{self, Attempt, Event, Journal, State};
+use crate::run::journal::{self, Attempt, Journal, State};
 use crate::run::leftover::{Leftover, leftovers, remove};
 use crate::run::shard::ShardFile;
 use crate::run::{Access, Run, rebuild_final, set_aside};
@@ -215,7 +215,7 @@ fn state(run: &Run, journals: &[Journal], done: Vec<Done>, problems: Vec<Problem
         .zip(journals)
         .map(|(rank, journal)| {
             let published = run.end_of_rank(rank);
-            let dropped = dropped(journal).into_iter().filter(|(s, _)| *s < published).collect();
+            let dropped = journal.dropped().into_iter().filter(|(s, _)| *s < published).collect();
             RankState { attempts: journal.attempts(), published, dropped }
         })
         .collect();
@@ -225,19 +225,6 @@ fn state(run: &Run, journals: &[Journal], done: Vec<Done>, problems: Vec<Problem
     let checkpoint = checkpoints.iter().map(|(s, _)| *s).filter(|s| *s <= resume_at && noted(s)).max();
     let (steps, final_step) = (run.steps(), run.final_step());
     Recovered { ranks, done, problems, steps, final_step, resume_at, checkpoint }
-}
-
-/// The steps that were given up and that no later attempt of the rank supersedes, ascending.
-fn dropped(journal: &Journal) -> Vec<(u64, String)> {
-    let mut all: Vec<(u64, String)> = Vec::new();
-    for event in &journal.events {
-        match event {
-            Event::Attempt { from_step, .. } => all.retain(|(step, _)| step < from_step),
-            Event::Dropped { step, why } => all.push((*step, why.clone())),
-            _ => {}
-        }
-    }
-    all
 }
 
 /// A path as it is below the run.

@@ -8,6 +8,7 @@ mod export;
 mod gc;
 mod inspect;
 mod output;
+mod pack;
 mod progress;
 mod recover;
 mod simulate;
@@ -47,6 +48,8 @@ enum Command {
     Recover(recover::Arguments),
     /// Remove shards that later attempts superseded, and files of writers that are gone
     Gc(gc::Arguments),
+    /// Store a run in another way, bit for bit: smaller, faster to read, or without prediction
+    Pack(pack::Arguments),
     /// Record a simulated path, of which the truth is known
     Simulate(simulate::Arguments),
     /// Print the completions of a shell, to be sourced
@@ -89,6 +92,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Export(a) => export::run(&a),
         Command::Recover(a) => recover::run(&a),
         Command::Gc(a) => gc::run(&a),
+        Command::Pack(a) => pack::run(&a),
         Command::Simulate(a) => simulate::run(&a),
         Command::Completions { shell } => {
             let mut text = Vec::new();

@@ -4,6 +4,7 @@
 //! a journal. What else is done under them is not known here.
 
 use std::fs::{File, OpenOptions};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,8 @@ use crate::error::{Error, Result, Tried};
 /// notice, after 5 s.
 const PATIENCE: Duration = Duration::from_secs(8);
 const PAUSE: Duration = Duration::from_millis(50);
+/// A file that was locked is looked for under its name so often; some file systems cannot tell.
+pub(super) const MOST_TRIES: u32 = 3;
 
 /// The locks of a run, held until this is dropped.
 pub struct Held {
@@ -32,8 +35,22 @@ impl Held {
     /// # Errors
     /// It is no run, a process is recording it, or the file system has no locks.
     pub fn take(run: &Path) -> Result<Held> {
-        let (manifest, _) = Manifest::read(run)?;
         let deadline = Instant::now() + PATIENCE;
+        let mut tries = 0;
+        loop {
+            let held = Held::take_named(run, deadline)?;
+            tries += 1;
+            // `lpa pack` may have put another run in the place of this one meanwhile.
+            let named = |(rank, journal)| is_named(journal, &journal::path(run, rank));
+            let there = (0..).zip(&held.journals).filter_map(|(rank, j)| Some((rank, j.as_ref()?)));
+            if there.into_iter().all(named) || tries == MOST_TRIES {
+                return Ok(held);
+            }
+        }
+    }
+
+    fn take_named(run: &Path, deadline: Instant) -> Result<Held> {
+        let (manifest, _) = Manifest::read(run)?;
         let mut journals = Vec::new();
         for rank in 0..manifest.world {
             let path = journal::path(run, rank);
@@ -86,6 +103,12 @@ fn lock(journal: &File, run: &Path, deadline: Instant) -> Result<()> {
             }
         }
     }
+}
+
+/// Whether `path` is still the name of an open file.
+pub(super) fn is_named(file: &File, path: &Path) -> bool {
+    let (open, named) = (file.metadata(), std::fs::metadata(path));
+    open.is_ok_and(|o| named.is_ok_and(|n| (o.dev(), o.ino()) == (n.dev(), n.ino())))
 }
 
 /// The error for a run that may not be changed now.

@@ -180,6 +180,19 @@ impl Journal {
         all
     }
 
+    /// The steps that were given up and that no later attempt of the rank supersedes, ascending.
+    pub fn dropped(&self) -> Vec<(u64, String)> {
+        let mut all: Vec<(u64, String)> = Vec::new();
+        for event in &self.events {
+            match event {
+                Event::Attempt { from_step, .. } => all.retain(|(step, _)| step < from_step),
+                Event::Dropped { step, why } => all.push((*step, why.clone())),
+                _ => {}
+            }
+        }
+        all
+    }
+
     /// The hash of the manifest that the first attempt saw.
     pub fn manifest_xxh3(&self) -> Option<&str> {
         self.events.iter().find_map(|e| match e {

@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::replace::was_interrupted;
 use crate::dtype::DType;
 use crate::error::{Error, Result, Tried};
 
@@ -291,7 +292,10 @@ impl Manifest {
 }
 
 fn not_a_run(run: &Path) -> Error {
-    let why = if !run.exists() {
+    let why = if was_interrupted(run) {
+        "lpa pack was interrupted while it gave the new run its name; call it again, which puts the run back"
+            .to_owned()
+    } else if !run.exists() {
         "there is nothing at this path".to_owned()
     } else if !run.is_dir() {
         "it is a file; give the directory that the recorder wrote".to_owned()

@@ -46,6 +46,19 @@ impl Window {
         Ok(window)
     }
 
+    /// Makes the shards of one rank be open that hold `step` and the one before, and no others. That is
+    /// enough for who reads all steps in order.
+    ///
+    /// # Errors
+    /// The shard of `step` is damaged or cannot be read.
+    pub(super) fn slide(&mut self, run: &Run, rank: u32, step: u64) -> Result<()> {
+        let index = rank as usize;
+        self.ranks.resize_with(self.ranks.len().max(index + 1), BTreeMap::new);
+        self.ranks[index].retain(|_, (last, _)| *last + 1 >= step);
+        self.open_at(run, rank, step, true)?;
+        self.damaged.pop().map_or(Ok(()), |(_, e)| Err(e))
+    }
+
     /// Opens the shard of `rank` that holds `step`, if it is not open. Returns the last step of the
     /// shard; `None` where there is none.
     fn open_at(&mut self, run: &Run, rank: u32, step: u64, prefetch: bool) -> Result<Option<u64>> {

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 
 use super::chunk::ChunkTable;
 use super::finish::assemble_final;
+use super::hold::{MOST_TRIES, is_named};
 use super::journal::{self, Event, Journal};
 use super::manifest::{MANIFEST, Manifest};
 use super::publish::{publish_new, sync_parent, unique_file};
@@ -186,14 +187,7 @@ impl Writer {
         }
         let table = ChunkTable::new(&manifest).map_err(|what| write_error(run, what))?;
         let journal_path = journal::path(run, rank);
-        let mut journal = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&journal_path)
-            .tried("open", &journal_path)?;
-        lock(&journal, run, rank)?;
+        let mut journal = open_locked(&journal_path, run, rank)?;
         let past = Journal::read(run, rank)?;
         let (attempt, from_step) = match start {
             Start::New if past.attempts().is_empty() => (1, 0),
@@ -375,7 +369,7 @@ impl Writer {
     pub fn drop_step(&mut self, scalars: &[(&str, f64)], why: &str) -> Result<()> {
         let dropped = self.next_step;
         self.step(&Step { scalars, ..Step::default() })?;
-        self.or_fail(|w| w.log(&Event::Dropped { step: dropped, why: why.to_owned() }))
+        self.note(&Event::Dropped { step: dropped, why: why.to_owned() })
     }
 
     /// Publishes what is pending.
@@ -397,7 +391,12 @@ impl Writer {
         let mut hash = Xxh3::default();
         iterate.iter().flatten().for_each(|bytes| hash.update(bytes));
         let (step, iterate_xxh3) = (self.next_step, format!("{:016x}", hash.digest()));
-        self.or_fail(|w| w.log(&Event::Checkpoint { step, iterate_xxh3 }))
+        self.note(&Event::Checkpoint { step, iterate_xxh3 })
+    }
+
+    /// Appends an event to the journal. What it says of published steps is the caller's to make true.
+    pub(crate) fn note(&mut self, event: &Event) -> Result<()> {
+        self.or_fail(|w| w.log(event))
     }
 
     /// Publishes what is pending and ends the attempt without a final iterate.
@@ -407,7 +406,7 @@ impl Writer {
     pub fn stop(&mut self) -> Result<()> {
         self.flush()?;
         let (attempt, next_step) = (self.identity.attempt, self.next_step);
-        self.or_fail(|w| w.log(&Event::Stopped { attempt, next_step }))?;
+        self.note(&Event::Stopped { attempt, next_step })?;
         self.end(Recording::Closed);
         Ok(())
     }
@@ -418,11 +417,15 @@ impl Writer {
     /// # Errors
     /// As [`Self::step`]; where the elements do not fit, the recording can go on.
     pub fn finish(&mut self, iterate: &Elements<'_>) -> Result<()> {
-        let final_step = self.next_step;
         self.step(&Step { iterate: Some(iterate), ..Step::default() })?;
+        self.close()
+    }
+
+    /// Ends the run with the step that was recorded last, whose iterate is the final one.
+    pub(crate) fn close(&mut self) -> Result<()> {
         self.flush()?;
-        let attempt = self.identity.attempt;
-        self.or_fail(|w| w.log(&Event::Closed { attempt, final_step }))?;
+        let (attempt, final_step) = (self.identity.attempt, self.next_step.saturating_sub(1));
+        self.note(&Event::Closed { attempt, final_step })?;
         // Under the lock, so that nobody takes its file for a dead writer's.
         let made = assemble_final(&self.identity.run, &self.identity.tmp_prefix());
         self.end(Recording::Closed);
@@ -474,6 +477,22 @@ impl Drop for Writer {
 
 fn write_error(run: &Path, what: String) -> Error {
     Error::Write { path: run.to_owned(), what }
+}
+
+/// Opens the journal of a rank, or makes it, and takes its lock.
+fn open_locked(path: &Path, run: &Path, rank: u32) -> Result<File> {
+    let mut tries = 0;
+    loop {
+        let mut options = OpenOptions::new();
+        let journal = options.read(true).write(true).create(true).truncate(false).open(path);
+        let journal = journal.tried("open", path)?;
+        lock(&journal, run, rank)?;
+        tries += 1;
+        // `lpa pack` may have put another run in the place of this one while the lock was waited for.
+        if is_named(&journal, path) || tries == MOST_TRIES {
+            return Ok(journal);
+        }
+    }
 }
 
 /// Takes the journal's lock, which is held while the file is open.

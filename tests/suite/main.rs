@@ -14,6 +14,7 @@ mod crash;
 mod determinism;
 mod format_compat;
 mod maintenance;
+mod pack;
 mod prediction;
 mod recording;
 mod references;

@@ -300,6 +300,27 @@ fn a_resumed_recording_goes_on_with_the_replay() {
 }
 
 #[test]
+fn a_packed_recording_is_resumed_with_the_replay() {
+    for (optimizer, by) in [("sgd", Predictor::Sgd), ("adamw", Predictor::Adam)] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run");
+        let mut training = Training::new(optimizer);
+        let plain = WriterOptions { predict: false, ..options() };
+        let mut writer = Writer::create(&path, training.manifest(), plain).unwrap();
+        (0..100).for_each(|_| training.step(&mut writer, Unusual::default()));
+        writer.stop().unwrap();
+        let packed = crate::support::run(&["pack", path.to_str().unwrap()]);
+        assert_eq!(packed.code, 0, "{}", packed.err);
+        let mut writer = Writer::resume(&path, 0, 100, options()).unwrap();
+        (100..150).for_each(|_| training.step(&mut writer, Unusual::default()));
+        training.finish(&mut writer);
+        training.is_what_is_read(&path);
+        is_replayed(&stored(&path), 3..100, by);
+        is_replayed(&stored(&path), 101..150, by);
+    }
+}
+
+#[test]
 fn without_prediction_every_iterate_is_a_keyframe() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("run");

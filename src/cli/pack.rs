@@ -1,0 +1,52 @@
+//! `lpa pack`.
+
+use std::path::PathBuf;
+
+use super::progress::Progress;
+use super::{RunArguments, bytes, say};
+use crate::analyze::Observer as _;
+use crate::pack::{Options, Pack};
+use crate::run::writer::Profile;
+use crate::summary::{significant, thousands};
+
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    run: RunArguments,
+    /// How vectors are stored: default (the smallest) or fast (the fastest to read)
+    #[arg(long, value_name = "PROFILE", default_value = "default")]
+    profile: Profile,
+    /// Store every iterate by itself, instead of what a prediction from those before missed
+    #[arg(long)]
+    no_predict: bool,
+    /// Write the new run here and keep the old one [default: replace it]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
+    let options = Options { profile: a.profile, predict: !a.no_predict, out: a.out.clone() };
+    let pack = Pack::prepare(&a.run.run, a.run.access(), options)?;
+    let progress = Progress::new(pack.cells(), pack.chunks(), false);
+    let packed = pack.run(&|cells, read| progress.advance(cells, read));
+    let (elapsed, _) = progress.finish();
+    let packed = packed?;
+    let mut left = Vec::new();
+    if packed.superseded.0 > 0 {
+        let (shards, size) = packed.superseded;
+        left.push(format!("{} superseded shards ({})", thousands(shards as u64), bytes(size)));
+    }
+    if packed.set_aside {
+        left.push("bad/".to_owned());
+    }
+    let left = if left.is_empty() { String::new() } else { format!("; left out {}", left.join(", ")) };
+    say(&format!(
+        "{}: {} before, {} after ({} and {} bits per parameter and step), in {} s, every vector verified{left}\n",
+        a.out.as_ref().unwrap_or(&a.run.run).display(),
+        bytes(packed.before.bytes),
+        bytes(packed.after.bytes),
+        significant(packed.before.bits),
+        significant(packed.after.bits),
+        significant(elapsed.as_secs_f64())
+    ))
+}

@@ -1,0 +1,65 @@
+//! What a rank recorded, as hashes, so that two readings can be compared.
+//!
+//! Memory: 16 bytes for each vector and each step.
+
+use crate::hash::Xxh3;
+use crate::run::steps::StepBytes;
+
+/// Stands for the scalars of a step, after its vectors. No stream that is copied has this number.
+pub(super) const SCALARS: u16 = u16::MAX;
+
+/// The hashes of a rank's steps: of each vector with the number of its stream, then of the scalars.
+#[derive(Default)]
+pub(super) struct Digest(Vec<(u16, u64)>);
+
+impl Digest {
+    /// Takes the next step.
+    pub(super) fn push(&mut self, step: &StepBytes) {
+        self.0.extend(hashes(step));
+    }
+
+    /// Goes through it from the first step on.
+    pub(super) fn check(&self) -> Check<'_> {
+        Check(self.0.iter())
+    }
+}
+
+/// Compares steps with those of a digest.
+pub(super) struct Check<'a>(std::slice::Iter<'a, (u16, u64)>);
+
+impl Check<'_> {
+    /// The number of the first vector of the next step, or [`SCALARS`], that is not what it was.
+    pub(super) fn difference(&mut self, step: &StepBytes) -> Option<u16> {
+        hashes(step).find_map(|found| {
+            let expected = self.0.next();
+            // Where one of the two lacks a vector, it is the one that comes first.
+            let number = expected.map_or(found.0, |e| e.0.min(found.0));
+            (expected != Some(&found)).then_some(number)
+        })
+    }
+
+    /// Whether there are no more steps.
+    pub(super) fn is_done(&self) -> bool {
+        self.0.len() == 0
+    }
+}
+
+fn hashes(step: &StepBytes) -> impl Iterator<Item = (u16, u64)> {
+    let vectors = step.vectors().iter().map(|vector| {
+        let mut hash = Xxh3::default();
+        for tensor in vector.elements() {
+            hash.update(&[u8::from(tensor.is_some())]);
+            hash.update(tensor.unwrap_or_default());
+        }
+        (vector.stream, hash.digest())
+    });
+    vectors.chain(std::iter::once_with(|| {
+        let mut hash = Xxh3::default();
+        for (name, value) in &step.scalars {
+            hash.update(&(name.len() as u64).to_le_bytes());
+            hash.update(name.as_bytes());
+            hash.update(&value.to_bits().to_le_bytes());
+        }
+        (SCALARS, hash.digest())
+    }))
+}

@@ -1,0 +1,377 @@
+//! Storing a run in another way: transcoding it between storage profiles, bit for bit.
+//!
+//! Owns what goes along, what is compared, and the order: look, write beside, compare, give it the
+//! place. How directories are exchanged is `run::replace`'s, how steps are read `run::steps`'s; nothing
+//! here knows what a vector means.
+
+mod digest;
+mod others;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use self::digest::{Digest, SCALARS};
+use self::others::Others;
+use crate::error::{Error, Result, Tried};
+use crate::run::hold::Held;
+use crate::run::journal::{Event, Journal, State};
+use crate::run::manifest::Manifest;
+use crate::run::replace::{Replacement, remove_leftovers, whole_path};
+use crate::run::steps::{StepBytes, StepReader};
+use crate::run::writer::{Profile, Step, Writer, WriterOptions};
+use crate::run::{Access, FINAL, Run, parent};
+
+/// How the new run is stored, and where.
+pub struct Options {
+    /// How vectors are stored.
+    pub profile: Profile,
+    /// Whether iterates are predicted.
+    pub predict: bool,
+    /// The new run; `None` where it takes the place of the old one.
+    pub out: Option<PathBuf>,
+}
+
+/// What a run takes on the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Size {
+    /// Bytes of the shards that count.
+    pub bytes: u64,
+    /// The same in bits a parameter and step.
+    pub bits: f64,
+}
+
+/// What was done.
+pub struct Packed {
+    /// What the run took.
+    pub before: Size,
+    /// What it takes.
+    pub after: Size,
+    /// Shards, and their bytes, that later attempts superseded as a whole and that did not go along.
+    pub superseded: (usize, u64),
+    /// Whether damaged files under `bad/` did not go along.
+    pub set_aside: bool,
+}
+
+/// A run that is about to be transcoded. No process can record it meanwhile.
+pub struct Pack {
+    _held: Held,
+    run: Run,
+    access: Access,
+    manifest: Vec<u8>,
+    ranks: Vec<RankPlan>,
+    options: Options,
+    target: PathBuf,
+    before: Size,
+}
+
+/// What a rank's journal says that goes along.
+#[derive(Debug, PartialEq)]
+struct RankPlan {
+    /// The step after its last one.
+    end: u64,
+    /// Whether the last one is the final iterate.
+    closed: bool,
+    /// Steps that were given up, and why.
+    dropped: Vec<(u64, String)>,
+    /// Steps of checkpoints and hashes of their iterates.
+    checkpoints: Vec<(u64, String)>,
+}
+
+impl Pack {
+    /// Holds the run and looks whether it can be transcoded. What an earlier call left is removed.
+    ///
+    /// # Errors
+    /// A process records the run; something that counts is damaged or missing; there is no room for the
+    /// new run, or no place.
+    pub fn prepare(path: &Path, access: Access, options: Options) -> Result<Pack> {
+        let path = whole_path(path)?;
+        let held = Held::take(&path)?;
+        let (_, manifest) = Manifest::read(&path)?;
+        let run = Run::open(&path, access).map_err(|e| refuse(&path, e))?;
+        run.missing().into_iter().next().map_or(Ok(()), |e| Err(refuse(&path, e)))?;
+        run.closing_conflict().map_or(Ok(()), Err)?;
+        let ranks = (0..run.manifest.world).map(|rank| plan(&run, rank)).collect::<Result<_>>()?;
+        let (before, growth) = look_at_shards(&run, &options)?;
+        let target = place(&run, &options)?;
+        remove_leftovers(&target, &manifest)?;
+        let others = Others::find(&run)?.bytes;
+        let copied = if options.out.is_some() { others } else { 0 };
+        check_room(&target, before.bytes + growth + copied)?;
+        Ok(Pack { _held: held, run, access, manifest, ranks, options, target, before })
+    }
+
+    /// How many pairs of step and chunk are read, from the old run and then from the new one.
+    pub fn cells(&self) -> u64 {
+        let chunks = |rank| self.run.table.of_rank(rank).len() as u64;
+        2 * (0..).zip(&self.ranks).map(|(rank, plan)| plan.end * chunks(rank)).sum::<u64>()
+    }
+
+    /// Chunks of a step.
+    pub fn chunks(&self) -> u64 {
+        self.run.table.chunks().len() as u64
+    }
+
+    /// Writes the new run, compares it with the old one, and gives it its place. `progress` is told
+    /// pairs of step and chunk that were read, and stored bytes.
+    ///
+    /// # Errors
+    /// A vector is damaged, the new run differs, or the disk refuses. The old run is then as it was, and
+    /// nothing is left of the new one.
+    pub fn run(self, progress: &dyn Fn(u64, u64)) -> Result<Packed> {
+        let new = Replacement::create(&self.target, &self.manifest)?;
+        let mut digests = Vec::new();
+        for (rank, plan) in (0..).zip(&self.ranks) {
+            digests.push(self.transcode(rank, plan, new.path(), progress)?);
+        }
+        let after = self.compare(new.path(), &digests, progress)?;
+        // Late, since an analysis may have added a table meanwhile.
+        Others::find(&self.run)?.put(&self.run.path, new.path(), self.options.out.is_none())?;
+        let mode = std::fs::metadata(&self.run.path).tried("read", &self.run.path)?.permissions().mode();
+        let permissions = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(new.path(), permissions).tried("write", new.path())?;
+        let superseded = self.run.superseded().iter().map(|f| file_size(&f.path)).sum::<Result<u64>>()?;
+        let packed = Packed {
+            before: self.before,
+            after,
+            superseded: (self.run.superseded().len(), superseded),
+            set_aside: self.run.path.join("bad").exists(),
+        };
+        if self.options.out.is_some() {
+            new.publish()?
+        } else {
+            new.replace()?
+        }
+        Ok(packed)
+    }
+
+    /// Writes one rank's part of the new run.
+    fn transcode(
+        &self,
+        rank: u32,
+        plan: &RankPlan,
+        new: &Path,
+        progress: &dyn Fn(u64, u64),
+    ) -> Result<Digest> {
+        let manifest = &self.run.manifest;
+        let options = WriterOptions {
+            // The same shards whatever the machine is doing.
+            shard_age: Duration::MAX,
+            profile: self.options.profile,
+            predict: self.options.predict,
+            ..WriterOptions::default()
+        };
+        let mut writer = Writer::join(new, rank, options)?;
+        let mut reader = StepReader::new(&self.run, rank)?;
+        let (mut digest, mut step) = (Digest::default(), StepBytes::default());
+        let mut dropped = plan.dropped.iter().peekable();
+        while reader.read(&mut step).map_err(|e| refuse(&self.run.path, e))? {
+            digest.push(&step);
+            let vectors: Vec<_> = step.vectors().iter().map(|v| (v.stream, v.elements())).collect();
+            let iterate = vectors.iter().find(|(stream, _)| *stream == 0).map(|(_, e)| e.as_slice());
+            let streams = vectors.iter().filter(|(stream, _)| *stream > 0);
+            let streams: Vec<_> = streams.map(|(s, e)| (manifest.stream_name(*s), e.as_slice())).collect();
+            let scalars: Vec<_> = step.scalars.iter().map(|(n, v)| (n.as_str(), *v)).collect();
+            writer.step(&Step { iterate, streams: &streams, scalars: &scalars })?;
+            while let Some((_, why)) = dropped.next_if(|(at, _)| *at == step.step) {
+                writer.note(&Event::Dropped { step: step.step, why: why.clone() })?;
+            }
+            progress(self.run.table.of_rank(rank).len() as u64, reader.take_read());
+        }
+        writer.flush()?;
+        for (step, hash) in &plan.checkpoints {
+            writer.note(&Event::Checkpoint { step: *step, iterate_xxh3: hash.clone() })?;
+        }
+        if plan.closed {
+            writer.close()?
+        } else {
+            writer.stop()?
+        }
+        Ok(digest)
+    }
+
+    /// Reads the new run and compares it with what was read of the old one.
+    fn compare(&self, new: &Path, digests: &[Digest], progress: &dyn Fn(u64, u64)) -> Result<Size> {
+        let unreadable = |e: Error| {
+            self.fault(format!("the new run cannot be read back ({e}). Check the disk, then try again."))
+        };
+        let run = Run::open(new, self.access).map_err(unreadable)?;
+        for (rank, (digest, old)) in (0..).zip(digests.iter().zip(&self.ranks)) {
+            let mut reader = StepReader::new(&run, rank).map_err(unreadable)?;
+            let (mut check, mut step) = (digest.check(), StepBytes::default());
+            while reader.read(&mut step).map_err(unreadable)? {
+                if let Some(stream) = check.difference(&step) {
+                    return Err(self.differs(rank, step.step, stream));
+                }
+                progress(run.table.of_rank(rank).len() as u64, reader.take_read());
+            }
+            if !check.is_done() || plan(&run, rank).map_err(unreadable)? != *old {
+                return Err(self.bug(&format!("the journal or the steps of rank {rank}")));
+            }
+        }
+        if run.steps() != self.run.steps() || run.final_step() != self.run.final_step() {
+            return Err(self.bug("where the run ends"));
+        }
+        if run.final_step().is_some() {
+            self.compare_final(new)?;
+        }
+        Ok(look_at_shards(&run, &self.options).map_err(unreadable)?.0)
+    }
+
+    /// The file of the final iterate is made from the shards. A different one in the old run is damaged.
+    fn compare_final(&self, new: &Path) -> Result<()> {
+        let (made, old) = (new.join(FINAL), self.run.path.join(FINAL));
+        let made = std::fs::read(&made).tried("read", &made)?;
+        match std::fs::read(&old) {
+            Ok(bytes) if bytes == made => Ok(()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Ok(_) => Err(self.fault(format!(
+                "{FINAL} is not the final iterate of the shards. `lpa recover` makes it again; then try again."
+            ))),
+            Err(e) => Err(e).tried("read", &old),
+        }
+    }
+
+    fn differs(&self, rank: u32, step: u64, stream: u16) -> Error {
+        match stream {
+            SCALARS => self.bug(&format!("the scalars of step {step} (rank {rank})")),
+            _ => {
+                let name = self.run.manifest.stream_name(stream);
+                self.bug(&format!("the {name} of step {step} (rank {rank})"))
+            }
+        }
+    }
+
+    fn bug(&self, what: &str) -> Error {
+        self.fault(format!(
+            "in the new run, {what} would not be the same. This is a fault of lpa; please report it."
+        ))
+    }
+
+    fn fault(&self, what: String) -> Error {
+        Error::Write { path: self.run.path.clone(), what: format!("nothing was changed, because {what}") }
+    }
+}
+
+/// The error for a run that is not whole: damage has to be dealt with first.
+fn refuse(run: &Path, e: Error) -> Error {
+    let what = match e {
+        Error::Damaged { path, place, what } => {
+            let path = path.strip_prefix(run).unwrap_or(&path).display();
+            format!("{path} is damaged{place}: {what}")
+        }
+        Error::MissingShard { first, last, rank, .. } => {
+            format!("the shard of rank {rank} with steps {first} to {last} is missing")
+        }
+        other => return other,
+    };
+    let what = format!(
+        "nothing was changed, because {what}. Restore it from a copy; `lpa verify` lists all damage, and \
+         `lpa recover` puts in order what a crash left."
+    );
+    Error::Write { path: run.to_owned(), what }
+}
+
+/// What goes along of a rank's journal.
+fn plan(run: &Run, rank: u32) -> Result<RankPlan> {
+    let refused = |what: String| Err(Error::Write { path: run.path.clone(), what });
+    let journal = match Journal::read(&run.path, rank) {
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Journal::default(),
+        other => other?,
+    };
+    let Some(newest) = journal.attempts().last().copied() else {
+        return refused(format!("rank {rank} has recorded nothing yet, so there is nothing to pack"));
+    };
+    if journal.events.contains(&Event::Unknown) {
+        return refused(format!(
+            "the journal of rank {rank} notes something that this lpa does not know; nothing was changed. \
+             Take the lpa that recorded it."
+        ));
+    }
+    if let Some(first) = run.segments(rank).first().map(|s| s.first).filter(|first| *first > 0) {
+        return refused(format!("rank {rank} begins with step {first}; only runs from step 0 on are packed"));
+    }
+    let end = run.end_of_rank(rank);
+    let mut dropped: Vec<_> = journal.dropped().into_iter().filter(|(step, _)| *step < end).collect();
+    dropped.sort();
+    Ok(RankPlan {
+        end,
+        // Not where an attempt of another rank has superseded its end.
+        closed: matches!(newest.state, State::Closed(last) if last.checked_add(1) == Some(end)),
+        dropped,
+        checkpoints: journal.checkpoints().into_iter().filter(|(step, _)| *step <= end).collect(),
+    })
+}
+
+/// Opens every shard that counts. Also returns by how many bytes the new run may be larger, as far as
+/// can be told.
+fn look_at_shards(run: &Run, options: &Options) -> Result<(Size, u64)> {
+    let (mut bytes, mut growth, mut elements) = (0, 0, 0.0);
+    for rank in 0..run.manifest.world {
+        let chunks = || run.table.of_rank(rank).iter().map(|&c| &run.table.chunks()[c]);
+        let parameters: usize = chunks().map(|c| c.len).sum();
+        let raw: usize = chunks().map(|c| c.len * run.manifest.tensors[c.tensor].dtype.size()).sum();
+        elements += parameters as f64 * run.end_of_rank(rank) as f64;
+        for segment in run.segments(rank) {
+            let shard = run.open_shard(&segment.file, false).map_err(|e| refuse(&run.path, e))?;
+            bytes += file_size(&segment.file.path)?;
+            let predicted = |step: &u64| shard.keyframe(*step).is_some_and(|from| from < *step);
+            if !options.predict {
+                growth += (segment.first..=segment.last).filter(predicted).count() as u64 * raw as u64;
+            }
+        }
+    }
+    if options.profile == Profile::Fast {
+        // What packed exponents take more than entropy-coded ones.
+        growth += bytes / 25;
+    }
+    let bits = if elements > 0.0 { bytes as f64 * 8.0 / elements } else { 0.0 };
+    Ok((Size { bytes, bits }, growth))
+}
+
+fn file_size(path: &Path) -> Result<u64> {
+    Ok(std::fs::metadata(path).tried("read", path)?.len())
+}
+
+/// The whole path of the new run.
+fn place(run: &Run, options: &Options) -> Result<PathBuf> {
+    let refused = |path: &Path, what: &str| {
+        Err(Error::Write { path: path.to_owned(), what: format!("{what}; nothing was changed") })
+    };
+    let Some(out) = &options.out else {
+        let linked = std::fs::symlink_metadata(run.path.join("steps")).is_ok_and(|m| m.is_symlink());
+        return if linked {
+            refused(&run.path, "its shards lie elsewhere (steps/ is a link). Name a new run by --out")
+        } else {
+            Ok(run.path.clone())
+        };
+    };
+    if std::fs::symlink_metadata(out).is_ok() {
+        return refused(out, "there is something already. Choose another place for the new run");
+    }
+    let Some(name) = out.file_name() else {
+        return refused(out, "this is no name for a new run");
+    };
+    let directory = parent(out).canonicalize().tried("open", parent(out))?;
+    if directory.starts_with(&run.path) {
+        return refused(out, "this lies in the run itself. Choose another place for the new run");
+    }
+    Ok(directory.join(name))
+}
+
+/// Checks that `needed` bytes are free where `target` will be.
+fn check_room(target: &Path, needed: u64) -> Result<()> {
+    let directory = parent(target);
+    let free = rustix::fs::statvfs(directory).tried("look at", directory)?;
+    let free = free.f_bavail.saturating_mul(free.f_frsize);
+    if free >= needed {
+        return Ok(());
+    }
+    let what = format!(
+        "the new run may need {} MB beside the old one, and {} MB are free; nothing was changed. Make room, \
+         or write it to another disk by --out.",
+        needed.div_ceil(1_000_000),
+        free / 1_000_000
+    );
+    Err(Error::Write { path: directory.to_owned(), what })
+}
