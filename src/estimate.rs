@@ -75,10 +75,8 @@ pub struct Sample {
 /// Bytes of what is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Estimate {
-    /// Gradients, of a step that has one.
-    pub gradient: f64,
-    /// Iterates, on the average of the steps that have one, keyframes and moments included.
-    pub iterate: f64,
+    /// Of a step with all vectors, on the average: keyframes and moments included.
+    pub step: f64,
     /// Of the whole recording, the final iterate as a file included.
     pub total: f64,
     /// Parameters.
@@ -163,10 +161,10 @@ pub fn from_tensors(
             left -= n;
             // One bit a block of 64 says which are there.
             let zeros = if share < 1.0 { 1.0 / 64.0 } else { 0.0 };
-            e.gradient += stored(n, share * b.gradient + zeros, t.dtype);
-            e.iterate += keyframes * stored(n, b.keyframe, t.dtype);
-            e.iterate += (1.0 - keyframes) * stored(n, residual, t.dtype);
-            e.iterate += moments * stored_moments * stored(n, b.moment, DType::F32);
+            e.step += stored(n, share * b.gradient + zeros, t.dtype);
+            e.step += keyframes * stored(n, b.keyframe, t.dtype);
+            e.step += (1.0 - keyframes) * stored(n, residual, t.dtype);
+            e.step += moments * stored_moments * stored(n, b.moment, DType::F32);
         }
     }
     let groups = 7.0;
@@ -177,7 +175,7 @@ pub fn from_tensors(
 /// Adds up a recording: steps, shards, x_T in its shard and as a file.
 fn finish(e: &mut Estimate, steps: u64, sample: Sample, tensors: usize, scalars: f64) {
     let sampled = (steps / sample.m) * sample.n + (steps % sample.m).min(sample.n);
-    let vectors = sampled as f64 * (e.gradient + e.iterate);
+    let vectors = sampled as f64 * e.step;
     let shards = (vectors / WriterOptions::default().shard_bytes as f64).ceil().max(1.0) + 1.0;
     let of_shard = DATA_ALIGN as f64 + 60.0 * tensors as f64;
     let last = e.parameters as f64 * 4.0;
@@ -206,38 +204,46 @@ pub fn from_run(run: &Run, steps: u64) -> Result<Estimate> {
         others += file.saturating_sub(sums.total() - of_vectors);
     }
     let recorded = run.steps();
-    let seen = (recorded.end - recorded.start).max(1);
-    if sums.gradients.1 == 0 || sums.keyframes.1 == 0 {
+    let seen = (recorded.end - recorded.start).max(1) as f64;
+    if sums.streams.1 == 0 || sums.keyframes.1 == 0 {
         let what = "it has no step with both iterate and gradient to go by; record a few steps first";
         return Err(Error::Nothing { path: run.path.clone(), what: what.to_owned() });
     }
     let mean = |(bytes, count): (u64, u64)| if count == 0 { 0.0 } else { bytes as f64 / count as f64 };
     // All ranks together make a vector.
     let world = f64::from(run.manifest.world);
+    let kinds = f64::from(sums.kinds);
     let moments = match sums.moments.1 {
         // Too short to have met a keyframe with moments: they take what gradients that are dense do.
-        0 => f64::from(sums.kinds) * run.manifest.parameters() as f64 * 27.0 / 8.0,
-        _ => world * mean(sums.moments) * f64::from(sums.kinds.max(1)),
+        0 => kinds * run.manifest.parameters() as f64 * 27.0 / 8.0 / world,
+        _ => kinds * mean(sums.moments),
     };
-    let keyframe = world * mean(sums.keyframes);
-    let residual = if sums.residuals.1 == 0 { keyframe } else { world * mean(sums.residuals) };
-    let share = if sums.residuals.1 == 0 { 1.0 } else { 1.0 / KEYFRAME_STEPS };
-    let mut e = Estimate {
-        gradient: world * mean(sums.gradients),
-        iterate: share * (keyframe + moments) + (1.0 - share) * residual,
+    let iterates = (sums.keyframes.1 + sums.residuals.1) as f64;
+    let met = sums.keyframes.1 as f64 / iterates;
+    // A short run without gaps has met its first keyframe only, and more will come, with moments.
+    let whole = seen <= KEYFRAME_STEPS && sums.keyframes.1 == u64::from(run.manifest.world);
+    let (share, with_moments) = if whole && sums.residuals.1 > 0 {
+        (1.0 / KEYFRAME_STEPS, 1.0)
+    } else {
+        (met, sums.moments.1 as f64 / kinds.max(1.0) / sums.keyframes.1 as f64)
+    };
+    let iterate =
+        share * (mean(sums.keyframes) + with_moments * moments) + (1.0 - share) * mean(sums.residuals);
+    let (of_streams, of_iterates) = (sums.streams.0 as f64 / seen, iterates * iterate / seen);
+    let last = run.manifest.parameters() as f64 * 4.0;
+    let steps = steps as f64;
+    Ok(Estimate {
+        step: world * (iterate + sums.streams.0 as f64 / iterates),
+        total: (of_streams + of_iterates + others as f64 / seen) * steps + 2.0 * last,
         parameters: run.manifest.parameters(),
-        total: 0.0,
-    };
-    let vectors = sums.gradients.1 as f64 / world / seen as f64 * steps as f64;
-    let last = e.parameters as f64 * 4.0;
-    e.total = vectors * (e.gradient + e.iterate) + others as f64 / seen as f64 * steps as f64 + 2.0 * last;
-    Ok(e)
+    })
 }
 
 /// Bytes and number of the vectors of each kind.
 #[derive(Default)]
 struct Sums {
-    gradients: (u64, u64),
+    /// Of all streams.
+    streams: (u64, u64),
     keyframes: (u64, u64),
     residuals: (u64, u64),
     moments: (u64, u64),
@@ -251,7 +257,7 @@ impl Sums {
             0 if keyframe => &mut self.keyframes,
             0 => &mut self.residuals,
             _ if MOMENTS.contains(&stream) => &mut self.moments,
-            _ => &mut self.gradients,
+            _ => &mut self.streams,
         };
         kind.0 += bytes;
         kind.1 += 1;
@@ -263,7 +269,7 @@ impl Sums {
     }
 
     fn total(&self) -> u64 {
-        [self.gradients, self.keyframes, self.residuals, self.moments].iter().map(|k| k.0).sum()
+        [self.streams, self.keyframes, self.residuals, self.moments].iter().map(|k| k.0).sum()
     }
 }
 

@@ -44,7 +44,7 @@ fn get() -> Control {
 #[cfg(target_arch = "aarch64")]
 fn set(control: Control) {
     // SAFETY: the value is the default one, or what was read before.
-    unsafe { std::arch::asm!("msr fpcr, {}", in(reg) control, options(nomem, nostack, preserves_flags)) }
+    unsafe { std::arch::asm!("msr fpcr, {}", in(reg) control, options(nostack, preserves_flags)) }
 }
 
 impl Exact {

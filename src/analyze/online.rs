@@ -163,6 +163,7 @@ impl Meter {
 
     /// Measures the step that was held, now that x_{t+1} is known to be there or not.
     fn settle(&mut self, next: Option<&[f32]>) -> Result<()> {
+        let _exact = Exact::new();
         let Some(held) = self.held.take() else {
             return Ok(());
         };
@@ -230,6 +231,7 @@ impl Meter {
 
     /// Writes the table of what was measured.
     fn write_table(&mut self) -> Result<()> {
+        let _exact = Exact::new();
         if self.measured.steps.is_empty() {
             return Ok(());
         }
@@ -283,7 +285,6 @@ impl Recorder for Meter {
     }
 
     fn step(&mut self, step: &Step<'_>) -> Result<()> {
-        let _exact = Exact::new();
         let first = step.iterate.filter(|_| self.next_step == 0);
         self.writer.step(&Step { iterate: first, streams: &[], scalars: step.scalars })?;
         let x = step.iterate.map(|elements| self.widened(elements)).transpose()?.map(|(x, _)| x);

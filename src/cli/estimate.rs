@@ -15,14 +15,14 @@ pub(super) struct Arguments {
     /// the same training
     model: PathBuf,
     /// Steps of the training
-    #[arg(long, value_name = "N", default_value_t = 1000)]
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
     steps: u64,
-    /// The optimizer: sgd, adam, adamw or other
-    #[arg(long, value_name = "NAME", default_value = "sgd")]
-    optimizer: Optimizer,
+    /// The optimizer: sgd (if none is given), adam, adamw or other
+    #[arg(long, value_name = "NAME")]
+    optimizer: Option<Optimizer>,
     /// Vectors at N consecutive steps of every M
-    #[arg(long, value_name = "N/M", default_value = "1/1", value_parser = parse_sample)]
-    sample: Sample,
+    #[arg(long, value_name = "N/M", value_parser = parse_sample)]
+    sample: Option<Sample>,
     /// Share of the rows of a tensor that have a gradient at a step, as of an embedding
     #[arg(long = "rows", value_name = "NAME=SHARE", value_parser = parse_rows)]
     rows: Vec<(String, f64)>,
@@ -53,10 +53,10 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
         "profile", "bits/parameter", "a step", "a second", "in all"
     );
     if a.model.is_dir() {
-        if !a.rows.is_empty() {
-            return Err(
-                Usage("--rows is for an estimate from a model; a run says by itself".to_owned()).into()
-            );
+        if !a.rows.is_empty() || a.sample.is_some() || a.optimizer.is_some() {
+            let what =
+                "--rows, --sample and --optimizer are for an estimate from a model; a run says by itself";
+            return Err(Usage(what.to_owned()).into());
         }
         let run = Run::open(&a.model, Access::default())?;
         let e = from_run(&run, a.steps)?;
@@ -71,12 +71,22 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
         line(&mut out, "as this run", &e, a);
         return say(&out);
     }
+    let sample = a.sample.unwrap_or(Sample { n: 1, m: 1 });
     let tensors = tensors_of(&a.model)?;
     if let Some((name, _)) = a.rows.iter().find(|(name, _)| tensors.iter().all(|t| t.name != *name)) {
         return Err(Usage(format!("--rows: the model has no tensor '{name}'")).into());
     }
-    let estimate =
-        |profile, predict| from_tensors(&tensors, &a.rows, a.optimizer, profile, predict, a.steps, a.sample);
+    let estimate = |profile, predict| {
+        from_tensors(
+            &tensors,
+            &a.rows,
+            a.optimizer.unwrap_or(Optimizer::Sgd),
+            profile,
+            predict,
+            a.steps,
+            sample,
+        )
+    };
     let all = [
         ("default", estimate(Profile::Default, true)),
         ("fast", estimate(Profile::Fast, true)),
@@ -93,7 +103,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     all.iter().for_each(|(name, e)| line(&mut out, name, e, a));
     let raw: f64 =
         tensors.iter().map(|t| t.shape.iter().product::<u64>() as f64 * t.dtype.size() as f64).sum();
-    let share = a.sample.n as f64 / a.sample.m as f64;
+    let share = sample.n as f64 / sample.m as f64;
     let _ = writeln!(
         out,
         "  {:28}{:>14}{:>14}{:>12}{:>14}",
@@ -107,15 +117,12 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
 }
 
 fn line(out: &mut String, name: &str, e: &Estimate, a: &Arguments) {
-    let step = e.gradient + e.iterate;
-    let second = a.step_seconds.filter(|s| *s > 0.0).map_or(String::new(), |s| {
-        let share = a.sample.n as f64 / a.sample.m as f64;
-        // A rate is shown to three digits.
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        rate((step * share) as u64, s)
-    });
-    let bits = significant(step * 8.0 / e.parameters.max(1) as f64);
-    let _ = writeln!(out, "  {name:28}{bits:>14}{:>14}{second:>12}{:>14}", size(step), size(e.total));
+    // A rate is shown to three digits.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let of = |seconds: f64| rate((e.total / a.steps as f64) as u64, seconds);
+    let second = a.step_seconds.filter(|s| *s > 0.0).map_or(String::new(), of);
+    let bits = significant(e.step * 8.0 / e.parameters.max(1) as f64);
+    let _ = writeln!(out, "  {name:28}{bits:>14}{:>14}{second:>12}{:>14}", size(e.step), size(e.total));
 }
 
 /// Bytes with a unit.

@@ -179,7 +179,11 @@ impl<'a> Packed<'a> {
         let words = cut(total * LANES)?.as_chunks::<LANES>().0;
         let positions = cut(count * 2)?.as_chunks::<2>().0;
         let patches = cut(count)?;
-        if positions.iter().any(|p| usize::from(u16::from_le_bytes(*p)) >= len) {
+        let position = |p: &[u8; 2]| usize::from(u16::from_le_bytes(*p));
+        if positions.windows(2).any(|w| position(&w[0]) >= position(&w[1])) {
+            return Err(DecodeError::Packed("the patches are out of order"));
+        }
+        if positions.last().is_some_and(|p| position(p) >= len) {
             return Err(DecodeError::Packed("a patch lies beyond the end"));
         }
         Ok(Packed { heads, words, positions, patches })

@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use super::weights::Weights;
 use crate::codec::Decoder;
 use crate::error::{Result, Tried};
+use crate::float_environment::Exact;
 use crate::isa::Isa;
 use crate::run::plan::plan_windows;
 use crate::run::reference_file::ReferenceFile;
@@ -31,6 +32,7 @@ pub(super) struct Target<'a> {
 /// # Errors
 /// An iterate is damaged, or the disk refuses.
 pub(super) fn materialize(run: &Run, targets: &[Target<'_>], directory: &Path) -> Result<()> {
+    let _exact = Exact::new();
     let (single, averages): (Vec<&Target<'_>>, Vec<&Target<'_>>) =
         targets.iter().partition(|t| t.weights.single().is_some());
     single.par_iter().try_for_each(|target| {
@@ -86,6 +88,7 @@ fn add_all(run: &Run, targets: &[&Target<'_>], sums: &Sums<'_>) -> Result<()> {
             return Err(e);
         }
         (0..run.table.chunks().len()).into_par_iter().try_for_each(|chunk| {
+            let _exact = Exact::new();
             let held = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let (mut decoder, mut trajectory) = match held {
                 Some(held) => held,

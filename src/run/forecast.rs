@@ -15,7 +15,7 @@ use crate::codec::{Coding, Encoder, FUSED, Past, Prediction, Predictor, predict}
 use crate::dtype::DType;
 use crate::isa::Isa;
 
-/// Iterates from one keyframe to the next.
+/// A step that is a multiple of this is a keyframe, so that those of several ranks meet.
 pub(super) const KEYFRAME_STEPS: u64 = 128;
 
 /// A chunk as the forecast knows it.
@@ -124,7 +124,9 @@ impl Forecast {
             all[range.clone()].copy_from_slice(own);
         }
         self.gradient(chunk, gradient);
-        self.places[chunk].live = replay.is_some();
+        // What a keyframe goes with is known too, though nothing was replayed since.
+        let stored = moments.iter().any(|m| m.iter().any(|v| *v != 0.0));
+        self.places[chunk].live = replay.is_some() || stored;
         self.places[chunk].flags = replay.map(|r| r.flags);
         let rule = self.rules.get(self.places[chunk].param_group).copied().flatten();
         let counted = replay.zip(rule).and_then(|(replay, rule)| rule.count(&replay));
@@ -150,7 +152,7 @@ impl Forecast {
             let fresh = self.newest.is_none() && step == 0;
             self.places.iter_mut().for_each(|p| p.live = fresh);
         }
-        if !self.follows || self.resumed || step - self.keyframe >= KEYFRAME_STEPS {
+        if !self.follows || self.resumed || step.is_multiple_of(KEYFRAME_STEPS) {
             self.keyframe = step;
         }
         self.resumed = false;

@@ -56,6 +56,9 @@ impl Record {
             return Err(format!("unknown flags {flags:#x}"));
         }
         let zero_blocks = flags == ZERO_BLOCKS;
+        if !matches!(codec, Codec::Planes | Codec::Packed) && (zero_blocks || u32_at(12) != 0) {
+            return Err(format!("an exponent plane or a bitmap with codec {}", codec.name()));
+        }
         let coding = Coding { codec, predictor, zero_blocks, exponent_len: u32_at(12) };
         Ok(Record { offset: u64_at(0), len: u32_at(8), coding, xxh3: u64_at(24) })
     }

@@ -237,6 +237,7 @@ impl Shard {
         if !ordered || !self.vectors.iter().zip(&self.from).all(known) {
             return Err("its list of vectors is out of order or names unknown ones".to_owned());
         }
+        self.check_keyframes()?;
         let records = self.vectors.len() * self.chunks_per_vector;
         if self.index.len() != records * RECORD {
             return Err(format!(
@@ -268,6 +269,26 @@ impl Shard {
         }
         if at != self.chunks_len {
             return Err(format!("its chunks have {} bytes, but the index covers {at}", self.chunks_len));
+        }
+        Ok(())
+    }
+
+    /// Each iterate is a keyframe or decoded from the one of the iterate before, which is at the step
+    /// before. What the first one of the shard goes back to is in another.
+    fn check_keyframes(&self) -> std::result::Result<(), String> {
+        let mut before: Option<(u64, u64)> = None;
+        for (&(step, stream), &from) in self.vectors.iter().zip(&self.from) {
+            if stream != 0 {
+                continue;
+            }
+            let follows = match before {
+                Some((last, known)) => last + 1 == step && known == from,
+                None => from < self.file.name.first && step == self.file.name.first,
+            };
+            if from != step && !follows {
+                return Err(format!("the iterate of step {step} says that it is decoded from step {from}"));
+            }
+            before = Some((step, from));
         }
         Ok(())
     }

@@ -247,6 +247,7 @@ impl Trajectory {
         let previous = previous.ok_or_else(|| missing(source, step.saturating_sub(1)))?;
         let grad = source.run.manifest.stream_id(GRAD);
         if coding.predictor != Predictor::Previous {
+            self.held = None;
             let decoded = match grad {
                 Some(stream) => source.load(step - 1, stream, &mut self.gradient[..n])?,
                 None => Decoded::Missing,

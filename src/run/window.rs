@@ -38,8 +38,8 @@ impl Window {
                 // What was opened says where decoding begins, which may be in shards before.
                 let mut keyframe = window.shard(step, rank).and_then(|s| s.keyframe(step));
                 while let Some(from) = keyframe.filter(|&from| from < step) {
-                    let last = window.open_at(run, rank, from, prefetch)?;
-                    keyframe = Some(last.unwrap_or(from) + 1);
+                    // Behind a hole nothing can be decoded.
+                    keyframe = window.open_at(run, rank, from, prefetch)?.map(|last| last + 1);
                 }
             }
         }
