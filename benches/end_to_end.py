@@ -1,7 +1,7 @@
 """`lpa analyze` beside two PyTorch scripts on the same values, in pairs, warm.
 
 Usage: end_to_end.py [WORK_DIRECTORY]. Needs `torch` and the module `lpa` in the Python that runs it; without
-torch only lpa is timed. Writes about 5 GB once: a run of 21 million parameters and 10 steps of SGD with momentum
+torch only lpa is timed. Writes about 8 GB once: a run of 21 million parameters and 20 steps of SGD with momentum
 on normal gradients, as lpa shards in each profile and as one safetensors file per step.
 """
 
@@ -19,7 +19,7 @@ import lpa
 
 HERE = Path(__file__).resolve().parent
 BINARY = HERE.parent / "target/release/lpa"
-STEPS, ROUNDS, REFERENCES = 10, 5, 9
+STEPS, ROUNDS, REFERENCES = 20, 5, 9
 PROFILES = ["default", "fast"]
 
 
@@ -89,6 +89,11 @@ def seconds_of_script(name, work, threads):
     return float(done.stdout) if done.returncode == 0 else None
 
 
+def median_ratio(times, others):
+    """Of times that were taken in pairs."""
+    return statistics.median(t / other for t, other in zip(times, others, strict=True))
+
+
 def main(work):
     parameters = record(work)
     cells = parameters * STEPS
@@ -109,8 +114,7 @@ def main(work):
     kept = {name: all_[1:] for name, all_ in times.items() if None not in all_}
     print(f"  {'':20} {'':>9}   " + "   ".join(f"{'x ' + p:>9}" for p in PROFILES))
     for name, all_ in kept.items():
-        ratio = lambda p: statistics.median(t / own for t, own in zip(all_, kept[p], strict=True))
-        ratios = "   ".join(f"{ratio(p):9.2f}" for p in PROFILES)
+        ratios = "   ".join(f"{median_ratio(all_, kept[p]):9.2f}" for p in PROFILES)
         print(f"  {name:20} {statistics.median(all_) / cells * 1e9:6.2f} ns   {ratios}")
     if len(kept) < len(times):
         print("  PyTorch is not there, so nothing was compared")

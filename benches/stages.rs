@@ -3,14 +3,18 @@
 #![allow(clippy::expect_used, clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::print_stdout)]
 
 use std::hint::black_box;
+use std::path::Path;
 use std::time::Instant;
 
-use lpa::codec::{Decoder, Encoder, Exponents, Past, Prediction, Predictor, predict};
+use lpa::codec::{Coding, Decoder, Encoder, Exponents, Past, Prediction, Predictor, predict};
 use lpa::dtype::DType;
 use lpa::hash::xxh3_64;
 use lpa::isa::Isa;
 use lpa::reduce::Direction;
-use lpa::reduce::cpu::{Vectors, step_sums, three_reference_sums};
+use lpa::reduce::cpu::{Vectors, reference_sums, step_sums, three_reference_sums};
+use lpa::run::trajectory::{Source, Trajectory};
+use lpa::run::window::Window;
+use lpa::run::{Access, Run};
 
 const N: usize = 65_536;
 
@@ -51,9 +55,42 @@ fn triple() -> f64 {
     })
 }
 
+/// Decodes every gradient and iterate of a run on one thread, in the order of an analysis; ns a parameter
+/// and step.
+fn decoding(path: &Path) -> f64 {
+    let run = Run::open(path, Access::default()).expect("it is a run");
+    let steps: Vec<u64> = run.steps().collect();
+    let mut best = f64::INFINITY;
+    for _ in 0..3 {
+        let start = Instant::now();
+        let window = Window::open(&run, &steps, true).expect("its shards open");
+        let mut decoder = Decoder::new(Isa::detect()).expect("zstd starts");
+        let (mut file, mut trajectory) = (Vec::new(), Trajectory::new(1));
+        for chunk in run.table.chunks() {
+            let (decoder, file) = (&mut decoder, &mut file);
+            let mut source = Source { run: &run, window: &window, chunk, decoder, file, bytes: 0 };
+            trajectory.clear();
+            for &step in &steps {
+                black_box(trajectory.reach(step, &mut source).expect("it decodes"));
+            }
+        }
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    best * 1e9 / (run.manifest.parameters() * steps.len() as u64) as f64
+}
+
 fn main() {
+    if let Some(path) = std::env::args().skip(1).find(|a| !a.starts_with('-')) {
+        return println!("decoding alone, one thread: {:.2} ns", decoding(Path::new(&path)));
+    }
     let isa = Isa::detect();
     println!("{}: three float32 sums of three vectors {:.1} GB/s", isa.name(), triple());
+    let [a, b, c] = [1, 2, 3].map(|s| normal(s, 1.0)[..16_384].to_vec());
+    let v = Vectors { g: &a, x: &b, next: &b, init: &b };
+    let exact = best(12 * 16_384, || {
+        black_box(reference_sums(isa, Direction::Stored, black_box(&v), &c));
+    });
+    println!("the same in float64 as lpa sums, and one more: {exact:.1} GB/s");
     let [g, x, next, init, r] = [1e-3, 0.02, 0.02, 0.02, 0.02].map(|s| normal((s * 1e6) as u64, s));
     let bytes: Vec<u8> = g.iter().flat_map(|v| v.to_le_bytes()).collect();
     let mut out = vec![0.0; N];
@@ -74,7 +111,18 @@ fn main() {
             let mut decoder = Decoder::new(isa).expect("zstd starts");
             let decode =
                 best(4 * N, || decoder.decode(DType::F32, coding, &payload, &mut out).expect("it decodes"));
-            println!("  {:9} decode {decode:6.2} GB/s, {:.3} ns", isa.name(), ns(4.0, decode));
+            let reduced = best(4 * N, || {
+                decoder.decode(DType::F32, coding, &payload, &mut out).expect("it decodes");
+                let v = Vectors { g: &out, x: &x, next: &x, init: &x };
+                black_box(reference_sums(isa, Direction::Stored, &v, &r));
+            });
+            println!(
+                "  {:9} decode {decode:6.2} GB/s, {:.3} ns; with three sums {reduced:.2} GB/s; a step {:.0} million \
+                 parameters a second",
+                isa.name(),
+                ns(4.0, decode),
+                1e3 / ns(4.0, step(isa, (&mut encoder, coding, &payload), [&g, &x, &init, &r]))
+            );
         }
     }
     let v = Vectors { g: &g, x: &x, next: &next, init: &init };
@@ -103,6 +151,31 @@ fn main() {
             println!("{:9} predict {:9} {:.3} ns", isa.name(), prediction.predictor.name(), ns(4.0, speed));
         }
     }
+}
+
+/// The speed of a whole step: decode the gradient, predict and decode the next iterate, eight sums.
+fn step(
+    isa: Isa,
+    (encoder, coding, payload): (&mut Encoder, Coding, &[u8]),
+    [g, x, init, r]: [&[f32]; 4],
+) -> f64 {
+    let sgd = Prediction::new(Predictor::Sgd, 0, &[5e-4, 0.9, 1.0, 0.1, 1.0]);
+    let (mut m, mut second, mut next, mut out) = (vec![0.0; N], Vec::new(), vec![0.0; N], vec![0.0; N]);
+    let mut past = Past { x, before: x, g, momentum: &mut m, second: &mut second };
+    predict(isa, &sgd, &mut past, &mut next);
+    let mut residual = Vec::new();
+    // Every hundredth value is a unit in the last place away.
+    let mut values = next.clone();
+    values.iter_mut().step_by(100).for_each(|v| *v = v.next_up());
+    let predicted = encoder.encode_residual(DType::F32, &sgd, &values, &next, &mut residual);
+    let mut decoder = Decoder::new(isa).expect("zstd starts");
+    best(4 * N, || {
+        decoder.decode(DType::F32, coding, payload, &mut out).expect("it decodes");
+        let mut past = Past { x, before: x, g: &out, momentum: &mut m, second: &mut second };
+        decoder.decode_predicted(DType::F32, predicted, &residual, &mut past, &mut next).expect("it decodes");
+        let v = Vectors { g: &out, x, next: &next, init };
+        black_box(step_sums(isa, &v, r));
+    })
 }
 
 /// Sums of g r, g g and r r, in float32, of whole rows of 64.

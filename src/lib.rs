@@ -11,6 +11,7 @@ pub mod cli;
 pub mod codec;
 pub mod dtype;
 pub mod error;
+pub mod estimate;
 pub mod export;
 pub mod float_environment;
 pub mod group;

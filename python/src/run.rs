@@ -1,10 +1,13 @@
 //! Reading a run.
 
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use lpa::hash::Xxh3;
 use lpa::isa::Isa;
 use lpa::run::journal::Journal;
+use lpa::run::manifest::ITERATE;
+use lpa::run::trajectory::Trajectory;
 use lpa::run::vector::Vector;
 use lpa::run::window::Window;
 use lpa::run::{Access, Run as OpenRun};
@@ -15,14 +18,15 @@ use pyo3::types::PyBytes;
 use crate::buffer::{Buffers, slices};
 use crate::raise;
 
+/// A run, and what the iterate that was read last goes on from.
 #[pyclass]
-pub struct Run(OpenRun);
+pub struct Run(OpenRun, Mutex<Vec<Trajectory>>);
 
 #[pymethods]
 impl Run {
     #[new]
     fn new(path: PathBuf, mmap: bool) -> PyResult<Run> {
-        OpenRun::open(&path, Access { mmap }).map(Run).map_err(raise)
+        OpenRun::open(&path, Access { mmap }).map(|run| Run(run, Mutex::default())).map_err(raise)
     }
 
     fn manifest(&self) -> String {
@@ -46,12 +50,20 @@ impl Run {
         stream: &str,
     ) -> PyResult<Vec<Option<Bound<'py, PyBytes>>>> {
         let mut vector = Vector::open(&self.0, step, stream).map_err(raise)?;
+        let mut held = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        if stream == ITERATE {
+            vector.go_on(std::mem::take(&mut held));
+        }
         let tensor = |i: usize| {
             let mut bytes = Vec::new();
             let there = vector.tensor(i, &mut bytes).map_err(raise)?;
             Ok(there.then(|| PyBytes::new(py, &bytes)))
         };
-        (0..self.0.manifest.tensors.len()).map(tensor).collect()
+        let all: PyResult<Vec<_>> = (0..self.0.manifest.tensors.len()).map(tensor).collect();
+        if stream == ITERATE {
+            *held = vector.held();
+        }
+        all
     }
 
     /// The elements of one tensor as bytes; `None` where absent.

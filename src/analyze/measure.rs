@@ -3,15 +3,18 @@
 use std::path::Path;
 use std::sync::mpsc::sync_channel;
 
+use rayon::prelude::*;
+
 use super::skipped::Skipped;
 use super::spool::Spool;
-use super::unit::{Unit, Workers};
+use super::unit::{Unit, Workers, thread_pool};
 use super::{Analysis, Observer};
 use crate::codec::Decoder;
 use crate::error::{Error, Result, Tried};
 use crate::metrics::bias::LAG;
 use crate::reduce::cpu::{Vectors, iterate_sums};
 use crate::reduce::order::Neumaier;
+use crate::run::chunk::Chunk;
 use crate::run::plan::plan_windows;
 use crate::run::trajectory::{Source, Trajectory};
 use crate::run::window::Window;
@@ -188,20 +191,32 @@ impl Analysis<'_> {
             return Ok(None);
         };
         let window = Window::open(self.run, &[first], false)?;
-        let mut decoder = Decoder::new(self.options.isa).tried("start the decoder for", &self.run.path)?;
-        let (mut file, mut trajectory) = (Vec::new(), Trajectory::new(1));
-        let mut sums = vec![Neumaier::default(); self.run.manifest.tensors.len()];
-        for chunk in self.run.table.chunks() {
-            let (decoder, file) = (&mut decoder, &mut file);
-            let mut source = Source { run: self.run, window: &window, chunk, decoder, file, bytes: 0 };
+        let pool = thread_pool(self.options.threads, &self.run.path)?;
+        let chunks = self.run.table.chunks();
+        let scratch = || (Decoder::new(self.options.isa), Vec::new(), Trajectory::new(1));
+        type Scratch = (std::io::Result<Decoder>, Vec<u8>, Trajectory);
+        let of_chunk = |(decoder, file, trajectory): &mut Scratch, chunk: &Chunk| -> Result<f64> {
+            let decoder = decoder.as_mut().map_err(|e| std::io::Error::other(e.to_string()));
+            let decoder = decoder.tried("start the decoder for", &self.run.path)?;
             trajectory.clear();
-            let x = match trajectory.recorded(first, &mut source) {
-                Ok(x) => x,
-                Err(e) if e.is_damage() && self.options.skip_damaged => return Ok(None),
-                Err(e) => return Err(e),
-            };
+            let mut source = Source { run: self.run, window: &window, chunk, decoder, file, bytes: 0 };
+            let x = trajectory.recorded(first, &mut source)?;
             let v = Vectors { g: x, x, next: x, init: x };
-            sums[chunk.tensor].add(iterate_sums(self.options.isa, &v).x2);
+            Ok(iterate_sums(self.options.isa, &v).x2)
+        };
+        // Few pieces, since each has its own scratch.
+        let piece = chunks.len().div_ceil(2 * self.options.threads.max(1)).max(1);
+        let parts = chunks.par_iter().with_min_len(piece).map_init(scratch, of_chunk);
+        let squares: Result<Vec<f64>> = pool.install(|| parts.collect());
+        let squares = match squares {
+            Ok(squares) => squares,
+            Err(e) if e.is_damage() && self.options.skip_damaged => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        // Threads take chunks in any order; the fold has its own.
+        let mut sums = vec![Neumaier::default(); self.run.manifest.tensors.len()];
+        for (chunk, square) in chunks.iter().zip(squares) {
+            sums[chunk.tensor].add(square);
         }
         Ok(Some(sums.iter().map(|s| s.total()).collect()))
     }

@@ -64,12 +64,7 @@ struct Scratch {
 impl Workers {
     pub(super) fn new(threads: usize, isa: Isa, layout: Layout, run: &Path) -> Result<Workers> {
         let threads = threads.max(1);
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .start_handler(|_| std::mem::forget(Exact::new()))
-            .build()
-            .map_err(std::io::Error::other)
-            .tried("start threads for", run)?;
+        let pool = thread_pool(threads, run)?;
         let scratch = (0..threads).map(|_| Ok(Mutex::new(Scratch::new(isa, layout)?)));
         let scratch = scratch.collect::<std::io::Result<_>>().tried("start the decoder for", run)?;
         Ok(Workers { pool, isa, scratch })
@@ -224,6 +219,16 @@ impl Unit<'_> {
         let group = self.run.manifest.tensors[chunk.tensor].param_group;
         measured.direction(|| self.hyperparameters.coupled_weight_decay(group, step).unwrap_or(0.0))
     }
+}
+
+/// Threads whose arithmetic is exact.
+pub(super) fn thread_pool(threads: usize, run: &Path) -> Result<rayon::ThreadPool> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads.max(1))
+        .start_handler(|_| std::mem::forget(Exact::new()))
+        .build()
+        .map_err(std::io::Error::other)
+        .tried("start threads for", run)
 }
 
 /// Passes damage on to be collected; anything else ends the analysis.

@@ -3,6 +3,7 @@
 //! Exit codes: 0 fine, 1 the input is at fault, 2 the command line is. A closed pipe is fine.
 
 mod analyze;
+mod estimate;
 mod export;
 mod gc;
 mod inspect;
@@ -39,6 +40,8 @@ enum Command {
     Inspect(inspect::Arguments),
     /// Check every byte of a run against its checksums
     Verify(verify::Arguments),
+    /// Say how many bytes a training will write, from its model or from a few recorded steps
+    Estimate(estimate::Arguments),
     /// Write the iterate or a stream of one step as a safetensors file
     Export(export::Arguments),
     /// After a crash: say what is there and what is lost, and make the run usable again
@@ -85,6 +88,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Analyze(a) => analyze::run(&a).map(drop),
         Command::Inspect(a) => inspect::run(&a),
         Command::Verify(a) => verify::run(&a),
+        Command::Estimate(a) => estimate::run(&a),
         Command::Export(a) => export::run(&a),
         Command::Recover(a) => recover::run(&a),
         Command::Gc(a) => gc::run(&a),

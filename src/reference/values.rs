@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::tensor::Dtype;
 
-use crate::dtype::{DType, widen};
+use crate::dtype::{DType, push_bytes, values};
 use crate::error::{Error, Result, Tried};
 use crate::hash::Xxh3;
 use crate::run::Run;
@@ -174,19 +174,16 @@ impl Values {
             out.fill(0.0);
             return Ok(());
         };
+        values(place.dtype, self.bytes(place, chunk, buffer)?, out);
+        Ok(())
+    }
+
+    /// The stored elements of a chunk.
+    fn bytes<'a>(&'a self, place: Place, chunk: &Chunk, buffer: &'a mut Vec<u8>) -> Result<&'a [u8]> {
         let (path, source) = &self.sources[place.source];
         let size = place.dtype.size();
         let offset = place.offset + chunk.begin * size as u64;
-        let bytes = source.bytes(offset, chunk.len * size, buffer).tried("read", path)?;
-        if place.dtype == DType::F32 {
-            for (o, word) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
-                *o = f32::from_le_bytes(*word);
-            }
-        } else {
-            let bits: Vec<u16> = bytes.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b)).collect();
-            widen(place.dtype, &bits, out);
-        }
-        Ok(())
+        source.bytes(offset, chunk.len * size, buffer).tried("read", path)
     }
 
     /// The xxh3_64 of all values as float32, little endian, in the order of the run's tensors.
@@ -196,11 +193,16 @@ impl Values {
     pub(super) fn xxh3(&self, run: &Run) -> Result<String> {
         let (mut hash, mut buffer) = (Xxh3::default(), Vec::new());
         let (mut values, mut bytes) = (Vec::new(), Vec::new());
-        for chunk in run.table.chunks().iter().filter(|c| self.has(c.tensor)) {
+        for chunk in run.table.chunks() {
+            let Some(place) = self.places[chunk.tensor] else { continue };
+            if place.dtype == DType::F32 {
+                hash.update(self.bytes(place, chunk, &mut buffer)?);
+                continue;
+            }
             values.resize(chunk.len, 0.0);
             self.chunk(chunk, &mut buffer, &mut values)?;
             bytes.clear();
-            bytes.extend(values.iter().flat_map(|v: &f32| v.to_le_bytes()));
+            push_bytes(DType::F32, &values, &mut bytes);
             hash.update(&bytes);
         }
         Ok(format!("{:016x}", hash.digest()))

@@ -54,6 +54,7 @@ pub(super) struct Forecast {
     resumed: bool,
     sample: Sample,
     predicted: Vec<f32>,
+    unused: Vec<f32>,
 }
 
 impl Forecast {
@@ -85,6 +86,7 @@ impl Forecast {
             resumed: false,
             sample: Sample::default(),
             predicted: Vec::new(),
+            unused: Vec::new(),
         }
     }
 
@@ -169,7 +171,7 @@ impl Forecast {
         let keyframe = self.newest == Some(self.keyframe);
         let mut coding = None;
         if self.follows {
-            let prediction = self.choose(chunk, values, encoder);
+            let (prediction, shadow) = self.choose(chunk, values, encoder);
             self.predicted.resize(values.len(), 0.0);
             let [momentum, second] = &mut self.moments;
             let mut past = Past {
@@ -180,9 +182,11 @@ impl Forecast {
                 second: second.get_mut(range.clone()).unwrap_or_default(),
             };
             predict(self.isa, &prediction, &mut past, &mut self.predicted);
-            if keyframe {
-                self.restart(chunk, values);
-            } else {
+            if let Some(shadow) = shadow {
+                self.unused.resize(values.len(), 0.0);
+                predict(self.isa, &shadow, &mut past, &mut self.unused);
+            }
+            if !keyframe {
                 let start = out.len();
                 let stored = encoder.encode_residual(dtype, &prediction, values, &self.predicted, out);
                 // The moments of a replay have gone on, and so must a reader's.
@@ -200,23 +204,6 @@ impl Forecast {
         }
         self.x[range].copy_from_slice(values);
         coding
-    }
-
-    /// At a keyframe SGD's momentum can be had from the step before, where it is not known.
-    fn restart(&mut self, chunk: usize, values: &[f32]) {
-        let place = &mut self.places[chunk];
-        let rule = self.rules.get(place.param_group).copied().flatten();
-        let Some(Rule::Sgd { lr, nesterov: false, .. }) = rule.filter(|_| !place.live) else { return };
-        if lr != 0.0 && self.present[place.tensor] {
-            let moved = self.x[place.range.clone()].iter().zip(values);
-            for (m, (x, next)) in self.moments[0][place.range.clone()].iter_mut().zip(moved) {
-                // A guess, which is stored as it is.
-                #[allow(clippy::cast_possible_truncation)]
-                let momentum = ((f64::from(*x) - f64::from(*next)) / lr) as f32;
-                *m = momentum;
-            }
-            place.live = true;
-        }
     }
 
     /// After the chunks of an iterate.
@@ -257,8 +244,16 @@ impl Forecast {
         self.rules = rules(manifest, &self.scalars);
     }
 
-    /// The predictor that takes the fewest bits on a sample; at a tie, the optimizer's own step.
-    fn choose(&mut self, chunk: usize, values: &[f32], encoder: &mut Encoder) -> Prediction {
+    /// The predictor that takes the fewest bits on a sample; at a tie, the optimizer's own step. Where that is
+    /// not it, its moments are followed in the shadow, so that it can be taken up at a keyframe, with
+    /// which they are stored: what was wrong with them fades.
+    fn choose(
+        &mut self,
+        chunk: usize,
+        values: &[f32],
+        encoder: &mut Encoder,
+    ) -> (Prediction, Option<Prediction>) {
+        let keyframe = self.newest == Some(self.keyframe);
         let place = &mut self.places[chunk];
         let range = place.range.clone();
         let x = &self.x[range.clone()];
@@ -272,8 +267,8 @@ impl Forecast {
         self.sample.take(values, x, &self.before[range.clone()], g, moments);
         let count = &mut self.counts[place.tensor];
         let rule = self.rules.get(place.param_group).copied().flatten();
-        let replay =
-            rule.filter(|_| place.live && present && is_finite(g)).map(|r| r.prediction(count.0 + 1));
+        let own = rule.filter(|_| present && is_finite(g)).map(|r| r.prediction(count.0 + 1));
+        let replay = own.filter(|_| place.live || keyframe);
         let mut trial = Trial { isa: self.isa, dtype: place.dtype, sample: &mut self.sample, encoder };
         let mut best = (u64::MAX, Prediction::PREVIOUS);
         if let Some(own) = replay {
@@ -291,13 +286,13 @@ impl Forecast {
         }
         let chosen = best.1;
         if chosen.predictor.moments() > 0 {
-            place.flags = Some(chosen.flags);
-            count.1 = true;
-        } else if place.live && values.iter().zip(x).any(|(v, x)| v.to_bits() != x.to_bits()) {
-            // The optimizer did something else, after which its moments are not known.
-            place.live = false;
+            (place.flags, place.live, count.1) = (Some(chosen.flags), true, true);
+        } else if values.iter().zip(x).any(|(v, x)| v.to_bits() != x.to_bits()) {
+            // The optimizer did something else, after which its moments are not what a reader has.
+            (place.live, count.1) = (false, true);
+            return (chosen, own);
         }
-        chosen
+        (chosen, None)
     }
 }
 

@@ -4,9 +4,9 @@ It reads runs of one rank and one attempt, with every dtype, codec and predictor
 """
 
 import json
+from collections import namedtuple
 from math import ceil, prod
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import zstandard
@@ -18,20 +18,10 @@ RAW, ZERO, ABSENT, PLANES, PACKED, RESIDUAL = range(6)
 PREVIOUS, LINEAR, SGD, ADAM = range(1, 5)
 COEFFICIENTS = {PREVIOUS: 0, LINEAR: 3, SGD: 5, ADAM: 8}
 NESTEROV, FUSED, COUPLED = 1, 2, 1
-ITERATE, FIRST, SECOND = 0, 65_534, 65_535
+ITERATE, MOMENTS = 0, (65_534, 65_535)
 BITS = {"F32": np.dtype("<u4"), "BF16": np.dtype("<u2"), "F16": np.dtype("<u2")}
 RECORD = np.dtype("<u8, <u4, <u4, <u2, <u2, <u4, <u8")  # offset, bytes, exponent bytes, codec, predictor, flags, hash
-
-
-class Past(NamedTuple):
-    """What an iterate is predicted from: bits of the one before; as binary32 it, the one before it, grad, moments."""
-
-    bits: np.ndarray
-    x: np.ndarray
-    older: np.ndarray
-    grad: np.ndarray
-    m: np.ndarray
-    v: np.ndarray
+Past = namedtuple("Past", "bits x older grad m v")  # of x_{t-1} the bits; x_{t-1}, x_{t-2} and the rest in binary32
 
 
 def widen(bits, dtype):
@@ -123,20 +113,23 @@ def decode_planes(payload, exponent_bytes, codec, zero_blocks, dtype, n):
     return bits
 
 
+def in_order(bits):
+    """The numbers of patterns in the order of values, and the patterns of numbers."""
+    sign = 8 * bits.dtype.itemsize - 1
+    return bits ^ (bits >> sign) * (2**sign - 1)
+
+
 def decode_residual(payload, predictor, dtype, n, past):
     """The n elements of a chunk with codec 5, as bits: the prediction, plus what it missed in the order of values."""
     planes, flags = payload[:2].tolist()
     coefficients, payload = np.split(payload[4:], [4 * COEFFICIENTS[predictor]])
     prediction = predict(predictor, flags, coefficients.view("<f4"), past)
     bits = np.where(np.isnan(prediction), past.bits, narrow(prediction, dtype))
-    missed = np.zeros(n, BITS[dtype])
+    z = np.zeros((n, BITS[dtype].itemsize), np.uint8)
     for k in range(planes):
-        plane, payload = unpack(payload, n)
-        missed |= plane.astype(BITS[dtype]) << 8 * k
-    sign = 8 * BITS[dtype].itemsize - 1
-    below = BITS[dtype].type(2**sign - 1)
-    number = np.where(bits >> sign, bits ^ below, bits) + (missed >> 1 ^ -(missed & 1))
-    return np.where(number >> sign, number ^ below, number)
+        z[:, k], payload = unpack(payload, n)
+    z = z.view(BITS[dtype])[:, 0]
+    return in_order(in_order(bits) + (z >> 1 ^ -(z & 1)))
 
 
 def decode_chunk(chunks, record, dtype, n, past):
@@ -149,53 +142,46 @@ def decode_chunk(chunks, record, dtype, n, past):
     if codec == RAW:
         return payload.view(BITS[dtype])
     if codec in (PLANES, PACKED):
-        return decode_planes(payload, exponent_bytes, codec, flags & 1, dtype, n)
+        return decode_planes(payload, exponent_bytes, codec, flags, dtype, n)
     if codec == RESIDUAL:
         return decode_residual(payload, predictor, dtype, n, past)
     return np.zeros(n, BITS[dtype]) if codec == ZERO else None
 
 
-def past_of(i, n, dtype, step, keyframe, grad, vectors, moments):
-    """What iterate `step` of tensor i is predicted from, where it is no keyframe."""
-    bits = vectors[step - 1, ITERATE][i]
-    older = bits if step - 1 == keyframe else vectors[step - 2, ITERATE][i]
+def past_of(i, part, dtype, step, keyframe, grad, vectors, moments):
+    """What a part of tensor i at `step` is predicted from, where `step` is no keyframe."""
+    bits = vectors[step - 1, ITERATE][i][part]
+    older = bits if step - 1 == keyframe else vectors[step - 2, ITERATE][i][part]
     gradient = vectors.get((step - 1, grad), {i: None})[i]
-    gradient = np.zeros(n, np.float32) if gradient is None else widen(gradient, dtype)
-    m, v = (moments.setdefault((stream, i), np.zeros(n, np.float32)) for stream in (FIRST, SECOND))
+    gradient = np.zeros(len(bits), np.float32) if gradient is None else widen(gradient[part], dtype)
+    m, v = (moments.setdefault((stream, i, part.start), np.zeros_like(gradient)) for stream in MOMENTS)
     return Past(bits, widen(bits, dtype), widen(older, dtype), gradient, m, v)
-
-
-def decode_tensor(chunks, records, dtype, n, past):
-    """A tensor's n elements as bits, from the next records, or None where it is absent."""
-    parts = [np.zeros(0, BITS[dtype])]  # a tensor without elements has no chunk
-    for begin in range(0, n, CHUNK):
-        size = min(CHUNK, n - begin)
-        part_of_past = past and Past(*(array[begin : begin + size] for array in past))
-        parts.append(decode_chunk(chunks, next(records), dtype, size, part_of_past))
-    return None if any(part is None for part in parts) else np.concatenate(parts)
 
 
 @np.errstate(all="ignore")
 def read_run(path) -> tuple[list[dict], dict[tuple[int, int], list]]:
     """tensor table, and {(step, stream): [bits of each tensor, flat, uint32 or uint16; None where absent]}"""
     manifest = json.loads((Path(path) / "manifest.json").read_text(encoding="utf-8"))
-    if manifest["version"] != 1 or manifest["requires"]:
+    if manifest["version"] != 1 or manifest.get("requires"):
         raise ValueError("a version or feature that this reader does not know")
     grad = [None, *(stream["name"] for stream in manifest["streams"]), "grad"].index("grad")
+    tensors = [(i, t["dtype"], prod(t["shape"])) for i, t in enumerate(manifest["tensors"])]
+    parts = [(i, dtype, slice(k, min(k + CHUNK, n))) for i, dtype, n in tensors for k in range(0, n, CHUNK)]
     vectors, moments = {}, {}
     for file in sorted(Path(path).glob("steps/*/s*-*.a1.r0.safetensors")):
         shard = load_file(file)
-        records = iter(shard["index"].view(RECORD)[:, 0])
-        for step, stream, keyframe in shard["vectors"].tolist():
+        index = shard["index"].view(RECORD).reshape(len(shard["vectors"]), len(parts))
+        for (step, stream, keyframe), records in zip(shard["vectors"].tolist(), index, strict=True):
             if stream == ITERATE and step == keyframe:
                 moments.clear()
-            vector = []
-            for i, tensor in enumerate(manifest["tensors"]):
-                n, dtype = prod(tensor["shape"]), "F32" if stream in (FIRST, SECOND) else tensor["dtype"]
-                past = past_of(i, n, dtype, step, keyframe, grad, vectors, moments) if step > keyframe else None
-                vector.append(decode_tensor(shard["chunks"], records, dtype, n, past))
-            if stream in (FIRST, SECOND):
-                moments |= {(stream, i): bits.view(np.float32) for i, bits in enumerate(vector) if bits is not None}
-            else:
-                vectors[step, stream] = vector
+            vector = [[np.zeros(0, BITS[dtype])] for _, dtype, _ in tensors]  # without elements there is no chunk
+            for (i, dtype, part), record in zip(parts, records, strict=True):
+                past = past_of(i, part, dtype, step, keyframe, grad, vectors, moments) if step > keyframe else None
+                dtype = "F32" if stream in MOMENTS else dtype
+                bits = decode_chunk(shard["chunks"], record, dtype, part.stop - part.start, past)
+                vector[i].append(bits)
+                if stream in MOMENTS and bits is not None:
+                    moments[stream, i, part.start] = bits.view(np.float32).copy()
+            if stream not in MOMENTS:
+                vectors[step, stream] = [None if any(p is None for p in t) else np.concatenate(t) for t in vector]
     return manifest["tensors"], vectors

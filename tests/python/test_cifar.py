@@ -13,6 +13,7 @@ import polars
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_model
 
 import lpa
 
@@ -105,3 +106,14 @@ def test_float32_is_off_by_its_own_error(training, analyze, capsys):
         print("\nfloat32 on this training, worst: " + ", ".join(f"{k} {v:.1e}" for k, v in worst.items()))
     # Not less than its rounding, which shows that the two are computed apart; not more than a few.
     assert all(2**-26 < v < 1e-5 for v in worst.values()), worst
+
+
+def test_the_estimate_is_what_was_written(training, lpa_command, tmp_path):
+    path, *_ = training
+    model = tmp_path / "model.safetensors"
+    save_model(resnet(), model)
+    said = lpa_command("estimate", model, "--steps", str(STEPS), "--optimizer", "sgd").stdout
+    value, unit = next(line for line in said.splitlines() if line.startswith("  default ")).split()[-2:]
+    estimated = float(value) * {"MB": 1e6, "GB": 1e9}[unit]
+    written = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+    assert abs(estimated / written - 1) < 0.05, (estimated, written)

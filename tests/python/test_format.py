@@ -10,7 +10,9 @@ import lpa
 from conftest import FIXTURES
 from numpy_decoder import read_run
 
-RUNS = ["digits_mlp", "format/v1-f32", "format/v1-bf16", "format/v1-f16"]
+RUNS = ["digits_mlp", "format/v1-f32", "format/v1-bf16", "format/v1-f16", "format/v1-f32-fast", "format/v1-bf16-fast",
+        "format/v1-f16-fast", "format/v1-sgd", "format/v1-linear", "format/v1-adam"]
+VECTORS = {"digits_mlp": 441, "format/v1-sgd": 11, "format/v1-linear": 11, "format/v1-adam": 11}
 SIZES = [0, 1, 63, 64, 65, 65535, 65536, 65537]
 
 
@@ -36,7 +38,7 @@ def test_a_decoder_written_from_the_page_alone_reads_the_same_bits(name):
             assert (bits is None) == (array is None)
             if bits is not None:
                 assert array.tobytes() == bits.tobytes()
-    assert len(vectors) == {"digits_mlp": 441}.get(name, 5)
+    assert len(vectors) == VECTORS.get(name, 5)
 
 
 @pytest.mark.parametrize(("dtype", "special"), [

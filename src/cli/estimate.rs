@@ -1,0 +1,126 @@
+//! `lpa estimate`.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use super::{Usage, bytes, rate, say};
+use crate::estimate::{Estimate, Optimizer, Sample, from_run, from_tensors, tensors_of};
+use crate::run::writer::Profile;
+use crate::run::{Access, Run};
+use crate::summary::{significant, thousands};
+
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    /// The model, a safetensors file; or, for an estimate from what was measured, a run of a few steps of
+    /// the same training
+    model: PathBuf,
+    /// Steps of the training
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    steps: u64,
+    /// The optimizer: sgd, adam, adamw or other
+    #[arg(long, value_name = "NAME", default_value = "sgd")]
+    optimizer: Optimizer,
+    /// Vectors at N consecutive steps of every M
+    #[arg(long, value_name = "N/M", default_value = "1/1", value_parser = parse_sample)]
+    sample: Sample,
+    /// Share of the rows of a tensor that have a gradient at a step, as of an embedding
+    #[arg(long = "rows", value_name = "NAME=SHARE", value_parser = parse_rows)]
+    rows: Vec<(String, f64)>,
+    /// Seconds that a step takes, for the rate at which is written
+    #[arg(long, value_name = "SECONDS")]
+    step_seconds: Option<f64>,
+}
+
+fn parse_sample(text: &str) -> Result<Sample, String> {
+    let parsed =
+        text.split_once('/').and_then(|(n, m)| Some(Sample { n: n.parse().ok()?, m: m.parse().ok()? }));
+    let sample = parsed.filter(|s| s.n > 0 && s.n <= s.m).ok_or("it is N/M with 0 < N <= M, as 51/510")?;
+    // All of the steps is all of the steps.
+    Ok(if sample.n == sample.m { Sample { n: 1, m: 1 } } else { sample })
+}
+
+fn parse_rows(text: &str) -> Result<(String, f64), String> {
+    let parsed = text.rsplit_once('=').and_then(|(name, share)| Some((name.to_owned(), share.parse().ok()?)));
+    parsed
+        .filter(|(_, share)| (0.0..=1.0).contains(share))
+        .ok_or_else(|| "it is NAME=SHARE, as wte.weight=0.03".to_owned())
+}
+
+pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
+    let mut out = String::new();
+    let head = format!(
+        "  {:28}{:>14}{:>14}{:>12}{:>14}\n",
+        "profile", "bits/parameter", "a step", "a second", "in all"
+    );
+    if a.model.is_dir() {
+        if !a.rows.is_empty() {
+            return Err(
+                Usage("--rows is for an estimate from a model; a run says by itself".to_owned()).into()
+            );
+        }
+        let run = Run::open(&a.model, Access::default())?;
+        let e = from_run(&run, a.steps)?;
+        let _ = writeln!(
+            out,
+            "{} parameters, {} steps, as {} recorded ones took",
+            thousands(e.parameters),
+            thousands(a.steps),
+            thousands(run.steps().end)
+        );
+        out += &head;
+        line(&mut out, "as this run", &e, a);
+        return say(&out);
+    }
+    let tensors = tensors_of(&a.model)?;
+    if let Some((name, _)) = a.rows.iter().find(|(name, _)| tensors.iter().all(|t| t.name != *name)) {
+        return Err(Usage(format!("--rows: the model has no tensor '{name}'")).into());
+    }
+    let estimate =
+        |profile, predict| from_tensors(&tensors, &a.rows, a.optimizer, profile, predict, a.steps, a.sample);
+    let all = [
+        ("default", estimate(Profile::Default, true)),
+        ("fast", estimate(Profile::Fast, true)),
+        ("default, predict=False", estimate(Profile::Default, false)),
+    ];
+    let _ = writeln!(
+        out,
+        "{} parameters in {} tensors, {} steps",
+        thousands(all[0].1.parameters),
+        thousands(tensors.len() as u64),
+        thousands(a.steps)
+    );
+    out += &head;
+    all.iter().for_each(|(name, e)| line(&mut out, name, e, a));
+    let raw: f64 =
+        tensors.iter().map(|t| t.shape.iter().product::<u64>() as f64 * t.dtype.size() as f64).sum();
+    let share = a.sample.n as f64 / a.sample.m as f64;
+    let _ = writeln!(
+        out,
+        "  {:28}{:>14}{:>14}{:>12}{:>14}",
+        "plain numbers",
+        significant(2.0 * raw * 8.0 / all[0].1.parameters as f64),
+        size(2.0 * raw),
+        "",
+        size(2.0 * raw * share * a.steps as f64)
+    );
+    say(&out)
+}
+
+fn line(out: &mut String, name: &str, e: &Estimate, a: &Arguments) {
+    let step = e.gradient + e.iterate;
+    let second = a.step_seconds.filter(|s| *s > 0.0).map_or(String::new(), |s| {
+        let share = a.sample.n as f64 / a.sample.m as f64;
+        // A rate is shown to three digits.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        rate((step * share) as u64, s)
+    });
+    let bits = significant(step * 8.0 / e.parameters.max(1) as f64);
+    let _ = writeln!(out, "  {name:28}{bits:>14}{:>14}{second:>12}{:>14}", size(step), size(e.total));
+}
+
+/// Bytes with a unit.
+fn size(n: f64) -> String {
+    // Shown to three digits.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    bytes(n as u64)
+}

@@ -1,0 +1,305 @@
+//! How many bytes a training will write, from its tensors alone or from a few recorded steps of it.
+//!
+//! Owns the bits that values take, which were measured on real trainings (`docs/performance.md`), and the
+//! schedule of keyframes; what does not depend on values is counted exactly.
+
+use std::path::Path;
+
+use crate::codec::{Codec, Predictor};
+use crate::dtype::DType;
+use crate::error::{Error, Result, Tried};
+use crate::reduce::order::CHUNK;
+use crate::run::Run;
+use crate::run::container::{DATA_ALIGN, Header};
+use crate::run::manifest::MOMENTS;
+use crate::run::writer::{Profile, WriterOptions};
+
+/// Iterates from one keyframe to the next, as the writer has them.
+const KEYFRAME_STEPS: f64 = 128.0;
+/// Bytes of an index record, and the multiple at which payloads start.
+const RECORD: f64 = 32.0;
+const ALIGN: usize = 64;
+/// Bytes of a scalar with the mark that it is there, and scalars of a step besides those of groups.
+const SCALAR: f64 = 9.0;
+
+/// A tensor of the model.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    /// Name.
+    pub name: String,
+    /// Shape.
+    pub shape: Vec<u64>,
+    /// Type.
+    pub dtype: DType,
+}
+
+impl Tensor {
+    fn elements(&self) -> u64 {
+        self.shape.iter().product()
+    }
+}
+
+/// How the optimizer's steps are predicted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Optimizer {
+    /// SGD: one moment.
+    Sgd,
+    /// Adam or AdamW: two.
+    Adam,
+    /// Another, of which nothing is known.
+    Other,
+}
+
+impl std::str::FromStr for Optimizer {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Optimizer, String> {
+        match name.to_ascii_lowercase().as_str() {
+            "sgd" => Ok(Optimizer::Sgd),
+            "adam" | "adamw" => Ok(Optimizer::Adam),
+            "other" => Ok(Optimizer::Other),
+            _ => Err(format!("'{name}' is none of sgd, adam, adamw, other")),
+        }
+    }
+}
+
+/// Which steps have vectors: `n` of every `m`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// Consecutive steps.
+    pub n: u64,
+    /// From one to the next.
+    pub m: u64,
+}
+
+/// Bytes of what is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Estimate {
+    /// Gradients, of a step that has one.
+    pub gradient: f64,
+    /// Iterates, on the average of the steps that have one, keyframes and moments included.
+    pub iterate: f64,
+    /// Of the whole recording, the final iterate as a file included.
+    pub total: f64,
+    /// Parameters.
+    pub parameters: u64,
+}
+
+/// Bits that the values of a vector take.
+#[derive(Clone, Copy, Debug)]
+struct Bits {
+    gradient: f64,
+    keyframe: f64,
+    residual: f64,
+    moment: f64,
+}
+
+/// What dense values of a type take. Measured: ResNet and transformer, early to late.
+fn bits(dtype: DType, profile: Profile, optimizer: Optimizer) -> Bits {
+    let residual = match optimizer {
+        Optimizer::Sgd => 0.05,
+        Optimizer::Adam => 0.08,
+        // A fitted step: 2 for what is SGD in disguise, 8 to 15 for what divides by a second moment.
+        Optimizer::Other => 12.0,
+    };
+    let (gradient, keyframe) = match (dtype, profile) {
+        (DType::F32, Profile::Default) => (27.05, 26.4),
+        (DType::F32, Profile::Fast) => (28.1, 27.2),
+        (DType::BF16, Profile::Default) => (11.1, 10.5),
+        (DType::BF16, Profile::Fast) => (12.1, 11.2),
+        (DType::F16, Profile::Default) => (13.7, 13.2),
+        (DType::F16, Profile::Fast) => (14.2, 13.8),
+    };
+    let moment = if profile == Profile::Default { 27.0 } else { 28.1 };
+    Bits { gradient, keyframe, residual, moment }
+}
+
+/// Bytes of a chunk's payload of `n` elements at `bits` each, aligned, with its record.
+fn stored(n: u64, bits: f64, dtype: DType) -> f64 {
+    let raw = n as f64 * dtype.size() as f64;
+    // A frame or a head, which small chunks are stored raw for.
+    let coded = n as f64 * bits / 8.0 + 40.0;
+    let payload = coded.min(raw);
+    let half = ALIGN as f64 / 2.0;
+    // A payload ends anywhere between two places to start at, but for whole multiples.
+    let aligned = if payload <= half { ALIGN as f64 } else { payload + half };
+    RECORD + aligned
+}
+
+/// Estimates a recording of `steps` steps. `rows` gives the share of rows of tensors whose gradients are
+/// zero elsewhere, such as those of embeddings.
+pub fn from_tensors(
+    tensors: &[Tensor],
+    rows: &[(String, f64)],
+    optimizer: Optimizer,
+    profile: Profile,
+    predict: bool,
+    steps: u64,
+    sample: Sample,
+) -> Estimate {
+    let mut e = Estimate::default();
+    // Runs of consecutive iterates: keyframes are their first ones and every 128th.
+    let (length, predicted) = if predict { (sample.n as f64, optimizer) } else { (1.0, Optimizer::Other) };
+    let continuous = sample.n == sample.m;
+    let length = if continuous && predict { steps as f64 } else { length };
+    let keyframes = (length / KEYFRAME_STEPS).ceil().max(1.0) / length;
+    let moments = match predicted {
+        Optimizer::Sgd => 1.0,
+        Optimizer::Adam => 2.0,
+        Optimizer::Other => 0.0,
+    };
+    let stored_moments = if continuous { keyframes - 1.0 / length } else { 0.0 };
+    for t in tensors {
+        let n = t.elements();
+        e.parameters += n;
+        let share = rows.iter().find(|(name, _)| *name == t.name).map_or(1.0, |(_, share)| *share);
+        // Bursts begin with moments that are not known: Adam's steps are then fitted ones.
+        let known = if continuous || optimizer == Optimizer::Sgd { predicted } else { Optimizer::Other };
+        let b = bits(t.dtype, profile, known);
+        let residual = if !continuous && optimizer == Optimizer::Sgd { 2.3 } else { b.residual };
+        let mut left = n;
+        while left > 0 {
+            let n = left.min(CHUNK as u64);
+            left -= n;
+            // One bit a block of 64 says which are there.
+            let zeros = if share < 1.0 { 1.0 / 64.0 } else { 0.0 };
+            e.gradient += stored(n, share * b.gradient + zeros, t.dtype);
+            e.iterate += keyframes * stored(n, b.keyframe, t.dtype);
+            e.iterate += (1.0 - keyframes) * stored(n, residual, t.dtype);
+            e.iterate += moments * stored_moments * stored(n, b.moment, DType::F32);
+        }
+    }
+    let groups = 7.0;
+    finish(&mut e, steps, sample, tensors.len(), SCALAR * (4.0 + groups));
+    e
+}
+
+/// Adds up a recording: steps, shards, x_T in its shard and as a file.
+fn finish(e: &mut Estimate, steps: u64, sample: Sample, tensors: usize, scalars: f64) {
+    let sampled = (steps / sample.m) * sample.n + (steps % sample.m).min(sample.n);
+    let vectors = sampled as f64 * (e.gradient + e.iterate);
+    let shards = (vectors / WriterOptions::default().shard_bytes as f64).ceil().max(1.0) + 1.0;
+    let of_shard = DATA_ALIGN as f64 + 60.0 * tensors as f64;
+    let last = e.parameters as f64 * 4.0;
+    e.total = vectors + steps as f64 * scalars + shards * of_shard + 2.0 * last;
+}
+
+/// Estimates a recording of `steps` steps from one of fewer steps of the same training.
+///
+/// # Errors
+/// The run has no step with gradient and iterate, or a shard cannot be read.
+pub fn from_run(run: &Run, steps: u64) -> Result<Estimate> {
+    let mut sums = Sums::default();
+    let mut others = 0u64;
+    for segment in (0..run.manifest.world).flat_map(|rank| run.segments(rank)) {
+        let shard = run.open_shard(&segment.file, false)?;
+        let of_vectors = sums.total();
+        for (v, &(step, stream)) in shard.vectors().iter().enumerate() {
+            let bytes: u64 =
+                shard.records(v).map(|r| 32 + u64::from(r.len).next_multiple_of(ALIGN as u64)).sum();
+            let whole = shard.records(v).all(|r| r.coding.codec != Codec::Residual);
+            let replayed =
+                shard.records(v).any(|r| matches!(r.coding.predictor, Predictor::Sgd | Predictor::Adam));
+            sums.add(stream, bytes, whole && shard.keyframe(step) == Some(step), replayed);
+        }
+        let file = std::fs::metadata(&segment.file.path).tried("read", &segment.file.path)?.len();
+        others += file.saturating_sub(sums.total() - of_vectors);
+    }
+    let recorded = run.steps();
+    let seen = (recorded.end - recorded.start).max(1);
+    if sums.gradients.1 == 0 || sums.keyframes.1 == 0 {
+        let what = "it has no step with both iterate and gradient to go by; record a few steps first";
+        return Err(Error::Nothing { path: run.path.clone(), what: what.to_owned() });
+    }
+    let mean = |(bytes, count): (u64, u64)| if count == 0 { 0.0 } else { bytes as f64 / count as f64 };
+    // All ranks together make a vector.
+    let world = f64::from(run.manifest.world);
+    let moments = match sums.moments.1 {
+        // Too short to have met a keyframe with moments: they take what gradients that are dense do.
+        0 => f64::from(sums.kinds) * run.manifest.parameters() as f64 * 27.0 / 8.0,
+        _ => world * mean(sums.moments) * f64::from(sums.kinds.max(1)),
+    };
+    let keyframe = world * mean(sums.keyframes);
+    let residual = if sums.residuals.1 == 0 { keyframe } else { world * mean(sums.residuals) };
+    let share = if sums.residuals.1 == 0 { 1.0 } else { 1.0 / KEYFRAME_STEPS };
+    let mut e = Estimate {
+        gradient: world * mean(sums.gradients),
+        iterate: share * (keyframe + moments) + (1.0 - share) * residual,
+        parameters: run.manifest.parameters(),
+        total: 0.0,
+    };
+    let vectors = sums.gradients.1 as f64 / world / seen as f64 * steps as f64;
+    let last = e.parameters as f64 * 4.0;
+    e.total = vectors * (e.gradient + e.iterate) + others as f64 / seen as f64 * steps as f64 + 2.0 * last;
+    Ok(e)
+}
+
+/// Bytes and number of the vectors of each kind.
+#[derive(Default)]
+struct Sums {
+    gradients: (u64, u64),
+    keyframes: (u64, u64),
+    residuals: (u64, u64),
+    moments: (u64, u64),
+    /// Moments that the optimizer has.
+    kinds: u8,
+}
+
+impl Sums {
+    fn add(&mut self, stream: u16, bytes: u64, keyframe: bool, replayed: bool) {
+        let kind = match stream {
+            0 if keyframe => &mut self.keyframes,
+            0 => &mut self.residuals,
+            _ if MOMENTS.contains(&stream) => &mut self.moments,
+            _ => &mut self.gradients,
+        };
+        kind.0 += bytes;
+        kind.1 += 1;
+        if stream == MOMENTS[1] {
+            self.kinds = 2;
+        } else if stream == MOMENTS[0] || replayed {
+            self.kinds = self.kinds.max(1);
+        }
+    }
+
+    fn total(&self) -> u64 {
+        [self.gradients, self.keyframes, self.residuals, self.moments].iter().map(|k| k.0).sum()
+    }
+}
+
+/// The parameters of a safetensors checkpoint; what is no floating-point number, and the running
+/// statistics of normalizations, are left out.
+///
+/// # Errors
+/// It is none, or cannot be read.
+pub fn tensors_of(path: &Path) -> Result<Vec<Tensor>> {
+    let file = std::fs::File::open(path).tried("open", path)?;
+    let header = Header::read(&file, path).map_err(|e| match e {
+        Error::Damaged { .. } => Error::Nothing {
+            path: path.to_owned(),
+            what: "it is no safetensors file. Save the model as one: \
+                   safetensors.torch.save_model(model, 'model.safetensors')"
+                .to_owned(),
+        },
+        other => other,
+    })?;
+    let statistics = ["running_mean", "running_var"];
+    let tensor = |name: String| {
+        let (dtype, shape, ..) = header.tensor(&name)?;
+        let dtype = match dtype {
+            safetensors::Dtype::F32 => DType::F32,
+            safetensors::Dtype::BF16 => DType::BF16,
+            safetensors::Dtype::F16 => DType::F16,
+            _ => return None,
+        };
+        let is_parameter = !statistics.iter().any(|s| name.ends_with(s));
+        let shape = shape.iter().map(|&d| d as u64).collect();
+        is_parameter.then_some(Tensor { name, shape, dtype })
+    };
+    let all: Vec<Tensor> = header.names().into_iter().filter_map(tensor).collect();
+    if all.is_empty() {
+        let what = "it holds no float32, float16 or bfloat16 tensor".to_owned();
+        return Err(Error::Nothing { path: path.to_owned(), what });
+    }
+    Ok(all)
+}
