@@ -36,6 +36,9 @@ fn is_alone(path: &Path) {
     assert_eq!(all, [path]);
 }
 
+/// A rank's number of steps, dropped steps, checkpoints, and the step of its final iterate.
+type Noted = (u64, Vec<(u64, String)>, Vec<(u64, String)>, Option<u64>);
+
 /// Everything that counts, read vector by vector.
 #[derive(Debug, PartialEq)]
 struct Contents {
@@ -45,8 +48,7 @@ struct Contents {
     vectors: BTreeMap<(u64, String, usize), Option<Vec<u8>>>,
     /// By rank, step and name, the bits.
     scalars: BTreeMap<(u32, u64, String), u64>,
-    /// By rank: steps, dropped, checkpoints, the step of its final iterate.
-    ranks: Vec<(u64, Vec<(u64, String)>, Vec<(u64, String)>, Option<u64>)>,
+    ranks: Vec<Noted>,
     final_step: Option<u64>,
 }
 

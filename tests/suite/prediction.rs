@@ -315,8 +315,8 @@ fn a_packed_recording_is_resumed_with_the_replay() {
         (100..150).for_each(|_| training.step(&mut writer, Unusual::default()));
         training.finish(&mut writer);
         training.is_what_is_read(&path);
-        is_replayed(&stored(&path), 3..100, by);
-        is_replayed(&stored(&path), 101..150, by);
+        is_replayed(&stored(&path), 3..100, (by, 4.0));
+        is_replayed(&stored(&path), 101..150, (by, 4.0));
     }
 }
 

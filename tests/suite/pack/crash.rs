@@ -26,7 +26,7 @@ fn kill_at_random_moments() {
             "pack",
             path.to_str().unwrap(),
             "--profile",
-            if i % 2 == 0 { "fast" } else { "default" },
+            if i.is_multiple_of(2) { "fast" } else { "default" },
         ]);
         command.stdout(Stdio::null()).stderr(Stdio::null());
         command
