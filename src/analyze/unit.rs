@@ -146,19 +146,20 @@ impl Unit<'_> {
         }
         let grad = self.run.manifest.stream_id(GRAD);
         // Steps whose iterates cannot be decoded.
-        let mut lost = 1..=0;
+        let mut lost: Option<RangeInclusive<u64>> = None;
         for &t in steps {
             let (values, flags) = cells.push();
             flags.no_init = no_init;
             let mut reach = |step: u64| {
-                if lost.contains(&step) {
+                if lost.as_ref().is_some_and(|lost| lost.contains(&step)) {
                     return Ok(false);
                 }
                 iterates.reach(step, &mut source).or_else(|e| {
-                    lost = step..=self.run.next_keyframe(step)?.map_or(u64::MAX, |k| k - 1);
+                    let end = self.run.next_keyframe(step)?.map_or(u64::MAX, |k| k - 1);
+                    lost = Some(step..=end);
                     // The final iterate has no row.
                     let last = self.run.final_step().unwrap_or(self.run.steps().end).saturating_sub(1);
-                    damage.push((step..=last.min(*lost.end()).max(step), keep(e)?));
+                    damage.push((step..=last.min(end).max(step), keep(e)?));
                     Ok(false)
                 })
             };

@@ -82,16 +82,15 @@ fn solve(mut a: [[f64; 3]; 3], mut b: [f64; 3]) -> Option<[f64; 3]> {
     let mut used = [false; 3];
     for i in 0..3 {
         // What is left of a column after the others are taken out of it.
-        if !(a[i][i] > 1e-12 * scale[i]) {
+        used[i] = a[i][i] > 1e-12 * scale[i];
+        if !used[i] {
             continue;
         }
-        used[i] = true;
+        let pivot = a[i];
         for row in 0..3 {
             if row != i {
-                let factor = a[row][i] / a[i][i];
-                for column in 0..3 {
-                    a[row][column] -= factor * a[i][column];
-                }
+                let factor = a[row][i] / pivot[i];
+                a[row].iter_mut().zip(pivot).for_each(|(cell, p)| *cell -= factor * p);
                 b[row] -= factor * b[i];
             }
         }
