@@ -73,7 +73,10 @@ pub(crate) fn remove_leftovers(target: &Path, manifest: &[u8]) -> Result<()> {
         // Another process may still be removing what it has replaced.
         let _held = match Held::take(&path) {
             Ok(held) => Some(held),
-            Err(e @ Error::Write { .. }) => return Err(e),
+            Err(Error::Write { .. }) => {
+                let what = "another lpa pack is at work here; nothing was changed. Wait until it ends.";
+                return Err(Error::Write { path, what: what.to_owned() });
+            }
             Err(_) => None,
         };
         remove(&path)?;

@@ -257,6 +257,11 @@ fn what_is_in_the_way_and_not_of_this_run() {
     copy_dir(&crate::support::fixture("format/v1-f32"), &way);
     refused(&copy.path, &[], &[".run.lpa-packing: it is in the way", "Move it to another place"]);
     std::fs::remove_dir_all(&way).unwrap();
+    copy_dir(&copy.path, &way);
+    let held = Held::take(&way).unwrap();
+    refused(&copy.path, &[], &[".run.lpa-packing: another lpa pack is at work here"]);
+    drop(held);
+    pack(&copy.path, &[]);
     let mut file = std::fs::File::create(&way).unwrap();
     file.write_all(b"a file").unwrap();
     refused(&copy.path, &[], &["it is in the way"]);
