@@ -9,17 +9,14 @@ use crate::codec::{Codec, Predictor};
 use crate::dtype::DType;
 use crate::error::{Error, Result, Tried};
 use crate::reduce::order::CHUNK;
-use crate::run::Run;
 use crate::run::container::{DATA_ALIGN, Header};
 use crate::run::manifest::MOMENTS;
 use crate::run::writer::{Profile, WriterOptions};
+use crate::run::{KEYFRAME_STEPS, PAYLOAD_ALIGN, RECORD, Record, Run};
 
-/// Iterates from one keyframe to the next, as the writer has them.
-const KEYFRAME_STEPS: f64 = 128.0;
-/// Bytes of an index record, and the multiple at which payloads start.
-const RECORD: f64 = 32.0;
-const ALIGN: usize = 64;
-/// Bytes of a scalar with the mark that it is there, and scalars of a step besides those of groups.
+/// Scalars that a recorder notes of a step: its own, and the hyperparameters of one group.
+const SCALARS: f64 = 11.0;
+/// Bytes of a scalar, with the mark that it is there.
 const SCALAR: f64 = 9.0;
 
 /// A tensor of the model.
@@ -118,10 +115,10 @@ fn stored(n: u64, bits: f64, dtype: DType) -> f64 {
     // A frame or a head, which small chunks are stored raw for.
     let coded = n as f64 * bits / 8.0 + 40.0;
     let payload = coded.min(raw);
-    let half = ALIGN as f64 / 2.0;
+    let align = PAYLOAD_ALIGN as f64;
     // A payload ends anywhere between two places to start at, but for whole multiples.
-    let aligned = if payload <= half { ALIGN as f64 } else { payload + half };
-    RECORD + aligned
+    let aligned = if payload <= align / 2.0 { align } else { payload + align / 2.0 };
+    RECORD as f64 + aligned
 }
 
 /// Estimates a recording of `steps` steps. `rows` gives the share of rows of tensors whose gradients are
@@ -140,7 +137,7 @@ pub fn from_tensors(
     let (length, predicted) = if predict { (sample.n as f64, optimizer) } else { (1.0, Optimizer::Other) };
     let continuous = sample.n == sample.m;
     let length = if continuous && predict { steps as f64 } else { length };
-    let keyframes = (length / KEYFRAME_STEPS).ceil().max(1.0) / length;
+    let keyframes = (length / KEYFRAME_STEPS as f64).ceil().max(1.0) / length;
     let moments = match predicted {
         Optimizer::Sgd => 1.0,
         Optimizer::Adam => 2.0,
@@ -167,19 +164,18 @@ pub fn from_tensors(
             e.step += moments * stored_moments * stored(n, b.moment, DType::F32);
         }
     }
-    let groups = 7.0;
-    finish(&mut e, steps, sample, tensors.len(), SCALAR * (4.0 + groups));
+    finish(&mut e, steps, sample, tensors.len());
     e
 }
 
 /// Adds up a recording: steps, shards, x_T in its shard and as a file.
-fn finish(e: &mut Estimate, steps: u64, sample: Sample, tensors: usize, scalars: f64) {
+fn finish(e: &mut Estimate, steps: u64, sample: Sample, tensors: usize) {
     let sampled = (steps / sample.m) * sample.n + (steps % sample.m).min(sample.n);
     let vectors = sampled as f64 * e.step;
     let shards = (vectors / WriterOptions::default().shard_bytes as f64).ceil().max(1.0) + 1.0;
     let of_shard = DATA_ALIGN as f64 + 60.0 * tensors as f64;
     let last = e.parameters as f64 * 4.0;
-    e.total = vectors + steps as f64 * scalars + shards * of_shard + 2.0 * last;
+    e.total = vectors + steps as f64 * SCALARS * SCALAR + shards * of_shard + 2.0 * last;
 }
 
 /// Estimates a recording of `steps` steps from one of fewer steps of the same training.
@@ -193,8 +189,8 @@ pub fn from_run(run: &Run, steps: u64) -> Result<Estimate> {
         let shard = run.open_shard(&segment.file, false)?;
         let of_vectors = sums.total();
         for (v, &(step, stream)) in shard.vectors().iter().enumerate() {
-            let bytes: u64 =
-                shard.records(v).map(|r| 32 + u64::from(r.len).next_multiple_of(ALIGN as u64)).sum();
+            let size = |r: Record| RECORD as u64 + u64::from(r.len).next_multiple_of(PAYLOAD_ALIGN);
+            let bytes: u64 = shard.records(v).map(size).sum();
             let whole = shard.records(v).all(|r| r.coding.codec != Codec::Residual);
             let replayed =
                 shard.records(v).any(|r| matches!(r.coding.predictor, Predictor::Sgd | Predictor::Adam));
@@ -221,9 +217,9 @@ pub fn from_run(run: &Run, steps: u64) -> Result<Estimate> {
     let iterates = (sums.keyframes.1 + sums.residuals.1) as f64;
     let met = sums.keyframes.1 as f64 / iterates;
     // A short run without gaps has met its first keyframe only, and more will come, with moments.
-    let whole = seen <= KEYFRAME_STEPS && sums.keyframes.1 == u64::from(run.manifest.world);
+    let whole = seen <= KEYFRAME_STEPS as f64 && sums.keyframes.1 == u64::from(run.manifest.world);
     let (share, with_moments) = if whole && sums.residuals.1 > 0 {
-        (1.0 / KEYFRAME_STEPS, 1.0)
+        (1.0 / KEYFRAME_STEPS as f64, 1.0)
     } else {
         (met, sums.moments.1 as f64 / kinds.max(1.0) / sums.keyframes.1 as f64)
     };

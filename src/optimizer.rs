@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::metrics::response::Update;
 use crate::run::catalog::Catalog;
-use crate::run::manifest::Manifest;
+use crate::run::manifest::{Manifest, Optimizer};
 
 /// Optimizers whose weight decay is added to the gradient.
 const COUPLED: [&str; 9] =
@@ -27,26 +27,18 @@ impl<'a> Hyperparameters<'a> {
         Hyperparameters { manifest, catalog }
     }
 
-    fn name(&self) -> String {
-        self.manifest.optimizer.name.to_ascii_lowercase()
-    }
-
-    fn initial(&self, group: usize, key: &str) -> Option<&Value> {
-        self.manifest.optimizer.param_groups.get(group)?.get(key)
-    }
-
-    fn flag(&self, group: usize, key: &str) -> bool {
-        self.initial(group, key).and_then(Value::as_bool).unwrap_or(false)
+    fn declared(&self) -> &'a Optimizer {
+        &self.manifest.optimizer
     }
 
     fn value(&self, group: usize, step: u64, key: &str) -> Option<f64> {
         let recorded = self.catalog.latest(step, &format!("{key}/{group}"));
-        recorded.or_else(|| self.initial(group, key)?.as_f64())
+        recorded.or_else(|| self.declared().initial(group, key)?.as_f64())
     }
 
     /// Number of parameter groups that tensors belong to.
     pub fn groups(&self) -> usize {
-        self.manifest.tensors.iter().map(|t| t.param_group + 1).max().unwrap_or(0)
+        self.manifest.param_groups()
     }
 
     /// The learning rate that was recorded at a step.
@@ -54,36 +46,31 @@ impl<'a> Hyperparameters<'a> {
         self.catalog.scalar(step, &format!("lr/{group}"))
     }
 
-    /// The sign of the gradient in the update: -1 where the optimizer climbs.
-    fn sign(&self, group: usize) -> f64 {
-        if self.flag(group, "maximize") { -1.0 } else { 1.0 }
-    }
-
     /// The weight decay that is added to the gradient as recorded, so negative where the optimizer
     /// climbs; 0 where decay acts on the parameters directly; `None` where the optimizer is unknown.
     pub fn coupled_weight_decay(&self, group: usize, step: u64) -> Option<f64> {
-        let name = self.name();
-        if DECOUPLED.contains(&name.as_str()) || self.flag(group, "decoupled_weight_decay") {
+        let name = self.declared().key();
+        if DECOUPLED.contains(&name.as_str()) || self.declared().flag(group, "decoupled_weight_decay") {
             return Some(0.0);
         }
-        let value = || self.sign(group) * self.value(group, step, "weight_decay").unwrap_or(0.0);
+        let value = || self.declared().sign(group) * self.value(group, step, "weight_decay").unwrap_or(0.0);
         COUPLED.contains(&name.as_str()).then(value)
     }
 
     /// The update of step t as a linear map of the gradient as recorded; `None` where the optimizer
     /// is not linear in its gradients, or the learning rate is not known.
     pub fn update(&self, group: usize, step: u64) -> Option<Update> {
-        if self.name() != "sgd" || self.flag(group, "decoupled_weight_decay") {
+        if self.declared().key() != "sgd" || self.declared().flag(group, "decoupled_weight_decay") {
             return None;
         }
         let or_zero = |key: &str| self.value(group, step, key).unwrap_or(0.0);
         Some(Update {
-            lr: self.sign(group) * self.value(group, step, "lr")?,
+            lr: self.declared().sign(group) * self.value(group, step, "lr")?,
             momentum: or_zero("momentum"),
             // The buffer starts as the first gradient.
             dampening: if step == 0 { 0.0 } else { or_zero("dampening") },
-            weight_decay: self.sign(group) * or_zero("weight_decay"),
-            nesterov: self.flag(group, "nesterov"),
+            weight_decay: self.declared().sign(group) * or_zero("weight_decay"),
+            nesterov: self.declared().flag(group, "nesterov"),
         })
     }
 
@@ -91,7 +78,7 @@ impl<'a> Hyperparameters<'a> {
     pub fn unknown(&self) -> Option<String> {
         let optimizer = &self.manifest.optimizer.name;
         let first = self.catalog.steps.start;
-        if self.name() != "sgd" {
+        if self.declared().key() != "sgd" {
             let named = if optimizer.is_empty() {
                 "no optimizer is named in the manifest".to_owned()
             } else {
@@ -108,10 +95,11 @@ impl<'a> Hyperparameters<'a> {
     /// The largest momentum: of SGD, or Adam's first beta.
     pub fn largest_momentum(&self) -> f64 {
         let of_group = |g: usize| {
-            let betas = self.initial(g, "betas").and_then(|b| b.get(0)).and_then(Value::as_f64);
+            let betas = self.declared().initial(g, "betas").and_then(|b| b.get(0)).and_then(Value::as_f64);
             let key = format!("momentum/{g}");
             let recorded = self.catalog.steps.clone().filter_map(|s| self.catalog.scalar(s, &key));
-            let all = recorded.chain(betas).chain(self.initial(g, "momentum").and_then(Value::as_f64));
+            let all =
+                recorded.chain(betas).chain(self.declared().initial(g, "momentum").and_then(Value::as_f64));
             all.fold(0.0, f64::max)
         };
         (0..self.groups()).map(of_group).fold(0.0, f64::max)

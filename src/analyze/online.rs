@@ -12,7 +12,7 @@ use super::cell::sums;
 use super::measure::recorded;
 use super::record::Shape;
 use super::{Analysis, Measured, Options, Skipped};
-use crate::codec::{Codec, Coding, Decoder};
+use crate::dtype;
 use crate::error::{Error, Result, Tried};
 use crate::float_environment::Exact;
 use crate::group::{self, Group};
@@ -57,7 +57,6 @@ pub struct Meter {
     init: Option<Vec<f32>>,
     held: Option<Held>,
     next_step: u64,
-    decoder: Decoder,
     note: Arc<OnceLock<String>>,
 }
 
@@ -126,29 +125,22 @@ impl Meter {
             init: None,
             held: None,
             next_step: 0,
-            decoder: Decoder::new(Isa::detect()).tried("start the decoder for", path)?,
             note: Arc::default(),
         })
     }
 
     /// The values of a vector, and which tensors are absent.
-    fn widened(&mut self, elements: &Elements<'_>) -> Result<(Vec<f32>, Vec<bool>)> {
-        let total = self.run.table.chunks().iter().map(|c| c.len).sum();
-        let mut values = vec![0.0; total];
-        let mut at = 0;
-        for chunk in self.run.table.chunks() {
-            let range = at..at + chunk.len;
-            at = range.end;
-            if let Some(bytes) = elements[chunk.tensor] {
-                let dtype = self.run.manifest.tensors[chunk.tensor].dtype;
-                let begin = usize::try_from(chunk.begin).unwrap_or(0) * dtype.size();
-                let bytes = &bytes[begin..begin + chunk.len * dtype.size()];
-                let raw = Coding::plain(Codec::Raw);
-                let decoded = self.decoder.decode(dtype, raw, bytes, &mut values[range]);
-                decoded.map_err(|e| Error::damaged(&self.run.path, e.to_string()))?;
+    fn widened(&self, elements: &Elements<'_>) -> (Vec<f32>, Vec<bool>) {
+        let mut values = Vec::new();
+        for (bytes, info) in elements.iter().zip(&self.run.manifest.tensors) {
+            let at = values.len();
+            // The writer has found as many elements.
+            values.resize(at + usize::try_from(info.elements()).unwrap_or(0), 0.0);
+            if let Some(bytes) = bytes {
+                dtype::values(info.dtype, bytes, &mut values[at..]);
             }
         }
-        Ok((values, elements.iter().map(Option::is_none).collect()))
+        (values, elements.iter().map(Option::is_none).collect())
     }
 
     /// What is recorded.
@@ -287,7 +279,7 @@ impl Recorder for Meter {
     fn step(&mut self, step: &Step<'_>) -> Result<()> {
         let first = step.iterate.filter(|_| self.next_step == 0);
         self.writer.step(&Step { iterate: first, streams: &[], scalars: step.scalars })?;
-        let x = step.iterate.map(|elements| self.widened(elements)).transpose()?.map(|(x, _)| x);
+        let x = step.iterate.map(|elements| self.widened(elements).0);
         self.settle(x.as_deref())?;
         if let Some(x) = x {
             if self.next_step == 0 {
@@ -295,7 +287,7 @@ impl Recorder for Meter {
             }
             let mut streams = Vec::new();
             for (name, elements) in step.streams {
-                let (values, absent) = self.widened(elements)?;
+                let (values, absent) = self.widened(elements);
                 if *name == GRAD {
                     let known = self.absent.iter_mut().zip(&absent);
                     known.for_each(|(seen, absent)| seen[usize::from(*absent)] = true);
@@ -321,7 +313,7 @@ impl Recorder for Meter {
     }
 
     fn finish(&mut self, iterate: &Elements<'_>) -> Result<()> {
-        let (x, _) = self.widened(iterate)?;
+        let (x, _) = self.widened(iterate);
         self.settle(Some(&x))?;
         self.writer.finish(iterate)?;
         self.write_table()

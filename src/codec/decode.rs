@@ -5,7 +5,7 @@ use super::planes::{bitmap_len, kept_elements, merge16, merge32};
 use super::predict::{Past, Prediction, predict};
 use super::residual::Residual;
 use super::{Codec, Coding, DecodeError};
-use crate::dtype::{DType, widen};
+use crate::dtype::{DType, values, widen};
 use crate::isa::Isa;
 use crate::reduce::order::CHUNK;
 
@@ -102,9 +102,7 @@ impl Decoder {
         match coding.codec {
             Codec::Raw => {
                 expect_len("raw", payload, out.len() * 4)?;
-                for (o, word) in out.iter_mut().zip(payload.as_chunks::<4>().0) {
-                    *o = f32::from_bits(u32::from_le_bytes(*word));
-                }
+                values(DType::F32, payload, out);
             }
             Codec::Zero => {
                 expect_len("zero", payload, 0)?;

@@ -275,10 +275,7 @@ fn refuse(run: &Path, e: Error) -> Error {
 /// What goes along of a rank's journal.
 fn plan(run: &Run, rank: u32) -> Result<RankPlan> {
     let refused = |what: String| Err(Error::Write { path: run.path.clone(), what });
-    let journal = match Journal::read(&run.path, rank) {
-        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Journal::default(),
-        other => other?,
-    };
+    let journal = Journal::read_if_there(&run.path, rank)?;
     let Some(newest) = journal.attempts().last().copied() else {
         return refused(format!("rank {rank} has recorded nothing yet, so there is nothing to pack"));
     };

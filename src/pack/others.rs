@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result, Tried};
 use crate::run::manifest::MANIFEST;
-use crate::run::shard::ShardName;
+use crate::run::shard::{ShardName, is_directory_name};
 use crate::run::{FINAL, Run, journal};
 
 /// What is in a run besides what lpa recorded. Paths are below the run.
@@ -99,8 +99,8 @@ fn is_own(run: &Run, below: &Path) -> bool {
 /// `steps`, `ref` and what the shards lie in: the writer makes those that it needs.
 fn is_directory_of_shards(below: &Path) -> bool {
     let name = below.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-    let digits = name.len() >= 6 && name.bytes().all(|b| b.is_ascii_digit());
-    ["steps", "ref"].map(Path::new).contains(&below) || (below.parent() == Some(Path::new("steps")) && digits)
+    ["steps", "ref"].map(Path::new).contains(&below)
+        || (below.parent() == Some(Path::new("steps")) && is_directory_name(name))
 }
 
 /// Copies a file with its permissions and time, or makes the same link.

@@ -8,7 +8,7 @@ use std::ops::{Range, RangeInclusive};
 
 use super::manifest::GRAD;
 use super::shard::{Shard, check_header};
-use super::{Run, Segment};
+use super::{Keyframes, Run, Segment};
 use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::hash::xxh3_128;
@@ -62,9 +62,10 @@ impl Catalog {
         }
         catalog.iterates = vec![0; catalog.len()];
         catalog.absent = vec![[false; 2]; run.manifest.tensors.len()];
+        let mut keyframes = Keyframes::default();
         for rank in 0..run.manifest.world {
             for segment in run.segments(rank) {
-                match catalog.add(run, segment) {
+                match catalog.add(run, segment, &mut keyframes) {
                     Ok(hash) => catalog.shards.push((segment.first..=segment.last, hash)),
                     Err(e) if e.is_damage() && skip_damaged => {
                         catalog.damage.push((segment.first..=segment.last, e));
@@ -73,6 +74,7 @@ impl Catalog {
                 }
             }
         }
+        run.know_keyframes(keyframes);
         catalog.spread_damage(run)?;
         catalog.inputs_xxh3 = catalog.shards_xxh3(&[]);
         for column in catalog.columns.values_mut() {
@@ -125,13 +127,14 @@ impl Catalog {
         usize::try_from(at).ok()
     }
 
-    fn add(&mut self, run: &Run, segment: &Segment) -> Result<u128> {
+    fn add(&mut self, run: &Run, segment: &Segment, keyframes: &mut Keyframes) -> Result<u128> {
         let shard = match run.open_shard(&segment.file, false) {
             Ok(shard) => shard,
             // Damage to the header says more than what follows from it.
             Err(e @ Error::TableMismatch { .. }) => return Err(e),
             Err(e) => return check_header(&segment.file, &run.manifest).and(Err(e)),
         };
+        keyframes.add(segment, &shard);
         let grad = run.manifest.stream_id(GRAD);
         let chunks = run.table.of_rank(segment.file.name.rank);
         for (v, &(step, stream)) in shard.vectors().iter().enumerate() {

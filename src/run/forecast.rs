@@ -16,7 +16,7 @@ use crate::dtype::DType;
 use crate::isa::Isa;
 
 /// A step that is a multiple of this is a keyframe, so that those of several ranks meet.
-pub(super) const KEYFRAME_STEPS: u64 = 128;
+pub(crate) const KEYFRAME_STEPS: u64 = 128;
 
 /// A chunk as the forecast knows it.
 struct Place {
@@ -94,6 +94,11 @@ impl Forecast {
         self.places.last().map_or(0, |p| p.range.end)
     }
 
+    /// Whether the iterate at hand is a keyframe.
+    fn at_keyframe(&self) -> bool {
+        self.newest == Some(self.keyframe)
+    }
+
     /// How many moments the declared optimizer has.
     fn moment_count(&self) -> usize {
         self.replay.map_or(0, Predictor::moments)
@@ -113,13 +118,12 @@ impl Forecast {
         let Some(x) = trajectory.get(step, n) else { return };
         let before = step.checked_sub(1).and_then(|s| trajectory.get(s, n)).unwrap_or(x);
         let (moments, replay) = trajectory.optimizer(n);
-        let len = self.len();
+        let (len, count) = (self.len(), self.moment_count());
         for (all, own) in [(&mut self.x, x), (&mut self.before, before)] {
             all.resize(len, 0.0);
             all[range.clone()].copy_from_slice(own);
         }
-        for (all, own) in self.moments.iter_mut().zip(moments).take(self.replay.map_or(0, Predictor::moments))
-        {
+        for (all, own) in self.moments.iter_mut().zip(moments).take(count) {
             all.resize(len, 0.0);
             all[range.clone()].copy_from_slice(own);
         }
@@ -170,7 +174,7 @@ impl Forecast {
         out: &mut Vec<u8>,
     ) -> Option<Coding> {
         let (range, dtype) = (self.places[chunk].range.clone(), self.places[chunk].dtype);
-        let keyframe = self.newest == Some(self.keyframe);
+        let keyframe = self.at_keyframe();
         let mut coding = None;
         if self.follows {
             let (prediction, shadow) = self.choose(chunk, values, encoder);
@@ -218,8 +222,11 @@ impl Forecast {
 
     /// How many moments go with the iterate at hand: none, except with a keyframe.
     pub(super) fn stored_moments(&self) -> usize {
-        let keyframe = self.follows && self.newest == Some(self.keyframe);
-        if keyframe && self.places.iter().any(|p| p.live) { self.moment_count() } else { 0 }
+        if self.follows && self.at_keyframe() && self.places.iter().any(|p| p.live) {
+            self.moment_count()
+        } else {
+            0
+        }
     }
 
     /// One of the moments of a chunk before the step at hand; `None` where it is not known.
@@ -255,7 +262,7 @@ impl Forecast {
         values: &[f32],
         encoder: &mut Encoder,
     ) -> (Prediction, Option<Prediction>) {
-        let keyframe = self.newest == Some(self.keyframe);
+        let keyframe = self.at_keyframe();
         let place = &mut self.places[chunk];
         let range = place.range.clone();
         let x = &self.x[range.clone()];

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use super::hold::{Held, being_recorded};
 use super::leftover::{Leftover, leftovers, remove, remove_file};
 use super::publish::{parent, sync_parent};
-use super::shard::ShardFile;
+use super::shard::{ShardFile, is_directory_name};
 use super::{Access, Run, journal};
 use crate::error::{Error, Result, Tried};
 
@@ -137,8 +137,7 @@ fn left_empty(run: &Path, shards: &[(ShardFile, u64)]) -> Result<Vec<PathBuf>> {
     for entry in std::fs::read_dir(&steps).tried("list", &steps)? {
         let directory = entry.tried("list", &steps)?.path();
         let name = directory.file_name().and_then(|n| n.to_str()).unwrap_or("");
-        let of_shards = name.len() >= 6 && name.bytes().all(|b| b.is_ascii_digit());
-        if !of_shards || !directory.is_dir() {
+        if !is_directory_name(name) || !directory.is_dir() {
             continue;
         }
         let mut stays = false;

@@ -15,9 +15,9 @@ use super::journal;
 use super::manifest::Manifest;
 use crate::error::{Error, Result, Tried};
 
-/// Readers hold a lock for a moment; processes that a killed training has forked hold it until they
-/// notice, after 5 s.
-const PATIENCE: Duration = Duration::from_secs(8);
+/// A reader that looks whether the run is being written holds a lock for a moment; processes that a
+/// killed training has forked (PyTorch's data loaders) hold it until they notice, after 5 s.
+pub(super) const PATIENCE: Duration = Duration::from_secs(8);
 const PAUSE: Duration = Duration::from_millis(50);
 /// A file that was locked is looked for under its name so often; some file systems cannot tell.
 pub(super) const MOST_TRIES: u32 = 3;
@@ -89,18 +89,24 @@ impl Held {
 }
 
 fn lock(journal: &File, run: &Path, deadline: Instant) -> Result<()> {
+    wait_for_lock(journal, deadline).map_err(|e| match e {
+        Errno::WOULDBLOCK => being_recorded(run),
+        e => {
+            let what = format!(
+                "whether a process is recording here cannot be known, since the file system has no locks \
+                 ({e}). Copy the run to a local disk first."
+            );
+            Error::Write { path: run.to_owned(), what }
+        }
+    })
+}
+
+/// Takes the lock of a journal, for which it waits up to `deadline`: then the error is `WOULDBLOCK`.
+pub(super) fn wait_for_lock(journal: &File, deadline: Instant) -> std::result::Result<(), Errno> {
     loop {
         match flock(journal, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(()),
             Err(Errno::WOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(PAUSE),
-            Err(Errno::WOULDBLOCK) => return Err(being_recorded(run)),
-            Err(e) => {
-                let what = format!(
-                    "whether a process is recording here cannot be known, since the file system has no \
-                     locks ({e}). Copy the run to a local disk first."
-                );
-                return Err(Error::Write { path: run.to_owned(), what });
-            }
+            other => return other,
         }
     }
 }

@@ -142,6 +142,19 @@ impl Journal {
         Ok(journal)
     }
 
+    /// The same; an empty one where the rank has none yet.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_if_there(run: &Path, rank: u32) -> Result<Journal> {
+        match Journal::read(run, rank) {
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                Ok(Journal::default())
+            }
+            other => other,
+        }
+    }
+
     /// The attempts in order.
     pub fn attempts(&self) -> Vec<Attempt> {
         let mut all: Vec<Attempt> = Vec::new();

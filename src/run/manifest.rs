@@ -95,6 +95,28 @@ pub struct Optimizer {
     pub param_groups: Vec<Map<String, Value>>,
 }
 
+impl Optimizer {
+    /// Its name as it is compared.
+    pub fn key(&self) -> String {
+        self.name.to_ascii_lowercase()
+    }
+
+    /// An initial hyperparameter of a parameter group.
+    pub fn initial(&self, group: usize, key: &str) -> Option<&Value> {
+        self.param_groups.get(group)?.get(key)
+    }
+
+    /// Whether a parameter group has a switch on.
+    pub fn flag(&self, group: usize, key: &str) -> bool {
+        self.initial(group, key).and_then(Value::as_bool).unwrap_or(false)
+    }
+
+    /// The sign of the gradient in the update: -1 where the optimizer climbs.
+    pub fn sign(&self, group: usize) -> f64 {
+        if self.flag(group, "maximize") { -1.0 } else { 1.0 }
+    }
+}
+
 /// The elements `begin..end` of a tensor that one rank writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slice {
@@ -259,6 +281,11 @@ impl Manifest {
             return Err(format!("{} ranks, but no slices say who writes what", self.world));
         }
         Ok(())
+    }
+
+    /// Number of parameter groups that tensors belong to.
+    pub fn param_groups(&self) -> usize {
+        self.tensors.iter().map(|t| t.param_group + 1).max().unwrap_or(0)
     }
 
     /// Number of parameters, each counted once.

@@ -41,9 +41,11 @@ pub(crate) use self::bad::set_aside;
 use self::chunk::ChunkTable;
 pub(crate) use self::finish::rebuild_final;
 pub use self::finish::{FINAL, assemble_final};
+pub(crate) use self::forecast::KEYFRAME_STEPS;
 use self::journal::{Attempt, Journal, State};
 use self::manifest::Manifest;
 pub use self::publish::{Draft, parent};
+pub(crate) use self::record::{PAYLOAD_ALIGN, RECORD, Record};
 use self::shard::{Shard, ShardFile, ShardName};
 use crate::error::{Error, Result, Tried};
 use crate::hash::xxh3_64;
@@ -101,12 +103,7 @@ impl Run {
         let files = list_shards(path)?;
         let mut journals = Vec::new();
         for rank in 0..manifest.world {
-            journals.push(match Journal::read(path, rank) {
-                Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                    Journal::default()
-                }
-                other => other?,
-            });
+            journals.push(Journal::read_if_there(path, rank)?);
         }
         let attempts: Vec<Vec<Attempt>> = journals.iter().map(Journal::attempts).collect();
         let mut run = Run {
@@ -277,22 +274,21 @@ impl Run {
         if let Some(known) = self.keyframes.get() {
             return Ok(known);
         }
-        let mut ranks: BTreeMap<u64, u32> = BTreeMap::new();
+        let mut found = Keyframes::default();
         for segment in self.segments.iter().flatten() {
-            let shard = match self.open_shard(&segment.file, false) {
-                Ok(shard) => shard,
-                Err(e) if e.is_damage() => continue,
+            match self.open_shard(&segment.file, false) {
+                Ok(shard) => found.add(segment, &shard),
+                Err(e) if e.is_damage() => {}
                 Err(e) => return Err(e),
-            };
-            for &(step, stream) in shard.vectors() {
-                let counts = stream == 0 && (segment.first..=segment.last).contains(&step);
-                if counts && shard.keyframe(step) == Some(step) {
-                    *ranks.entry(step).or_default() += 1;
-                }
             }
         }
-        let all = ranks.into_iter().filter(|(_, n)| *n == self.manifest.world).map(|(step, _)| step);
-        Ok(self.keyframes.get_or_init(|| all.collect()))
+        Ok(self.know_keyframes(found))
+    }
+
+    /// Takes the keyframes from who has opened all shards anyway.
+    fn know_keyframes(&self, found: Keyframes) -> &[u64] {
+        let all = found.0.into_iter().filter(|(_, n)| *n == self.manifest.world).map(|(step, _)| step);
+        self.keyframes.get_or_init(|| all.collect())
     }
 
     /// The first keyframe after `step`: what lies before it is decoded from x_step.
@@ -310,6 +306,22 @@ impl Run {
     /// As [`Shard::open`].
     pub fn open_shard(&self, file: &ShardFile, prefetch: bool) -> Result<Shard> {
         Shard::open(file, &self.manifest, &self.table, self.access.mmap, prefetch)
+    }
+}
+
+/// Steps at which ranks have a keyframe, and how many have.
+#[derive(Default)]
+struct Keyframes(BTreeMap<u64, u32>);
+
+impl Keyframes {
+    /// Adds those of a shard that count.
+    fn add(&mut self, segment: &Segment, shard: &Shard) {
+        for &(step, stream) in shard.vectors() {
+            let counts = stream == 0 && (segment.first..=segment.last).contains(&step);
+            if counts && shard.keyframe(step) == Some(step) {
+                *self.0.entry(step).or_default() += 1;
+            }
+        }
     }
 }
 

@@ -3,9 +3,9 @@
 use crate::codec::{Codec, Coding, Predictor};
 
 /// Bytes of a record.
-pub(super) const RECORD: usize = 32;
+pub(crate) const RECORD: usize = 32;
 /// Payloads start at multiples of this inside `chunks`.
-pub(super) const PAYLOAD_ALIGN: u64 = 64;
+pub(crate) const PAYLOAD_ALIGN: u64 = 64;
 /// Flag: zero blocks were left out.
 const ZERO_BLOCKS: u32 = 1;
 

@@ -5,8 +5,6 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
-
 use super::manifest::Manifest;
 use crate::codec::{COUPLED, NESTEROV, Prediction, Predictor};
 
@@ -21,7 +19,7 @@ pub(super) enum Rule {
 
 /// Which predictor an optimizer's steps have; `None` where it is not one that can be replayed.
 pub(super) fn predictor(manifest: &Manifest) -> Option<Predictor> {
-    match manifest.optimizer.name.to_ascii_lowercase().as_str() {
+    match manifest.optimizer.key().as_str() {
         "sgd" => Some(Predictor::Sgd),
         "adam" | "adamw" => Some(Predictor::Adam),
         _ => None,
@@ -31,18 +29,15 @@ pub(super) fn predictor(manifest: &Manifest) -> Option<Predictor> {
 /// The rules of all parameter groups at a step, from its scalars and those before; `None` where a group
 /// lacks a hyperparameter or does something else.
 pub(super) fn rules(manifest: &Manifest, scalars: &BTreeMap<String, f64>) -> Vec<Option<Rule>> {
-    let groups = manifest.tensors.iter().map(|t| t.param_group + 1).max().unwrap_or(0);
-    (0..groups).map(|g| rule(manifest, scalars, g)).collect()
+    (0..manifest.param_groups()).map(|g| rule(manifest, scalars, g)).collect()
 }
 
 fn rule(manifest: &Manifest, scalars: &BTreeMap<String, f64>, group: usize) -> Option<Rule> {
-    let initial = manifest.optimizer.param_groups.get(group);
-    let given = |key: &str| initial.and_then(|g| g.get(key));
-    let number = |key: &str| {
-        scalars.get(&format!("{key}/{group}")).copied().or_else(|| given(key).and_then(Value::as_f64))
-    };
-    let flag = |key: &str| given(key).and_then(Value::as_bool).unwrap_or(false);
-    let sign = if flag("maximize") { -1.0 } else { 1.0 };
+    let optimizer = &manifest.optimizer;
+    let recorded = |key: &str| scalars.get(&format!("{key}/{group}")).copied();
+    let number = |key: &str| recorded(key).or_else(|| optimizer.initial(group, key)?.as_f64());
+    let flag = |key: &str| optimizer.flag(group, key);
+    let sign = optimizer.sign(group);
     let lr = number("lr")?;
     let weight_decay = number("weight_decay").unwrap_or(0.0);
     let decoupled = flag("decoupled_weight_decay");
@@ -57,10 +52,10 @@ fn rule(manifest: &Manifest, scalars: &BTreeMap<String, f64>, group: usize) -> O
         }),
         Predictor::Adam if !flag("amsgrad") => {
             let beta = |i: usize| {
-                let recorded = scalars.get(&format!("beta{}/{group}", i + 1)).copied();
-                recorded.or_else(|| given("betas")?.get(i)?.as_f64())
+                recorded(&format!("beta{}", i + 1))
+                    .or_else(|| optimizer.initial(group, "betas")?.get(i)?.as_f64())
             };
-            let coupled = manifest.optimizer.name.eq_ignore_ascii_case("adam") && !decoupled;
+            let coupled = optimizer.key() == "adam" && !decoupled;
             let eps = number("eps").unwrap_or(1e-8);
             Some(Rule::Adam { lr, betas: [beta(0)?, beta(1)?], eps, weight_decay, coupled, sign })
         }

@@ -10,6 +10,7 @@ const SAMPLE: usize = 4096;
 const PIECES: usize = 4;
 /// Bits an element below which no other predictor is tried.
 const GOOD_BITS: f64 = 0.5;
+
 /// Elements of a chunk: the values to predict, and what predictions look at.
 #[derive(Default)]
 pub(super) struct Sample {

@@ -71,6 +71,11 @@ impl ShardName {
     }
 }
 
+/// Whether a name below `steps/` is that of a directory of shards.
+pub(crate) fn is_directory_name(name: &str) -> bool {
+    name.len() >= 6 && name.bytes().all(|b| b.is_ascii_digit())
+}
+
 /// A shard found in the directory: its path and what its name says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardFile {

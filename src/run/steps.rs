@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::Run;
 use super::chunk::Chunk;
 use super::manifest::MOMENTS;
-use super::trajectory::{Decoded, Source, Trajectory};
+use super::trajectory::{Source, Trajectory};
 use super::window::Window;
 use crate::codec::Decoder;
 use crate::dtype::put_bytes;
@@ -80,12 +80,7 @@ impl Worker<'_> {
             out = rest;
             let (run, decoder, file) = (self.run, &mut self.decoder, &mut self.file);
             let mut source = Source { run, window, chunk, decoder, file, bytes: 0 };
-            let values = if stream == 0 {
-                Some(trajectory.recorded(step, &mut source)?)
-            } else {
-                let values = &mut self.values[..chunk.len];
-                (source.load(step, stream, values)? == Decoded::Values).then_some(&*values)
-            };
+            let values = trajectory.vector(step, stream, &mut source, &mut self.values)?;
             self.absent.push(values.is_none());
             if let Some(values) = values {
                 put_bytes(dtype, values, own);

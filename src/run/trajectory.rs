@@ -8,7 +8,8 @@ use super::Run;
 use super::chunk::Chunk;
 use super::manifest::{GRAD, MOMENTS};
 use super::window::Window;
-use crate::codec::{Codec, Coding, Decoder, Past, Prediction, Predictor};
+use crate::codec::{Codec, Coding, DecodeError, Decoder, Past, Prediction, Predictor};
+use crate::dtype::DType;
 use crate::error::{Error, Place, Result};
 use crate::float_environment::Exact;
 use crate::reduce::order::CHUNK;
@@ -53,12 +54,7 @@ impl Source<'_> {
         &mut self,
         step: u64,
         stream: u16,
-        run: impl FnOnce(
-            &mut Decoder,
-            crate::dtype::DType,
-            Coding,
-            &[u8],
-        ) -> std::result::Result<(), crate::codec::DecodeError>,
+        how: impl FnOnce(&mut Decoder, DType, Coding, &[u8]) -> std::result::Result<(), DecodeError>,
     ) -> Result<Decoded> {
         let Some(payload) = self.window.payload(self.run, step, stream, self.chunk, self.file)? else {
             return Ok(Decoded::Missing);
@@ -68,7 +64,7 @@ impl Source<'_> {
             return Ok(Decoded::Absent);
         }
         let dtype = self.run.manifest.dtype_of(stream, self.chunk.tensor);
-        run(self.decoder, dtype, payload.coding, payload.bytes).map_err(|e| {
+        how(self.decoder, dtype, payload.coding, payload.bytes).map_err(|e| {
             let offset = payload.offset;
             self.window.undecodable(self.run, step, stream, self.chunk, offset, &e.to_string())
         })?;
@@ -186,6 +182,25 @@ impl Trajectory {
             return Ok(&self.slots[slot].1[..source.chunk.len]);
         }
         Err(missing(source, step))
+    }
+
+    /// A vector of a step: x_step, or a stream, which is decoded into `buffer`; `None` where it is absent
+    /// or was not recorded.
+    ///
+    /// # Errors
+    /// As [`Self::recorded`] and [`Source::load`].
+    pub(super) fn vector<'t>(
+        &'t mut self,
+        step: u64,
+        stream: u16,
+        source: &mut Source<'_>,
+        buffer: &'t mut [f32],
+    ) -> Result<Option<&'t [f32]>> {
+        if stream == 0 {
+            return self.recorded(step, source).map(Some);
+        }
+        let values = &mut buffer[..source.chunk.len];
+        Ok((source.load(step, stream, values)? == Decoded::Values).then_some(&*values))
     }
 
     /// The optimizer's moments before the newest iterate's step, and the last replay of a step that was

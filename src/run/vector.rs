@@ -3,7 +3,7 @@
 use super::Run;
 use super::chunk::Chunk;
 use super::manifest::ITERATE;
-use super::trajectory::{Decoded, Source, Trajectory};
+use super::trajectory::{Source, Trajectory};
 use super::window::Window;
 use crate::codec::{Codec, Decoder};
 use crate::dtype::push_bytes;
@@ -100,20 +100,14 @@ impl<'a> Vector<'a> {
         for (number, chunk) in self.chunks(tensor) {
             let (decoder, file) = (&mut self.decoder, &mut self.file);
             let mut source = Source { run: self.run, window: &self.window, chunk, decoder, file, bytes: 0 };
-            let values = if self.stream == 0 {
-                let trajectory = match self.held.as_mut().and_then(|held| held.get_mut(number)) {
-                    Some(held) => held,
-                    None => {
-                        self.trajectory.clear();
-                        &mut self.trajectory
-                    }
-                };
-                trajectory.reach(self.step, &mut source)?;
-                trajectory.get(self.step, chunk.len)
-            } else {
-                let values = &mut self.values[..chunk.len];
-                (source.load(self.step, self.stream, values)? == Decoded::Values).then_some(&*values)
+            let trajectory = match self.held.as_mut().and_then(|held| held.get_mut(number)) {
+                Some(held) => held,
+                None => {
+                    self.trajectory.clear();
+                    &mut self.trajectory
+                }
             };
+            let values = trajectory.vector(self.step, self.stream, &mut source, &mut self.values)?;
             let Some(values) = values else {
                 return Ok(false);
             };

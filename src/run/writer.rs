@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use super::chunk::ChunkTable;
 use super::finish::assemble_final;
-use super::hold::{MOST_TRIES, is_named};
+use super::hold::{MOST_TRIES, PATIENCE, is_named, wait_for_lock};
 use super::journal::{self, Event, Journal};
 use super::manifest::{MANIFEST, Manifest};
 use super::publish::{publish_new, sync_parent, unique_file};
@@ -497,16 +497,13 @@ fn open_locked(path: &Path, run: &Path, rank: u32) -> Result<File> {
 
 /// Takes the journal's lock, which is held while the file is open.
 fn lock(journal: &File, run: &Path, rank: u32) -> Result<()> {
-    // A reader that looks whether the run is being written holds the lock for a moment; processes
-    // that a killed training has forked (PyTorch's data loaders) hold it until they notice, after 5 s.
-    for _ in 0..80 {
-        match flock(journal, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => std::thread::sleep(Duration::from_millis(100)),
-            // Some network file systems have no locks. Recording goes on without one.
-            _ => return Ok(()),
+    match wait_for_lock(journal, Instant::now() + PATIENCE) {
+        Err(Errno::WOULDBLOCK) => {
+            Err(write_error(run, format!("another process is recording rank {rank} here")))
         }
+        // Some network file systems have no locks. Recording goes on without one.
+        _ => Ok(()),
     }
-    Err(write_error(run, format!("another process is recording rank {rank} here")))
 }
 
 /// The number of the attempt that resumes at `step`. Rank 0 starts a new one; the other ranks join

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use lpa::run::writer::{Writer, WriterOptions};
@@ -15,6 +15,17 @@ const KILLS: u64 = 20;
 
 fn options() -> WriterOptions {
     WriterOptions { shard_steps: 2, ..WriterOptions::default() }
+}
+
+/// A process that records a run, or goes on with it, until it is killed.
+pub fn recording_process(path: &Path) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["crash::child_that_records", "--exact", "--nocapture"])
+        .env("LPA_TEST_RECORD", path)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
 }
 
 /// Not a test: what the killed process runs. It records until it is killed.
@@ -51,13 +62,7 @@ fn kill_at_random_moments() {
     let mut before = BTreeSet::new();
     let mut end = 0;
     for i in 0..KILLS {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["crash::child_that_records", "--exact", "--nocapture"])
-            .env("LPA_TEST_RECORD", &path)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut child = recording_process(&path);
         // Every other kill comes while the recording is under way, the rest at any moment: before
         // the manifest is there, between the renaming of a shard and the next one, ...
         if i % 2 == 1 {

@@ -5,7 +5,7 @@ use lpa::run::vector::Vector;
 use lpa::run::writer::{Step, Writer, WriterOptions};
 use lpa::run::{Access, Run};
 
-use crate::support::{borrow, manifest, record, run, vector, write_step};
+use crate::support::{borrow, manifest, record, run, two_ranks, vector, write_step};
 
 const SIZES: [u64; 3] = [70_000, 10, 131_072];
 
@@ -151,10 +151,6 @@ fn what_does_not_fit_the_manifest_is_refused_and_nothing_is_written() {
 fn a_rank_that_did_not_resume_is_never_mixed_with_one_that_did() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("run");
-    let mut m = manifest(&[8]);
-    m.world = 2;
-    m.slices =
-        [(0, 4, 0), (4, 8, 1)].map(|(begin, end, rank)| Slice { tensor: 0, begin, end, rank }).to_vec();
     let options = WriterOptions { shard_steps: 1, ..WriterOptions::default() };
     let write = |writer: &mut Writer, steps: u64| {
         for _ in 0..steps {
@@ -163,7 +159,8 @@ fn a_rank_that_did_not_resume_is_never_mixed_with_one_that_did() {
             writer.step(&Step { iterate: Some(&x), streams: &[("grad", &x)], scalars: &[] }).unwrap();
         }
     };
-    let mut ranks = [Writer::create(&path, m, options).unwrap(), Writer::join(&path, 1, options).unwrap()];
+    let mut ranks =
+        [Writer::create(&path, two_ranks(), options).unwrap(), Writer::join(&path, 1, options).unwrap()];
     ranks.iter_mut().for_each(|w| write(w, 10));
     assert!(Writer::join(&path, 1, options).err().unwrap().to_string().contains("another process"));
     drop(ranks);

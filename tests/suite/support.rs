@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use lpa::dtype::DType;
-use lpa::run::manifest::{Manifest, StreamInfo, TensorInfo};
+use lpa::run::manifest::{Manifest, Slice, StreamInfo, TensorInfo};
 use lpa::run::writer::{Step, Writer, WriterOptions};
 use tempfile::TempDir;
 
@@ -131,6 +131,15 @@ pub fn tensors(sizes: &[u64]) -> Vec<TensorInfo> {
 pub fn manifest(sizes: &[u64]) -> Manifest {
     let stream = StreamInfo { name: "grad".to_owned(), stage: String::new() };
     Manifest::new(tensors(sizes), vec![stream]).unwrap()
+}
+
+/// One tensor of eight elements, of which each of two ranks writes a half.
+pub fn two_ranks() -> Manifest {
+    let mut m = manifest(&[8]);
+    m.world = 2;
+    m.slices =
+        [(0, 4, 0), (4, 8, 1)].map(|(begin, end, rank)| Slice { tensor: 0, begin, end, rank }).to_vec();
+    m
 }
 
 /// Values in [-1, 1) that depend on all arguments.

@@ -4,12 +4,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use lpa::run::manifest::Slice;
 use lpa::run::writer::Writer;
 use lpa::run::{Access, Run};
 
 use super::{SIZES, analyzed, fine, has, names, options, refused, resumed, shard, tree, truncate};
-use crate::support::{borrow, copy_dir, flip, manifest, vector, write_step};
+use crate::support::{borrow, copy_dir, flip, manifest, two_ranks, vector, write_step};
 
 #[test]
 fn gc_removes_what_is_superseded_and_the_results_stay() {
@@ -143,11 +142,7 @@ fn gc_says_what_no_later_attempt_has_recorded_again() {
 fn gc_takes_dead_writers_files_only() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("run");
-    let mut m = manifest(&[8]);
-    m.world = 2;
-    m.slices =
-        [(0, 4, 0), (4, 8, 1)].map(|(begin, end, rank)| Slice { tensor: 0, begin, end, rank }).to_vec();
-    drop(Writer::create(&path, m, options(2)).unwrap());
+    drop(Writer::create(&path, two_ranks(), options(2)).unwrap());
     // Rank 1 has no journal yet, so there is no lock that it could be kept out by.
     let old = ["final.123.final", "manifest.abc.tmp"];
     let all = ["r0.s0000000000", "r0.final.x.tmp", "r1.s0000000000", "final.124.final", "mine", "r0", "r."];

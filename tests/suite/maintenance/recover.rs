@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use lpa::run::manifest::Slice;
@@ -10,6 +9,7 @@ use lpa::run::writer::{Step, Writer};
 use lpa::run::{Access, Run};
 
 use super::{SIZES, analyzed, broken_off, fine, has, names, options, refused, shard, tree, truncate};
+use crate::crash::recording_process;
 use crate::support::{borrow, flip, manifest, record, run, vector, write_step};
 
 /// A second call finds nothing to do, changes nothing and says the same of the run's state.
@@ -55,13 +55,7 @@ fn recover_after_kills_at_random_moments_takes_nothing_back() {
     let path = dir.path().join("run");
     let mut end = 0;
     for i in 0..10u64 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["crash::child_that_records", "--exact", "--nocapture"])
-            .env("LPA_TEST_RECORD", &path)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut child = recording_process(&path);
         std::thread::sleep(Duration::from_millis(30 + i * i * 37 % 60));
         child.kill().unwrap();
         child.wait().unwrap();

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use lpa::run::container::Header;
 use lpa::run::hold::Held;
-use lpa::run::manifest::Slice;
 use lpa::run::writer::{Step, Writer, WriterOptions};
 use lpa::run::{Access, Run};
 
 use super::{Contents, is_alone, pack};
-use crate::support::{Copy, Ran, borrow, copy_dir, flip, manifest, record, run, vector, write_step};
+use crate::support::{
+    Copy, Ran, borrow, copy_dir, flip, manifest, record, run, two_ranks, vector, write_step,
+};
 
 /// Every file below a directory with its bytes.
 fn files(dir: &Path) -> std::collections::BTreeMap<std::path::PathBuf, Vec<u8>> {
@@ -116,11 +117,7 @@ fn no_run_and_no_place() {
 fn a_run_that_has_not_begun_or_holds_what_is_not_known() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("run");
-    let mut m = manifest(&[8]);
-    m.world = 2;
-    m.slices =
-        [(0, 4, 0), (4, 8, 1)].map(|(begin, end, rank)| Slice { tensor: 0, begin, end, rank }).to_vec();
-    drop(Writer::create(&path, m, WriterOptions::default()).unwrap());
+    drop(Writer::create(&path, two_ranks(), WriterOptions::default()).unwrap());
     refused(&path, &[], &["rank 1 has recorded nothing yet"]);
 
     let copy = Copy::of("digits_mlp");
