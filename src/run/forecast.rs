@@ -36,7 +36,9 @@ pub(super) struct Forecast {
     /// How the declared optimizer's steps are predicted.
     replay: Option<Predictor>,
     places: Vec<Place>,
+    /// The iterate at hand, as far as it was taken; beyond that, and until then, the one two before it.
     x: Vec<f32>,
+    /// The iterate before the one at hand.
     before: Vec<f32>,
     gradient: Vec<f32>,
     moments: [Vec<f32>; 2],
@@ -50,6 +52,8 @@ pub(super) struct Forecast {
     keyframe: u64,
     /// The iterate at hand follows the newest one.
     follows: bool,
+    /// The one before it is a keyframe, behind which predictions do not look.
+    after_keyframe: bool,
     /// The newest one was recorded before an interruption.
     resumed: bool,
     sample: Sample,
@@ -83,6 +87,7 @@ impl Forecast {
             newest: None,
             keyframe: 0,
             follows: false,
+            after_keyframe: false,
             resumed: false,
             sample: Sample::default(),
             predicted: Vec::new(),
@@ -127,7 +132,8 @@ impl Forecast {
             all.resize(len, 0.0);
             all[range.clone()].copy_from_slice(own);
         }
-        self.gradient(chunk, gradient);
+        let own = self.gradient(chunk, gradient.is_some());
+        gradient.into_iter().for_each(|values| own.copy_from_slice(values));
         // What a keyframe goes with is known too, though nothing was replayed since.
         let stored = moments.iter().any(|m| m.iter().any(|v| *v != 0.0));
         self.places[chunk].live = replay.is_some() || stored;
@@ -141,21 +147,20 @@ impl Forecast {
     /// Begins with x_step: returns the keyframe that it is decoded from, which may be itself.
     pub(super) fn begin(&mut self, step: u64) -> u64 {
         self.follows = self.newest.is_some_and(|newest| newest + 1 == step);
+        self.after_keyframe = self.at_keyframe();
         let len = self.len();
         if self.follows {
-            if self.before.is_empty() {
-                self.before = self.x.clone();
-            }
+            std::mem::swap(&mut self.x, &mut self.before);
             self.gradient.resize(len, 0.0);
             for m in 0..self.moment_count() {
                 self.moments[m].resize(len, 0.0);
             }
         } else {
-            self.x.resize(len, 0.0);
             // A training starts with an optimizer that has done nothing yet.
             let fresh = self.newest.is_none() && step == 0;
             self.places.iter_mut().for_each(|p| p.live = fresh);
         }
+        self.x.resize(len, 0.0);
         if !self.follows || self.resumed || step.is_multiple_of(KEYFRAME_STEPS) {
             self.keyframe = step;
         }
@@ -180,9 +185,10 @@ impl Forecast {
             let (prediction, shadow) = self.choose(chunk, values, encoder);
             self.predicted.resize(values.len(), 0.0);
             let [momentum, second] = &mut self.moments;
+            let x = &self.before[range.clone()];
             let mut past = Past {
-                x: &self.x[range.clone()],
-                before: &self.before[range.clone()],
+                x,
+                before: if self.after_keyframe { x } else { &self.x[range.clone()] },
                 g: &self.gradient[range.clone()],
                 momentum: momentum.get_mut(range.clone()).unwrap_or_default(),
                 second: second.get_mut(range.clone()).unwrap_or_default(),
@@ -203,10 +209,6 @@ impl Forecast {
                     coding = Some(stored);
                 }
             }
-            let before = if keyframe { values } else { &self.x[range.clone()] };
-            self.before[range.clone()].copy_from_slice(before);
-        } else if let Some(before) = self.before.get_mut(range.clone()) {
-            before.copy_from_slice(values);
         }
         self.x[range].copy_from_slice(values);
         coding
@@ -235,16 +237,17 @@ impl Forecast {
         place.live.then(|| &self.moments[which][place.range.clone()])
     }
 
-    /// Takes the gradient of a chunk at the newest iterate; `None` where there is none.
-    pub(super) fn gradient(&mut self, chunk: usize, values: Option<&[f32]>) {
+    /// Where the gradient of a chunk at the newest iterate goes: to be filled, or zeros where it is not
+    /// `there`.
+    pub(super) fn gradient(&mut self, chunk: usize, there: bool) -> &mut [f32] {
         let (place, len) = (&self.places[chunk], self.len());
         self.gradient.resize(len, 0.0);
+        self.present[place.tensor] = there;
         let own = &mut self.gradient[place.range.clone()];
-        match values {
-            Some(values) => own.copy_from_slice(values),
-            None => own.fill(0.0),
+        if !there {
+            own.fill(0.0);
         }
-        self.present[place.tensor] = values.is_some();
+        own
     }
 
     /// Takes the scalars of the step at hand.
@@ -265,7 +268,8 @@ impl Forecast {
         let keyframe = self.at_keyframe();
         let place = &mut self.places[chunk];
         let range = place.range.clone();
-        let x = &self.x[range.clone()];
+        let x = &self.before[range.clone()];
+        let before = if self.after_keyframe { x } else { &self.x[range.clone()] };
         let present = self.present[place.tensor];
         if !present {
             // What the gradient was before says nothing.
@@ -273,7 +277,7 @@ impl Forecast {
         }
         let g = &self.gradient[range.clone()];
         let moments = [0, 1].map(|m| self.moments[m].get(range.clone()).unwrap_or_default());
-        self.sample.take(values, x, &self.before[range.clone()], g, moments);
+        self.sample.take(values, x, before, g, moments);
         let count = &mut self.counts[place.tensor];
         let rule = self.rules.get(place.param_group).copied().flatten();
         let own = rule.filter(|_| present && is_finite(g)).map(|r| r.prediction(count.0 + 1));

@@ -146,7 +146,7 @@ impl VectorEncoder {
             let mut forecast = self.forecast.as_mut().filter(|_| role != Role::Other);
             let Some(bytes) = elements[chunk.tensor] else {
                 if let Some(forecast) = &mut forecast {
-                    forecast.gradient(place, None);
+                    forecast.gradient(place, false);
                 }
                 shard.chunk(Coding::plain(Codec::Absent), &self.payload)?;
                 continue;
@@ -156,14 +156,14 @@ impl VectorEncoder {
             at[chunk.tensor] = end;
             let bytes = &bytes[begin..end];
             let mut coding = None;
-            if let Some(forecast) = &mut forecast {
-                self.values.resize(chunk.len, 0.0);
-                values(dtype, bytes, &mut self.values);
-                if role == Role::Iterate {
+            match (&mut forecast, role) {
+                (Some(forecast), Role::Iterate) => {
+                    self.values.resize(chunk.len, 0.0);
+                    values(dtype, bytes, &mut self.values);
                     coding = forecast.take(place, &self.values, &mut self.encoder, &mut self.payload);
-                } else {
-                    forecast.gradient(place, Some(&self.values));
                 }
+                (Some(forecast), _) => values(dtype, bytes, forecast.gradient(place, true)),
+                (None, _) => {}
             }
             let coding = match coding {
                 Some(coding) => coding,
