@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use crate::codec::{Codec, Predictor};
+use crate::codec::Predictor;
 use crate::dtype::DType;
 use crate::error::{Error, Result, Tried};
 use crate::reduce::order::CHUNK;
@@ -191,7 +191,7 @@ pub fn from_run(run: &Run, steps: u64) -> Result<Estimate> {
         for (v, &(step, stream)) in shard.vectors().iter().enumerate() {
             let size = |r: Record| RECORD as u64 + u64::from(r.len).next_multiple_of(PAYLOAD_ALIGN);
             let bytes: u64 = shard.records(v).map(size).sum();
-            let whole = shard.records(v).all(|r| r.coding.codec != Codec::Residual);
+            let whole = shard.records(v).all(|r| !r.coding.codec.follows());
             let replayed =
                 shard.records(v).any(|r| matches!(r.coding.predictor, Predictor::Sgd | Predictor::Adam));
             sums.add(stream, bytes, whole && shard.keyframe(step) == Some(step), replayed);

@@ -6,6 +6,7 @@
 use crate::group::Group;
 use crate::metrics::bias::Bias;
 use crate::metrics::geometry::{Geometry, geometry};
+use crate::metrics::interval::{Interval, Intervals};
 use crate::metrics::trust::{Trust, trust};
 use crate::sums::Sums;
 
@@ -28,6 +29,10 @@ pub struct Row<'a> {
     pub bias: Bias,
     /// `mean(cos_excess) sqrt(m) / sd(cos_excess)` over the window (epoch) of the step.
     pub t_excess: Option<f64>,
+    /// Where the metrics lie that would have been measured had nothing been lost; `None` where nothing was.
+    pub intervals: Option<Intervals>,
+    /// The same of `t_excess`.
+    pub t_interval: Interval,
     /// Trust.
     pub trust: Trust,
     /// Steps that were not recorded as vectors have entered by interpolated norms.
@@ -77,10 +82,17 @@ impl<'a> Row<'a> {
             geometry: geometry(&sums),
             bias,
             t_excess: None,
+            intervals: None,
+            t_interval: Interval::default(),
             trust: trust(&sums, group.dtype),
             sampled: false,
             provisional: false,
         }
+    }
+
+    /// Whether the cosine may have either sign for what was lost.
+    pub fn sign_unresolved(&self) -> bool {
+        self.geometry.cos.is_some() && self.intervals.is_some_and(|i| i.cos.holds_zero())
     }
 }
 
@@ -131,8 +143,8 @@ fn graded(row: &Row<'_>, value: f64) -> Option<f64> {
     (!row.sums.all_absent).then_some(value)
 }
 
-/// All columns in order. `docs/schema.md` explains each.
-pub const COLUMNS: &[Column] = columns! {
+/// The columns that are always there, in order. `docs/schema.md` explains each.
+const COLUMNS: &[Column] = columns! {
     "step" => Integer(r, r.step),
     "epoch" => Real(r, r.scalars.epoch),
     "reference" => Text(r, r.names.reference),
@@ -176,3 +188,39 @@ pub const COLUMNS: &[Column] = columns! {
     "provisional" => Flag(r, r.provisional),
     "gap" => Flag(r, r.sums.step2.is_none()),
 };
+
+/// Both ends of an interval of a metric.
+macro_rules! ends {
+    ($($name:ident),*) => {
+        &[$(
+            Column {
+                name: concat!(stringify!($name), "_lo"),
+                kind: Kind::Real,
+                get: |r| Cell::Real(r.intervals.as_ref().and_then(|i| i.$name.lo)),
+            },
+            Column {
+                name: concat!(stringify!($name), "_hi"),
+                kind: Kind::Real,
+                get: |r| Cell::Real(r.intervals.as_ref().and_then(|i| i.$name.hi)),
+            },
+        )*]
+    };
+}
+
+/// The columns that follow where vectors were stored with loss.
+const METRIC_ENDS: &[Column] = ends!(
+    rsi, eb, cos, kappa, angle_deg, lolr, dist, own, cos_own, cos_excess, rsi_excess, lolr_ratio, z
+);
+
+/// Those that are not a metric's of one row.
+const OTHER_ENDS: &[Column] = columns! {
+    "t_excess_lo" => Real(r, r.t_interval.lo),
+    "t_excess_hi" => Real(r, r.t_interval.hi),
+    "sign_unresolved" => Flag(r, r.sign_unresolved()),
+};
+
+/// The columns of a table, in order.
+pub fn columns(lossy: bool) -> Vec<&'static Column> {
+    let ends = METRIC_ENDS.iter().chain(OTHER_ENDS).filter(|_| lossy);
+    COLUMNS.iter().chain(ends).collect()
+}

@@ -4,6 +4,7 @@
 //! [`Layout`] says where. Rows are folded as a whole.
 
 use crate::reduce::order::Neumaier;
+use crate::reduce::spread::Spread;
 
 /// Most directions of one analysis.
 pub const MAX_DIRECTIONS: usize = 30;
@@ -17,6 +18,8 @@ pub struct Layout {
     pub references: usize,
     /// Whether the directions also meet a later iterate.
     pub lagged: bool,
+    /// Whether the spreads of what was stored with loss follow the sums.
+    pub lossy: bool,
 }
 
 impl Layout {
@@ -31,9 +34,30 @@ impl Layout {
         if self.lagged { 3 } else { 2 }
     }
 
-    /// Sums a row.
+    /// Sums a row, spreads included.
     pub fn width(self) -> usize {
+        if self.lossy { self.dot_spread(self.directions, 0) } else { self.sums() }
+    }
+
+    /// Sums a row.
+    fn sums(self) -> usize {
         self.direction(self.directions)
+    }
+
+    /// Place of the spread of `||x - r||^2`: its variance, and its slack.
+    pub fn d2_spread(self, reference: usize) -> usize {
+        self.sums() + 2 * reference
+    }
+
+    /// Place of the spread of `||s||^2`.
+    pub fn g2_spread(self, direction: usize) -> usize {
+        self.d2_spread(self.references) + 2 * direction
+    }
+
+    /// Place of the spread of `<s, x - r>`; where lagged, that of `<s, x_{t+lag} - r>` follows.
+    pub fn dot_spread(self, direction: usize, reference: usize) -> usize {
+        let each = if self.lagged { 4 } else { 2 };
+        self.g2_spread(self.directions) + each * (direction * self.references + reference)
     }
 
     fn direction(self, direction: usize) -> usize {
@@ -202,6 +226,43 @@ pub struct Sums {
     pub absent: bool,
     /// The direction of every tensor is absent.
     pub all_absent: bool,
+    /// How far they can be from those of what was recorded; `None` where nothing was lost.
+    pub spreads: Option<Spreads>,
+}
+
+/// The spreads of the sums that metrics are made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Spreads {
+    /// Of `<s, d>`.
+    pub dot: Spread,
+    /// Of `||s||^2`.
+    pub g2: Spread,
+    /// Of `||d||^2`.
+    pub d2: Spread,
+    /// Of `<s_t, x_{t+lag} - r>`.
+    pub dot_lag: Spread,
+}
+
+impl Spread {
+    /// The two numbers at a place of a row.
+    pub fn at(values: &[f64], place: usize) -> Spread {
+        Spread { variance: values[place], slack: values[place + 1] }
+    }
+
+    /// Puts the two numbers at a place of a row.
+    pub fn put(self, values: &mut [f64], place: usize) {
+        (values[place], values[place + 1]) = (self.variance, self.slack);
+    }
+
+    /// That of the sum times `c`.
+    pub fn times(self, c: f64) -> Spread {
+        Spread { variance: self.variance * c * c, slack: self.slack * c.abs() }
+    }
+
+    /// That of a sum of two.
+    pub fn plus(self, other: Spread) -> Spread {
+        Spread { variance: self.variance + other.variance, slack: self.slack + other.slack }
+    }
 }
 
 impl Sums {
@@ -221,6 +282,15 @@ impl Sums {
             dot_lag: (layout.lagged && !flags.no_later).then(|| values[dot + 2]),
             absent: flags.absent >> direction & 1 == 1,
             all_absent: flags.all_absent >> direction & 1 == 1,
+            spreads: layout.lossy.then(|| {
+                let at = layout.dot_spread(direction, reference);
+                Spreads {
+                    dot: Spread::at(values, at),
+                    g2: Spread::at(values, layout.g2_spread(direction)),
+                    d2: Spread::at(values, layout.d2_spread(reference)),
+                    dot_lag: if layout.lagged { Spread::at(values, at + 2) } else { Spread::default() },
+                }
+            }),
         }
     }
 
@@ -233,6 +303,12 @@ impl Sums {
             gx: by(self.gx),
             dot_next: self.dot_next.map(by),
             dot_lag: self.dot_lag.map(by),
+            spreads: self.spreads.map(|s| Spreads {
+                dot: s.dot.times(1.0 / c),
+                g2: s.g2.times(1.0 / c / c),
+                dot_lag: s.dot_lag.times(1.0 / c),
+                ..s
+            }),
             ..self
         }
     }
@@ -256,19 +332,28 @@ pub(crate) mod tests {
             dot_lag: None,
             absent: false,
             all_absent: false,
+            spreads: None,
         }
     }
 
     #[test]
     fn places_do_not_overlap() {
-        for lagged in [false, true] {
-            let l = Layout { directions: 2, references: 3, lagged };
+        for (lagged, lossy) in [(false, false), (true, false), (false, true), (true, true)] {
+            let l = Layout { directions: 2, references: 3, lagged, lossy };
             let mut places = vec![Layout::X2, Layout::STEP2, Layout::INIT2];
             places.extend((0..3).map(|r| l.d2(r)));
             for d in 0..2 {
                 places.extend([l.g2(d), l.g2(d) + 1]);
                 let per = if lagged { 3 } else { 2 };
                 places.extend((0..3).flat_map(|r| (0..per).map(move |i| l.dot(d, r) + i)));
+            }
+            if lossy {
+                places.extend((0..3).flat_map(|r| [0, 1].map(|i| l.d2_spread(r) + i)));
+                for d in 0..2 {
+                    places.extend([0, 1].map(|i| l.g2_spread(d) + i));
+                    let per = if lagged { 4 } else { 2 };
+                    places.extend((0..3).flat_map(|r| (0..per).map(move |i| l.dot_spread(d, r) + i)));
+                }
             }
             places.sort_unstable();
             assert_eq!(places, (0..l.width()).collect::<Vec<_>>());

@@ -12,7 +12,7 @@ use polars::prelude::*;
 
 use crate::analyze::Sink;
 use crate::error::{Error, Result, Tried};
-use crate::row::{COLUMNS, Cell, Kind, Row};
+use crate::row::{Cell, Column as RowColumn, Kind, Row};
 use crate::run::Draft;
 
 /// Rows a row group.
@@ -22,6 +22,7 @@ const ROW_GROUP: usize = 32_768;
 pub struct Table {
     draft: Draft,
     writer: BatchedWriterOf,
+    columns: Vec<&'static RowColumn>,
     builders: Vec<Builder>,
     pending: usize,
     rows: u64,
@@ -46,8 +47,8 @@ fn data_type(kind: Kind) -> DataType {
 }
 
 /// Empty builders of all columns.
-fn builders() -> Vec<Builder> {
-    let builder = |c: &crate::row::Column| {
+fn builders(columns: &[&'static RowColumn]) -> Vec<Builder> {
+    let builder = |c: &&RowColumn| {
         let name = PlSmallStr::from_str(c.name);
         match c.kind {
             Kind::Text => Builder::Text(StringChunkedBuilder::new(name, ROW_GROUP)),
@@ -56,7 +57,7 @@ fn builders() -> Vec<Builder> {
             Kind::Flag => Builder::Flag(BooleanChunkedBuilder::new(name, ROW_GROUP)),
         }
     };
-    COLUMNS.iter().map(builder).collect()
+    columns.iter().map(builder).collect()
 }
 
 impl Builder {
@@ -85,21 +86,22 @@ impl Builder {
 }
 
 impl Table {
-    /// Starts a table that will be `path`.
+    /// Starts a table with these columns that will be `path`.
     ///
     /// # Errors
     /// The directory cannot be written.
-    pub fn create(path: &Path) -> Result<Table> {
+    pub fn create(path: &Path, columns: Vec<&'static RowColumn>) -> Result<Table> {
         let draft = Draft::create(path)?;
         let file = draft.file().try_clone().tried("write", path)?;
-        let field = |c: &crate::row::Column| Field::new(PlSmallStr::from_str(c.name), data_type(c.kind));
-        let schema = Schema::from_iter(COLUMNS.iter().map(field));
+        let field = |c: &&RowColumn| Field::new(PlSmallStr::from_str(c.name), data_type(c.kind));
+        let schema = Schema::from_iter(columns.iter().map(field));
         let writer = ParquetWriter::new(file)
             .with_compression(ParquetCompression::Zstd(None))
             .set_parallel(false)
             .batched(&schema)
             .map_err(|e| table_error(path, e))?;
-        Ok(Table { draft, writer, builders: builders(), pending: 0, rows: 0 })
+        let builders = builders(&columns);
+        Ok(Table { draft, writer, columns, builders, pending: 0, rows: 0 })
     }
 
     /// The place that the file will take.
@@ -111,7 +113,7 @@ impl Table {
         if self.pending == 0 {
             return Ok(());
         }
-        let full = std::mem::replace(&mut self.builders, builders());
+        let full = std::mem::replace(&mut self.builders, builders(&self.columns));
         let columns = full.into_iter().map(Builder::finish).collect();
         DataFrame::new(self.pending, columns)
             .and_then(|frame| self.writer.write_batch(&frame))
@@ -143,7 +145,7 @@ impl Table {
 
 impl Sink for Table {
     fn row(&mut self, row: &Row<'_>) -> Result<()> {
-        for (column, builder) in COLUMNS.iter().zip(&mut self.builders) {
+        for (column, builder) in self.columns.iter().zip(&mut self.builders) {
             builder.push((column.get)(row));
         }
         self.pending += 1;

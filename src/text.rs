@@ -10,23 +10,23 @@ use serde_json::{Map, Value, json};
 
 use crate::analyze::Sink;
 use crate::error::{Error, Result, Tried};
-use crate::row::{COLUMNS, Cell, Row};
+use crate::row::{Cell, Column, Row};
 
 /// CSV with a header line.
-pub struct Csv<W: Write>(csv::Writer<W>);
+pub struct Csv<W: Write>(csv::Writer<W>, Vec<&'static Column>);
 
 /// JSON lines.
-pub struct JsonLines<W: Write>(W);
+pub struct JsonLines<W: Write>(W, Vec<&'static Column>);
 
 impl<W: Write> Csv<W> {
-    /// Writes the header line.
+    /// Writes the header line of rows with these columns.
     ///
     /// # Errors
     /// The output refuses.
-    pub fn new(out: W) -> Result<Csv<W>> {
+    pub fn new(out: W, columns: Vec<&'static Column>) -> Result<Csv<W>> {
         let mut csv = csv::Writer::from_writer(out);
-        csv.write_record(COLUMNS.iter().map(|c| c.name)).map_err(csv_error)?;
-        Ok(Csv(csv))
+        csv.write_record(columns.iter().map(|c| c.name)).map_err(csv_error)?;
+        Ok(Csv(csv, columns))
     }
 
     /// Writes out what is buffered.
@@ -40,7 +40,7 @@ impl<W: Write> Csv<W> {
 
 impl<W: Write> Sink for Csv<W> {
     fn row(&mut self, row: &Row<'_>) -> Result<()> {
-        let cells = COLUMNS.iter().map(|c| match (c.get)(row) {
+        let cells = self.1.iter().map(|c| match (c.get)(row) {
             Cell::Text(v) => v.to_owned(),
             Cell::Integer(v) => v.to_string(),
             Cell::Real(v) => v.map_or_else(String::new, number),
@@ -51,9 +51,9 @@ impl<W: Write> Sink for Csv<W> {
 }
 
 impl<W: Write> JsonLines<W> {
-    /// Writes to `out`.
-    pub fn new(out: W) -> JsonLines<W> {
-        JsonLines(out)
+    /// Writes rows with these columns to `out`.
+    pub fn new(out: W, columns: Vec<&'static Column>) -> JsonLines<W> {
+        JsonLines(out, columns)
     }
 
     /// Writes out what is buffered.
@@ -75,7 +75,7 @@ impl<W: Write> Sink for JsonLines<W> {
             Cell::Real(Some(v)) => json!(v.to_string()),
             Cell::Flag(v) => json!(v),
         };
-        let map: Map<String, Value> = COLUMNS.iter().map(|c| (c.name.to_owned(), value(c))).collect();
+        let map: Map<String, Value> = self.1.iter().map(|c| (c.name.to_owned(), value(c))).collect();
         writeln!(self.0, "{}", Value::Object(map)).tried("write", stdout())
     }
 }

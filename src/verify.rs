@@ -67,7 +67,7 @@ fn check_vector(run: &Run, shard: &Shard, step: u64, stream: u16, decoder: &mut 
         out.resize(chunk.len, 0.0);
         let decodes = match coding.codec {
             Codec::Absent => continue,
-            Codec::Residual => Decoder::check_predicted(dtype, coding, bytes, chunk.len),
+            codec if codec.follows() => decoder.check_predicted(dtype, coding, bytes, chunk.len),
             _ => decoder.decode(dtype, coding, bytes, &mut out),
         };
         decodes.map_err(|e| {

@@ -21,8 +21,8 @@ def remove(path):
             os.rmdir(os.path.join(path, name))
 
 
-def check_manifest(path, parameters, streams):
-    """Raises unless the run is of these parameters and streams."""
+def check_manifest(path, parameters, streams, precisions):
+    """Raises unless the run is of these parameters and streams, stored as precisely."""
     manifest = Run(path).manifest
     there = [(t["name"], t["shape"], t["dtype"]) for t in manifest["tensors"]]
     here = [(t["name"], t["shape"], t["dtype"]) for t in parameters.table()]
@@ -36,6 +36,10 @@ def check_manifest(path, parameters, streams):
     if manifest["world"] != parameters.ranks or manifest.get("slices", []) != parameters.slices:
         raise RecordingError(f"{path} was recorded by {manifest['world']} ranks with other slices; resume it with as "
                              "many, or record into another directory")
+    stored = {"gradients": "exact", "iterates": "exact", **manifest.get("storage", {})}
+    if stored != precisions:
+        raise RecordingError(f"{path} stores gradients as {stored['gradients']} and iterates as {stored['iterates']}; "
+                             "a run's precision is fixed")
     missing = set(streams) - {s["name"] for s in manifest["streams"]}
     if missing:
         raise RecordingError(f"{path} has no stream named {sorted(missing)}; a run's streams are fixed")
@@ -46,6 +50,7 @@ class Iterates:
 
     def __init__(self, path, parameters):
         self._path, self._run = path, Run(path)
+        self._lossy = self._run.manifest.get("storage", {}).get("iterates", "exact") != "exact"
         self._mine = [_bits(p) for p in parameters.parts([p.detach() for p in parameters.params])]
         self._hash = _lpa.xxh3([m.view(np.uint8) for m in self._mine])
         self._checkpoints = dict(_lpa.checkpoints(path, parameters.rank))
@@ -76,7 +81,7 @@ class Iterates:
                                  "before lpa.record()")
 
     def _recorded(self, step):
-        """Whether x_step is what the parameters are now; None where it was not recorded."""
+        """Whether x_step is what the parameters are now; None where that is not known."""
         # The smallest tensors first: they tell most iterates apart.
         for i in sorted((i for i, m in enumerate(self._mine) if m.size), key=lambda i: self._mine[i].size):
             try:
@@ -86,7 +91,7 @@ class Iterates:
             bits = np.frombuffer(data, self._mine[i].dtype)
             cut = self._cuts.get(i)
             if not np.array_equal(self._mine[i], bits if cut is None else bits[cut[0]:cut[1]]):
-                return False
+                return None if self._lossy else False
         return True
 
 

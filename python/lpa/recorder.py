@@ -24,7 +24,7 @@ from .parameters import Parameters, parameters_of, process_rank
 from .ranks import agreed, in_turn
 from .sampling import sampler
 from .scalars import Log, held
-from .writer import storage_options
+from .writer import precisions, storage_options
 
 __all__ = ["Recorder", "RecordingError", "RecordingStopped", "record"]
 
@@ -67,11 +67,15 @@ class Recorder:
     profile : "default" is the smallest, "fast" the fastest to analyze, for 2 to 4 % more bytes.
     predict : store of an iterate only what differs from what the optimizer makes of the one before:
         half of the bytes, for 12 to 20 bytes of memory a parameter.
+    gradients : "exact" keeps every bit of all streams; "int8" and "bf16" round them at random, to 7 and 11
+        bits a value, and every metric gets an interval (docs/numerics.md).
+    iterates : "exact", or "int8": differences in 8 bits, except keyframes and the final iterate.
     shard_bytes, shard_steps, shard_seconds : a shard is published after so much.
     """
 
     def __init__(self, path, model, optimizer, *, sample=None, streams=(), scaler=None, metadata=None,
-                 resume=False, policy="block", buffer_steps=3, on_error="warn", verify=True, **storage):
+                 resume=False, policy="block", buffer_steps=3, on_error="warn", verify=True, gradients="exact",
+                 iterates="exact", **storage):
         if policy not in ("block", "drop"):
             raise ValueError(f"policy is 'block' or 'drop', not {policy!r}")
         if on_error not in ("warn", "raise"):
@@ -84,6 +88,7 @@ class Recorder:
         self._sampled, self._streams = sampler(sample), list(streams)
         self._metadata, self._storage = metadata or {}, storage_options(storage)
         self._policy, self._buffer_steps, self._raises, self._verify = policy, buffer_steps, on_error == "raise", verify
+        self._precisions = precisions(gradients, iterates)
         self._resume = resume
         self._probes, self._given = {}, {}
         self._log = Log(optimizer)
@@ -119,7 +124,7 @@ class Recorder:
     def _find_step(self):
         """The step at which to go on, of a run of these parameters."""
         parameters = Parameters(self._model, self._optimizer)
-        check_manifest(self.path, parameters, ["grad", *self._streams])
+        check_manifest(self.path, parameters, ["grad", *self._streams], self._precisions)
         iterates = Iterates(self.path, parameters)
         if self._resume is True:
             self._resume = agreed(iterates.find, parameters)
@@ -299,17 +304,18 @@ class Recorder:
     def _writer(self, names):
         parameters = self._parameters
         if self._resume is not False:
-            check_manifest(self.path, parameters, names)
+            check_manifest(self.path, parameters, names, self._precisions)
             return in_turn(lambda: self._attach(self._resume), parameters)
         if parameters.rank > 0:
             inner = self._attach(None)
-            check_manifest(self.path, parameters, names)
+            check_manifest(self.path, parameters, names, self._precisions)
             return inner
         parts = {
             "tensors": parameters.table(),
             "streams": [{"name": n, "stage": STAGES.get(n, "")} for n in names],
             "optimizer": {"name": hyperparameters.name(self._optimizer),
                           "param_groups": hyperparameters.initial(self._optimizer)},
+            "storage": self._precisions,
             "world": parameters.ranks,
             "slices": parameters.slices,
             "metadata": {"torch": torch.__version__, **self._metadata},

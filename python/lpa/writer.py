@@ -37,15 +37,19 @@ class Writer:
     profile : "default" is the smallest, "fast" the fastest to analyze, for 2 to 4 % more bytes.
     predict : store of an iterate only what differs from what the optimizer makes of the one before:
         half of the bytes, for 12 to 20 bytes of memory a parameter.
+    gradients : "exact" keeps every bit of all streams; "int8" and "bf16" round them at random, to 7 and 11
+        bits a value, and every metric gets an interval (docs/numerics.md).
+    iterates : "exact", or "int8": differences in 8 bits, except keyframes and the final iterate.
     shard_bytes, shard_steps, shard_seconds : a shard is published after so much.
     """
 
     def __init__(self, path, tensors, streams=("grad",), *, optimizer=None, metadata=None,
-                 world=1, slices=(), **storage):
+                 world=1, slices=(), gradients="exact", iterates="exact", **storage):
         parts = {
             "tensors": [_table_entry(n, s) for n, s in tensors.items()],
             "streams": [s if isinstance(s, dict) else {"name": s} for s in streams],
             "optimizer": {"name": "", **(optimizer or {})},
+            "storage": precisions(gradients, iterates),
             "world": world,
             "slices": list(slices),
             "metadata": metadata or {},
@@ -139,6 +143,15 @@ class Writer:
             raise ValueError(f"tensor '{name}' has shape {list(array.shape)}; "
                              f"the run holds {info['shape']}, {length} bytes here")
         return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def precisions(gradients, iterates):
+    """What is stored with loss, as the manifest has it."""
+    known = ("exact", "bf16", "int8")
+    for name, value in (("gradients", gradients), ("iterates", iterates)):
+        if value not in known:
+            raise ValueError(f"{name} is one of {', '.join(known)}, not {value!r}")
+    return {"gradients": gradients, "iterates": iterates}
 
 
 def storage_options(given):

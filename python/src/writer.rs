@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use lpa::run::manifest::{Manifest, Optimizer, Slice, StreamInfo, TensorInfo};
+use lpa::run::manifest::{Manifest, Optimizer, Slice, Storage as Precisions, StreamInfo, TensorInfo};
 use lpa::run::writer::{Step, Writer as RunWriter, WriterOptions};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyValueError;
@@ -34,13 +34,15 @@ fn used_up() -> PyErr {
     PyValueError::new_err("the writer goes on in the background")
 }
 
-/// A manifest from JSON: tensors, streams, optimizer, world, slices, metadata.
+/// A manifest from JSON: tensors, streams, optimizer, storage, world, slices, metadata.
 pub(crate) fn manifest(parts: &str) -> PyResult<Manifest> {
     #[derive(serde::Deserialize)]
     struct Parts {
         tensors: Vec<TensorInfo>,
         streams: Vec<StreamInfo>,
         optimizer: Optimizer,
+        #[serde(default)]
+        storage: Precisions,
         world: u32,
         slices: Vec<Slice>,
         metadata: serde_json::Map<String, serde_json::Value>,
@@ -48,6 +50,7 @@ pub(crate) fn manifest(parts: &str) -> PyResult<Manifest> {
     let p: Parts = serde_json::from_str(parts).map_err(|e| PyValueError::new_err(e.to_string()))?;
     let mut manifest = Manifest::new(p.tensors, p.streams).map_err(raise)?;
     manifest.optimizer = p.optimizer;
+    manifest.storage = p.storage;
     manifest.world = p.world;
     manifest.slices = p.slices;
     manifest.metadata = p.metadata;
@@ -67,7 +70,7 @@ pub(crate) fn options(storage: Storage) -> PyResult<WriterOptions> {
 
 #[pymethods]
 impl Writer {
-    /// Starts a run. `parts` is JSON: tensors, streams, optimizer, world, slices, metadata.
+    /// Starts a run. `parts` is JSON: tensors, streams, optimizer, storage, world, slices, metadata.
     #[staticmethod]
     fn create(path: PathBuf, parts: &str, storage: Storage) -> PyResult<Writer> {
         let manifest = manifest(parts)?;
@@ -102,7 +105,7 @@ impl Writer {
         let borrowed: Vec<(&str, &[Option<&[u8]>])> =
             streams.iter().map(|(name, s)| (*name, s.as_slice())).collect();
         let scalars: Vec<(&str, f64)> = scalars.iter().map(|(n, v)| (n.as_str(), *v)).collect();
-        let step = Step { iterate: iterate.as_deref(), streams: &borrowed, scalars: &scalars };
+        let step = Step { iterate: iterate.as_deref(), streams: &borrowed, scalars: &scalars, last: false };
         self.with(|w| w.step(&step))
     }
 

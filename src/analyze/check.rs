@@ -19,6 +19,8 @@ use crate::run::window::Window;
 const STEPS: u64 = 8;
 /// Largest part of a step by which it may differ.
 const PART: f64 = 0.01;
+/// The same where vectors were stored with loss.
+const LOSSY_PART: f64 = 0.25;
 /// And the roundings of the iterates that it may differ by.
 const ROUNDINGS: f64 = 4.0;
 
@@ -61,6 +63,7 @@ fn departure_of_chunk(
     source: &mut Source<'_>,
 ) -> Option<u64> {
     let n = source.chunk.len;
+    let part = if source.run.manifest.storage.is_exact() { PART } else { LOSSY_PART };
     let roundoff = source.run.manifest.tensors[source.chunk.tensor].dtype.unit_roundoff();
     let (mut g, mut buffer) = (vec![0.0; n], vec![0.0f64; n]);
     let mut trajectory = Trajectory::new(1);
@@ -87,7 +90,7 @@ fn departure_of_chunk(
         if moved == 0.0 || !(error + made).is_finite() {
             return None;
         }
-        if error.sqrt() > PART * made.max(moved).sqrt() + ROUNDINGS * roundoff * size.sqrt() {
+        if error.sqrt() > part * made.max(moved).sqrt() + ROUNDINGS * roundoff * size.sqrt() {
             return Some(t);
         }
     }

@@ -10,7 +10,9 @@ use super::windows::windows;
 use super::{Analysis, LITTLE, Measured, Sink};
 use crate::error::Result;
 use crate::group::Group;
-use crate::metrics::bias::{Entry, LAG, Spread, bias};
+use crate::metrics::bias::{Entry, LAG, Window, bias};
+use crate::metrics::interval::{Interval, intervals};
+use crate::reduce::spread::Spread;
 use crate::reference::weights::Weights;
 use crate::row::{Names, Row, Scalars};
 use crate::stream;
@@ -55,7 +57,7 @@ impl Analysis<'_> {
                 for (place, spreads) in known.places.iter().zip(&spreads) {
                     let flags = record.sums(place.group, &mut values);
                     let Some((sums, scale)) = self.sums(&record, &values, flags, *place) else { continue };
-                    let entry = self.entry(&record, *place, scale, &known, Some(&pasts));
+                    let (entry, own) = self.entry(&record, *place, scale, &known, Some(&pasts));
                     let group = &self.options.groups[place.group];
                     let (step, reference) = (record.step(), &self.references[place.reference]);
                     let names = Names {
@@ -65,7 +67,14 @@ impl Analysis<'_> {
                     };
                     let kit = bias(&sums, group.parameters, entry);
                     let mut row = Row::new(step, scalars[place.group], names, group, sums, kit);
-                    row.t_excess = spreads[self.side(*place, step)].t();
+                    let window = &spreads[self.side(*place, step)];
+                    row.t_excess = window.t();
+                    if let Some(spreads) = &sums.spreads {
+                        let confidence = self.confidence;
+                        row.intervals =
+                            Some(intervals(&sums, spreads, group.parameters, entry, own, confidence));
+                        row.t_interval = window.t_interval();
+                    }
                     row.sampled = match self.enters(*place) {
                         Enters::Known(w) => known.walked.ahead(w).sampled() || pasts.sampled(w),
                         Enters::Not | Enters::Unknown => false,
@@ -117,22 +126,25 @@ impl Analysis<'_> {
         measured: &mut Measured,
         known: &mut Known,
         window: Range<usize>,
-    ) -> Result<Vec<[Spread; 2]>> {
-        let mut spreads = vec![[Spread::default(); 2]; known.places.len()];
+    ) -> Result<Vec<[Window; 2]>> {
+        let mut windows = vec![[Window::default(); 2]; known.places.len()];
         let (mut words, mut values) = (Vec::new(), Vec::new());
         for i in window {
             measured.spool.read(i, &mut words)?;
             known.walked.read(i, measured.steps.len())?;
             let record = Record { shape: &self.shape, words: &words };
-            for (spread, place) in spreads.iter_mut().zip(&known.places) {
+            for (window, place) in windows.iter_mut().zip(&known.places) {
                 let flags = record.sums(place.group, &mut values);
                 if let Some((sums, scale)) = self.sums(&record, &values, flags, *place) {
-                    let entry = self.entry(&record, *place, scale, known, None);
-                    spread[self.side(*place, record.step())].add(bias(&sums, 1, entry).cos_excess);
+                    let (entry, own) = self.entry(&record, *place, scale, known, None);
+                    let within = |s| intervals(&sums, s, 1, entry, own, self.confidence).cos_excess;
+                    let interval = sums.spreads.as_ref().map_or(Interval::default(), within);
+                    let excess = bias(&sums, 1, entry).cos_excess;
+                    window[self.side(*place, record.step())].add(excess, interval);
                 }
             }
         }
-        Ok(spreads)
+        Ok(windows)
     }
 
     /// The sums of a place, and what its stream was divided by; `None` where it has no row.
@@ -162,8 +174,8 @@ impl Analysis<'_> {
         self.lag_is_enough && self.references[reference].weights.mass(step + 1..step + LAG) <= LITTLE
     }
 
-    /// What is known of how the stream of a place enters its reference. Without `pasts` the length
-    /// of the walk is left out.
+    /// What is known of how the stream of a place enters its reference, and the spread of what it put
+    /// there. Without `pasts` the length of the walk is left out.
     fn entry(
         &self,
         record: &Record<'_>,
@@ -171,21 +183,22 @@ impl Analysis<'_> {
         scale: f64,
         known: &Known,
         pasts: Option<&Pasts>,
-    ) -> Entry {
+    ) -> (Entry, Spread) {
         let reference = &self.references[place.reference];
+        let exact = |entry| (entry, Spread::default());
         // The path is made of it, so a walk is a comparison even where none of it is in r.
         let walk2 = (self.options.streams[place.stream].part != stream::Part::None).then_some(0.0);
         let not = Entry::Known { own: 0.0, walk2 };
         if record.step() < reference.shared {
-            return Entry::Unknown;
+            return exact(Entry::Unknown);
         }
         if self.side(place, record.step()) == 1 || reference.weights == Weights::None {
-            return not;
+            return exact(not);
         }
         let w = match self.enters(place) {
-            Enters::Not => return not,
-            Enters::Unknown => return Entry::Lagged,
-            Enters::Known(w) if known.intermittent[w][place.group] => return Entry::Unknown,
+            Enters::Not => return exact(not),
+            Enters::Unknown => return exact(Entry::Lagged),
+            Enters::Known(w) if known.intermittent[w][place.group] => return exact(Entry::Unknown),
             Enters::Known(w) => w,
         };
         let direction = self.options.streams[place.stream].direction;
@@ -200,7 +213,10 @@ impl Analysis<'_> {
             let lost = known.walked.decays[w] && !pasts.knows_start();
             if lost { f64::NAN } else { ahead.distance2(place.group) + behind }
         });
-        Entry::Known { own: own / scale, walk2 }
+        let spread = parts.iter().fold(Spread::default(), |sum, p| {
+            sum.plus(record.g2_spread(place.group, p, direction).times(response(p).h))
+        });
+        (Entry::Known { own: own / scale, walk2 }, spread.times(1.0 / scale))
     }
 
     /// The scalars of a step that rows of a group carry.

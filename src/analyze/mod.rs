@@ -8,6 +8,7 @@
 mod cell;
 mod check;
 mod derive;
+mod lossy;
 mod measure;
 pub mod online;
 mod past;
@@ -26,13 +27,14 @@ use crate::error::{Error, Result};
 use crate::group::Group;
 use crate::isa::Isa;
 use crate::metrics::bias::LAG;
+use crate::metrics::interval::Confidence;
 use crate::optimizer::Hyperparameters;
 use crate::reduce::order::ORDER_VERSION;
 use crate::reference::Reference;
-use crate::row::Row;
+use crate::row::{Column, Row, columns};
 use crate::run::Run;
 use crate::run::catalog::Catalog;
-use crate::run::manifest::FORMAT_VERSION;
+use crate::run::manifest::{FORMAT_VERSION, Precision};
 use crate::stream::{self, Stream};
 use crate::summary::Topic;
 use crate::sums::Layout;
@@ -92,6 +94,7 @@ pub struct Analysis<'a> {
     /// The momentum is over by the time of the later iterate.
     lag_is_enough: bool,
     shape: Shape,
+    confidence: Confidence,
     candidates: Vec<u64>,
     first: Option<u64>,
     skipped: Skipped,
@@ -130,6 +133,7 @@ impl<'a> Analysis<'a> {
             directions: options.directions.len(),
             references: references.len(),
             lagged: options.lagged && enters.iter().flatten().any(|e| *e == Enters::Unknown),
+            lossy: !run.manifest.storage.is_exact() || references.iter().any(Reference::is_lossy),
         };
         let mut skipped = Skipped::default();
         for (steps, e) in &catalog.damage {
@@ -146,6 +150,13 @@ impl<'a> Analysis<'a> {
             unknown,
             lag_is_enough,
             shape: Shape::new(layout, &options.groups, &run.manifest.tensors),
+            confidence: if run.manifest.storage.iterates == Precision::Int8
+                || references.iter().any(Reference::is_lossy)
+            {
+                Confidence::adaptive()
+            } else {
+                Confidence::independent()
+            },
             candidates: Vec::new(),
             first: (all.start == 0).then_some(0),
             skipped,
@@ -198,6 +209,11 @@ impl<'a> Analysis<'a> {
             Topic { stream: s.name.clone(), with_lr, unjudged, lagged }
         };
         self.options.streams.iter().map(topic).collect()
+    }
+
+    /// The columns of the rows.
+    pub fn columns(&self) -> Vec<&'static Column> {
+        columns(self.shape.layout.lossy)
     }
 
     /// Pairs of step and chunk that will be walked: the length of the progress bar.

@@ -99,6 +99,14 @@ impl Meter {
         }
         let cache = Cache::temporary();
         let references = reference::open(&run, &catalog, &question.references, &cache, Access::default())?;
+        if let Some(r) = references.iter().find(|r| r.is_lossy()) {
+            let what = format!(
+                "the reference '{}' was stored with loss, of which a measurement while training has no \
+                 bounds; take the final iterate, which loses nothing",
+                r.name
+            );
+            return Err(refuse(what));
+        }
         let groups = group::select(&run, &question.groups)?;
         reference::check_cover(&run, &references, &groups)?;
         let (_, directions) = stream::select(&run, &catalog, &question.streams)?;
@@ -106,7 +114,7 @@ impl Meter {
             let what = "grad_wd is measured from a recorded run; while training measure grad or update";
             return Err(refuse(what.to_owned()));
         }
-        let layout = Layout { directions: directions.len(), references: references.len(), lagged: false };
+        let layout = Layout { directions: directions.len(), references: references.len(), lagged: false, lossy: false };
         let writer = Writer::create(path, manifest, options)?;
         let shape = Shape::new(layout, &groups, &run.manifest.tensors);
         let measured = Measured::new(shape.words(), path, Skipped::default());
@@ -257,7 +265,7 @@ impl Meter {
             lagged: false,
         };
         let analysis = Analysis::prepare(&run, &catalog, &references, &options)?;
-        let table = Table::create(&path.join("metrics.parquet"))?;
+        let table = Table::create(&path.join("metrics.parquet"), analysis.columns())?;
         let (table, text) = report(&run, &references, &options, &analysis, &mut self.measured, &path, table)?;
         let metadata = [analysis.provenance(), vec![(SUMMARY.to_owned(), text)]].concat();
         table.finish(metadata)?;
@@ -278,7 +286,7 @@ impl Recorder for Meter {
 
     fn step(&mut self, step: &Step<'_>) -> Result<()> {
         let first = step.iterate.filter(|_| self.next_step == 0);
-        self.writer.step(&Step { iterate: first, streams: &[], scalars: step.scalars })?;
+        self.writer.step(&Step { iterate: first, streams: &[], ..*step })?;
         let x = step.iterate.map(|elements| self.widened(elements).0);
         self.settle(x.as_deref())?;
         if let Some(x) = x {

@@ -1,6 +1,7 @@
 //! What is kept of a step between measuring and deriving: its sums per group, as 64-bit words.
 
 use crate::group::Group;
+use crate::reduce::spread::Spread;
 use crate::run::Run;
 use crate::run::manifest::TensorInfo;
 use crate::sums::{Cells, Flags, Fold, Layout};
@@ -11,8 +12,8 @@ pub(super) struct Part {
     pub(super) param_group: usize,
     /// Indices in the tensor table.
     pub(super) tensors: Vec<usize>,
-    /// Where the record has its squared norms, one a direction. `None` where the part is the whole
-    /// group.
+    /// Where the record has its squared norms, one a direction, and their spreads where there are any.
+    /// `None` where the part is the whole group.
     own: Option<usize>,
 }
 
@@ -45,7 +46,7 @@ impl Shape {
             if split.len() > 1 {
                 for part in &mut split {
                     part.own = Some(words);
-                    words += layout.directions;
+                    words += layout.directions * if layout.lossy { 3 } else { 1 };
                 }
             }
             parts.push(split);
@@ -95,6 +96,10 @@ impl Shape {
                 for part in parts {
                     total(&mut part.tensors.iter().copied(), &mut sums);
                     words.extend((0..layout.directions).map(|d| sums[layout.g2(d)].to_bits()));
+                    if layout.lossy {
+                        let spreads = layout.g2_spread(0)..layout.g2_spread(layout.directions);
+                        words.extend(sums[spreads].iter().map(|v| v.to_bits()));
+                    }
                 }
             }
         }
@@ -142,6 +147,19 @@ impl Record<'_> {
             Some(at) => self.real(at + direction),
             None => self.real(self.shape.groups[group] + self.shape.layout.g2(direction)),
         }
+    }
+
+    /// The spread of `||s||^2` of a direction over a part of a group; zero where nothing was lost.
+    pub(super) fn g2_spread(&self, group: usize, part: &Part, direction: usize) -> Spread {
+        let layout = self.shape.layout;
+        if !layout.lossy {
+            return Spread::default();
+        }
+        let at = match part.own {
+            Some(at) => at + layout.directions + 2 * direction,
+            None => self.shape.groups[group] + layout.g2_spread(direction),
+        };
+        Spread { variance: self.real(at), slack: self.real(at + 1) }
     }
 }
 

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use super::Observer;
 use super::cell::sums;
+use super::lossy::{Along, Bounds};
 use crate::codec::Decoder;
 use crate::error::{Error, Result, Tried};
 use crate::float_environment::Exact;
@@ -59,6 +60,8 @@ struct Scratch {
     init: Vec<f32>,
     iterates: Trajectory,
     references: Vec<Vec<f32>>,
+    /// Where vectors were stored with loss.
+    bounds: Option<Bounds>,
 }
 
 impl Workers {
@@ -118,6 +121,7 @@ impl Scratch {
             init: vector(),
             iterates: Trajectory::new(past),
             references: (0..layout.references).map(|_| vector()).collect(),
+            bounds: layout.lossy.then(|| Bounds::new(layout)),
         })
     }
 }
@@ -128,9 +132,12 @@ impl Unit<'_> {
         let n = chunk.len;
         let mut cells = Cells::with_capacity(self.layout.width(), steps.len());
         let mut damage = Vec::new();
-        let Scratch { decoder, file, g, init, iterates, references } = s;
+        let Scratch { decoder, file, g, init, iterates, references, bounds } = s;
         for (reference, values) in self.references.iter().zip(references.iter_mut()) {
             reference.chunk(chunk, file, &mut values[..n])?;
+        }
+        if let Some(bounds) = bounds {
+            bounds.begin(self.references, chunk, file, references)?;
         }
         let mut source = Source { run: self.run, window: self.window, chunk, decoder, file, bytes: 0 };
         iterates.clear();
@@ -174,6 +181,10 @@ impl Unit<'_> {
             let next = iterates.get(t + 1, n).unwrap_or(x);
             let later = iterates.get(t + LAG, n).filter(|_| has_later);
             let init = if no_init { x } else { &init[..n] };
+            if let Some(bounds) = bounds {
+                let next = has_next.then_some(next);
+                bounds.iterates(&mut source, [(t, Some(x)), (t + 1, next), (t + LAG, later)])?;
+            }
             let mut held = None;
             for (d, measured) in self.directions.iter().enumerate() {
                 // The next iterate was predicted from the gradient.
@@ -209,6 +220,11 @@ impl Unit<'_> {
                 let g = known.filter(|_| !absent).map_or(&g[..n], |(values, _)| values);
                 let v = Vectors { g, x, next, init };
                 sums(isa, self.layout, (d, direction), &v, later, references, values);
+                if let Some(bounds) = bounds {
+                    let stored = measured.recorded.filter(|_| !absent);
+                    let along = Along { number: d, direction, step: t, stored, vectors: v };
+                    bounds.add(isa, self.layout, &along, (later, references), &mut source, values)?;
+                }
             }
         }
         let bytes = source.bytes;

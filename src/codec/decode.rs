@@ -4,6 +4,8 @@ use super::packed::Packed;
 use super::planes::{bitmap_len, kept_elements, merge16, merge32};
 use super::predict::{Past, Prediction, predict};
 use super::residual::Residual;
+use super::encode::ZEROS;
+use super::quantized::{BLOCK, blocks, dequantize, level_count, step_value};
 use super::{Codec, Coding, DecodeError};
 use crate::dtype::{DType, values, widen};
 use crate::isa::Isa;
@@ -22,7 +24,6 @@ pub struct Decoder {
 struct Cut<'a> {
     low: &'a [u8],
     high: &'a [u8],
-    frame: &'a [u8],
     bitmap: &'a [u8],
 }
 
@@ -79,6 +80,11 @@ impl Decoder {
         past: &mut Past<'_>,
         out: &mut [f32],
     ) -> Result<Prediction, DecodeError> {
+        if coding.codec == Codec::Delta {
+            let levels = Levels::read(coding, payload, out.len())?;
+            self.multiples(&levels, past.x, out)?;
+            return Ok(Prediction::PREVIOUS);
+        }
         let residual = Residual::read(coding.predictor, dtype, payload, out.len())?;
         predict(self.isa, &residual.prediction, past, out);
         residual.correct(self.isa, dtype, &mut self.exponent, &mut self.distances, out);
@@ -90,12 +96,69 @@ impl Decoder {
     /// # Errors
     /// The payload does not fit `coding`.
     pub fn check_predicted(
+        &mut self,
         dtype: DType,
         coding: Coding,
         payload: &[u8],
         n: usize,
     ) -> Result<(), DecodeError> {
+        if coding.codec == Codec::Delta {
+            let levels = Levels::read(coding, payload, n)?;
+            return self.expand(coding.packed, levels.frame, levels.count);
+        }
         Residual::read(coding.predictor, dtype, payload, n).map(drop)
+    }
+
+    /// Fills `widths` with how far apart the two values are of which one was stored at random, at most:
+    /// the error of `values`, which were decoded, is below it and 0 on the average. Returns the sum of the
+    /// squares of what was recorded, where it is not that of `values`.
+    ///
+    /// # Errors
+    /// The payload does not fit `coding`.
+    pub fn widths(
+        coding: Coding,
+        payload: &[u8],
+        values: &[f32],
+        widths: &mut [f32],
+    ) -> Result<Option<f64>, DecodeError> {
+        match coding.codec {
+            Codec::Quantized | Codec::Delta => {
+                let levels = Levels::read(coding, payload, values.len())?;
+                let delta = coding.codec == Codec::Delta;
+                let blocks = values.chunks(BLOCK).zip(widths.chunks_mut(BLOCK));
+                for (step, (values, widths)) in levels.steps.iter().zip(blocks) {
+                    let step = step_value(u16::from_le_bytes(*step));
+                    if !delta || step == 0.0 {
+                        widths.fill(step);
+                        continue;
+                    }
+                    // Both neighbours were rounded to binary32 when the step was added.
+                    let (step, least) = (step * (1.0 + 2.0f32.powi(-16)), f32::from_bits(4));
+                    for (width, value) in widths.iter_mut().zip(values) {
+                        *width = step + value.abs() * 2.0f32.powi(-22) + least;
+                    }
+                }
+                Ok(levels.g2)
+            }
+            Codec::Rounded => {
+                for (width, value) in widths.iter_mut().zip(values) {
+                    // The distance between bfloat16 neighbours, also of the smallest.
+                    *width = value.abs() * 2.0f32.powi(-7) + step_value(1);
+                }
+                Ok(Some(g2_of(payload)?.0))
+            }
+            _ => {
+                widths.fill(0.0);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Puts together what is stored in multiples, above `before`.
+    fn multiples(&mut self, levels: &Levels<'_>, before: &[f32], out: &mut [f32]) -> Result<(), DecodeError> {
+        self.expand(levels.packed, levels.frame, levels.count)?;
+        dequantize(self.isa, levels.steps, &self.exponent[..levels.count], &before[..out.len()], out);
+        Ok(())
     }
 
     fn decode32(&mut self, coding: Coding, payload: &[u8], out: &mut [f32]) -> Result<(), DecodeError> {
@@ -109,7 +172,23 @@ impl Decoder {
                 out.fill(0.0);
             }
             Codec::Absent => return Err(DecodeError::Absent),
-            Codec::Residual => return Err(DecodeError::Predicted),
+            Codec::Residual | Codec::Delta => return Err(DecodeError::Predicted),
+            Codec::Quantized => {
+                let levels = Levels::read(coding, payload, out.len())?;
+                self.multiples(&levels, &ZEROS, out)?;
+            }
+            Codec::Rounded => {
+                let mut words = std::mem::take(&mut self.words);
+                words.resize(out.len(), 0);
+                let cut = self.cut(DType::BF16, out.len(), coding, g2_of(payload)?.1);
+                let merged = cut.map(|cut| {
+                    let exponent = &self.exponent[..cut.high.len()];
+                    merge16(self.isa, false, exponent, cut.high, cut.bitmap, &mut words);
+                    widen(DType::BF16, &words, out);
+                });
+                self.words = words;
+                merged?;
+            }
             Codec::Planes | Codec::Packed => {
                 let cut = self.cut(DType::F32, out.len(), coding, payload)?;
                 let exponent = &self.exponent[..cut.high.len()];
@@ -138,7 +217,8 @@ impl Decoder {
                 out.fill(0);
             }
             Codec::Absent => return Err(DecodeError::Absent),
-            Codec::Residual => return Err(DecodeError::Predicted),
+            Codec::Residual | Codec::Delta => return Err(DecodeError::Predicted),
+            Codec::Quantized | Codec::Rounded => return Err(DecodeError::Packed("it is float32's")),
             Codec::Planes | Codec::Packed => {
                 let cut = self.cut(dtype, out.len(), coding, payload)?;
                 let exponent = &self.exponent[..cut.high.len()];
@@ -149,7 +229,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// Cuts a planes payload of `n` elements and decompresses its exponents into `self.exponent`.
+    /// Cuts planes of `n` elements and decompresses the exponents into `self.exponent`.
     fn cut<'p>(
         &mut self,
         dtype: DType,
@@ -163,32 +243,79 @@ impl Decoder {
         let (body, bitmap) = payload.split_at(split);
         let kept = if coding.zero_blocks { kept_elements(bitmap, n).ok_or(DecodeError::Bitmap)? } else { n };
         let raw_len = kept * (dtype.size() - 1);
-        let expected = raw_len + coding.exponent_len as usize;
+        let expected = raw_len + coding.plane_len as usize;
         if body.len() != expected || kept > self.exponent.len() {
             return Err(short(expected + bitmap_len));
         }
         let (raw, frame) = body.split_at(raw_len);
         let (low, high) = raw.split_at(raw_len - kept);
-        let cut = Cut { low, high, frame, bitmap };
-        if coding.codec == Codec::Packed {
+        self.expand(coding.packed || coding.codec == Codec::Packed, frame, kept)?;
+        Ok(Cut { low, high, bitmap })
+    }
+
+    /// Decompresses a plane of `len` bytes, at most 65,536, into `self.exponent`.
+    fn expand(&mut self, packed: bool, frame: &[u8], len: usize) -> Result<(), DecodeError> {
+        let out = &mut self.exponent[..len];
+        if packed {
             let mut rest = frame;
-            let packed = Packed::take(&mut rest, kept)?;
+            let packed = Packed::take(&mut rest, len)?;
             if !rest.is_empty() {
                 return Err(DecodeError::Packed("it is longer than it says"));
             }
-            packed.unpack(self.isa, &mut self.exponent[..kept]);
-            return Ok(cut);
+            packed.unpack(self.isa, out);
+            return Ok(());
         }
-        let written = self
-            .zstd
-            .decompress_to_buffer(cut.frame, &mut self.exponent[..kept])
-            .map_err(|e| DecodeError::Exponents(e.to_string()))?;
-        if written != kept {
-            let what = format!("{written} exponents for {kept} elements");
-            return Err(DecodeError::Exponents(what));
+        let written =
+            self.zstd.decompress_to_buffer(frame, out).map_err(|e| DecodeError::Plane(e.to_string()))?;
+        if written != len {
+            return Err(DecodeError::Plane(format!("{written} bytes for {len} elements")));
         }
-        Ok(cut)
+        Ok(())
     }
+}
+
+/// The pattern of the bfloat16 infinity: steps have smaller ones.
+const INFINITE: u16 = 0x7f80;
+
+/// A payload of multiples, cut but not yet decompressed.
+struct Levels<'a> {
+    /// The sum of squares, of what has one.
+    g2: Option<f64>,
+    steps: &'a [[u8; 2]],
+    frame: &'a [u8],
+    packed: bool,
+    /// Multiples that are stored.
+    count: usize,
+}
+
+impl<'a> Levels<'a> {
+    /// Cuts a payload of `n` elements, at most 65,536.
+    fn read(coding: Coding, payload: &'a [u8], n: usize) -> Result<Levels<'a>, DecodeError> {
+        let (g2, rest) = match coding.codec {
+            Codec::Quantized => g2_of(payload).map(|(g2, rest)| (Some(g2), rest))?,
+            _ => (None, payload),
+        };
+        let expected = 2 * blocks(n) + coding.plane_len as usize;
+        if rest.len() != expected || n > CHUNK {
+            return Err(DecodeError::Length { codec: coding.codec.name(), found: rest.len(), expected });
+        }
+        let (steps, frame) = rest.split_at(2 * blocks(n));
+        let steps = steps.as_chunks::<2>().0;
+        let number = |s: &[u8; 2]| u16::from_le_bytes(*s);
+        if let Some(bad) = steps.iter().map(number).find(|s| *s >= INFINITE) {
+            return Err(DecodeError::Bound(f64::from(step_value(bad))));
+        }
+        let count = level_count(steps, n);
+        Ok(Levels { g2, steps, frame, packed: coding.packed, count })
+    }
+}
+
+/// The sum of squares at the front of a lossy payload, and the rest.
+fn g2_of(payload: &[u8]) -> Result<(f64, &[u8]), DecodeError> {
+    let short = DecodeError::Length { codec: "lossy", found: payload.len(), expected: 8 };
+    let (g2, rest) = payload.split_first_chunk::<8>().ok_or(short)?;
+    let g2 = f64::from_le_bytes(*g2);
+    if g2.is_finite() && g2 >= 0.0 { Ok((g2, rest)) } else { Err(DecodeError::Bound(g2)) }
 }
 
 fn expect_len(codec: &'static str, payload: &[u8], expected: usize) -> Result<(), DecodeError> {

@@ -5,9 +5,11 @@ use zstd::zstd_safe::{CParameter, ParamSwitch};
 use super::packed::pack;
 use super::planes::{bitmap_len, is_kept, kept_elements, split16, split32};
 use super::predict::Prediction;
+use super::quantized::{halve, quantize, steps};
 use super::residual;
-use super::{Codec, Coding, Exponents, Predictor, ZERO_BLOCK};
-use crate::dtype::DType;
+use super::{Codec, Coding, Exponents, Noise, Predictor, ZERO_BLOCK};
+use crate::reduce::order::CHUNK;
+use crate::dtype::{DType, push_bytes};
 use crate::isa::Isa;
 
 /// Exponents have no order to find matches in, so the level that hardly looks for any is the
@@ -26,7 +28,22 @@ pub struct Encoder {
     frame: Vec<u8>,
     distances: Vec<u32>,
     bytes: Vec<u8>,
+    random: Vec<u32>,
+    steps: Vec<u16>,
 }
+
+/// A vector's chunk that loses something.
+pub struct Lossy<'a> {
+    /// What was recorded.
+    pub values: &'a [f32],
+    /// How it is rounded.
+    pub noise: Noise,
+    /// Becomes what a reader will see.
+    pub decoded: &'a mut [f32],
+}
+
+/// What multiples are taken above where there is nothing before.
+pub(super) static ZEROS: [f32; CHUNK] = [0.0; CHUNK];
 
 impl Encoder {
     /// A new encoder that runs with `isa` and stores exponents as told.
@@ -47,6 +64,8 @@ impl Encoder {
             frame: Vec::new(),
             distances: Vec::new(),
             bytes: Vec::new(),
+            random: Vec::new(),
+            steps: Vec::new(),
         })
     }
 
@@ -80,35 +99,133 @@ impl Encoder {
         if elements.iter().all(|&b| b == 0) {
             return Ok(Coding::plain(Codec::Zero));
         }
-        let dropped = self.mark_blocks(dtype, elements);
-        self.split(dtype, elements, dropped);
-        self.frame.clear();
+        let zero_blocks = self.mark_blocks(dtype, elements);
+        self.split(dtype, elements, zero_blocks);
+        let plane_len = self.compress()?;
+        let bitmap = if zero_blocks { self.bitmap.len() } else { 0 };
+        if self.low.len() + self.high.len() + self.frame.len() + bitmap >= elements.len() {
+            out.extend_from_slice(elements);
+            return Ok(Coding::plain(Codec::Raw));
+        }
+        self.put_planes(zero_blocks, out);
         let codec = match self.exponents {
+            Exponents::Huffman => Codec::Planes,
+            Exponents::Packed => Codec::Packed,
+        };
+        Ok(Coding { zero_blocks, plane_len, ..Coding::plain(codec) })
+    }
+
+    /// Appends the payload of a chunk in multiples of a step, with `g2`, the sum of its squares. `None`
+    /// where some value is not finite: it is then stored without loss.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_quantized(
+        &mut self,
+        lossy: Lossy<'_>,
+        g2: f64,
+        out: &mut Vec<u8>,
+    ) -> std::io::Result<Option<Coding>> {
+        let before = &ZEROS[..lossy.values.len()];
+        let start = out.len();
+        out.extend_from_slice(&g2.to_le_bytes());
+        let coding = self.multiples(lossy, before, Codec::Quantized, out)?;
+        if coding.is_none() {
+            out.truncate(start);
+        }
+        Ok(coding)
+    }
+
+    /// The same of the distance to `before`, the iterate before as a reader sees it.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_delta(
+        &mut self,
+        lossy: Lossy<'_>,
+        before: &[f32],
+        out: &mut Vec<u8>,
+    ) -> std::io::Result<Option<Coding>> {
+        let coding = self.multiples(lossy, before, Codec::Delta, out)?;
+        Ok(coding.map(|c| Coding { predictor: Predictor::Previous, ..c }))
+    }
+
+    fn multiples(
+        &mut self,
+        lossy: Lossy<'_>,
+        before: &[f32],
+        codec: Codec,
+        out: &mut Vec<u8>,
+    ) -> std::io::Result<Option<Coding>> {
+        if !steps(self.isa, lossy.values, before, &mut self.steps) {
+            return Ok(None);
+        }
+        self.draw(&lossy);
+        let Lossy { values, decoded, .. } = lossy;
+        quantize(self.isa, &self.steps, values, before, &self.random, &mut self.exponent, decoded);
+        let plane_len = self.compress()?;
+        out.extend(self.steps.iter().flat_map(|s| s.to_le_bytes()));
+        out.extend_from_slice(&self.frame);
+        Ok(Some(Coding { packed: self.exponents == Exponents::Packed, plane_len, ..Coding::plain(codec) }))
+    }
+
+    /// Appends the payload of a binary32 chunk rounded to bfloat16, with `g2`, the sum of its squares.
+    /// `None` where some value is not finite, or would not be.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_rounded(
+        &mut self,
+        lossy: Lossy<'_>,
+        g2: f64,
+        out: &mut Vec<u8>,
+    ) -> std::io::Result<Option<Coding>> {
+        self.draw(&lossy);
+        if !halve(lossy.values, &self.random, lossy.decoded) {
+            return Ok(None);
+        }
+        let mut elements = std::mem::take(&mut self.bytes);
+        elements.clear();
+        push_bytes(DType::BF16, lossy.decoded, &mut elements);
+        let zero_blocks = self.mark_blocks(DType::BF16, &elements);
+        self.split(DType::BF16, &elements, zero_blocks);
+        self.bytes = elements;
+        let plane_len = self.compress()?;
+        out.extend_from_slice(&g2.to_le_bytes());
+        self.put_planes(zero_blocks, out);
+        let packed = self.exponents == Exponents::Packed;
+        Ok(Some(Coding { zero_blocks, packed, plane_len, ..Coding::plain(Codec::Rounded) }))
+    }
+
+    /// Draws the random numbers of a chunk.
+    fn draw(&mut self, lossy: &Lossy<'_>) {
+        self.random.resize(lossy.values.len(), 0);
+        lossy.noise.fill(self.isa, &mut self.random);
+    }
+
+    /// Compresses the plane in `self.exponent` into `self.frame`; returns the frame's length.
+    fn compress(&mut self) -> std::io::Result<u32> {
+        self.frame.clear();
+        match self.exponents {
             Exponents::Huffman => {
                 self.frame.resize(zstd::zstd_safe::compress_bound(self.exponent.len()), 0);
                 let len = self.zstd.compress_to_buffer(&self.exponent, &mut self.frame)?;
                 self.frame.truncate(len);
-                Codec::Planes
             }
-            Exponents::Packed => {
-                pack(self.isa, &self.exponent, &mut self.frame);
-                Codec::Packed
-            }
-        };
-        let exponent_len = self.frame.len();
-        let bitmap: &[u8] = if dropped { &self.bitmap } else { &[] };
-        let total = self.low.len() + self.high.len() + exponent_len + bitmap.len();
-        if total >= elements.len() {
-            out.extend_from_slice(elements);
-            return Ok(Coding::plain(Codec::Raw));
+            Exponents::Packed => pack(self.isa, &self.exponent, &mut self.frame),
         }
+        // A plane has at most 65,536 bytes, so the frame's length fits.
+        u32::try_from(self.frame.len()).map_err(std::io::Error::other)
+    }
+
+    /// Appends the planes as they lie in a payload.
+    fn put_planes(&self, zero_blocks: bool, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.low);
         out.extend_from_slice(&self.high);
         out.extend_from_slice(&self.frame);
-        out.extend_from_slice(bitmap);
-        // A chunk has at most 65,536 exponents, so the frame's length fits.
-        let exponent_len = u32::try_from(exponent_len).map_err(std::io::Error::other)?;
-        Ok(Coding { codec, predictor: Predictor::None, zero_blocks: dropped, exponent_len })
+        if zero_blocks {
+            out.extend_from_slice(&self.bitmap);
+        }
     }
 
     /// Fills the bitmap of the blocks to keep; true where at least one can be left out.

@@ -1,17 +1,21 @@
-//! One chunk of elements to stored bytes and back, bit for bit.
+//! One chunk of elements to stored bytes and back: bit for bit, or with errors of which the bounds
+//! are known.
 //!
-//! Owns the codecs of `docs/format.md`; knows nothing of files, steps or tensors. Chunks are
-//! independent. Input is never trusted: every length is checked before it is used.
+//! Owns the codecs of `docs/format.md`; knows nothing of files or tensors. Chunks are independent.
+//! Input is never trusted: every length is checked before it is used.
 
 mod decode;
 mod encode;
 mod packed;
+mod philox;
 mod planes;
 mod predict;
+mod quantized;
 mod residual;
 
 pub use decode::Decoder;
-pub use encode::Encoder;
+pub use encode::{Encoder, Lossy};
+pub use philox::Noise;
 pub use predict::{COUPLED, FUSED, NESTEROV, Past, Prediction, Predictor, predict};
 
 /// Elements a zero block: blocks whose bits are all zero are left out of the planes.
@@ -33,6 +37,12 @@ pub enum Codec {
     Packed = 4,
     /// What a prediction from the iterate before missed.
     Residual = 5,
+    /// Lossy: multiples of a step that blocks have, in 8 bits.
+    Quantized = 6,
+    /// Lossy: the same of the distance to the iterate before.
+    Delta = 7,
+    /// Lossy: binary32 rounded to bfloat16.
+    Rounded = 8,
 }
 
 /// How the exponents of what is not predicted are stored.
@@ -47,9 +57,29 @@ pub enum Exponents {
 impl Codec {
     /// The codec with this id in an index record.
     pub fn from_id(id: u16) -> Option<Codec> {
-        [Codec::Raw, Codec::Zero, Codec::Absent, Codec::Planes, Codec::Packed, Codec::Residual]
-            .into_iter()
-            .find(|c| c.id() == id)
+        [
+            Codec::Raw,
+            Codec::Zero,
+            Codec::Absent,
+            Codec::Planes,
+            Codec::Packed,
+            Codec::Residual,
+            Codec::Quantized,
+            Codec::Delta,
+            Codec::Rounded,
+        ]
+        .into_iter()
+        .find(|c| c.id() == id)
+    }
+
+    /// Whether an iterate that is so stored is decoded from the one before it.
+    pub const fn follows(self) -> bool {
+        matches!(self, Codec::Residual | Codec::Delta)
+    }
+
+    /// Whether what is decoded is not what was recorded.
+    pub const fn is_lossy(self) -> bool {
+        matches!(self, Codec::Quantized | Codec::Delta | Codec::Rounded)
     }
 
     /// The id in an index record.
@@ -66,6 +96,9 @@ impl Codec {
             Codec::Planes => "planes",
             Codec::Packed => "packed",
             Codec::Residual => "residual",
+            Codec::Quantized => "quantized",
+            Codec::Delta => "delta",
+            Codec::Rounded => "rounded",
         }
     }
 }
@@ -75,18 +108,20 @@ impl Codec {
 pub struct Coding {
     /// The codec.
     pub codec: Codec,
-    /// The predictor: none, except with [`Codec::Residual`].
+    /// The predictor: none, except with [`Codec::Residual`] and [`Codec::Delta`].
     pub predictor: Predictor,
-    /// Whether zero blocks were left out ([`Codec::Planes`] and [`Codec::Packed`] only).
+    /// Whether zero blocks were left out ([`Codec::Planes`], [`Codec::Packed`] and [`Codec::Rounded`]).
     pub zero_blocks: bool,
-    /// Bytes of the compressed exponent plane ([`Codec::Planes`] and [`Codec::Packed`], else 0).
-    pub exponent_len: u32,
+    /// Whether a lossy codec's plane is a packed one, not a zstd frame.
+    pub packed: bool,
+    /// Bytes of the compressed plane: of exponents, or of multiples.
+    pub plane_len: u32,
 }
 
 impl Coding {
     /// A coding without payload parameters.
     pub const fn plain(codec: Codec) -> Coding {
-        Coding { codec, predictor: Predictor::None, zero_blocks: false, exponent_len: 0 }
+        Coding { codec, predictor: Predictor::None, zero_blocks: false, packed: false, plane_len: 0 }
     }
 }
 
@@ -106,9 +141,12 @@ pub enum DecodeError {
     /// The zero-block bitmap marks blocks beyond the chunk's end.
     #[error("the zero-block bitmap marks blocks beyond the end of the chunk")]
     Bitmap,
-    /// The exponent plane is no zstd frame of the expected size.
-    #[error("the exponent plane does not decompress: {0}")]
-    Exponents(String),
+    /// The compressed plane is no zstd frame of the expected size.
+    #[error("a plane does not decompress: {0}")]
+    Plane(String),
+    /// A sum or a step of a lossy payload is not finite, or below 0.
+    #[error("a lossy payload states {0}, which is no bound")]
+    Bound(f64),
     /// A packed plane contradicts itself.
     #[error("a packed plane is not what was written: {0}")]
     Packed(&'static str),

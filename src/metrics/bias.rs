@@ -3,6 +3,7 @@
 //! A path of random, mutually orthogonal steps has a positive cosine with its own end. Here that
 //! part is computed and taken off; `docs/metrics.md` has the derivations.
 
+use super::interval::Interval;
 use super::ratio;
 use crate::sums::Sums;
 
@@ -10,6 +11,11 @@ use crate::sums::Sums;
 /// response is not known. The direct effect of a direction is over by then: a momentum of 0.9
 /// keeps 0.5 % of it.
 pub const LAG: u64 = 51;
+/// The larger of two numbers; a NaN where there is one.
+fn nan_or_larger(a: f64, b: f64) -> f64 {
+    if a.is_nan() || a > b { a } else { b }
+}
+
 /// Fewest steps of a window whose `t_excess` is given.
 pub const MIN_WINDOW: u64 = 10;
 
@@ -90,23 +96,48 @@ pub fn bias(s: &Sums, parameters: u64, entry: Entry) -> Bias {
     }
 }
 
-/// Mean and spread of the excess over the steps of a window (Welford's recurrence).
+/// Mean and standard deviation of the excess over the steps of a window (Welford's recurrence).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Spread {
+pub struct Window {
     count: u64,
     mean: f64,
     squares: f64,
+    /// Means of the ends of the steps' intervals; NaN where one of them is unbounded.
+    ends: [f64; 2],
+    /// Sum of the squares of how far the steps can be off.
+    off: f64,
 }
 
-impl Spread {
-    /// Adds a step; `None` is left out.
-    pub fn add(&mut self, value: Option<f64>) {
+impl Window {
+    /// Adds a step with its interval; `None` is left out.
+    pub fn add(&mut self, value: Option<f64>, interval: Interval) {
         if let Some(v) = value {
             self.count += 1;
             let from = v - self.mean;
             self.mean += from / self.count as f64;
             self.squares += from * (v - self.mean);
+            let ends = [interval.lo, interval.hi].map(|end| end.unwrap_or(f64::NAN));
+            for (mean, end) in self.ends.iter_mut().zip(ends) {
+                *mean += (end - *mean) / self.count as f64;
+            }
+            self.off += ends.iter().map(|end| (end - v).powi(2)).fold(0.0, nan_or_larger);
         }
+    }
+
+    /// The interval of `t`, which holds where those of all steps do.
+    pub fn t_interval(&self) -> Interval {
+        let n = self.count as f64;
+        // A standard deviation is a norm: it moves by no more than that of the errors.
+        let (sd, by) = ((self.squares / (n - 1.0)).sqrt(), (self.off / (n - 1.0)).sqrt());
+        let end = |mean: f64, towards: f64| {
+            let sd = if mean * towards >= 0.0 { sd - by } else { sd + by };
+            let t = mean * n.sqrt() / sd;
+            (sd > 0.0 && t.is_finite()).then_some(t)
+        };
+        if self.t().is_none() {
+            return Interval::default();
+        }
+        Interval { lo: end(self.ends[0], -1.0), hi: end(self.ends[1], 1.0) }
     }
 
     /// `mean sqrt(m) / sd`; `None` below [`MIN_WINDOW`] steps, or where all values are equal.
@@ -152,15 +183,40 @@ mod tests {
     #[test]
     fn the_statistic_of_a_window() {
         // 1 to 12: mean 6.5, sample variance 13, so t = 6.5 sqrt(12/13).
-        let mut s = Spread::default();
-        (1..=12).for_each(|v| s.add(Some(f64::from(v))));
-        s.add(None);
+        let no = Interval::default();
+        let mut s = Window::default();
+        (1..=12).for_each(|v| s.add(Some(f64::from(v)), no));
+        s.add(None, no);
         assert!((s.t().unwrap() - 6.5 * (12.0f64 / 13.0).sqrt()).abs() < 1e-14);
-        let mut few = Spread::default();
-        (1..=9).for_each(|v| few.add(Some(f64::from(v))));
+        let mut few = Window::default();
+        (1..=9).for_each(|v| few.add(Some(f64::from(v)), no));
         assert_eq!(few.t(), None);
-        let mut equal = Spread::default();
-        (0..12).for_each(|_| equal.add(Some(0.5)));
+        let mut equal = Window::default();
+        (0..12).for_each(|_| equal.add(Some(0.5), no));
         assert_eq!(equal.t(), None);
+        assert_eq!((s.t_interval(), equal.t_interval()), (no, no));
+    }
+
+    #[test]
+    fn the_statistic_lies_in_its_interval_whatever_the_steps_were() {
+        let t_of = |values: &[f64], half: f64| {
+            let mut window = Window::default();
+            for v in values {
+                window.add(Some(*v), Interval { lo: Some(v - half), hi: Some(v + half) });
+            }
+            (window.t().unwrap(), window.t_interval())
+        };
+        for shift in [-9.0, 0.0, 2.0] {
+            let values: Vec<f64> = (1..=12).map(|v| f64::from(v) - 6.5 + shift).collect();
+            let (_, interval) = t_of(&values, 0.25);
+            for pattern in 0..64u32 {
+                let moved = |(i, v): (usize, &f64)| {
+                    v + if pattern >> (i % 6) & 1 == 1 { 0.25 } else { -0.25 }
+                };
+                let moved: Vec<f64> = values.iter().enumerate().map(moved).collect();
+                let (t, _) = t_of(&moved, 0.0);
+                assert!(interval.lo.unwrap() <= t && t <= interval.hi.unwrap(), "{t} {interval:?}");
+            }
+        }
     }
 }

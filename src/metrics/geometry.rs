@@ -42,7 +42,7 @@ pub fn geometry(s: &Sums) -> Geometry {
         eb: ratio(s.g2, s.d2).map(f64::sqrt),
         cos: ratio(s.dot, norms).map(|c| c.clamp(-1.0, 1.0)),
         kappa: ratio(norms, s.dot).filter(|_| norms > 0.0),
-        angle_deg: (norms > 0.0).then(|| angle(s).to_degrees()).and_then(finite),
+        angle_deg: (norms > 0.0).then(|| angle(s.dot, s.g2, s.d2).to_degrees()).and_then(finite),
         lolr: ratio(s.dot, s.g2),
         dist,
     }
@@ -52,13 +52,13 @@ pub fn geometry(s: &Sums) -> Geometry {
 ///
 /// The arc cosine would lose half of the digits near 0 and 180 degrees. `g2 d2 - dot^2`, which is
 /// what the sine needs, is formed with the rounding errors of both products.
-fn angle(s: &Sums) -> f64 {
-    let norms = s.g2 * s.d2;
-    let norms_error = s.g2.mul_add(s.d2, -norms);
-    let dot = s.dot * s.dot;
-    let dot_error = s.dot.mul_add(s.dot, -dot);
-    let cross = (norms - dot) + (norms_error - dot_error);
-    cross.max(0.0).sqrt().atan2(s.dot)
+pub(super) fn angle(dot: f64, g2: f64, d2: f64) -> f64 {
+    let norms = g2 * d2;
+    let norms_error = g2.mul_add(d2, -norms);
+    let squared = dot * dot;
+    let dot_error = dot.mul_add(dot, -squared);
+    let cross = (norms - squared) + (norms_error - dot_error);
+    cross.max(0.0).sqrt().atan2(dot)
 }
 
 #[cfg(test)]

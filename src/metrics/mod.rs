@@ -2,6 +2,7 @@
 
 pub mod bias;
 pub mod geometry;
+pub mod interval;
 pub mod response;
 pub mod trust;
 

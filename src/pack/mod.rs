@@ -172,7 +172,8 @@ impl Pack {
             let streams = vectors.iter().filter(|(stream, _)| *stream > 0);
             let streams: Vec<_> = streams.map(|(s, e)| (manifest.stream_name(*s), e.as_slice())).collect();
             let scalars: Vec<_> = step.scalars.iter().map(|(n, v)| (n.as_str(), *v)).collect();
-            writer.step(&Step { iterate, streams: &streams, scalars: &scalars })?;
+            let last = plan.closed && step.step + 1 == plan.end;
+            writer.step(&Step { iterate, streams: &streams, scalars: &scalars, last })?;
             while let Some((_, why)) = dropped.next_if(|(at, _)| *at == step.step) {
                 writer.note(&Event::Dropped { step: step.step, why: why.clone() })?;
             }

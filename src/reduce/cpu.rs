@@ -11,7 +11,7 @@ use crate::isa::{Isa, Kind, multi_isa};
 const CACHED_ROWS: usize = 32;
 
 /// The terms that one element adds to `SUMS` accumulators, from `INPUTS` widened inputs.
-trait Terms<const INPUTS: usize, const SUMS: usize>: Copy {
+pub(super) trait Terms<const INPUTS: usize, const SUMS: usize>: Copy {
     fn add(self, input: [f64; INPUTS], acc: [f64; SUMS]) -> [f64; SUMS];
 }
 
@@ -174,7 +174,7 @@ where
 
 /// A chunk: its blocks folded in order.
 #[inline(always)]
-fn chunk<T, const INPUTS: usize, const SUMS: usize, const TILE: usize>(
+pub(super) fn chunk<T, const INPUTS: usize, const SUMS: usize, const TILE: usize>(
     terms: T,
     input: [&[f32]; INPUTS],
 ) -> [f64; SUMS]
@@ -194,7 +194,7 @@ where
 }
 
 /// The definition, read off `docs/numerics.md` one element at a time.
-fn scalar<T, const INPUTS: usize, const SUMS: usize>(terms: T, input: [&[f32]; INPUTS]) -> [f64; SUMS]
+pub(super) fn scalar<T, const INPUTS: usize, const SUMS: usize>(terms: T, input: [&[f32]; INPUTS]) -> [f64; SUMS]
 where
     T: Terms<INPUTS, SUMS>,
 {

@@ -6,6 +6,7 @@
 
 pub mod cpu;
 pub mod order;
+pub mod spread;
 
 /// How the elements of a direction s come from those of the stored vectors.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -16,7 +16,7 @@ use crate::error::{Result, Tried};
 use crate::float_environment::Exact;
 use crate::isa::Isa;
 use crate::run::plan::plan_windows;
-use crate::run::reference_file::ReferenceFile;
+use crate::run::reference_file::{Of, ReferenceFile};
 use crate::run::trajectory::{Source, Trajectory};
 use crate::run::window::Window;
 use crate::run::{Draft, Run};
@@ -24,6 +24,9 @@ use crate::run::{Draft, Run};
 /// A file to make.
 pub(super) struct Target<'a> {
     pub(super) weights: &'a Weights,
+    /// What is averaged. The errors of iterates are independent, and none is larger than its width, so the
+    /// average of the widths bounds that of the errors.
+    pub(super) of: Of,
     pub(super) path: &'a Path,
 }
 
@@ -37,7 +40,7 @@ pub(super) fn materialize(run: &Run, targets: &[Target<'_>], directory: &Path) -
         targets.iter().partition(|t| t.weights.single().is_some());
     single.par_iter().try_for_each(|target| {
         let step = target.weights.single().unwrap_or(0);
-        write(run, target, vec![("step", step.to_string())], |out| out.push_iterate(step))
+        write(run, target, vec![("step", step.to_string())], |out| out.push_iterate(step, target.of))
     })?;
     if averages.is_empty() {
         return Ok(());
@@ -119,17 +122,19 @@ fn add(
     trajectory: &mut Trajectory,
     mut source: Source<'_>,
 ) -> Result<()> {
-    let mut held: Vec<(usize, &Weights, Vec<f64>)> = Vec::new();
+    let mut held: Vec<(usize, &Target<'_>, Vec<f64>)> = Vec::new();
     for (t, target) in targets.iter().enumerate() {
         if steps.iter().any(|s| target.weights.has(*s)) {
-            held.push((t, target.weights, sums.read(t, index)?));
+            held.push((t, *target, sums.read(t, index)?));
         }
     }
     trajectory.clear();
+    let mut widths = Vec::new();
     for &step in steps {
-        let x = trajectory.recorded(step, &mut source)?;
-        for (_, weights, sum) in held.iter_mut().filter(|(_, w, _)| w.has(step)) {
-            match weights {
+        let values = trajectory.recorded(step, &mut source)?;
+        for (_, target, sum) in held.iter_mut().filter(|(_, t, _)| t.weights.has(step)) {
+            let x = target.of.take(step, values, &mut source, &mut widths)?;
+            match target.weights {
                 Weights::Ema { beta, .. } => {
                     for (s, &x) in sum.iter_mut().zip(x) {
                         *s = *beta * *s + (1.0 - *beta) * f64::from(x);

@@ -27,7 +27,7 @@ use crate::isa::Isa;
 use crate::run::catalog::Catalog;
 use crate::run::chunk::Chunk;
 use crate::run::container::Header;
-use crate::run::manifest::ITERATE;
+use crate::run::manifest::{ITERATE, Precision};
 use crate::run::reference_file::REFERENCE_FORMAT;
 use crate::run::trajectory::{Source, Trajectory};
 use crate::run::window::Window;
@@ -52,6 +52,8 @@ pub struct Reference {
     /// Something that the user should know.
     pub note: Option<String>,
     values: Values,
+    /// How far the values can be off, where iterates were stored with loss.
+    widths: Option<Values>,
 }
 
 /// Where a reference comes from.
@@ -85,6 +87,35 @@ impl Reference {
     /// The file cannot be read.
     pub fn chunk(&self, chunk: &Chunk, buffer: &mut Vec<u8>, out: &mut [f32]) -> Result<()> {
         self.values.chunk(chunk, buffer, out)
+    }
+
+    /// Whether its values may be off.
+    pub fn is_lossy(&self) -> bool {
+        self.widths.is_some()
+    }
+
+    /// Reads how far the `values` of a chunk can be off into `out`.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn widths(
+        &self,
+        chunk: &Chunk,
+        buffer: &mut Vec<u8>,
+        values: &[f32],
+        out: &mut [f32],
+    ) -> Result<()> {
+        let Some(widths) = &self.widths else {
+            out.fill(0.0);
+            return Ok(());
+        };
+        widths.chunk(chunk, buffer, out)?;
+        // An average was rounded once, and so were the widths.
+        let rounded = if self.weights.single().is_some() { 0.0 } else { 2.0f32.powi(-22) };
+        for (width, value) in out.iter_mut().zip(values) {
+            *width = *width * (1.0 + 1e-6) + value.abs() * rounded;
+        }
+        Ok(())
     }
 }
 
@@ -137,7 +168,7 @@ pub fn check_final(run: &Run, access: Access) -> Result<()> {
 fn open_path(run: &Run, catalog: &Catalog, text: &str, cache: &Cache, access: Access) -> Result<Reference> {
     let refuse = |what| Error::Reference { path: PathBuf::from(text), what };
     match find(text).map_err(refuse)? {
-        Found::Files(path) => open_files(run, catalog, &path, access),
+        Found::Files(path) => open_files(run, catalog, &path, cache, access),
         Found::Run(path, own) => other::open(run, catalog, &path, &own, cache, access),
     }
 }
@@ -148,7 +179,13 @@ fn last_part(path: &Path) -> String {
     full.file_name().map_or_else(|| "reference".to_owned(), |n| n.to_string_lossy().into_owned())
 }
 
-fn open_files(run: &Run, catalog: &Catalog, path: &Path, access: Access) -> Result<Reference> {
+fn open_files(
+    run: &Run,
+    catalog: &Catalog,
+    path: &Path,
+    cache: &Cache,
+    access: Access,
+) -> Result<Reference> {
     let refuse = |what: String| Error::Reference { path: path.to_owned(), what };
     let files = Files::open(&files_of(path)?, access.mmap, Names::Unwrapped).map_err(|e| match e {
         Error::Damaged { path, what, .. } => {
@@ -174,6 +211,14 @@ fn open_files(run: &Run, catalog: &Catalog, path: &Path, access: Access) -> Resu
             step = Some(s);
         }
     }
+    // As an iterate of a run that is stored with loss, it is off by as much.
+    let widths = match step {
+        Some(s) if run.manifest.storage.iterates == Precision::Int8 => {
+            let resolved = vec![resolve(run, catalog, &Own::Step(s))?];
+            own::open(run, catalog, resolved, cache, access)?.pop().and_then(|(r, _)| r.widths)
+        }
+        _ => None,
+    };
     let note = match (step, stripped) {
         (Some(s), _) => Some(format!("{} is x_{s} of this run", path.display())),
         (None, Some(prefix)) => {
@@ -191,6 +236,7 @@ fn open_files(run: &Run, catalog: &Catalog, path: &Path, access: Access) -> Resu
         provisional: false,
         note,
         values,
+        widths,
     })
 }
 

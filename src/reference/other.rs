@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use super::own::{self, resolve};
+use super::own::{self, resolve, widths_path};
 use super::spec::Own;
-use super::values::{Files, Names};
+use super::values::{Files, Names, Values};
 use super::weights::Weights;
 use super::{Cache, Origin, Reference, last_part};
 use crate::error::{Error, Result};
@@ -33,7 +33,11 @@ pub(super) fn open(
     if other.manifest.run_id == run.manifest.run_id {
         return Ok(opened);
     }
-    let (values, _) = Files::open(&[file], access.mmap, Names::Unwrapped)?.into_values(run)?;
+    let as_here = |file: &Path| -> Result<Values> {
+        Ok(Files::open(&[file.to_owned()], access.mmap, Names::Unwrapped)?.into_values(run)?.0)
+    };
+    let values = as_here(&file)?;
+    let widths = opened.widths.is_some().then(|| as_here(&widths_path(&file))).transpose()?;
     let name = format!("{}:{}", last_part(path), opened.name);
     if !(0..run.manifest.tensors.len()).any(|t| values.has(t)) {
         let what = "that run has none of this run's tensors; it is of another model".to_owned();
@@ -56,6 +60,7 @@ pub(super) fn open(
         provisional: opened.provisional,
         note: note.or(opened.note),
         values,
+        widths,
     })
 }
 

@@ -15,7 +15,8 @@ use crate::error::{Error, Result, Tried};
 use crate::hash::xxh3_64;
 use crate::run::catalog::Catalog;
 use crate::run::container::Header;
-use crate::run::reference_file::REFERENCE_FORMAT;
+use crate::run::manifest::Precision;
+use crate::run::reference_file::{Of, REFERENCE_FORMAT};
 use crate::run::{Access, FINAL, Run, assemble_final};
 
 /// Where averages of iterates are kept between analyses.
@@ -201,6 +202,11 @@ pub fn final_fault(run: &Run, access: Access) -> Result<Option<String>> {
     Ok((!same).then(|| format!("its values are not those of x_{step} in the shards")))
 }
 
+/// Where the widths of the reference in a file lie.
+pub(super) fn widths_path(values: &Path) -> PathBuf {
+    values.with_extension("widths.safetensors")
+}
+
 /// Opens references, and makes those that the cache does not hold. Also returns where each lies.
 ///
 /// # Errors
@@ -224,11 +230,17 @@ pub(super) fn open(
         };
         places.push((path, is_final));
     }
+    let lossy = run.manifest.storage.iterates == Precision::Int8;
+    let widths: Vec<PathBuf> = places.iter().map(|(path, _)| widths_path(path)).collect();
     let mut targets: Vec<Target<'_>> = Vec::new();
-    for (r, (path, _)) in resolved.iter().zip(&places).filter(|(_, (_, is_final))| !is_final) {
-        let known = targets.iter().any(|t| t.path == path.as_path());
-        if !known && open_file(run, path, access).is_err() {
-            targets.push(Target { weights: &r.weights, path });
+    let wanted = resolved.iter().zip(&places).zip(&widths).filter(|((_, (_, is_final)), _)| !is_final);
+    for ((r, (path, _)), widths) in wanted {
+        let both = [(Of::Values, path), (Of::Widths, widths)];
+        for (of, path) in both.into_iter().take(if lossy { 2 } else { 1 }) {
+            let known = targets.iter().any(|t| t.path == path.as_path());
+            if !known && open_file(run, path, access).is_err() {
+                targets.push(Target { weights: &r.weights, of, path });
+            }
         }
     }
     if !targets.is_empty() {
@@ -238,6 +250,12 @@ pub(super) fn open(
     let mut all = Vec::new();
     for (r, (path, is_final)) in resolved.into_iter().zip(places) {
         let (values, xxh3) = if is_final { open_final(run, access)? } else { open_file(run, &path, access)? };
+        let widths = if lossy && !is_final {
+            Some(open_file(run, &widths_path(&path), access)?.0)
+        } else {
+            // The final iterate is stored without loss.
+            None
+        };
         let reference = Reference {
             name: r.own.to_string(),
             step: r.weights.single(),
@@ -248,6 +266,7 @@ pub(super) fn open(
             provisional: r.provisional,
             note: r.note,
             values,
+            widths,
         };
         all.push((reference, path));
     }

@@ -318,6 +318,7 @@ fn perform<M: AsRef<[u8]>>(recorder: &mut dyn Recorder, packing: &Packing, job: 
                 iterate: iterate.as_deref(),
                 streams: &borrowed,
                 scalars: &borrow(scalars),
+                last: false,
             })
         }
         Job::Dropped { scalars, why } => recorder.drop_step(&borrow(scalars), why),

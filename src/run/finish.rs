@@ -6,7 +6,7 @@ use tempfile::NamedTempFile;
 
 use super::bad::set_aside;
 use super::publish::{publish_new, unique_file};
-use super::reference_file::ReferenceFile;
+use super::reference_file::{Of, ReferenceFile};
 use super::{Access, Run};
 use crate::error::{Error, Result, Tried};
 
@@ -50,7 +50,7 @@ fn draft(run: &Run, step: u64, tmp_prefix: &str) -> Result<NamedTempFile> {
     let draft = unique_file(&tmp, &format!("{tmp_prefix}final.")).tried("create", &tmp)?;
     let mut out =
         ReferenceFile::create(run, draft.as_file(), draft.path(), vec![("step", step.to_string())])?;
-    out.push_iterate(step)?;
+    out.push_iterate(step, Of::Values)?;
     out.finish()?;
     Ok(draft)
 }

@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::chunk::Chunk;
-use super::manifest::Manifest;
+use super::manifest::{Manifest, Precision};
 use super::rule::{Rule, predictor, rules};
 use super::sample::{Sample, Trial};
 use super::trajectory::Trajectory;
-use crate::codec::{Coding, Encoder, FUSED, Past, Prediction, Predictor, predict};
+use crate::codec::{Coding, Encoder, FUSED, Lossy, Noise, Past, Prediction, Predictor, predict};
 use crate::dtype::DType;
 use crate::isa::Isa;
 
@@ -28,6 +28,8 @@ struct Place {
     live: bool,
     /// Flags of the last replay that was chosen.
     flags: Option<u8>,
+    /// The prediction at hand misses so little that no step of a quantizer could be smaller.
+    close: bool,
 }
 
 /// The forecast of one rank's chunks.
@@ -35,6 +37,8 @@ pub(super) struct Forecast {
     isa: Isa,
     /// How the declared optimizer's steps are predicted.
     replay: Option<Predictor>,
+    /// Iterates may lose something, except keyframes.
+    lossy: bool,
     places: Vec<Place>,
     /// The iterate at hand, as far as it was taken; beyond that, and until then, the one two before it.
     x: Vec<f32>,
@@ -70,11 +74,13 @@ impl Forecast {
             let range = at..at + chunk.len;
             at = range.end;
             let (tensor, param_group, dtype) = (chunk.tensor, info.param_group, info.dtype);
-            Place { range, tensor, param_group, dtype, live: false, flags: None }
+            Place { range, tensor, param_group, dtype, live: false, flags: None, close: false }
         };
         Forecast {
             isa,
-            replay: predictor(manifest),
+            // What loses something does not follow the optimizer closely enough.
+            replay: predictor(manifest).filter(|_| manifest.storage.iterates != Precision::Int8),
+            lossy: manifest.storage.iterates == Precision::Int8,
             places: chunks.iter().map(place).collect(),
             x: Vec::new(),
             before: Vec::new(),
@@ -144,8 +150,9 @@ impl Forecast {
         (self.newest, self.resumed) = (Some(step), true);
     }
 
-    /// Begins with x_step: returns the keyframe that it is decoded from, which may be itself.
-    pub(super) fn begin(&mut self, step: u64) -> u64 {
+    /// Begins with x_step, which may be the `last` one: returns the keyframe that it is decoded from,
+    /// which may be itself.
+    pub(super) fn begin(&mut self, step: u64, last: bool) -> u64 {
         self.follows = self.newest.is_some_and(|newest| newest + 1 == step);
         self.after_keyframe = self.at_keyframe();
         let len = self.len();
@@ -161,7 +168,9 @@ impl Forecast {
             self.places.iter_mut().for_each(|p| p.live = fresh);
         }
         self.x.resize(len, 0.0);
-        if !self.follows || self.resumed || step.is_multiple_of(KEYFRAME_STEPS) {
+        // What everything is compared with loses nothing.
+        let exact = last && self.lossy;
+        if !self.follows || self.resumed || exact || step.is_multiple_of(KEYFRAME_STEPS) {
             self.keyframe = step;
         }
         self.resumed = false;
@@ -171,13 +180,17 @@ impl Forecast {
 
     /// Takes the iterate at hand of a chunk. Where it is predicted, appends to `out` what the prediction
     /// missed and returns how that is stored.
+    ///
+    /// # Errors
+    /// As [`Encoder::encode_delta`].
     pub(super) fn take(
         &mut self,
         chunk: usize,
         values: &[f32],
+        noise: Noise,
         encoder: &mut Encoder,
         out: &mut Vec<u8>,
-    ) -> Option<Coding> {
+    ) -> std::io::Result<Option<Coding>> {
         let (range, dtype) = (self.places[chunk].range.clone(), self.places[chunk].dtype);
         let keyframe = self.at_keyframe();
         let mut coding = None;
@@ -198,6 +211,17 @@ impl Forecast {
                 self.unused.resize(values.len(), 0.0);
                 predict(self.isa, &shadow, &mut past, &mut self.unused);
             }
+            // Where the prediction misses little, nothing has to be lost.
+            let lossy = self.lossy && dtype == DType::F32 && !keyframe && !self.places[chunk].close;
+            if lossy {
+                let lossy = Lossy { values, noise, decoded: &mut self.predicted };
+                coding = encoder.encode_delta(lossy, &self.before[range.clone()], out)?;
+            }
+            if coding.is_some() {
+                // What a reader has, so that errors do not add up.
+                self.x[range].copy_from_slice(&self.predicted);
+                return Ok(coding);
+            }
             if !keyframe {
                 let start = out.len();
                 let stored = encoder.encode_residual(dtype, &prediction, values, &self.predicted, out);
@@ -211,7 +235,7 @@ impl Forecast {
             }
         }
         self.x[range].copy_from_slice(values);
-        coding
+        Ok(coding)
     }
 
     /// After the chunks of an iterate.
@@ -280,7 +304,8 @@ impl Forecast {
         self.sample.take(values, x, before, g, moments);
         let count = &mut self.counts[place.tensor];
         let rule = self.rules.get(place.param_group).copied().flatten();
-        let own = rule.filter(|_| present && is_finite(g)).map(|r| r.prediction(count.0 + 1));
+        let can = present && self.replay.is_some() && is_finite(g);
+        let own = rule.filter(|_| can).map(|r| r.prediction(count.0 + 1));
         let replay = own.filter(|_| place.live || keyframe);
         let mut trial = Trial { isa: self.isa, dtype: place.dtype, sample: &mut self.sample, encoder };
         let mut best = (u64::MAX, Prediction::PREVIOUS);
@@ -297,6 +322,8 @@ impl Forecast {
                 trial.compare(linear, &mut best);
             }
         }
+        let close = trial.is_close(best.0);
+        place.close = close;
         let chosen = best.1;
         if chosen.predictor.moments() > 0 {
             (place.flags, place.live, count.1) = (Some(chosen.flags), true, true);

@@ -117,6 +117,70 @@ impl Optimizer {
     }
 }
 
+/// How much of the values of vectors is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// All: every bit.
+    #[default]
+    Exact,
+    /// Float32 rounded to bfloat16, at random.
+    Bf16,
+    /// 8 bits and a step for each block, rounded at random. Of iterates: of their differences.
+    Int8,
+}
+
+impl std::str::FromStr for Precision {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Precision, String> {
+        [Precision::Exact, Precision::Bf16, Precision::Int8]
+            .into_iter()
+            .find(|p| p.name() == name)
+            .ok_or_else(|| format!("'{name}' is none of exact, bf16, int8"))
+    }
+}
+
+impl Precision {
+    /// The name that users give.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Precision::Exact => "exact",
+            Precision::Bf16 => "bf16",
+            Precision::Int8 => "int8",
+        }
+    }
+}
+
+/// What of a run is stored with loss.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Storage {
+    /// Of all streams.
+    #[serde(default)]
+    pub gradients: Precision,
+    /// Of the iterates.
+    #[serde(default)]
+    pub iterates: Precision,
+}
+
+impl Storage {
+    /// Whether nothing is lost.
+    pub fn is_exact(&self) -> bool {
+        *self == Storage::default()
+    }
+
+    fn check(self, tensors: &[TensorInfo]) -> std::result::Result<(), String> {
+        let coarse = self.iterates == Precision::Bf16 && tensors.iter().any(|t| t.dtype != DType::BF16);
+        if coarse {
+            return Err("iterates cannot be stored as bf16: late in a training x_t and x* differ by less than \
+                        bfloat16 can tell apart, and RSI would be wrong by up to 100 %. Store them as int8, \
+                        which holds their differences and is smaller; or exact"
+                .to_owned());
+        }
+        Ok(())
+    }
+}
+
 /// The elements `begin..end` of a tensor that one rank writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slice {
@@ -155,6 +219,9 @@ pub struct Manifest {
     /// The optimizer.
     #[serde(default)]
     pub optimizer: Optimizer,
+    /// What is stored with loss.
+    #[serde(default, skip_serializing_if = "Storage::is_exact")]
+    pub storage: Storage,
     /// Number of ranks that write.
     #[serde(default = "one")]
     pub world: u32,
@@ -197,6 +264,7 @@ impl Manifest {
             tensors,
             streams,
             optimizer: Optimizer::default(),
+            storage: Storage::default(),
             world: 1,
             slices: Vec::new(),
             metadata: Map::new(),
@@ -268,6 +336,7 @@ impl Manifest {
                 return Err(format!("'{}' cannot be the name of a stream, or is there twice", s.name));
             }
         }
+        self.storage.check(&self.tensors)?;
         if self.streams.len() > MAX_STREAMS {
             return Err(format!("more than {MAX_STREAMS} streams"));
         }
@@ -314,7 +383,8 @@ impl Manifest {
 
     /// The type in which a tensor's elements of a stream are stored.
     pub fn dtype_of(&self, stream: u16, tensor: usize) -> DType {
-        if MOMENTS.contains(&stream) { DType::F32 } else { self.tensors[tensor].dtype }
+        let wide = MOMENTS.contains(&stream) || (stream != 0 && self.storage.gradients == Precision::Int8);
+        if wide { DType::F32 } else { self.tensors[tensor].dtype }
     }
 }
 

@@ -8,6 +8,8 @@ pub(crate) const RECORD: usize = 32;
 pub(crate) const PAYLOAD_ALIGN: u64 = 64;
 /// Flag: zero blocks were left out.
 const ZERO_BLOCKS: u32 = 1;
+/// Flag: the plane of a lossy codec is packed.
+const PACKED: u32 = 2;
 
 /// How and where one chunk is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,10 +30,11 @@ impl Record {
         let mut b = [0u8; RECORD];
         b[0..8].copy_from_slice(&self.offset.to_le_bytes());
         b[8..12].copy_from_slice(&self.len.to_le_bytes());
-        b[12..16].copy_from_slice(&self.coding.exponent_len.to_le_bytes());
+        b[12..16].copy_from_slice(&self.coding.plane_len.to_le_bytes());
         b[16..18].copy_from_slice(&self.coding.codec.id().to_le_bytes());
         b[18..20].copy_from_slice(&self.coding.predictor.id().to_le_bytes());
-        let flags = if self.coding.zero_blocks { ZERO_BLOCKS } else { 0 };
+        let flag = |on: bool, flag: u32| if on { flag } else { 0 };
+        let flags = flag(self.coding.zero_blocks, ZERO_BLOCKS) | flag(self.coding.packed, PACKED);
         b[20..24].copy_from_slice(&flags.to_le_bytes());
         b[24..32].copy_from_slice(&self.xxh3.to_le_bytes());
         b
@@ -48,18 +51,27 @@ impl Record {
         let codec = Codec::from_id(u16_at(16)).ok_or_else(|| format!("unknown codec {}", u16_at(16)))?;
         let predictor =
             Predictor::from_id(u16_at(18)).ok_or_else(|| format!("unknown predictor {}", u16_at(18)))?;
-        if (codec == Codec::Residual) == (predictor == Predictor::None) {
+        let fits = match codec {
+            Codec::Residual => predictor != Predictor::None,
+            Codec::Delta => predictor == Predictor::Previous,
+            _ => predictor == Predictor::None,
+        };
+        if !fits {
             return Err(format!("predictor {} with codec {}", predictor.name(), codec.name()));
         }
         let flags = u32_at(20);
-        if flags & !ZERO_BLOCKS != 0 {
+        if flags & !(ZERO_BLOCKS | PACKED) != 0 {
             return Err(format!("unknown flags {flags:#x}"));
         }
-        let zero_blocks = flags == ZERO_BLOCKS;
-        if !matches!(codec, Codec::Planes | Codec::Packed) && (zero_blocks || u32_at(12) != 0) {
-            return Err(format!("an exponent plane or a bitmap with codec {}", codec.name()));
+        let (zero_blocks, packed, plane_len) = (flags & ZERO_BLOCKS != 0, flags & PACKED != 0, u32_at(12));
+        let blocks = matches!(codec, Codec::Planes | Codec::Packed | Codec::Rounded);
+        if (zero_blocks && !blocks) || (packed && !codec.is_lossy()) {
+            return Err(format!("flags {flags:#x} with codec {}", codec.name()));
         }
-        let coding = Coding { codec, predictor, zero_blocks, exponent_len: u32_at(12) };
+        if plane_len != 0 && !blocks && !codec.is_lossy() {
+            return Err(format!("a compressed plane with codec {}", codec.name()));
+        }
+        let coding = Coding { codec, predictor, zero_blocks, packed, plane_len };
         Ok(Record { offset: u64_at(0), len: u32_at(8), coding, xxh3: u64_at(24) })
     }
 }
@@ -70,7 +82,7 @@ mod tests {
 
     #[test]
     fn a_record_is_laid_out_as_documented() {
-        let coding = Coding { zero_blocks: true, exponent_len: 0x0a0b, ..Coding::plain(Codec::Planes) };
+        let coding = Coding { zero_blocks: true, plane_len: 0x0a0b, ..Coding::plain(Codec::Planes) };
         let record = Record { offset: 0x1_0000_0040, len: 0x0c0d, coding, xxh3: 0x1122_3344_5566_7788 };
         let bytes = record.to_bytes();
         let expected = [

@@ -17,6 +17,36 @@ use crate::isa::Isa;
 /// Value of the metadata key `format`.
 pub const REFERENCE_FORMAT: &str = "lpa-reference";
 
+/// What of an iterate is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Of {
+    /// Its values.
+    Values,
+    /// How far they can be off, where it was stored with loss.
+    Widths,
+}
+
+impl Of {
+    /// Takes it of a chunk of x_step, which was decoded to `values`.
+    ///
+    /// # Errors
+    /// As [`Source::widths`].
+    pub fn take<'v>(
+        self,
+        step: u64,
+        values: &'v [f32],
+        source: &mut Source<'_>,
+        widths: &'v mut Vec<f32>,
+    ) -> Result<&'v [f32]> {
+        if self == Of::Values {
+            return Ok(values);
+        }
+        widths.resize(values.len(), 0.0);
+        source.widths(step, 0, values, widths)?;
+        Ok(widths)
+    }
+}
+
 /// A reference file that is being written.
 pub struct ReferenceFile<'a> {
     run: &'a Run,
@@ -74,24 +104,24 @@ impl<'a> ReferenceFile<'a> {
         self.file.write_all(&self.bytes).tried("write", self.path)
     }
 
-    /// Appends the iterate of a step, which has every value.
+    /// Appends the iterate of a step, which has every value; or how far it can be off.
     ///
     /// # Errors
     /// It is damaged or missing, or the disk refuses.
-    pub fn push_iterate(&mut self, step: u64) -> Result<()> {
+    pub fn push_iterate(&mut self, step: u64, what: Of) -> Result<()> {
         let run = self.run;
         let mut window = Window::open(run, &[step], false)?;
         if let Some((_, e)) = window.damaged.pop() {
             return Err(e);
         }
         let mut decoder = Decoder::new(Isa::detect()).tried("start the decoder for", &run.path)?;
-        let (mut file, mut trajectory) = (Vec::new(), Trajectory::new(1));
+        let (mut file, mut trajectory, mut widths) = (Vec::new(), Trajectory::new(1), Vec::new());
         for chunk in run.table.chunks() {
             let (decoder, file) = (&mut decoder, &mut file);
             let mut source = Source { run, window: &window, chunk, decoder, file, bytes: 0 };
             trajectory.clear();
             let values = trajectory.recorded(step, &mut source)?;
-            self.push(values.iter().copied())?;
+            self.push(what.take(step, values, &mut source, &mut widths)?.iter().copied())?;
         }
         Ok(())
     }

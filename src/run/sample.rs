@@ -10,6 +10,8 @@ const SAMPLE: usize = 4096;
 const PIECES: usize = 4;
 /// Bits an element below which no other predictor is tried.
 const GOOD_BITS: f64 = 0.5;
+/// Bits an element below which a residual is no larger than a quantized difference.
+const CLOSE_BITS: f64 = 6.0;
 
 /// Elements of a chunk: the values to predict, and what predictions look at.
 #[derive(Default)]
@@ -127,5 +129,10 @@ impl Trial<'_> {
     /// So few bits that no other predictor need be tried.
     pub(super) fn is_good(&self, bits: u64) -> bool {
         (bits as f64) < GOOD_BITS * self.sample.values.len() as f64
+    }
+
+    /// Whether a residual of so many bits on the sample is as small as what loses something.
+    pub(super) fn is_close(&self, bits: u64) -> bool {
+        (bits as f64) < CLOSE_BITS * self.sample.values.len() as f64
     }
 }

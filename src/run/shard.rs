@@ -260,8 +260,13 @@ impl Shard {
                 return Err(format!("index record {i}: an iterate cannot be absent"));
             }
             let keyframe = self.from[i / self.chunks_per_vector] == step;
-            if r.coding.codec == Codec::Residual && (stream != 0 || keyframe) {
+            let codec = r.coding.codec;
+            if codec.follows() && (stream != 0 || keyframe) {
                 return Err(format!("index record {i}: only iterates after a keyframe are predicted"));
+            }
+            let direction = stream != 0 && !MOMENTS.contains(&stream);
+            if matches!(codec, Codec::Quantized | Codec::Rounded) && !direction {
+                return Err(format!("index record {i}: only streams have codec {}", codec.name()));
             }
             if r.offset != at || stored != (r.len > 0) {
                 return Err(format!("index record {i} does not continue at byte {at} of the chunks"));

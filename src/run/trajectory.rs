@@ -50,6 +50,29 @@ impl Source<'_> {
         self.decode(step, stream, |decoder, dtype, coding, bytes| decoder.decode(dtype, coding, bytes, out))
     }
 
+    /// Fills `widths` with bounds of the errors of a vector that was decoded to `values`, as
+    /// [`Decoder::widths`], which also says what is returned. Zeros where there is no such vector.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn widths(
+        &mut self,
+        step: u64,
+        stream: u16,
+        values: &[f32],
+        widths: &mut [f32],
+    ) -> Result<Option<f64>> {
+        let mut g2 = None;
+        let decoded = self.decode(step, stream, |_, _, coding, bytes| {
+            g2 = Decoder::widths(coding, bytes, values, widths)?;
+            Ok(())
+        })?;
+        if decoded != Decoded::Values {
+            widths.fill(0.0);
+        }
+        Ok(g2)
+    }
+
     fn decode(
         &mut self,
         step: u64,
@@ -255,7 +278,7 @@ impl Trajectory {
         out: &mut [f32],
     ) -> Result<()> {
         let n = out.len();
-        if coding.codec != Codec::Residual {
+        if !coding.codec.follows() {
             source.load(step, 0, out)?;
             return Ok(());
         }

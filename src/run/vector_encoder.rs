@@ -8,16 +8,19 @@ use std::path::Path;
 use super::Run;
 use super::chunk::{Chunk, ChunkTable};
 use super::forecast::Forecast;
-use super::manifest::{GRAD, MOMENTS, Manifest};
+use super::manifest::{GRAD, MOMENTS, Manifest, Precision};
 use super::resume::restore;
 use super::shard_writer::ShardWriter;
 use super::writer::Elements;
-use crate::codec::{Codec, Coding, Encoder, Exponents};
+use crate::codec::{Codec, Coding, Encoder, Exponents, Lossy, Noise};
 use crate::dtype::{DType, push_bytes, values};
 use crate::error::{Result, Tried};
+use crate::hash::xxh3_64;
 use crate::isa::Isa;
+use crate::reduce::Direction;
+use crate::reduce::cpu::{Vectors, direction_sums};
 
-/// How vectors are stored, without loss in every profile.
+/// How vectors are stored. What is lost, if anything, is not a profile's business.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Profile {
     /// The smallest: exponents are Huffman-coded.
@@ -51,10 +54,15 @@ enum Role {
 pub(super) struct VectorEncoder {
     encoder: Encoder,
     forecast: Option<Forecast>,
+    isa: Isa,
     chunks: Vec<Chunk>,
+    /// By chunk: its number in the run.
+    numbers: Vec<u32>,
+    seed: u64,
     grad: Option<u16>,
     payload: Vec<u8>,
     values: Vec<f32>,
+    decoded: Vec<f32>,
 }
 
 impl VectorEncoder {
@@ -78,10 +86,15 @@ impl VectorEncoder {
         Ok(VectorEncoder {
             encoder: Encoder::new(isa, exponents)?,
             forecast: predict.then(|| Forecast::new(manifest, &chunks, isa)),
+            isa,
             chunks,
+            // A run has at most 2^40 elements, and tables of 2^32 tensors fit in no memory.
+            numbers: table.of_rank(rank).iter().map(|&c| u32::try_from(c).unwrap_or(u32::MAX)).collect(),
+            seed: xxh3_64(manifest.run_id.as_bytes()),
             grad: manifest.stream_id(GRAD),
             payload: Vec::new(),
             values: Vec::new(),
+            decoded: Vec::new(),
         })
     }
 
@@ -96,6 +109,7 @@ impl VectorEncoder {
     }
 
     /// Appends the vectors of a step (ascending), and with a keyframe what the optimizer goes on with.
+    /// The iterate of the `last` step is stored without loss.
     ///
     /// # Errors
     /// The disk refuses.
@@ -104,6 +118,7 @@ impl VectorEncoder {
         (manifest, run, step): (&Manifest, &Path, u64),
         vectors: &[(u16, &Elements<'_>)],
         scalars: &[(&str, f64)],
+        last: bool,
         shard: &mut ShardWriter,
     ) -> Result<()> {
         let mut moments = 0;
@@ -113,10 +128,10 @@ impl VectorEncoder {
                 _ if Some(*id) == self.grad => Role::Gradient,
                 _ => Role::Other,
             };
-            let begin = |f: &mut Forecast| f.begin(step);
+            let begin = |f: &mut Forecast| f.begin(step, last);
             let keyframe = self.forecast.as_mut().filter(|_| role == Role::Iterate).map(begin);
             shard.start_vector(*id, keyframe);
-            self.vector((manifest, run), elements, role, shard)?;
+            self.vector((manifest, run), (step, *id), elements, role, shard)?;
             if let Some(forecast) = self.forecast.as_mut().filter(|_| role == Role::Iterate) {
                 forecast.end();
                 moments = forecast.stored_moments();
@@ -135,6 +150,7 @@ impl VectorEncoder {
     fn vector(
         &mut self,
         (manifest, run): (&Manifest, &Path),
+        (step, stream): (u64, u16),
         elements: &Elements<'_>,
         role: Role,
         shard: &mut ShardWriter,
@@ -155,19 +171,56 @@ impl VectorEncoder {
             let end = begin + chunk.len * dtype.size();
             at[chunk.tensor] = end;
             let bytes = &bytes[begin..end];
+            let noise = Noise { seed: self.seed, step, stream, chunk: self.numbers[place] };
+            let lossy = match manifest.storage.gradients {
+                Precision::Exact => false,
+                Precision::Bf16 => dtype == DType::F32,
+                Precision::Int8 => true,
+            };
             let mut coding = None;
             match (&mut forecast, role) {
                 (Some(forecast), Role::Iterate) => {
                     self.values.resize(chunk.len, 0.0);
                     values(dtype, bytes, &mut self.values);
-                    coding = forecast.take(place, &self.values, &mut self.encoder, &mut self.payload);
+                    let (encoder, payload) = (&mut self.encoder, &mut self.payload);
+                    let taken = forecast.take(place, &self.values, noise, encoder, payload);
+                    coding = taken.tried("compress for", run)?;
+                }
+                (None, Role::Iterate) => {}
+                (forecast, _) if lossy => {
+                    self.values.resize(chunk.len, 0.0);
+                    values(dtype, bytes, &mut self.values);
+                    self.decoded.clear();
+                    self.decoded.extend_from_slice(&self.values);
+                    let g = self.values.as_slice();
+                    let own = Vectors { g, x: g, next: g, init: g };
+                    let g2 = direction_sums(self.isa, Direction::Stored, &own).g2;
+                    let lossy = Lossy { values: &self.values, noise, decoded: &mut self.decoded };
+                    let stored = match manifest.storage.gradients {
+                        Precision::Bf16 => self.encoder.encode_rounded(lossy, g2, &mut self.payload),
+                        _ => self.encoder.encode_quantized(lossy, g2, &mut self.payload),
+                    };
+                    coding = stored.tried("compress for", run)?;
+                    let seen = if coding.is_some() { &self.decoded } else { &self.values };
+                    if let Some(forecast) = forecast {
+                        // What a reader predicts from.
+                        forecast.gradient(place, true).copy_from_slice(seen);
+                    }
                 }
                 (Some(forecast), _) => values(dtype, bytes, forecast.gradient(place, true)),
                 (None, _) => {}
             }
             let coding = match coding {
                 Some(coding) => coding,
-                None => self.encoder.encode(dtype, bytes, &mut self.payload).tried("compress for", run)?,
+                None => {
+                    let stored = manifest.dtype_of(stream, chunk.tensor);
+                    let mut wide = Vec::new();
+                    if stored != dtype {
+                        push_bytes(stored, &self.values, &mut wide);
+                    }
+                    let bytes = if stored == dtype { bytes } else { &wide };
+                    self.encoder.encode(stored, bytes, &mut self.payload).tried("compress for", run)?
+                }
             };
             shard.chunk(coding, &self.payload)?;
         }

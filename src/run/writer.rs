@@ -17,7 +17,7 @@ use super::chunk::ChunkTable;
 use super::finish::assemble_final;
 use super::hold::{MOST_TRIES, PATIENCE, is_named, wait_for_lock};
 use super::journal::{self, Event, Journal};
-use super::manifest::{MANIFEST, Manifest};
+use super::manifest::{MANIFEST, Manifest, Precision};
 use super::publish::{publish_new, sync_parent, unique_file};
 use super::shard::{MAX_SHARD_STEPS, table_bytes};
 use super::shard_writer::{Identity, ShardWriter};
@@ -68,6 +68,8 @@ pub struct Step<'a> {
     pub streams: &'a [(&'a str, &'a Elements<'a>)],
     /// Scalars by name.
     pub scalars: &'a [(&'a str, f64)],
+    /// It is the final one, whose iterate is stored without loss.
+    pub last: bool,
 }
 
 /// Whether a writer can go on.
@@ -185,6 +187,10 @@ impl Writer {
             let what = format!("rank {rank} of a world of {}", manifest.world);
             return Err(write_error(run, what));
         }
+        if manifest.storage.iterates == Precision::Int8 && !options.predict {
+            let what = "int8 iterates are differences to the one before, which needs predict";
+            return Err(write_error(run, what.to_owned()));
+        }
         let table = ChunkTable::new(&manifest).map_err(|what| write_error(run, what))?;
         let journal_path = journal::path(run, rank);
         let mut journal = open_locked(&journal_path, run, rank)?;
@@ -284,7 +290,7 @@ impl Writer {
         for (_, elements) in &vectors {
             self.check_lengths(elements)?;
         }
-        self.or_fail(|w| w.append(&vectors, step.scalars))
+        self.or_fail(|w| w.append(&vectors, step.scalars, step.last))
     }
 
     /// Runs what touches the disk. An error ends the recording: half a step may be on the disk, and
@@ -319,7 +325,12 @@ impl Writer {
         Err(write_error(&self.identity.run, what))
     }
 
-    fn append(&mut self, vectors: &[(u16, &Elements<'_>)], scalars: &[(&str, f64)]) -> Result<()> {
+    fn append(
+        &mut self,
+        vectors: &[(u16, &Elements<'_>)],
+        scalars: &[(&str, f64)],
+        last: bool,
+    ) -> Result<()> {
         let _exact = Exact::new();
         let (mut shard, since) = match self.shard.take() {
             Some(open) => open,
@@ -327,7 +338,7 @@ impl Writer {
         };
         shard.start_step(scalars);
         let at = (&self.manifest, self.identity.run.as_path(), self.next_step);
-        self.vectors.step(at, vectors, scalars, &mut shard)?;
+        self.vectors.step(at, vectors, scalars, last, &mut shard)?;
         self.next_step += 1;
         let full = shard.len() >= self.options.shard_bytes
             || shard.steps() >= self.options.shard_steps.min(MAX_SHARD_STEPS)
@@ -417,7 +428,7 @@ impl Writer {
     /// # Errors
     /// As [`Self::step`]; where the elements do not fit, the recording can go on.
     pub fn finish(&mut self, iterate: &Elements<'_>) -> Result<()> {
-        self.step(&Step { iterate: Some(iterate), ..Step::default() })?;
+        self.step(&Step { iterate: Some(iterate), last: true, ..Step::default() })?;
         self.close()
     }
 

@@ -18,7 +18,7 @@ use self::problem::Problem;
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::run::manifest::{GRAD, Manifest, Optimizer as Recorded, StreamInfo, TensorInfo};
-use crate::run::writer::{Step, Writer, WriterOptions};
+use crate::run::writer::{Elements, Step, Writer, WriterOptions};
 
 /// A generator for one purpose: streams of the same seed are independent.
 pub fn generator(seed: u64, stream: u64) -> ChaCha8Rng {
@@ -96,7 +96,8 @@ pub fn simulate(
         scalars.extend(problem.epoch(step).map(|e| ("epoch", e)));
         let (iterate, g) = (bytes(&x), bytes(&gradient));
         let streams = [(GRAD, &[Some(g.as_slice())][..])];
-        writer.step(&Step { iterate: Some(&[Some(&iterate)]), streams: &streams, scalars: &scalars })?;
+        let iterate: Option<&Elements<'_>> = Some(&[Some(&iterate)]);
+        writer.step(&Step { iterate, streams: &streams, scalars: &scalars, ..Step::default() })?;
         optimizer.step(&mut x, &gradient, lr);
     }
     writer.finish(&[Some(&bytes(&x))])

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::significant;
+use crate::metrics::interval::FAILURE;
 use crate::metrics::trust::LOW_PRECISION;
 use crate::row::Row;
 
@@ -33,6 +34,8 @@ impl Mean {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Quantity {
     Cos,
+    /// Half of the interval of the cosine.
+    CosHalf,
     CosWalk,
     CosExcess,
     Rsi,
@@ -46,8 +49,9 @@ pub(super) enum Quantity {
 }
 
 /// All quantities with their names, in the order of the enum.
-const SHOWN: [(Quantity, &str); 10] = [
+const SHOWN: [(Quantity, &str); 11] = [
     (Quantity::Cos, "cos"),
+    (Quantity::CosHalf, "  within"),
     (Quantity::CosWalk, "cos_walk"),
     (Quantity::CosExcess, "cos_excess"),
     (Quantity::Rsi, "rsi"),
@@ -106,6 +110,9 @@ pub(super) struct Digest {
     absent: u64,
     zero: u64,
     at_reference: u64,
+    /// Rows with intervals, and those of them whose cosine may have either sign.
+    lossy: u64,
+    unresolved: u64,
     /// The first step at which x_t is the reference.
     pub(super) first_at_reference: Option<u64>,
 }
@@ -145,6 +152,8 @@ impl Digest {
             absent: 0,
             zero: 0,
             at_reference: 0,
+            lossy: 0,
+            unresolved: 0,
             first_at_reference: None,
         }
     }
@@ -173,7 +182,9 @@ impl Digest {
         let (g, b) = (&row.geometry, &row.bias);
         let walk = g.lolr.zip(b.lolr_ratio).map(|(lolr, ratio)| lolr / ratio).filter(|v| v.is_finite());
         let lr = row.scalars.lr;
-        let values = [g.cos, b.cos_walk, b.cos_excess, g.rsi, g.eb, g.lolr, walk, lr, b.lolr_ratio, g.dist];
+        let within = row.intervals.and_then(|i| Some((i.cos.hi? - i.cos.lo?) / 2.0));
+        let values =
+            [g.cos, within, b.cos_walk, b.cos_excess, g.rsi, g.eb, g.lolr, walk, lr, b.lolr_ratio, g.dist];
         for (means, value) in self.means.iter_mut().zip(values) {
             means[third].add(value);
         }
@@ -181,6 +192,8 @@ impl Digest {
         self.walk_bins[bin].add(b.cos_walk);
         self.add_t(row.t_excess, third);
         self.rows += 1;
+        self.lossy += u64::from(row.intervals.is_some());
+        self.unresolved += u64::from(row.sign_unresolved());
         self.cosines += u64::from(g.cos.is_some());
         if g.cos.is_some_and(|c| c < 0.0) {
             self.negative += 1;
@@ -296,6 +309,21 @@ impl Digest {
             let _ = writeln!(out, "{line}");
         }
         let _ = writeln!(out, "{}", self.trust());
+        if self.lossy > 0 {
+            let _ = writeln!(out, "{}", self.certainty());
+        }
+    }
+
+    /// What is known in spite of loss.
+    fn certainty(&self) -> String {
+        let sign = match self.unresolved {
+            0 => "Its sign is certain at every step.".to_owned(),
+            n => format!("Its sign is not at {n} of {} steps (sign_unresolved).", self.lossy),
+        };
+        format!(
+            "Stored with loss: the cosine and every other metric lie between their _lo and _hi, all of a row \
+             with a probability of at least 1 - {FAILURE:e}. {sign}"
+        )
     }
 
     fn sign(&self) -> String {

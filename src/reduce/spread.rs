@@ -1,0 +1,199 @@
+//! How far sums over vectors that lost something can be from those of what was recorded.
+//!
+//! Takes widths: the error of an element is 0 on the average and smaller than its width. What is summed
+//! here bounds the errors of the sums (`docs/numerics.md`, Lossy runs); how likely a bound holds is not
+//! known here.
+
+use super::Direction;
+use super::cpu::{Terms, Vectors, chunk, scalar};
+use crate::isa::{Isa, Kind, multi_isa};
+
+/// What bounds the error of one sum.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Spread {
+    /// Sum of the squares of how far the error of one element can take the sum.
+    pub variance: f64,
+    /// What is not 0 on the average: products of two errors of the same element.
+    pub slack: f64,
+}
+
+/// Widths of the vectors of one chunk, all of its length. Zeros where nothing was lost.
+#[derive(Clone, Copy)]
+pub struct Widths<'a> {
+    /// Of the stored direction.
+    pub g: &'a [f32],
+    /// Of x_t.
+    pub x: &'a [f32],
+    /// Of x_{t+1}.
+    pub next: &'a [f32],
+}
+
+/// A direction as its errors are seen, element by element.
+#[derive(Clone, Debug, Default)]
+pub struct Sizes {
+    /// At least the size of the element.
+    size: Vec<f32>,
+    /// Width of what was stored with it.
+    own: Vec<f32>,
+    /// Width of the iterates that it is made of.
+    shared: Vec<f32>,
+}
+
+/// At least what was computed in binary64 and rounded.
+#[allow(clippy::cast_possible_truncation)]
+fn up(value: f64) -> f32 {
+    (value * (1.0 + 1e-6)) as f32
+}
+
+impl Sizes {
+    /// Takes the direction of a chunk.
+    pub fn take(&mut self, direction: Direction, v: &Vectors<'_>, w: &Widths<'_>) {
+        let n = v.x.len();
+        for vector in [&mut self.size, &mut self.own, &mut self.shared] {
+            vector.resize(n, 0.0);
+        }
+        let wide = |v: &[f32], i: usize| f64::from(v[i]);
+        match direction {
+            Direction::Stored => {
+                self.own.copy_from_slice(&w.g[..n]);
+                self.shared.fill(0.0);
+                self.size.iter_mut().zip(v.g).for_each(|(size, g)| *size = g.abs());
+            }
+            Direction::Decayed(decay) => {
+                self.own.copy_from_slice(&w.g[..n]);
+                for i in 0..n {
+                    self.size[i] = up(decay.mul_add(wide(v.x, i), wide(v.g, i)).abs());
+                    self.shared[i] = up(decay.abs() * wide(w.x, i));
+                }
+            }
+            Direction::Update => {
+                self.own.fill(0.0);
+                for i in 0..n {
+                    self.size[i] = up((wide(v.x, i) - wide(v.next, i)).abs());
+                    self.shared[i] = up(wide(w.x, i) + wide(w.next, i));
+                }
+            }
+        }
+    }
+
+    /// The spread of `||s||^2`.
+    pub fn squared(&self, isa: Isa) -> Spread {
+        let input = [&self.size[..], &self.own, &self.shared];
+        let [variance, slack] = match isa.kind() {
+            Kind::Scalar => scalar(Squared, input),
+            _ => squared_body(isa, Squared, input),
+        };
+        Spread { variance, slack }
+    }
+
+    /// The spreads of `<s, x - r>` and `||x - r||^2`, with the widths of `x` and of `r`.
+    pub fn against(&self, isa: Isa, x: [&[f32]; 2], r: [&[f32]; 2]) -> [Spread; 2] {
+        let input = [&self.size[..], &self.own, &self.shared, x[0], x[1], r[0], r[1]];
+        let [dot, dot_slack, d2, d2_slack] = match isa.kind() {
+            Kind::Scalar => scalar(Against, input),
+            _ => against_body(isa, Against, input),
+        };
+        [Spread { variance: dot, slack: dot_slack }, Spread { variance: d2, slack: d2_slack }]
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Squared;
+
+impl Terms<3, 2> for Squared {
+    #[inline(always)]
+    fn add(self, [size, own, shared]: [f64; 3], [variance, slack]: [f64; 2]) -> [f64; 2] {
+        let width = own + shared;
+        let far = 2.0 * width * (size + width);
+        [far.mul_add(far, variance), width.mul_add(width, slack)]
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Against;
+
+impl Terms<7, 4> for Against {
+    #[inline(always)]
+    fn add(self, [size, own, shared, x, x_width, r, r_width]: [f64; 7], acc: [f64; 4]) -> [f64; 4] {
+        let [dot, dot_slack, d2, d2_slack] = acc;
+        let (d, w) = ((x - r).abs(), x_width + r_width);
+        // What was decoded is within a width of what was recorded, and so may the other one be.
+        let (d_most, s_most) = (2.0f64.mul_add(w, d), 2.0f64.mul_add(own + shared, size));
+        let own_far = own * d_most;
+        let shared_far = shared.mul_add(d_most, w * s_most);
+        let d2_far = 2.0 * w * (d + w);
+        [
+            shared_far.mul_add(shared_far, own_far.mul_add(own_far, dot)),
+            shared.mul_add(w, dot_slack),
+            d2_far.mul_add(d2_far, d2),
+            w.mul_add(w, d2_slack),
+        ]
+    }
+}
+
+multi_isa! {
+    fn squared_body(terms: Squared, input: [&[f32]; 3]) -> [f64; 2]
+    => portable chunk::<_, 3, 2, 8>, avx2 chunk::<_, 3, 2, 8>, avx512 chunk::<_, 3, 2, 16>
+}
+multi_isa! {
+    fn against_body(terms: Against, input: [&[f32]; 7]) -> [f64; 4]
+    => portable chunk::<_, 7, 4, 4>, avx2 chunk::<_, 7, 4, 4>, avx512 chunk::<_, 7, 4, 8>
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sizes(direction: Direction, [g, x, next]: [f32; 3], [wg, wx, wn]: [f32; 3]) -> Sizes {
+        let mut sizes = Sizes::default();
+        let v = Vectors { g: &[g], x: &[x], next: &[next], init: &[x] };
+        sizes.take(direction, &v, &Widths { g: &[wg], x: &[wx], next: &[wn] });
+        sizes
+    }
+
+    #[test]
+    fn a_gradient_that_lost_something_against_exact_iterates() {
+        // The error of g moves <g,d> by at most its width times d, and nothing else moves.
+        let s = sizes(Direction::Stored, [-3.0, 5.0, 0.0], [0.5, 0.0, 0.0]);
+        for isa in Isa::available() {
+            let [dot, d2] = s.against(isa, [&[5.0], &[0.0]], [&[1.0], &[0.0]]);
+            assert_eq!((dot, d2), (Spread { variance: 4.0, slack: 0.0 }, Spread::default()));
+            // |g^2 - (g + e)^2| <= 2 e (|g| + e) on the average 0, and e^2.
+            let g2 = s.squared(isa);
+            assert_eq!(g2, Spread { variance: 3.5 * 3.5, slack: 0.25 });
+        }
+    }
+
+    #[test]
+    fn every_error_that_there_can_be_is_within_the_sum_of_all_reaches() {
+        // One element, all signs: with one element the square root of the variance is the reach.
+        let (g, x, next, r) = (-3.0f32, 2.0, 1.5, 0.25);
+        let (wg, wx, wn, wr) = (0.25f32, 0.125, 0.0625, 0.5);
+        for direction in [Direction::Stored, Direction::Decayed(0.5), Direction::Update] {
+            let s = sizes(direction, [g, x, next], [wg, wx, wn]);
+            let [dot, d2] = s.against(Isa::detect(), [&[x], &[wx]], [&[r], &[wr]]);
+            let g2 = s.squared(Isa::detect());
+            let of = |g: f64, x: f64, next: f64, r: f64| {
+                let s = match direction {
+                    Direction::Stored => g,
+                    Direction::Decayed(decay) => g + decay * x,
+                    Direction::Update => x - next,
+                };
+                [s * (x - r), (x - r) * (x - r), s * s]
+            };
+            let stored = of(g.into(), x.into(), next.into(), r.into());
+            for signs in 0..16u8 {
+                let moved = |v: f32, w: f32, bit: u8| {
+                    f64::from(v) + if signs >> bit & 1 == 1 { f64::from(w) } else { -f64::from(w) }
+                };
+                let recorded = of(moved(g, wg, 0), moved(x, wx, 1), moved(next, wn, 2), moved(r, wr, 3));
+                for (i, spread) in [dot, d2, g2].into_iter().enumerate() {
+                    // The two ways in which an error counts are squared apart where they are independent.
+                    let reach = (2.0 * spread.variance).sqrt() + spread.slack;
+                    let error = (stored[i] - recorded[i]).abs();
+                    assert!(error <= reach, "{direction:?} sum {i}: {error} > {reach}");
+                }
+            }
+        }
+    }
+}
