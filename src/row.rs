@@ -208,9 +208,8 @@ macro_rules! ends {
 }
 
 /// The columns that follow where vectors were stored with loss.
-const METRIC_ENDS: &[Column] = ends!(
-    rsi, eb, cos, kappa, angle_deg, lolr, dist, own, cos_own, cos_excess, rsi_excess, lolr_ratio, z
-);
+const METRIC_ENDS: &[Column] =
+    ends!(rsi, eb, cos, kappa, angle_deg, lolr, dist, own, cos_own, cos_excess, rsi_excess, lolr_ratio, z);
 
 /// Those that are not a metric's of one row.
 const OTHER_ENDS: &[Column] = columns! {

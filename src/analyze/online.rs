@@ -114,7 +114,12 @@ impl Meter {
             let what = "grad_wd is measured from a recorded run; while training measure grad or update";
             return Err(refuse(what.to_owned()));
         }
-        let layout = Layout { directions: directions.len(), references: references.len(), lagged: false, lossy: false };
+        let layout = Layout {
+            directions: directions.len(),
+            references: references.len(),
+            lagged: false,
+            lossy: false,
+        };
         let writer = Writer::create(path, manifest, options)?;
         let shape = Shape::new(layout, &groups, &run.manifest.tensors);
         let measured = Measured::new(shape.words(), path, Skipped::default());

@@ -6,6 +6,7 @@ use super::progress::Progress;
 use super::{RunArguments, bytes, say};
 use crate::analyze::Observer as _;
 use crate::pack::{Options, Pack};
+use crate::run::manifest::{Precision, Storage};
 use crate::run::writer::Profile;
 use crate::summary::{significant, thousands};
 
@@ -19,13 +20,21 @@ pub(super) struct Arguments {
     /// Store every iterate by itself, instead of what a prediction from those before missed
     #[arg(long)]
     no_predict: bool,
+    /// What is kept of gradients: exact, int8 (7 bits a value) or bf16 (11); every metric then has an
+    /// interval
+    #[arg(long, value_name = "PRECISION", default_value = "exact")]
+    gradients: Precision,
+    /// What is kept of iterates: exact, or int8 (differences; the final one is exact all the same)
+    #[arg(long, value_name = "PRECISION", default_value = "exact")]
+    iterates: Precision,
     /// Write the new run here and keep the old one [default: replace it]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
 
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
-    let options = Options { profile: a.profile, predict: !a.no_predict, out: a.out.clone() };
+    let storage = Storage { gradients: a.gradients, iterates: a.iterates };
+    let options = Options { profile: a.profile, predict: !a.no_predict, storage, out: a.out.clone() };
     let pack = Pack::prepare(&a.run.run, a.run.access(), options)?;
     let progress = Progress::new(pack.cells(), pack.chunks(), false);
     let packed = pack.run(&|cells, read| progress.advance(cells, read));
@@ -41,12 +50,13 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     }
     let left = if left.is_empty() { String::new() } else { format!("; left out {}", left.join(", ")) };
     say(&format!(
-        "{}: {} before, {} after ({} and {} bits per parameter and step), in {} s, every vector verified{left}\n",
+        "{}: {} before, {} after ({} and {} bits per parameter and step), in {} s, {}{left}\n",
         a.out.as_ref().unwrap_or(&a.run.run).display(),
         bytes(packed.before.bytes),
         bytes(packed.after.bytes),
         significant(packed.before.bits),
         significant(packed.after.bits),
-        significant(elapsed.as_secs_f64())
+        significant(elapsed.as_secs_f64()),
+        if storage.is_exact() { "every vector verified" } else { "every error within its bounds" }
     ))
 }

@@ -1,11 +1,11 @@
 //! Payload to elements.
 
+use super::encode::ZEROS;
 use super::packed::Packed;
 use super::planes::{bitmap_len, kept_elements, merge16, merge32};
 use super::predict::{Past, Prediction, predict};
-use super::residual::Residual;
-use super::encode::ZEROS;
 use super::quantized::{BLOCK, blocks, dequantize, level_count, step_value};
+use super::residual::Residual;
 use super::{Codec, Coding, DecodeError};
 use crate::dtype::{DType, values, widen};
 use crate::isa::Isa;

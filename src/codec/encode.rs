@@ -8,9 +8,9 @@ use super::predict::Prediction;
 use super::quantized::{halve, quantize, steps};
 use super::residual;
 use super::{Codec, Coding, Exponents, Noise, Predictor, ZERO_BLOCK};
-use crate::reduce::order::CHUNK;
 use crate::dtype::{DType, push_bytes};
 use crate::isa::Isa;
+use crate::reduce::order::CHUNK;
 
 /// Exponents have no order to find matches in, so the level that hardly looks for any is the
 /// fastest and loses nothing: Huffman-coded literals are all the gain there is.

@@ -46,7 +46,13 @@ fn most_body(values: &[f32], before: &[f32]) -> f64 {
         let distance = (f64::from(v) - f64::from(b)).abs();
         // Not so for a NaN, which has to come through.
         let least = !(distance > lanes[lane]) && !distance.is_nan();
-        lanes[lane] = if least { lanes[lane] } else if distance.is_nan() { f64::INFINITY } else { distance };
+        lanes[lane] = if least {
+            lanes[lane]
+        } else if distance.is_nan() {
+            f64::INFINITY
+        } else {
+            distance
+        };
     };
     for (row, row_before) in rows.iter().zip(rows_before) {
         for lane in 0..8 {
@@ -131,7 +137,8 @@ pub(super) fn quantize(
         }
         let at = levels.len();
         levels.resize(at + range.len(), 0);
-        let (values, before, random) = (&values[range.clone()], &before[range.clone()], &random[range.clone()]);
+        let (values, before, random) =
+            (&values[range.clone()], &before[range.clone()], &random[range.clone()]);
         round(isa, step_value(step), values, before, random, &mut levels[at..], &mut decoded[range]);
     }
 }
@@ -212,7 +219,7 @@ mod tests {
             assert!(f64::from(step_value(step)) * 127.0 >= most, "{most}");
             assert!(step == 0 || f64::from(step_value(step - 1)) * 127.0 < most, "{most}");
         }
-        assert_eq!((step_for(f64::INFINITY), step_for(3.4e38)), (None, None));
+        assert_eq!((step_for(f64::INFINITY), step_for(f32::MAX.into())), (None, None));
     }
 
     #[test]

@@ -210,9 +210,8 @@ mod tests {
             let values: Vec<f64> = (1..=12).map(|v| f64::from(v) - 6.5 + shift).collect();
             let (_, interval) = t_of(&values, 0.25);
             for pattern in 0..64u32 {
-                let moved = |(i, v): (usize, &f64)| {
-                    v + if pattern >> (i % 6) & 1 == 1 { 0.25 } else { -0.25 }
-                };
+                let moved =
+                    |(i, v): (usize, &f64)| v + if pattern >> (i % 6) & 1 == 1 { 0.25 } else { -0.25 };
                 let moved: Vec<f64> = values.iter().enumerate().map(moved).collect();
                 let (t, _) = t_of(&moved, 0.0);
                 assert!(interval.lo.unwrap() <= t && t <= interval.hi.unwrap(), "{t} {interval:?}");

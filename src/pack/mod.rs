@@ -1,10 +1,12 @@
-//! Storing a run in another way: transcoding it between storage profiles, bit for bit.
+//! Storing a run in another way: transcoding it between storage profiles, bit for bit, or to one that
+//! loses something, beside it.
 //!
 //! Owns what goes along, what is compared, and the order: look, write beside, compare, give it the
 //! place. How directories are exchanged is `run::replace`'s, how steps are read `run::steps`'s; nothing
 //! here knows what a vector means.
 
 mod digest;
+mod lossy;
 mod others;
 
 use std::os::unix::fs::PermissionsExt;
@@ -12,11 +14,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use self::digest::{Digest, SCALARS};
+use self::lossy::beyond_bounds;
 use self::others::Others;
 use crate::error::{Error, Result, Tried};
 use crate::run::hold::Held;
 use crate::run::journal::{Event, Journal, State};
-use crate::run::manifest::Manifest;
+use crate::run::manifest::{Manifest, Storage};
 use crate::run::replace::{Replacement, remove_leftovers, whole_path};
 use crate::run::steps::{StepBytes, StepReader};
 use crate::run::writer::{Profile, Step, Writer, WriterOptions};
@@ -28,6 +31,8 @@ pub struct Options {
     pub profile: Profile,
     /// Whether iterates are predicted.
     pub predict: bool,
+    /// What is lost.
+    pub storage: Storage,
     /// The new run; `None` where it takes the place of the old one.
     pub out: Option<PathBuf>,
 }
@@ -87,8 +92,8 @@ impl Pack {
     pub fn prepare(path: &Path, access: Access, options: Options) -> Result<Pack> {
         let path = whole_path(path)?;
         let held = Held::take(&path)?;
-        let (_, manifest) = Manifest::read(&path)?;
         let run = Run::open(&path, access).map_err(|e| refuse(&path, e))?;
+        let manifest = manifest(&run, &options)?;
         run.missing().into_iter().next().map_or(Ok(()), |e| Err(refuse(&path, e)))?;
         run.closing_conflict().map_or(Ok(()), Err)?;
         let ranks = (0..run.manifest.world).map(|rank| plan(&run, rank)).collect::<Result<_>>()?;
@@ -163,7 +168,7 @@ impl Pack {
         };
         let mut writer = Writer::join(new, rank, options)?;
         let mut reader = StepReader::new(&self.run, rank)?;
-        let (mut digest, mut step) = (Digest::default(), StepBytes::default());
+        let (mut digest, mut step) = (Digest::new(self.options.storage), StepBytes::default());
         let mut dropped = plan.dropped.iter().peekable();
         while reader.read(&mut step).map_err(|e| refuse(&self.run.path, e))? {
             digest.push(&step);
@@ -215,6 +220,13 @@ impl Pack {
         }
         if run.final_step().is_some() {
             self.compare_final(new)?;
+        }
+        if !self.options.storage.is_exact()
+            && let Some((step, stream)) =
+                beyond_bounds(&self.run, &run, &|bytes| progress(0, bytes)).map_err(unreadable)?
+        {
+            let name = run.manifest.stream_name(stream);
+            return Err(self.bug(&format!("the {name} of step {step}, within what its codec may lose,")));
         }
         Ok(look_at_shards(&run, &self.options).map_err(unreadable)?.0)
     }
@@ -271,6 +283,33 @@ fn refuse(run: &Path, e: Error) -> Error {
          `lpa recover` puts in order what a crash left."
     );
     Error::Write { path: run.to_owned(), what }
+}
+
+/// The bytes of the new run's manifest: those of the old one, but for what is lost.
+fn manifest(run: &Run, options: &Options) -> Result<Vec<u8>> {
+    let (old, bytes) = Manifest::read(&run.path)?;
+    let refused = |what: &str| Err(Error::Write { path: run.path.clone(), what: what.to_owned() });
+    if !old.storage.is_exact() {
+        return refused(
+            "it is stored with loss already, and storing it anew would lose more. Take the run that it was made \
+             from; nothing was changed",
+        );
+    }
+    if options.storage.is_exact() {
+        return Ok(bytes);
+    }
+    if options.out.is_none() {
+        return refused(
+            "what is lost does not come back, so the run is kept. Name the new run by --out; nothing was changed",
+        );
+    }
+    let no_json = |e: serde_json::Error| Error::Write { path: run.path.clone(), what: e.to_string() };
+    let mut value: serde_json::Value = serde_json::from_slice(&bytes).map_err(no_json)?;
+    value["storage"] = serde_json::json!(options.storage);
+    let bytes = serde_json::to_vec_pretty(&value).map_err(no_json)?;
+    let new = Manifest { storage: options.storage, ..old };
+    new.check().map_err(|what| Error::Write { path: run.path.clone(), what })?;
+    Ok(bytes)
 }
 
 /// What goes along of a rank's journal.

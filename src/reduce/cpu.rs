@@ -194,7 +194,10 @@ where
 }
 
 /// The definition, read off `docs/numerics.md` one element at a time.
-pub(super) fn scalar<T, const INPUTS: usize, const SUMS: usize>(terms: T, input: [&[f32]; INPUTS]) -> [f64; SUMS]
+pub(super) fn scalar<T, const INPUTS: usize, const SUMS: usize>(
+    terms: T,
+    input: [&[f32]; INPUTS],
+) -> [f64; SUMS]
 where
     T: Terms<INPUTS, SUMS>,
 {

@@ -98,13 +98,7 @@ impl Reference {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn widths(
-        &self,
-        chunk: &Chunk,
-        buffer: &mut Vec<u8>,
-        values: &[f32],
-        out: &mut [f32],
-    ) -> Result<()> {
+    pub fn widths(&self, chunk: &Chunk, buffer: &mut Vec<u8>, values: &[f32], out: &mut [f32]) -> Result<()> {
         let Some(widths) = &self.widths else {
             out.fill(0.0);
             return Ok(());
@@ -179,13 +173,7 @@ fn last_part(path: &Path) -> String {
     full.file_name().map_or_else(|| "reference".to_owned(), |n| n.to_string_lossy().into_owned())
 }
 
-fn open_files(
-    run: &Run,
-    catalog: &Catalog,
-    path: &Path,
-    cache: &Cache,
-    access: Access,
-) -> Result<Reference> {
+fn open_files(run: &Run, catalog: &Catalog, path: &Path, cache: &Cache, access: Access) -> Result<Reference> {
     let refuse = |what: String| Error::Reference { path: path.to_owned(), what };
     let files = Files::open(&files_of(path)?, access.mmap, Names::Unwrapped).map_err(|e| match e {
         Error::Damaged { path, what, .. } => {

@@ -172,10 +172,12 @@ impl Storage {
     fn check(self, tensors: &[TensorInfo]) -> std::result::Result<(), String> {
         let coarse = self.iterates == Precision::Bf16 && tensors.iter().any(|t| t.dtype != DType::BF16);
         if coarse {
-            return Err("iterates cannot be stored as bf16: late in a training x_t and x* differ by less than \
+            return Err(
+                "iterates cannot be stored as bf16: late in a training x_t and x* differ by less than \
                         bfloat16 can tell apart, and RSI would be wrong by up to 100 %. Store them as int8, \
                         which holds their differences and is smaller; or exact"
-                .to_owned());
+                    .to_owned(),
+            );
         }
         Ok(())
     }

@@ -212,7 +212,7 @@ impl Trajectory {
     ///
     /// # Errors
     /// As [`Self::recorded`] and [`Source::load`].
-    pub(super) fn vector<'t>(
+    pub(crate) fn vector<'t>(
         &'t mut self,
         step: u64,
         stream: u16,

@@ -12,15 +12,17 @@ import numpy as np
 import zstandard
 from safetensors.numpy import load_file
 
-CHUNK, BLOCK = 65_536, 64
+CHUNK, BLOCK, STEP_BLOCK = 65_536, 64, 256
 PACK, GROUP, LANES = 1024, 256, 32
-RAW, ZERO, ABSENT, PLANES, PACKED, RESIDUAL = range(6)
+RAW, ZERO, ABSENT, PLANES, PACKED, RESIDUAL, QUANTIZED, DELTA, ROUNDED = range(9)
+ZERO_BLOCKS, PACKED_PLANE = 1, 2
+FLAGS = {PLANES: ZERO_BLOCKS, PACKED: ZERO_BLOCKS, QUANTIZED: PACKED_PLANE, DELTA: PACKED_PLANE, ROUNDED: 3}
 PREVIOUS, LINEAR, SGD, ADAM = range(1, 5)
 COEFFICIENTS = {PREVIOUS: 0, LINEAR: 3, SGD: 5, ADAM: 8}
 NESTEROV, FUSED, COUPLED = 1, 2, 1
 ITERATE, MOMENTS = 0, (65_534, 65_535)
 BITS = {"F32": np.dtype("<u4"), "BF16": np.dtype("<u2"), "F16": np.dtype("<u2")}
-RECORD = np.dtype("<u8, <u4, <u4, <u2, <u2, <u4, <u8")  # offset, bytes, exponent bytes, codec, predictor, flags, hash
+RECORD = np.dtype("<u8, <u4, <u4, <u2, <u2, <u4, <u8")  # offset, bytes, plane bytes, codec, predictor, flags, hash
 Past = namedtuple("Past", "bits x older grad m v")  # of x_{t-1} the bits; x_{t-1}, x_{t-2} and the rest in binary32
 
 
@@ -89,7 +91,19 @@ def unpack(data, m):
     return plane, after
 
 
-def decode_planes(payload, exponent_bytes, codec, zero_blocks, dtype, n):
+def open_plane(data, packed, m):
+    """The m bytes of the plane that `data` is, packed or compressed by zstd."""
+    if packed:
+        plane, after = unpack(data, m)
+    else:
+        plane, after = zstandard.ZstdDecompressor().decompressobj().decompress(data.tobytes()), b""
+        plane = np.frombuffer(plane, np.uint8)
+    if len(plane) != m or len(after):
+        raise ValueError("a plane that is shorter or longer than the record says")
+    return plane
+
+
+def decode_planes(payload, exponent_bytes, packed, zero_blocks, dtype, n):
     """The n elements of a chunk with codec 3 or 4, as bits."""
     keep = np.ones(n, bool)
     if zero_blocks:
@@ -98,15 +112,8 @@ def decode_planes(payload, exponent_bytes, codec, zero_blocks, dtype, n):
     m = int(keep.sum())
     low_bytes = 2 * m if dtype == "F32" else 0
     low, high, exponent, _bitmap = np.split(payload, np.cumsum([low_bytes, m, exponent_bytes]))
-    if codec == PACKED:
-        exponent, after = unpack(exponent, m)
-        if len(after):
-            raise ValueError("a packed plane that is shorter than the record says")
-    else:
-        exponent = zstandard.ZstdDecompressor().decompressobj().decompress(exponent.tobytes())
-        exponent = np.frombuffer(exponent, np.uint8)
-    high, exponent = high.astype(np.uint32), exponent.astype(np.uint32)
-    cut_at_byte = dtype == "F16" and codec == PLANES
+    high, exponent = high.astype(np.uint32), open_plane(exponent, packed, m).astype(np.uint32)
+    cut_at_byte = dtype == "F16" and not packed
     kept = exponent << 8 | high if cut_at_byte else (high & 128) << 8 | exponent << 7 | high & 127
     bits = np.zeros(n, BITS[dtype])
     bits[keep] = kept << 16 | low.view("<u2") if dtype == "F32" else kept
@@ -132,28 +139,53 @@ def decode_residual(payload, predictor, dtype, n, past):
     return in_order(in_order(bits) + (z >> 1 ^ -(z & 1)))
 
 
+def decode_levels(payload, level_bytes, packed, start):
+    """A chunk with codec 6 or 7, as bits: `start` (zeros or the iterate before), moved by a level times the step."""
+    steps, levels = np.split(payload, [2 * ceil(len(start) / STEP_BLOCK)])
+    steps = widen(steps.view("<u2"), "BF16")
+    if len(levels) != level_bytes or not np.all(np.isfinite(steps) & (steps >= 0)):
+        raise ValueError("levels that do not end the payload, or a step that is negative or not finite")
+    steps = steps.repeat(STEP_BLOCK)[: len(start)]
+    moved = steps != 0
+    levels = open_plane(levels, packed, np.count_nonzero(moved)).view(np.int8)
+    if np.any(levels == -128):
+        raise ValueError("a level that is not from -127 to 127")
+    values = start.copy()
+    values[moved] += levels * steps[moved]
+    return values.view(np.uint32)
+
+
 def decode_chunk(chunks, record, dtype, n, past):
     """The n elements of a chunk as bits, or None where it is absent."""
-    offset, size, exponent_bytes, codec, predictor, flags, _hash = record.item()
-    known = predictor in COEFFICIENTS if codec == RESIDUAL else predictor == 0
-    if codec > RESIDUAL or not known or flags > (codec in (PLANES, PACKED)):
+    offset, size, plane_bytes, codec, predictor, flags, _hash = record.item()
+    known = predictor in COEFFICIENTS if codec == RESIDUAL else predictor == (PREVIOUS if codec == DELTA else 0)
+    if codec > ROUNDED or not known or flags & ~FLAGS.get(codec, 0):
         raise ValueError(f"unknown codec {codec}, predictor {predictor} or flags {flags}")
     payload = chunks[offset : offset + size]
     if codec == RAW:
         return payload.view(BITS[dtype])
     if codec in (PLANES, PACKED):
-        return decode_planes(payload, exponent_bytes, codec, flags, dtype, n)
+        return decode_planes(payload, plane_bytes, codec == PACKED, flags, dtype, n)
+    packed = flags & PACKED_PLANE
+    if codec == ROUNDED:
+        bits = decode_planes(payload[8:], plane_bytes, packed, flags & ZERO_BLOCKS, "BF16", n)
+        return bits.astype(np.uint32) << 16
+    if codec == QUANTIZED:
+        return decode_levels(payload[8:], plane_bytes, packed, np.zeros(n, np.float32))
+    if codec == DELTA:
+        return decode_levels(payload, plane_bytes, packed, past.x)
     if codec == RESIDUAL:
         return decode_residual(payload, predictor, dtype, n, past)
     return np.zeros(n, BITS[dtype]) if codec == ZERO else None
 
 
-def past_of(i, part, dtype, step, keyframe, grad, vectors, moments):
-    """What a part of tensor i at `step` is predicted from, where `step` is no keyframe."""
+def past_of(i, part, dtypes, step, keyframe, grad, vectors, moments):
+    """What a part of tensor i, of `dtypes` as an iterate and a stream, is predicted from at a step without keyframe."""
+    dtype, stream_dtype = dtypes
     bits = vectors[step - 1, ITERATE][i][part]
     older = bits if step - 1 == keyframe else vectors[step - 2, ITERATE][i][part]
     gradient = vectors.get((step - 1, grad), {i: None})[i]
-    gradient = np.zeros(len(bits), np.float32) if gradient is None else widen(gradient[part], dtype)
+    gradient = np.zeros(len(bits), np.float32) if gradient is None else widen(gradient[part], stream_dtype)
     m, v = (moments.setdefault((stream, i, part.start), np.zeros_like(gradient)) for stream in MOMENTS)
     return Past(bits, widen(bits, dtype), widen(older, dtype), gradient, m, v)
 
@@ -166,7 +198,10 @@ def read_run(path) -> tuple[list[dict], dict[tuple[int, int], list]]:
         raise ValueError("a version or feature that this reader does not know")
     grad = [None, *(stream["name"] for stream in manifest["streams"]), "grad"].index("grad")
     tensors = [(i, t["dtype"], prod(t["shape"])) for i, t in enumerate(manifest["tensors"])]
-    parts = [(i, dtype, slice(k, min(k + CHUNK, n))) for i, dtype, n in tensors for k in range(0, n, CHUNK)]
+    iterate = [dtype for _, dtype, _ in tensors]
+    f32 = ["F32"] * len(tensors)
+    direction = f32 if manifest.get("storage", {}).get("gradients") == "int8" else iterate
+    parts = [(i, slice(k, min(k + CHUNK, n))) for i, _, n in tensors for k in range(0, n, CHUNK)]
     vectors, moments = {}, {}
     for file in sorted(Path(path).glob("steps/*/s*-*.a1.r0.safetensors")):
         shard = load_file(file)
@@ -174,11 +209,13 @@ def read_run(path) -> tuple[list[dict], dict[tuple[int, int], list]]:
         for (step, stream, keyframe), records in zip(shard["vectors"].tolist(), index, strict=True):
             if stream == ITERATE and step == keyframe:
                 moments.clear()
-            vector = [[np.zeros(0, BITS[dtype])] for _, dtype, _ in tensors]  # without elements there is no chunk
-            for (i, dtype, part), record in zip(parts, records, strict=True):
-                past = past_of(i, part, dtype, step, keyframe, grad, vectors, moments) if step > keyframe else None
-                dtype = "F32" if stream in MOMENTS else dtype
-                bits = decode_chunk(shard["chunks"], record, dtype, part.stop - part.start, past)
+            dtypes = iterate if stream == ITERATE else f32 if stream in MOMENTS else direction
+            vector = [[np.zeros(0, BITS[dtype])] for dtype in dtypes]  # without elements there is no chunk
+            for (i, part), record in zip(parts, records, strict=True):
+                past = None
+                if step > keyframe:
+                    past = past_of(i, part, (iterate[i], direction[i]), step, keyframe, grad, vectors, moments)
+                bits = decode_chunk(shard["chunks"], record, dtypes[i], part.stop - part.start, past)
                 vector[i].append(bits)
                 if stream in MOMENTS and bits is not None:
                     moments[stream, i, part.start] = bits.view(np.float32).copy()

@@ -214,3 +214,57 @@ fn predicted_iterates_decode_to_the_same_bits() {
         }
     }
 }
+
+/// As `multiples` in `fixtures/frozen.py`.
+fn multiples(i: i64, t: i64, still: i64) -> i64 {
+    let k = if i % 256 == 0 { 127 } else { (i * 31 + t * 17) % 255 - 127 };
+    if i / 256 % 3 == still { 0 } else { k }
+}
+
+#[test]
+fn lossy_vectors_decode_to_the_same_bits() {
+    const SIZES: [i64; 5] = [1, 255, 256, 257, 2500];
+    let runs = [
+        ("int8", &[Codec::Quantized, Codec::Delta][..], false),
+        ("int8-fast", &[Codec::Quantized, Codec::Delta], true),
+        ("bf16", &[Codec::Rounded], false),
+        ("bf16-fast", &[Codec::Rounded], true),
+    ];
+    for (name, lossy, is_packed) in runs {
+        let run = Run::open(&fixture(&format!("format/v1-lossy-{name}")), Access::default()).unwrap();
+        let (codecs, ..) = used(&run);
+        assert!(lossy.iter().all(|c| codecs.get(c).is_some_and(|n| *n >= 4)), "{name}: {codecs:?}");
+        for segment in run.segments(0) {
+            let shard = run.open_shard(&segment.file, false).unwrap();
+            let records = (0..shard.vectors().len()).flat_map(|v| shard.records(v));
+            let mut lossy = records.filter(|r| r.coding.codec.is_lossy());
+            assert!(lossy.all(|r| r.coding.packed == is_packed), "{name}");
+        }
+        for step in 0..4i64 {
+            for stream in ["iterate", "grad"].into_iter().take(if step == 3 { 1 } else { 2 }) {
+                let mut vector = Vector::open(&run, step as u64, stream).unwrap();
+                let tensors = [4, 2].into_iter().flat_map(|size| SIZES.map(|n| (size, n)));
+                for (tensor, (size, n)) in tensors.enumerate() {
+                    // Streams that are quantized are float32 whatever the tensor's type.
+                    let wide = size == 4 || (stream == "grad" && name.starts_with("int8"));
+                    let value = |i: i64| match stream {
+                        "grad" => multiples(i, step, 1) as f64 / 1024.0,
+                        _ => {
+                            let start = ((i * 7919) % 4096 + 1) * 8;
+                            (start + (0..step).map(|s| multiples(i, s, 2)).sum::<i64>()) as f64 / 4096.0
+                        }
+                    };
+                    let bits = |i: i64| {
+                        let bits = (value(i) as f32).to_bits();
+                        let cut = if size == 2 { bits & 0xffff_0000 } else { bits };
+                        if wide { cut.to_le_bytes().to_vec() } else { cut.to_le_bytes()[2..].to_vec() }
+                    };
+                    let mut bytes = Vec::new();
+                    assert!(vector.tensor(tensor, &mut bytes).unwrap());
+                    let expected: Vec<u8> = (0..n).flat_map(bits).collect();
+                    assert!(bytes == expected, "{name} {stream} {step}, {size} bytes, {n}");
+                }
+            }
+        }
+    }
+}

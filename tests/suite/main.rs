@@ -13,6 +13,7 @@ mod codec;
 mod crash;
 mod determinism;
 mod format_compat;
+mod lossy;
 mod maintenance;
 mod pack;
 mod prediction;

@@ -169,7 +169,9 @@ pub fn write_step(writer: &mut Writer, sizes: &[u64]) {
     let (x, g) = (vector(sizes, t, 1), vector(sizes, t, 2));
     let (x, g) = (borrow(&x), borrow(&g));
     let scalars = [("loss", 1.0 / (t + 1) as f64), ("lr/0", 0.1)];
-    writer.step(&Step { iterate: Some(&x), streams: &[("grad", &g)], scalars: &scalars }).unwrap();
+    writer
+        .step(&Step { iterate: Some(&x), streams: &[("grad", &g)], scalars: &scalars, last: false })
+        .unwrap();
 }
 
 /// Records a complete run of `steps` steps.

@@ -265,7 +265,9 @@ fn recover_finds_the_common_end_of_all_ranks() {
         for _ in 0..steps {
             let x = vector(&sizes, writer.next_step(), 5);
             let x = borrow(&x);
-            writer.step(&Step { iterate: Some(&x), streams: &[("grad", &x)], scalars: &[] }).unwrap();
+            writer
+                .step(&Step { iterate: Some(&x), streams: &[("grad", &x)], scalars: &[], last: false })
+                .unwrap();
         }
         writer.flush().unwrap();
     };

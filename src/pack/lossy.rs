@@ -1,0 +1,96 @@
+//! Whether a run that was stored with loss is off by no more than it says.
+
+use rayon::prelude::*;
+
+use crate::codec::Decoder;
+use crate::error::{Result, Tried};
+use crate::float_environment::Exact;
+use crate::isa::Isa;
+use crate::run::Run;
+use crate::run::chunk::Chunk;
+use crate::run::manifest::{Precision, Storage};
+use crate::run::plan::plan_windows;
+use crate::run::trajectory::{Source, Trajectory};
+use crate::run::window::Window;
+
+/// Whether vectors of a stream may lose something.
+pub(super) fn may_lose(storage: Storage, stream: u16) -> bool {
+    let precision = if stream == 0 { storage.iterates } else { storage.gradients };
+    precision != Precision::Exact
+}
+
+/// One of two runs at a chunk.
+struct Side<'a> {
+    source: Source<'a>,
+    trajectory: Trajectory,
+    values: Vec<f32>,
+}
+
+impl<'a> Side<'a> {
+    fn new(
+        run: &'a Run,
+        window: &'a Window,
+        chunk: &'a Chunk,
+        decoder: &'a mut Decoder,
+        file: &'a mut Vec<u8>,
+    ) -> Side<'a> {
+        let source = Source { run, window, chunk, decoder, file, bytes: 0 };
+        Side { source, trajectory: Trajectory::sized(1, chunk.len), values: vec![0.0; chunk.len] }
+    }
+
+    fn vector(&mut self, step: u64, stream: u16) -> Result<Option<&[f32]>> {
+        self.trajectory.vector(step, stream, &mut self.source, &mut self.values)
+    }
+}
+
+/// The first vector (step, stream) of `new` that is further from that of `old` than its widths, of those
+/// that may have lost something; `None` where there is none. `progress` is told stored bytes.
+///
+/// # Errors
+/// A shard is damaged or cannot be read.
+pub(super) fn beyond_bounds(old: &Run, new: &Run, progress: &dyn Fn(u64)) -> Result<Option<(u64, u16)>> {
+    let steps: Vec<u64> = old.steps().collect();
+    let streams: Vec<u16> = (0..=u16::try_from(old.manifest.streams.len()).unwrap_or(u16::MAX))
+        .filter(|&s| may_lose(new.manifest.storage, s))
+        .collect();
+    for range in plan_windows(old, &steps, usize::MAX)? {
+        let steps = &steps[range];
+        let windows = [Window::open(old, steps, true)?, Window::open(new, steps, true)?];
+        let of_chunk = |chunk: &Chunk| -> Result<(Option<(u64, u16)>, u64)> {
+            let _exact = Exact::new();
+            let decoder = || Decoder::new(Isa::detect()).tried("start the decoder for", &old.path);
+            let (mut decoders, mut files) = ([decoder()?, decoder()?], [Vec::new(), Vec::new()]);
+            let ([old_decoder, new_decoder], [old_file, new_file]) = (&mut decoders, &mut files);
+            let mut before = Side::new(old, &windows[0], chunk, old_decoder, old_file);
+            let mut after = Side::new(new, &windows[1], chunk, new_decoder, new_file);
+            let mut widths = vec![0.0f32; chunk.len];
+            for &step in steps {
+                for &stream in streams.iter().filter(|&&s| windows[0].has(step, s)) {
+                    let recorded = before.vector(step, stream)?;
+                    let Some(stored) = after.vector(step, stream)?.map(<[f32]>::to_vec) else {
+                        if recorded.is_some() {
+                            return Ok((Some((step, stream)), 0));
+                        }
+                        continue;
+                    };
+                    after.source.widths(step, stream, &stored, &mut widths)?;
+                    let near = |((r, s), w): ((&f32, &f32), &f32)| {
+                        let apart = (f64::from(*r) - f64::from(*s)).abs();
+                        apart <= f64::from(*w) || r.to_bits() == s.to_bits()
+                    };
+                    let all = recorded.is_some_and(|r| r.iter().zip(&stored).zip(&widths).all(near));
+                    if !all {
+                        return Ok((Some((step, stream)), 0));
+                    }
+                }
+            }
+            Ok((None, before.source.bytes + after.source.bytes))
+        };
+        let found: Vec<_> = old.table.chunks().par_iter().map(of_chunk).collect::<Result<_>>()?;
+        progress(found.iter().map(|(_, bytes)| bytes).sum());
+        if let Some(first) = found.iter().filter_map(|(first, _)| *first).min() {
+            return Ok(Some(first));
+        }
+    }
+    Ok(None)
+}
