@@ -7,6 +7,7 @@ use std::path::Path;
 use crate::error::{Error, Result, Tried};
 use crate::run::container::{Entry, Header, build_header};
 use crate::run::manifest::TensorInfo;
+use crate::run::reference_file::LOSSY;
 use crate::run::vector::Vector;
 use crate::run::{Draft, Run};
 
@@ -27,6 +28,7 @@ pub struct Exported {
 /// It was not recorded, is damaged, or the disk refuses. Nothing half-written is left.
 pub fn export(run: &Run, step: u64, stream: &str, path: &Path) -> Result<Exported> {
     let mut vector = Vector::open(run, step, stream)?;
+    let id = vector.stream();
     if path.exists() && !is_export(path) {
         let source = std::io::Error::other("there is a file that is no export of lpa's; choose another name");
         return Err(Error::Io { action: "write", path: path.to_owned(), source });
@@ -41,15 +43,18 @@ pub fn export(run: &Run, step: u64, stream: &str, path: &Path) -> Result<Exporte
     }
     let entries: Vec<Entry<'_>> = present
         .iter()
-        .map(|(_, t)| Entry {
+        .map(|(i, t)| Entry {
             name: &t.name,
-            dtype: t.dtype.name(),
+            dtype: run.manifest.dtype_of(id, *i).name(),
             shape: t.shape.clone(),
-            len: t.elements() * t.dtype.size() as u64,
+            len: t.elements() * run.manifest.dtype_of(id, *i).size() as u64,
         })
         .collect();
-    let metadata =
-        [("run_id", run.manifest.run_id.clone()), ("step", step.to_string()), ("stream", stream.to_owned())];
+    let mut metadata =
+        vec![("run_id", run.manifest.run_id.clone()), ("step", step.to_string()), ("stream", stream.to_owned())];
+    if run.manifest.storage.loses(id) && (id, Some(step)) != (0, run.final_step()) {
+        metadata.push((LOSSY, "true".to_owned()));
+    }
     let mut file = draft.file();
     file.write_all(&build_header(&metadata, &entries)).tried("write", path)?;
     let mut values = Vec::new();

@@ -34,10 +34,13 @@ class Run:
     def stream(self, name, step):
         """A stream at a step as a dict of arrays, None where absent."""
         out = {}
+        # Multiples of a step are no bfloat16 or float16.
+        wide = name != "iterate" and self.manifest.get("storage", {}).get("gradients") == "int8"
         for info, data in zip(self.manifest["tensors"], self._inner.vector(step, name), strict=True):
             array = None
             if data is not None:
-                array = np.frombuffer(data, numpy_type(info["dtype"])).reshape(info["shape"])
+                dtype = numpy_type("F32" if wide else info["dtype"])
+                array = np.frombuffer(data, dtype).reshape(info["shape"])
             out[info["name"]] = array
         return out
 

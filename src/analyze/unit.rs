@@ -182,7 +182,8 @@ impl Unit<'_> {
             let later = iterates.get(t + LAG, n).filter(|_| has_later);
             let init = if no_init { x } else { &init[..n] };
             if let Some(bounds) = bounds {
-                let next = has_next.then_some(next);
+                let moves = self.directions.iter().any(|m| m.recorded.is_none());
+                let next = Some(next).filter(|_| moves && has_next);
                 bounds.iterates(&mut source, [(t, Some(x)), (t + 1, next), (t + LAG, later)])?;
             }
             let mut held = None;

@@ -4,7 +4,7 @@ use super::encode::ZEROS;
 use super::packed::Packed;
 use super::planes::{bitmap_len, kept_elements, merge16, merge32};
 use super::predict::{Past, Prediction, predict};
-use super::quantized::{BLOCK, blocks, dequantize, level_count, step_value};
+use super::quantized::{BLOCK, NO_LEVEL, TOO_LARGE, blocks, dequantize, level_count, step_value};
 use super::residual::Residual;
 use super::{Codec, Coding, DecodeError};
 use crate::dtype::{DType, values, widen};
@@ -157,7 +157,11 @@ impl Decoder {
     /// Puts together what is stored in multiples, above `before`.
     fn multiples(&mut self, levels: &Levels<'_>, before: &[f32], out: &mut [f32]) -> Result<(), DecodeError> {
         self.expand(levels.packed, levels.frame, levels.count)?;
-        dequantize(self.isa, levels.steps, &self.exponent[..levels.count], &before[..out.len()], out);
+        let multiples = &self.exponent[..levels.count];
+        if multiples.contains(&NO_LEVEL) {
+            return Err(DecodeError::Plane("a multiple of -128".to_owned()));
+        }
+        dequantize(self.isa, levels.steps, multiples, &before[..out.len()], out);
         Ok(())
     }
 
@@ -274,9 +278,6 @@ impl Decoder {
     }
 }
 
-/// The pattern of the bfloat16 infinity: steps have smaller ones.
-const INFINITE: u16 = 0x7f80;
-
 /// A payload of multiples, cut but not yet decompressed.
 struct Levels<'a> {
     /// The sum of squares, of what has one.
@@ -302,7 +303,7 @@ impl<'a> Levels<'a> {
         let (steps, frame) = rest.split_at(2 * blocks(n));
         let steps = steps.as_chunks::<2>().0;
         let number = |s: &[u8; 2]| u16::from_le_bytes(*s);
-        if let Some(bad) = steps.iter().map(number).find(|s| *s >= INFINITE) {
+        if let Some(bad) = steps.iter().map(number).find(|s| *s >= TOO_LARGE) {
             return Err(DecodeError::Bound(f64::from(step_value(bad))));
         }
         let count = level_count(steps, n);
@@ -315,7 +316,7 @@ fn g2_of(payload: &[u8]) -> Result<(f64, &[u8]), DecodeError> {
     let short = DecodeError::Length { codec: "lossy", found: payload.len(), expected: 8 };
     let (g2, rest) = payload.split_first_chunk::<8>().ok_or(short)?;
     let g2 = f64::from_le_bytes(*g2);
-    if g2.is_finite() && g2 >= 0.0 { Ok((g2, rest)) } else { Err(DecodeError::Bound(g2)) }
+    if g2.is_finite() && g2.is_sign_positive() { Ok((g2, rest)) } else { Err(DecodeError::Bound(g2)) }
 }
 
 fn expect_len(codec: &'static str, payload: &[u8], expected: usize) -> Result<(), DecodeError> {

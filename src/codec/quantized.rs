@@ -11,6 +11,10 @@ use crate::isa::{Isa, multi_isa};
 pub(super) const BLOCK: usize = 256;
 /// The largest multiple of a step.
 const LEVELS: f64 = 127.0;
+/// The smallest pattern of a step of which 127 are not finite.
+pub(super) const TOO_LARGE: u16 = 0x7c02;
+/// The byte that is no level: there is none as far on the other side.
+pub(super) const NO_LEVEL: u8 = 0x80;
 /// Random bits that decide, as a fraction.
 const CHANCE: f64 = 1.0 / 4_294_967_296.0;
 
@@ -33,7 +37,7 @@ fn step_for(most: f64) -> Option<u16> {
     let near = ((most / LEVELS) as f32).to_bits() >> 16;
     let near = u16::try_from(near).unwrap_or(u16::MAX);
     let step = (near.saturating_sub(1)..=near.saturating_add(1)).find(|&s| reaches(s))?;
-    (f64::from(step_value(step)) * LEVELS <= f64::from(f32::MAX)).then_some(step)
+    (step < TOO_LARGE).then_some(step)
 }
 
 /// The largest distance between two vectors, elementwise; infinite where a value is not finite.
@@ -70,9 +74,13 @@ multi_isa! {
     => portable most_body, avx2 most_body, avx512 most_body
 }
 
-/// The steps of the blocks of `values - before`; false where some value is not finite, or too large.
+/// The steps of the blocks of `values - before`; false where some value is not finite, or so large that
+/// its neighbour might not be.
 pub(super) fn steps(isa: Isa, values: &[f32], before: &[f32], out: &mut Vec<u16>) -> bool {
     out.clear();
+    if !values.iter().chain(before).all(|v| v.abs() < f32::MAX / 2.0) {
+        return false;
+    }
     for (values, before) in values.chunks(BLOCK).zip(before.chunks(BLOCK)) {
         match step_for(most(isa, values, before)) {
             Some(step) => out.push(step),
@@ -219,6 +227,7 @@ mod tests {
             assert!(f64::from(step_value(step)) * 127.0 >= most, "{most}");
             assert!(step == 0 || f64::from(step_value(step - 1)) * 127.0 < most, "{most}");
         }
+        assert!((step_value(TOO_LARGE - 1) * 127.0).is_finite() && !(step_value(TOO_LARGE) * 127.0).is_finite());
         assert_eq!((step_for(f64::INFINITY), step_for(f32::MAX.into())), (None, None));
     }
 

@@ -8,16 +8,9 @@ use crate::float_environment::Exact;
 use crate::isa::Isa;
 use crate::run::Run;
 use crate::run::chunk::Chunk;
-use crate::run::manifest::{Precision, Storage};
 use crate::run::plan::plan_windows;
 use crate::run::trajectory::{Source, Trajectory};
 use crate::run::window::Window;
-
-/// Whether vectors of a stream may lose something.
-pub(super) fn may_lose(storage: Storage, stream: u16) -> bool {
-    let precision = if stream == 0 { storage.iterates } else { storage.gradients };
-    precision != Precision::Exact
-}
 
 /// One of two runs at a chunk.
 struct Side<'a> {
@@ -51,7 +44,7 @@ impl<'a> Side<'a> {
 pub(super) fn beyond_bounds(old: &Run, new: &Run, progress: &dyn Fn(u64)) -> Result<Option<(u64, u16)>> {
     let steps: Vec<u64> = old.steps().collect();
     let streams: Vec<u16> = (0..=u16::try_from(old.manifest.streams.len()).unwrap_or(u16::MAX))
-        .filter(|&s| may_lose(new.manifest.storage, s))
+        .filter(|&s| new.manifest.storage.loses(s))
         .collect();
     for range in plan_windows(old, &steps, usize::MAX)? {
         let steps = &steps[range];

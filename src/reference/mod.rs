@@ -28,7 +28,7 @@ use crate::run::catalog::Catalog;
 use crate::run::chunk::Chunk;
 use crate::run::container::Header;
 use crate::run::manifest::{ITERATE, Precision};
-use crate::run::reference_file::REFERENCE_FORMAT;
+use crate::run::reference_file::{LOSSY, REFERENCE_FORMAT};
 use crate::run::trajectory::{Source, Trajectory};
 use crate::run::window::Window;
 use crate::run::{Access, Run};
@@ -182,6 +182,7 @@ fn open_files(run: &Run, catalog: &Catalog, path: &Path, cache: &Cache, access: 
         other => other,
     })?;
     let (claimed, made) = claims(run, &files.headers[0]);
+    let lossy = files.headers.iter().any(|h| h.value(LOSSY).is_some());
     if made {
         let what = "it was made from this run; name it as mean:A..B or ema:BETA instead";
         return Err(refuse(what.to_owned()));
@@ -198,6 +199,11 @@ fn open_files(run: &Run, catalog: &Catalog, path: &Path, cache: &Cache, access: 
         if step.is_none() && catalog.has_iterate(s) && is_iterate(run, &values, s)? {
             step = Some(s);
         }
+    }
+    if lossy && step.is_none() {
+        let what = "its values were stored with loss, and how far they are off is not in the file. Name the run \
+                    itself: RUN:step:N";
+        return Err(refuse(what.to_owned()));
     }
     // As an iterate of a run that is stored with loss, it is off by as much.
     let widths = match step {

@@ -169,6 +169,12 @@ impl Storage {
         *self == Storage::default()
     }
 
+    /// Whether vectors of a stream (0: the iterates) may have lost something.
+    pub fn loses(self, stream: u16) -> bool {
+        let precision = if stream == 0 { self.iterates } else { self.gradients };
+        precision != Precision::Exact
+    }
+
     fn check(self, tensors: &[TensorInfo]) -> std::result::Result<(), String> {
         let coarse = self.iterates == Precision::Bf16 && tensors.iter().any(|t| t.dtype != DType::BF16);
         if coarse {

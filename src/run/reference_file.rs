@@ -17,6 +17,9 @@ use crate::isa::Isa;
 /// Value of the metadata key `format`.
 pub const REFERENCE_FORMAT: &str = "lpa-reference";
 
+/// The metadata key of a file whose values were stored with loss.
+pub const LOSSY: &str = "lossy";
+
 /// What of an iterate is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Of {

@@ -11,7 +11,7 @@ use safetensors::tensor::Dtype;
 
 use super::chunk::ChunkTable;
 use super::container::Header;
-use super::manifest::{MOMENTS, Manifest};
+use super::manifest::{MOMENTS, Manifest, Precision, Storage};
 use super::record::{PAYLOAD_ALIGN, RECORD, Record};
 use super::source::Source;
 use crate::codec::{Codec, Coding};
@@ -265,8 +265,15 @@ impl Shard {
                 return Err(format!("index record {i}: only iterates after a keyframe are predicted"));
             }
             let direction = stream != 0 && !MOMENTS.contains(&stream);
-            if matches!(codec, Codec::Quantized | Codec::Rounded) && !direction {
-                return Err(format!("index record {i}: only streams have codec {}", codec.name()));
+            let Storage { gradients, iterates } = manifest.storage;
+            let told = match codec {
+                Codec::Quantized => direction && gradients == Precision::Int8,
+                Codec::Rounded => direction && gradients == Precision::Bf16,
+                Codec::Delta => iterates == Precision::Int8,
+                _ => true,
+            };
+            if !told {
+                return Err(format!("index record {i}: the manifest does not say that codec {codec:?} may be here"));
             }
             if r.offset != at || stored != (r.len > 0) {
                 return Err(format!("index record {i} does not continue at byte {at} of the chunks"));

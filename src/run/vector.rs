@@ -56,6 +56,11 @@ impl<'a> Vector<'a> {
         Ok(Vector { run, window, step, stream: id, decoder, trajectory, held: None, values, file })
     }
 
+    /// The number of its stream; 0 for the iterate.
+    pub fn stream(&self) -> u16 {
+        self.stream
+    }
+
     /// Goes on from where an earlier vector of the same run ended, so that iterates that are read one after
     /// the other are decoded once; from nothing where `held` is empty. Takes 24 bytes of memory a
     /// parameter.

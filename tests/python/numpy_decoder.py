@@ -143,7 +143,7 @@ def decode_levels(payload, level_bytes, packed, start):
     """A chunk with codec 6 or 7, as bits: `start` (zeros or the iterate before), moved by a level times the step."""
     steps, levels = np.split(payload, [2 * ceil(len(start) / STEP_BLOCK)])
     steps = widen(steps.view("<u2"), "BF16")
-    if len(levels) != level_bytes or not np.all(np.isfinite(steps) & (steps >= 0)):
+    if len(levels) != level_bytes or not np.all(np.isfinite(127 * steps) & ~np.signbit(steps)):
         raise ValueError("levels that do not end the payload, or a step that is negative or not finite")
     steps = steps.repeat(STEP_BLOCK)[: len(start)]
     moved = steps != 0
