@@ -50,8 +50,11 @@ pub fn export(run: &Run, step: u64, stream: &str, path: &Path) -> Result<Exporte
             len: t.elements() * run.manifest.dtype_of(id, *i).size() as u64,
         })
         .collect();
-    let mut metadata =
-        vec![("run_id", run.manifest.run_id.clone()), ("step", step.to_string()), ("stream", stream.to_owned())];
+    let mut metadata = vec![
+        ("run_id", run.manifest.run_id.clone()),
+        ("step", step.to_string()),
+        ("stream", stream.to_owned()),
+    ];
     if run.manifest.storage.loses(id) && (id, Some(step)) != (0, run.final_step()) {
         metadata.push((LOSSY, "true".to_owned()));
     }

@@ -8,6 +8,7 @@ use crate::isa::multi_isa;
 
 /// Counters that are taken through the rounds side by side.
 const WIDE: usize = 8;
+const FIRST: [u32; WIDE] = [0, 1, 2, 3, 4, 5, 6, 7];
 
 /// Where the random numbers of one chunk of one vector come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,12 +59,14 @@ fn rounds(mut key: [u32; 2], mut counter: [[u32; WIDE]; 4]) -> [[u32; WIDE]; 4] 
 #[inline(always)]
 fn fill_body(key: [u32; 2], place: [u32; 3], out: &mut [u32]) {
     let [chunk, low, high] = place;
-    for (block, out) in (0u32..).zip(out.chunks_mut(4 * WIDE)) {
-        let counts = std::array::from_fn(|i| block * (WIDE as u32) + i as u32);
+    // A chunk has at most 65,536 elements.
+    let mut counts = FIRST;
+    for out in out.chunks_mut(4 * WIDE) {
         let numbers = rounds(key, [counts, [chunk; WIDE], [low; WIDE], [high; WIDE]]);
         for (out, number) in out.iter_mut().zip(numbers.as_flattened()) {
             *out = *number;
         }
+        counts = counts.map(|c| c + FIRST[WIDE - 1] + 1);
     }
 }
 

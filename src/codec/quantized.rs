@@ -40,33 +40,24 @@ fn step_for(most: f64) -> Option<u16> {
     (step < TOO_LARGE).then_some(step)
 }
 
-/// The largest distance between two vectors, elementwise; infinite where a value is not finite.
+/// The largest distance between two vectors of finite values, elementwise.
 #[inline(always)]
 fn most_body(values: &[f32], before: &[f32]) -> f64 {
-    let mut lanes = [0.0f64; 8];
-    let (rows, rest) = values.as_chunks::<8>();
-    let (rows_before, rest_before) = before.as_chunks::<8>();
-    let mut add = |lane: usize, v: f32, b: f32| {
+    const LANES: usize = 8;
+    let mut lanes = [0.0f64; LANES];
+    let larger = |most: f64, v: f32, b: f32| {
         let distance = (f64::from(v) - f64::from(b)).abs();
-        // Not so for a NaN, which has to come through.
-        let least = !(distance > lanes[lane]) && !distance.is_nan();
-        lanes[lane] = if least {
-            lanes[lane]
-        } else if distance.is_nan() {
-            f64::INFINITY
-        } else {
-            distance
-        };
+        if distance > most { distance } else { most }
     };
+    let (rows, rest) = values.as_chunks::<LANES>();
+    let (rows_before, rest_before) = before.as_chunks::<LANES>();
     for (row, row_before) in rows.iter().zip(rows_before) {
-        for lane in 0..8 {
-            add(lane, row[lane], row_before[lane]);
+        for lane in 0..LANES {
+            lanes[lane] = larger(lanes[lane], row[lane], row_before[lane]);
         }
     }
-    for (lane, (v, b)) in rest.iter().zip(rest_before).enumerate() {
-        add(lane, *v, *b);
-    }
-    lanes.iter().fold(0.0, |most, v| v.max(most))
+    let last = rest.iter().zip(rest_before).fold(0.0, |most, (v, b)| larger(most, *v, *b));
+    lanes.iter().fold(last, |most, v| v.max(most))
 }
 
 multi_isa! {
@@ -227,7 +218,9 @@ mod tests {
             assert!(f64::from(step_value(step)) * 127.0 >= most, "{most}");
             assert!(step == 0 || f64::from(step_value(step - 1)) * 127.0 < most, "{most}");
         }
-        assert!((step_value(TOO_LARGE - 1) * 127.0).is_finite() && !(step_value(TOO_LARGE) * 127.0).is_finite());
+        assert!(
+            (step_value(TOO_LARGE - 1) * 127.0).is_finite() && !(step_value(TOO_LARGE) * 127.0).is_finite()
+        );
         assert_eq!((step_for(f64::INFINITY), step_for(f32::MAX.into())), (None, None));
     }
 

@@ -273,7 +273,9 @@ impl Shard {
                 _ => true,
             };
             if !told {
-                return Err(format!("index record {i}: the manifest does not say that codec {codec:?} may be here"));
+                return Err(format!(
+                    "index record {i}: the manifest does not say that codec {codec:?} may be here"
+                ));
             }
             if r.offset != at || stored != (r.len > 0) {
                 return Err(format!("index record {i} does not continue at byte {at} of the chunks"));

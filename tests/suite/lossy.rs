@@ -134,8 +134,11 @@ fn with_loss(sizes: &[u64], storage: Storage) -> Manifest {
     m
 }
 
+/// Iterate and gradient of a step, by tensor.
+type Vectors = (Vec<Vec<u8>>, Vec<Vec<u8>>);
+
 /// A path of small steps along drawn gradients, as bytes of tensors with these sizes.
-fn path(sizes: &[u64], step: u64) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+fn path(sizes: &[u64], step: u64) -> Vectors {
     let floats = |bytes: &[u8]| -> Vec<f32> {
         bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
     };
@@ -158,7 +161,7 @@ fn slices_of<'a>(all: &'a [Vec<u8>], cut: impl Fn(usize, &'a [u8]) -> &'a [u8]) 
 /// Records the path; each rank gives the part of every tensor that `cut` takes.
 fn record_part<'a>(
     writer: &mut Writer,
-    steps: &'a [(Vec<Vec<u8>>, Vec<Vec<u8>>)],
+    steps: &'a [Vectors],
     cut: impl Fn(usize, &'a [u8]) -> &'a [u8] + Copy,
 ) {
     let (last, before) = steps.split_last().unwrap();
