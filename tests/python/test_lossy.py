@@ -6,12 +6,12 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from conftest import BINARY
-from numpy_decoder import read_run
 from safetensors.numpy import load_file
 from training import digits, perceptron
 
 import lpa
+from conftest import BINARY
+from numpy_decoder import read_run
 
 STEPS = 260
 KEY = ["step", "reference", "stream", "group"]
@@ -79,7 +79,8 @@ def test_every_metric_lies_in_its_interval(tables, kind):
     for metric in METRICS:
         recorded, lo, hi = (both[c].to_numpy() for c in (f"{metric}_exact", f"{metric}_lo", f"{metric}_hi"))
         outside = both.filter(pl.Series((lo > recorded) | (hi < recorded)))
-        assert outside.height == 0, (metric, outside.select(*KEY, metric, f"{metric}_exact", f"{metric}_lo", f"{metric}_hi"))
+        shown = outside.select(*KEY, metric, f"{metric}_exact", f"{metric}_lo", f"{metric}_hi")
+        assert outside.height == 0, (metric, shown)
         bounded = np.isfinite(lo) & np.isfinite(hi) & np.isfinite(recorded)
         checked += bounded.sum()
         if metric in ("rsi", "cos", "cos_excess"):
@@ -226,7 +227,8 @@ def test_bfloat16_parameters(tmp_path, analyze):
     torch.manual_seed(1)
     model = perceptron(64).to(torch.bfloat16)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    kinds = {"exact": {}, "int8": {"gradients": "int8", "iterates": "int8"}, "bf16": {"gradients": "bf16", "iterates": "bf16"}}
+    kinds = {"exact": {}, "int8": {"gradients": "int8", "iterates": "int8"},
+             "bf16": {"gradients": "bf16", "iterates": "bf16"}}
     recordings = {n: lpa.record(tmp_path / n, model, optimizer, on_error="raise", **o) for n, o in kinds.items()}
     images, labels = digits()
     for step in range(40):
