@@ -6,12 +6,13 @@ use std::hint::black_box;
 use std::path::Path;
 use std::time::Instant;
 
-use lpa::codec::{Coding, Decoder, Encoder, Exponents, Past, Prediction, Predictor, predict};
+use lpa::codec::{Coding, Decoder, Encoder, Exponents, Lossy, Noise, Past, Prediction, Predictor, predict};
 use lpa::dtype::DType;
 use lpa::hash::xxh3_64;
 use lpa::isa::Isa;
 use lpa::reduce::Direction;
 use lpa::reduce::cpu::{Vectors, reference_sums, step_sums, three_reference_sums};
+use lpa::reduce::spread::{Sizes, Widths};
 use lpa::run::trajectory::{Source, Trajectory};
 use lpa::run::window::Window;
 use lpa::run::{Access, Run};
@@ -125,6 +126,7 @@ fn main() {
             );
         }
     }
+    lossy(isa, [&g, &x, &init, &r]);
     let v = Vectors { g: &g, x: &x, next: &next, init: &init };
     for isa in Isa::available() {
         let sums = best(4 * N, || {
@@ -151,6 +153,47 @@ fn main() {
             println!("{:9} predict {:9} {:.3} ns", isa.name(), prediction.predictor.name(), ns(4.0, speed));
         }
     }
+}
+
+/// The stages of a gradient with loss: 8 bits and bfloat16, and the spreads of its sums.
+fn lossy(isa: Isa, [g, x, init, r]: [&[f32]; 4]) {
+    let noise = Noise { seed: 1, step: 2, stream: 1, chunk: 3 };
+    let (mut decoded, mut payload, mut widths) = (vec![0.0; N], Vec::new(), vec![0.0; N]);
+    let mut decoder = Decoder::new(isa).expect("zstd starts");
+    for exponents in [Exponents::Huffman, Exponents::Packed] {
+        let mut encoder = Encoder::new(isa, exponents).expect("zstd starts");
+        for name in ["int8", "bf16"] {
+            let mut encode = |payload: &mut Vec<u8>| {
+                payload.clear();
+                let lossy = Lossy { values: g, noise, decoded: &mut decoded };
+                let coding = match name {
+                    "int8" => encoder.encode_quantized(lossy, 1.0, payload),
+                    _ => encoder.encode_rounded(lossy, 1.0, payload),
+                };
+                coding.expect("it encodes").expect("all is finite")
+            };
+            let coding = encode(&mut payload);
+            let bits = payload.len() as f64 * 8.0 / N as f64;
+            let speed = best(4 * N, || {
+                encode(&mut payload);
+            });
+            let decode = best(4 * N, || {
+                decoder.decode(DType::F32, coding, &payload, &mut widths).expect("it decodes")
+            });
+            println!(
+                "{exponents:?} {name}: {bits:.2} bits, encode {:.3} ns, decode {:.3} ns",
+                ns(4.0, speed),
+                ns(4.0, decode)
+            );
+        }
+    }
+    let v = Vectors { g, x, next: x, init };
+    let mut sizes = Sizes::default();
+    let spreads = best(4 * N, || {
+        sizes.take(Direction::Stored, &v, &Widths { g: &widths, x: init, next: init });
+        black_box(sizes.against(isa, [x, init], [r, init]));
+    });
+    println!("spreads of one reference: {:.3} ns", ns(4.0, spreads));
 }
 
 /// The speed of a whole step: decode the gradient, predict and decode the next iterate, eight sums.

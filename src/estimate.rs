@@ -10,7 +10,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result, Tried};
 use crate::reduce::order::CHUNK;
 use crate::run::container::{DATA_ALIGN, Header};
-use crate::run::manifest::MOMENTS;
+use crate::run::manifest::{MOMENTS, Precision, Storage};
 use crate::run::writer::{Profile, WriterOptions};
 use crate::run::{KEYFRAME_STEPS, PAYLOAD_ALIGN, RECORD, Record, Run};
 
@@ -60,6 +60,17 @@ impl std::str::FromStr for Optimizer {
     }
 }
 
+/// How vectors are stored.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct How {
+    /// The profile.
+    pub profile: Profile,
+    /// Whether iterates are predicted.
+    pub predict: bool,
+    /// What is lost.
+    pub storage: Storage,
+}
+
 /// Which steps have vectors: `n` of every `m`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sample {
@@ -90,14 +101,21 @@ struct Bits {
 }
 
 /// What dense values of a type take. Measured: ResNet and transformer, early to late.
-fn bits(dtype: DType, profile: Profile, optimizer: Optimizer) -> Bits {
-    let residual = match optimizer {
-        Optimizer::Sgd => 0.05,
-        Optimizer::Adam => 0.08,
+fn bits(dtype: DType, how: How, optimizer: Optimizer) -> Bits {
+    let (profile, Storage { gradients, iterates }) = (how.profile, how.storage);
+    // What is predicted from gradients that lost something misses as much.
+    let residual = match (optimizer, gradients) {
+        _ if iterates == Precision::Int8 && dtype == DType::F32 => multiples(profile),
+        (Optimizer::Sgd, Precision::Exact) => 0.05,
+        (Optimizer::Adam, Precision::Exact) => 0.08,
         // A fitted step: 2 for what is SGD in disguise, 8 to 15 for what divides by a second moment.
-        Optimizer::Other => 12.0,
+        (Optimizer::Other, _) => 12.0,
+        (Optimizer::Sgd, Precision::Bf16) => 9.5,
+        (Optimizer::Sgd, Precision::Int8) => 12.3,
+        (Optimizer::Adam, Precision::Bf16) => 8.7,
+        (Optimizer::Adam, Precision::Int8) => 10.7,
     };
-    let (gradient, keyframe) = match (dtype, profile) {
+    let (exact, keyframe) = match (dtype, profile) {
         (DType::F32, Profile::Default) => (27.05, 26.4),
         (DType::F32, Profile::Fast) => (28.1, 27.2),
         (DType::BF16, Profile::Default) => (11.1, 10.5),
@@ -105,8 +123,20 @@ fn bits(dtype: DType, profile: Profile, optimizer: Optimizer) -> Bits {
         (DType::F16, Profile::Default) => (13.7, 13.2),
         (DType::F16, Profile::Fast) => (14.2, 13.8),
     };
+    let gradient = match gradients {
+        Precision::Int8 => multiples(profile),
+        Precision::Bf16 if dtype == DType::F32 => {
+            bits(DType::BF16, How { profile, ..How::default() }, optimizer).gradient
+        }
+        _ => exact,
+    };
     let moment = if profile == Profile::Default { 27.0 } else { 28.1 };
     Bits { gradient, keyframe, residual, moment }
+}
+
+/// What multiples of a step take, with the steps.
+fn multiples(profile: Profile) -> f64 {
+    if profile == Profile::Default { 7.1 } else { 8.1 }
 }
 
 /// Bytes of a chunk's payload of `n` elements at `bits` each, aligned, with its record.
@@ -127,18 +157,20 @@ pub fn from_tensors(
     tensors: &[Tensor],
     rows: &[(String, f64)],
     optimizer: Optimizer,
-    profile: Profile,
-    predict: bool,
+    how: How,
     steps: u64,
     sample: Sample,
 ) -> Estimate {
     let mut e = Estimate::default();
     // Runs of consecutive iterates: keyframes are their first ones and every 128th.
-    let (length, predicted) = if predict { (sample.n as f64, optimizer) } else { (1.0, Optimizer::Other) };
+    let (length, predicted) =
+        if how.predict { (sample.n as f64, optimizer) } else { (1.0, Optimizer::Other) };
     let continuous = sample.n == sample.m;
-    let length = if continuous && predict { steps as f64 } else { length };
+    let length = if continuous && how.predict { steps as f64 } else { length };
     let keyframes = (length / KEYFRAME_STEPS as f64).ceil().max(1.0) / length;
     let moments = match predicted {
+        // What loses much does not follow the optimizer.
+        _ if how.storage.loses(0) || how.storage.gradients == Precision::Int8 => 0.0,
         Optimizer::Sgd => 1.0,
         Optimizer::Adam => 2.0,
         Optimizer::Other => 0.0,
@@ -150,8 +182,9 @@ pub fn from_tensors(
         let share = rows.iter().find(|(name, _)| *name == t.name).map_or(1.0, |(_, share)| *share);
         // Bursts begin with moments that are not known: Adam's steps are then fitted ones.
         let known = if continuous || optimizer == Optimizer::Sgd { predicted } else { Optimizer::Other };
-        let b = bits(t.dtype, profile, known);
-        let residual = if !continuous && optimizer == Optimizer::Sgd { 2.3 } else { b.residual };
+        let b = bits(t.dtype, how, known);
+        let fitted = !continuous && optimizer == Optimizer::Sgd && how.storage.is_exact();
+        let residual = if fitted { 2.3 } else { b.residual };
         let mut left = n;
         while left > 0 {
             let n = left.min(CHUNK as u64);

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use super::{Usage, bytes, rate, say};
-use crate::estimate::{Estimate, Optimizer, Sample, from_run, from_tensors, tensors_of};
+use crate::estimate::{Estimate, How, Optimizer, Sample, from_run, from_tensors, tensors_of};
+use crate::run::manifest::{Precision, Storage};
 use crate::run::writer::Profile;
 use crate::run::{Access, Run};
 use crate::summary::{significant, thousands};
@@ -76,21 +77,17 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     if let Some((name, _)) = a.rows.iter().find(|(name, _)| tensors.iter().all(|t| t.name != *name)) {
         return Err(Usage(format!("--rows: the model has no tensor '{name}'")).into());
     }
-    let estimate = |profile, predict| {
-        from_tensors(
-            &tensors,
-            &a.rows,
-            a.optimizer.unwrap_or(Optimizer::Sgd),
-            profile,
-            predict,
-            a.steps,
-            sample,
-        )
-    };
+    let optimizer = a.optimizer.unwrap_or(Optimizer::Sgd);
+    let estimate = |how| from_tensors(&tensors, &a.rows, optimizer, how, a.steps, sample);
+    let default = How { predict: true, ..How::default() };
+    let lossy = |gradients, iterates| How { storage: Storage { gradients, iterates }, ..default };
     let all = [
-        ("default", estimate(Profile::Default, true)),
-        ("fast", estimate(Profile::Fast, true)),
-        ("default, predict=False", estimate(Profile::Default, false)),
+        ("default", estimate(default)),
+        ("fast", estimate(How { profile: Profile::Fast, ..default })),
+        ("default, predict=False", estimate(How { predict: false, ..default })),
+        ("gradients bf16", estimate(lossy(Precision::Bf16, Precision::Exact))),
+        ("gradients int8", estimate(lossy(Precision::Int8, Precision::Exact))),
+        ("gradients and iterates int8", estimate(lossy(Precision::Int8, Precision::Int8))),
     ];
     let _ = writeln!(
         out,

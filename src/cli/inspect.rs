@@ -105,6 +105,10 @@ fn write_head(run: &Run, survey: &Survey, out: &mut String) {
     let groups = serde_json::json!(m.optimizer.param_groups);
     let name = if m.optimizer.name.is_empty() { "unknown" } else { &m.optimizer.name };
     line("optimizer", format!("{name} {groups}"));
+    if !m.storage.is_exact() {
+        let (gradients, iterates) = (m.storage.gradients.name(), m.storage.iterates.name());
+        line("with loss", format!("gradients {gradients}, iterates {iterates}"));
+    }
     if m.world > 1 {
         line("ranks", m.world.to_string());
     }

@@ -15,8 +15,8 @@ const LEVELS: f64 = 127.0;
 pub(super) const TOO_LARGE: u16 = 0x7c02;
 /// The byte that is no level: there is none as far on the other side.
 pub(super) const NO_LEVEL: u8 = 0x80;
-/// Random bits that decide, as a fraction.
-const CHANCE: f64 = 1.0 / 4_294_967_296.0;
+/// 31 random bits decide, as a fraction.
+const CHANCE: f64 = 1.0 / 2_147_483_648.0;
 
 /// How many blocks `n` elements have.
 pub(super) fn blocks(n: usize) -> usize {
@@ -38,6 +38,11 @@ fn step_for(most: f64) -> Option<u16> {
     let near = u16::try_from(near).unwrap_or(u16::MAX);
     let step = (near.saturating_sub(1)..=near.saturating_add(1)).find(|&s| reaches(s))?;
     (step < TOO_LARGE).then_some(step)
+}
+
+/// The pattern of the largest size of a value; NaNs are the largest.
+fn largest(values: &[f32]) -> u32 {
+    values.iter().fold(0, |most, v| most.max(v.to_bits() & 0x7fff_ffff))
 }
 
 /// The largest distance between two vectors of finite values, elementwise.
@@ -69,7 +74,7 @@ multi_isa! {
 /// its neighbour might not be.
 pub(super) fn steps(isa: Isa, values: &[f32], before: &[f32], out: &mut Vec<u16>) -> bool {
     out.clear();
-    if !values.iter().chain(before).all(|v| v.abs() < f32::MAX / 2.0) {
+    if largest(values).max(largest(before)) > (f32::MAX / 2.0).to_bits() {
         return false;
     }
     for (values, before) in values.chunks(BLOCK).zip(before.chunks(BLOCK)) {
@@ -82,8 +87,10 @@ pub(super) fn steps(isa: Isa, values: &[f32], before: &[f32], out: &mut Vec<u16>
 }
 
 /// One block whose step is not 0: multiples of the step above `before`, and the values that they give.
+///
+/// A pass a quantity, each of which becomes vector code.
 #[inline(always)]
-#[allow(clippy::cast_possible_truncation)]
+#[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
 fn round_body(
     step: f32,
     values: &[f32],
@@ -92,22 +99,28 @@ fn round_body(
     levels: &mut [u8],
     decoded: &mut [f32],
 ) {
-    let n = values.len();
-    let (before, random) = (&before[..n], &random[..n]);
+    let n = values.len().min(BLOCK);
+    let (values, before, random) = (&values[..n], &before[..n], &random[..n]);
     let (levels, decoded) = (&mut levels[..n], &mut decoded[..n]);
     let wide = f64::from(step);
+    let (mut lower, mut chosen) = ([0.0f32; BLOCK], [0.0f32; BLOCK]);
     for i in 0..n {
-        let (v, b) = (f64::from(values[i]), f64::from(before[i]));
-        let lower = ((v - b) / wide).floor().clamp(-LEVELS, LEVELS);
-        let upper = (lower + 1.0).min(LEVELS);
-        // What a reader makes of either.
-        let low = before[i] + lower as f32 * step;
-        let high = before[i] + upper as f32 * step;
+        let multiple = ((f64::from(values[i]) - f64::from(before[i])) / wide).floor();
+        lower[i] = multiple.max(-LEVELS).min(LEVELS) as f32;
+    }
+    for i in 0..n {
+        // What a reader makes of either neighbour.
+        let upper = (lower[i] + 1.0).min(LEVELS as f32);
+        let (low, high) = (before[i] + lower[i] * step, before[i] + upper * step);
         let gap = f64::from(high) - f64::from(low);
-        let up = f64::from(random[i]) * CHANCE * gap < v - f64::from(low);
-        // Within -127 to 127.
-        levels[i] = (if up { upper } else { lower }) as i8 as u8;
+        let chance = f64::from((random[i] >> 1) as i32) * CHANCE;
+        let up = chance * gap < f64::from(values[i]) - f64::from(low);
         decoded[i] = if up { high } else { low };
+        chosen[i] = if up { upper } else { lower[i] };
+    }
+    for i in 0..n {
+        // Between -127 and 127.
+        levels[i] = chosen[i] as i32 as u8;
     }
 }
 
@@ -185,7 +198,7 @@ pub(super) fn halve(values: &[f32], random: &[u32], decoded: &mut [f32]) -> bool
         // The lower half is exactly the chance that the upper one is passed on to the next.
         *out = f32::from_bits(v.to_bits().wrapping_add(r >> 16) & 0xffff_0000);
     }
-    values.iter().all(|v| v.to_bits() & 0x7fff_ffff <= LARGEST)
+    largest(values) <= LARGEST
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::sums::{Spreads, Sums};
 pub const FAILURE: f64 = 1e-9;
 /// Sums of a row that can be off: `<s,d>`, `||s||^2`, `||d||^2`, and `own` or the later `<s,d>`.
 const EVENTS: f64 = 4.0;
-/// Chances are drawn with 32 bits, which is off by 2^-32 of a width. Of at most 2^40 elements that is
+/// Chances are drawn with 31 bits, which is off by 2^-31 of a width. Of at most 2^40 elements that is
 /// no more than this in units of a spread's root.
 const COARSE: f64 = 1.0 / 2048.0;
 
