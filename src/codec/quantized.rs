@@ -106,7 +106,7 @@ fn round_body(
     let (mut lower, mut chosen) = ([0.0f32; BLOCK], [0.0f32; BLOCK]);
     for i in 0..n {
         let multiple = ((f64::from(values[i]) - f64::from(before[i])) / wide).floor();
-        lower[i] = multiple.max(-LEVELS).min(LEVELS) as f32;
+        lower[i] = multiple.clamp(-LEVELS, LEVELS) as f32;
     }
     for i in 0..n {
         // What a reader makes of either neighbour.
