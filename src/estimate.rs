@@ -175,16 +175,13 @@ pub fn from_tensors(
         Optimizer::Adam => 2.0,
         Optimizer::Other => 0.0,
     };
-    let stored_moments = if continuous { keyframes - 1.0 / length } else { 0.0 };
+    // At the first step of a training there is none yet; bursts begin with what the optimizer has.
+    let stored_moments = if continuous { keyframes - 1.0 / length } else { keyframes };
     for t in tensors {
         let n = t.elements();
         e.parameters += n;
         let share = rows.iter().find(|(name, _)| *name == t.name).map_or(1.0, |(_, share)| *share);
-        // Bursts begin with moments that are not known: Adam's steps are then fitted ones.
-        let known = if continuous || optimizer == Optimizer::Sgd { predicted } else { Optimizer::Other };
-        let b = bits(t.dtype, how, known);
-        let fitted = !continuous && optimizer == Optimizer::Sgd && how.storage.is_exact();
-        let residual = if fitted { 2.3 } else { b.residual };
+        let b = bits(t.dtype, how, predicted);
         let mut left = n;
         while left > 0 {
             let n = left.min(CHUNK as u64);
@@ -193,7 +190,7 @@ pub fn from_tensors(
             let zeros = if share < 1.0 { 1.0 / 64.0 } else { 0.0 };
             e.step += stored(n, share * b.gradient + zeros, t.dtype);
             e.step += keyframes * stored(n, b.keyframe, t.dtype);
-            e.step += (1.0 - keyframes) * stored(n, residual, t.dtype);
+            e.step += (1.0 - keyframes) * stored(n, b.residual, t.dtype);
             e.step += moments * stored_moments * stored(n, b.moment, DType::F32);
         }
     }

@@ -35,6 +35,17 @@ def _adam(state, group):
     return (state["exp_avg"] / (1 - beta1**step)).div_(scale)
 
 
+# What predicts the steps of an optimizer, by the names in its state.
+MOMENTS = {"SGD": ["momentum_buffer"], "Adam": ["exp_avg", "exp_avg_sq"], "AdamW": ["exp_avg", "exp_avg_sq"]}
+
+
+def moments(optimizer, params, names):
+    """What the optimizer goes on with, as it is before a step: a vector a name, or none where it has nothing yet."""
+    state = [optimizer.state[p] if p in optimizer.state else {} for p in params]
+    vectors = [[s.get(name) for s in state] for name in names]
+    return vectors if any(v is not None for vector in vectors for v in vector) else []
+
+
 # By the name of the stream: what gives it after a step.
 DIRECTIONS = {"momentum": momentum, "adam": adam}
 

@@ -18,7 +18,7 @@ import torch
 from . import _lpa, hyperparameters
 from .attempt import Iterates, check_manifest, remove
 from .buffers import Buffers
-from .directions import DIRECTIONS, STAGES, probe
+from .directions import DIRECTIONS, MOMENTS, STAGES, moments, probe
 from .errors import RecordingError, RecordingStopped
 from .parameters import Parameters, parameters_of, process_rank
 from .ranks import agreed, in_turn
@@ -52,7 +52,8 @@ class Recorder:
     model : names the parameters: a module, or a dict of name -> parameter.
     optimizer : whose steps are recorded, with all its parameter groups added.
     sample : which steps have their vectors recorded (scalars always are): None, every step; k, every
-        k-th; (n, m), n consecutive of every m; or a function of the step.
+        k-th; (n, m), n consecutive of every m; "epochs A..B" (B not included; log `epoch` as it begins);
+        or a function of the step.
     streams : what else is recorded: "momentum", "adam" (the optimizer's own directions after the
         step), or names that :meth:`stream` will give.
     scaler : a GradScaler, whose scale is recorded.
@@ -89,10 +90,13 @@ class Recorder:
         self._metadata, self._storage = metadata or {}, storage_options(storage)
         self._policy, self._buffer_steps, self._raises, self._verify = policy, buffer_steps, on_error == "raise", verify
         self._precisions = precisions(gradients, iterates)
+        # Where steps are left out, what the optimizer goes on with is recorded too.
+        follows = (sample is None and policy == "block") or not storage.get("predict", True) or iterates != "exact"
+        self._moments = [] if follows else MOMENTS.get(type(optimizer).__name__, [])
         self._resume = resume
         self._probes, self._given = {}, {}
         self._log = Log(optimizer)
-        self._epoch = None
+        self._epoch = self._recorded = None
         self._pending = self._buffers = None
         self._over = self._begun = self._made = False
         self._warned_of_flush = False
@@ -159,7 +163,7 @@ class Recorder:
                 raise RecordingError(f"the run has no stream '{name}'; give it before the first step, or name it in "
                                      "streams=")
             self._streams.append(name)
-        if self._sampled(self.step):
+        if self._is_sampled():
             # The caller may use its tensors again before the step.
             copy = lambda t: None if t is None else t.detach().clone()
             named = isinstance(tensors, dict)
@@ -293,8 +297,8 @@ class Recorder:
         self._log.first_step()
         inner = self._writer(names)
         self.step = inner.next_step()
-        self._vectors = 1 + len(names)
-        self._count = self._buffer_steps * self._vectors
+        self._vectors = 1 + len(names) + len(self._moments)
+        self._count = self._buffer_steps * (1 + len(names)) + len(self._moments)
         self._buffers = Buffers(parameters, inner, self._count)
         atexit.register(self._at_exit)
         if parameters.left_out:
@@ -360,15 +364,16 @@ class Recorder:
         step.found_inf = None if found_inf is None else held("found_inf", found_inf)
         self._log.next = {}
         given, self._given = self._given, {}
-        if not self._sampled(self.step):
+        if not self._is_sampled():
             return
         late = [n for n in self._streams if n in DIRECTIONS]
-        needed = 2 + len(given) + len(self._probes) + len(late)
+        needed = 2 + len(given) + len(self._probes) + len(late) + len(self._moments)
         if self._policy == "drop" and self._buffers.queue.free() < needed:
             step.dropped = "the buffers were full"
             return
         parameters = self._parameters
         step.iterate = self._fill("iterate", [p.detach() for p in parameters.params])
+        step.moments = self._fill_moments()
         # A fused optimizer divides by the loss scale itself, and leaves the quotient behind.
         step.unscaled_later = getattr(self._optimizer, "grad_scale", None) is not None
         if not step.unscaled_later:
@@ -377,6 +382,14 @@ class Recorder:
             step.streams[name] = self._fill(name, parameters.aligned(tensors, f"stream '{name}'"))
         for name, loss_fn in self._probes.items():
             step.streams[name] = self._fill(name, probe(self._model, parameters.params, loss_fn))
+
+    def _is_sampled(self):
+        return self._sampled(self.step, None if self._epoch is None else float(self._epoch))
+
+    def _fill_moments(self):
+        follows, self._recorded = self._recorded == self.step - 1, self.step
+        vectors = [] if follows else moments(self._optimizer, self._parameters.params, self._moments)
+        return [self._fill(name, vector) for name, vector in zip(self._moments, vectors, strict=False)]
 
     def _discard(self, step):
         for number, _ in step.filled():
@@ -418,7 +431,7 @@ class Recorder:
         if step.dropped:
             self._buffers.queue.drop_step(scalars, step.dropped)
         else:
-            self._buffers.queue.step(step.iterate, list(step.streams.items()), scalars)
+            self._buffers.queue.step(step.iterate, list(step.streams.items()), scalars, step.moments)
 
     def _check_writer(self):
         failure = self._buffers.queue.failure()
@@ -471,7 +484,7 @@ class _Step:
     """What is held of a step until the next one begins."""
 
     def __init__(self, scalars):
-        self.scalars, self.iterate, self.streams = scalars, None, {}
+        self.scalars, self.iterate, self.streams, self.moments = scalars, None, {}, []
         self.dropped = self.found_inf = None
         self.unscaled_later = self.taken = False
         # Names that were logged after the step.
@@ -479,7 +492,7 @@ class _Step:
 
     def filled(self):
         """The buffers that the step holds."""
-        return [v for v in (self.iterate, *self.streams.values()) if v is not None]
+        return [v for v in (self.iterate, *self.streams.values(), *self.moments) if v is not None]
 
 
 class _Guard:

@@ -88,11 +88,13 @@ impl Queue {
         iterate: Option<Given>,
         streams: Vec<(String, Given)>,
         scalars: Vec<(String, f64)>,
+        moments: Vec<Given>,
     ) -> PyResult<()> {
         let iterate = iterate.map(|v| self.filled(v)).transpose()?;
         let streams =
             streams.into_iter().map(|(name, v)| Ok((name, self.filled(v)?))).collect::<PyResult<Vec<_>>>()?;
-        self.background().submit(Job::Step { iterate, streams, scalars });
+        let moments = moments.into_iter().map(|v| self.filled(v)).collect::<PyResult<_>>()?;
+        self.background().submit(Job::Step { iterate, streams, scalars, moments });
         Ok(())
     }
 

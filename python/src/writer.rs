@@ -105,7 +105,8 @@ impl Writer {
         let borrowed: Vec<(&str, &[Option<&[u8]>])> =
             streams.iter().map(|(name, s)| (*name, s.as_slice())).collect();
         let scalars: Vec<(&str, f64)> = scalars.iter().map(|(n, v)| (n.as_str(), *v)).collect();
-        let step = Step { iterate: iterate.as_deref(), streams: &borrowed, scalars: &scalars, last: false };
+        let step =
+            Step { iterate: iterate.as_deref(), streams: &borrowed, scalars: &scalars, ..Step::default() };
         self.with(|w| w.step(&step))
     }
 

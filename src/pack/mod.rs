@@ -21,7 +21,7 @@ use crate::run::hold::Held;
 use crate::run::journal::{Event, Journal, State};
 use crate::run::manifest::{Manifest, Storage};
 use crate::run::replace::{Replacement, remove_leftovers, whole_path};
-use crate::run::steps::{StepBytes, StepReader};
+use crate::run::steps::{StepBytes, StepReader, VectorBytes};
 use crate::run::writer::{Profile, Step, Writer, WriterOptions};
 use crate::run::{Access, FINAL, Run, parent};
 
@@ -178,7 +178,16 @@ impl Pack {
             let streams: Vec<_> = streams.map(|(s, e)| (manifest.stream_name(*s), e.as_slice())).collect();
             let scalars: Vec<_> = step.scalars.iter().map(|(n, v)| (n.as_str(), *v)).collect();
             let last = plan.closed && step.step + 1 == plan.end;
-            writer.step(&Step { iterate, streams: &streams, scalars: &scalars, last })?;
+            let moments: Vec<_> = step.moments.iter().map(VectorBytes::elements).collect();
+            let moments: Vec<_> = moments.iter().map(Vec::as_slice).collect();
+            writer.step(&Step {
+                moments: &moments,
+                iterate,
+                streams: &streams,
+                scalars: &scalars,
+                last,
+                ..Step::default()
+            })?;
             while let Some((_, why)) = dropped.next_if(|(at, _)| *at == step.step) {
                 writer.note(&Event::Dropped { step: step.step, why: why.clone() })?;
             }

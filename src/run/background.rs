@@ -120,6 +120,8 @@ pub enum Job<M> {
         streams: Vec<(String, Filled<M>)>,
         /// Scalars by name.
         scalars: Vec<(String, f64)>,
+        /// What the optimizer goes on with, where the step before was not recorded.
+        moments: Vec<Filled<M>>,
     },
     /// Record the scalars of a step, and why its vectors were given up.
     Dropped {
@@ -309,15 +311,17 @@ fn work<M: AsRef<[u8]>>(shared: &Shared<M>, mut recorder: Box<dyn Recorder>, pac
 
 fn perform<M: AsRef<[u8]>>(recorder: &mut dyn Recorder, packing: &Packing, job: &Job<M>) -> Result<()> {
     match job {
-        Job::Step { iterate, streams, scalars } => {
+        Job::Step { iterate, streams, scalars, moments } => {
             let iterate = iterate.as_ref().map(|v| v.elements(packing));
             let streams: Vec<_> = streams.iter().map(|(n, v)| (n.as_str(), v.elements(packing))).collect();
+            let moments: Vec<_> = moments.iter().map(|v| v.elements(packing)).collect();
             let borrowed: Vec<(&str, &Elements<'_>)> =
                 streams.iter().map(|(n, v)| (*n, v.as_slice())).collect();
             recorder.step(&Step {
                 iterate: iterate.as_deref(),
                 streams: &borrowed,
                 scalars: &borrow(scalars),
+                moments: &moments.iter().map(Vec::as_slice).collect::<Vec<_>>(),
                 last: false,
             })
         }
@@ -335,8 +339,9 @@ fn borrow(scalars: &[(String, f64)]) -> Vec<(&str, f64)> {
 impl<M> Job<M> {
     fn buffers(self) -> Vec<M> {
         match self {
-            Job::Step { iterate, streams, .. } => {
-                iterate.into_iter().chain(streams.into_iter().map(|(_, v)| v)).map(|v| v.buffer).collect()
+            Job::Step { iterate, streams, moments, .. } => {
+                let streams = streams.into_iter().map(|(_, v)| v);
+                iterate.into_iter().chain(streams).chain(moments).map(|v| v.buffer).collect()
             }
             Job::Checkpoint(v) | Job::Finish(v) => vec![v.buffer],
             Job::Dropped { .. } | Job::Stop => Vec::new(),
@@ -383,6 +388,7 @@ mod tests {
                 iterate: Some(filled(x)),
                 streams: vec![(GRAD.to_owned(), Filled { buffer: g, absent: vec![false, true] })],
                 scalars: vec![("loss".to_owned(), f64::from(step))],
+                moments: Vec::new(),
             });
         }
         let x = b.take(true).unwrap();
@@ -405,6 +411,7 @@ mod tests {
                 iterate: None,
                 streams: vec![("none".to_owned(), filled(x))],
                 scalars: vec![],
+                moments: Vec::new(),
             });
         }
         b.drain();

@@ -60,6 +60,8 @@ pub(super) struct Forecast {
     after_keyframe: bool,
     /// The newest one was recorded before an interruption.
     resumed: bool,
+    /// The moments at the iterate at hand were given, since the steps before it were not recorded.
+    given: bool,
     sample: Sample,
     predicted: Vec<f32>,
     unused: Vec<f32>,
@@ -95,6 +97,7 @@ impl Forecast {
             follows: false,
             after_keyframe: false,
             resumed: false,
+            given: false,
             sample: Sample::default(),
             predicted: Vec::new(),
             unused: Vec::new(),
@@ -154,6 +157,7 @@ impl Forecast {
     /// which may be itself.
     pub(super) fn begin(&mut self, step: u64, last: bool) -> u64 {
         self.follows = self.newest.is_some_and(|newest| newest + 1 == step);
+        self.given = false;
         self.after_keyframe = self.at_keyframe();
         let len = self.len();
         if self.follows {
@@ -176,6 +180,26 @@ impl Forecast {
         self.resumed = false;
         self.newest = Some(step);
         self.keyframe
+    }
+
+    /// How many moments help where the steps before the iterate at hand were not recorded.
+    pub(super) fn wanted_moments(&self) -> usize {
+        if self.follows { 0 } else { self.moment_count() }
+    }
+
+    /// Takes one of the moments of a chunk before the step at hand, as the optimizer has it; `None` where
+    /// it has none yet.
+    pub(super) fn give(&mut self, chunk: usize, which: usize, values: Option<&[f32]>) {
+        let (len, place) = (self.len(), &mut self.places[chunk]);
+        self.moments[which].resize(len, 0.0);
+        let own = &mut self.moments[which][place.range.clone()];
+        match values {
+            Some(values) => own.copy_from_slice(values),
+            None => own.fill(0.0),
+        }
+        (place.live, self.given) = (true, true);
+        // Every step that the optimizer has taken has a number.
+        self.counts[place.tensor].0 = self.newest.unwrap_or(0);
     }
 
     /// Takes the iterate at hand of a chunk. Where it is predicted, appends to `out` what the prediction
@@ -248,7 +272,8 @@ impl Forecast {
 
     /// How many moments go with the iterate at hand: none, except with a keyframe.
     pub(super) fn stored_moments(&self) -> usize {
-        if self.follows && self.at_keyframe() && self.places.iter().any(|p| p.live) {
+        // At the first step of a training they are all 0, which is what a reader takes them for.
+        if (self.follows || self.given) && self.at_keyframe() && self.places.iter().any(|p| p.live) {
             self.moment_count()
         } else {
             0

@@ -42,6 +42,8 @@ pub(crate) struct StepBytes {
     pub(crate) step: u64,
     /// Its scalars by name, each once.
     pub(crate) scalars: Vec<(String, f64)>,
+    /// What the optimizer goes on with, where that is stored.
+    pub(crate) moments: Vec<VectorBytes>,
     vectors: Vec<VectorBytes>,
     /// How many of `vectors` are this step's; the others are kept for their memory.
     count: usize,
@@ -82,8 +84,9 @@ impl Worker<'_> {
             let mut source = Source { run, window, chunk, decoder, file, bytes: 0 };
             let values = trajectory.vector(step, stream, &mut source, &mut self.values)?;
             self.absent.push(values.is_none());
-            if let Some(values) = values {
-                put_bytes(dtype, values, own);
+            match values {
+                Some(values) => put_bytes(dtype, values, own),
+                None => own.fill(0),
             }
             self.read += source.bytes;
         }
@@ -157,8 +160,7 @@ impl<'a> StepReader<'a> {
         let all = shard.vectors();
         let from = all.partition_point(|(s, _)| *s < step);
         let streams = all[from..].iter().take_while(|(s, _)| *s == step).map(|(_, stream)| *stream);
-        // The optimizer's moments belong to how iterates are stored.
-        let streams: Vec<u16> = streams.filter(|s| !MOMENTS.contains(s)).collect();
+        let (moments, streams): (Vec<u16>, Vec<u16>) = streams.partition(|s| MOMENTS.contains(s));
         let value = |name: &String| Some((name.clone(), shard.scalar(step, name)?));
         out.scalars = shard.columns().iter().filter_map(value).collect();
         out.scalars.sort_by(|a, b| a.0.cmp(&b.0));
@@ -168,6 +170,12 @@ impl<'a> StepReader<'a> {
         for (vector, stream) in out.vectors.iter_mut().zip(streams) {
             vector.stream = stream;
             self.vector(step, vector)?;
+        }
+        out.moments.clear();
+        for stream in moments {
+            let mut vector = VectorBytes { stream, ..VectorBytes::default() };
+            self.vector(step, &mut vector)?;
+            out.moments.push(vector);
         }
         Ok(true)
     }
@@ -192,11 +200,13 @@ impl<'a> StepReader<'a> {
         out.tensors.extend(self.tensors.iter().cloned().map(Some));
         let mut before = None;
         for ((chunk, _), &absent) in self.workers.iter().flat_map(|w| w.chunks.iter().zip(&w.absent)) {
-            if before.is_some_and(|b| b == (chunk.tensor, !absent)) {
+            let partly = before.is_some_and(|b| b == (chunk.tensor, !absent));
+            if partly && !MOMENTS.contains(&stream) {
                 return Err(self.half_absent(step, stream, chunk.tensor));
             }
             before = Some((chunk.tensor, absent));
-            if absent {
+            // Of moments some chunks may be absent, and are 0 then.
+            if absent && !MOMENTS.contains(&stream) {
                 out.tensors[chunk.tensor] = None;
             }
         }

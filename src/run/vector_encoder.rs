@@ -11,7 +11,7 @@ use super::forecast::Forecast;
 use super::manifest::{GRAD, MOMENTS, Manifest, Precision};
 use super::resume::restore;
 use super::shard_writer::ShardWriter;
-use super::writer::Elements;
+use super::writer::{Elements, Step};
 use crate::codec::{Codec, Coding, Encoder, Exponents, Lossy, Noise};
 use crate::dtype::{DType, push_bytes, values};
 use crate::error::{Result, Tried};
@@ -109,7 +109,6 @@ impl VectorEncoder {
     }
 
     /// Appends the vectors of a step (ascending), and with a keyframe what the optimizer goes on with.
-    /// The iterate of the `last` step is stored without loss.
     ///
     /// # Errors
     /// The disk refuses.
@@ -117,8 +116,7 @@ impl VectorEncoder {
         &mut self,
         (manifest, run, step): (&Manifest, &Path, u64),
         vectors: &[(u16, &Elements<'_>)],
-        scalars: &[(&str, f64)],
-        last: bool,
+        given: &Step<'_>,
         shard: &mut ShardWriter,
     ) -> Result<()> {
         let mut moments = 0;
@@ -128,8 +126,11 @@ impl VectorEncoder {
                 _ if Some(*id) == self.grad => Role::Gradient,
                 _ => Role::Other,
             };
-            let begin = |f: &mut Forecast| f.begin(step, last);
+            let begin = |f: &mut Forecast| f.begin(step, given.last);
             let keyframe = self.forecast.as_mut().filter(|_| role == Role::Iterate).map(begin);
+            if keyframe.is_some() {
+                self.take_moments(manifest, given.moments);
+            }
             shard.start_vector(*id, keyframe);
             self.vector((manifest, run), (step, *id), elements, role, shard)?;
             if let Some(forecast) = self.forecast.as_mut().filter(|_| role == Role::Iterate) {
@@ -138,7 +139,7 @@ impl VectorEncoder {
             }
         }
         if let Some(forecast) = &mut self.forecast {
-            forecast.scalars(manifest, scalars);
+            forecast.scalars(manifest, given.scalars);
         }
         for (which, stream) in MOMENTS.into_iter().enumerate().take(moments) {
             shard.start_vector(stream, None);
@@ -225,6 +226,27 @@ impl VectorEncoder {
             shard.chunk(coding, &self.payload)?;
         }
         Ok(())
+    }
+
+    /// Takes what the optimizer goes on with, where it could not be followed.
+    fn take_moments(&mut self, manifest: &Manifest, moments: &[&Elements<'_>]) {
+        let Some(forecast) = self.forecast.as_mut().filter(|f| f.wanted_moments() == moments.len()) else {
+            return;
+        };
+        for (which, elements) in moments.iter().enumerate() {
+            let mut at = vec![0usize; elements.len()];
+            for (place, chunk) in self.chunks.iter().enumerate() {
+                let dtype = manifest.tensors[chunk.tensor].dtype;
+                let begin = at[chunk.tensor];
+                at[chunk.tensor] += chunk.len * dtype.size();
+                let there = elements[chunk.tensor].map(|bytes| {
+                    self.values.resize(chunk.len, 0.0);
+                    values(dtype, &bytes[begin..at[chunk.tensor]], &mut self.values);
+                    self.values.as_slice()
+                });
+                forecast.give(place, which, there);
+            }
+        }
     }
 
     /// One of the optimizer's moments; absent where it is not known.

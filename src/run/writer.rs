@@ -68,6 +68,9 @@ pub struct Step<'a> {
     pub streams: &'a [(&'a str, &'a Elements<'a>)],
     /// Scalars by name.
     pub scalars: &'a [(&'a str, f64)],
+    /// What the optimizer goes on with, as it is before the step: the momentum of SGD; both moments of
+    /// Adam. Looked at where the step before was not recorded; without them what follows takes more bytes.
+    pub moments: &'a [&'a Elements<'a>],
     /// It is the final one, whose iterate is stored without loss.
     pub last: bool,
 }
@@ -287,10 +290,10 @@ impl Writer {
         if vectors.windows(2).any(|w| w[0].0 == w[1].0) {
             return Err(write_error(&self.identity.run, "a stream is there twice".to_owned()));
         }
-        for (_, elements) in &vectors {
+        for elements in vectors.iter().map(|(_, elements)| elements).chain(step.moments) {
             self.check_lengths(elements)?;
         }
-        self.or_fail(|w| w.append(&vectors, step.scalars, step.last))
+        self.or_fail(|w| w.append(&vectors, step))
     }
 
     /// Runs what touches the disk. An error ends the recording: half a step may be on the disk, and
@@ -325,20 +328,15 @@ impl Writer {
         Err(write_error(&self.identity.run, what))
     }
 
-    fn append(
-        &mut self,
-        vectors: &[(u16, &Elements<'_>)],
-        scalars: &[(&str, f64)],
-        last: bool,
-    ) -> Result<()> {
+    fn append(&mut self, vectors: &[(u16, &Elements<'_>)], step: &Step<'_>) -> Result<()> {
         let _exact = Exact::new();
         let (mut shard, since) = match self.shard.take() {
             Some(open) => open,
             None => (ShardWriter::create(&self.identity, self.next_step)?, Instant::now()),
         };
-        shard.start_step(scalars);
+        shard.start_step(step.scalars);
         let at = (&self.manifest, self.identity.run.as_path(), self.next_step);
-        self.vectors.step(at, vectors, scalars, last, &mut shard)?;
+        self.vectors.step(at, vectors, step, &mut shard)?;
         self.next_step += 1;
         let full = shard.len() >= self.options.shard_bytes
             || shard.steps() >= self.options.shard_steps.min(MAX_SHARD_STEPS)

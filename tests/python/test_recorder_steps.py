@@ -134,6 +134,26 @@ def test_an_optimizer_without_the_direction_is_refused(tmp_path):
         train(tmp_path / "run", model, torch.optim.SGD(model.parameters(), lr=0.1), streams=["momentum"])
 
 
+def test_sampling_of_epochs(tmp_path):
+    model = perceptron()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with lpa.record(tmp_path / "run", model, optimizer, sample="epochs 1..3", on_error="raise") as rec:
+        for epoch in range(4):
+            rec.log(epoch=epoch)
+            for step in range(3):
+                optimizer.zero_grad()
+                loss_of(model, step).backward()
+                optimizer.step()
+    run = lpa.open(tmp_path / "run")
+    assert [run.scalars(t)["epoch"] for t in range(12)] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    for t in range(12):
+        if 3 <= t < 9:
+            assert run.iterate(t)
+        else:
+            with pytest.raises(ValueError, match="not recorded"):
+                run.iterate(t)
+
+
 @pytest.mark.parametrize("sample, expected", [(3, [0, 3, 6]), ((2, 5), [0, 1, 5, 6]), (lambda s: s == 4, [4])])
 def test_sampling(tmp_path, sample, expected, analyze):
     model = perceptron()

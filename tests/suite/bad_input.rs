@@ -165,7 +165,9 @@ fn no_final_iterate() {
     let mut writer = Writer::create(&path, manifest(&[4]), WriterOptions::default()).unwrap();
     let x = vector(&[4], 0, 1);
     let x = borrow(&x);
-    writer.step(&Step { iterate: Some(&x), streams: &[("grad", &x)], scalars: &[], last: false }).unwrap();
+    writer
+        .step(&Step { iterate: Some(&x), streams: &[("grad", &x)], scalars: &[], ..Step::default() })
+        .unwrap();
     writer.flush().unwrap();
     let ran = run(&["analyze", path.to_str().unwrap()]);
     assert_eq!(ran.code, 1);
@@ -222,13 +224,21 @@ fn non_finite_gradients_and_the_reference_itself_are_flagged_not_fatal() {
     let (x, end) = (float([1.0, 2.0, 3.0]), float([4.0, 5.0, 6.0]));
     for g in [[f32::NAN, 0.0, 0.0], [f32::INFINITY, 1.0, 1.0]] {
         let g = float(g);
-        let step =
-            Step { iterate: Some(&borrow(&x)), streams: &[("grad", &borrow(&g))], scalars: &[], last: false };
+        let step = Step {
+            iterate: Some(&borrow(&x)),
+            streams: &[("grad", &borrow(&g))],
+            scalars: &[],
+            ..Step::default()
+        };
         writer.step(&step).unwrap();
     }
     let g = float([1.0, 0.0, 0.0]);
-    let step =
-        Step { iterate: Some(&borrow(&end)), streams: &[("grad", &borrow(&g))], scalars: &[], last: false };
+    let step = Step {
+        iterate: Some(&borrow(&end)),
+        streams: &[("grad", &borrow(&g))],
+        scalars: &[],
+        ..Step::default()
+    };
     writer.step(&step).unwrap();
     writer.finish(&borrow(&end)).unwrap();
     let ran = run(&["analyze", path.to_str().unwrap(), "--format", "jsonl"]);

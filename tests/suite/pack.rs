@@ -194,9 +194,16 @@ fn write_unusual(writer: &mut Writer, slices: &[Slice], rank: u32, salt: u64) {
     };
     match t {
         7 => writer.drop_step(&scalars, "the queue was full").unwrap(),
-        9 => writer.step(&Step { iterate: None, streams, scalars: &scalars[..1], last: false }).unwrap(),
+        9 => {
+            writer.step(&Step { iterate: None, streams, scalars: &scalars[..1], ..Step::default() }).unwrap()
+        }
         _ => writer
-            .step(&Step { iterate: Some(&x), streams, scalars: &scalars[..t as usize % 4], last: false })
+            .step(&Step {
+                iterate: Some(&x),
+                streams,
+                scalars: &scalars[..t as usize % 4],
+                ..Step::default()
+            })
             .unwrap(),
     }
 }

@@ -115,7 +115,7 @@ impl Training {
             iterate: (!unusual.no_iterate).then_some(&x),
             streams: if unusual.no_gradient { &[] } else { &streams },
             scalars: &scalars,
-            last: false,
+            ..Step::default()
         };
         writer.step(&step).unwrap();
         if let Some(scale) = unusual.scale {

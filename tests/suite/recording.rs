@@ -49,7 +49,8 @@ fn two_ranks_that_split_at_chunks_give_the_bits_of_one() {
             let (x, g) = (part(rank as u32, t, 1), part(rank as u32, t, 2));
             let (x, g) = (borrow(&x), borrow(&g));
             let scalars = [("loss", 1.0 / (t + 1) as f64), ("lr/0", 0.1)];
-            let step = Step { iterate: Some(&x), streams: &[("grad", &g)], scalars: &scalars, last: false };
+            let step =
+                Step { iterate: Some(&x), streams: &[("grad", &g)], scalars: &scalars, ..Step::default() };
             writer.step(&step).unwrap();
         }
     }
@@ -79,7 +80,7 @@ fn a_resumed_run_reads_as_if_it_had_never_stopped() {
             let x = vector(&SIZES, t, 77);
             let x = borrow(&x);
             first
-                .step(&Step { iterate: Some(&x), streams: &[("grad", &x)], scalars: &[], last: false })
+                .step(&Step { iterate: Some(&x), streams: &[("grad", &x)], scalars: &[], ..Step::default() })
                 .unwrap();
         }
     }
@@ -107,10 +108,16 @@ fn steps_without_vectors_and_absent_gradients_are_told_apart_from_zero() {
     let (x, g) = (borrow(&x), borrow(&zeros));
     let half = [g[0], None];
     let none = [None, None];
-    writer.step(&Step { iterate: Some(&x), streams: &[("grad", &g)], scalars: &[], last: false }).unwrap();
-    writer.step(&Step { iterate: Some(&x), streams: &[("grad", &half)], scalars: &[], last: false }).unwrap();
+    writer
+        .step(&Step { iterate: Some(&x), streams: &[("grad", &g)], scalars: &[], ..Step::default() })
+        .unwrap();
+    writer
+        .step(&Step { iterate: Some(&x), streams: &[("grad", &half)], scalars: &[], ..Step::default() })
+        .unwrap();
     writer.drop_step(&[("loss", 0.5)], "the queue was full").unwrap();
-    writer.step(&Step { iterate: Some(&x), streams: &[("grad", &none)], scalars: &[], last: false }).unwrap();
+    writer
+        .step(&Step { iterate: Some(&x), streams: &[("grad", &none)], scalars: &[], ..Step::default() })
+        .unwrap();
     let end = vector(&sizes, 9, 1);
     writer.finish(&borrow(&end)).unwrap();
 
@@ -159,7 +166,7 @@ fn a_rank_that_did_not_resume_is_never_mixed_with_one_that_did() {
             let x = vector(&[4], writer.next_step(), 5);
             let x = borrow(&x);
             writer
-                .step(&Step { iterate: Some(&x), streams: &[("grad", &x)], scalars: &[], last: false })
+                .step(&Step { iterate: Some(&x), streams: &[("grad", &x)], scalars: &[], ..Step::default() })
                 .unwrap();
         }
     };

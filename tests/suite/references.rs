@@ -252,7 +252,12 @@ fn record(path: &Path, start: [f32; 2], gradients: &[[f32; 2]], finish: bool) {
         let streams = [("grad", &[Some(gb.as_slice())][..])];
         let scalars = [("lr/0", 0.5)];
         writer
-            .step(&Step { iterate: Some(&[Some(&xb)]), streams: &streams, scalars: &scalars, last: false })
+            .step(&Step {
+                iterate: Some(&[Some(&xb)]),
+                streams: &streams,
+                scalars: &scalars,
+                ..Step::default()
+            })
             .unwrap();
         x = [x[0] - 0.5 * g[0], x[1] - 0.5 * g[1]];
     }

@@ -170,7 +170,7 @@ pub fn write_step(writer: &mut Writer, sizes: &[u64]) {
     let (x, g) = (borrow(&x), borrow(&g));
     let scalars = [("loss", 1.0 / (t + 1) as f64), ("lr/0", 0.1)];
     writer
-        .step(&Step { iterate: Some(&x), streams: &[("grad", &g)], scalars: &scalars, last: false })
+        .step(&Step { iterate: Some(&x), streams: &[("grad", &g)], scalars: &scalars, ..Step::default() })
         .unwrap();
 }
 

@@ -266,7 +266,7 @@ fn recover_finds_the_common_end_of_all_ranks() {
             let x = vector(&sizes, writer.next_step(), 5);
             let x = borrow(&x);
             writer
-                .step(&Step { iterate: Some(&x), streams: &[("grad", &x)], scalars: &[], last: false })
+                .step(&Step { iterate: Some(&x), streams: &[("grad", &x)], scalars: &[], ..Step::default() })
                 .unwrap();
         }
         writer.flush().unwrap();

@@ -135,7 +135,9 @@ fn a_tensor_that_is_absent_by_halves() {
     let mut writer = Writer::create(&path, manifest(&[70_000]), WriterOptions::default()).unwrap();
     let (x, zero) = (vector(&[70_000], 0, 1), vec![vec![0; 280_000]]);
     let streams = [("grad", &borrow(&zero)[..])];
-    writer.step(&Step { iterate: Some(&borrow(&x)), streams: &streams, scalars: &[], last: false }).unwrap();
+    writer
+        .step(&Step { iterate: Some(&borrow(&x)), streams: &streams, scalars: &[], ..Step::default() })
+        .unwrap();
     writer.stop().unwrap();
     // The first of the gradient's two chunks, which have no payload, becomes absent.
     let shard = path.join("steps/000000/s0000000000-0000000000.a1.r0.safetensors");
