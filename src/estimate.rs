@@ -170,7 +170,7 @@ pub fn from_tensors(
     let keyframes = (length / KEYFRAME_STEPS as f64).ceil().max(1.0) / length;
     let moments = match predicted {
         // What loses much does not follow the optimizer.
-        _ if how.storage.loses(0) || how.storage.gradients == Precision::Int8 => 0.0,
+        _ if how.storage.iterates == Precision::Int8 || how.storage.gradients == Precision::Int8 => 0.0,
         Optimizer::Sgd => 1.0,
         Optimizer::Adam => 2.0,
         Optimizer::Other => 0.0,

@@ -55,7 +55,7 @@ pub fn export(run: &Run, step: u64, stream: &str, path: &Path) -> Result<Exporte
         ("step", step.to_string()),
         ("stream", stream.to_owned()),
     ];
-    if run.manifest.storage.loses(id) && (id, Some(step)) != (0, run.final_step()) {
+    if vector.is_lossy() {
         metadata.push((LOSSY, "true".to_owned()));
     }
     let mut file = draft.file();

@@ -44,19 +44,19 @@ impl Layout {
         self.direction(self.directions)
     }
 
-    /// Place of the spread of `||x - r||^2`: its variance, and its slack.
+    /// Place of the spread of `||x - r||^2`.
     pub fn d2_spread(self, reference: usize) -> usize {
-        self.sums() + 2 * reference
+        self.sums() + Spread::WORDS * reference
     }
 
     /// Place of the spread of `||s||^2`.
     pub fn g2_spread(self, direction: usize) -> usize {
-        self.d2_spread(self.references) + 2 * direction
+        self.d2_spread(self.references) + Spread::WORDS * direction
     }
 
     /// Place of the spread of `<s, x - r>`; where lagged, that of `<s, x_{t+lag} - r>` follows.
     pub fn dot_spread(self, direction: usize, reference: usize) -> usize {
-        let each = if self.lagged { 4 } else { 2 };
+        let each = if self.lagged { 2 * Spread::WORDS } else { Spread::WORDS };
         self.g2_spread(self.directions) + each * (direction * self.references + reference)
     }
 
@@ -244,24 +244,32 @@ pub struct Spreads {
 }
 
 impl Spread {
-    /// The two numbers at a place of a row.
+    /// Numbers that it has.
+    pub const WORDS: usize = 3;
+
+    /// The numbers at a place of a row.
     pub fn at(values: &[f64], place: usize) -> Spread {
-        Spread { variance: values[place], slack: values[place + 1] }
+        Spread { variance: values[place], squares: values[place + 1], offset: values[place + 2] }
     }
 
-    /// Puts the two numbers at a place of a row.
+    /// Puts the numbers at a place of a row.
     pub fn put(self, values: &mut [f64], place: usize) {
-        (values[place], values[place + 1]) = (self.variance, self.slack);
+        values[place..place + Spread::WORDS].copy_from_slice(&[self.variance, self.squares, self.offset]);
     }
 
     /// That of the sum times `c`.
     pub fn times(self, c: f64) -> Spread {
-        Spread { variance: self.variance * c * c, slack: self.slack * c.abs() }
+        let by = c.abs();
+        Spread { variance: self.variance * c * c, squares: self.squares * by, offset: self.offset * by }
     }
 
     /// That of a sum of two.
     pub fn plus(self, other: Spread) -> Spread {
-        Spread { variance: self.variance + other.variance, slack: self.slack + other.slack }
+        Spread {
+            variance: self.variance + other.variance,
+            squares: self.squares + other.squares,
+            offset: self.offset + other.offset,
+        }
     }
 }
 
@@ -288,7 +296,11 @@ impl Sums {
                     dot: Spread::at(values, at),
                     g2: Spread::at(values, layout.g2_spread(direction)),
                     d2: Spread::at(values, layout.d2_spread(reference)),
-                    dot_lag: if layout.lagged { Spread::at(values, at + 2) } else { Spread::default() },
+                    dot_lag: if layout.lagged {
+                        Spread::at(values, at + Spread::WORDS)
+                    } else {
+                        Spread::default()
+                    },
                 }
             }),
         }
@@ -348,10 +360,10 @@ pub(crate) mod tests {
                 places.extend((0..3).flat_map(|r| (0..per).map(move |i| l.dot(d, r) + i)));
             }
             if lossy {
-                places.extend((0..3).flat_map(|r| [0, 1].map(|i| l.d2_spread(r) + i)));
+                places.extend((0..3).flat_map(|r| [0, 1, 2].map(|i| l.d2_spread(r) + i)));
                 for d in 0..2 {
-                    places.extend([0, 1].map(|i| l.g2_spread(d) + i));
-                    let per = if lagged { 4 } else { 2 };
+                    places.extend([0, 1, 2].map(|i| l.g2_spread(d) + i));
+                    let per = if lagged { 6 } else { 3 };
                     places.extend((0..3).flat_map(|r| (0..per).map(move |i| l.dot_spread(d, r) + i)));
                 }
             }

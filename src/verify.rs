@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::codec::{Codec, Decoder};
+use crate::codec::{Codec, Coding, DecodeError, Decoder};
 use crate::error::{Error, Result, Tried};
 use crate::isa::Isa;
 use crate::reference::check_final;
@@ -70,9 +70,28 @@ fn check_vector(run: &Run, shard: &Shard, step: u64, stream: u16, decoder: &mut 
             codec if codec.follows() => decoder.check_predicted(dtype, coding, bytes, chunk.len),
             _ => decoder.decode(dtype, coding, bytes, &mut out),
         };
-        decodes.map_err(|e| {
+        let honest = || honest_squares(coding, bytes, &out);
+        decodes.and_then(|()| honest()).map_err(|e| {
             damaged_vector(run, &shard.file.path, (step, stream), chunk, payload.offset, &e.to_string())
         })?;
     }
     Ok(own.len() as u64)
+}
+
+/// Whether the sum of squares that a lossy payload states can be that of what it was made from.
+fn honest_squares(coding: Coding, payload: &[u8], values: &[f32]) -> std::result::Result<(), DecodeError> {
+    // What is predicted was not decoded.
+    if !coding.codec.is_lossy() || coding.codec.follows() {
+        return Ok(());
+    }
+    let mut widths = vec![0.0; values.len()];
+    let Some(g2) = Decoder::widths(coding, payload, values, &mut widths)? else {
+        return Ok(());
+    };
+    let terms = values.iter().zip(&widths).map(|(v, w)| (f64::from(*v), f64::from(*w)));
+    let (squares, off) = terms.fold((0.0, 0.0), |(squares, off), (v, w)| {
+        (v.mul_add(v, squares), w.mul_add(2.0 * v.abs() + w, off))
+    });
+    let rounding = 1e-10 * g2;
+    if (g2 - squares).abs() <= off + rounding { Ok(()) } else { Err(DecodeError::Bound(g2)) }
 }

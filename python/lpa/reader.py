@@ -48,6 +48,10 @@ class Run:
         """The elements of one tensor, by its place in the manifest, as bytes; None where absent."""
         return self._inner.tensor(step, stream, index)
 
+    def iterate_widths(self, step, index):
+        """How far the elements of one tensor of x_t can be off, flat, float32: 0 where nothing was lost."""
+        return np.frombuffer(self._inner.widths(step, index), np.float32)
+
     def metrics(self, **question):
         """The metrics of every step as a polars or pandas frame; `question` as for :func:`lpa.analyze`."""
         return analyze(self.path, **question)

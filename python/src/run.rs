@@ -79,6 +79,15 @@ impl Run {
         Ok(there.map_err(raise)?.then(|| PyBytes::new(py, &bytes)))
     }
 
+    /// How far the elements of one tensor of an iterate can be off, as bytes of float32; zeros where nothing
+    /// was lost.
+    fn widths<'py>(&self, py: Python<'py>, step: u64, index: usize) -> PyResult<Bound<'py, PyBytes>> {
+        let mut widths = Vec::new();
+        Vector::open(&self.0, step, ITERATE).and_then(|mut v| v.widths(index, &mut widths)).map_err(raise)?;
+        let bytes: Vec<u8> = widths.iter().flat_map(|w| w.to_le_bytes()).collect();
+        Ok(PyBytes::new(py, &bytes))
+    }
+
     /// The scalars that were recorded at a step.
     fn scalars(&self, step: u64) -> PyResult<Vec<(String, f64)>> {
         let mut window = Window::open(&self.0, &[step], false).map_err(raise)?;

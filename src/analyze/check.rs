@@ -19,8 +19,6 @@ use crate::run::window::Window;
 const STEPS: u64 = 8;
 /// Largest part of a step by which it may differ.
 const PART: f64 = 0.01;
-/// The same where vectors were stored with loss.
-const LOSSY_PART: f64 = 0.25;
 /// And the roundings of the iterates that it may differ by.
 const ROUNDINGS: f64 = 4.0;
 
@@ -63,9 +61,10 @@ fn departure_of_chunk(
     source: &mut Source<'_>,
 ) -> Option<u64> {
     let n = source.chunk.len;
-    let part = if source.run.manifest.storage.is_exact() { PART } else { LOSSY_PART };
     let roundoff = source.run.manifest.tensors[source.chunk.tensor].dtype.unit_roundoff();
     let (mut g, mut buffer) = (vec![0.0; n], vec![0.0f64; n]);
+    // How far they may be off, and the buffer with them, where vectors were stored with loss.
+    let (mut widths, mut off) = ([vec![0.0f32; n], vec![0.0; n], vec![0.0; n]], vec![0.0f64; n]);
     let mut trajectory = Trajectory::new(1);
     for t in steps.windows(2).map(|w| w[0]) {
         let update = hyper.update(group, t)?;
@@ -76,7 +75,12 @@ fn departure_of_chunk(
             return None;
         }
         let (x, next) = (trajectory.get(t, n)?, trajectory.get(t + 1, n)?);
-        let (mut error, mut made, mut moved, mut size) = (0.0, 0.0, 0.0, 0.0);
+        for ((step, stream, values), widths) in
+            [(t, stream, &g[..]), (t, 0, x), (t + 1, 0, next)].into_iter().zip(&mut widths)
+        {
+            source.widths(step, stream, values, widths).ok()?;
+        }
+        let (mut error, mut made, mut moved, mut size, mut lost) = (0.0, 0.0, 0.0, 0.0, 0.0);
         for i in 0..n {
             let (x, step) = (f64::from(x[i]), f64::from(x[i]) - f64::from(next[i]));
             let (v, expected) = update.step(buffer[i], f64::from(g[i]), x);
@@ -85,12 +89,17 @@ fn departure_of_chunk(
             made += expected.powi(2);
             moved += step.powi(2);
             size += x.powi(2);
+            let [wg, wx, wn] = [0, 1, 2].map(|w| f64::from(widths[w][i]));
+            let (o, by) = update.step(off[i], wg, wx);
+            off[i] = o;
+            lost += (by.abs() + wx + wn).powi(2);
         }
         // A step that was not taken at all (a loss scale that was too large) says nothing.
         if moved == 0.0 || !(error + made).is_finite() {
             return None;
         }
-        if error.sqrt() > part * made.max(moved).sqrt() + ROUNDINGS * roundoff * size.sqrt() {
+        if error.sqrt() > PART * made.max(moved).sqrt() + ROUNDINGS * roundoff * size.sqrt() + f64::sqrt(lost)
+        {
             return Some(t);
         }
     }

@@ -16,7 +16,7 @@ use crate::reduce::spread::Spread;
 use crate::reference::weights::Weights;
 use crate::row::{Names, Row, Scalars};
 use crate::stream;
-use crate::sums::{Flags, Sums};
+use crate::sums::{Flags, Spreads, Sums};
 
 /// What a row speaks of, by number.
 #[derive(Clone, Copy)]
@@ -140,7 +140,12 @@ impl Analysis<'_> {
                     let within = |s| intervals(&sums, s, 1, entry, own, self.confidence).cos_excess;
                     let interval = sums.spreads.as_ref().map_or(Interval::default(), within);
                     let excess = bias(&sums, 1, entry).cos_excess;
-                    window[self.side(*place, record.step())].add(excess, interval);
+                    let window = &mut window[self.side(*place, record.step())];
+                    window.add(excess, interval);
+                    let may_differ = |s: &Spreads| sums.d2 == 0.0 && s.d2.variance > 0.0;
+                    if sums.spreads.as_ref().is_some_and(may_differ) {
+                        window.spoil();
+                    }
                 }
             }
         }

@@ -5,7 +5,7 @@ use crate::isa::Isa;
 use crate::reduce::Direction;
 use crate::reduce::cpu::Vectors;
 use crate::reduce::order::CHUNK;
-use crate::reduce::spread::{Sizes, Widths};
+use crate::reduce::spread::{Off, Sizes, Spread, Widths};
 use crate::reference::Reference;
 use crate::run::chunk::Chunk;
 use crate::run::trajectory::Source;
@@ -17,7 +17,7 @@ pub(super) struct Bounds {
     x: Vec<f32>,
     next: Vec<f32>,
     later: Vec<f32>,
-    references: Vec<Vec<f32>>,
+    references: Vec<(Vec<f32>, bool)>,
     sizes: Sizes,
 }
 
@@ -36,22 +36,22 @@ impl Bounds {
     /// For as many references as the layout has.
     pub(super) fn new(layout: Layout) -> Bounds {
         let vector = || vec![0.0f32; CHUNK];
-        let references = (0..layout.references).map(|_| vector()).collect();
+        let references = (0..layout.references).map(|_| (vector(), false)).collect();
         let (g, x, next, later) = (vector(), vector(), vector(), vector());
         Bounds { g, x, next, later, references, sizes: Sizes::default() }
     }
 
-    /// Goes on with another chunk, of which `values` are those of the references.
+    /// Goes on with another chunk.
     pub(super) fn begin(
         &mut self,
         references: &[Reference],
         chunk: &Chunk,
         file: &mut Vec<u8>,
-        values: &[Vec<f32>],
     ) -> Result<()> {
         let n = chunk.len;
-        for ((reference, values), widths) in references.iter().zip(values).zip(&mut self.references) {
-            reference.widths(chunk, file, &values[..n], &mut widths[..n])?;
+        for (reference, (widths, rounded)) in references.iter().zip(&mut self.references) {
+            reference.widths(chunk, file, &mut widths[..n])?;
+            *rounded = reference.is_rounded();
         }
         Ok(())
     }
@@ -98,14 +98,14 @@ impl Bounds {
             _ if along.direction == Direction::Stored => {}
             _ => self.sizes.squared(isa).put(values, layout.g2_spread(d)),
         }
-        for (k, (r, r_widths)) in references.iter().zip(&self.references).enumerate() {
-            let r = [&r[..n], &r_widths[..n]];
+        for (k, (r, (widths, rounded))) in references.iter().zip(&self.references).enumerate() {
+            let r = Off { values: &r[..n], widths: &widths[..n], rounded: *rounded };
             let [dot, d2] = self.sizes.against(isa, [v.x, &self.x[..n]], r);
             dot.put(values, layout.dot_spread(d, k));
             d2.put(values, layout.d2_spread(k));
             if let Some(later) = later {
                 let [dot, _] = self.sizes.against(isa, [later, &self.later[..n]], r);
-                dot.put(values, layout.dot_spread(d, k) + 2);
+                dot.put(values, layout.dot_spread(d, k) + Spread::WORDS);
             }
         }
         Ok(())

@@ -34,7 +34,7 @@ use crate::reference::Reference;
 use crate::row::{Column, Row, columns};
 use crate::run::Run;
 use crate::run::catalog::Catalog;
-use crate::run::manifest::{FORMAT_VERSION, Precision};
+use crate::run::manifest::FORMAT_VERSION;
 use crate::stream::{self, Stream};
 use crate::summary::Topic;
 use crate::sums::Layout;
@@ -133,7 +133,9 @@ impl<'a> Analysis<'a> {
             directions: options.directions.len(),
             references: references.len(),
             lagged: options.lagged && enters.iter().flatten().any(|e| *e == Enters::Unknown),
-            lossy: !run.manifest.storage.is_exact() || references.iter().any(Reference::is_lossy),
+            lossy: run.manifest.loses(0)
+                || run.manifest.loses(1)
+                || references.iter().any(Reference::is_lossy),
         };
         let mut skipped = Skipped::default();
         for (steps, e) in &catalog.damage {
@@ -150,9 +152,7 @@ impl<'a> Analysis<'a> {
             unknown,
             lag_is_enough,
             shape: Shape::new(layout, &options.groups, &run.manifest.tensors),
-            confidence: if run.manifest.storage.iterates == Precision::Int8
-                || references.iter().any(Reference::is_lossy)
-            {
+            confidence: if run.manifest.loses(0) || references.iter().any(Reference::is_lossy) {
                 Confidence::adaptive()
             } else {
                 Confidence::independent()

@@ -93,6 +93,11 @@ impl Meter {
         path.clone_into(&mut run.path);
         let catalog = Catalog::read(&run, false)?;
         let refuse = |what: String| Error::Nothing { path: path.to_owned(), what };
+        if !run.manifest.storage.is_exact() {
+            let what = "a measurement keeps no gradients, so there is nothing to store with loss; leave out \
+                        gradients= and iterates=";
+            return Err(refuse(what.to_owned()));
+        }
         if question.references.iter().any(|r| matches!(r, Spec::Own(_))) {
             let what = "the run has no iterate yet; a reference is a safetensors file or another run";
             return Err(refuse(what.to_owned()));

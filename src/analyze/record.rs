@@ -46,7 +46,7 @@ impl Shape {
             if split.len() > 1 {
                 for part in &mut split {
                     part.own = Some(words);
-                    words += layout.directions * if layout.lossy { 3 } else { 1 };
+                    words += layout.directions * if layout.lossy { 1 + Spread::WORDS } else { 1 };
                 }
             }
             parts.push(split);
@@ -156,10 +156,10 @@ impl Record<'_> {
             return Spread::default();
         }
         let at = match part.own {
-            Some(at) => at + layout.directions + 2 * direction,
+            Some(at) => at + layout.directions + Spread::WORDS * direction,
             None => self.shape.groups[group] + layout.g2_spread(direction),
         };
-        Spread { variance: self.real(at), slack: self.real(at + 1) }
+        Spread { variance: self.real(at), squares: self.real(at + 1), offset: self.real(at + 2) }
     }
 }
 

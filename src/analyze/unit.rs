@@ -137,7 +137,7 @@ impl Unit<'_> {
             reference.chunk(chunk, file, &mut values[..n])?;
         }
         if let Some(bounds) = bounds {
-            bounds.begin(self.references, chunk, file, references)?;
+            bounds.begin(self.references, chunk, file)?;
         }
         let mut source = Source { run: self.run, window: self.window, chunk, decoder, file, bytes: 0 };
         iterates.clear();

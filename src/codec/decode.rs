@@ -104,7 +104,7 @@ impl Decoder {
     ) -> Result<(), DecodeError> {
         if coding.codec == Codec::Delta {
             let levels = Levels::read(coding, payload, n)?;
-            return self.expand(coding.packed, levels.frame, levels.count);
+            return self.levels(&levels);
         }
         Residual::read(coding.predictor, dtype, payload, n).map(drop)
     }
@@ -156,12 +156,17 @@ impl Decoder {
 
     /// Puts together what is stored in multiples, above `before`.
     fn multiples(&mut self, levels: &Levels<'_>, before: &[f32], out: &mut [f32]) -> Result<(), DecodeError> {
+        self.levels(levels)?;
+        dequantize(self.isa, levels.steps, &self.exponent[..levels.count], &before[..out.len()], out);
+        Ok(())
+    }
+
+    /// Decompresses multiples into `self.exponent`.
+    fn levels(&mut self, levels: &Levels<'_>) -> Result<(), DecodeError> {
         self.expand(levels.packed, levels.frame, levels.count)?;
-        let multiples = &self.exponent[..levels.count];
-        if multiples.contains(&NO_LEVEL) {
+        if self.exponent[..levels.count].contains(&NO_LEVEL) {
             return Err(DecodeError::Plane("a multiple of -128".to_owned()));
         }
-        dequantize(self.isa, levels.steps, multiples, &before[..out.len()], out);
         Ok(())
     }
 

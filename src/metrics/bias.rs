@@ -3,7 +3,7 @@
 //! A path of random, mutually orthogonal steps has a positive cosine with its own end. Here that
 //! part is computed and taken off; `docs/metrics.md` has the derivations.
 
-use super::interval::Interval;
+use super::interval::{Interval, OUTWARD};
 use super::ratio;
 use crate::sums::Sums;
 
@@ -124,6 +124,11 @@ impl Window {
         }
     }
 
+    /// Adds a step that may have an excess, though what is stored has none: nothing bounds `t` then.
+    pub fn spoil(&mut self) {
+        self.off = f64::NAN;
+    }
+
     /// The interval of `t`, which holds where those of all steps do.
     pub fn t_interval(&self) -> Interval {
         let n = self.count as f64;
@@ -132,7 +137,7 @@ impl Window {
         let end = |mean: f64, towards: f64| {
             let sd = if mean * towards >= 0.0 { sd - by } else { sd + by };
             let t = mean * n.sqrt() / sd;
-            (sd > 0.0 && t.is_finite()).then_some(t)
+            (sd > 0.0 && t.is_finite()).then_some(t + towards * OUTWARD * t.abs())
         };
         if self.t().is_none() {
             return Interval::default();

@@ -51,7 +51,9 @@ pub struct Interval {
 }
 
 /// The next smaller and larger numbers but a few, so that rounding takes nothing off.
-const OUTWARD: f64 = 8.0 * f64::EPSILON;
+pub(super) const OUTWARD: f64 = 8.0 * f64::EPSILON;
+/// What adding up can make of a sum of squares.
+const ROUNDINGS: f64 = 32.0 * f64::EPSILON;
 
 impl Interval {
     /// From finite ends, a little wider than they are.
@@ -80,14 +82,15 @@ struct Range {
 impl Range {
     /// Of a sum whose error is 0 on the average but for products of errors of either sign.
     fn signed(value: f64, spread: Spread, confidence: Confidence) -> Range {
-        let by = confidence.distance(spread.variance) + spread.slack;
+        let by = confidence.distance(spread.variance) + spread.squares + spread.offset;
         Range { lo: value - by, hi: value + by }
     }
 
     /// Of a sum of squares: the squares of the errors were added to it.
     fn square(value: f64, spread: Spread, confidence: Confidence) -> Range {
-        let by = confidence.distance(spread.variance);
-        Range { lo: (value - by - spread.slack).max(0.0), hi: value + by }
+        let rounding = if spread == Spread::default() { 0.0 } else { ROUNDINGS * value };
+        let by = confidence.distance(spread.variance) + spread.offset + rounding;
+        Range { lo: (value - by - spread.squares).max(0.0), hi: value + by }
     }
 
     fn minus(self, other: Range) -> Range {
@@ -160,19 +163,18 @@ pub fn intervals(
     let there = |condition: bool, interval: Interval| if condition { interval } else { Interval::default() };
     let (at_reference, still) = (s.d2 == 0.0, s.g2 == 0.0);
     let cos = there(!at_reference && !still, unit(dot.over(norms)));
-    // Falls with the cosine.
-    let kappa = if cos.holds_zero() {
+    let kappa = if dot.lo <= 0.0 && dot.hi >= 0.0 {
         Interval::default()
+    } else if dot.lo > 0.0 {
+        Range { lo: norms.lo / dot.hi, hi: norms.hi / dot.lo }.interval()
     } else {
-        let inverse = cos.map(|c| 1.0 / c);
-        Interval { lo: inverse.hi, hi: inverse.lo }
+        Range { lo: norms.hi / dot.hi, hi: norms.lo / dot.lo }.interval()
     };
     // The angle where a cosine is at its largest (1), or at its smallest (-1). Near 0 and 180 degrees a
     // rounding of the norms counts.
     let degrees = |dot: f64, towards: f64| {
-        let norms =
-            if dot * towards >= 0.0 { norms.lo * (1.0 - OUTWARD) } else { norms.hi * (1.0 + OUTWARD) };
-        angle(dot, norms, norms).to_degrees()
+        let norms = if dot * towards > 0.0 { norms.lo * (1.0 - OUTWARD) } else { norms.hi * (1.0 + OUTWARD) };
+        if dot == 0.0 { 90.0 } else { angle(dot, norms, norms).to_degrees() }
     };
     let angle_deg = Interval::new(degrees(dot.hi, 1.0), degrees(dot.lo, -1.0));
     let mut all = Intervals {
@@ -182,7 +184,7 @@ pub fn intervals(
             Range { lo: squares.lo.sqrt(), hi: squares.hi.sqrt() }.interval()
         }),
         cos,
-        kappa,
+        kappa: there(!at_reference && !still, kappa),
         angle_deg: there(!at_reference && !still, angle_deg),
         lolr: there(!still, dot.over(g2).interval()),
         dist,
@@ -248,12 +250,12 @@ mod tests {
 
     #[test]
     fn every_corner_of_the_box_is_inside() {
-        let spread = |variance: f64, slack: f64| Spread { variance, slack };
+        let spread = |variance: f64, squares: f64| Spread { variance, squares, offset: 0.01 };
         let c = Confidence::independent();
         for (dot, own_value) in [(15.0, 10.0), (-15.0, 4.0), (0.5, -3.0), (-0.5, 0.0)] {
             let s = sums(dot, 25.0, 30.0);
             let spreads = Spreads {
-                dot: spread(0.1, 0.02),
+                dot: Spread { squares: 0.0, ..spread(0.1, 0.0) },
                 g2: spread(0.2, 0.01),
                 d2: spread(0.3, 0.03),
                 dot_lag: Spread::default(),
@@ -263,13 +265,13 @@ mod tests {
             let all = intervals(&s, &spreads, 9, entry, own, c);
             for corner in 0..16u32 {
                 let at = |bit: u32, value: f64, s: Spread, down: f64| {
-                    let by = c.distance(s.variance);
+                    let by = c.distance(s.variance) + s.offset;
                     if corner >> bit & 1 == 1 { value + by } else { value - by - down }
                 };
                 let of = sums(
                     at(0, dot, spreads.dot, 0.0),
-                    at(1, 25.0, spreads.g2, spreads.g2.slack),
-                    at(2, 30.0, spreads.d2, spreads.d2.slack),
+                    at(1, 25.0, spreads.g2, spreads.g2.squares),
+                    at(2, 30.0, spreads.d2, spreads.d2.squares),
                 );
                 let g = geometry(&of);
                 let b = bias(&of, 9, Entry::Known { own: at(3, own_value, own, 0.0), walk2: None });
@@ -298,8 +300,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_orthogonal_beside_what_may_not_move_at_all_is_at_a_right_angle() {
+        let spreads = Spreads { d2: Spread { variance: 100.0, ..Spread::default() }, ..Spreads::default() };
+        for dot in [0.0, -0.0] {
+            let s = sums(dot, 1.0, 1.0);
+            let c = Confidence::independent();
+            let all = intervals(&s, &spreads, 9, Entry::Unknown, Spread::default(), c);
+            assert!(inside(all.angle_deg, Some(90.0)), "{:?}", all.angle_deg);
+        }
+    }
+
+    #[test]
     fn a_distance_that_may_be_zero_bounds_nothing() {
-        let spreads = Spreads { d2: Spread { variance: 100.0, slack: 0.0 }, ..Spreads::default() };
+        let spreads = Spreads { d2: Spread { variance: 100.0, ..Spread::default() }, ..Spreads::default() };
         let entry = Entry::Unknown;
         let s = sums(0.5, 1.0, 1.0);
         let all = intervals(&s, &spreads, 9, entry, Spread::default(), Confidence::independent());

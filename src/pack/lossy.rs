@@ -6,6 +6,8 @@ use crate::codec::Decoder;
 use crate::error::{Result, Tried};
 use crate::float_environment::Exact;
 use crate::isa::Isa;
+use crate::reduce::Direction;
+use crate::reduce::cpu::{Vectors, direction_sums};
 use crate::run::Run;
 use crate::run::chunk::Chunk;
 use crate::run::plan::plan_windows;
@@ -44,14 +46,15 @@ impl<'a> Side<'a> {
 pub(super) fn beyond_bounds(old: &Run, new: &Run, progress: &dyn Fn(u64)) -> Result<Option<(u64, u16)>> {
     let steps: Vec<u64> = old.steps().collect();
     let streams: Vec<u16> = (0..=u16::try_from(old.manifest.streams.len()).unwrap_or(u16::MAX))
-        .filter(|&s| new.manifest.storage.loses(s))
+        .filter(|&s| new.manifest.loses(s))
         .collect();
+    let isa = Isa::detect();
     for range in plan_windows(old, &steps, usize::MAX)? {
         let steps = &steps[range];
         let windows = [Window::open(old, steps, true)?, Window::open(new, steps, true)?];
         let of_chunk = |chunk: &Chunk| -> Result<(Option<(u64, u16)>, u64)> {
             let _exact = Exact::new();
-            let decoder = || Decoder::new(Isa::detect()).tried("start the decoder for", &old.path);
+            let decoder = || Decoder::new(isa).tried("start the decoder for", &old.path);
             let (mut decoders, mut files) = ([decoder()?, decoder()?], [Vec::new(), Vec::new()]);
             let ([old_decoder, new_decoder], [old_file, new_file]) = (&mut decoders, &mut files);
             let mut before = Side::new(old, &windows[0], chunk, old_decoder, old_file);
@@ -66,12 +69,17 @@ pub(super) fn beyond_bounds(old: &Run, new: &Run, progress: &dyn Fn(u64)) -> Res
                         }
                         continue;
                     };
-                    after.source.widths(step, stream, &stored, &mut widths)?;
+                    let g2 = after.source.widths(step, stream, &stored, &mut widths)?;
                     let near = |((r, s), w): ((&f32, &f32), &f32)| {
                         let apart = (f64::from(*r) - f64::from(*s)).abs();
                         apart <= f64::from(*w) || r.to_bits() == s.to_bits()
                     };
-                    let all = recorded.is_some_and(|r| r.iter().zip(&stored).zip(&widths).all(near));
+                    let all = recorded.is_some_and(|r| {
+                        let v = Vectors { g: r, x: r, next: r, init: r };
+                        let squares = || direction_sums(isa, Direction::Stored, &v).g2;
+                        r.iter().zip(&stored).zip(&widths).all(near)
+                            && g2.is_none_or(|g2| g2.to_bits() == squares().to_bits())
+                    });
                     if !all {
                         return Ok((Some((step, stream)), 0));
                     }

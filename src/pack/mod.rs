@@ -168,7 +168,9 @@ impl Pack {
         };
         let mut writer = Writer::join(new, rank, options)?;
         let mut reader = StepReader::new(&self.run, rank)?;
-        let (mut digest, mut step) = (Digest::new(self.options.storage), StepBytes::default());
+        let stored = Manifest { storage: self.options.storage, ..manifest.clone() };
+        let lossy = [stored.loses(0), stored.loses(1)];
+        let (mut digest, mut step) = (Digest::new(lossy), StepBytes::default());
         let mut dropped = plan.dropped.iter().peekable();
         while reader.read(&mut step).map_err(|e| refuse(&self.run.path, e))? {
             digest.push(&step);
@@ -186,7 +188,6 @@ impl Pack {
                 streams: &streams,
                 scalars: &scalars,
                 last,
-                ..Step::default()
             })?;
             while let Some((_, why)) = dropped.next_if(|(at, _)| *at == step.step) {
                 writer.note(&Event::Dropped { step: step.step, why: why.clone() })?;

@@ -11,10 +11,28 @@ use crate::isa::{Isa, Kind, multi_isa};
 /// What bounds the error of one sum.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Spread {
-    /// Sum of the squares of how far the error of one element can take the sum.
+    /// Sum of the squares of how far the error of one element, which is 0 on the average, can take the sum.
     pub variance: f64,
-    /// What is not 0 on the average: products of two errors of the same element.
-    pub slack: f64,
+    /// How much the squares of the errors add to a sum of squares, at most.
+    pub squares: f64,
+    /// How far what is not 0 on the average can take the sum, on either side: products of two errors of the
+    /// same element, and roundings.
+    pub offset: f64,
+}
+
+/// What rounding the terms of a sum and adding them up can make of it, as a part of the sum of their sizes:
+/// far more than the depth of the fold.
+const ROUNDINGS: f64 = 64.0 / (1u64 << 53) as f64;
+
+/// A reference as its errors are seen.
+#[derive(Clone, Copy)]
+pub struct Off<'a> {
+    /// Its values.
+    pub values: &'a [f32],
+    /// Their widths.
+    pub widths: &'a [f32],
+    /// It was rounded to float32 once more, as an average is; which may be to one side in all elements.
+    pub rounded: bool,
 }
 
 /// Widths of the vectors of one chunk, all of its length. Zeros where nothing was lost.
@@ -42,7 +60,7 @@ pub struct Sizes {
 /// At least what was computed in binary64 and rounded.
 #[allow(clippy::cast_possible_truncation)]
 fn up(value: f64) -> f32 {
-    (value * (1.0 + 1e-6)) as f32
+    if value == 0.0 { 0.0 } else { (value * (1.0 + 1e-6)) as f32 + f32::from_bits(1) }
 }
 
 impl Sizes {
@@ -79,21 +97,25 @@ impl Sizes {
     /// The spread of `||s||^2`.
     pub fn squared(&self, isa: Isa) -> Spread {
         let input = [&self.size[..], &self.own, &self.shared];
-        let [variance, slack] = match isa.kind() {
+        let [variance, squares] = match isa.kind() {
             Kind::Scalar => scalar(Squared, input),
             _ => squared_body(isa, Squared, input),
         };
-        Spread { variance, slack }
+        Spread { variance, squares, offset: 0.0 }
     }
 
-    /// The spreads of `<s, x - r>` and `||x - r||^2`, with the widths of `x` and of `r`.
-    pub fn against(&self, isa: Isa, x: [&[f32]; 2], r: [&[f32]; 2]) -> [Spread; 2] {
-        let input = [&self.size[..], &self.own, &self.shared, x[0], x[1], r[0], r[1]];
-        let [dot, dot_slack, d2, d2_slack] = match isa.kind() {
-            Kind::Scalar => scalar(Against, input),
-            _ => against_body(isa, Against, input),
+    /// The spreads of `<s, x - r>` and `||x - r||^2`, with the widths of `x`.
+    pub fn against(&self, isa: Isa, x: [&[f32]; 2], r: Off<'_>) -> [Spread; 2] {
+        let input = [&self.size[..], &self.own, &self.shared, x[0], x[1], r.values, r.widths];
+        let terms = if r.rounded { Against::ROUNDED } else { Against::AS_IT_IS };
+        let [dot, dot_offset, d2, d2_squares, d2_offset] = match isa.kind() {
+            Kind::Scalar => scalar(terms, input),
+            _ => against_body(isa, terms, input),
         };
-        [Spread { variance: dot, slack: dot_slack }, Spread { variance: d2, slack: d2_slack }]
+        [
+            Spread { variance: dot, squares: 0.0, offset: dot_offset },
+            Spread { variance: d2, squares: d2_squares, offset: d2_offset },
+        ]
     }
 }
 
@@ -102,31 +124,41 @@ struct Squared;
 
 impl Terms<3, 2> for Squared {
     #[inline(always)]
-    fn add(self, [size, own, shared]: [f64; 3], [variance, slack]: [f64; 2]) -> [f64; 2] {
+    fn add(self, [size, own, shared]: [f64; 3], [variance, squares]: [f64; 2]) -> [f64; 2] {
         let width = own + shared;
         let far = 2.0 * width * (size + width);
-        [far.mul_add(far, variance), width.mul_add(width, slack)]
+        [far.mul_add(far, variance), width.mul_add(width, squares)]
     }
 }
 
+/// By how much two roundings to float32 can differ: a part of the value, and what is left of the smallest.
 #[derive(Clone, Copy)]
-struct Against;
+struct Against(f64, f64);
 
-impl Terms<7, 4> for Against {
+impl Against {
+    const AS_IT_IS: Against = Against(0.0, 0.0);
+    /// 2^-23 and a little, and 2^-148.
+    const ROUNDED: Against = Against(1.01 / (1u64 << 23) as f64, 2.8e-45);
+}
+
+impl Terms<7, 5> for Against {
     #[inline(always)]
-    fn add(self, [size, own, shared, x, x_width, r, r_width]: [f64; 7], acc: [f64; 4]) -> [f64; 4] {
-        let [dot, dot_slack, d2, d2_slack] = acc;
+    fn add(self, [size, own, shared, x, x_width, r, r_width]: [f64; 7], acc: [f64; 5]) -> [f64; 5] {
+        let [dot, dot_offset, d2, d2_squares, d2_offset] = acc;
         let (d, w) = ((x - r).abs(), x_width + r_width);
         // What was decoded is within a width of what was recorded, and so may the other one be.
         let (d_most, s_most) = (2.0f64.mul_add(w, d), 2.0f64.mul_add(own + shared, size));
         let own_far = own * d_most;
         let shared_far = shared.mul_add(d_most, w * s_most);
         let d2_far = 2.0 * w * (d + w);
+        let rounding = self.0.mul_add(r.abs(), self.1);
+        let fixed = rounding.mul_add(s_most, ROUNDINGS * size * d);
         [
             shared_far.mul_add(shared_far, own_far.mul_add(own_far, dot)),
-            shared.mul_add(w, dot_slack),
+            dot_offset + shared.mul_add(w, fixed),
             d2_far.mul_add(d2_far, d2),
-            w.mul_add(w, d2_slack),
+            w.mul_add(w, d2_squares),
+            rounding.mul_add(2.0f64.mul_add(d + w, rounding), d2_offset),
         ]
     }
 }
@@ -136,8 +168,8 @@ multi_isa! {
     => portable chunk::<_, 3, 2, 8>, avx2 chunk::<_, 3, 2, 8>, avx512 chunk::<_, 3, 2, 16>
 }
 multi_isa! {
-    fn against_body(terms: Against, input: [&[f32]; 7]) -> [f64; 4]
-    => portable chunk::<_, 7, 4, 4>, avx2 chunk::<_, 7, 4, 4>, avx512 chunk::<_, 7, 4, 8>
+    fn against_body(terms: Against, input: [&[f32]; 7]) -> [f64; 5]
+    => portable chunk::<_, 7, 5, 4>, avx2 chunk::<_, 7, 5, 4>, avx512 chunk::<_, 7, 5, 8>
 }
 
 #[cfg(test)]
@@ -151,17 +183,34 @@ mod tests {
         sizes
     }
 
+    fn off<'a>(values: &'a [f32], widths: &'a [f32]) -> Off<'a> {
+        Off { values, widths, rounded: false }
+    }
+
     #[test]
     fn a_gradient_that_lost_something_against_exact_iterates() {
         // The error of g moves <g,d> by at most its width times d, and nothing else moves.
         let s = sizes(Direction::Stored, [-3.0, 5.0, 0.0], [0.5, 0.0, 0.0]);
         for isa in Isa::available() {
-            let [dot, d2] = s.against(isa, [&[5.0], &[0.0]], [&[1.0], &[0.0]]);
-            assert_eq!((dot, d2), (Spread { variance: 4.0, slack: 0.0 }, Spread::default()));
+            let [dot, d2] = s.against(isa, [&[5.0], &[0.0]], off(&[1.0], &[0.0]));
+            assert_eq!((dot.variance, dot.squares, d2), (4.0, 0.0, Spread::default()));
+            assert!(dot.offset > 0.0 && dot.offset < 1e-13);
             // |g^2 - (g + e)^2| <= 2 e (|g| + e) on the average 0, and e^2.
             let g2 = s.squared(isa);
-            assert_eq!(g2, Spread { variance: 3.5 * 3.5, slack: 0.25 });
+            assert_eq!(g2, Spread { variance: 3.5 * 3.5, squares: 0.25, offset: 0.0 });
         }
+    }
+
+    #[test]
+    fn roundings_of_an_average_may_all_be_to_one_side() {
+        let s = sizes(Direction::Stored, [3.0, 2.0, 0.0], [0.0; 3]);
+        let rounded = Off { rounded: true, ..off(&[1.0], &[0.0]) };
+        let [dot, d2] = s.against(Isa::detect(), [&[2.0], &[0.0]], rounded);
+        let ulp = f64::from(f32::EPSILON);
+        assert_eq!((dot.variance, d2.variance), (0.0, 0.0));
+        // r may be an ulp off: <s,d> by 3 of it, and d^2 by 2 and its square.
+        assert!(dot.offset >= 3.0 * ulp && dot.offset < 3.1 * ulp);
+        assert!(d2.offset >= 2.0 * ulp + ulp * ulp && d2.offset < 2.1 * ulp);
     }
 
     #[test]
@@ -171,7 +220,7 @@ mod tests {
         let (wg, wx, wn, wr) = (0.25f32, 0.125, 0.0625, 0.5);
         for direction in [Direction::Stored, Direction::Decayed(0.5), Direction::Update] {
             let s = sizes(direction, [g, x, next], [wg, wx, wn]);
-            let [dot, d2] = s.against(Isa::detect(), [&[x], &[wx]], [&[r], &[wr]]);
+            let [dot, d2] = s.against(Isa::detect(), [&[x], &[wx]], off(&[r], &[wr]));
             let g2 = s.squared(Isa::detect());
             let of = |g: f64, x: f64, next: f64, r: f64| {
                 let s = match direction {
@@ -189,7 +238,7 @@ mod tests {
                 let recorded = of(moved(g, wg, 0), moved(x, wx, 1), moved(next, wn, 2), moved(r, wr, 3));
                 for (i, spread) in [dot, d2, g2].into_iter().enumerate() {
                     // The two ways in which an error counts are squared apart where they are independent.
-                    let reach = (2.0 * spread.variance).sqrt() + spread.slack;
+                    let reach = (2.0 * spread.variance).sqrt() + spread.squares + spread.offset;
                     let error = (stored[i] - recorded[i]).abs();
                     assert!(error <= reach, "{direction:?} sum {i}: {error} > {reach}");
                 }

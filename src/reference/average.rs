@@ -16,7 +16,7 @@ use crate::error::{Result, Tried};
 use crate::float_environment::Exact;
 use crate::isa::Isa;
 use crate::run::plan::plan_windows;
-use crate::run::reference_file::{Of, ReferenceFile};
+use crate::run::reference_file::{LOSSY, Of, ReferenceFile};
 use crate::run::trajectory::{Source, Trajectory};
 use crate::run::window::Window;
 use crate::run::{Draft, Run};
@@ -40,7 +40,7 @@ pub(super) fn materialize(run: &Run, targets: &[Target<'_>], directory: &Path) -
         targets.iter().partition(|t| t.weights.single().is_some());
     single.par_iter().try_for_each(|target| {
         let step = target.weights.single().unwrap_or(0);
-        write(run, target, vec![("step", step.to_string())], |out| out.push_iterate(step, target.of))
+        write(run, target, vec![("step", step.to_string())], |out| out.push_iterate(step))
     })?;
     if averages.is_empty() {
         return Ok(());
@@ -66,11 +66,14 @@ pub(super) fn materialize(run: &Run, targets: &[Target<'_>], directory: &Path) -
 fn write(
     run: &Run,
     target: &Target<'_>,
-    more: Vec<(&str, String)>,
+    mut more: Vec<(&str, String)>,
     values: impl FnOnce(&mut ReferenceFile<'_>) -> Result<()>,
 ) -> Result<()> {
     let draft = Draft::create(target.path)?;
-    let mut out = ReferenceFile::create(run, draft.file(), target.path, more)?;
+    if run.manifest.loses(0) {
+        more.push((LOSSY, "true".to_owned()));
+    }
+    let mut out = ReferenceFile::create(run, draft.file(), target.path, target.of, more)?;
     values(&mut out)?;
     out.finish()?;
     draft.commit()?;

@@ -27,7 +27,7 @@ use crate::isa::Isa;
 use crate::run::catalog::Catalog;
 use crate::run::chunk::Chunk;
 use crate::run::container::Header;
-use crate::run::manifest::{ITERATE, Precision};
+use crate::run::manifest::ITERATE;
 use crate::run::reference_file::{LOSSY, REFERENCE_FORMAT};
 use crate::run::trajectory::{Source, Trajectory};
 use crate::run::window::Window;
@@ -54,6 +54,8 @@ pub struct Reference {
     values: Values,
     /// How far the values can be off, where iterates were stored with loss.
     widths: Option<Values>,
+    /// It is an average of iterates.
+    averaged: bool,
 }
 
 /// Where a reference comes from.
@@ -94,20 +96,24 @@ impl Reference {
         self.widths.is_some()
     }
 
-    /// Reads how far the `values` of a chunk can be off into `out`.
+    /// Whether its values were rounded once more after what was lost: an average's.
+    pub fn is_rounded(&self) -> bool {
+        self.widths.is_some() && self.averaged
+    }
+
+    /// Reads how far the values of a chunk can be off into `out`, besides by rounding.
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn widths(&self, chunk: &Chunk, buffer: &mut Vec<u8>, values: &[f32], out: &mut [f32]) -> Result<()> {
+    pub fn widths(&self, chunk: &Chunk, buffer: &mut Vec<u8>, out: &mut [f32]) -> Result<()> {
         let Some(widths) = &self.widths else {
             out.fill(0.0);
             return Ok(());
         };
         widths.chunk(chunk, buffer, out)?;
-        // An average was rounded once, and so were the widths.
-        let rounded = if self.weights.single().is_some() { 0.0 } else { 2.0f32.powi(-22) };
-        for (width, value) in out.iter_mut().zip(values) {
-            *width = *width * (1.0 + 1e-6) + value.abs() * rounded;
+        // Widths of averages were rounded themselves.
+        for width in out.iter_mut().filter(|w| **w != 0.0) {
+            *width = *width * (1.0 + 1e-6) + f32::from_bits(1);
         }
         Ok(())
     }
@@ -194,10 +200,15 @@ fn open_files(run: &Run, catalog: &Catalog, path: &Path, cache: &Cache, access: 
     }
     let xxh3 = values.xxh3(run)?;
     // It must not pass for something independent, nor be believed what it is not any more.
-    let mut step = None;
+    let (mut step, mut is_stored) = (None, false);
     for s in claimed.into_iter().chain(run.final_step()) {
-        if step.is_none() && catalog.has_iterate(s) && is_iterate(run, &values, s)? {
-            step = Some(s);
+        if step.is_none() && catalog.has_iterate(s) {
+            match likeness(run, &values, s)? {
+                Likeness::Same => (step, is_stored) = (Some(s), true),
+                // Of a run that was stored with loss it says that it is the iterate as it was.
+                Likeness::Within if claimed == Some(s) && !lossy => step = Some(s),
+                Likeness::Within | Likeness::Other => {}
+            }
         }
     }
     if lossy && step.is_none() {
@@ -205,9 +216,9 @@ fn open_files(run: &Run, catalog: &Catalog, path: &Path, cache: &Cache, access: 
                     itself: RUN:step:N";
         return Err(refuse(what.to_owned()));
     }
-    // As an iterate of a run that is stored with loss, it is off by as much.
+    // What is stored with loss is off by as much as it is there.
     let widths = match step {
-        Some(s) if run.manifest.storage.iterates == Precision::Int8 => {
+        Some(s) if is_stored && run.manifest.loses(0) => {
             let resolved = vec![resolve(run, catalog, &Own::Step(s))?];
             own::open(run, catalog, resolved, cache, access)?.pop().and_then(|(r, _)| r.widths)
         }
@@ -231,6 +242,7 @@ fn open_files(run: &Run, catalog: &Catalog, path: &Path, cache: &Cache, access: 
         note,
         values,
         widths,
+        averaged: false,
     })
 }
 
@@ -246,12 +258,24 @@ fn claims(run: &Run, header: &Header) -> (Option<u64>, bool) {
     (step.filter(|_| iterate), reference && step.is_none())
 }
 
-/// Whether values are a recorded iterate, in all tensors that are there, rounded to their types.
-fn is_iterate(run: &Run, values: &Values, step: u64) -> Result<bool> {
+/// How near values are to a recorded iterate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Likeness {
+    /// They are the same, bit for bit.
+    Same,
+    /// They are no further than what was lost.
+    Within,
+    /// They are others.
+    Other,
+}
+
+/// How near values are to a recorded iterate, in all tensors that are there, rounded to their types.
+fn likeness(run: &Run, values: &Values, step: u64) -> Result<Likeness> {
     let window = Window::open(run, &[step], false)?;
     let mut decoder = Decoder::new(Isa::detect()).tried("start the decoder for", &run.path)?;
     let (mut buffer, mut file, mut r) = (Vec::new(), Vec::new(), Vec::new());
-    let mut trajectory = Trajectory::new(1);
+    let (mut trajectory, mut widths) = (Trajectory::new(1), Vec::new());
+    let mut found = Likeness::Same;
     for chunk in run.table.chunks() {
         let Some(dtype) = values.dtype(chunk.tensor) else { continue };
         let (decoder, file) = (&mut decoder, &mut file);
@@ -260,11 +284,17 @@ fn is_iterate(run: &Run, values: &Values, step: u64) -> Result<bool> {
         let x = trajectory.recorded(step, &mut source)?;
         r.resize(chunk.len, 0.0);
         values.chunk(chunk, &mut buffer, &mut r)?;
-        if x.iter().zip(&r).any(|(x, r)| round(dtype, *x).to_bits() != r.to_bits()) {
-            return Ok(false);
+        if x.iter().zip(&r).all(|(x, r)| round(dtype, *x).to_bits() == r.to_bits()) {
+            continue;
         }
+        widths.resize(chunk.len, 0.0);
+        source.widths(step, 0, x, &mut widths)?;
+        if !x.iter().zip(&r).zip(&widths).all(|((x, r), w)| (x - r).abs() <= *w) {
+            return Ok(Likeness::Other);
+        }
+        found = Likeness::Within;
     }
-    Ok(true)
+    Ok(found)
 }
 
 /// Checks that every tensor of `groups` is in every reference.

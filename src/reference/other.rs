@@ -7,6 +7,7 @@ use super::spec::Own;
 use super::values::{Files, Names, Values};
 use super::weights::Weights;
 use super::{Cache, Origin, Reference, last_part};
+use crate::dtype::values as values_of;
 use crate::error::{Error, Result};
 use crate::run::catalog::Catalog;
 use crate::run::manifest::{ITERATE, TensorInfo};
@@ -61,6 +62,7 @@ pub(super) fn open(
         note: note.or(opened.note),
         values,
         widths,
+        averaged: opened.averaged,
     })
 }
 
@@ -93,7 +95,8 @@ fn shared(a: (&Run, &Catalog), b: (&Run, &Catalog)) -> Result<(Option<bool>, u64
     Ok((Some(true), common[equal]))
 }
 
-/// Whether two runs have the same iterate at the given steps, bit for bit; `None` where one is damaged.
+/// Whether two runs have the same iterate at the given steps, bit for bit, or as far as what they have
+/// lost can tell; `None` where one is damaged.
 fn same(a: (&Run, u64), b: (&Run, u64)) -> Result<Option<bool>> {
     match compare(a, b) {
         Ok(same) => Ok(Some(same)),
@@ -105,6 +108,7 @@ fn same(a: (&Run, u64), b: (&Run, u64)) -> Result<Option<bool>> {
 fn compare((a, s): (&Run, u64), (b, t): (&Run, u64)) -> Result<bool> {
     let (mut left, mut right) = (Vector::open(a, s, ITERATE)?, Vector::open(b, t, ITERATE)?);
     let (mut x, mut y) = (Vec::new(), Vec::new());
+    let (mut x_widths, mut y_widths) = (Vec::new(), Vec::new());
     for (i, info) in a.manifest.tensors.iter().enumerate() {
         let fits = |t: &TensorInfo| t.name == info.name && t.dtype == info.dtype;
         let Some(j) = b.manifest.tensors.iter().position(fits) else {
@@ -114,7 +118,19 @@ fn compare((a, s): (&Run, u64), (b, t): (&Run, u64)) -> Result<bool> {
         y.clear();
         left.tensor(i, &mut x)?;
         right.tensor(j, &mut y)?;
-        if x != y {
+        if x == y {
+            continue;
+        }
+        left.widths(i, &mut x_widths)?;
+        right.widths(j, &mut y_widths)?;
+        let (mut a, mut b) = (vec![0.0; x_widths.len()], vec![0.0; y_widths.len()]);
+        values_of(info.dtype, &x, &mut a);
+        values_of(info.dtype, &y, &mut b);
+        let far = |i: usize| {
+            (f64::from(a[i]) - f64::from(b[i])).abs() > f64::from(x_widths[i]) + f64::from(y_widths[i])
+        };
+        let lost = x_widths.iter().chain(&y_widths).any(|w| *w > 0.0);
+        if !lost || a.len() != b.len() || (0..a.len()).any(far) {
             return Ok(false);
         }
     }

@@ -10,13 +10,12 @@ use super::average::{Target, materialize};
 use super::spec::Own;
 use super::values::{Files, Names, Values};
 use super::weights::Weights;
-use super::{Origin, Reference, is_iterate};
+use super::{Likeness, Origin, Reference, likeness};
 use crate::error::{Error, Result, Tried};
 use crate::hash::xxh3_64;
 use crate::run::catalog::Catalog;
 use crate::run::container::Header;
-use crate::run::manifest::Precision;
-use crate::run::reference_file::{Of, REFERENCE_FORMAT};
+use crate::run::reference_file::Of;
 use crate::run::{Access, FINAL, Run, assemble_final};
 
 /// Where averages of iterates are kept between analyses.
@@ -172,7 +171,7 @@ pub(super) fn open_final(run: &Run, access: Access) -> Result<(Values, String)> 
     if !path.exists() {
         assemble_final(&run.path, &format!("final.{}.", std::process::id()))?;
     }
-    open_file(run, &path, access)
+    open_file(run, &path, Of::Values, access)
 }
 
 /// What is wrong with the file of the final iterate of a complete run, compared with its shards;
@@ -188,7 +187,7 @@ pub fn final_fault(run: &Run, access: Access) -> Result<Option<String>> {
     if !path.exists() {
         return Ok(Some("it was missing".to_owned()));
     }
-    let values = match open_file(run, &path, access) {
+    let values = match open_file(run, &path, Of::Values, access) {
         Ok((values, _)) => values,
         Err(Error::Damaged { what, .. }) => return Ok(Some(what)),
         Err(e @ (Error::TableMismatch { .. } | Error::Reference { .. })) => return Ok(Some(e.to_string())),
@@ -198,7 +197,7 @@ pub fn final_fault(run: &Run, access: Access) -> Result<Option<String>> {
     if header.value("step") != Some(step.to_string().as_str()) {
         return Ok(Some(format!("its step is not {step}")));
     }
-    let same = is_iterate(run, &values, step)?;
+    let same = likeness(run, &values, step)? == Likeness::Same;
     Ok((!same).then(|| format!("its values are not those of x_{step} in the shards")))
 }
 
@@ -230,7 +229,7 @@ pub(super) fn open(
         };
         places.push((path, is_final));
     }
-    let lossy = run.manifest.storage.iterates == Precision::Int8;
+    let lossy = run.manifest.loses(0);
     let widths: Vec<PathBuf> = places.iter().map(|(path, _)| widths_path(path)).collect();
     let mut targets: Vec<Target<'_>> = Vec::new();
     let wanted = resolved.iter().zip(&places).zip(&widths).filter(|((_, (_, is_final)), _)| !is_final);
@@ -238,7 +237,7 @@ pub(super) fn open(
         let both = [(Of::Values, path), (Of::Widths, widths)];
         for (of, path) in both.into_iter().take(if lossy { 2 } else { 1 }) {
             let known = targets.iter().any(|t| t.path == path.as_path());
-            if !known && open_file(run, path, access).is_err() {
+            if !known && open_file(run, path, of, access).is_err() {
                 targets.push(Target { weights: &r.weights, of, path });
             }
         }
@@ -249,13 +248,15 @@ pub(super) fn open(
     drop(targets);
     let mut all = Vec::new();
     for (r, (path, is_final)) in resolved.into_iter().zip(places) {
-        let (values, xxh3) = if is_final { open_final(run, access)? } else { open_file(run, &path, access)? };
+        let (values, xxh3) =
+            if is_final { open_final(run, access)? } else { open_file(run, &path, Of::Values, access)? };
         let widths = if lossy && !is_final {
-            Some(open_file(run, &widths_path(&path), access)?.0)
+            Some(open_file(run, &widths_path(&path), Of::Widths, access)?.0)
         } else {
             // The final iterate is stored without loss.
             None
         };
+        let averaged = r.weights.single().is_none();
         let reference = Reference {
             name: r.own.to_string(),
             step: r.weights.single(),
@@ -267,6 +268,7 @@ pub(super) fn open(
             note: r.note,
             values,
             widths,
+            averaged,
         };
         all.push((reference, path));
     }
@@ -301,10 +303,10 @@ fn key(run: &Run, catalog: &Catalog, weights: &Weights) -> String {
 ///
 /// # Errors
 /// It is damaged.
-fn open_file(run: &Run, path: &Path, access: Access) -> Result<(Values, String)> {
+fn open_file(run: &Run, path: &Path, of: Of, access: Access) -> Result<(Values, String)> {
     let file = File::open(path).tried("open", path)?;
     let header = Header::read(&file, path)?;
-    for (name, expected) in [("format", REFERENCE_FORMAT), ("run_id", run.manifest.run_id.as_str())] {
+    for (name, expected) in [("format", of.format()), ("run_id", run.manifest.run_id.as_str())] {
         let found = header.value(name).unwrap_or("absent");
         if found != expected {
             let what = format!("its {name} is {found}, where {expected} was expected");

@@ -48,9 +48,14 @@ fn draft(run: &Run, step: u64, tmp_prefix: &str) -> Result<NamedTempFile> {
     let tmp = run.path.join("tmp");
     std::fs::create_dir_all(&tmp).tried("create", &tmp)?;
     let draft = unique_file(&tmp, &format!("{tmp_prefix}final.")).tried("create", &tmp)?;
-    let mut out =
-        ReferenceFile::create(run, draft.as_file(), draft.path(), vec![("step", step.to_string())])?;
-    out.push_iterate(step, Of::Values)?;
+    let mut out = ReferenceFile::create(
+        run,
+        draft.as_file(),
+        draft.path(),
+        Of::Values,
+        vec![("step", step.to_string())],
+    )?;
+    out.push_iterate(step)?;
     out.finish()?;
     Ok(draft)
 }

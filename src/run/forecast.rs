@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::chunk::Chunk;
-use super::manifest::{Manifest, Precision};
+use super::manifest::Manifest;
 use super::rule::{Rule, predictor, rules};
 use super::sample::{Sample, Trial};
 use super::trajectory::Trajectory;
@@ -81,8 +81,8 @@ impl Forecast {
         Forecast {
             isa,
             // What loses something does not follow the optimizer closely enough.
-            replay: predictor(manifest).filter(|_| manifest.storage.iterates != Precision::Int8),
-            lossy: manifest.storage.iterates == Precision::Int8,
+            replay: predictor(manifest).filter(|_| !manifest.loses(0)),
+            lossy: manifest.loses(0),
             places: chunks.iter().map(place).collect(),
             x: Vec::new(),
             before: Vec::new(),

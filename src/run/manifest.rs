@@ -169,10 +169,15 @@ impl Storage {
         *self == Storage::default()
     }
 
-    /// Whether vectors of a stream (0: the iterates) may have lost something.
-    pub fn loses(self, stream: u16) -> bool {
+    /// How vectors of a stream (0: the iterates) of a type may be stored; [`Precision::Exact`] where nothing
+    /// of that type is lost.
+    pub fn of(self, stream: u16, dtype: DType) -> Precision {
         let precision = if stream == 0 { self.iterates } else { self.gradients };
-        precision != Precision::Exact
+        match (precision, dtype) {
+            (Precision::Int8, _) if stream > 0 => precision,
+            (_, DType::F32) => precision,
+            _ => Precision::Exact,
+        }
     }
 
     fn check(self, tensors: &[TensorInfo]) -> std::result::Result<(), String> {
@@ -387,6 +392,11 @@ impl Manifest {
             Some(_) if id == MOMENTS[1] => "(moment-2)",
             Some(at) => self.streams.get(usize::from(at)).map_or("unknown", |s| &s.name),
         }
+    }
+
+    /// Whether vectors of a stream (0: the iterates) may have lost something.
+    pub fn loses(&self, stream: u16) -> bool {
+        self.tensors.iter().any(|t| self.storage.of(stream, t.dtype) != Precision::Exact)
     }
 
     /// The type in which a tensor's elements of a stream are stored.

@@ -30,6 +30,14 @@ pub enum Of {
 }
 
 impl Of {
+    /// The value of the metadata key `format` of files that hold it.
+    pub fn format(self) -> &'static str {
+        match self {
+            Of::Values => REFERENCE_FORMAT,
+            Of::Widths => "lpa-widths",
+        }
+    }
+
     /// Takes it of a chunk of x_step, which was decoded to `values`.
     ///
     /// # Errors
@@ -53,6 +61,7 @@ impl Of {
 /// A reference file that is being written.
 pub struct ReferenceFile<'a> {
     run: &'a Run,
+    of: Of,
     /// Metadata besides what every reference file has.
     more: Vec<(&'a str, String)>,
     file: BufWriter<&'a File>,
@@ -71,10 +80,11 @@ impl<'a> ReferenceFile<'a> {
         run: &'a Run,
         file: &'a File,
         path: &'a Path,
+        of: Of,
         more: Vec<(&'a str, String)>,
     ) -> Result<ReferenceFile<'a>> {
         let file = BufWriter::with_capacity(1 << 20, file);
-        let mut out = ReferenceFile { run, more, file, path, hash: Xxh3::default(), bytes: Vec::new() };
+        let mut out = ReferenceFile { run, of, more, file, path, hash: Xxh3::default(), bytes: Vec::new() };
         // The hash in the header has a fixed length, so the header's size is known before its value.
         let placeholder = out.header(0);
         out.file.write_all(&placeholder).tried("write", path)?;
@@ -87,7 +97,7 @@ impl<'a> ReferenceFile<'a> {
             .map(|t| Entry { name: &t.name, dtype: "F32", shape: t.shape.clone(), len: t.elements() * 4 })
             .collect();
         let mut metadata = vec![
-            ("format", REFERENCE_FORMAT.to_owned()),
+            ("format", self.of.format().to_owned()),
             ("version", self.run.manifest.version.to_string()),
             ("run_id", self.run.manifest.run_id.clone()),
         ];
@@ -111,7 +121,7 @@ impl<'a> ReferenceFile<'a> {
     ///
     /// # Errors
     /// It is damaged or missing, or the disk refuses.
-    pub fn push_iterate(&mut self, step: u64, what: Of) -> Result<()> {
+    pub fn push_iterate(&mut self, step: u64) -> Result<()> {
         let run = self.run;
         let mut window = Window::open(run, &[step], false)?;
         if let Some((_, e)) = window.damaged.pop() {
@@ -124,7 +134,7 @@ impl<'a> ReferenceFile<'a> {
             let mut source = Source { run, window: &window, chunk, decoder, file, bytes: 0 };
             trajectory.clear();
             let values = trajectory.recorded(step, &mut source)?;
-            self.push(what.take(step, values, &mut source, &mut widths)?.iter().copied())?;
+            self.push(self.of.take(step, values, &mut source, &mut widths)?.iter().copied())?;
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use safetensors::tensor::Dtype;
 
 use super::chunk::ChunkTable;
 use super::container::Header;
-use super::manifest::{MOMENTS, Manifest, Precision, Storage};
+use super::manifest::{MOMENTS, Manifest, Precision};
 use super::record::{PAYLOAD_ALIGN, RECORD, Record};
 use super::source::Source;
 use crate::codec::{Codec, Coding};
@@ -221,12 +221,13 @@ impl Shard {
             chunks_per_vector: table.of_rank(file.name.rank).len(),
             header_xxh3: xxh3_128(&header.bytes),
         };
-        shard.check_layout(manifest).map_err(bad)?;
+        shard.check_layout(manifest, table).map_err(bad)?;
         Ok(shard)
     }
 
     /// Checks that the parts fit each other, so that later look-ups cannot go astray.
-    fn check_layout(&self, manifest: &Manifest) -> std::result::Result<(), String> {
+    fn check_layout(&self, manifest: &Manifest, table: &ChunkTable) -> std::result::Result<(), String> {
+        let own = table.of_rank(self.file.name.rank);
         let ShardName { first, last, .. } = self.file.name;
         let steps = usize::try_from(last - first + 1).map_err(|e| e.to_string())?;
         let cells = steps.checked_mul(self.columns.len()).ok_or("too many scalars")?;
@@ -265,11 +266,12 @@ impl Shard {
                 return Err(format!("index record {i}: only iterates after a keyframe are predicted"));
             }
             let direction = stream != 0 && !MOMENTS.contains(&stream);
-            let Storage { gradients, iterates } = manifest.storage;
+            let dtype = manifest.tensors[table.chunks()[own[i % own.len()]].tensor].dtype;
+            let precision = manifest.storage.of(stream, dtype);
             let told = match codec {
-                Codec::Quantized => direction && gradients == Precision::Int8,
-                Codec::Rounded => direction && gradients == Precision::Bf16,
-                Codec::Delta => iterates == Precision::Int8,
+                Codec::Quantized => direction && precision == Precision::Int8,
+                Codec::Rounded => direction && precision == Precision::Bf16,
+                Codec::Delta => stream == 0 && precision == Precision::Int8,
                 _ => true,
             };
             if !told {

@@ -62,11 +62,13 @@ impl Source<'_> {
         values: &[f32],
         widths: &mut [f32],
     ) -> Result<Option<f64>> {
-        let mut g2 = None;
-        let decoded = self.decode(step, stream, |_, _, coding, bytes| {
-            g2 = Decoder::widths(coding, bytes, values, widths)?;
+        // They were counted when they were decoded.
+        let (mut g2, bytes) = (None, self.bytes);
+        let decoded = self.decode(step, stream, |_, _, coding, payload| {
+            g2 = Decoder::widths(coding, payload, values, widths)?;
             Ok(())
         })?;
+        self.bytes = bytes;
         if decoded != Decoded::Values {
             widths.fill(0.0);
         }

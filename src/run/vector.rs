@@ -96,6 +96,36 @@ impl<'a> Vector<'a> {
         Ok(found.is_none_or(|p| p.coding.codec == Codec::Absent))
     }
 
+    /// Replaces `out` by how far the elements of a tensor can be off; zeros where nothing was lost.
+    ///
+    /// # Errors
+    /// As [`Self::tensor`].
+    pub fn widths(&mut self, tensor: usize, out: &mut Vec<f32>) -> Result<()> {
+        out.clear();
+        let (step, stream) = (self.step, self.stream);
+        for (_, chunk) in self.chunks(tensor) {
+            let (decoder, file) = (&mut self.decoder, &mut self.file);
+            let mut source = Source { run: self.run, window: &self.window, chunk, decoder, file, bytes: 0 };
+            self.trajectory.clear();
+            let values = self.trajectory.vector(step, stream, &mut source, &mut self.values)?;
+            let at = out.len();
+            out.resize(at + chunk.len, 0.0);
+            if let Some(values) = values {
+                source.widths(step, stream, values, &mut out[at..])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an element may be off.
+    pub fn is_lossy(&self) -> bool {
+        self.run.table.chunks().iter().any(|chunk| {
+            let shard = self.window.shard(self.step, chunk.rank);
+            let coding = shard.and_then(|s| s.coding(self.step, self.stream, chunk.place));
+            coding.is_some_and(|c| c.codec.is_lossy())
+        })
+    }
+
     /// Appends the elements of a tensor to `out`, little endian; false where it is absent.
     ///
     /// # Errors

@@ -173,11 +173,7 @@ impl VectorEncoder {
             at[chunk.tensor] = end;
             let bytes = &bytes[begin..end];
             let noise = Noise { seed: self.seed, step, stream, chunk: self.numbers[place] };
-            let lossy = match manifest.storage.gradients {
-                Precision::Exact => false,
-                Precision::Bf16 => dtype == DType::F32,
-                Precision::Int8 => true,
-            };
+            let precision = manifest.storage.of(stream, dtype);
             let mut coding = None;
             match (&mut forecast, role) {
                 (Some(forecast), Role::Iterate) => {
@@ -188,7 +184,7 @@ impl VectorEncoder {
                     coding = taken.tried("compress for", run)?;
                 }
                 (None, Role::Iterate) => {}
-                (forecast, _) if lossy => {
+                (forecast, _) if precision != Precision::Exact => {
                     self.values.resize(chunk.len, 0.0);
                     values(dtype, bytes, &mut self.values);
                     self.decoded.clear();
@@ -197,7 +193,7 @@ impl VectorEncoder {
                     let own = Vectors { g, x: g, next: g, init: g };
                     let g2 = direction_sums(self.isa, Direction::Stored, &own).g2;
                     let lossy = Lossy { values: &self.values, noise, decoded: &mut self.decoded };
-                    let stored = match manifest.storage.gradients {
+                    let stored = match precision {
                         Precision::Bf16 => self.encoder.encode_rounded(lossy, g2, &mut self.payload),
                         _ => self.encoder.encode_quantized(lossy, g2, &mut self.payload),
                     };

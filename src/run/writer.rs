@@ -17,7 +17,7 @@ use super::chunk::ChunkTable;
 use super::finish::assemble_final;
 use super::hold::{MOST_TRIES, PATIENCE, is_named, wait_for_lock};
 use super::journal::{self, Event, Journal};
-use super::manifest::{MANIFEST, Manifest, Precision};
+use super::manifest::{MANIFEST, Manifest};
 use super::publish::{publish_new, sync_parent, unique_file};
 use super::shard::{MAX_SHARD_STEPS, table_bytes};
 use super::shard_writer::{Identity, ShardWriter};
@@ -119,6 +119,7 @@ impl Writer {
     /// The directory holds a run already, cannot be written, or the manifest contradicts itself.
     pub fn create(run: &Path, manifest: Manifest, options: WriterOptions) -> Result<Writer> {
         manifest.check().map_err(|what| write_error(run, what))?;
+        check_options(run, &manifest, options)?;
         make_directories(run)?;
         let path = run.join(MANIFEST);
         for sub in ["steps", "ref", "tmp"] {
@@ -186,13 +187,10 @@ impl Writer {
         start: Start,
         options: WriterOptions,
     ) -> Result<Writer> {
+        check_options(run, &manifest, options)?;
         if rank >= manifest.world {
             let what = format!("rank {rank} of a world of {}", manifest.world);
             return Err(write_error(run, what));
-        }
-        if manifest.storage.iterates == Precision::Int8 && !options.predict {
-            let what = "int8 iterates are differences to the one before, which needs predict";
-            return Err(write_error(run, what.to_owned()));
         }
         let table = ChunkTable::new(&manifest).map_err(|what| write_error(run, what))?;
         let journal_path = journal::path(run, rank);
@@ -486,6 +484,15 @@ impl Drop for Writer {
 
 fn write_error(run: &Path, what: String) -> Error {
     Error::Write { path: run.to_owned(), what }
+}
+
+/// Checks that a run can be recorded so.
+fn check_options(run: &Path, manifest: &Manifest, options: WriterOptions) -> Result<()> {
+    if manifest.loses(0) && !options.predict {
+        let what = "int8 iterates are differences to the one before, which needs predict";
+        return Err(write_error(run, what.to_owned()));
+    }
+    Ok(())
 }
 
 /// Opens the journal of a rank, or makes it, and takes its lock.

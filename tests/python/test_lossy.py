@@ -268,5 +268,124 @@ def test_what_is_asked_wrongly(tmp_path):
         rec.stop()
     with pytest.raises(lpa.RecordingError, match="precision is fixed"):
         lpa.record(tmp_path / "c", model, optimizer, resume=True)
+    other = perceptron(seed=9)
+    for step in (0, 3):
+        with pytest.raises(lpa.RecordingError, match=f"not x_{step}"):
+            lpa.record(tmp_path / "c", other, torch.optim.SGD(other.parameters(), lr=0.1), gradients="int8",
+                       iterates="int8", resume=step)
     with lpa.record(tmp_path / "c", model, optimizer, gradients="int8", iterates="int8", resume=True) as rec:
         assert rec.step == 5
+        model(digits()[0][:8]).sum().backward()
+        optimizer.step()
+
+
+def test_no_half_made_run_is_left(tmp_path):
+    with pytest.raises(ValueError, match="predict"):
+        lpa.Writer(tmp_path / "run", {"w": np.zeros(3, np.float32)}, iterates="int8", predict=False)
+    assert not (tmp_path / "run").exists()
+
+
+def outside(lossy, exact, metrics=METRICS):
+    """Rows of which a metric lies outside of its interval."""
+    both = beside(lossy, exact)
+    wrong = [(pl.col(f"{m}_lo") > pl.col(f"{m}_exact")) | (pl.col(f"{m}_hi") < pl.col(f"{m}_exact")) for m in metrics]
+    return both.filter(pl.any_horizontal(wrong))
+
+
+def recorded_both(tmp_path, steps, streams=("grad",), optimizer=None, **loss):
+    """The same vectors with and without loss: a list of (x, g) of dicts, and x_T last."""
+    for name, options in (("exact", {}), ("lossy", loss)):
+        with lpa.Writer(tmp_path / name, steps[0][0], streams, optimizer=optimizer, **options) as writer:
+            for x, g in steps[:-1]:
+                writer.step(x, {"grad": g}, {"lr/0": 0.1})
+            writer.finish(steps[-1][0])
+
+
+def test_roundings_of_an_average_to_one_side(tmp_path, analyze):
+    """The mean of the iterates lies half a unit in the last place above a float32 in every element."""
+    rng, n, ulp = np.random.default_rng(0), 1 << 18, np.float32(2**-23)
+    steps = []
+    for k in (0, 90, -90, 91, -91, 2, 0):
+        x = np.full(n, 1, np.float32) + ulp * np.float32(k)
+        steps.append(({"w": x}, {"w": (1 + 0.1 * rng.normal(size=n)).astype(np.float32)}))
+    recorded_both(tmp_path, steps, iterates="int8")
+    question = ["--ref", "mean:1..5", "--ref", "mean:1..6", "--ref", "ema:0.5"]
+    lossy, exact = (pl.read_parquet(analyze(tmp_path / name, *question)) for name in ("lossy", "exact"))
+    assert outside(lossy, exact).height == 0
+
+
+def test_right_angles_parallels_and_what_cancels(tmp_path, analyze):
+    """A frozen tensor with a gradient beside a moving one without; single elements; sums that cancel."""
+    rng, steps = np.random.default_rng(1), []
+    for t in range(20):
+        x = {"still": np.ones(300, np.float32), "moves": np.float32(1 + 1e-3 * (20 - t) * rng.normal(size=300)),
+             "one": np.float32([1 + t / 7]), "tiny": np.float32(1e-17 * rng.normal(size=400))}
+        r = rng.normal(size=400)
+        g = {"still": np.float32(rng.normal(size=300)), "moves": np.zeros(300, np.float32),
+             "one": np.float32([rng.normal()]), "tiny": np.float32(r)}
+        steps.append((x, g))
+    x["tiny"] = np.float32(rng.normal(size=400))
+    d = x["tiny"].astype(np.float64)
+    for _, g in steps:
+        # Nearly orthogonal to the distance.
+        g["tiny"] = np.float32(g["tiny"] - (g["tiny"] @ d) / (d @ d) * d)
+    recorded_both(tmp_path, steps, gradients="int8", iterates="int8")
+    question = ["--group", "*", "--group", "each", "--group", "pair=[sm]*", "--ref", "final", "--ref", "step:10",
+                "--stream", "grad", "--stream", "update"]
+    lossy, exact = (pl.read_parquet(analyze(tmp_path / name, *question)) for name in ("lossy", "exact"))
+    wrong = outside(lossy, exact)
+    assert wrong.height == 0, wrong
+
+
+def test_the_declared_optimizer_is_found_out_as_far_as_can_be_told(tmp_path, analyze):
+    """What the exact run calls its optimizer's path, the lossy one does too; a missing momentum is seen by both."""
+    rng = np.random.default_rng(2)
+    for declared, lagged in ((0.9, False), (0.0, True)):
+        steps, x, v = [], np.float32(rng.normal(size=5000)), np.zeros(5000, np.float32)
+        for _ in range(70):
+            g = np.float32(rng.normal(size=5000) + 0.2 * x)
+            steps.append(({"w": x}, {"w": g}))
+            v = np.float32(0.9) * v + g
+            x = x - np.float32(0.1) * v
+        steps.append(({"w": x}, None))
+        base = tmp_path / str(declared)
+        optimizer = {"name": "sgd", "param_groups": [{"lr": 0.1, "momentum": declared}]}
+        recorded_both(base, steps, optimizer=optimizer, gradients="int8", iterates="int8")
+        lossy, exact = (pl.read_parquet(analyze(base / name)) for name in ("lossy", "exact"))
+        assert exact["lagged"].all() == lossy["lagged"].all() == lagged
+        assert outside(lossy, exact).height == 0
+
+
+def test_a_run_that_shares_the_path_is_no_control(training, tmp_path, analyze):
+    """Two recordings of the same training have other ids and other noise, and yet are one path."""
+    question = ["--ref", f"{training / 'fast'}:final"]
+    for name in ("both", "exact"):
+        table = pl.read_parquet(analyze(training / name, *question))
+        assert table.filter(pl.col("step") < 250)["cos_excess"].null_count() == 250
+
+
+def test_an_exact_iterate_is_known_by_the_lossy_run(training, lpa_command, tmp_path, analyze):
+    lpa_command("pack", training / "exact", "--gradients", "int8", "--iterates", "int8", "--out", tmp_path / "packed")
+    out = tmp_path / "x50.safetensors"
+    lpa_command("export", training / "exact", "--step", 50, "--out", out)
+    lossy, exact = (pl.read_parquet(analyze(run, "--ref", out)) for run in (tmp_path / "packed", training / "exact"))
+    assert outside(lossy, exact).height == 0
+    assert (lossy["dist_hi"] - lossy["dist_lo"]).max() > 0
+    # What lpa keeps of a lossy run is no exact reference of another.
+    analyze(tmp_path / "packed", "--ref", "step:60")
+    kept = next(tmp_path.glob("lpa-references/step-60-*[0-9a-f].safetensors"))
+    done = subprocess.run([BINARY, "analyze", training / "both", "--ref", kept, "--out", tmp_path / "t.parquet"],
+                          capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "stored with loss" in done.stderr
+
+
+def test_a_measurement_stores_nothing_with_loss(training, tmp_path):
+    model = perceptron(128)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    meter = lpa.measure(tmp_path / "m", model, optimizer, reference=training / "exact", gradients="int8",
+                        on_error="raise")
+    model(digits()[0][:4]).sum().backward()
+    with pytest.raises(lpa.RecordingError, match="nothing to store with loss"):
+        optimizer.step()
+    del meter
