@@ -254,7 +254,7 @@ impl Encoder {
         self.high.resize(kept, 0);
         self.low.resize(kept * (size - 2), 0);
         let bytes = dtype == DType::F16 && self.exponents == Exponents::Huffman;
-        let run = if dropped { ZERO_BLOCK * size } else { elements.len() };
+        let run = if dropped { ZERO_BLOCK * size } else { elements.len().max(1) };
         let mut at = 0;
         for (b, block) in elements.chunks(run).enumerate() {
             if dropped && !is_kept(&self.bitmap, b) {

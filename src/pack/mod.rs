@@ -182,13 +182,7 @@ impl Pack {
             let last = plan.closed && step.step + 1 == plan.end;
             let moments: Vec<_> = step.moments.iter().map(VectorBytes::elements).collect();
             let moments: Vec<_> = moments.iter().map(Vec::as_slice).collect();
-            writer.step(&Step {
-                moments: &moments,
-                iterate,
-                streams: &streams,
-                scalars: &scalars,
-                last,
-            })?;
+            writer.step(&Step { moments: &moments, iterate, streams: &streams, scalars: &scalars, last })?;
             while let Some((_, why)) = dropped.next_if(|(at, _)| *at == step.step) {
                 writer.note(&Event::Dropped { step: step.step, why: why.clone() })?;
             }

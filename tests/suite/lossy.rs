@@ -126,6 +126,14 @@ proptest! {
     }
 }
 
+#[test]
+fn nothing_and_nothing_but_zeros() {
+    for n in [0, 1, 256, 300] {
+        check(&vec![0.0; n], &vec![0.0; n], 1);
+        check(&vec![-0.0; n], &vec![1.0; n], 1);
+    }
+}
+
 const BOTH: Storage = Storage { gradients: Precision::Int8, iterates: Precision::Int8 };
 
 fn with_loss(sizes: &[u64], storage: Storage) -> Manifest {
