@@ -12,7 +12,7 @@ use lpa::hash::xxh3_64;
 use lpa::isa::Isa;
 use lpa::reduce::Direction;
 use lpa::reduce::cpu::{Vectors, reference_sums, step_sums, three_reference_sums};
-use lpa::reduce::spread::{Sizes, Widths};
+use lpa::reduce::spread::{Off, Sizes, Widths};
 use lpa::run::trajectory::{Source, Trajectory};
 use lpa::run::window::Window;
 use lpa::run::{Access, Run};
@@ -191,7 +191,7 @@ fn lossy(isa: Isa, [g, x, init, r]: [&[f32]; 4]) {
     let mut sizes = Sizes::default();
     let spreads = best(4 * N, || {
         sizes.take(Direction::Stored, &v, &Widths { g: &widths, x: init, next: init });
-        black_box(sizes.against(isa, [x, init], [r, init]));
+        black_box(sizes.against(isa, [x, init], Off { values: r, widths: init, rounded: false }));
     });
     println!("spreads of one reference: {:.3} ns", ns(4.0, spreads));
 }

@@ -19,5 +19,5 @@ def sampler(sample):
         if first < end:
             # What comes before the first epoch is logged is a part of epoch 0.
             return lambda step, epoch: first <= (epoch or 0) < end
-    raise ValueError("sample is None, every k-th (k), n of every m (n, m), 'epochs A..B' (B not included) or a function "
-                     f"of the step, not {sample!r}")
+    raise ValueError("sample is None, every k-th (k), n of every m (n, m), 'epochs A..B' (B not included) or a "
+                     f"function of the step, not {sample!r}")
