@@ -41,7 +41,7 @@ MOMENTS = {"SGD": ["momentum_buffer"], "Adam": ["exp_avg", "exp_avg_sq"], "AdamW
 
 def moments(optimizer, params, names):
     """What the optimizer goes on with, as it is before a step: a vector a name, or none where it has nothing yet."""
-    state = [optimizer.state[p] if p in optimizer.state else {} for p in params]
+    state = [optimizer.state.get(p, {}) for p in params]
     vectors = [[s.get(name) for s in state] for name in names]
     return vectors if any(v is not None for vector in vectors for v in vector) else []
 
