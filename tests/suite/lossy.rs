@@ -319,6 +319,18 @@ fn what_would_be_wrong_is_refused() {
 }
 
 #[test]
+fn a_run_that_does_not_say_what_it_has_lost_is_refused() {
+    let copy = crate::support::Copy::of("format/v1-lossy-int8");
+    for key in ["gradients", "iterates"] {
+        let (lossy, exact) = (format!("\"{key}\": \"int8\""), format!("\"{key}\": \"exact\""));
+        copy.edit("manifest.json", |text| text.replace(&lossy, &exact));
+        let ran = run(&["verify", copy.arg()]);
+        assert!(ran.code == 1 && (ran.err + &ran.out).contains("the manifest does not say"), "{key}");
+        copy.edit("manifest.json", |text| text.replace(&exact, &lossy));
+    }
+}
+
+#[test]
 fn a_fast_run_of_the_same_loss_is_smaller_than_an_exact_one() {
     let size = |storage, profile| {
         let options = WriterOptions { profile, ..WriterOptions::default() };
