@@ -55,6 +55,12 @@ impl std::fmt::Display for DType {
     }
 }
 
+/// The pattern of the largest size of a value: that of infinity or more where one is not finite.
+#[inline]
+pub fn largest(values: &[f32]) -> u32 {
+    values.iter().fold(0, |most, v| most.max(v.to_bits() & 0x7fff_ffff))
+}
+
 /// Rounds to the nearest value of `dtype`, ties to even.
 pub fn round(dtype: DType, value: f32) -> f32 {
     match dtype {

@@ -159,7 +159,7 @@ impl Record<'_> {
             Some(at) => at + layout.directions + Spread::WORDS * direction,
             None => self.shape.groups[group] + layout.g2_spread(direction),
         };
-        Spread { variance: self.real(at), squares: self.real(at + 1), offset: self.real(at + 2) }
+        Spread::at(&[0, 1, 2].map(|i| self.real(at + i)), 0)
     }
 }
 

@@ -5,6 +5,7 @@
 //! would push all small values of a block to 0, which is a bias. Steps are bfloat16, so that a
 //! multiple of up to 127 is a binary32 exactly.
 
+use crate::dtype::largest;
 use crate::isa::{Isa, multi_isa};
 
 /// Elements that share a step.
@@ -38,11 +39,6 @@ fn step_for(most: f64) -> Option<u16> {
     let near = u16::try_from(near).unwrap_or(u16::MAX);
     let step = (near.saturating_sub(1)..=near.saturating_add(1)).find(|&s| reaches(s))?;
     (step < TOO_LARGE).then_some(step)
-}
-
-/// The pattern of the largest size of a value; NaNs are the largest.
-fn largest(values: &[f32]) -> u32 {
-    values.iter().fold(0, |most, v| most.max(v.to_bits() & 0x7fff_ffff))
 }
 
 /// The largest distance between two vectors of finite values, elementwise.

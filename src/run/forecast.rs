@@ -12,7 +12,7 @@ use super::rule::{Rule, predictor, rules};
 use super::sample::{Sample, Trial};
 use super::trajectory::Trajectory;
 use crate::codec::{Coding, Encoder, FUSED, Lossy, Noise, Past, Prediction, Predictor, predict};
-use crate::dtype::DType;
+use crate::dtype::{DType, largest};
 use crate::isa::Isa;
 
 /// A step that is a multiple of this is a keyframe, so that those of several ranks meet.
@@ -329,7 +329,7 @@ impl Forecast {
         self.sample.take(values, x, before, g, moments);
         let count = &mut self.counts[place.tensor];
         let rule = self.rules.get(place.param_group).copied().flatten();
-        let can = present && self.replay.is_some() && is_finite(g);
+        let can = present && self.replay.is_some() && largest(g) < f32::INFINITY.to_bits();
         let own = rule.filter(|_| can).map(|r| r.prediction(count.0 + 1));
         let replay = own.filter(|_| place.live || keyframe);
         let mut trial = Trial { isa: self.isa, dtype: place.dtype, sample: &mut self.sample, encoder };
@@ -359,9 +359,4 @@ impl Forecast {
         }
         (chosen, None)
     }
-}
-
-/// Whether all values are finite.
-fn is_finite(values: &[f32]) -> bool {
-    values.iter().fold(0, |most, v| most.max(v.to_bits() & 0x7fff_ffff)) < f32::INFINITY.to_bits()
 }
