@@ -38,10 +38,10 @@ impl Analysis<'_> {
     /// Derives the rows of every measured step and gives them to `sink`.
     ///
     /// # Errors
-    /// The scratch files cannot be read, x_0 is damaged, or the sink fails.
+    /// The scratch files cannot be read, or the sink fails.
     pub fn derive(&self, measured: &mut Measured, scratch: &Path, sink: &mut dyn Sink) -> Result<()> {
         let walked = self.walk_back(measured, scratch)?;
-        let mut pasts = Pasts::new(self, walked.past.clone())?;
+        let mut pasts = Pasts::new(self, walked.past.clone(), measured.start.clone());
         let intermittent = self.intermittent(&walked);
         let mut known = Known { walked, intermittent, places: self.places() };
         let (mut words, mut values) = (Vec::new(), Vec::new());

@@ -3,20 +3,15 @@
 use std::path::Path;
 use std::sync::mpsc::sync_channel;
 
-use rayon::prelude::*;
-
 use super::skipped::Skipped;
 use super::spool::Spool;
-use super::unit::{Unit, Workers, thread_pool};
+use super::unit::{Unit, Workers};
 use super::{Analysis, Observer};
-use crate::codec::Decoder;
-use crate::error::{Error, Result, Tried};
+use crate::error::{Error, Result};
 use crate::metrics::bias::LAG;
-use crate::reduce::cpu::{Vectors, iterate_sums};
 use crate::reduce::order::Neumaier;
-use crate::run::chunk::Chunk;
+use crate::run::Run;
 use crate::run::plan::plan_windows;
-use crate::run::trajectory::{Source, Trajectory};
 use crate::run::window::Window;
 use crate::stream;
 use crate::sums::Flags;
@@ -32,6 +27,8 @@ pub struct Measured {
     pub skipped: Skipped,
     /// By step: one bit a direction, that it was recorded.
     pub(super) recorded: Vec<u64>,
+    /// `||x_0||^2` by tensor; `None` where it is not known.
+    pub(super) start: Option<Vec<f64>>,
     /// The sums, a record a step.
     pub(super) spool: Spool,
 }
@@ -39,7 +36,18 @@ pub struct Measured {
 impl Measured {
     /// Nothing yet, of records of `words` words.
     pub(super) fn new(words: usize, scratch: &Path, skipped: Skipped) -> Measured {
-        Measured { steps: Vec::new(), skipped, recorded: Vec::new(), spool: Spool::new(words, scratch) }
+        let spool = Spool::new(words, scratch);
+        Measured { steps: Vec::new(), skipped, recorded: Vec::new(), start: None, spool }
+    }
+
+    /// Folds `||x_0||^2` of the run's chunks.
+    pub(super) fn set_start(&mut self, run: &Run, squares: impl Iterator<Item = Option<f64>>) {
+        let mut sums = vec![Neumaier::default(); run.manifest.tensors.len()];
+        for (chunk, square) in run.table.chunks().iter().zip(squares) {
+            let Some(square) = square else { return };
+            sums[chunk.tensor].add(square);
+        }
+        self.start = Some(sums.iter().map(|s| s.total()).collect());
     }
 
     /// Adds the next step.
@@ -89,8 +97,10 @@ impl Analysis<'_> {
                 }
             });
             for opened in receive {
-                let (steps, window) = opened?;
-                self.window(steps, window, &workers, observer, &mut measured)?;
+                let (steps, mut window) = opened?;
+                self.window(steps, &mut window, &workers, observer, &mut measured)?;
+                // It takes a while to unmap gigabytes. Where no thread can be had it is done here.
+                let _ = std::thread::Builder::new().spawn(move || drop(window));
             }
             Ok(())
         })?;
@@ -120,7 +130,7 @@ impl Analysis<'_> {
     fn window(
         &self,
         steps: &[u64],
-        mut window: Window,
+        window: &mut Window,
         workers: &Workers,
         observer: &dyn Observer,
         out: &mut Measured,
@@ -139,12 +149,12 @@ impl Analysis<'_> {
         let measured: Vec<u64> = steps
             .iter()
             .copied()
-            .filter(|&s| window.has(s, 0) && self.recorded(&window, s) != 0)
+            .filter(|&s| window.has(s, 0) && self.recorded(window, s) != 0)
             .filter(|&s| !out.skipped.contains(s))
             .collect();
         let unit = Unit {
             run: self.run,
-            window: &window,
+            window,
             layout: self.shape.layout,
             references: self.references,
             directions: &self.options.directions,
@@ -152,7 +162,10 @@ impl Analysis<'_> {
             first: self.first.filter(|&s| window.has(s, 0)),
             observer,
         };
-        let (cells, damage) = workers.measure(&unit, &measured)?;
+        let (cells, starts, damage) = workers.measure(&unit, &measured)?;
+        if out.start.is_none() {
+            out.set_start(self.run, starts.into_iter());
+        }
         for (lost, e) in damage {
             if !skip {
                 return Err(e);
@@ -169,7 +182,7 @@ impl Analysis<'_> {
         observer.advance(idle as u64, 0);
         for (i, &step) in measured.iter().enumerate() {
             if cells.iter().all(|chunk| !chunk.row(i).1.damaged) {
-                let recorded = self.recorded(&window, step);
+                let recorded = self.recorded(window, step);
                 let record = self.shape.fold(self.run, &self.options.groups, (step, recorded), &cells, i);
                 out.push(step, recorded, &record)?;
             }
@@ -180,44 +193,5 @@ impl Analysis<'_> {
     /// One bit a direction: it was recorded at this step.
     fn recorded(&self, window: &Window, step: u64) -> u64 {
         recorded(&self.options.directions, |id| window.has(step, id), window.has(step + 1, 0))
-    }
-
-    /// `||x_0||^2` by tensor, from its own pass; `None` where x_0 is not recorded.
-    ///
-    /// # Errors
-    /// It is damaged.
-    pub(super) fn norms_of_start(&self) -> Result<Option<Vec<f64>>> {
-        let Some(first) = self.first.filter(|&s| self.catalog.has_iterate(s)) else {
-            return Ok(None);
-        };
-        let window = Window::open(self.run, &[first], false)?;
-        let pool = thread_pool(self.options.threads, &self.run.path)?;
-        let chunks = self.run.table.chunks();
-        let scratch = || (Decoder::new(self.options.isa), Vec::new(), Trajectory::new(1));
-        type Scratch = (std::io::Result<Decoder>, Vec<u8>, Trajectory);
-        let of_chunk = |(decoder, file, trajectory): &mut Scratch, chunk: &Chunk| -> Result<f64> {
-            let decoder = decoder.as_mut().map_err(|e| std::io::Error::other(e.to_string()));
-            let decoder = decoder.tried("start the decoder for", &self.run.path)?;
-            trajectory.clear();
-            let mut source = Source { run: self.run, window: &window, chunk, decoder, file, bytes: 0 };
-            let x = trajectory.recorded(first, &mut source)?;
-            let v = Vectors { g: x, x, next: x, init: x };
-            Ok(iterate_sums(self.options.isa, &v).x2)
-        };
-        // Few pieces, since each has its own scratch.
-        let piece = chunks.len().div_ceil(2 * self.options.threads.max(1)).max(1);
-        let parts = chunks.par_iter().with_min_len(piece).map_init(scratch, of_chunk);
-        let squares: Result<Vec<f64>> = pool.install(|| parts.collect());
-        let squares = match squares {
-            Ok(squares) => squares,
-            Err(e) if e.is_damage() && self.options.skip_damaged => return Ok(None),
-            Err(e) => return Err(e),
-        };
-        // Threads take chunks in any order; the fold has its own.
-        let mut sums = vec![Neumaier::default(); self.run.manifest.tensors.len()];
-        for (chunk, square) in chunks.iter().zip(squares) {
-            sums[chunk.tensor].add(square);
-        }
-        Ok(Some(sums.iter().map(|s| s.total()).collect()))
     }
 }

@@ -18,7 +18,7 @@ use crate::float_environment::Exact;
 use crate::group::{self, Group};
 use crate::isa::Isa;
 use crate::reduce::Direction;
-use crate::reduce::cpu::Vectors;
+use crate::reduce::cpu::{Vectors, iterate_sums};
 use crate::reference::{self, Cache, Own, Reference, Spec};
 use crate::report::{SUMMARY, report};
 use crate::run::background::Recorder;
@@ -244,6 +244,14 @@ impl Meter {
         let _exact = Exact::new();
         if self.measured.steps.is_empty() {
             return Ok(());
+        }
+        if let Some(init) = &self.init {
+            let mut rest = init.as_slice();
+            let squares = self.run.table.chunks().iter().map(|chunk| {
+                let x = rest.split_off(..chunk.len)?;
+                Some(iterate_sums(self.isa, &Vectors { g: x, x, next: x, init: x }).x2)
+            });
+            self.measured.set_start(&self.run, squares);
         }
         let path = self.run.path.clone();
         let run = Run::open(&path, Access::default())?;

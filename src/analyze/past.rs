@@ -2,7 +2,6 @@
 
 use super::Analysis;
 use super::record::{Part, Record, norms};
-use crate::error::Result;
 use crate::metrics::response::{Past, Update};
 
 /// The pasts of all walks at a step.
@@ -20,21 +19,18 @@ pub(super) struct Pasts {
 }
 
 impl Pasts {
-    /// Before the first step. `matters` says for which walks the past lies between x_t and r.
-    ///
-    /// # Errors
-    /// x_0 is damaged.
-    pub(super) fn new(analysis: &Analysis<'_>, matters: Vec<bool>) -> Result<Pasts> {
+    /// Before the first step. `matters` says for which walks the past lies between x_t and r; `start` is
+    /// `||x_0||^2` by tensor, where it is known.
+    pub(super) fn new(analysis: &Analysis<'_>, matters: Vec<bool>, start: Option<Vec<f64>>) -> Pasts {
         let of_group = |parts: &Vec<Part>| vec![Past::default(); parts.len()];
         let of_walk = || analysis.shape.parts.iter().map(of_group).collect();
-        let start = if matters.contains(&true) { analysis.norms_of_start()? } else { None };
-        Ok(Pasts {
+        Pasts {
             states: matters.iter().map(|_| of_walk()).collect(),
             lower: vec![None; matters.len()],
             sampled: vec![false; matters.len()],
             matters,
             start,
-        })
+        }
     }
 
     /// The state of a walk, by part of a group; `None` where the past does not matter.

@@ -19,7 +19,7 @@ use crate::isa::Isa;
 use crate::metrics::bias::LAG;
 use crate::optimizer::Hyperparameters;
 use crate::reduce::Direction;
-use crate::reduce::cpu::Vectors;
+use crate::reduce::cpu::{Vectors, iterate_sums};
 use crate::reduce::order::CHUNK;
 use crate::reference::Reference;
 use crate::run::Run;
@@ -53,6 +53,14 @@ pub(super) struct Workers {
 /// Damage that was met: the steps that it spoils, and how it shows.
 type Damage = Vec<(RangeInclusive<u64>, Error)>;
 
+/// What a unit came to.
+struct Walked {
+    cells: Cells,
+    /// `||x_0||^2`.
+    start: Option<f64>,
+    damage: Damage,
+}
+
 struct Scratch {
     decoder: Decoder,
     file: Vec<u8>,
@@ -73,8 +81,13 @@ impl Workers {
         Ok(Workers { pool, isa, scratch })
     }
 
-    /// The sums of every chunk at every step, and the damage met.
-    pub(super) fn measure(&self, unit: &Unit<'_>, steps: &[u64]) -> Result<(Vec<Cells>, Damage)> {
+    /// The sums of every chunk at every step, `||x_0||^2` of every chunk where x_0 is there, and the damage
+    /// met.
+    pub(super) fn measure(
+        &self,
+        unit: &Unit<'_>,
+        steps: &[u64],
+    ) -> Result<(Vec<Cells>, Vec<Option<f64>>, Damage)> {
         let chunks = unit.run.table.chunks();
         // Models of few chunks are also cut in time, so that every thread has work. A piece decodes
         // the iterates after its last step too, of which there are many where directions meet a
@@ -84,7 +97,7 @@ impl Workers {
         let piece = steps.len().div_ceil(pieces).max(least);
         let jobs: Vec<(&Chunk, &[u64])> =
             chunks.iter().flat_map(|c| steps.chunks(piece).map(move |s| (c, s))).collect();
-        let done: Vec<Result<(Cells, Damage)>> = self.pool.install(|| {
+        let done: Vec<Result<Walked>> = self.pool.install(|| {
             jobs.par_iter()
                 .with_max_len(1)
                 .map(|(chunk, steps)| {
@@ -97,15 +110,16 @@ impl Workers {
         });
         let width = unit.layout.width();
         let mut cells = vec![Cells::with_capacity(width, steps.len()); chunks.len()];
-        let mut damage = Vec::new();
+        let (mut starts, mut damage) = (vec![None; chunks.len()], Vec::new());
         let per_chunk = steps.chunks(piece).len().max(1);
         for (i, result) in done.into_iter().enumerate() {
-            let (sums, found) = result?;
-            cells[i / per_chunk].append(sums);
-            damage.extend(found);
+            let walked = result?;
+            cells[i / per_chunk].append(walked.cells);
+            starts[i / per_chunk] = walked.start;
+            damage.extend(walked.damage);
         }
         damage.sort_by_key(|(steps, _)| *steps.start());
-        Ok((cells, damage))
+        Ok((cells, starts, damage))
     }
 }
 
@@ -128,7 +142,7 @@ impl Scratch {
 
 impl Unit<'_> {
     /// Walks `chunk` through `steps`, keeping iterates from one step to the next.
-    fn walk(&self, isa: Isa, chunk: &Chunk, steps: &[u64], s: &mut Scratch) -> Result<(Cells, Damage)> {
+    fn walk(&self, isa: Isa, chunk: &Chunk, steps: &[u64], s: &mut Scratch) -> Result<Walked> {
         let n = chunk.len;
         let mut cells = Cells::with_capacity(self.layout.width(), steps.len());
         let mut damage = Vec::new();
@@ -141,16 +155,17 @@ impl Unit<'_> {
         }
         let mut source = Source { run: self.run, window: self.window, chunk, decoder, file, bytes: 0 };
         iterates.clear();
-        let mut no_init = true;
+        let mut start = None;
         if let Some(first) = self.first {
             match iterates.recorded(first, &mut source) {
                 Ok(x) => {
                     init[..n].copy_from_slice(x);
-                    no_init = false;
+                    start = Some(iterate_sums(isa, &Vectors { g: x, x, next: x, init: x }).x2);
                 }
                 Err(e) => damage.push((first..=first, keep(e)?)),
             }
         }
+        let no_init = start.is_none();
         let grad = self.run.manifest.stream_id(GRAD);
         // Steps whose iterates cannot be decoded.
         let mut lost: Option<RangeInclusive<u64>> = None;
@@ -230,7 +245,7 @@ impl Unit<'_> {
         }
         let bytes = source.bytes;
         self.observer.advance(steps.len() as u64, bytes);
-        Ok((cells, damage))
+        Ok(Walked { cells, start, damage })
     }
 
     fn direction(&self, measured: &Measured, chunk: &Chunk, step: u64) -> Direction {

@@ -126,8 +126,34 @@ impl<E: Element> Terms<5, 1> for Lagged<E> {
     }
 }
 
-/// One block, `TILE` lanes at a time.
+/// `TILE` lanes from `first` on, through as many rows as stay in the first-level cache.
 // The lanes of several arrays are walked in step, which indices say best, to the compiler too.
+#[allow(clippy::needless_range_loop)]
+#[inline(always)]
+fn tile<T, const INPUTS: usize, const SUMS: usize, const TILE: usize>(
+    terms: T,
+    rows: [&[[f32; LANES]; CACHED_ROWS]; INPUTS],
+    first: usize,
+    lanes: &mut [[f64; LANES]; SUMS],
+) where
+    T: Terms<INPUTS, SUMS>,
+{
+    let mut acc: [[f64; TILE]; SUMS] = std::array::from_fn(|k| std::array::from_fn(|l| lanes[k][first + l]));
+    for row in 0..CACHED_ROWS {
+        for l in 0..TILE {
+            let value = std::array::from_fn(|i| f64::from(rows[i][row][first + l]));
+            let new = terms.add(value, std::array::from_fn(|k| acc[k][l]));
+            for k in 0..SUMS {
+                acc[k][l] = new[k];
+            }
+        }
+    }
+    for k in 0..SUMS {
+        lanes[k][first..first + TILE].copy_from_slice(&acc[k]);
+    }
+}
+
+/// One block, `TILE` lanes at a time.
 #[allow(clippy::needless_range_loop)]
 #[inline(always)]
 fn block<T, const INPUTS: usize, const SUMS: usize, const TILE: usize>(
@@ -137,36 +163,30 @@ fn block<T, const INPUTS: usize, const SUMS: usize, const TILE: usize>(
 where
     T: Terms<INPUTS, SUMS>,
 {
-    let split = input.map(|v| v.as_chunks::<LANES>());
-    let rows = split.iter().map(|(rows, _)| rows.len()).min().unwrap_or(0);
-    let rows_of = split.map(|(r, _)| &r[..rows]);
+    let split = input.map(|v| {
+        let (rows, tail) = v.as_chunks::<LANES>();
+        let (cached, rows) = rows.as_chunks::<CACHED_ROWS>();
+        (cached, rows.as_flattened(), tail)
+    });
     let mut lanes = [[0.0f64; LANES]; SUMS];
-    // So many rows of all inputs stay in the first-level cache while the tiles pass over them.
-    for from in (0..rows).step_by(CACHED_ROWS) {
-        let rows_of = rows_of.map(|r| &r[from..rows.min(from + CACHED_ROWS)]);
-        for tile in 0..LANES / TILE {
-            let mut acc: [[f64; TILE]; SUMS] =
-                std::array::from_fn(|k| std::array::from_fn(|l| lanes[k][tile * TILE + l]));
-            for row in 0..rows_of[0].len() {
-                for l in 0..TILE {
-                    let value = std::array::from_fn(|i| f64::from(rows_of[i][row][tile * TILE + l]));
-                    let new = terms.add(value, std::array::from_fn(|k| acc[k][l]));
-                    for k in 0..SUMS {
-                        acc[k][l] = new[k];
-                    }
-                }
-            }
-            for k in 0..SUMS {
-                lanes[k][tile * TILE..(tile + 1) * TILE].copy_from_slice(&acc[k]);
-            }
+    for c in 0..split.iter().map(|(cached, ..)| cached.len()).min().unwrap_or(0) {
+        let rows = split.map(|(cached, ..)| &cached[c]);
+        let mut first = 0;
+        // The end is hidden from the compiler, which else writes out all tiles and then has too few
+        // registers for their accumulators.
+        while first + TILE <= std::hint::black_box(LANES).min(LANES) {
+            tile::<T, INPUTS, SUMS, TILE>(terms, rows, first, &mut lanes);
+            first += TILE;
         }
     }
-    let tails = split.map(|(_, tail)| tail);
-    for l in 0..tails.iter().map(|t| t.len()).min().unwrap_or(0) {
-        let value = std::array::from_fn(|i| f64::from(tails[i][l]));
-        let new = terms.add(value, std::array::from_fn(|k| lanes[k][l]));
-        for k in 0..SUMS {
-            lanes[k][l] = new[k];
+    let parts = [split.map(|(_, rows, _)| rows), split.map(|(.., tail)| tail)];
+    for part in parts {
+        for (i, l) in (0..part.iter().map(|v| v.len()).min().unwrap_or(0)).zip((0..LANES).cycle()) {
+            let value = std::array::from_fn(|k| f64::from(part[k][i]));
+            let new = terms.add(value, std::array::from_fn(|k| lanes[k][l]));
+            for k in 0..SUMS {
+                lanes[k][l] = new[k];
+            }
         }
     }
     lanes.map(fold_lanes)
