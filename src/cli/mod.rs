@@ -3,6 +3,7 @@
 //! Exit codes: 0 fine, 1 the input is at fault, 2 the command line is. A closed pipe is fine.
 
 mod analyze;
+mod doctor;
 mod estimate;
 mod export;
 mod gc;
@@ -52,6 +53,8 @@ enum Command {
     Pack(pack::Arguments),
     /// Record a simulated path, of which the truth is known
     Simulate(simulate::Arguments),
+    /// Say what lpa can run on here, and check each GPU against the CPU
+    Doctor(doctor::Arguments),
     /// Print the completions of a shell, to be sourced
     Completions {
         /// The shell
@@ -94,6 +97,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Gc(a) => gc::run(&a),
         Command::Pack(a) => pack::run(&a),
         Command::Simulate(a) => simulate::run(&a),
+        Command::Doctor(a) => doctor::run(&a),
         Command::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "lpa", &mut text);

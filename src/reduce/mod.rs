@@ -5,6 +5,7 @@
 //! fused multiply-add.
 
 pub mod cpu;
+pub mod cuda;
 pub mod order;
 pub mod spread;
 

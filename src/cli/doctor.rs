@@ -1,0 +1,79 @@
+//! `lpa doctor`.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use super::say;
+use crate::isa::Isa;
+use crate::reduce::cuda::{Device, check, device_count, driver_version};
+use crate::summary::thousands;
+
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    /// Compare every size with every number of references (minutes without a real GPU)
+    #[arg(long)]
+    thorough: bool,
+}
+
+/// Says what lpa can run on, and checks each GPU against the CPU.
+pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
+    let isa = Isa::from_env()?;
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    say(&format!("lpa {}\nCPU: {processors} processors, {}\n", env!("CARGO_PKG_VERSION"), isa.name()))?;
+    let count = match driver_version().and_then(|version| {
+        let count = device_count()?;
+        Ok((version, count))
+    }) {
+        Ok((version, count)) => {
+            let (major, minor) = (version / 1000, version % 1000 / 10);
+            say(&format!("CUDA: the driver supports CUDA {major}.{minor}; devices: {count}\n"))?;
+            count
+        }
+        Err(e) => {
+            say(&format!("CUDA: {e}\nlpa analyze runs on the CPU\n"))?;
+            return Ok(());
+        }
+    };
+    let mut failures = Vec::new();
+    for ordinal in 0..count {
+        match report(ordinal, a.thorough) {
+            Ok(text) => say(&text)?,
+            Err(e) => {
+                say(&format!("  device {ordinal}: {e}\n"))?;
+                failures.push(ordinal.to_string());
+            }
+        }
+    }
+    if failures.is_empty() {
+        return Ok(());
+    }
+    anyhow::bail!("device {} cannot be used; lpa analyze --backend cpu does without", failures.join(", "))
+}
+
+/// What a device is, and that it gives the CPU's bits.
+fn report(ordinal: usize, thorough: bool) -> anyhow::Result<String> {
+    let begin = std::time::Instant::now();
+    let device = Arc::new(Device::open(ordinal)?);
+    let (free, total) = device.memory()?;
+    let mut text = format!(
+        "  device {ordinal}: {}, {:.1} of {:.1} GiB free\n",
+        device.describe()?,
+        gib(free),
+        gib(total)
+    );
+    let found = check(&device, thorough)?;
+    if let Some(different) = found.different {
+        anyhow::bail!("its sums are not the CPU's: {different}");
+    }
+    writeln!(
+        text,
+        "    kernels loaded; {} sums compared with the CPU's, all equal bit for bit ({:.1} s)",
+        thousands(found.equal),
+        begin.elapsed().as_secs_f64()
+    )?;
+    Ok(text)
+}
+
+fn gib(bytes: usize) -> f64 {
+    bytes as f64 / f64::from(1u32 << 30)
+}

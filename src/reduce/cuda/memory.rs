@@ -1,0 +1,113 @@
+//! What of a device's memory goes where.
+
+use cudarc::driver::CudaSlice;
+
+use super::{CudaError, Device, Result};
+use crate::reduce::order::{BLOCK, CHUNK};
+
+/// Memory that is left to the driver and to others.
+const MARGIN: usize = 64 << 20;
+/// Steps that a lane takes at a time: enough warps for a device, in few bytes.
+const STEPS: usize = 16;
+
+/// The shape of what lanes measure, and where references lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Directions at a step.
+    pub directions: usize,
+    /// References.
+    pub references: usize,
+    /// Whether directions meet later iterates.
+    pub lagged: bool,
+    /// References that a lane holds of its chunk at a time; 0 where all lie on the device in full.
+    pub held: usize,
+}
+
+impl Plan {
+    /// A plan for `lanes` on a device, of a model of `elements`.
+    ///
+    /// # Errors
+    /// Not even one reference's chunk fits.
+    pub fn new(
+        device: &Device,
+        lanes: usize,
+        elements: usize,
+        [directions, references]: [usize; 2],
+        lagged: bool,
+    ) -> Result<Plan> {
+        let (free, _) = device.memory()?;
+        let mut plan = Plan { directions, references, lagged, held: 0 };
+        let room = free.saturating_sub(MARGIN + lanes * plan.lane_bytes());
+        if references * elements * size_of::<f32>() <= room {
+            return Ok(plan);
+        }
+        plan.held = (room / (lanes.max(1) * CHUNK * size_of::<f32>())).min(references);
+        if plan.held == 0 {
+            let needed = MARGIN + lanes * (plan.lane_bytes() + CHUNK * size_of::<f32>());
+            return Err(CudaError::Memory { device: device.ordinal(), free: free >> 20, needed: needed >> 20 });
+        }
+        Ok(plan)
+    }
+
+    /// Terms of a batch at most: a direction at a step is one.
+    pub fn terms(&self) -> usize {
+        STEPS * self.directions
+    }
+
+    /// Vectors of a batch at most: x_0, iterates with the one after the last, later ones, directions.
+    pub fn slots(&self) -> usize {
+        let iterates = if self.lagged { 3 } else { 2 } * STEPS;
+        1 + iterates + STEPS * self.directions
+    }
+
+    /// Sums of a batch at most.
+    pub fn sums(&self) -> usize {
+        let lags = if self.lagged { self.references } else { 0 };
+        self.terms() * (CHUNK / BLOCK) * (8 + 3 * self.references.saturating_sub(1) + lags)
+    }
+
+    /// Bytes that a lane takes beside references.
+    fn lane_bytes(&self) -> usize {
+        self.slots() * CHUNK * size_of::<f32>() + self.sums() * size_of::<f64>()
+    }
+}
+
+/// References that lie on a device in full, chunk after chunk.
+pub struct Resident {
+    pub(super) values: CudaSlice<f32>,
+    /// Elements of one.
+    pub(super) elements: usize,
+}
+
+impl Resident {
+    /// Uploads `count` references of `elements`; `read` fills a part of one, beginning at an element.
+    ///
+    /// # Errors
+    /// The device fails; or, as the inner result, `read` does.
+    pub fn upload<E>(
+        device: &Device,
+        count: usize,
+        elements: usize,
+        mut read: impl FnMut(usize, usize, &mut [f32]) -> std::result::Result<(), E>,
+    ) -> Result<std::result::Result<Resident, E>> {
+        let of = |e| device.failed("take the references", e);
+        let stream = device.context.new_stream().map_err(of)?;
+        // SAFETY: all of it is written below before a kernel reads it.
+        let mut values = unsafe { stream.alloc::<f32>((count * elements).max(1)) }.map_err(of)?;
+        let mut part = vec![0.0f32; CHUNK];
+        for reference in 0..count {
+            for from in (0..elements).step_by(CHUNK) {
+                let part = &mut part[..CHUNK.min(elements - from)];
+                if let Err(e) = read(reference, from, part) {
+                    return Ok(Err(e));
+                }
+                let at = reference * elements + from;
+                let mut place = values.slice_mut(at..at + part.len());
+                stream.memcpy_htod(part, &mut place).map_err(of)?;
+                // The part is filled again.
+                stream.synchronize().map_err(of)?;
+            }
+        }
+        Ok(Ok(Resident { values, elements }))
+    }
+}
