@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::reduce::cuda::CudaError;
 use crate::run::shard::ShardName;
 
 /// Shorthand for results of this library.
@@ -47,6 +48,9 @@ pub enum Error {
         /// Why it failed.
         source: std::io::Error,
     },
+    /// A GPU cannot be used, or has failed.
+    #[error(transparent)]
+    Cuda(CudaError),
     /// The path holds no run.
     #[error("{} is no lpa run: {why}", path.display())]
     NotARun {

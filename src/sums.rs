@@ -146,6 +146,21 @@ impl Cells {
         (&mut self.values[at..], &mut self.flags[last])
     }
 
+    /// How many rows there are.
+    pub fn len(&self) -> usize {
+        self.flags.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.flags.is_empty()
+    }
+
+    /// The sums of a row.
+    pub fn values_mut(&mut self, row: usize) -> &mut [f64] {
+        &mut self.values[row * self.width..(row + 1) * self.width]
+    }
+
     /// Adds the rows of `other`, which has the same width.
     pub fn append(&mut self, mut other: Cells) {
         self.values.append(&mut other.values);

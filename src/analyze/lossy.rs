@@ -73,7 +73,7 @@ impl Bounds {
     }
 
     /// Puts the spreads of the sums of a direction beside them, and the exact square of one that was
-    /// stored with loss in its place.
+    /// stored with loss in its place; says whether there is one.
     pub(super) fn add(
         &mut self,
         isa: Isa,
@@ -82,7 +82,7 @@ impl Bounds {
         (later, references): (Option<&[f32]>, &[Vec<f32>]),
         source: &mut Source<'_>,
         values: &mut [f64],
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let (n, d, v) = (along.vectors.x.len(), along.number, &along.vectors);
         let exact = match along.stored {
             Some(stream) => source.widths(along.step, stream, v.g, &mut self.g[..n])?,
@@ -93,8 +93,9 @@ impl Bounds {
         };
         let widths = Widths { g: &self.g[..n], x: &self.x[..n], next: &self.next[..n] };
         self.sizes.take(along.direction, v, &widths);
+        let exact = exact.filter(|_| along.direction == Direction::Stored);
         match exact {
-            Some(g2) if along.direction == Direction::Stored => values[layout.g2(d)] = g2,
+            Some(g2) => values[layout.g2(d)] = g2,
             _ if along.direction == Direction::Stored => {}
             _ => self.sizes.squared(isa).put(values, layout.g2_spread(d)),
         }
@@ -108,6 +109,6 @@ impl Bounds {
                 dot.put(values, layout.dot_spread(d, k) + Spread::WORDS);
             }
         }
-        Ok(())
+        Ok(exact.is_some())
     }
 }

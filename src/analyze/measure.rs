@@ -78,7 +78,7 @@ impl Analysis<'_> {
     pub fn measure(&self, scratch: &Path, observer: &dyn Observer) -> Result<Measured> {
         let mut measured = Measured::new(self.shape.words(), scratch, self.skipped.clone());
         let layout = self.shape.layout;
-        let workers = Workers::new(self.options.threads, self.options.isa, layout, &self.run.path)?;
+        let workers = Workers::new(self.options, layout, self.run, self.references)?;
         let row = size_of::<f64>() * layout.width() + size_of::<Flags>();
         let max_steps = SUMS_BYTES / row / self.run.table.chunks().len().max(1);
         // Each window decodes the iterates after its last step too.

@@ -8,6 +8,7 @@
 mod cell;
 mod check;
 mod derive;
+mod gpu;
 mod lossy;
 mod measure;
 pub mod online;
@@ -23,12 +24,15 @@ pub use self::measure::Measured;
 use self::record::Shape;
 pub use self::skipped::Skipped;
 use self::walk::{Enters, Walk, entering};
+use std::sync::Arc;
+
 use crate::error::{Error, Result};
 use crate::group::Group;
 use crate::isa::Isa;
 use crate::metrics::bias::LAG;
 use crate::metrics::interval::Confidence;
 use crate::optimizer::Hyperparameters;
+use crate::reduce::cuda::Device;
 use crate::reduce::order::ORDER_VERSION;
 use crate::reference::Reference;
 use crate::row::{Column, Row, columns};
@@ -58,6 +62,8 @@ pub struct Options {
     pub threads: usize,
     /// Instruction set of the hot loops.
     pub isa: Isa,
+    /// GPUs that sum; where there are none, the processors do.
+    pub devices: Vec<Arc<Device>>,
     /// Leave out what is damaged or missing, and report it, instead of stopping.
     pub skip_damaged: bool,
     /// Streams that enter the references in an unknown way meet a later iterate.

@@ -279,6 +279,7 @@ impl Meter {
             directions,
             threads: 1,
             isa: self.isa,
+            devices: Vec::new(),
             skip_damaged: false,
             lagged: false,
         };

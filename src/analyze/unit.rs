@@ -9,7 +9,8 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use super::Observer;
+use super::gpu::{At, Batch, Shared};
+use super::{Observer, Options};
 use super::cell::sums;
 use super::lossy::{Along, Bounds};
 use crate::codec::Decoder;
@@ -48,7 +49,12 @@ pub(super) struct Workers {
     pool: rayon::ThreadPool,
     isa: Isa,
     scratch: Vec<Mutex<Scratch>>,
+    /// Where each chunk begins in the model.
+    offsets: Vec<usize>,
 }
+
+/// Threads of a processor where GPUs sum: while one waits for its batch, another decodes.
+const WAITING: usize = 2;
 
 /// Damage that was met: the steps that it spoils, and how it shows.
 type Damage = Vec<(RangeInclusive<u64>, Error)>;
@@ -70,15 +76,35 @@ struct Scratch {
     references: Vec<Vec<f32>>,
     /// Where vectors were stored with loss.
     bounds: Option<Bounds>,
+    /// Where a GPU sums.
+    batch: Option<Batch>,
 }
 
 impl Workers {
-    pub(super) fn new(threads: usize, isa: Isa, layout: Layout, run: &Path) -> Result<Workers> {
-        let threads = threads.max(1);
-        let pool = thread_pool(threads, run)?;
-        let scratch = (0..threads).map(|_| Ok(Mutex::new(Scratch::new(isa, layout)?)));
-        let scratch = scratch.collect::<std::io::Result<_>>().tried("start the decoder for", run)?;
-        Ok(Workers { pool, isa, scratch })
+    pub(super) fn new(
+        options: &Options,
+        layout: Layout,
+        run: &Run,
+        references: &[Reference],
+    ) -> Result<Workers> {
+        let Options { isa, devices, .. } = options;
+        let threads = options.threads.max(1) * if devices.is_empty() { 1 } else { WAITING };
+        let lanes = threads.div_ceil(devices.len().max(1));
+        let shared = devices.iter().map(|d| Shared::new(d, lanes, layout, run, references));
+        let shared = shared.collect::<Result<Vec<_>>>()?;
+        let scratch = |i: usize| {
+            let batch = match shared.len() {
+                0 => None,
+                count => Some(shared[i % count].batch()?),
+            };
+            Ok(Mutex::new(Scratch::new(*isa, layout, batch, &run.path)?))
+        };
+        let scratch = (0..threads).map(scratch).collect::<Result<_>>()?;
+        let offsets = run.table.chunks().iter().scan(0, |at, chunk| {
+            *at += chunk.len;
+            Some(*at - chunk.len)
+        });
+        Ok(Workers { pool: thread_pool(threads, &run.path)?, isa: *isa, scratch, offsets: offsets.collect() })
     }
 
     /// The sums of every chunk at every step, `||x_0||^2` of every chunk where x_0 is there, and the damage
@@ -95,16 +121,17 @@ impl Workers {
         let pieces = (4 * self.scratch.len()).div_ceil(chunks.len().max(1));
         let least = if unit.layout.lagged { 4 * usize::try_from(LAG).unwrap_or(0) } else { 8 };
         let piece = steps.len().div_ceil(pieces).max(least);
-        let jobs: Vec<(&Chunk, &[u64])> =
-            chunks.iter().flat_map(|c| steps.chunks(piece).map(move |s| (c, s))).collect();
+        let offsets = chunks.iter().zip(&self.offsets);
+        let jobs: Vec<(&Chunk, usize, &[u64])> =
+            offsets.flat_map(|(c, at)| steps.chunks(piece).map(move |s| (c, *at, s))).collect();
         let done: Vec<Result<Walked>> = self.pool.install(|| {
             jobs.par_iter()
                 .with_max_len(1)
-                .map(|(chunk, steps)| {
+                .map(|&(chunk, offset, steps)| {
                     let thread = rayon::current_thread_index().unwrap_or(0);
                     let slot = &self.scratch[thread % self.scratch.len()];
                     let mut scratch = slot.lock().unwrap_or_else(PoisonError::into_inner);
-                    unit.walk(self.isa, chunk, steps, &mut scratch)
+                    unit.walk(self.isa, (chunk, offset), steps, &mut scratch)
                 })
                 .collect()
         });
@@ -124,29 +151,42 @@ impl Workers {
 }
 
 impl Scratch {
-    fn new(isa: Isa, layout: Layout) -> std::io::Result<Scratch> {
+    fn new(isa: Isa, layout: Layout, batch: Option<Batch>, run: &Path) -> Result<Scratch> {
         let vector = || vec![0.0f32; CHUNK];
         // x_t while x_{t+1} is the newest, or the later one that directions are compared with.
         let past = if layout.lagged { usize::try_from(LAG).unwrap_or(0) } else { 1 };
         Ok(Scratch {
-            decoder: Decoder::new(isa)?,
+            decoder: Decoder::new(isa).tried("start the decoder for", run)?,
             file: Vec::new(),
             g: vector(),
             init: vector(),
             iterates: Trajectory::new(past),
-            references: (0..layout.references).map(|_| vector()).collect(),
+            // A GPU has its own.
+            references: (0..if batch.is_some() && !layout.lossy { 0 } else { layout.references })
+                .map(|_| vector())
+                .collect(),
             bounds: layout.lossy.then(|| Bounds::new(layout)),
+            batch,
         })
     }
 }
 
 impl Unit<'_> {
     /// Walks `chunk` through `steps`, keeping iterates from one step to the next.
-    fn walk(&self, isa: Isa, chunk: &Chunk, steps: &[u64], s: &mut Scratch) -> Result<Walked> {
+    fn walk(
+        &self,
+        isa: Isa,
+        (chunk, offset): (&Chunk, usize),
+        steps: &[u64],
+        s: &mut Scratch,
+    ) -> Result<Walked> {
         let n = chunk.len;
         let mut cells = Cells::with_capacity(self.layout.width(), steps.len());
         let mut damage = Vec::new();
-        let Scratch { decoder, file, g, init, iterates, references, bounds } = s;
+        let Scratch { decoder, file, g, init, iterates, references, bounds, batch } = s;
+        if let Some(batch) = batch {
+            batch.begin(&self.run.manifest, chunk, offset, self.directions);
+        }
         for (reference, values) in self.references.iter().zip(references.iter_mut()) {
             reference.chunk(chunk, file, &mut values[..n])?;
         }
@@ -170,6 +210,10 @@ impl Unit<'_> {
         // Steps whose iterates cannot be decoded.
         let mut lost: Option<RangeInclusive<u64>> = None;
         for &t in steps {
+            if let Some(batch) = batch.as_mut().filter(|b| b.is_full()) {
+                batch.flush(self.layout, self.references, chunk, &mut cells)?;
+            }
+            let row = cells.len();
             let (values, flags) = cells.push();
             flags.no_init = no_init;
             let mut reach = |step: u64| {
@@ -235,15 +279,26 @@ impl Unit<'_> {
                 }
                 let g = known.filter(|_| !absent).map_or(&g[..n], |(values, _)| values);
                 let v = Vectors { g, x, next, init };
-                sums(isa, self.layout, (d, direction), &v, later, references, values);
+                if batch.is_none() {
+                    sums(isa, self.layout, (d, direction), &v, later, references, values);
+                }
+                let mut given = false;
                 if let Some(bounds) = bounds {
                     let stored = measured.recorded.filter(|_| !absent);
                     let along = Along { number: d, direction, step: t, stored, vectors: v };
-                    bounds.add(isa, self.layout, &along, (later, references), &mut source, values)?;
+                    given = bounds.add(isa, self.layout, &along, (later, references), &mut source, values)?;
+                }
+                if let Some(batch) = batch {
+                    let at =
+                        At { row, number: d, direction, step: t, vectors: v, has_next, later, given };
+                    batch.add(&at)?;
                 }
             }
         }
         let bytes = source.bytes;
+        if let Some(batch) = batch {
+            batch.flush(self.layout, self.references, chunk, &mut cells)?;
+        }
         self.observer.advance(steps.len() as u64, bytes);
         Ok(Walked { cells, start, damage })
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::output::{Output, Question, check_writable, default_table};
 use super::progress::Progress;
-use super::{RunArguments, Usage, bytes, rate, say};
+use super::{RunArguments, Usage, backend, bytes, rate, say};
 use crate::analyze::{Analysis, Options, Skipped};
 use crate::group;
 use crate::isa::Isa;
@@ -45,6 +45,8 @@ pub(super) struct Arguments {
     /// Worker threads [default: one per processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+    #[command(flatten)]
+    backend: backend::Arguments,
     /// Write csv or jsonl to standard output instead of a Parquet table
     #[arg(long, value_enum, default_value_t = Format::Parquet)]
     format: Format,
@@ -122,6 +124,9 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<Option<PathBuf>> {
     let cache = beside.map_or_else(Cache::temporary, Cache::below);
     let references = reference::open(&run, &catalog, &a.references, &cache, a.run.access())?;
     reference::check_cover(&run, &references, &groups)?;
+    let partners = references.len() * directions.len();
+    let say_so = |note: &str| (!a.quiet).then(|| tell(note)).unwrap_or_default();
+    let devices = a.backend.open(partners, threads, say_so)?;
     let steps = a.steps.clone().unwrap_or(Steps { range: 0..u64::MAX, every: 1, text: String::new() });
     let options = Options {
         steps: steps.range.clone(),
@@ -131,6 +136,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<Option<PathBuf>> {
         directions,
         threads,
         isa,
+        devices,
         skip_damaged: a.skip_damaged,
         lagged: true,
     };

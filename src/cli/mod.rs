@@ -3,6 +3,7 @@
 //! Exit codes: 0 fine, 1 the input is at fault, 2 the command line is. A closed pipe is fine.
 
 mod analyze;
+mod backend;
 mod doctor;
 mod estimate;
 mod export;

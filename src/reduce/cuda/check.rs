@@ -78,11 +78,11 @@ impl Case {
         let of_references: Vec<Vec<f32>> =
             (0..references as u64).map(|k| awkward(DType::F32, n, seed * 103 + 50 + k)).collect();
         let resident = if held == 0 {
-            let read = |k: usize, from: usize, part: &mut [f32]| {
-                part.copy_from_slice(&of_references[k][from..from + part.len()]);
+            let read = |k: usize, _: usize, part: &mut [f32]| {
+                part.copy_from_slice(&of_references[k]);
                 Ok::<(), Infallible>(())
             };
-            let Ok(resident) = Resident::upload(device, references, n, read)?;
+            let Ok(resident) = Resident::upload(device, references, &[n], read)?;
             Some(Arc::new(resident))
         } else {
             None

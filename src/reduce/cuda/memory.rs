@@ -80,29 +80,31 @@ pub struct Resident {
 }
 
 impl Resident {
-    /// Uploads `count` references of `elements`; `read` fills a part of one, beginning at an element.
+    /// Uploads `count` references in pieces of these lengths, at most 65,536 each; `read` fills a piece of one.
     ///
     /// # Errors
     /// The device fails; or, as the inner result, `read` does.
     pub fn upload<E>(
         device: &Device,
         count: usize,
-        elements: usize,
+        lens: &[usize],
         mut read: impl FnMut(usize, usize, &mut [f32]) -> std::result::Result<(), E>,
     ) -> Result<std::result::Result<Resident, E>> {
         let of = |e| device.failed("take the references", e);
         let stream = device.context.new_stream().map_err(of)?;
+        let elements: usize = lens.iter().sum();
         // SAFETY: all of it is written below before a kernel reads it.
         let mut values = unsafe { stream.alloc::<f32>((count * elements).max(1)) }.map_err(of)?;
         let mut part = vec![0.0f32; CHUNK];
+        let mut at = 0;
         for reference in 0..count {
-            for from in (0..elements).step_by(CHUNK) {
-                let part = &mut part[..CHUNK.min(elements - from)];
-                if let Err(e) = read(reference, from, part) {
+            for (i, &len) in lens.iter().enumerate() {
+                let part = &mut part[..len];
+                if let Err(e) = read(reference, i, part) {
                     return Ok(Err(e));
                 }
-                let at = reference * elements + from;
-                let mut place = values.slice_mut(at..at + part.len());
+                let mut place = values.slice_mut(at..at + len);
+                at += len;
                 stream.memcpy_htod(part, &mut place).map_err(of)?;
                 // The part is filled again.
                 stream.synchronize().map_err(of)?;
