@@ -4,7 +4,8 @@ VENV   := .venv
 BIN    := target/release/lpa
 PY     := $(VENV)/bin/python
 
-.PHONY: demo build test test-rust test-python check example smoke bench fixtures wheel clean
+.PHONY: demo build test test-rust test-python check example smoke bench fixtures wheel kernels kernels-check \
+        gpu-check gpu-bundle clean
 
 demo: build
 	$(BIN) analyze fixtures/digits_mlp
@@ -24,7 +25,7 @@ check: $(VENV)/ready
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --no-deps --workspace
-	$(VENV)/bin/ruff check python fixtures tests benches examples
+	$(VENV)/bin/ruff check python fixtures tests benches examples kernels
 
 # Six real trainings and what lpa says about each; on CIFAR-10 images where LPA_DATA has them.
 example: $(VENV)/module
@@ -51,6 +52,22 @@ fixtures: $(VENV)/module
 	rm -rf fixtures/digits_mlp fixtures/format
 	$(PY) fixtures/digits_mlp.py fixtures/digits_mlp
 	$(PY) fixtures/frozen.py fixtures/format
+
+# The GPU's machine code is made from kernels/*.cu by one pinned compiler, without a GPU or a toolkit.
+KERNELS := target/kernels-venv
+
+kernels: $(KERNELS)/ready
+	$(KERNELS)/bin/python kernels/build.py
+	$(KERNELS)/bin/python kernels/inspect_ptx.py
+
+kernels-check: $(KERNELS)/ready
+	$(KERNELS)/bin/python kernels/build.py --check
+	$(KERNELS)/bin/python kernels/inspect_ptx.py --check
+
+$(KERNELS)/ready: kernels/requirements.txt
+	$(PYTHON) -m venv $(KERNELS)
+	$(KERNELS)/bin/pip install --quiet --disable-pip-version-check --no-deps -r kernels/requirements.txt
+	touch $@
 
 wheel: $(VENV)/ready
 	$(VENV)/bin/maturin build --release --locked -m python/Cargo.toml --out dist

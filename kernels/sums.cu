@@ -67,6 +67,7 @@ __device__ inline void step_sums(const T* vectors, unsigned long long stride, un
 constexpr unsigned PAIR_SUMS = 3;
 constexpr unsigned PAIR_TERMS = 2;
 constexpr unsigned PAIR_REFERENCES = 4;
+constexpr unsigned PAIR_ROWS = 2;
 
 template <class T>
 __device__ inline void pair_row(const Term* t, const T* g, const T* x, const T* next, const float* r,
@@ -85,6 +86,26 @@ __device__ inline void pair_row(const Term* t, const T* g, const T* x, const T* 
             acc[j][k][2] = __fma_rn(s, e, acc[j][k][2]);
         }
     }
+}
+
+// So many rows from element i on, all loaded before the first is used.
+template <class T, unsigned ROWS>
+__device__ inline void pair_rows(const Term* t, const T* const* g, const T* const* x, const T* const* next,
+                                 const float* const* r, unsigned i,
+                                 double (*acc)[PAIR_REFERENCES][PAIR_SUMS]) {
+    T vg[ROWS][PAIR_TERMS], vx[ROWS][PAIR_TERMS], vnext[ROWS][PAIR_TERMS];
+    float vr[ROWS][PAIR_REFERENCES];
+#pragma unroll
+    for (unsigned row = 0; row < ROWS; row++) {
+        unsigned at = i + row * LANES;
+#pragma unroll
+        for (unsigned j = 0; j < PAIR_TERMS; j++)
+            vg[row][j] = g[j][at], vx[row][j] = x[j][at], vnext[row][j] = next[j][at];
+#pragma unroll
+        for (unsigned k = 0; k < PAIR_REFERENCES; k++) vr[row][k] = r[k][at];
+    }
+#pragma unroll
+    for (unsigned row = 0; row < ROWS; row++) pair_row(t, vg[row], vx[row], vnext[row], vr[row], acc);
 }
 
 // Unit: a tile of references, a tile of terms and a block. Reference k lies at `references` + k
@@ -116,15 +137,10 @@ __device__ inline void pair_sums(const T* vectors, unsigned long long stride, co
     for (unsigned k = 0; k < PAIR_REFERENCES; k++)
         r[k] = references + min(first + k, reference_count - 1) * reference_stride;
     double acc[PAIR_TERMS][PAIR_REFERENCES][PAIR_SUMS] = {};
-    for (unsigned i = begin + lane(); i < end; i += LANES) {
-        T vg[PAIR_TERMS], vx[PAIR_TERMS], vnext[PAIR_TERMS];
-        float vr[PAIR_REFERENCES];
-#pragma unroll
-        for (unsigned j = 0; j < PAIR_TERMS; j++) vg[j] = g[j][i], vx[j] = x[j][i], vnext[j] = next[j][i];
-#pragma unroll
-        for (unsigned k = 0; k < PAIR_REFERENCES; k++) vr[k] = r[k][i];
-        pair_row(t, vg, vx, vnext, vr, acc);
-    }
+    unsigned i = begin + lane();
+    for (; i + (PAIR_ROWS - 1) * LANES < end; i += PAIR_ROWS * LANES)
+        pair_rows<T, PAIR_ROWS>(t, g, x, next, r, i, acc);
+    if (i < end) pair_rows<T, 1>(t, g, x, next, r, i, acc);
 #pragma unroll
     for (unsigned j = 0; j < PAIR_TERMS; j++)
 #pragma unroll
@@ -143,6 +159,28 @@ __device__ inline void pair_sums(const T* vectors, unsigned long long stride, co
 // Twin: lagged_sum. Reads 4 vectors and 8 references for 8 sums: 6 bytes a sum and element of float32.
 // 1.5 conversions, 1 subtraction and 1 fused operation a sum and element in float64.
 constexpr unsigned LAG_REFERENCES = 8;
+constexpr unsigned LAG_ROWS = 2;
+
+template <class T, unsigned ROWS>
+__device__ inline void lag_rows(const Term& t, const T* g, const T* x, const T* next, const T* later,
+                                const float* const* r, unsigned i, double* acc) {
+    T vg[ROWS], vx[ROWS], vnext[ROWS], vlater[ROWS];
+    float vr[ROWS][LAG_REFERENCES];
+#pragma unroll
+    for (unsigned row = 0; row < ROWS; row++) {
+        unsigned at = i + row * LANES;
+        vg[row] = g[at], vx[row] = x[at], vnext[row] = next[at], vlater[row] = later[at];
+#pragma unroll
+        for (unsigned k = 0; k < LAG_REFERENCES; k++) vr[row][k] = r[k][at];
+    }
+#pragma unroll
+    for (unsigned row = 0; row < ROWS; row++) {
+        double s = direction(t, widen(vg[row]), widen(vx[row]), widen(vnext[row])), after = widen(vlater[row]);
+#pragma unroll
+        for (unsigned k = 0; k < LAG_REFERENCES; k++)
+            acc[k] = __fma_rn(s, __dsub_rn(after, (double)vr[row][k]), acc[k]);
+    }
+}
 
 // Unit: a tile of references, a term and a block. out[term][block][reference].
 template <class T>
@@ -163,16 +201,10 @@ __device__ inline void lag_sums(const T* vectors, unsigned long long stride, con
     for (unsigned k = 0; k < LAG_REFERENCES; k++)
         r[k] = references + min(first + k, reference_count - 1) * reference_stride;
     double acc[LAG_REFERENCES] = {};
-    for (unsigned i = begin + lane(); i < end; i += LANES) {
-        T vg = g[i], vx = x[i], vnext = next[i], vlater = later[i];
-        float vr[LAG_REFERENCES];
-#pragma unroll
-        for (unsigned k = 0; k < LAG_REFERENCES; k++) vr[k] = r[k][i];
-        double s = direction(t, widen(vg), widen(vx), widen(vnext)), after = widen(vlater);
-#pragma unroll
-        for (unsigned k = 0; k < LAG_REFERENCES; k++)
-            acc[k] = __fma_rn(s, __dsub_rn(after, (double)vr[k]), acc[k]);
-    }
+    unsigned i = begin + lane();
+    for (; i + (LAG_ROWS - 1) * LANES < end; i += LAG_ROWS * LANES)
+        lag_rows<T, LAG_ROWS>(t, g, x, next, later, r, i, acc);
+    if (i < end) lag_rows<T, 1>(t, g, x, next, later, r, i, acc);
 #pragma unroll
     for (unsigned k = 0; k < LAG_REFERENCES; k++) {
         double sum = fold_lanes(acc[k]);

@@ -61,6 +61,7 @@ using Guard = std::lock_guard<std::recursive_mutex>;
 Stream* of(void* stream) { return stream ? (Stream*)stream : &default_stream; }
 
 void drain(Stream* stream) {
+    if (lost) stream->work.clear();
     while (!stream->work.empty()) {
         auto next = std::move(stream->work.front());
         stream->work.pop_front();

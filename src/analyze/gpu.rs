@@ -57,7 +57,8 @@ impl Shared {
     /// # Errors
     /// The device fails.
     pub(super) fn batch(&self) -> Result<Batch> {
-        let lane = Lane::new(Arc::clone(&self.device), self.resident.clone(), self.plan).map_err(Error::Cuda)?;
+        let lane =
+            Lane::new(Arc::clone(&self.device), self.resident.clone(), self.plan).map_err(Error::Cuda)?;
         Ok(Batch { lane, init: None, iterates: Vec::new(), rows: Vec::new(), file: Vec::new() })
     }
 }

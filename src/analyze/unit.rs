@@ -9,10 +9,10 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use super::gpu::{At, Batch, Shared};
-use super::{Observer, Options};
 use super::cell::sums;
+use super::gpu::{At, Batch, Shared};
 use super::lossy::{Along, Bounds};
+use super::{Observer, Options};
 use crate::codec::Decoder;
 use crate::error::{Error, Result, Tried};
 use crate::float_environment::Exact;
@@ -289,8 +289,7 @@ impl Unit<'_> {
                     given = bounds.add(isa, self.layout, &along, (later, references), &mut source, values)?;
                 }
                 if let Some(batch) = batch {
-                    let at =
-                        At { row, number: d, direction, step: t, vectors: v, has_next, later, given };
+                    let at = At { row, number: d, direction, step: t, vectors: v, has_next, later, given };
                     batch.add(&at)?;
                 }
             }

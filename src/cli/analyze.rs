@@ -125,8 +125,10 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<Option<PathBuf>> {
     let references = reference::open(&run, &catalog, &a.references, &cache, a.run.access())?;
     reference::check_cover(&run, &references, &groups)?;
     let partners = references.len() * directions.len();
-    let say_so = |note: &str| (!a.quiet).then(|| tell(note)).unwrap_or_default();
-    let devices = a.backend.open(partners, threads, say_so)?;
+    let (devices, why_not) = a.backend.open(partners, threads)?;
+    if let Some(why_not) = why_not.filter(|_| !a.quiet) {
+        tell(&why_not);
+    }
     let steps = a.steps.clone().unwrap_or(Steps { range: 0..u64::MAX, every: 1, text: String::new() });
     let options = Options {
         steps: steps.range.clone(),

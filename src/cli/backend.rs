@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Usage;
+use crate::error::Error;
 use crate::reduce::cuda::{CudaError, Device, has_driver};
 
 /// Partners of a direction from which on a GPU pays, for each processor: copying a vector to it takes as
@@ -29,13 +30,12 @@ enum Backend {
 
 impl Arguments {
     /// Opens the GPUs for an analysis in which a step has so many directions times references; none where
-    /// the processors are to sum. `tell` is given what the user should know.
+    /// the processors are to sum, with a line about why if a GPU would have paid.
     pub(super) fn open(
         &self,
         partners: usize,
         threads: usize,
-        tell: impl Fn(&str),
-    ) -> anyhow::Result<Vec<Arc<Device>>> {
+    ) -> anyhow::Result<(Vec<Arc<Device>>, Option<String>)> {
         let all = || -> Result<Vec<Arc<Device>>, CudaError> {
             let ordinals = if self.devices.is_empty() { &[0][..] } else { &self.devices };
             ordinals.iter().map(|&d| Ok(Arc::new(Device::open(d)?))).collect()
@@ -44,15 +44,16 @@ impl Arguments {
             Backend::Cpu if !self.devices.is_empty() => {
                 Err(Usage("--device names a GPU, which --backend cpu does not use".to_owned()).into())
             }
-            Backend::Cpu => Ok(Vec::new()),
-            Backend::Cuda => Ok(all().map_err(crate::error::Error::Cuda)?),
+            Backend::Cpu => Ok((Vec::new(), None)),
+            Backend::Cuda => Ok((all().map_err(Error::Cuda)?, None)),
             // A driver without a use for it is nothing to speak of.
-            Backend::Auto if !has_driver() && self.devices.is_empty() => Ok(Vec::new()),
-            Backend::Auto if partners < PAYS * threads && self.devices.is_empty() => Ok(Vec::new()),
-            Backend::Auto => Ok(all().unwrap_or_else(|e| {
-                tell(&format!("note: the CPU does the sums: {e}"));
-                Vec::new()
-            })),
+            Backend::Auto if self.devices.is_empty() && (partners < PAYS * threads || !has_driver()) => {
+                Ok((Vec::new(), None))
+            }
+            Backend::Auto => match all() {
+                Ok(devices) => Ok((devices, None)),
+                Err(e) => Ok((Vec::new(), Some(format!("note: the CPU does the sums: {e}")))),
+            },
         }
     }
 }

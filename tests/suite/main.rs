@@ -11,6 +11,7 @@ mod bad_input;
 mod cli;
 mod codec;
 mod crash;
+mod cuda;
 mod determinism;
 mod format_compat;
 mod lossy;

@@ -11,9 +11,8 @@ use crate::reduce::cpu::{Vectors, lagged_sum, reference_sums, step_sums};
 use crate::reduce::order::CHUNK;
 
 /// Sizes around the edges of rows, blocks and chunks. The last is cut into chunks.
-const SIZES: [usize; 18] = [
-    0, 1, 31, 32, 33, 63, 64, 65, 127, 129, 1023, 4095, 4096, 4097, 12_345, 65_535, 65_536, 200_003,
-];
+const SIZES: [usize; 18] =
+    [0, 1, 31, 32, 33, 63, 64, 65, 127, 129, 1023, 4095, 4096, 4097, 12_345, 65_535, 65_536, 200_003];
 /// Numbers of references around the edges of a warp's tiles.
 const REFERENCES: [usize; 7] = [1, 2, 4, 5, 8, 9, 13];
 /// Most references.
@@ -50,6 +49,9 @@ pub fn check(device: &Arc<Device>, thorough: bool) -> Result<Check> {
                 for from in (0..size.max(1)).step_by(CHUNK) {
                     let case = Case { dtype, n: CHUNK.min(size - from), references, held: count % 3 };
                     case.compare(device, &mut found)?;
+                    if found.different.is_some() {
+                        return Ok(found);
+                    }
                 }
             }
         }
@@ -72,7 +74,7 @@ const STEPS: usize = 3;
 impl Case {
     fn compare(&self, device: &Arc<Device>, found: &mut Check) -> Result<()> {
         let Case { dtype, n, references, held } = *self;
-        let plan = Plan { directions: 3, references, lagged: true, held };
+        let plan = Plan { steps: STEPS, directions: 3, references, lagged: true, held };
         let seed = (n * 31 + references) as u64;
         let values = |k: u64| awkward(dtype, n, seed * 101 + k);
         let of_references: Vec<Vec<f32>> =
@@ -165,8 +167,9 @@ fn awkward(dtype: DType, n: usize, seed: u64) -> Vec<f32> {
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
-            // The halves of the state.
-            let (low, high) = (state as u32, (state >> 32) as u32);
+            // A half of it each: they fit.
+            let half = |v: u64| u32::try_from(v & 0xffff_ffff).unwrap_or(0);
+            let (low, high) = (half(state), half(state >> 32));
             let value = match high % 512 {
                 0 => 0.0,
                 1 => -0.0,

@@ -304,6 +304,13 @@ impl Lane {
     }
 }
 
+impl Drop for Lane {
+    fn drop(&mut self) {
+        // After a failure copies may be under way from and to the buffers that are about to go.
+        let _ = self.stream.synchronize();
+    }
+}
+
 /// The sums of a batch: of whole chunks, the blocks folded in order.
 pub struct BatchSums<'a> {
     lane: &'a Lane,

@@ -7,12 +7,14 @@ use crate::reduce::order::{BLOCK, CHUNK};
 
 /// Memory that is left to the driver and to others.
 const MARGIN: usize = 64 << 20;
-/// Steps that a lane takes at a time: enough warps for a device, in few bytes.
+/// Steps that a lane takes at a time: enough warps for a device, in few bytes of memory.
 const STEPS: usize = 16;
 
 /// The shape of what lanes measure, and where references lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
+    /// Steps that a lane takes at a time.
+    pub steps: usize,
     /// Directions at a step.
     pub directions: usize,
     /// References.
@@ -36,7 +38,7 @@ impl Plan {
         lagged: bool,
     ) -> Result<Plan> {
         let (free, _) = device.memory()?;
-        let mut plan = Plan { directions, references, lagged, held: 0 };
+        let mut plan = Plan { steps: STEPS, directions, references, lagged, held: 0 };
         let room = free.saturating_sub(MARGIN + lanes * plan.lane_bytes());
         if references * elements * size_of::<f32>() <= room {
             return Ok(plan);
@@ -44,20 +46,24 @@ impl Plan {
         plan.held = (room / (lanes.max(1) * CHUNK * size_of::<f32>())).min(references);
         if plan.held == 0 {
             let needed = MARGIN + lanes * (plan.lane_bytes() + CHUNK * size_of::<f32>());
-            return Err(CudaError::Memory { device: device.ordinal(), free: free >> 20, needed: needed >> 20 });
+            return Err(CudaError::Memory {
+                device: device.ordinal(),
+                free: free >> 20,
+                needed: needed >> 20,
+            });
         }
         Ok(plan)
     }
 
     /// Terms of a batch at most: a direction at a step is one.
     pub fn terms(&self) -> usize {
-        STEPS * self.directions
+        self.steps * self.directions
     }
 
     /// Vectors of a batch at most: x_0, iterates with the one after the last, later ones, directions.
     pub fn slots(&self) -> usize {
-        let iterates = if self.lagged { 3 } else { 2 } * STEPS;
-        1 + iterates + STEPS * self.directions
+        let iterates = if self.lagged { 3 } else { 2 } * self.steps;
+        1 + iterates + self.steps * self.directions
     }
 
     /// Sums of a batch at most.

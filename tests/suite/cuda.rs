@@ -1,0 +1,242 @@
+//! The CUDA backend without a GPU: the kernels as they are, run on the CPU by a stand-in driver
+//! (`kernels/emulated`), under lpa's real code for the GPU.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use lpa::run::writer::WriterOptions;
+
+use crate::support::{Ran, fixture, lpa, record};
+
+fn kernels() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels")
+}
+
+/// Builds the stand-in driver from the kernels in `source`, and returns the directory where it lies.
+fn build(source: &Path, name: &str) -> PathBuf {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulated").join(name);
+    std::fs::create_dir_all(&directory).unwrap();
+    let done = Command::new("g++")
+        .args(["-std=c++20", "-O1", "-Wall", "-Wno-unknown-pragmas", "-Werror", "-ffp-contract=off"])
+        .args(["-fPIC", "-shared", "-fvisibility=hidden"])
+        .args(if cfg!(target_arch = "x86_64") { &["-march=x86-64-v3"][..] } else { &[] })
+        .arg(source.join("emulated/driver.cpp"))
+        .arg("-o")
+        .arg(directory.join("libcuda.so"))
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    directory
+}
+
+/// Where the stand-in driver of the kernels lies.
+fn driver() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| build(&kernels(), "sound"))
+}
+
+fn emulated(driver: &Path, variables: &[(&str, &str)], args: &[&str]) -> Ran {
+    lpa().env("LD_LIBRARY_PATH", driver).envs(variables.iter().copied()).args(args).output().unwrap().into()
+}
+
+/// The table of an analysis on the emulated device.
+fn table(run: &Path, variables: &[(&str, &str)], extra: &[&str]) -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out.parquet");
+    let args = ["analyze", run.to_str().unwrap(), "--quiet", "--out", out.to_str().unwrap()];
+    let ran = emulated(driver(), variables, &[&args, extra].concat());
+    assert_eq!(ran.code, 0, "{}: {}", run.display(), ran.err);
+    std::fs::read(out).unwrap()
+}
+
+#[test]
+fn every_kernel_gives_the_bits_of_the_cpu_in_any_order_of_warps() {
+    for seed in ["1", "20"] {
+        let ran = emulated(driver(), &[("LPA_EMULATED_SEED", seed)], &["doctor"]);
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        assert!(ran.out.contains("all equal bit for bit"), "{}", ran.out);
+    }
+}
+
+#[test]
+fn tables_are_byte_identical_to_the_cpus() {
+    let all = ["--group", "*", "--group", "each"];
+    let mut runs: Vec<PathBuf> =
+        std::fs::read_dir(fixture("format")).unwrap().map(|e| e.unwrap().path()).collect();
+    runs.push(fixture("digits_mlp"));
+    for run in runs {
+        for extra in
+            [&all[..], &["--ref", "final", "--ref", "step:1", "--stream", "update", "--stream", "grad"]]
+        {
+            let expected = table(&run, &[], &[extra, &["--backend", "cpu"]].concat());
+            let got = table(&run, &[], &[extra, &["--backend", "cuda"]].concat());
+            assert!(got == expected, "{} with {extra:?}", run.display());
+        }
+    }
+}
+
+#[test]
+fn many_references_and_little_memory_change_no_byte() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    record(
+        &run,
+        &[200_003, 0, 65_536, 1, 130],
+        10,
+        WriterOptions { shard_steps: 5, ..WriterOptions::default() },
+    );
+    let references: Vec<String> = (0..11)
+        .flat_map(|k| ["--ref".to_owned(), if k == 0 { "final".to_owned() } else { format!("step:{k}") }])
+        .collect();
+    let mut extra: Vec<&str> = references.iter().map(String::as_str).collect();
+    extra.extend(["--threads", "1", "--stream", "grad", "--stream", "update"]);
+    let expected = table(&run, &[], &[&extra[..], &["--backend", "cpu"]].concat());
+    extra.extend(["--backend", "cuda"]);
+    // All references fit; the buffers of two lanes leave room for five at a time, as 110 MB would for none; two
+    // devices share the work.
+    for (variables, devices) in [
+        (&[][..], &[][..]),
+        (&[("LPA_EMULATED_MEMORY", "113000000")], &[]),
+        (&[("LPA_EMULATED_DEVICES", "2")], &["--device", "0", "--device", "1"]),
+    ] {
+        let got = table(&run, variables, &[&extra[..], devices].concat());
+        assert!(got == expected, "{variables:?} {devices:?}");
+    }
+}
+
+#[test]
+fn auto_takes_the_gpu_where_it_pays_and_says_why_it_does_not() {
+    let run = fixture("digits_mlp");
+    let path = run.to_str().unwrap();
+    let many: Vec<String> = (0..8).flat_map(|k| ["--ref".to_owned(), format!("step:{k}")]).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let ask = |variables: &[(&str, &str)], extra: &[&str]| {
+        let args = ["analyze", path, "--format", "csv", "--threads", "2", "--steps", "0..20"];
+        let ran = emulated(driver(), variables, &[&args, extra].concat());
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        (ran.out, ran.err)
+    };
+    let lost = [("LPA_EMULATED_LOST", "1")];
+    // With one reference the GPU is not touched, so it cannot fail.
+    assert_eq!(ask(&lost, &[]).0, ask(&[], &["--backend", "cpu"]).0);
+    assert_eq!(ask(&[], &many).0, ask(&[], &[&many[..], &["--backend", "cpu"]].concat()).0);
+    let (_, said) = ask(&[("LPA_EMULATED_VERSION", "11040")], &many);
+    assert!(said.starts_with("note: the CPU does the sums: the NVIDIA driver supports CUDA 11.4"), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+}
+
+#[test]
+fn what_is_wrong_with_a_gpu_is_said_in_one_line_and_leaves_nothing() {
+    let run = fixture("digits_mlp");
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out.parquet");
+    let args =
+        ["analyze", run.to_str().unwrap(), "--quiet", "--backend", "cuda", "--out", out.to_str().unwrap()];
+    type Case = (&'static [(&'static str, &'static str)], &'static [&'static str], &'static str);
+    let cases: [Case; 7] = [
+        (&[("LPA_EMULATED_VERSION", "11040")], &[], "CUDA 11.8 (driver 520) or newer is needed"),
+        (&[("LPA_EMULATED_DEVICES", "0")], &[], "there is no CUDA device 0"),
+        (&[], &["--device", "3"], "there is no CUDA device 3: the driver knows 1"),
+        (&[("LPA_EMULATED_MEMORY", "90000000")], &["--threads", "2"], "has 85 MiB free, and at least"),
+        (&[("LPA_EMULATED_LOST", "1")], &[], "an illegal memory access was encountered"),
+        (&[("LPA_EMULATED_LOST", "7")], &[], "an illegal memory access was encountered"),
+        (&[("LPA_EMULATED_LOST", "20")], &["--threads", "1"], "an illegal memory access was encountered"),
+    ];
+    for (variables, extra, said) in cases {
+        let ran = emulated(driver(), variables, &[&args[..], extra].concat());
+        assert_eq!(ran.code, 1, "{variables:?}: {}", ran.err);
+        assert!(ran.err.contains(said), "{variables:?}: {}", ran.err);
+        assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "{variables:?}");
+    }
+    let ran: Ran = lpa().args(args).env_remove("LD_LIBRARY_PATH").output().unwrap().into();
+    if !ran.out.contains("device 0") && ran.code != 0 {
+        assert!(ran.err.contains("there is no NVIDIA driver here"), "{}", ran.err);
+    }
+    let ran =
+        emulated(driver(), &[], &["analyze", run.to_str().unwrap(), "--backend", "cpu", "--device", "0"]);
+    assert_eq!((ran.code, ran.err.lines().count()), (2, 1), "{}", ran.err);
+}
+
+#[test]
+fn the_doctor_says_what_is_there() {
+    let ran = emulated(driver(), &[("LPA_EMULATED_VERSION", "11040")], &["doctor"]);
+    assert_eq!(ran.code, 0);
+    assert!(ran.out.contains("update the driver"), "{}", ran.out);
+    let ran = emulated(driver(), &[("LPA_EMULATED_LOST", "3")], &["doctor"]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.out.contains("device 0: CUDA device 0 failed"), "{}", ran.out);
+    assert!(ran.err.contains("lpa analyze --backend cpu does without"), "{}", ran.err);
+}
+
+/// Faults that a kernel could have: the file, what stands there, and what would.
+const FAULTS: [(&str, &str, &str, &str); 12] = [
+    ("wrong shuffle", "vectors.cuh", "__shfl_down_sync(ALL, v, half)", "__shfl_up_sync(ALL, v, half)"),
+    (
+        "other tree",
+        "vectors.cuh",
+        "half = LANES / 2; half > 0; half /= 2",
+        "half = 1; half < LANES; half *= 2",
+    ),
+    ("no infinities", "vectors.cuh", "if ((v.bits & 0x7c00) == 0x7c00)", "if (false)"),
+    ("rounded twice", "vectors.cuh", "__fma_rn(t.weight_decay, x, g)", "t.weight_decay * x + g"),
+    ("not fused", "sums.cu", "acc[5] = __fma_rn(s, d, acc[5]);", "acc[5] += s * d;"),
+    (
+        "wrong stride",
+        "sums.cu",
+        "*next = vectors + t.next * stride;\n    const T* init",
+        "*next = vectors + t.next * n;\n    const T* init",
+    ),
+    (
+        "no tail of steps",
+        "sums.cu",
+        "for (; i < end; i += LANES) step_row",
+        "for (; i < begin; i += LANES) step_row",
+    ),
+    ("no tail of pairs", "sums.cu", "if (i < end) pair_rows", "if (i < begin) pair_rows"),
+    ("no tail of lags", "sums.cu", "if (i < end) lag_rows", "if (i < begin) lag_rows"),
+    (
+        "lanes that leave",
+        "sums.cu",
+        "unsigned i = begin + lane();\n    // Rows",
+        "unsigned i = begin + lane();\n    if (i >= end) return;\n    // Rows",
+    ),
+    ("beyond the last", "sums.cu", "first_term + j < count && first + k < reference_count", "true"),
+    (
+        "a neighbour's reference",
+        "sums.cu",
+        "r[k] = references + min(first + k, reference_count - 1) * reference_stride;\n    double acc[PAIR",
+        "r[k] = references + (first + k) * reference_stride;\n    double acc[PAIR",
+    ),
+];
+
+#[test]
+fn faults_in_the_kernels_are_found() {
+    let faulty = |(name, file, there, instead): (&str, &str, &str, &str)| {
+        let dir = tempfile::tempdir().unwrap();
+        for part in ["sums.cu", "vectors.cuh", "emulated/cuda.h", "emulated/driver.cpp"] {
+            let text = std::fs::read_to_string(kernels().join(part)).unwrap();
+            let to = dir.path().join(part);
+            std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+            let text = if part == file {
+                assert_eq!(text.matches(there).count(), 1, "{name}: {there}");
+                text.replace(there, instead)
+            } else {
+                text
+            };
+            std::fs::write(to, text).unwrap();
+        }
+        let driver = build(dir.path(), &name.replace(' ', "_"));
+        let ran = emulated(&driver, &[], &["doctor"]);
+        assert_ne!(ran.code, 0, "{name} was not found");
+        let how = if ran.code < 0 { "stopped" } else { "other sums" };
+        eprintln!("{name}: {how}: {}", ran.err.lines().next().unwrap_or(""));
+    };
+    // Two at a time.
+    let (left, right) = FAULTS.split_at(FAULTS.len() / 2);
+    std::thread::scope(|scope| {
+        scope.spawn(|| left.iter().copied().for_each(faulty));
+        scope.spawn(|| right.iter().copied().for_each(faulty));
+    });
+}
