@@ -64,6 +64,18 @@ kernels-check: $(KERNELS)/ready
 	$(KERNELS)/bin/python kernels/build.py --check
 	$(KERNELS)/bin/python kernels/inspect_ptx.py --check
 
+# On a machine with an NVIDIA GPU; needs neither network nor Rust where dist/lpa-gpu is.
+gpu-check:
+	sh kernels/gpu-check.sh
+
+# What gpu-check needs, in one folder: to be copied to a machine with a GPU.
+gpu-bundle: build
+	rm -rf dist/lpa-gpu
+	mkdir -p dist/lpa-gpu
+	strip -o dist/lpa-gpu/lpa $(BIN)
+	cp kernels/gpu-check.sh kernels/torch_formulas.py dist/lpa-gpu/
+	du -sh dist/lpa-gpu
+
 $(KERNELS)/ready: kernels/requirements.txt
 	$(PYTHON) -m venv $(KERNELS)
 	$(KERNELS)/bin/pip install --quiet --disable-pip-version-check --no-deps -r kernels/requirements.txt

@@ -69,7 +69,8 @@ def resources(cubin, architecture):
     text = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     found = {}
     for name, body in re.findall(r"Function properties for (\w+)\n(.*?bytes cmem|.*?registers[^\n]*)", text, re.S):
-        stack, stores, loads = map(int, re.search(r"(\d+) bytes stack.*?(\d+) bytes spill s.*?(\d+) bytes", body).groups())
+        sizes = re.search(r"(\d+) bytes stack.*?(\d+) bytes spill s.*?(\d+) bytes", body)
+        stack, stores, loads = map(int, sizes.groups())
         if stack or stores or loads:
             sys.exit(f"{name} spills on sm_{architecture}: {body.strip()}")
         found[name] = int(re.search(r"Used (\d+) registers", body).group(1))

@@ -154,6 +154,7 @@ API cuDeviceGetAttribute(int* value, int attribute, int) {
         case 75: *value = 7; break;   // compute capability, major
         case 76: *value = 0; break;   // minor
         case 16: *value = 80; break;  // multiprocessors
+        case 13: *value = 1'000'000; break;  // kilohertz
         case 10: *value = 32; break;  // warp
         default: *value = 0;          // memory pools among them
     }

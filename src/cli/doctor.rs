@@ -5,14 +5,17 @@ use std::sync::Arc;
 
 use super::say;
 use crate::isa::Isa;
-use crate::reduce::cuda::{Device, check, device_count, driver_version};
-use crate::summary::thousands;
+use crate::reduce::cuda::{Device, bench, check, device_count, driver_version};
+use crate::summary::{significant, thousands};
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     /// Compare every size with every number of references (minutes without a real GPU)
     #[arg(long)]
     thorough: bool,
+    /// Also measure how fast each GPU copies and sums (needs 2 GiB there)
+    #[arg(long)]
+    bench: bool,
 }
 
 /// Says what lpa can run on, and checks each GPU against the CPU.
@@ -36,7 +39,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     };
     let mut failures = Vec::new();
     for ordinal in 0..count {
-        match report(ordinal, a.thorough) {
+        match report(ordinal, a) {
             Ok(text) => say(&text)?,
             Err(e) => {
                 say(&format!("  device {ordinal}: {e}\n"))?;
@@ -51,7 +54,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
 }
 
 /// What a device is, and that it gives the CPU's bits.
-fn report(ordinal: usize, thorough: bool) -> anyhow::Result<String> {
+fn report(ordinal: usize, a: &Arguments) -> anyhow::Result<String> {
     let begin = std::time::Instant::now();
     let device = Arc::new(Device::open(ordinal)?);
     let (free, total) = device.memory()?;
@@ -61,7 +64,7 @@ fn report(ordinal: usize, thorough: bool) -> anyhow::Result<String> {
         gib(free),
         gib(total)
     );
-    let found = check(&device, thorough)?;
+    let found = check(&device, a.thorough)?;
     if let Some(different) = found.different {
         anyhow::bail!("its sums are not the CPU's: {different}");
     }
@@ -71,6 +74,16 @@ fn report(ordinal: usize, thorough: bool) -> anyhow::Result<String> {
         thousands(found.equal),
         begin.elapsed().as_secs_f64()
     )?;
+    if a.bench {
+        text.push_str("\n| what | ms | rate | |\n|---|---|---|---|\n");
+        for speed in bench(&device)? {
+            let beside = speed.beside.map_or(String::new(), |(what, rate)| {
+                format!("{:.0} % {what} ({} {})", 100.0 * speed.rate / rate, significant(rate), speed.unit)
+            });
+            let (ms, rate) = (significant(speed.seconds * 1e3), significant(speed.rate));
+            writeln!(text, "| {} | {ms} | {rate} {} | {beside} |", speed.what, speed.unit)?;
+        }
+    }
     Ok(text)
 }
 

@@ -23,7 +23,7 @@ const PAIR_SUMS: usize = 3;
 const PAIR_TILE: [usize; 2] = [2, 4];
 const LAG_TILE: usize = 8;
 /// Warps of a thread block.
-const WARPS: usize = 4;
+pub(super) const WARPS: usize = 4;
 
 /// A direction at a step, by the places of its vectors in the batch.
 #[derive(Clone, Copy, Debug)]
@@ -43,14 +43,14 @@ pub struct Term {
 /// A term as `kernels/vectors.cuh` has it.
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct Packed {
-    g: u32,
-    x: u32,
-    next: u32,
-    later: u32,
-    kind: u32,
-    unused: u32,
-    weight_decay: f64,
+pub(super) struct Packed {
+    pub(super) g: u32,
+    pub(super) x: u32,
+    pub(super) next: u32,
+    pub(super) later: u32,
+    pub(super) kind: u32,
+    pub(super) unused: u32,
+    pub(super) weight_decay: f64,
 }
 
 // SAFETY: it is plain data, laid out as C lays it out, without padding.

@@ -3,10 +3,12 @@
 //! Owns devices, their memory and what runs on them. Where vectors come from and what becomes of sums is
 //! not its business. The driver is looked for when a device is opened; without one everything else works.
 
+mod bench;
 mod check;
 mod lane;
 mod memory;
 
+pub use bench::{Speed, bench};
 pub use check::{Check, check};
 pub use lane::{Lane, Term};
 pub use memory::{Plan, Resident};
