@@ -179,6 +179,14 @@ inline void launch(Dim grid, Dim block, std::function<void()> body) {
 #define blockDim emulated::block_size
 
 inline unsigned min(unsigned a, unsigned b) { return a < b ? a : b; }
+inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fsub_rn(float a, float b) { return a - b; }
+inline float __fdiv_rn(float a, float b) { return a / b; }
+inline float __fsqrt_rn(float a) { return std::sqrt(a); }
+inline int __popcll(unsigned long long v) { return __builtin_popcountll(v); }
+
 inline double __fma_rn(double a, double b, double c) { return std::fma(a, b, c); }
 inline double __dadd_rn(double a, double b) { return a + b; }
 inline double __dsub_rn(double a, double b) { return a - b; }

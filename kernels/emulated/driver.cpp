@@ -10,6 +10,7 @@
 
 #include "cuda.h"
 
+#include "../decode.cu"
 #include "../sums.cu"
 
 #include <atomic>
@@ -130,7 +131,7 @@ struct Kernel {
 
 const std::vector<Kernel> KERNELS_BY_NAME = {
     NAMED(step_f32), NAMED(step_bf16), NAMED(step_f16), NAMED(pairs_f32), NAMED(pairs_bf16), NAMED(pairs_f16),
-    NAMED(lags_f32), NAMED(lags_bf16), NAMED(lags_f16),
+    NAMED(lags_f32), NAMED(lags_bf16), NAMED(lags_f16), NAMED(work_f32),
 };
 
 }  // namespace

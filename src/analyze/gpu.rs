@@ -3,17 +3,21 @@
 //! Owns what of a chunk's vectors is on its way to the device, and to which rows its sums go. The sums
 //! themselves are `reduce`'s.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
+use crate::codec::{Parts, Prediction, Residual};
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::metrics::bias::LAG;
+use crate::reduce::Direction;
 use crate::reduce::cpu::Vectors;
-use crate::reduce::cuda::{Device, Lane, Plan, Resident, Term};
-use crate::reduce::{Direction, ReferenceSums};
+use crate::reduce::cuda::{Device, From, Lane, Plan, Resident, Term};
 use crate::reference::Reference;
 use crate::run::Run;
 use crate::run::chunk::Chunk;
 use crate::run::manifest::Manifest;
+use crate::run::trajectory::{Decoded, Slot, Slots, Source};
 use crate::stream::Measured;
 use crate::sums::{Cells, Layout};
 
@@ -22,6 +26,7 @@ pub(super) struct Shared {
     device: Arc<Device>,
     plan: Plan,
     resident: Option<Arc<Resident>>,
+    layout: Layout,
 }
 
 impl Shared {
@@ -39,7 +44,9 @@ impl Shared {
         let chunks = run.table.chunks();
         let elements = chunks.iter().map(|c| c.len).sum();
         let counts = [layout.directions, layout.references];
-        let plan = Plan::new(device, lanes, elements, counts, layout.lagged).map_err(Error::Cuda)?;
+        // A direction that meets later iterates needs gradients long before they are summed.
+        let works = !layout.lagged && !layout.lossy;
+        let plan = Plan::new(device, lanes, elements, counts, [layout.lagged, works]).map_err(Error::Cuda)?;
         let resident = if plan.held == 0 {
             let lens: Vec<usize> = chunks.iter().map(|c| c.len).collect();
             let mut file = Vec::new();
@@ -49,7 +56,7 @@ impl Shared {
         } else {
             None
         };
-        Ok(Shared { device: Arc::clone(device), plan, resident })
+        Ok(Shared { device: Arc::clone(device), plan, resident, layout })
     }
 
     /// One worker's batch.
@@ -59,7 +66,23 @@ impl Shared {
     pub(super) fn batch(&self) -> Result<Batch> {
         let lane =
             Lane::new(Arc::clone(&self.device), self.resident.clone(), self.plan).map_err(Error::Cuda)?;
-        Ok(Batch { lane, init: None, iterates: Vec::new(), rows: Vec::new(), file: Vec::new() })
+        Ok(Batch {
+            lane,
+            plan: self.plan,
+            layout: self.layout,
+            works: false,
+            init: None,
+            iterates: Vec::new(),
+            rows: Vec::new(),
+            done: Vec::new(),
+            needed: Vec::new(),
+            gradient: None,
+            loads: 0,
+            gradient_place: 0,
+            kept: Vec::new(),
+            host: Vec::new(),
+            file: Vec::new(),
+        })
     }
 }
 
@@ -71,6 +94,23 @@ pub(super) struct Batch {
     /// Steps of iterates, and their places.
     iterates: Vec<(u64, u32)>,
     rows: Vec<Of>,
+    /// Sums that wait for their row: the row, the place there, the sum.
+    done: Vec<(usize, usize, f64)>,
+    /// Whether the chunk's vectors are decoded on the device.
+    works: bool,
+    plan: Plan,
+    layout: Layout,
+    /// By iterate that is kept on the device: its step.
+    kept: Vec<Option<u64>>,
+    /// Iterates that are kept there and that terms of the batch need.
+    needed: Vec<usize>,
+    /// The step of the gradient that is kept there, and its place.
+    gradient: Option<(u64, u32)>,
+    /// Gradients of this batch that were decoded there.
+    loads: usize,
+    /// Which of the gradients kept there is the newest.
+    gradient_place: usize,
+    host: Vec<f32>,
     file: Vec<u8>,
 }
 
@@ -102,6 +142,8 @@ pub(super) struct At<'a> {
     pub(super) later: Option<&'a [f32]>,
     /// `||s||^2` is known better than from what is stored.
     pub(super) given: bool,
+    /// The direction is the gradient that the next iterate was predicted from.
+    pub(super) known: bool,
 }
 
 impl Batch {
@@ -115,16 +157,45 @@ impl Batch {
     ) {
         let dtype = manifest.tensors[chunk.tensor].dtype;
         let wider = |m: &Measured| m.recorded.is_some_and(|s| manifest.dtype_of(s, chunk.tensor) != dtype);
-        let dtype = if directions.iter().any(wider) { crate::dtype::DType::F32 } else { dtype };
+        let dtype = if directions.iter().any(wider) { DType::F32 } else { dtype };
         self.lane.begin(dtype, chunk.len, offset);
         self.clear();
+        self.works = self.plan.works && manifest.tensors[chunk.tensor].dtype == DType::F32;
+        self.kept.clear();
+        self.kept.resize(self.plan.iterates(), None);
+        (self.gradient, self.loads) = (None, 0);
+        if self.works {
+            self.lane.fill(self.zeros());
+        }
+    }
+
+    /// Whether the chunk's vectors are decoded on the device.
+    pub(super) fn works(&self) -> bool {
+        self.works
+    }
+
+    /// Iterates that are kept on the device.
+    pub(super) fn iterates(&self) -> usize {
+        self.plan.iterates()
+    }
+
+    /// Where zeros are kept on the device.
+    fn zeros(&self) -> u32 {
+        self.lane.kept(self.plan.iterates() + self.plan.gradients() + 2)
+    }
+
+    fn moments(&self) -> [u32; 2] {
+        let first = self.plan.iterates() + self.plan.gradients();
+        [self.lane.kept(first), self.lane.kept(first + 1)]
     }
 
     fn clear(&mut self) {
         self.lane.clear();
         self.init = None;
+        self.loads = 0;
         self.iterates.clear();
         self.rows.clear();
+        self.needed.clear();
     }
 
     /// Whether the next step has to wait for [`Self::flush`].
@@ -137,6 +208,10 @@ impl Batch {
     }
 
     fn iterate(&mut self, step: u64, x: &[f32]) -> Result<u32> {
+        if let Some(i) = self.kept.iter().position(|s| *s == Some(step)) {
+            self.needed.push(i);
+            return Ok(self.lane.kept(i));
+        }
         if let Some((_, place)) = self.iterates.iter().find(|(s, _)| *s == step) {
             return Ok(*place);
         }
@@ -152,7 +227,8 @@ impl Batch {
     pub(super) fn add(&mut self, at: &At<'_>) -> Result<()> {
         let v = &at.vectors;
         if self.init.is_none() {
-            self.init = Some(self.put(v.init)?);
+            // Without x_0 its sum is of no use.
+            self.init = Some(if v.init.is_empty() { self.zeros() } else { self.put(v.init)? });
         }
         let x = self.iterate(at.step, v.x)?;
         let next = if at.has_next { self.iterate(at.step + 1, v.next)? } else { x };
@@ -160,7 +236,11 @@ impl Batch {
             Some(later) => self.iterate(at.step + LAG, later)?,
             None => x,
         };
-        let g = if at.direction == Direction::Update { x } else { self.put(v.g)? };
+        let g = match self.gradient.filter(|(step, _)| at.known && self.works && *step == at.step) {
+            Some((_, place)) => place,
+            None if at.direction == Direction::Update => x,
+            None => self.put(v.g)?,
+        };
         let term = self.lane.term(Term { direction: at.direction, g, x, next, later });
         let (row, direction, later, given) = (at.row, at.number, at.later.is_some(), at.given);
         self.rows.push(Of { term, row, direction, later, given });
@@ -171,41 +251,173 @@ impl Batch {
     ///
     /// # Errors
     /// The device fails, or a reference cannot be read.
-    pub(super) fn flush(
-        &mut self,
-        layout: Layout,
-        references: &[Reference],
-        chunk: &Chunk,
-        cells: &mut Cells,
-    ) -> Result<()> {
-        let Some(init) = self.init else { return Ok(()) };
-        let Batch { lane, file, .. } = self;
-        lane.run(init, |k, out| references[k].chunk(chunk, file, out)).map_err(Error::Cuda)??;
-        let sums = self.lane.sums().map_err(Error::Cuda)?;
+    pub(super) fn flush(&mut self, references: &[Reference], chunk: &Chunk, cells: &mut Cells) -> Result<()> {
+        let mut file = std::mem::take(&mut self.file);
+        let done = self.execute(|k, out| references[k].chunk(chunk, &mut file, out));
+        self.file = file;
+        done?;
+        for (row, place, sum) in self.done.drain(..) {
+            cells.values_mut(row)[place] = sum;
+        }
+        Ok(())
+    }
+
+    /// Does what the batch holds, and begins another. Sums wait until they are asked for.
+    fn execute(&mut self, read: impl FnMut(usize, &mut [f32]) -> Result<()>) -> Result<()> {
+        self.lane.run(self.init.unwrap_or(0), read).map_err(Error::Cuda)??;
+        let (sums, layout, done) = (self.lane.sums().map_err(Error::Cuda)?, self.layout, &mut self.done);
         for of in &self.rows {
-            let (d, values) = (of.direction, cells.values_mut(of.row));
+            let d = of.direction;
+            let mut put = |place: usize, sum: f64| done.push((of.row, place, sum));
             let (iterates, along, first) = sums.step(of.term);
             if d == 0 {
-                let places = [Layout::X2, Layout::STEP2, Layout::INIT2];
-                for (place, sum) in places.into_iter().zip([iterates.x2, iterates.step2, iterates.init2]) {
-                    values[place] = sum;
-                }
+                put(Layout::X2, iterates.x2);
+                put(Layout::STEP2, iterates.step2);
+                put(Layout::INIT2, iterates.init2);
             }
             if !of.given {
-                values[layout.g2(d)] = along.g2;
+                put(layout.g2(d), along.g2);
             }
-            values[layout.g2(d) + 1] = along.gx;
-            let mut put = |k: usize, r: ReferenceSums| {
+            put(layout.g2(d) + 1, along.gx);
+            for k in 0..layout.references {
+                let r = if k == 0 { first } else { sums.pair(of.term, k) };
                 let dot = layout.dot(d, k);
-                (values[layout.d2(k)], values[dot], values[dot + 1]) = (r.d2, r.dot, r.dot_next);
-            };
-            put(0, first);
-            (1..layout.references).for_each(|k| put(k, sums.pair(of.term, k)));
-            if of.later {
-                (0..layout.references).for_each(|k| values[layout.dot(d, k) + 2] = sums.lag(of.term, k));
+                put(layout.d2(k), r.d2);
+                put(dot, r.dot);
+                put(dot + 1, r.dot_next);
+                if of.later {
+                    put(dot + 2, sums.lag(of.term, k));
+                }
             }
         }
         self.clear();
         Ok(())
+    }
+
+    /// Makes room for a payload more. Where vectors are decoded on the device, references lie there too.
+    fn make_room(&mut self) -> Result<()> {
+        if self.lane.has_room_for_work() { Ok(()) } else { self.execute(|_, _| Ok(())) }
+    }
+
+    /// Decodes a vector here and copies it.
+    fn copy(&mut self, to: u32, step: u64, stream: u16, source: &mut Source<'_>) -> Result<Decoded> {
+        let mut host = std::mem::take(&mut self.host);
+        host.resize(source.chunk.len, 0.0);
+        let decoded = source.load(step, stream, &mut host);
+        let copied = match decoded {
+            Ok(Decoded::Values) => self.put(&host).map(|from| self.lane.copy(to, from)),
+            _ => {
+                self.lane.fill(to);
+                Ok(())
+            }
+        };
+        self.host = host;
+        copied.and(decoded)
+    }
+}
+
+/// The slots of a chunk that is decoded on the device: there are no values at hand.
+impl Slots for &RefCell<Batch> {
+    fn load(&mut self, at: Slot, step: u64, stream: u16, source: &mut Source<'_>) -> Result<Decoded> {
+        let batch = &mut *self.borrow_mut();
+        batch.make_room()?;
+        match at {
+            Slot::Iterate(i) => {
+                batch.vacate(i)?;
+                let decoded = batch.copy(batch.lane.kept(i), step, stream, source)?;
+                batch.kept[i] = Some(step);
+                Ok(decoded)
+            }
+            Slot::Momentum => batch.copy(batch.moments()[0], step, stream, source),
+            Slot::Second => batch.copy(batch.moments()[1], step, stream, source),
+            Slot::Gradient => {
+                let to = batch.next_gradient()?;
+                let (mut merged, n) = (Ok(false), source.chunk.len);
+                let mut zero = false;
+                let decoded = source.decode(step, stream, |decoder, _, coding, payload| {
+                    let parts = decoder.parts(coding, payload, n)?;
+                    zero = matches!(parts, Parts::Zero);
+                    merged = batch.lane.merge(to, &parts);
+                    Ok(())
+                })?;
+                let place = match (decoded, merged.map_err(Error::Cuda)?) {
+                    (Decoded::Values, true) => to,
+                    (Decoded::Values, false) if !zero => {
+                        batch.copy(to, step, stream, source)?;
+                        to
+                    }
+                    _ => batch.zeros(),
+                };
+                batch.gradient = Some((step, place));
+                Ok(decoded)
+            }
+        }
+    }
+
+    fn fill(&mut self, at: Slot, _: usize) -> Result<()> {
+        let batch = &mut *self.borrow_mut();
+        batch.make_room()?;
+        let [momentum, second] = batch.moments();
+        match at {
+            Slot::Gradient => batch.gradient = Some((u64::MAX, batch.zeros())),
+            Slot::Momentum => batch.lane.fill(momentum),
+            Slot::Second => batch.lane.fill(second),
+            Slot::Iterate(i) => {
+                batch.vacate(i)?;
+                batch.lane.fill(batch.lane.kept(i));
+            }
+        }
+        Ok(())
+    }
+
+    fn predict(
+        &mut self,
+        step: u64,
+        [x, before, out]: [usize; 3],
+        source: &mut Source<'_>,
+    ) -> Result<Prediction> {
+        let batch = &mut *self.borrow_mut();
+        batch.make_room()?;
+        batch.vacate(out)?;
+        let g = batch.gradient.map_or(batch.zeros(), |(_, place)| place);
+        let from =
+            From { x: batch.lane.kept(x), before: batch.lane.kept(before), g, moments: batch.moments() };
+        let (mut prediction, mut staged, n) = (Prediction::PREVIOUS, Ok(()), source.chunk.len);
+        source.decode(step, 0, |_, dtype, coding, payload| {
+            let residual = Residual::read(coding.predictor, dtype, payload, n)?;
+            prediction = residual.prediction;
+            staged = batch.lane.predict(batch.lane.kept(out), from, &residual);
+            Ok(())
+        })?;
+        staged.map_err(Error::Cuda)?;
+        batch.kept[out] = Some(step);
+        Ok(prediction)
+    }
+
+    fn values(&self, _: Slot, _: usize) -> &[f32] {
+        &[]
+    }
+}
+
+impl Batch {
+    /// Makes sure that nothing in the batch needs the iterate kept at `i`.
+    fn vacate(&mut self, i: usize) -> Result<()> {
+        if self.needed.contains(&i) {
+            self.execute(|_, _| Ok(()))?;
+        }
+        self.kept[i] = None;
+        Ok(())
+    }
+
+    /// Where the next gradient goes: not where one lies that the batch may need.
+    fn next_gradient(&mut self) -> Result<u32> {
+        if self.loads + 1 >= self.plan.gradients() {
+            self.execute(|_, _| Ok(()))?;
+        }
+        self.loads += 1;
+        let first = self.lane.kept(self.plan.iterates());
+        let last = self.gradient_place;
+        self.gradient_place = (last + 1) % self.plan.gradients();
+        Ok(first + u32::try_from(self.gradient_place).unwrap_or(0))
     }
 }

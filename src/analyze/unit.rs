@@ -3,6 +3,7 @@
 //! Units are independent, so threads take them in any order; what a unit computes depends on
 //! nothing but its chunk and steps.
 
+use std::cell::RefCell;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -26,7 +27,7 @@ use crate::reference::Reference;
 use crate::run::Run;
 use crate::run::chunk::Chunk;
 use crate::run::manifest::GRAD;
-use crate::run::trajectory::{Decoded, Source, Trajectory};
+use crate::run::trajectory::{Decoded, Slots, Source, Trajectory};
 use crate::run::window::Window;
 use crate::stream::Measured;
 use crate::sums::{Cells, Layout};
@@ -77,7 +78,7 @@ struct Scratch {
     /// Where vectors were stored with loss.
     bounds: Option<Bounds>,
     /// Where a GPU sums.
-    batch: Option<Batch>,
+    batch: Option<RefCell<Batch>>,
 }
 
 impl Workers {
@@ -166,7 +167,7 @@ impl Scratch {
                 .map(|_| vector())
                 .collect(),
             bounds: layout.lossy.then(|| Bounds::new(layout)),
-            batch,
+            batch: batch.map(RefCell::new),
         })
     }
 }
@@ -181,11 +182,11 @@ impl Unit<'_> {
         s: &mut Scratch,
     ) -> Result<Walked> {
         let n = chunk.len;
-        let mut cells = Cells::with_capacity(self.layout.width(), steps.len());
+        let cells = Cells::with_capacity(self.layout.width(), steps.len());
         let mut damage = Vec::new();
         let Scratch { decoder, file, g, init, iterates, references, bounds, batch } = s;
         if let Some(batch) = batch {
-            batch.begin(&self.run.manifest, chunk, offset, self.directions);
+            batch.borrow_mut().begin(&self.run.manifest, chunk, offset, self.directions);
         }
         for (reference, values) in self.references.iter().zip(references.iter_mut()) {
             reference.chunk(chunk, file, &mut values[..n])?;
@@ -205,32 +206,80 @@ impl Unit<'_> {
                 Err(e) => damage.push((first..=first, keep(e)?)),
             }
         }
-        let no_init = start.is_none();
-        let grad = self.run.manifest.stream_id(GRAD);
+        let init = start.is_some().then_some(&init[..n]);
+        let mut walk = Steps { unit: self, isa, steps, init, g, references, bounds, cells, damage };
+        let batch = batch.as_ref();
+        match batch.filter(|b| b.borrow().works()) {
+            None => walk.take(iterates, batch, &mut source)?,
+            Some(on_device) => {
+                let count = on_device.borrow().iterates();
+                walk.take(&mut Trajectory::over(on_device, count), batch, &mut source)?;
+            }
+        }
+        let Steps { mut cells, damage, .. } = walk;
+        let bytes = source.bytes;
+        if let Some(batch) = batch {
+            batch.borrow_mut().flush(self.references, chunk, &mut cells)?;
+        }
+        self.observer.advance(steps.len() as u64, bytes);
+        Ok(Walked { cells, start, damage })
+    }
+
+    fn direction(&self, measured: &Measured, chunk: &Chunk, step: u64) -> Direction {
+        let group = self.run.manifest.tensors[chunk.tensor].param_group;
+        measured.direction(|| self.hyperparameters.coupled_weight_decay(group, step).unwrap_or(0.0))
+    }
+}
+
+/// A walk through the steps of a unit.
+struct Steps<'a> {
+    unit: &'a Unit<'a>,
+    isa: Isa,
+    steps: &'a [u64],
+    /// x_0, where it is there.
+    init: Option<&'a [f32]>,
+    g: &'a mut [f32],
+    references: &'a [Vec<f32>],
+    bounds: &'a mut Option<Bounds>,
+    cells: Cells,
+    damage: Damage,
+}
+
+impl Steps<'_> {
+    /// Takes every step, with iterates held wherever they are; in a batch where a GPU sums.
+    fn take<S: Slots>(
+        &mut self,
+        iterates: &mut Trajectory<S>,
+        batch: Option<&RefCell<Batch>>,
+        source: &mut Source<'_>,
+    ) -> Result<()> {
+        let Steps { unit, isa, steps, init, g, references, bounds, cells, damage } = self;
+        let n = source.chunk.len;
+        let grad = unit.run.manifest.stream_id(GRAD);
         // Steps whose iterates cannot be decoded.
         let mut lost: Option<RangeInclusive<u64>> = None;
-        for &t in steps {
-            if let Some(batch) = batch.as_mut().filter(|b| b.is_full()) {
-                batch.flush(self.layout, self.references, chunk, &mut cells)?;
+        for &t in *steps {
+            if let Some(batch) = batch.filter(|b| b.borrow().is_full()) {
+                batch.borrow_mut().flush(unit.references, source.chunk, cells)?;
             }
             let row = cells.len();
             let (values, flags) = cells.push();
-            flags.no_init = no_init;
+            flags.no_init = init.is_none();
             let mut reach = |step: u64| {
                 if lost.as_ref().is_some_and(|lost| lost.contains(&step)) {
                     return Ok(false);
                 }
-                iterates.reach(step, &mut source).or_else(|e| {
-                    let end = self.run.next_keyframe(step)?.map_or(u64::MAX, |k| k - 1);
+                iterates.reach(step, source).or_else(|e| {
+                    let end = unit.run.next_keyframe(step)?.map_or(u64::MAX, |k| k - 1);
                     lost = Some(step..=end);
                     // The final iterate has no row.
-                    let last = self.run.final_step().unwrap_or(self.run.steps().end).saturating_sub(1);
+                    let last = unit.run.final_step().unwrap_or(unit.run.steps().end).saturating_sub(1);
                     damage.push((step..=last.min(end).max(step), keep(e)?));
                     Ok(false)
                 })
             };
             let (_, has_next) = (reach(t)?, reach(t + 1)?);
-            let has_later = self.layout.lagged && reach(t + LAG)?;
+            let has_later = unit.layout.lagged && reach(t + LAG)?;
             let Some(x) = iterates.get(t, n) else {
                 flags.damaged = true;
                 continue;
@@ -239,14 +288,14 @@ impl Unit<'_> {
             flags.no_later = !has_later;
             let next = iterates.get(t + 1, n).unwrap_or(x);
             let later = iterates.get(t + LAG, n).filter(|_| has_later);
-            let init = if no_init { x } else { &init[..n] };
+            let init = init.unwrap_or(x);
             if let Some(bounds) = bounds {
-                let moves = self.directions.iter().any(|m| m.recorded.is_none());
+                let moves = unit.directions.iter().any(|m| m.recorded.is_none());
                 let next = Some(next).filter(|_| moves && has_next);
-                bounds.iterates(&mut source, [(t, Some(x)), (t + 1, next), (t + LAG, later)])?;
+                bounds.iterates(source, [(t, Some(x)), (t + 1, next), (t + LAG, later)])?;
             }
             let mut held = None;
-            for (d, measured) in self.directions.iter().enumerate() {
+            for (d, measured) in unit.directions.iter().enumerate() {
                 // The next iterate was predicted from the gradient.
                 let known = iterates.gradient(t, n).filter(|_| measured.recorded == grad);
                 let absent = match measured.recorded {
@@ -266,7 +315,7 @@ impl Unit<'_> {
                     },
                 };
                 held = measured.recorded.map(|stream| (stream, absent)).or(held);
-                let mut direction = self.direction(measured, chunk, t);
+                let mut direction = unit.direction(measured, source.chunk, t);
                 if absent {
                     // Its part of every sum is 0.
                     g[..n].fill(0.0);
@@ -277,34 +326,26 @@ impl Unit<'_> {
                     flags.absent |= 1 << d;
                     flags.all_absent |= 1 << d;
                 }
-                let g = known.filter(|_| !absent).map_or(&g[..n], |(values, _)| values);
+                let known = known.filter(|_| !absent);
+                let (g, known) = (known.map_or(&g[..n], |(values, _)| values), known.is_some());
                 let v = Vectors { g, x, next, init };
                 if batch.is_none() {
-                    sums(isa, self.layout, (d, direction), &v, later, references, values);
+                    sums(*isa, unit.layout, (d, direction), &v, later, references, values);
                 }
                 let mut given = false;
                 if let Some(bounds) = bounds {
                     let stored = measured.recorded.filter(|_| !absent);
                     let along = Along { number: d, direction, step: t, stored, vectors: v };
-                    given = bounds.add(isa, self.layout, &along, (later, references), &mut source, values)?;
+                    given = bounds.add(*isa, unit.layout, &along, (later, references), source, values)?;
                 }
                 if let Some(batch) = batch {
-                    let at = At { row, number: d, direction, step: t, vectors: v, has_next, later, given };
-                    batch.add(&at)?;
+                    let at =
+                        At { row, number: d, direction, step: t, vectors: v, has_next, later, given, known };
+                    batch.borrow_mut().add(&at)?;
                 }
             }
         }
-        let bytes = source.bytes;
-        if let Some(batch) = batch {
-            batch.flush(self.layout, self.references, chunk, &mut cells)?;
-        }
-        self.observer.advance(steps.len() as u64, bytes);
-        Ok(Walked { cells, start, damage })
-    }
-
-    fn direction(&self, measured: &Measured, chunk: &Chunk, step: u64) -> Direction {
-        let group = self.run.manifest.tensors[chunk.tensor].param_group;
-        measured.direction(|| self.hyperparameters.coupled_weight_decay(group, step).unwrap_or(0.0))
+        Ok(())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Payload to elements.
 
 use super::encode::ZEROS;
-use super::packed::Packed;
+use super::packed::{BLOCK as PACKED_BLOCK, Packed, words};
 use super::planes::{bitmap_len, kept_elements, merge16, merge32};
 use super::predict::{Past, Prediction, predict};
 use super::quantized::{BLOCK, NO_LEVEL, TOO_LARGE, blocks, dequantize, level_count, step_value};
@@ -25,6 +25,45 @@ struct Cut<'a> {
     low: &'a [u8],
     high: &'a [u8],
     bitmap: &'a [u8],
+}
+
+/// A float32 payload taken apart.
+pub enum Parts<'a> {
+    /// Every bit is zero.
+    Zero,
+    /// Planes of the kept elements.
+    Planes {
+        /// The lower 16 bits of each, little endian.
+        low: &'a [u8],
+        /// Sign and upper mantissa of each.
+        high: &'a [u8],
+        /// One bit a block of 64 elements, that it is kept; empty where all are.
+        bitmap: &'a [u8],
+        /// The exponent of each.
+        exponents: Bytes<'a>,
+    },
+    /// Something that [`Decoder::decode`] decodes.
+    Other,
+}
+
+/// A plane of bytes.
+pub enum Bytes<'a> {
+    /// As they are.
+    Plain(&'a [u8]),
+    /// In a few bits each.
+    Packed(Packed<'a>),
+}
+
+impl Packed<'_> {
+    /// Where the words of each block begin.
+    pub fn begins(&self, len: usize) -> impl Iterator<Item = usize> {
+        let blocks = self.heads.iter().enumerate();
+        blocks.scan(0, move |at, (b, [width, _])| {
+            let begin = *at;
+            *at += words(PACKED_BLOCK.min(len - b * PACKED_BLOCK), usize::from(*width));
+            Some(begin)
+        })
+    }
 }
 
 impl Decoder {
@@ -238,6 +277,33 @@ impl Decoder {
         Ok(())
     }
 
+    /// Takes a float32 payload of `n` elements apart, for a decoder elsewhere. What only a processor can
+    /// decompress is decompressed.
+    ///
+    /// # Errors
+    /// As [`Self::decode`].
+    pub fn parts<'p>(
+        &'p mut self,
+        coding: Coding,
+        payload: &'p [u8],
+        n: usize,
+    ) -> Result<Parts<'p>, DecodeError> {
+        match coding.codec {
+            Codec::Zero => expect_len("zero", payload, 0).map(|()| Parts::Zero),
+            Codec::Planes | Codec::Packed => {
+                let (cut, kept, frame) = split(DType::F32, n, coding, payload)?;
+                let exponents = if coding.packed || coding.codec == Codec::Packed {
+                    Bytes::Packed(whole(frame, kept)?)
+                } else {
+                    self.expand(false, frame, kept)?;
+                    Bytes::Plain(&self.exponent[..kept])
+                };
+                Ok(Parts::Planes { low: cut.low, high: cut.high, bitmap: cut.bitmap, exponents })
+            }
+            _ => Ok(Parts::Other),
+        }
+    }
+
     /// Cuts planes of `n` elements and decompresses the exponents into `self.exponent`.
     fn cut<'p>(
         &mut self,
@@ -246,32 +312,16 @@ impl Decoder {
         coding: Coding,
         payload: &'p [u8],
     ) -> Result<Cut<'p>, DecodeError> {
-        let bitmap_len = if coding.zero_blocks { bitmap_len(n) } else { 0 };
-        let short = |expected| DecodeError::Length { codec: "planes", found: payload.len(), expected };
-        let split = payload.len().checked_sub(bitmap_len).ok_or_else(|| short(bitmap_len))?;
-        let (body, bitmap) = payload.split_at(split);
-        let kept = if coding.zero_blocks { kept_elements(bitmap, n).ok_or(DecodeError::Bitmap)? } else { n };
-        let raw_len = kept * (dtype.size() - 1);
-        let expected = raw_len + coding.plane_len as usize;
-        if body.len() != expected || kept > self.exponent.len() {
-            return Err(short(expected + bitmap_len));
-        }
-        let (raw, frame) = body.split_at(raw_len);
-        let (low, high) = raw.split_at(raw_len - kept);
+        let (cut, kept, frame) = split(dtype, n, coding, payload)?;
         self.expand(coding.packed || coding.codec == Codec::Packed, frame, kept)?;
-        Ok(Cut { low, high, bitmap })
+        Ok(cut)
     }
 
     /// Decompresses a plane of `len` bytes, at most 65,536, into `self.exponent`.
     fn expand(&mut self, packed: bool, frame: &[u8], len: usize) -> Result<(), DecodeError> {
         let out = &mut self.exponent[..len];
         if packed {
-            let mut rest = frame;
-            let packed = Packed::take(&mut rest, len)?;
-            if !rest.is_empty() {
-                return Err(DecodeError::Packed("it is longer than it says"));
-            }
-            packed.unpack(self.isa, out);
+            whole(frame, len)?.unpack(self.isa, out);
             return Ok(());
         }
         let written =
@@ -281,6 +331,35 @@ impl Decoder {
         }
         Ok(())
     }
+}
+
+/// Cuts planes of `n` elements. Returns them, how many elements they hold, and their exponents' frame.
+fn split(
+    dtype: DType,
+    n: usize,
+    coding: Coding,
+    payload: &[u8],
+) -> Result<(Cut<'_>, usize, &[u8]), DecodeError> {
+    let bitmap_len = if coding.zero_blocks { bitmap_len(n) } else { 0 };
+    let short = |expected| DecodeError::Length { codec: "planes", found: payload.len(), expected };
+    let split = payload.len().checked_sub(bitmap_len).ok_or_else(|| short(bitmap_len))?;
+    let (body, bitmap) = payload.split_at(split);
+    let kept = if coding.zero_blocks { kept_elements(bitmap, n).ok_or(DecodeError::Bitmap)? } else { n };
+    let raw_len = kept * (dtype.size() - 1);
+    let expected = raw_len + coding.plane_len as usize;
+    if body.len() != expected || kept > CHUNK {
+        return Err(short(expected + bitmap_len));
+    }
+    let (raw, frame) = body.split_at(raw_len);
+    let (low, high) = raw.split_at(raw_len - kept);
+    Ok((Cut { low, high, bitmap }, kept, frame))
+}
+
+/// A packed plane of `len` bytes, and nothing after it.
+fn whole(frame: &[u8], len: usize) -> Result<Packed<'_>, DecodeError> {
+    let mut rest = frame;
+    let packed = Packed::take(&mut rest, len)?;
+    if rest.is_empty() { Ok(packed) } else { Err(DecodeError::Packed("it is longer than it says")) }
 }
 
 /// A payload of multiples, cut but not yet decompressed.

@@ -13,10 +13,12 @@ mod predict;
 mod quantized;
 mod residual;
 
-pub use decode::Decoder;
+pub use decode::{Bytes, Decoder, Parts};
 pub use encode::{Encoder, Lossy};
+pub use packed::Packed;
 pub use philox::Noise;
 pub use predict::{COUPLED, FUSED, NESTEROV, Past, Prediction, Predictor, predict};
+pub use residual::Residual;
 
 /// Elements a zero block: blocks whose bits are all zero are left out of the planes.
 pub const ZERO_BLOCK: usize = 64;

@@ -8,7 +8,7 @@ use super::DecodeError;
 use crate::isa::multi_isa;
 
 /// Bytes that share a base and a width.
-const BLOCK: usize = 1024;
+pub(super) const BLOCK: usize = 1024;
 /// Bytes side by side: a row.
 const LANES: usize = 32;
 /// Rows whose bits fill whole words of lanes: a group.
@@ -25,7 +25,7 @@ const PATCH: usize = 3;
 type Word = [u8; LANES];
 
 /// Words of lanes that a block of `len` bytes takes.
-fn words(len: usize, width: usize) -> usize {
+pub(super) fn words(len: usize, width: usize) -> usize {
     (len / GROUP) * width + ((len % GROUP).div_ceil(LANES) * width).div_ceil(8)
 }
 
@@ -149,11 +149,15 @@ pub(super) fn pack(isa: crate::isa::Isa, plane: &[u8], out: &mut Vec<u8>) {
 }
 
 /// A packed plane whose lengths were checked.
-pub(super) struct Packed<'a> {
-    heads: &'a [[u8; HEAD]],
-    words: &'a [Word],
-    positions: &'a [[u8; 2]],
-    patches: &'a [u8],
+pub struct Packed<'a> {
+    /// Width and base of each block of 1,024 bytes.
+    pub heads: &'a [[u8; HEAD]],
+    /// The blocks' words of 32 lanes, one block after the other.
+    pub words: &'a [[u8; LANES]],
+    /// Where patches lie, ascending, below the plane's length; little endian.
+    pub positions: &'a [[u8; 2]],
+    /// The bytes that belong there.
+    pub patches: &'a [u8],
 }
 
 impl<'a> Packed<'a> {

@@ -138,9 +138,11 @@ pub(super) fn encode(
 }
 
 /// A payload whose lengths were checked.
-pub(super) struct Residual<'a> {
-    pub(super) prediction: Prediction,
-    planes: Vec<Packed<'a>>,
+pub struct Residual<'a> {
+    /// How the values are predicted.
+    pub prediction: Prediction,
+    /// The bytes of the distances, lowest first; none where all are 0.
+    pub planes: Vec<Packed<'a>>,
 }
 
 impl<'a> Residual<'a> {
@@ -148,7 +150,7 @@ impl<'a> Residual<'a> {
     ///
     /// # Errors
     /// It does not fit its predictor, type and count.
-    pub(super) fn read(
+    pub fn read(
         predictor: Predictor,
         dtype: DType,
         payload: &'a [u8],

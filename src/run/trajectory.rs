@@ -75,11 +75,15 @@ impl Source<'_> {
         Ok(g2)
     }
 
-    fn decode(
+    /// Gives the payload of the chunk of a vector, checked against its hash, to `how`.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn decode(
         &mut self,
         step: u64,
         stream: u16,
-        how: impl FnOnce(&mut Decoder, DType, Coding, &[u8]) -> std::result::Result<(), DecodeError>,
+        how: impl for<'p> FnOnce(&'p mut Decoder, DType, Coding, &'p [u8]) -> std::result::Result<(), DecodeError>,
     ) -> Result<Decoded> {
         let Some(payload) = self.window.payload(self.run, step, stream, self.chunk, self.file)? else {
             return Ok(Decoded::Missing);
@@ -107,16 +111,118 @@ impl Source<'_> {
     }
 }
 
-/// Iterates of one chunk that are held, and what the next one is predicted from.
-pub struct Trajectory {
-    slots: Vec<(Option<u64>, Vec<f32>)>,
-    /// The newest iterate that was decoded.
-    head: Option<u64>,
+/// Where a trajectory holds a vector of its chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slot {
+    /// The gradient that was decoded last.
+    Gradient,
+    /// The optimizer's momentum.
+    Momentum,
+    /// The optimizer's second moment.
+    Second,
+    /// An iterate, by number.
+    Iterate(usize),
+}
+
+/// Holds the vectors of a trajectory and does the arithmetic on them.
+pub trait Slots {
+    /// Decodes the chunk of a stored vector that is not predicted into a slot; zeros where there is none.
+    ///
+    /// # Errors
+    /// As [`Source::load`].
+    fn load(&mut self, at: Slot, step: u64, stream: u16, source: &mut Source<'_>) -> Result<Decoded>;
+
+    /// Fills a slot with zeros.
+    ///
+    /// # Errors
+    /// The slot is on a device, which failed.
+    fn fill(&mut self, at: Slot, n: usize) -> Result<()>;
+
+    /// Decodes the iterate of `step` into the last of three slots of iterates, predicted from the first and
+    /// from the one before that in the second, the gradient and the moments, which are taken a step further.
+    ///
+    /// # Errors
+    /// As [`Source::load`].
+    fn predict(&mut self, step: u64, iterates: [usize; 3], source: &mut Source<'_>) -> Result<Prediction>;
+
+    /// The values in a slot; empty where they are not at hand.
+    fn values(&self, at: Slot, n: usize) -> &[f32];
+}
+
+/// Slots in memory.
+pub struct Memory {
     gradient: Vec<f32>,
-    /// The step of the gradient that is held, and what became of it.
-    held: Option<(u64, Decoded)>,
     momentum: Vec<f32>,
     second: Vec<f32>,
+    iterates: Vec<Vec<f32>>,
+}
+
+impl Memory {
+    fn slot(&mut self, at: Slot) -> &mut [f32] {
+        match at {
+            Slot::Gradient => &mut self.gradient,
+            Slot::Momentum => &mut self.momentum,
+            Slot::Second => &mut self.second,
+            Slot::Iterate(i) => &mut self.iterates[i],
+        }
+    }
+}
+
+impl Slots for Memory {
+    fn load(&mut self, at: Slot, step: u64, stream: u16, source: &mut Source<'_>) -> Result<Decoded> {
+        let n = source.chunk.len;
+        let values = &mut self.slot(at)[..n];
+        let decoded = source.load(step, stream, values)?;
+        if decoded != Decoded::Values {
+            values.fill(0.0);
+        }
+        Ok(decoded)
+    }
+
+    fn fill(&mut self, at: Slot, n: usize) -> Result<()> {
+        self.slot(at)[..n].fill(0.0);
+        Ok(())
+    }
+
+    fn predict(
+        &mut self,
+        step: u64,
+        [x, before, out]: [usize; 3],
+        source: &mut Source<'_>,
+    ) -> Result<Prediction> {
+        let n = source.chunk.len;
+        let mut values = std::mem::take(&mut self.iterates[out]);
+        let (x, before) = (&self.iterates[x][..n], &self.iterates[before][..n]);
+        let (momentum, second) = (&mut self.momentum[..n], &mut self.second[..n]);
+        let mut past = Past { x, before, g: &self.gradient[..n], momentum, second };
+        let mut prediction = Prediction::PREVIOUS;
+        let decoded = source.decode(step, 0, |decoder, dtype, coding, bytes| {
+            prediction = decoder.decode_predicted(dtype, coding, bytes, &mut past, &mut values[..n])?;
+            Ok(())
+        });
+        self.iterates[out] = values;
+        decoded.map(|_| prediction)
+    }
+
+    fn values(&self, at: Slot, n: usize) -> &[f32] {
+        match at {
+            Slot::Gradient => &self.gradient[..n],
+            Slot::Momentum => &self.momentum[..n],
+            Slot::Second => &self.second[..n],
+            Slot::Iterate(i) => &self.iterates[i][..n],
+        }
+    }
+}
+
+/// Iterates of one chunk that are held, and what the next one is predicted from.
+pub struct Trajectory<S = Memory> {
+    slots: S,
+    /// By slot of iterates: the step.
+    steps: Vec<Option<u64>>,
+    /// The newest iterate that was decoded.
+    head: Option<u64>,
+    /// The step of the gradient that is held, and what became of it.
+    held: Option<(u64, Decoded)>,
     /// A keyframe and the step after it from which on nothing can be decoded.
     broken: Option<(u64, u64)>,
     /// The last replay of the optimizer's step.
@@ -131,24 +237,48 @@ impl Trajectory {
 
     /// The same for chunks of at most `len` elements.
     pub fn sized(past: usize, len: usize) -> Trajectory {
-        // One more is predicted from.
-        let slot = || (None, vec![0.0; len]);
         let vector = || vec![0.0; len];
-        Trajectory {
-            slots: (0..past + 2).map(|_| slot()).collect(),
-            head: None,
-            gradient: vector(),
-            held: None,
-            momentum: vector(),
-            second: vector(),
-            broken: None,
-            replay: None,
+        // One more is predicted from.
+        let iterates: Vec<Vec<f32>> = (0..past + 2).map(|_| vector()).collect();
+        let count = iterates.len();
+        Trajectory::over(Memory { gradient: vector(), momentum: vector(), second: vector(), iterates }, count)
+    }
+
+    /// A vector of a step: x_step, or a stream, which is decoded into `buffer`; `None` where it is absent
+    /// or was not recorded.
+    ///
+    /// # Errors
+    /// As [`Self::recorded`] and [`Source::load`].
+    pub(crate) fn vector<'t>(
+        &'t mut self,
+        step: u64,
+        stream: u16,
+        source: &mut Source<'_>,
+        buffer: &'t mut [f32],
+    ) -> Result<Option<&'t [f32]>> {
+        if stream == 0 {
+            return self.recorded(step, source).map(Some);
         }
+        let values = &mut buffer[..source.chunk.len];
+        Ok((source.load(step, stream, values)? == Decoded::Values).then_some(&*values))
+    }
+
+    /// The optimizer's moments before the newest iterate's step, and the last replay of a step that was
+    /// met on the way to it.
+    pub(super) fn optimizer(&self, n: usize) -> ([&[f32]; 2], Option<Prediction>) {
+        ([&self.slots.momentum[..n], &self.slots.second[..n]], self.replay)
+    }
+}
+
+impl<S: Slots> Trajectory<S> {
+    /// Holds up to `count` iterates, at least three, in `slots`.
+    pub fn over(slots: S, count: usize) -> Trajectory<S> {
+        Trajectory { slots, steps: vec![None; count], head: None, held: None, broken: None, replay: None }
     }
 
     /// Forgets all: what follows is another chunk's, or another window's.
     pub fn clear(&mut self) {
-        self.slots.iter_mut().for_each(|(step, _)| *step = None);
+        self.steps.fill(None);
         (self.head, self.held, self.broken, self.replay) = (None, None, None, None);
     }
 
@@ -188,12 +318,12 @@ impl Trajectory {
     }
 
     fn slot(&self, step: u64) -> Option<usize> {
-        self.slots.iter().position(|(held, _)| *held == Some(step))
+        self.steps.iter().position(|held| *held == Some(step))
     }
 
-    /// x_step, of `n` elements, where it is held.
+    /// x_step, of `n` elements, where it is held; empty where its values are not at hand.
     pub fn get(&self, step: u64, n: usize) -> Option<&[f32]> {
-        self.slot(step).map(|slot| &self.slots[slot].1[..n])
+        self.slot(step).map(|slot| self.slots.values(Slot::Iterate(slot), n))
     }
 
     /// x_step, which is there.
@@ -204,68 +334,37 @@ impl Trajectory {
         if self.reach(step, source)?
             && let Some(slot) = self.slot(step)
         {
-            return Ok(&self.slots[slot].1[..source.chunk.len]);
+            return Ok(self.slots.values(Slot::Iterate(slot), source.chunk.len));
         }
         Err(missing(source, step))
-    }
-
-    /// A vector of a step: x_step, or a stream, which is decoded into `buffer`; `None` where it is absent
-    /// or was not recorded.
-    ///
-    /// # Errors
-    /// As [`Self::recorded`] and [`Source::load`].
-    pub(crate) fn vector<'t>(
-        &'t mut self,
-        step: u64,
-        stream: u16,
-        source: &mut Source<'_>,
-        buffer: &'t mut [f32],
-    ) -> Result<Option<&'t [f32]>> {
-        if stream == 0 {
-            return self.recorded(step, source).map(Some);
-        }
-        let values = &mut buffer[..source.chunk.len];
-        Ok((source.load(step, stream, values)? == Decoded::Values).then_some(&*values))
-    }
-
-    /// The optimizer's moments before the newest iterate's step, and the last replay of a step that was
-    /// met on the way to it.
-    pub(super) fn optimizer(&self, n: usize) -> ([&[f32]; 2], Option<Prediction>) {
-        ([&self.momentum[..n], &self.second[..n]], self.replay)
     }
 
     /// The gradient of a step, where it was decoded on the way to the newest iterate.
     pub fn gradient(&self, step: u64, n: usize) -> Option<(&[f32], Decoded)> {
         let (_, decoded) = self.held.filter(|(held, _)| *held == step)?;
-        Some((&self.gradient[..n], decoded))
+        Some((self.slots.values(Slot::Gradient, n), decoded))
     }
 
     /// Decodes x_step, which follows the newest iterate or is a keyframe.
     fn advance(&mut self, step: u64, keyframe: u64, source: &mut Source<'_>) -> Result<()> {
-        let n = source.chunk.len;
         let recorded = source.coding(step);
         let coding = recorded.ok_or_else(|| missing(source, step))?;
         let previous = step.checked_sub(1).filter(|_| step > keyframe).and_then(|p| self.slot(p));
         // The iterate before the last is looked at by one predictor only.
         let looks_back = coding.predictor == Predictor::Linear;
         let before = step.checked_sub(2).filter(|p| looks_back && *p >= keyframe).and_then(|p| self.slot(p));
-        let oldest = |i: &usize| self.slots[*i].0.map_or(0, |s| s + 1);
+        let oldest = |i: &usize| self.steps[*i].map_or(0, |s| s + 1);
         let free =
-            (0..self.slots.len()).filter(|i| Some(*i) != previous && Some(*i) != before).min_by_key(oldest);
+            (0..self.steps.len()).filter(|i| Some(*i) != previous && Some(*i) != before).min_by_key(oldest);
         let free = free.unwrap_or(0);
-        let mut values = std::mem::take(&mut self.slots[free].1);
-        self.slots[free].0 = None;
-        let decoded = self.decode(step, coding, previous, before, source, &mut values[..n]);
-        self.slots[free].1 = values;
-        decoded?;
+        self.steps[free] = None;
+        self.decode(step, coding, [previous, before], free, source)?;
         if step == keyframe {
-            for (stream, moment) in MOMENTS.into_iter().zip([&mut self.momentum, &mut self.second]) {
-                if source.load(step, stream, &mut moment[..n])? != Decoded::Values {
-                    moment[..n].fill(0.0);
-                }
+            for (stream, moment) in MOMENTS.into_iter().zip([Slot::Momentum, Slot::Second]) {
+                self.slots.load(moment, step, stream, source)?;
             }
         }
-        self.slots[free].0 = Some(step);
+        self.steps[free] = Some(step);
         self.head = Some(step);
         Ok(())
     }
@@ -274,39 +373,27 @@ impl Trajectory {
         &mut self,
         step: u64,
         coding: Coding,
-        previous: Option<usize>,
-        before: Option<usize>,
+        [previous, before]: [Option<usize>; 2],
+        out: usize,
         source: &mut Source<'_>,
-        out: &mut [f32],
     ) -> Result<()> {
-        let n = out.len();
         if !coding.codec.follows() {
-            source.load(step, 0, out)?;
-            return Ok(());
+            return self.slots.load(Slot::Iterate(out), step, 0, source).map(drop);
         }
         let previous = previous.ok_or_else(|| missing(source, step.saturating_sub(1)))?;
-        let grad = source.run.manifest.stream_id(GRAD);
         if coding.predictor != Predictor::Previous {
             self.held = None;
-            let decoded = match grad {
-                Some(stream) => source.load(step - 1, stream, &mut self.gradient[..n])?,
-                None => Decoded::Missing,
+            let decoded = match source.run.manifest.stream_id(GRAD) {
+                Some(stream) => self.slots.load(Slot::Gradient, step - 1, stream, source)?,
+                None => {
+                    self.slots.fill(Slot::Gradient, source.chunk.len)?;
+                    Decoded::Missing
+                }
             };
-            if decoded != Decoded::Values {
-                self.gradient[..n].fill(0.0);
-            }
             self.held = Some((step - 1, decoded));
         }
-        let x = &self.slots[previous].1[..n];
-        let before = before.map_or(x, |slot| &self.slots[slot].1[..n]);
-        let g = &self.gradient[..n];
-        let (momentum, second) = (&mut self.momentum[..n], &mut self.second[..n]);
-        let mut past = Past { x, before, g, momentum, second };
-        let mut prediction = Prediction::PREVIOUS;
-        source.decode(step, 0, |decoder, dtype, coding, bytes| {
-            prediction = decoder.decode_predicted(dtype, coding, bytes, &mut past, out)?;
-            Ok(())
-        })?;
+        let before = before.unwrap_or(previous);
+        let prediction = self.slots.predict(step, [previous, before, out], source)?;
         if prediction.predictor.moments() > 0 {
             self.replay = Some(prediction);
         }

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use cudarc::driver::sys::CUevent_flags::CU_EVENT_DEFAULT;
-use cudarc::driver::{CudaSlice, CudaStream, DriverError, LaunchConfig, PushKernelArg};
+use cudarc::driver::{CudaSlice, CudaStream, DriverError, PushKernelArg};
 
-use super::lane::{Packed, WARPS};
+use super::lane::{Packed, grid, wide};
 use super::{Device, Kernel, Result};
 use crate::dtype::{DType, push_bytes};
-use crate::reduce::order::{BLOCK, CHUNK, LANES};
+use crate::reduce::order::{BLOCK, CHUNK};
 
 /// Elements of a vector at most: many times a device's cache.
 const LARGE: usize = 1 << 26;
@@ -71,7 +71,7 @@ fn measure(device: &Device) -> std::result::Result<Vec<Speed>, DriverError> {
         let units = size / BLOCK;
         // SAFETY: the kernel writes all of it.
         let mut out = unsafe { stream.alloc::<f64>(units * 8) }?;
-        let (stride, init, one, n) = (size as u64, 3u32, 1u32, narrow(size));
+        let (stride, init, one, n) = (size as u64, 3u32, 1u32, wide(size));
         let reference = large.slice(4 * size * 4..);
         let seconds = median(&stream, || {
             let mut launch = stream.launch_builder(device.function(Kernel::Step, dtype));
@@ -92,14 +92,14 @@ fn measure(device: &Device) -> std::result::Result<Vec<Speed>, DriverError> {
         all.push(Speed { what, seconds, rate, unit: "GB/s", beside: Some(("of the copy", copied)) });
     }
     let packed = |t: usize| {
-        let [g, x, next, later] = [t, t + 1, t + 2, t + 3].map(narrow);
+        let [g, x, next, later] = [t, t + 1, t + 2, t + 3].map(wide);
         Packed { g, x, next, later, kind: 0, unused: 0, weight_decay: 0.0 }
     };
     let of_terms = stream.clone_htod(&(0..terms).map(packed).collect::<Vec<_>>())?;
     let blocks = elements / BLOCK;
     // SAFETY: the kernels write all that is read.
     let mut out = unsafe { stream.alloc::<f64>(terms * blocks * references * 3) }?;
-    let (stride, count, number, n) = (elements as u64, narrow(terms), narrow(references), narrow(elements));
+    let (stride, count, number, n) = (elements as u64, wide(terms), wide(references), wide(elements));
     let view = large.slice(2 * size * 4..);
     let peak = peak(device)?;
     let pairs = (terms * references * elements) as f64;
@@ -126,15 +126,6 @@ fn measure(device: &Device) -> std::result::Result<Vec<Speed>, DriverError> {
 fn value(i: u32) -> f32 {
     let mixed = i.wrapping_mul(0x9e37_79b9) ^ i.wrapping_mul(0x85eb_ca6b).rotate_left(13);
     f32::from_bits((mixed & 0x807f_ffff) | ((118 + mixed % 6) << 23))
-}
-
-fn narrow(n: usize) -> u32 {
-    u32::try_from(n).unwrap_or(u32::MAX)
-}
-
-fn grid(units: usize) -> LaunchConfig {
-    let (blocks, threads) = (narrow(units.div_ceil(WARPS)), narrow(WARPS * LANES));
-    LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (threads, 1, 1), shared_mem_bytes: 0 }
 }
 
 /// Memory of so many bytes, filled with `piece` again and again.

@@ -74,7 +74,7 @@ const STEPS: usize = 3;
 impl Case {
     fn compare(&self, device: &Arc<Device>, found: &mut Check) -> Result<()> {
         let Case { dtype, n, references, held } = *self;
-        let plan = Plan { steps: STEPS, directions: 3, references, lagged: true, held };
+        let plan = Plan { steps: STEPS, directions: 3, references, lagged: true, works: false, held };
         let seed = (n * 31 + references) as u64;
         let values = |k: u64| awkward(dtype, n, seed * 101 + k);
         let of_references: Vec<Vec<f32>> =

@@ -10,7 +10,9 @@ use cudarc::driver::{
     CudaEvent, CudaSlice, CudaStream, DeviceRepr, LaunchConfig, PinnedHostSlice, PushKernelArg,
 };
 
+use super::work::{From, PAYLOAD, Work};
 use super::{Device, Kernel, Plan, Resident, Result};
+use crate::codec::{Parts, Residual};
 use crate::dtype::{DType, put_bytes};
 use crate::reduce::order::{BLOCK, CHUNK, LANES};
 use crate::reduce::{Direction, DirectionSums, IterateSums, ReferenceSums};
@@ -38,6 +40,17 @@ pub struct Term {
     pub next: u32,
     /// The later iterate; any other where there is none, and its sum is of no use.
     pub later: u32,
+}
+
+/// At most what a device's buffers hold.
+pub(super) fn wide(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// As many thread blocks as so many warps take.
+pub(super) fn grid(warps: usize) -> LaunchConfig {
+    let (blocks, threads) = (wide(warps.div_ceil(WARPS)), wide(WARPS * LANES));
+    LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (threads, 1, 1), shared_mem_bytes: 0 }
 }
 
 /// A term as `kernels/vectors.cuh` has it.
@@ -68,6 +81,7 @@ pub struct Lane {
     terms: CudaSlice<Packed>,
     sums: CudaSlice<f64>,
     host_sums: PinnedHostSlice<f64>,
+    work: Option<Work>,
     /// References of the chunk, where they do not lie on the device in full.
     references: Option<CudaSlice<f32>>,
     dtype: DType,
@@ -93,13 +107,14 @@ impl Lane {
         // Both pinned buffers hold numbers, of which every pattern is one.
         let (vectors, terms, sums, host_vectors, host_sums) = unsafe {
             (
-                stream.alloc(bytes).map_err(of)?,
+                stream.alloc(plan.vectors() * CHUNK * size_of::<f32>()).map_err(of)?,
                 stream.alloc(plan.terms()).map_err(of)?,
                 stream.alloc(plan.sums()).map_err(of)?,
                 context.alloc_pinned_with_flags(bytes, 0).map_err(of)?,
                 context.alloc_pinned_with_flags(plan.sums(), 0).map_err(of)?,
             )
         };
+        let work = if plan.works { Some(Work::new(&device, &stream, &plan)?) } else { None };
         let references = match plan.held {
             0 => None,
             // SAFETY: as above.
@@ -115,6 +130,7 @@ impl Lane {
             terms,
             sums,
             host_sums,
+            work,
             references,
             dtype: DType::F32,
             n: 0,
@@ -136,6 +152,58 @@ impl Lane {
     pub fn clear(&mut self) {
         self.slots = 0;
         self.batch.clear();
+        if let Some(work) = &mut self.work {
+            work.clear();
+        }
+    }
+
+    /// Whether a payload more can be staged, and what belongs to it.
+    pub fn has_room_for_work(&self) -> bool {
+        self.slots + 2 <= self.plan.slots()
+            && self.work.as_ref().is_some_and(|w| {
+                w.used + PAYLOAD <= self.plan.staged() && w.list.len() + 2 <= self.plan.operations()
+            })
+    }
+
+    /// Where vectors lie that stay on the device from one batch to the next, as the plan counts them.
+    pub fn kept(&self, place: usize) -> u32 {
+        wide(self.plan.slots() + place)
+    }
+
+    /// Fills a vector with zeros.
+    pub fn fill(&mut self, to: u32) {
+        if let Some(work) = &mut self.work {
+            work.fill(to);
+        }
+    }
+
+    /// Copies a vector.
+    pub fn copy(&mut self, to: u32, from: u32) {
+        if let Some(work) = &mut self.work {
+            work.copy(to, from);
+        }
+    }
+
+    /// Puts a float32 vector of the chunk together from its parts; false where the device cannot.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn merge(&mut self, to: u32, parts: &Parts<'_>) -> Result<bool> {
+        match &mut self.work {
+            Some(work) => work.merge(&self.device, to, parts, self.n),
+            None => Ok(false),
+        }
+    }
+
+    /// Predicts a float32 iterate of the chunk and adds what that misses.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn predict(&mut self, to: u32, from: From, residual: &Residual<'_>) -> Result<()> {
+        match &mut self.work {
+            Some(work) => work.predict(&self.device, to, from, residual, self.n),
+            None => Ok(()),
+        }
     }
 
     /// Whether another step fits, with all its directions.
@@ -185,7 +253,8 @@ impl Lane {
         init: u32,
         mut read: impl FnMut(usize, &mut [f32]) -> std::result::Result<(), E>,
     ) -> Result<std::result::Result<(), E>> {
-        if self.batch.is_empty() || self.n == 0 {
+        let idle = self.work.as_ref().is_none_or(|w| w.list.is_empty());
+        if self.batch.is_empty() && idle || self.n == 0 {
             return Ok(Ok(()));
         }
         let device = Arc::clone(&self.device);
@@ -193,6 +262,10 @@ impl Lane {
         let bytes = self.slots * self.stride() * self.dtype.size();
         let host = &self.host_vectors.as_slice().map_err(take)?[..bytes];
         self.stream.memcpy_htod(host, &mut self.vectors.slice_mut(..bytes)).map_err(take)?;
+        self.work(&device)?;
+        if self.batch.is_empty() {
+            return self.wait().map(Ok);
+        }
         self.stream.memcpy_htod(&self.batch, &mut self.terms).map_err(take)?;
         let group = self.group();
         let mut buffer = Vec::new();
@@ -216,17 +289,38 @@ impl Lane {
         let back = |e| device.failed("give sums", e);
         let host = &mut self.host_sums.as_mut_slice().map_err(back)?[..len];
         self.stream.memcpy_dtoh(&self.sums.slice(..len), host).map_err(back)?;
-        self.done.record(&self.stream).map_err(back)?;
-        self.done.synchronize().map_err(back)?;
-        self.stream.synchronize().map_err(back)?;
-        Ok(Ok(()))
+        self.wait().map(Ok)
+    }
+
+    /// Waits for all that was asked of the device, without keeping a processor busy.
+    fn wait(&self) -> Result<()> {
+        let done = self.done.record(&self.stream).and_then(|()| self.done.synchronize());
+        done.and_then(|()| self.stream.synchronize()).map_err(|e| self.device.failed("give sums", e))
+    }
+
+    /// Makes the vectors that are made on the device.
+    fn work(&mut self, device: &Device) -> Result<()> {
+        let Some(work) = self.work.as_mut().filter(|w| !w.list.is_empty()) else {
+            return Ok(());
+        };
+        work.upload(device, &self.stream)?;
+        let (stride, count, n) =
+            (self.n.next_multiple_of(2 * LANES) as u64, wide(work.list.len()), wide(self.n));
+        let mut launch = self.stream.launch_builder(&device.work);
+        launch.arg(&mut self.vectors).arg(&stride).arg(&work.staged).arg(&work.operations);
+        launch.arg(&count).arg(&n);
+        // SAFETY: the arguments are the kernel's, in its order. Operations name places of this lane only, and
+        // staged bytes that were checked when the payload was taken apart.
+        unsafe { launch.launch(grid(self.n.div_ceil(BLOCK))) }
+            .map_err(|e| device.failed("run a kernel", e))?;
+        Ok(())
     }
 
     /// Launches the kernels for references `first` and on.
     fn launch(&mut self, first: usize, count: usize, init: u32) -> Result<()> {
         let (terms, n) = (self.batch.len(), self.n);
         let blocks = n.div_ceil(BLOCK);
-        let (stride, wide) = (self.stride() as u64, |v: usize| u32::try_from(v).unwrap_or(u32::MAX));
+        let stride = self.stride() as u64;
         let (count_of_terms, len) = (wide(terms), wide(n));
         let (_, pairs_at, lags_at) = self.places();
         let (references, reference_stride, begin) = match (&self.resident, &self.references) {
@@ -237,11 +331,6 @@ impl Lane {
             (None, None) => return Ok(()),
         };
         let of = |e| self.device.failed("run a kernel", e);
-        let config = |units: usize| LaunchConfig {
-            grid_dim: (wide(units.div_ceil(WARPS)), 1, 1),
-            block_dim: (wide(WARPS * LANES), 1, 1),
-            shared_mem_bytes: 0,
-        };
         if first == 0 {
             let reference = references.slice(begin..begin + n);
             let mut out = self.sums.slice_mut(..terms * blocks * STEP_SUMS);
@@ -250,7 +339,7 @@ impl Lane {
             launch.arg(&count_of_terms).arg(&len).arg(&mut out);
             // SAFETY: the arguments are those of the kernel, in its order. It reads `n` elements of every
             // place that terms name, all of them put before, and writes one number a term, block and sum.
-            unsafe { launch.launch(config(terms * blocks)) }.map_err(of)?;
+            unsafe { launch.launch(grid(terms * blocks)) }.map_err(of)?;
         }
         // The first reference has its sums already.
         let skip = usize::from(first == 0);
@@ -267,7 +356,7 @@ impl Lane {
             launch.arg(&self.terms).arg(&count_of_terms).arg(&len).arg(&mut out);
             let units = blocks * terms.div_ceil(PAIR_TILE[0]) * further.div_ceil(PAIR_TILE[1]);
             // SAFETY: as above; of reference k it reads `n` elements from k strides on.
-            unsafe { launch.launch(config(units)) }.map_err(of)?;
+            unsafe { launch.launch(grid(units)) }.map_err(of)?;
         }
         if self.plan.lagged {
             let (view, number) = (references.slice(begin..last), wide(count));
@@ -277,7 +366,7 @@ impl Lane {
             launch.arg(&self.vectors).arg(&stride).arg(&view).arg(&reference_stride_wide).arg(&number);
             launch.arg(&self.terms).arg(&count_of_terms).arg(&len).arg(&mut out);
             // SAFETY: as above.
-            unsafe { launch.launch(config(blocks * terms * count.div_ceil(LAG_TILE))) }.map_err(of)?;
+            unsafe { launch.launch(grid(blocks * terms * count.div_ceil(LAG_TILE))) }.map_err(of)?;
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use cudarc::driver::CudaSlice;
 
+use super::work::PAYLOAD;
 use super::{CudaError, Device, Result};
 use crate::reduce::order::{BLOCK, CHUNK};
 
@@ -21,12 +22,15 @@ pub struct Plan {
     pub references: usize,
     /// Whether directions meet later iterates.
     pub lagged: bool,
+    /// Whether vectors are decoded there too.
+    pub works: bool,
     /// References that a lane holds of its chunk at a time; 0 where all lie on the device in full.
     pub held: usize,
 }
 
 impl Plan {
-    /// A plan for `lanes` on a device, of a model of `elements`.
+    /// A plan for `lanes` on a device, of a model of `elements`. Vectors are decoded there, if `works`, where
+    /// all references fit beside them.
     ///
     /// # Errors
     /// Not even one reference's chunk fits.
@@ -35,14 +39,16 @@ impl Plan {
         lanes: usize,
         elements: usize,
         [directions, references]: [usize; 2],
-        lagged: bool,
+        [lagged, works]: [bool; 2],
     ) -> Result<Plan> {
         let (free, _) = device.memory()?;
-        let mut plan = Plan { steps: STEPS, directions, references, lagged, held: 0 };
+        let mut plan = Plan { steps: STEPS, directions, references, lagged, works, held: 0 };
         let room = free.saturating_sub(MARGIN + lanes * plan.lane_bytes());
         if references * elements * size_of::<f32>() <= room {
             return Ok(plan);
         }
+        plan.works = false;
+        let room = free.saturating_sub(MARGIN + lanes * plan.lane_bytes());
         plan.held = (room / (lanes.max(1) * CHUNK * size_of::<f32>())).min(references);
         if plan.held == 0 {
             let needed = MARGIN + lanes * (plan.lane_bytes() + CHUNK * size_of::<f32>());
@@ -66,6 +72,31 @@ impl Plan {
         1 + iterates + self.steps * self.directions
     }
 
+    /// Iterates that a lane keeps on the device: those of a batch, and what they are predicted from.
+    pub fn iterates(&self) -> usize {
+        self.steps + 3
+    }
+
+    /// Gradients that it keeps there.
+    pub fn gradients(&self) -> usize {
+        self.steps + 2
+    }
+
+    /// All vectors of a lane: those that are copied, then iterates, gradients, two moments and zeros.
+    pub(super) fn vectors(&self) -> usize {
+        self.slots() + if self.works { self.iterates() + self.gradients() + 3 } else { 0 }
+    }
+
+    /// Bytes of staged payloads at most.
+    pub(super) fn staged(&self) -> usize {
+        self.steps * 5 * CHUNK + 2 * PAYLOAD
+    }
+
+    /// Operations of a batch at most.
+    pub(super) fn operations(&self) -> usize {
+        4 * self.steps + 8
+    }
+
     /// Sums of a batch at most.
     pub fn sums(&self) -> usize {
         let lags = if self.lagged { self.references } else { 0 };
@@ -74,7 +105,8 @@ impl Plan {
 
     /// Bytes that a lane takes beside references.
     fn lane_bytes(&self) -> usize {
-        self.slots() * CHUNK * size_of::<f32>() + self.sums() * size_of::<f64>()
+        let staged = if self.works { self.staged() } else { 0 };
+        self.vectors() * CHUNK * size_of::<f32>() + staged + self.sums() * size_of::<f64>()
     }
 }
 

@@ -7,11 +7,13 @@ mod bench;
 mod check;
 mod lane;
 mod memory;
+mod work;
 
 pub use bench::{Speed, bench};
 pub use check::{Check, check};
 pub use lane::{Lane, Term};
 pub use memory::{Plan, Resident};
+pub use work::From;
 
 use std::sync::Arc;
 
@@ -117,6 +119,8 @@ pub struct Device {
     context: Arc<CudaContext>,
     /// By [`Kernel`] and type.
     functions: Vec<CudaFunction>,
+    /// Makes vectors of payloads.
+    work: CudaFunction,
 }
 
 /// The kernels of `kernels/sums.cu`.
@@ -168,7 +172,8 @@ impl Device {
                 functions.push(module.load_function(&name).map_err(load)?);
             }
         }
-        Ok(Device { ordinal, context, functions })
+        let work = module.load_function("work_f32").map_err(load)?;
+        Ok(Device { ordinal, context, functions, work })
     }
 
     /// Its number.
