@@ -1,13 +1,15 @@
 // What the processors of a storage node would do before they sum, on a GPU: gradients put together from
 // their planes, iterates predicted from them, and what the prediction missed added (docs/format.md).
 //
-// Twins: Decoder::decode and Decoder::decode_predicted (src/codec). One warp goes with one block of 4,096
-// elements through the operations of all steps, in order; every element is its lane's own from one
-// operation to the next, so only the bytes of a plane, which lanes unpack for each other, are shared.
+// Twins: Decoder::decode and Decoder::decode_predicted (src/codec). One warp goes with 1,024 elements
+// through the operations of all steps, in order; every element is its lane's own from one operation to the
+// next, and its bytes too, but for patches.
 // Reads about 3.5 bytes of payload, x and the momentum, writes g, x and the momentum: some 24 bytes an
 // element and step of SGD, most of them in caches.
 #include "vectors.cuh"
 
+// Elements of a warp. Nothing is summed here, so it need not be a block; this way a chunk has work for 64.
+constexpr unsigned SPAN = 1024;
 constexpr unsigned PACKED_BLOCK = 1024;
 constexpr unsigned PACKED_GROUP = 256;
 constexpr unsigned ZERO_BLOCK = 64;
@@ -42,13 +44,12 @@ struct Operation {
     float c[8];
 };
 
-// Bytes from..from + count of a plane, for the whole warp. `out` may be written once nobody reads it.
+// Bytes from..from + count of a plane. A lane unpacks the bytes of its own elements, and only patches are
+// written by others: so there is a meeting before them, and one after.
 __device__ inline void unpack(const unsigned char* staged, const Plane& p, unsigned from, unsigned count,
                               unsigned char* out) {
-    __syncwarp();
     if (p.table == NOWHERE) {
         for (unsigned k = lane(); k < count; k += LANES) out[k] = staged[p.words + from + k];
-        __syncwarp();
         return;
     }
     const Head* heads = (const Head*)(staged + p.table);
@@ -86,22 +87,22 @@ __device__ inline void unpack(const unsigned char* staged, const Plane& p, unsig
 // Puts float32 together from exponent, sign and upper mantissa, lower mantissa.
 __device__ inline void merge(const unsigned char* staged, const Operation& o, unsigned begin, unsigned len,
                              unsigned char* bytes, float* to) {
-    unsigned long long kept = ~0ull;
+    unsigned kept = ~0u;
     unsigned from = begin, count = len;
     if (o.bitmap != NOWHERE) {
-        // 64 blocks of 64 elements: 8 bytes; and how many elements are kept before them.
+        // 16 blocks of 64 elements: 2 bytes; and how many elements are kept before them.
         const unsigned char* bitmap = staged + o.bitmap + begin / ZERO_BLOCK / 8;
         kept = 0;
-        for (unsigned b = 0; b < (len + 511) / 512; b++) kept |= (unsigned long long)bitmap[b] << 8 * b;
-        from = ((const unsigned*)(staged + o.kept))[begin / BLOCK];
-        count = ((const unsigned*)(staged + o.kept))[begin / BLOCK + 1] - from;
+        for (unsigned b = 0; b < (len + 511) / 512; b++) kept |= (unsigned)bitmap[b] << 8 * b;
+        from = ((const unsigned*)(staged + o.kept))[begin / SPAN];
+        count = ((const unsigned*)(staged + o.kept))[begin / SPAN + 1] - from;
     }
     unpack(staged, o.planes[0], from, count, bytes);
     const unsigned short* low = (const unsigned short*)(staged + o.low) + from;
     const unsigned char* high = staged + o.high + from;
     for (unsigned i = lane(); i < len; i += LANES) {
         unsigned block = i / ZERO_BLOCK, k = i, bits = 0;
-        if (o.bitmap != NOWHERE) k = __popcll(kept & ((1ull << block) - 1)) * ZERO_BLOCK + i % ZERO_BLOCK;
+        if (o.bitmap != NOWHERE) k = __popc(kept & ((1u << block) - 1)) * ZERO_BLOCK + i % ZERO_BLOCK;
         if (kept >> block & 1) {
             unsigned h = high[k];
             bits = (h & 0x80) << 24 | (unsigned)bytes[k] << 23 | (h & 0x7f) << 16 | low[k];
@@ -170,14 +171,14 @@ __device__ inline void predict(const unsigned char* staged, const Operation& o, 
     }
 }
 
-// Unit: a block of the chunk, through all operations.
-extern "C" __global__ void __launch_bounds__(WARPS* LANES)
+// Unit: 1,024 elements of the chunk, through all operations.
+extern "C" __global__ void __launch_bounds__(WARPS* LANES, 6)
     work_f32(float* vectors, unsigned long long stride, const unsigned char* staged, const Operation* operations,
              unsigned count, unsigned n) {
-    __shared__ unsigned char shared[WARPS][BLOCK];
-    unsigned begin = warp() * BLOCK;
+    __shared__ unsigned char shared[WARPS][SPAN];
+    unsigned begin = warp() * SPAN;
     if (begin >= n) return;
-    unsigned len = min(n - begin, BLOCK);
+    unsigned len = min(n - begin, SPAN);
     unsigned char* bytes = shared[threadIdx.x / LANES];
     for (unsigned k = 0; k < count; k++) {
         const Operation& o = operations[k];

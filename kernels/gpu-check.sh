@@ -20,7 +20,8 @@ echo "## ${name:-unknown device}, $(date -u +%F)"
 echo
 echo '### The same bits as the CPU, and the speed of kernels'
 echo
-"$lpa" doctor --thorough --bench
+"$lpa" doctor --thorough --bench | tee "$work/doctor"
+grep -q "all equal bit for bit" "$work/doctor" || { echo "gpu-check: no GPU was checked" >&2; exit 1; }
 
 echo
 echo '### compute-sanitizer'
@@ -59,8 +60,10 @@ seconds() {
     done
     echo "$best"
 }
-for count in 1 8 38; do
-    references=$(seq 1 "$count" | sed 's/^/--ref step:/')
+for count in 1 8 38 'update, 8'; do
+    references=$(seq 1 "${count#update, }" | sed 's/^/--ref step:/')
+    # Updates meet iterates 51 steps later too.
+    case $count in update*) references="$references --stream grad --stream update" ;; esac
     cpu=$(seconds cpu "$references")
     gpu=$(seconds cuda "$references")
     cmp "$work/cpu.parquet" "$work/cuda.parquet"

@@ -157,7 +157,8 @@ API cuDeviceGetAttribute(int* value, int attribute, int) {
         case 16: *value = 80; break;  // multiprocessors
         case 13: *value = 1'000'000; break;  // kilohertz
         case 10: *value = 32; break;  // warp
-        default: *value = 0;          // memory pools among them
+        case 115: *value = 1; break;  // memory pools, as on nearly every device
+        default: *value = 0;
     }
     return SUCCESS;
 }

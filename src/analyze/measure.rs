@@ -1,6 +1,7 @@
 //! The first phase: every step's sums, in one pass over the shards.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
 use super::skipped::Skipped;
@@ -9,6 +10,7 @@ use super::unit::{Unit, Workers};
 use super::{Analysis, Observer};
 use crate::error::{Error, Result};
 use crate::metrics::bias::LAG;
+use crate::reduce::cuda::Device;
 use crate::reduce::order::Neumaier;
 use crate::run::Run;
 use crate::run::plan::plan_windows;
@@ -70,15 +72,20 @@ pub(super) fn recorded(directions: &[stream::Measured], has: impl Fn(u16) -> boo
 }
 
 impl Analysis<'_> {
-    /// Measures every selected step. Sums that do not fit in memory go to a file without a name in
-    /// `scratch`.
+    /// Measures every selected step, on `devices`; where there are none, the processors sum. Sums that do
+    /// not fit in memory go to a file without a name in `scratch`.
     ///
     /// # Errors
-    /// Something is damaged and may not be skipped, or cannot be read; or no step is left.
-    pub fn measure(&self, scratch: &Path, observer: &dyn Observer) -> Result<Measured> {
+    /// Something is damaged and may not be skipped, or cannot be read; no step is left; or a device fails.
+    pub fn measure(
+        &self,
+        devices: &[Arc<Device>],
+        scratch: &Path,
+        observer: &dyn Observer,
+    ) -> Result<Measured> {
         let mut measured = Measured::new(self.shape.words(), scratch, self.skipped.clone());
         let layout = self.shape.layout;
-        let workers = Workers::new(self.options, layout, self.run, self.references)?;
+        let workers = Workers::new(self.options, devices, layout, self.run, self.references)?;
         let row = size_of::<f64>() * layout.width() + size_of::<Flags>();
         let max_steps = SUMS_BYTES / row / self.run.table.chunks().len().max(1);
         // Each window decodes the iterates after its last step too.

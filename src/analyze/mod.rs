@@ -24,15 +24,12 @@ pub use self::measure::Measured;
 use self::record::Shape;
 pub use self::skipped::Skipped;
 use self::walk::{Enters, Walk, entering};
-use std::sync::Arc;
-
 use crate::error::{Error, Result};
 use crate::group::Group;
 use crate::isa::Isa;
 use crate::metrics::bias::LAG;
 use crate::metrics::interval::Confidence;
 use crate::optimizer::Hyperparameters;
-use crate::reduce::cuda::Device;
 use crate::reduce::order::ORDER_VERSION;
 use crate::reference::Reference;
 use crate::row::{Column, Row, columns};
@@ -62,8 +59,6 @@ pub struct Options {
     pub threads: usize,
     /// Instruction set of the hot loops.
     pub isa: Isa,
-    /// GPUs that sum; where there are none, the processors do.
-    pub devices: Vec<Arc<Device>>,
     /// Leave out what is damaged or missing, and report it, instead of stopping.
     pub skip_damaged: bool,
     /// Streams that enter the references in an unknown way meet a later iterate.
@@ -225,6 +220,17 @@ impl<'a> Analysis<'a> {
     /// Pairs of step and chunk that will be walked: the length of the progress bar.
     pub fn cells(&self) -> u64 {
         (self.candidates.len() * self.run.table.chunks().len()) as u64
+    }
+
+    /// Parameters times steps times directions times references: the work of summing.
+    pub fn terms(&self) -> u64 {
+        let partners = (self.options.directions.len() * self.references.len()) as u64;
+        self.run.manifest.parameters() * self.candidates.len() as u64 * partners
+    }
+
+    /// Whether a run was stored with loss.
+    pub fn is_lossy(&self) -> bool {
+        self.shape.layout.lossy
     }
 
     /// Number of chunks, to turn cells into steps.

@@ -279,7 +279,6 @@ impl Meter {
             directions,
             threads: 1,
             isa: self.isa,
-            devices: Vec::new(),
             skip_damaged: false,
             lagged: false,
         };

@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::ops::RangeInclusive;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
 
@@ -22,6 +22,7 @@ use crate::metrics::bias::LAG;
 use crate::optimizer::Hyperparameters;
 use crate::reduce::Direction;
 use crate::reduce::cpu::{Vectors, iterate_sums};
+use crate::reduce::cuda::Device;
 use crate::reduce::order::CHUNK;
 use crate::reference::Reference;
 use crate::run::Run;
@@ -56,6 +57,8 @@ pub(super) struct Workers {
 
 /// Threads of a processor where GPUs sum: while one waits for its batch, another decodes.
 const WAITING: usize = 2;
+/// Lanes of a device at most, since each pins memory.
+const LANES: usize = 64;
 
 /// Damage that was met: the steps that it spoils, and how it shows.
 type Damage = Vec<(RangeInclusive<u64>, Error)>;
@@ -84,12 +87,16 @@ struct Scratch {
 impl Workers {
     pub(super) fn new(
         options: &Options,
+        devices: &[Arc<Device>],
         layout: Layout,
         run: &Run,
         references: &[Reference],
     ) -> Result<Workers> {
-        let Options { isa, devices, .. } = options;
-        let threads = options.threads.max(1) * if devices.is_empty() { 1 } else { WAITING };
+        let isa = &options.isa;
+        let threads = match devices.len() {
+            0 => options.threads.max(1),
+            count => (options.threads.max(1) * WAITING).min(count * LANES),
+        };
         let lanes = threads.div_ceil(devices.len().max(1));
         let shared = devices.iter().map(|d| Shared::new(d, lanes, layout, run, references));
         let shared = shared.collect::<Result<Vec<_>>>()?;

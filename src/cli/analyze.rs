@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use super::backend::Work;
 use super::output::{Output, Question, check_writable, default_table};
 use super::progress::Progress;
 use super::{RunArguments, Usage, backend, bytes, rate, say};
@@ -124,11 +125,6 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<Option<PathBuf>> {
     let cache = beside.map_or_else(Cache::temporary, Cache::below);
     let references = reference::open(&run, &catalog, &a.references, &cache, a.run.access())?;
     reference::check_cover(&run, &references, &groups)?;
-    let partners = references.len() * directions.len();
-    let (devices, why_not) = a.backend.open(partners, threads)?;
-    if let Some(why_not) = why_not.filter(|_| !a.quiet) {
-        tell(&why_not);
-    }
     let steps = a.steps.clone().unwrap_or(Steps { range: 0..u64::MAX, every: 1, text: String::new() });
     let options = Options {
         steps: steps.range.clone(),
@@ -138,7 +134,6 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<Option<PathBuf>> {
         directions,
         threads,
         isa,
-        devices,
         skip_damaged: a.skip_damaged,
         lagged: true,
     };
@@ -157,9 +152,18 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<Option<PathBuf>> {
         check_writable(path)?;
     }
     let scratch = beside.map_or_else(std::env::temp_dir, Path::to_owned);
-    let progress = Progress::new(analysis.cells(), analysis.chunks(), a.quiet);
-    let measured = analysis.measure(&scratch, &progress);
-    let (elapsed, read) = progress.finish();
+    let measure = |devices: &[_]| {
+        let progress = Progress::new(analysis.cells(), analysis.chunks(), a.quiet);
+        let measured = analysis.measure(devices, &scratch, &progress);
+        (measured, progress.finish())
+    };
+    let partners = references.len() * options.directions.len();
+    let work = Work { partners, terms: analysis.terms(), lossy: analysis.is_lossy(), threads };
+    let (measured, (elapsed, read)) = a.backend.with_devices(&work, measure, |note| {
+        if !a.quiet {
+            tell(note);
+        }
+    })?;
     let mut measured = measured?;
     let count = measured.steps.len() as u64;
     let output = Output::open(a.format, table.as_deref(), analysis.columns())?;

@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 
-use super::Usage;
-use crate::error::Error;
+use crate::analyze::Measured;
+use crate::error::{Error, Result};
 use crate::reduce::cuda::{CudaError, Device, has_driver};
+
+use super::Usage;
 
 /// Partners of a direction from which on a GPU pays, for each processor: copying a vector to it takes as
 /// long as a processor takes for about one reference (`docs/performance.md`).
 const PAYS: usize = 2;
+/// Terms that a few processors sum in the time that a GPU takes to start.
+const STARTS: u64 = 1 << 32;
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -28,32 +32,55 @@ enum Backend {
     Cuda,
 }
 
+/// What is to be summed.
+pub(super) struct Work {
+    /// Directions times references.
+    pub(super) partners: usize,
+    /// The same times parameters and steps.
+    pub(super) terms: u64,
+    /// Bounds of errors are the processors' work, which is more than the sums.
+    pub(super) lossy: bool,
+    /// Threads of the processors.
+    pub(super) threads: usize,
+}
+
 impl Arguments {
-    /// Opens the GPUs for an analysis in which a step has so many directions times references; none where
-    /// the processors are to sum, with a line about why if a GPU would have paid.
-    pub(super) fn open(
+    /// Measures with the devices that were asked for; if none was, with a GPU where it pays, and without
+    /// one, and a note, where it fails.
+    pub(super) fn with_devices<T>(
         &self,
-        partners: usize,
-        threads: usize,
-    ) -> anyhow::Result<(Vec<Arc<Device>>, Option<String>)> {
-        let all = || -> Result<Vec<Arc<Device>>, CudaError> {
-            let ordinals = if self.devices.is_empty() { &[0][..] } else { &self.devices };
-            ordinals.iter().map(|&d| Ok(Arc::new(Device::open(d)?))).collect()
-        };
+        work: &Work,
+        measure: impl Fn(&[Arc<Device>]) -> (Result<Measured>, T),
+        note: impl Fn(&str),
+    ) -> anyhow::Result<(Result<Measured>, T)> {
+        let pays = work.partners >= PAYS * work.threads && work.terms >= STARTS && !work.lossy;
+        let named = !self.devices.is_empty();
         match self.backend {
-            Backend::Cpu if !self.devices.is_empty() => {
-                Err(Usage("--device names a GPU, which --backend cpu does not use".to_owned()).into())
+            Backend::Cpu if named => {
+                let what = "--device names a GPU, which --backend cpu does not use";
+                Err(Usage(what.to_owned()).into())
             }
-            Backend::Cpu => Ok((Vec::new(), None)),
-            Backend::Cuda => Ok((all().map_err(Error::Cuda)?, None)),
-            // A driver without a use for it is nothing to speak of.
-            Backend::Auto if self.devices.is_empty() && (partners < PAYS * threads || !has_driver()) => {
-                Ok((Vec::new(), None))
+            Backend::Auto if !named && pays && has_driver() => {
+                let failed = match self.open() {
+                    Err(e) => e,
+                    Ok(devices) => match measure(&devices) {
+                        (Err(Error::Cuda(e)), _) => e,
+                        done => return Ok(done),
+                    },
+                };
+                note(&format!("note: the CPU does the sums: {failed}"));
+                Ok(measure(&[]))
             }
-            Backend::Auto => match all() {
-                Ok(devices) => Ok((devices, None)),
-                Err(e) => Ok((Vec::new(), Some(format!("note: the CPU does the sums: {e}")))),
-            },
+            Backend::Auto if !named => Ok(measure(&[])),
+            Backend::Cpu => Ok(measure(&[])),
+            Backend::Auto | Backend::Cuda => Ok(measure(&self.open().map_err(Error::Cuda)?)),
         }
+    }
+
+    fn open(&self) -> std::result::Result<Vec<Arc<Device>>, CudaError> {
+        let mut ordinals = if self.devices.is_empty() { vec![0] } else { self.devices.clone() };
+        ordinals.sort_unstable();
+        ordinals.dedup();
+        ordinals.into_iter().map(|d| Ok(Arc::new(Device::open(d)?))).collect()
     }
 }

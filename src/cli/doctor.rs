@@ -70,8 +70,9 @@ fn report(ordinal: usize, a: &Arguments) -> anyhow::Result<String> {
     }
     writeln!(
         text,
-        "    kernels loaded; {} sums compared with the CPU's, all equal bit for bit ({:.1} s)",
+        "    kernels loaded; {} sums and values compared with the CPU's ({:.0} % finite), all equal bit for bit ({:.1} s)",
         thousands(found.equal),
+        100.0 * found.finite as f64 / found.equal.max(1) as f64,
         begin.elapsed().as_secs_f64()
     )?;
     if a.bench {

@@ -1,5 +1,6 @@
 //! How fast a device copies and sums: what `docs/gpu-results.md` shows.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
@@ -7,8 +8,11 @@ use cudarc::driver::sys::CUevent_flags::CU_EVENT_DEFAULT;
 use cudarc::driver::{CudaSlice, CudaStream, DriverError, PushKernelArg};
 
 use super::lane::{Packed, grid, wide};
-use super::{Device, Kernel, Result};
+use super::{Device, From, Kernel, Lane, Plan, Resident, Result, Term};
+use crate::codec::{Decoder, Encoder, Exponents, Prediction, Predictor, Residual};
 use crate::dtype::{DType, push_bytes};
+use crate::isa::Isa;
+use crate::reduce::Direction;
 use crate::reduce::order::{BLOCK, CHUNK};
 
 /// Elements of a vector at most: many times a device's cache.
@@ -18,7 +22,7 @@ const SHARE: usize = 128;
 /// Terms and references of the kernels that are bound by arithmetic.
 const PAIRS: [usize; 2] = [64, 64];
 /// Runs of which the median counts.
-const RUNS: usize = 15;
+const RUNS: usize = 7;
 
 /// A measurement.
 #[derive(Clone, Debug)]
@@ -39,15 +43,92 @@ pub struct Speed {
 ///
 /// # Errors
 /// The device fails, or has too little memory.
-pub fn bench(device: &Device) -> Result<Vec<Speed>> {
-    measure(device).map_err(|e| device.failed("be measured", e))
+pub fn bench(device: &Arc<Device>) -> Result<Vec<Speed>> {
+    let mut all = measure(device).map_err(|e| device.failed("be measured", e))?;
+    for lanes in [1, 8, 32] {
+        all.extend(payloads(device, lanes)?);
+    }
+    Ok(all)
+}
+
+/// The speed of lanes that get payloads and give sums, copies included.
+fn payloads(device: &Arc<Device>, lanes: usize) -> Result<Option<Speed>> {
+    let plan = Plan { steps: 16, directions: 1, references: 1, lagged: false, works: true, held: 0 };
+    // As many lanes as fit.
+    if device.memory()?.0 < lanes * plan.lane_bytes() + (16 << 20) {
+        return Ok(None);
+    }
+    let values: Vec<f32> = (0..wide(CHUNK)).map(value).collect();
+    let read = |_: usize, _: usize, out: &mut [f32]| {
+        out.copy_from_slice(&values);
+        Ok::<(), Infallible>(())
+    };
+    let Ok(resident) = Resident::upload(device, 1, &[CHUNK], read)?;
+    let resident = Arc::new(resident);
+    let mut all = Vec::new();
+    for _ in 0..lanes {
+        let mut lane = Lane::new(Arc::clone(device), Some(Arc::clone(&resident)), plan)?;
+        lane.begin(DType::F32, CHUNK, 0);
+        let Some(init) = fill(&mut lane, &values, plan)? else { return Ok(None) };
+        all.push((lane, init));
+    }
+    let mut times = Vec::new();
+    for i in 0..=RUNS {
+        let begin = std::time::Instant::now();
+        std::thread::scope(|scope| {
+            let run = |(lane, init): &mut (Lane, u32)| lane.run(*init, |_, _| Ok::<(), Infallible>(()));
+            let running: Vec<_> =
+                all.iter_mut().map(|lane| scope.spawn(move || run(lane).map(drop))).collect();
+            running.into_iter().try_for_each(|thread| thread.join().unwrap_or(Ok(())))
+        })?;
+        if i > 0 {
+            times.push(begin.elapsed().as_secs_f64());
+        }
+    }
+    times.sort_unstable_by(f64::total_cmp);
+    let seconds = times[times.len() / 2];
+    let rate = (lanes * plan.steps * CHUNK) as f64 / seconds / 1e6;
+    let what = format!("payloads of SGD copied, decoded, predicted and summed, {lanes} lanes");
+    Ok(Some(Speed { what, seconds, rate, unit: "10^6 parameters a second", beside: None }))
+}
+
+/// Fills a lane with 16 steps of SGD as the fast profile stores them. Returns the place of x_0; nothing if
+/// there is no encoder.
+fn fill(lane: &mut Lane, values: &[f32], plan: Plan) -> Result<Option<u32>> {
+    let isa = Isa::detect();
+    let (Ok(mut encoder), Ok(mut decoder)) = (Encoder::new(isa, Exponents::Packed), Decoder::new(isa)) else {
+        return Ok(None);
+    };
+    let (mut bytes, mut gradient, mut residual) = (Vec::new(), Vec::new(), Vec::new());
+    push_bytes(DType::F32, values, &mut bytes);
+    let Ok(coding) = encoder.encode(DType::F32, &bytes, &mut gradient) else { return Ok(None) };
+    let rule = Prediction::new(Predictor::Sgd, 0, &[5e-4, 0.9, 1.0, 1e-4, 1.0]);
+    encoder.encode_residual(DType::F32, &rule, values, values, &mut residual);
+    let moments = plan.iterates() + plan.gradients();
+    let moments = [lane.kept(moments), lane.kept(moments + 1)];
+    let init = lane.put(values)?;
+    lane.copy(lane.kept(0), init);
+    lane.fill(moments[0]);
+    for t in 0..plan.steps {
+        let (g, x, next) = (lane.kept(plan.iterates() + t), lane.kept(t), lane.kept(t + 1));
+        let (Ok(parts), Ok(missed)) = (
+            decoder.parts(coding, &gradient, CHUNK),
+            Residual::read(Predictor::Sgd, DType::F32, &residual, CHUNK),
+        ) else {
+            return Ok(None);
+        };
+        lane.merge(g, &parts)?;
+        lane.predict(next, From { x, before: x, g, moments }, &missed)?;
+        lane.term(Term { direction: Direction::Stored, g, x, next, later: x });
+    }
+    Ok(Some(init))
 }
 
 fn measure(device: &Device) -> std::result::Result<Vec<Speed>, DriverError> {
     let stream = device.context.new_stream()?;
     let (free, _) = device.context.mem_get_info()?;
     let size = (free / SHARE / BLOCK * BLOCK).clamp(64 * BLOCK, LARGE);
-    let (elements, [terms, references]) = ((size / 64).min(CHUNK), PAIRS);
+    let (elements, [terms, references]) = ((size / 64 / BLOCK * BLOCK).min(CHUNK), PAIRS);
     let mut bytes = Vec::new();
     let values: Vec<f32> = (0..1u32 << 20).map(value).collect();
     push_bytes(DType::F32, &values, &mut bytes);

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use super::check_work::check_work;
 use super::{DTYPES, Device, Lane, Plan, Resident, Result, Term};
 use crate::dtype::{DType, round};
 use crate::isa::Isa;
@@ -21,8 +22,10 @@ const MANY: usize = 100;
 /// What was compared.
 #[derive(Clone, Debug, Default)]
 pub struct Check {
-    /// Sums that were equal, bit for bit.
+    /// Sums and decoded values that were equal, bit for bit.
     pub equal: u64,
+    /// Of these, numbers.
+    pub finite: u64,
     /// The first that was not, in words.
     pub different: Option<String>,
 }
@@ -42,12 +45,12 @@ pub fn check(device: &Arc<Device>, thorough: bool) -> Result<Check> {
             } else if size == 4097 && dtype == DType::F32 {
                 vec![MANY]
             } else {
-                count += 1;
                 vec![REFERENCES[count % REFERENCES.len()]]
             };
             for references in all {
                 for from in (0..size.max(1)).step_by(CHUNK) {
                     let case = Case { dtype, n: CHUNK.min(size - from), references, held: count % 3 };
+                    count += 1;
                     case.compare(device, &mut found)?;
                     if found.different.is_some() {
                         return Ok(found);
@@ -56,6 +59,7 @@ pub fn check(device: &Arc<Device>, thorough: bool) -> Result<Check> {
             }
         }
     }
+    check_work(device, &mut found)?;
     Ok(found)
 }
 
@@ -146,6 +150,7 @@ impl Case {
             for (at, (got, expected)) in got.iter().zip(&expected).enumerate() {
                 if got.to_bits() == expected.to_bits() || got.is_nan() && expected.is_nan() {
                     found.equal += 1;
+                    found.finite += u64::from(expected.is_finite());
                 } else if found.different.is_none() {
                     found.different = Some(format!(
                         "{dtype}, {n} elements, {references} references, {direction:?}, sum {at} of step {t}: \
@@ -158,9 +163,9 @@ impl Case {
     }
 }
 
-/// Reproducible values of a type: all binades of 40, both signs, zeros of both signs, subnormals; in every
-/// fifth vector also infinities and a NaN.
-fn awkward(dtype: DType, n: usize, seed: u64) -> Vec<f32> {
+/// Reproducible values of a type: 38 binades below 2^13, both signs, zeros of both signs, subnormals; in
+/// every fifth vector also infinities and a NaN.
+pub(super) fn awkward(dtype: DType, n: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     (0..n)
         .map(|_| {
@@ -176,7 +181,7 @@ fn awkward(dtype: DType, n: usize, seed: u64) -> Vec<f32> {
                 2 => f32::from_bits(low & 0x807f_ffff),
                 3 if seed.is_multiple_of(5) => f32::INFINITY,
                 4 if seed.is_multiple_of(5) && low.is_multiple_of(7) => f32::NAN,
-                _ => f32::from_bits(low & 0x807f_ffff | (105 + high / 512 % 40) << 23),
+                _ => f32::from_bits(low & 0x807f_ffff | (102 + high / 512 % 38) << 23),
             };
             round(dtype, value)
         })

@@ -10,7 +10,7 @@ use cudarc::driver::{
     CudaEvent, CudaSlice, CudaStream, DeviceRepr, LaunchConfig, PinnedHostSlice, PushKernelArg,
 };
 
-use super::work::{From, PAYLOAD, Work};
+use super::work::{From, PAYLOAD, SPAN, Work};
 use super::{Device, Kernel, Plan, Resident, Result};
 use crate::codec::{Parts, Residual};
 use crate::dtype::{DType, put_bytes};
@@ -251,6 +251,19 @@ impl Lane {
     pub fn run<E>(
         &mut self,
         init: u32,
+        read: impl FnMut(usize, &mut [f32]) -> std::result::Result<(), E>,
+    ) -> Result<std::result::Result<(), E>> {
+        let done = self.sum(init, read);
+        if !matches!(done, Ok(Ok(()))) {
+            // Copies may be under way from and to buffers that are about to be used for something else.
+            let _ = self.stream.synchronize();
+        }
+        done
+    }
+
+    fn sum<E>(
+        &mut self,
+        init: u32,
         mut read: impl FnMut(usize, &mut [f32]) -> std::result::Result<(), E>,
     ) -> Result<std::result::Result<(), E>> {
         let idle = self.work.as_ref().is_none_or(|w| w.list.is_empty());
@@ -272,7 +285,6 @@ impl Lane {
         for first in (0..self.plan.references).step_by(group) {
             let count = group.min(self.plan.references - first);
             if let Some(references) = &mut self.references {
-                // What a stream copies from memory that is not pinned is copied when the call returns.
                 buffer.resize(self.n, 0.0);
                 for k in 0..count {
                     if let Err(e) = read(first + k, &mut buffer) {
@@ -280,6 +292,8 @@ impl Lane {
                     }
                     let mut place = references.slice_mut(k * CHUNK..k * CHUNK + self.n);
                     self.stream.memcpy_htod(&buffer, &mut place).map_err(take)?;
+                    // The buffer is filled again.
+                    self.stream.synchronize().map_err(take)?;
                 }
             }
             self.launch(first, count, init)?;
@@ -311,7 +325,7 @@ impl Lane {
         launch.arg(&count).arg(&n);
         // SAFETY: the arguments are the kernel's, in its order. Operations name places of this lane only, and
         // staged bytes that were checked when the payload was taken apart.
-        unsafe { launch.launch(grid(self.n.div_ceil(BLOCK))) }
+        unsafe { launch.launch(grid(self.n.div_ceil(SPAN))) }
             .map_err(|e| device.failed("run a kernel", e))?;
         Ok(())
     }
@@ -381,6 +395,16 @@ impl Lane {
         let cells = self.batch.len() * self.n.div_ceil(BLOCK);
         let pairs = cells * STEP_SUMS;
         (0, pairs, pairs + cells * PAIR_SUMS * self.plan.references.saturating_sub(1))
+    }
+
+    /// A vector as it lies on the device.
+    pub(super) fn vector(&self, place: u32) -> Result<Vec<f32>> {
+        let of = |e| self.device.failed("give a vector", e);
+        let at = place as usize * self.stride() * size_of::<f32>();
+        let view = self.vectors.slice(at..at + self.n * size_of::<f32>());
+        let bytes = self.stream.clone_dtoh(&view).map_err(of)?;
+        self.stream.synchronize().map_err(of)?;
+        Ok(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_ne_bytes(*b)).collect())
     }
 
     /// What the last batch came to.

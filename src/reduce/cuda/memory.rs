@@ -6,9 +6,11 @@ use super::work::PAYLOAD;
 use super::{CudaError, Device, Result};
 use crate::reduce::order::{BLOCK, CHUNK};
 
-/// Memory that is left to the driver and to others.
+/// Memory that is left to the driver and to others at least; else a twentieth.
 const MARGIN: usize = 64 << 20;
-/// Steps that a lane takes at a time: enough warps for a device, in few bytes of memory.
+/// Drivers give out memory in pieces of so many bytes.
+const PIECE: usize = 2 << 20;
+/// Steps that a lane takes at a time: many warps in few bytes of memory. Lanes together fill a device.
 const STEPS: usize = 16;
 
 /// The shape of what lanes measure, and where references lie.
@@ -43,15 +45,16 @@ impl Plan {
     ) -> Result<Plan> {
         let (free, _) = device.memory()?;
         let mut plan = Plan { steps: STEPS, directions, references, lagged, works, held: 0 };
-        let room = free.saturating_sub(MARGIN + lanes * plan.lane_bytes());
+        let margin = MARGIN.max(free / 20);
+        let room = free.saturating_sub(margin + lanes * plan.lane_bytes());
         if references * elements * size_of::<f32>() <= room {
             return Ok(plan);
         }
         plan.works = false;
-        let room = free.saturating_sub(MARGIN + lanes * plan.lane_bytes());
+        let room = free.saturating_sub(margin + lanes * (plan.lane_bytes() + PIECE));
         plan.held = (room / (lanes.max(1) * CHUNK * size_of::<f32>())).min(references);
         if plan.held == 0 {
-            let needed = MARGIN + lanes * (plan.lane_bytes() + CHUNK * size_of::<f32>());
+            let needed = MARGIN.max(free / 20) + lanes * (plan.lane_bytes() + CHUNK * size_of::<f32>());
             return Err(CudaError::Memory {
                 device: device.ordinal(),
                 free: free >> 20,
@@ -104,9 +107,11 @@ impl Plan {
     }
 
     /// Bytes that a lane takes beside references.
-    fn lane_bytes(&self) -> usize {
+    pub(super) fn lane_bytes(&self) -> usize {
         let staged = if self.works { self.staged() } else { 0 };
-        self.vectors() * CHUNK * size_of::<f32>() + staged + self.sums() * size_of::<f64>()
+        let parts =
+            [self.vectors() * CHUNK * size_of::<f32>(), staged, self.sums() * size_of::<f64>(), PIECE];
+        parts.iter().map(|bytes| bytes.next_multiple_of(PIECE)).sum()
     }
 }
 

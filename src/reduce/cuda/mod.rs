@@ -5,6 +5,7 @@
 
 mod bench;
 mod check;
+mod check_work;
 mod lane;
 mod memory;
 mod work;
@@ -46,6 +47,16 @@ pub enum CudaError {
         asked: usize,
         /// How many there are.
         count: usize,
+    },
+    /// The device is too old.
+    #[error("CUDA device {device} has compute capability {major}.{minor}; 7.0 (Volta) or newer is needed")]
+    OldDevice {
+        /// The device.
+        device: usize,
+        /// Its compute capability.
+        major: i32,
+        /// And after the point.
+        minor: i32,
     },
     /// What is asked for does not fit.
     #[error(
@@ -160,6 +171,10 @@ impl Device {
             return Err(CudaError::NoDevice { asked: ordinal, count });
         }
         let context = CudaContext::new(ordinal).map_err(|e| failed(ordinal, "be opened", e))?;
+        let (major, minor) = context.compute_capability().map_err(|e| failed(ordinal, "be opened", e))?;
+        if major < 7 {
+            return Err(CudaError::OldDevice { device: ordinal, major, minor });
+        }
         // SAFETY: tracking orders the uses of a buffer by several streams. Here a buffer is used by the
         // stream of its lane only, or was written before any lane began and is read since.
         unsafe { context.disable_event_tracking() };

@@ -8,12 +8,13 @@ use cudarc::driver::{CudaSlice, CudaStream, DeviceRepr, PinnedHostSlice};
 use super::lane::wide;
 use super::{Device, Plan, Result};
 use crate::codec::{Bytes, Packed, Parts, Predictor, Residual};
-use crate::reduce::order::BLOCK;
 
 /// No place.
 const NOWHERE: u32 = u32::MAX;
 /// Staged parts begin at multiples of so many bytes.
 const ALIGN: usize = 64;
+/// Elements that a warp makes (`kernels/decode.cu`).
+pub(super) const SPAN: usize = 1024;
 /// Elements that a bit of a bitmap keeps.
 const ZERO_BLOCK: usize = 64;
 /// Bytes that one payload of a chunk can take when it is staged: four planes, all of it patched.
@@ -214,13 +215,13 @@ impl Work {
     }
 }
 
-/// How many kept elements lie before each block of 4,096, and how many there are.
+/// How many kept elements lie before those of each warp, and how many there are.
 fn kept_before(bitmap: &[u8], n: usize) -> Vec<u8> {
     let mut table = Vec::new();
     let mut kept = 0usize;
-    for from in (0..n).step_by(BLOCK) {
+    for from in (0..n).step_by(SPAN) {
         table.extend_from_slice(&wide(kept).to_ne_bytes());
-        for at in (from..n.min(from + BLOCK)).step_by(ZERO_BLOCK) {
+        for at in (from..n.min(from + SPAN)).step_by(ZERO_BLOCK) {
             let b = at / ZERO_BLOCK;
             if bitmap[b / 8] >> (b % 8) & 1 == 1 {
                 kept += ZERO_BLOCK.min(n - at);

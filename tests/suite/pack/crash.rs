@@ -116,11 +116,14 @@ fn a_new_run_that_was_not_finished_is_written_anew() {
 fn two_at_once_do_not_meet() {
     let copy = Copy::of("digits_mlp");
     let before = Contents::of(&copy.path);
-    let start = |_| lpa().args(["pack", copy.arg()]).stdout(Stdio::null()).spawn().unwrap();
-    let mut all: Vec<_> = (0..4).map(start).collect();
+    let start = |_| {
+        lpa().args(["pack", copy.arg()]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let all: Vec<_> = (0..4).map(start).collect();
     let deadline = Instant::now() + Duration::from_secs(120);
-    for child in &mut all {
-        assert!(child.wait().unwrap().success());
+    for child in all {
+        let done = child.wait_with_output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         assert!(Instant::now() < deadline);
     }
     assert!(Contents::of(&copy.path) == before);
