@@ -116,9 +116,8 @@ fn a_new_run_that_was_not_finished_is_written_anew() {
 fn two_at_once_do_not_meet() {
     let copy = Copy::of("digits_mlp");
     let before = Contents::of(&copy.path);
-    let start = |_| {
-        lpa().args(["pack", copy.arg()]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
-    };
+    let start =
+        |_| lpa().args(["pack", copy.arg()]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let all: Vec<_> = (0..4).map(start).collect();
     let deadline = Instant::now() + Duration::from_secs(120);
     for child in all {
