@@ -6,7 +6,7 @@ from . import _lpa
 
 
 def analyze(path, *, references=("final",), streams=("grad",), groups=("*",), steps=None, out=None, threads=None,
-            skip_damaged=False, frame=None):
+            skip_damaged=False, backend=None, devices=(), frame=None):
     """Measures every step of a run, as `lpa analyze` does, and returns the table.
 
     Parameters
@@ -15,13 +15,17 @@ def analyze(path, *, references=("final",), streams=("grad",), groups=("*",), st
     references, streams, groups : names, or lists of them, as for `--ref`, `--stream` and `--group`.
     steps : "A..B" or "A..B:K".
     out : where the Parquet file goes; by default where the command puts it. It is not made anew where it is up to date.
+    backend : "auto" (the default), "cpu" or "cuda": where to sum. The numbers are the same.
+    devices : numbers of CUDA devices.
     frame : "polars" or "pandas"; by default what is installed, polars first; "path" returns the file's path.
     """
     args = [os.fspath(path), "--quiet"]
     for option, names in (("--ref", references), ("--stream", streams), ("--group", groups)):
         for name in [names] if isinstance(names, (str, os.PathLike)) else names:
             args += [option, os.fspath(name)]
-    for option, value in (("--steps", steps), ("--out", out), ("--threads", threads)):
+    for device in devices:
+        args += ["--device", str(device)]
+    for option, value in (("--steps", steps), ("--out", out), ("--threads", threads), ("--backend", backend)):
         if value is not None:
             args += [option, os.fspath(value) if isinstance(value, os.PathLike) else str(value)]
     if skip_damaged:

@@ -115,3 +115,7 @@ def test_metrics_as_a_frame(tmp_path):
         lpa.analyze(tmp_path / "run", streams="none")
     with pytest.raises(ValueError, match="invalid value"):
         lpa.analyze(tmp_path / "run", steps="9..2")
+    of_processors = lpa.analyze(tmp_path / "run", backend="cpu", out=tmp_path / "cpu.parquet", frame="path")
+    assert polars.read_parquet(of_processors)["rsi"].is_not_null().any()
+    with pytest.raises(ValueError, match=r"there is no (NVIDIA driver here|CUDA device 99)"):
+        lpa.analyze(tmp_path / "run", backend="cuda", devices=[99], out=tmp_path / "cuda.parquet")
