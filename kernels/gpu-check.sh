@@ -27,9 +27,9 @@ echo
 echo '### compute-sanitizer'
 echo
 if command -v compute-sanitizer >/dev/null; then
-    for tool in memcheck racecheck; do
+    for tool in memcheck racecheck synccheck; do
         if compute-sanitizer --tool "$tool" --error-exitcode 9 "$lpa" doctor >"$work/$tool" 2>&1; then
-            echo "- $tool: $(grep -E 'ERROR SUMMARY|RACECHECK SUMMARY' "$work/$tool" | head -n 1)"
+            echo "- $tool: $(grep -E 'SUMMARY' "$work/$tool" | head -n 1)"
         else
             echo "- $tool FAILED:"
             tail -n 20 "$work/$tool"

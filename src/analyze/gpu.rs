@@ -45,7 +45,8 @@ impl Shared {
         let elements = chunks.iter().map(|c| c.len).sum();
         let counts = [layout.directions, layout.references];
         // A direction that meets later iterates needs gradients long before they are summed.
-        let works = !layout.lagged && !layout.lossy;
+        let has_float32 = run.manifest.tensors.iter().any(|t| t.dtype == DType::F32);
+        let works = has_float32 && !layout.lagged && !layout.lossy;
         let plan = Plan::new(device, lanes, elements, counts, [layout.lagged, works]).map_err(Error::Cuda)?;
         let resident = if plan.held == 0 {
             let lens: Vec<usize> = chunks.iter().map(|c| c.len).collect();
@@ -160,6 +161,8 @@ impl Batch {
         let dtype = if directions.iter().any(wider) { DType::F32 } else { dtype };
         self.lane.begin(dtype, chunk.len, offset);
         self.clear();
+        // A unit that failed may have left its own.
+        self.done.clear();
         self.works = self.plan.works && manifest.tensors[chunk.tensor].dtype == DType::F32;
         self.kept.clear();
         self.kept.resize(self.plan.iterates(), None);

@@ -277,11 +277,12 @@ impl Steps<'_> {
                     return Ok(false);
                 }
                 iterates.reach(step, source).or_else(|e| {
+                    let e = keep(e)?;
                     let end = unit.run.next_keyframe(step)?.map_or(u64::MAX, |k| k - 1);
                     lost = Some(step..=end);
                     // The final iterate has no row.
                     let last = unit.run.final_step().unwrap_or(unit.run.steps().end).saturating_sub(1);
-                    damage.push((step..=last.min(end).max(step), keep(e)?));
+                    damage.push((step..=last.min(end).max(step), e));
                     Ok(false)
                 })
             };

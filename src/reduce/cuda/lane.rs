@@ -157,9 +157,9 @@ impl Lane {
         }
     }
 
-    /// Whether a payload more can be staged, and what belongs to it.
+    /// Whether a payload more can be staged, or copied as a vector, and the terms of a step added after it.
     pub fn has_room_for_work(&self) -> bool {
-        self.slots + 2 <= self.plan.slots()
+        self.slots + self.plan.directions + 4 <= self.plan.slots()
             && self.work.as_ref().is_some_and(|w| {
                 w.used + PAYLOAD <= self.plan.staged() && w.list.len() + 2 <= self.plan.operations()
             })
@@ -273,8 +273,10 @@ impl Lane {
         let device = Arc::clone(&self.device);
         let take = |e| device.failed("take vectors", e);
         let bytes = self.slots * self.stride() * self.dtype.size();
-        let host = &self.host_vectors.as_slice().map_err(take)?[..bytes];
-        self.stream.memcpy_htod(host, &mut self.vectors.slice_mut(..bytes)).map_err(take)?;
+        if bytes > 0 {
+            let host = &self.host_vectors.as_slice().map_err(take)?[..bytes];
+            self.stream.memcpy_htod(host, &mut self.vectors.slice_mut(..bytes)).map_err(take)?;
+        }
         self.work(&device)?;
         if self.batch.is_empty() {
             return self.wait().map(Ok);

@@ -44,17 +44,19 @@ impl Plan {
         [lagged, works]: [bool; 2],
     ) -> Result<Plan> {
         let (free, _) = device.memory()?;
-        let mut plan = Plan { steps: STEPS, directions, references, lagged, works, held: 0 };
         let margin = MARGIN.max(free / 20);
-        let room = free.saturating_sub(margin + lanes * plan.lane_bytes());
-        if references * elements * size_of::<f32>() <= room {
-            return Ok(plan);
+        let room = |plan: &Plan| free.saturating_sub(margin + lanes * plan.lane_bytes());
+        for works in [works, false] {
+            let plan = Plan { steps: STEPS, directions, references, lagged, works, held: 0 };
+            if references * elements * size_of::<f32>() <= room(&plan) {
+                return Ok(plan);
+            }
         }
-        plan.works = false;
-        let room = free.saturating_sub(margin + lanes * (plan.lane_bytes() + PIECE));
+        let mut plan = Plan { steps: STEPS, directions, references, lagged, works: false, held: 0 };
+        let room = room(&plan).saturating_sub(lanes * PIECE);
         plan.held = (room / (lanes.max(1) * CHUNK * size_of::<f32>())).min(references);
         if plan.held == 0 {
-            let needed = MARGIN.max(free / 20) + lanes * (plan.lane_bytes() + CHUNK * size_of::<f32>());
+            let needed = margin + lanes * (plan.lane_bytes() + CHUNK * size_of::<f32>());
             return Err(CudaError::Memory {
                 device: device.ordinal(),
                 free: free >> 20,
