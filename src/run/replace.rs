@@ -104,7 +104,12 @@ fn remove(path: &Path) -> Result<()> {
     };
     let removed = || -> std::io::Result<()> {
         let (mut journals, mut last) = (Vec::new(), None);
-        for entry in std::fs::read_dir(path)? {
+        let entries = match std::fs::read_dir(path) {
+            // The process that had replaced it was faster.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        };
+        for entry in entries {
             let entry = entry?;
             let name = entry.file_name();
             match (name.to_string_lossy(), entry.file_type()?.is_dir()) {

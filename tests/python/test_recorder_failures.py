@@ -272,12 +272,15 @@ def test_killed_at_random_moments_nothing_published_is_lost(tmp_path):
     kills = int(os.environ.get("LPA_KILLS", 6))
     run, seen, reads = tmp_path / "run", set(), 0
     rng = random.Random(3)
-    for _ in range(kills):
+    for kill in range(kills):
         process = subprocess.Popen([sys.executable, "-c", KILLED, run, Path(__file__).parent], stdout=subprocess.PIPE,
                                    stderr=subprocess.PIPE, text=True)
         assert process.stdout.readline(), process.stderr.read()
         until = time.monotonic() + rng.uniform(0, 0.6)
-        while time.monotonic() < until:
+        while time.monotonic() < until or (
+            # A busy machine may need longer for the steps that are compared at the end.
+            kill == kills - 1 and time.monotonic() < until + 60 and len(lpa.open(run).steps) <= 3
+        ):
             # Without a checkpoint a training begins again, and supersedes all that there is.
             begins = not Path(f"{run}.pt").exists()
             reader = subprocess.run([BINARY, "analyze", run, "--ref", "last", "--format", "csv"], capture_output=True,
