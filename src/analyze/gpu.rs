@@ -357,20 +357,9 @@ impl Slots for &RefCell<Batch> {
         }
     }
 
-    fn fill(&mut self, at: Slot, _: usize) -> Result<()> {
+    fn no_gradient(&mut self, _: usize) {
         let batch = &mut *self.borrow_mut();
-        batch.make_room()?;
-        let [momentum, second] = batch.moments();
-        match at {
-            Slot::Gradient => batch.gradient = Some((u64::MAX, batch.zeros())),
-            Slot::Momentum => batch.lane.fill(momentum),
-            Slot::Second => batch.lane.fill(second),
-            Slot::Iterate(i) => {
-                batch.vacate(i)?;
-                batch.lane.fill(batch.lane.kept(i));
-            }
-        }
-        Ok(())
+        batch.gradient = Some((u64::MAX, batch.zeros()));
     }
 
     fn predict(
@@ -418,9 +407,7 @@ impl Batch {
             self.execute(|_, _| Ok(()))?;
         }
         self.loads += 1;
-        let first = self.lane.kept(self.plan.iterates());
-        let last = self.gradient_place;
-        self.gradient_place = (last + 1) % self.plan.gradients();
-        Ok(first + u32::try_from(self.gradient_place).unwrap_or(0))
+        self.gradient_place = (self.gradient_place + 1) % self.plan.gradients();
+        Ok(self.lane.kept(self.plan.iterates() + self.gradient_place))
     }
 }

@@ -167,6 +167,7 @@ impl Analysis<'_> {
             directions: &self.options.directions,
             hyperparameters: &self.hyperparameters,
             first: self.first.filter(|&s| window.has(s, 0)),
+            wants_start: out.start.is_none(),
             observer,
         };
         let (cells, starts, damage) = workers.measure(&unit, &measured)?;

@@ -43,6 +43,8 @@ pub(super) struct Unit<'a> {
     pub(super) hyperparameters: &'a Hyperparameters<'a>,
     /// The step of x_0, where it is there.
     pub(super) first: Option<u64>,
+    /// Whether `||x_0||^2` is still to be found.
+    pub(super) wants_start: bool,
     pub(super) observer: &'a dyn Observer,
 }
 
@@ -115,8 +117,8 @@ impl Workers {
         Ok(Workers { pool: thread_pool(threads, &run.path)?, isa: *isa, scratch, offsets: offsets.collect() })
     }
 
-    /// The sums of every chunk at every step, `||x_0||^2` of every chunk where x_0 is there, and the damage
-    /// met.
+    /// The sums of every chunk at every step, `||x_0||^2` of every chunk where x_0 is there and it is wanted,
+    /// and the damage met.
     pub(super) fn measure(
         &self,
         unit: &Unit<'_>,
@@ -203,17 +205,20 @@ impl Unit<'_> {
         }
         let mut source = Source { run: self.run, window: self.window, chunk, decoder, file, bytes: 0 };
         iterates.clear();
-        let mut start = None;
+        let (mut start, mut has_init) = (None, false);
         if let Some(first) = self.first {
             match iterates.recorded(first, &mut source) {
                 Ok(x) => {
                     init[..n].copy_from_slice(x);
-                    start = Some(iterate_sums(isa, &Vectors { g: x, x, next: x, init: x }).x2);
+                    has_init = true;
+                    start = self
+                        .wants_start
+                        .then(|| iterate_sums(isa, &Vectors { g: x, x, next: x, init: x }).x2);
                 }
                 Err(e) => damage.push((first..=first, keep(e)?)),
             }
         }
-        let init = start.is_some().then_some(&init[..n]);
+        let init = has_init.then_some(&init[..n]);
         let mut walk = Steps { unit: self, isa, steps, init, g, references, bounds, cells, damage };
         let batch = batch.as_ref();
         match batch.filter(|b| b.borrow().works()) {

@@ -132,11 +132,8 @@ pub trait Slots {
     /// As [`Source::load`].
     fn load(&mut self, at: Slot, step: u64, stream: u16, source: &mut Source<'_>) -> Result<Decoded>;
 
-    /// Fills a slot with zeros.
-    ///
-    /// # Errors
-    /// The slot is on a device, which failed.
-    fn fill(&mut self, at: Slot, n: usize) -> Result<()>;
+    /// Makes the gradient, of `n` elements, zero: no stream of gradients was recorded.
+    fn no_gradient(&mut self, n: usize);
 
     /// Decodes the iterate of `step` into the last of three slots of iterates, predicted from the first and
     /// from the one before that in the second, the gradient and the moments, which are taken a step further.
@@ -179,9 +176,8 @@ impl Slots for Memory {
         Ok(decoded)
     }
 
-    fn fill(&mut self, at: Slot, n: usize) -> Result<()> {
-        self.slot(at)[..n].fill(0.0);
-        Ok(())
+    fn no_gradient(&mut self, n: usize) {
+        self.gradient[..n].fill(0.0);
     }
 
     fn predict(
@@ -386,7 +382,7 @@ impl<S: Slots> Trajectory<S> {
             let decoded = match source.run.manifest.stream_id(GRAD) {
                 Some(stream) => self.slots.load(Slot::Gradient, step - 1, stream, source)?,
                 None => {
-                    self.slots.fill(Slot::Gradient, source.chunk.len)?;
+                    self.slots.no_gradient(source.chunk.len);
                     Decoded::Missing
                 }
             };

@@ -227,8 +227,7 @@ impl Lane {
         let host = self.host_vectors.as_mut_slice().map_err(|e| self.device.failed("give a buffer", e))?;
         put_bytes(self.dtype, &values[..self.n], &mut host[at..at + self.n * size]);
         self.slots += 1;
-        // At most as many as a plan has.
-        Ok(u32::try_from(self.slots - 1).unwrap_or(0))
+        Ok(wide(self.slots - 1))
     }
 
     /// Adds a term. Returns its number.
@@ -300,8 +299,8 @@ impl Lane {
             }
             self.launch(first, count, init)?;
         }
-        let lags = if self.plan.lagged { self.batch.len() * self.n.div_ceil(BLOCK) } else { 0 };
-        let len = self.places().2 + lags * self.plan.references;
+        let lags = if self.plan.lagged { self.cells() * self.plan.references } else { 0 };
+        let len = self.places().1 + lags;
         let back = |e| device.failed("give sums", e);
         let host = &mut self.host_sums.as_mut_slice().map_err(back)?[..len];
         self.stream.memcpy_dtoh(&self.sums.slice(..len), host).map_err(back)?;
@@ -316,12 +315,12 @@ impl Lane {
 
     /// Makes the vectors that are made on the device.
     fn work(&mut self, device: &Device) -> Result<()> {
+        let stride = self.stride() as u64;
         let Some(work) = self.work.as_mut().filter(|w| !w.list.is_empty()) else {
             return Ok(());
         };
         work.upload(device, &self.stream)?;
-        let (stride, count, n) =
-            (self.n.next_multiple_of(2 * LANES) as u64, wide(work.list.len()), wide(self.n));
+        let (count, n) = (wide(work.list.len()), wide(self.n));
         let mut launch = self.stream.launch_builder(&device.work);
         launch.arg(&mut self.vectors).arg(&stride).arg(&work.staged).arg(&work.operations);
         launch.arg(&count).arg(&n);
@@ -338,7 +337,7 @@ impl Lane {
         let blocks = n.div_ceil(BLOCK);
         let stride = self.stride() as u64;
         let (count_of_terms, len) = (wide(terms), wide(n));
-        let (_, pairs_at, lags_at) = self.places();
+        let (pairs_at, lags_at) = self.places();
         let (references, reference_stride, begin) = match (&self.resident, &self.references) {
             (Some(resident), _) => {
                 (&resident.values, resident.elements, first * resident.elements + self.offset)
@@ -392,11 +391,15 @@ impl Lane {
         if self.plan.held == 0 { self.plan.references.max(1) } else { self.plan.held }
     }
 
-    /// Where sums begin: of steps, of pairs, of lags.
-    fn places(&self) -> (usize, usize, usize) {
-        let cells = self.batch.len() * self.n.div_ceil(BLOCK);
-        let pairs = cells * STEP_SUMS;
-        (0, pairs, pairs + cells * PAIR_SUMS * self.plan.references.saturating_sub(1))
+    /// Terms times blocks: each has its own sums.
+    fn cells(&self) -> usize {
+        self.batch.len() * self.n.div_ceil(BLOCK)
+    }
+
+    /// Where sums of pairs and of lags begin, after those of steps.
+    fn places(&self) -> (usize, usize) {
+        let pairs = self.cells() * STEP_SUMS;
+        (pairs, pairs + self.cells() * PAIR_SUMS * self.plan.references.saturating_sub(1))
     }
 
     /// A vector as it lies on the device.
@@ -442,14 +445,14 @@ impl BatchSums<'_> {
 
     /// The sums of a term against reference `k`, which is not the first.
     pub fn pair(&self, term: usize, k: usize) -> ReferenceSums {
-        let (at, width, place) = self.in_group(k, 1, PAIR_SUMS, self.lane.places().1);
+        let (at, width, place) = self.in_group(k, 1, PAIR_SUMS, self.lane.places().0);
         let [dot, d2, dot_next] = [0, 1, 2].map(|s| self.fold(term, (at, width, place + s)));
         ReferenceSums { dot, d2, dot_next }
     }
 
     /// The sum of a term's direction and of how the later iterate lies to reference `k`.
     pub fn lag(&self, term: usize, k: usize) -> f64 {
-        self.fold(term, self.in_group(k, 0, 1, self.lane.places().2))
+        self.fold(term, self.in_group(k, 0, 1, self.lane.places().1))
     }
 
     /// Where the sums of reference `k` lie, of which a kernel wrote those from `skip` on, group by group:
@@ -458,7 +461,7 @@ impl BatchSums<'_> {
         let (group, references) = (self.lane.group(), self.lane.plan.references);
         let first = (k / group * group).max(skip);
         let end = (k / group * group + group).min(references);
-        let cells = self.lane.batch.len() * self.lane.n.div_ceil(BLOCK);
+        let cells = self.lane.cells();
         (from + cells * sums * (first - skip), (end - first) * sums, (k - first) * sums)
     }
 
