@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := target/release/lpa
 PY     := $(VENV)/bin/python
 
-.PHONY: demo build test test-rust test-python check example smoke bench fixtures wheel kernels kernels-check \
+.PHONY: demo build test test-rust test-python avx512-check check example smoke bench fixtures wheel kernels kernels-check \
         gpu-check gpu-bundle clean
 
 demo: build
@@ -20,6 +20,11 @@ test-rust:
 
 test-python: build $(VENV)/module
 	$(PY) -m pytest -q tests/python
+
+# Where the processor has no AVX-512: in an emulated machine.
+avx512-check: build
+	tests/avx512/check.sh $(BIN) \
+	    "$$(cargo test --release --locked --lib --no-run 2>&1 | sed -n 's/^ *Executable .*(\(.*\))$$/\1/p')"
 
 check: $(VENV)/ready
 	cargo fmt --all --check

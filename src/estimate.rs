@@ -216,7 +216,7 @@ pub fn from_run(run: &Run, steps: u64) -> Result<Estimate> {
     let mut sums = Sums::default();
     let mut others = 0u64;
     for segment in (0..run.manifest.world).flat_map(|rank| run.segments(rank)) {
-        let shard = run.open_shard(&segment.file, false)?;
+        let shard = run.open_shard(&segment.file)?;
         let of_vectors = sums.total();
         for (v, &(step, stream)) in shard.vectors().iter().enumerate() {
             let size = |r: Record| RECORD as u64 + u64::from(r.len).next_multiple_of(PAYLOAD_ALIGN);

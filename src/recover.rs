@@ -165,7 +165,7 @@ fn damaged_shards(run: &Run, journals: &[Journal]) -> Result<(Vec<Damaged>, Vec<
     for (rank, journal) in (0..).zip(journals) {
         let orderly = orderly_end(journal);
         for segment in run.segments(rank) {
-            match run.open_shard(&segment.file, false) {
+            match run.open_shard(&segment.file) {
                 Ok(_) => {}
                 Err(Error::Damaged { place, what, .. }) if segment.last >= orderly => {
                     let place = place.to_string();

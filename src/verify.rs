@@ -44,7 +44,8 @@ pub fn verify(run: &Run, access: Access, isa: Isa) -> Verified {
 
 /// Checks one shard: its structure, every payload's hash, that each decodes, and the padding.
 fn check(run: &Run, segment: &Segment, isa: Isa) -> Result<u64> {
-    let shard = run.open_shard(&segment.file, true)?;
+    let shard = run.open_shard(&segment.file)?;
+    shard.prefetch();
     let mut decoder = Decoder::new(isa).tried("start the decoder for", &run.path)?;
     let mut chunks = 0;
     for &(step, stream) in shard.vectors() {

@@ -131,17 +131,18 @@ impl Workers {
         let pieces = (4 * self.scratch.len()).div_ceil(chunks.len().max(1));
         let least = if unit.layout.lagged { 4 * usize::try_from(LAG).unwrap_or(0) } else { 8 };
         let piece = steps.len().div_ceil(pieces).max(least);
-        let offsets = chunks.iter().zip(&self.offsets);
-        let jobs: Vec<(&Chunk, usize, &[u64])> =
-            offsets.flat_map(|(c, at)| steps.chunks(piece).map(move |s| (c, *at, s))).collect();
+        let jobs: Vec<(usize, &[u64])> =
+            (0..chunks.len()).flat_map(|c| steps.chunks(piece).map(move |s| (c, s))).collect();
         let done: Vec<Result<Walked>> = self.pool.install(|| {
             jobs.par_iter()
                 .with_max_len(1)
-                .map(|&(chunk, offset, steps)| {
+                .map(|&(index, steps)| {
+                    let wanted = |s| unit.directions.iter().any(|m| m.recorded == Some(s));
+                    unit.window.prefetch_chunk(unit.run, index, wanted);
                     let thread = rayon::current_thread_index().unwrap_or(0);
                     let slot = &self.scratch[thread % self.scratch.len()];
                     let mut scratch = slot.lock().unwrap_or_else(PoisonError::into_inner);
-                    unit.walk(self.isa, (chunk, offset), steps, &mut scratch)
+                    unit.walk(self.isa, (&chunks[index], self.offsets[index]), steps, &mut scratch)
                 })
                 .collect()
         });

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::say;
 use crate::isa::Isa;
+use crate::reduce::conformance::{self, Check};
 use crate::reduce::cuda::{Device, bench, check, device_count, driver_version};
 use crate::summary::{significant, thousands};
 
@@ -18,11 +19,21 @@ pub(super) struct Arguments {
     bench: bool,
 }
 
-/// Says what lpa can run on, and checks each GPU against the CPU.
+/// Says what lpa can run on, and checks the processor's instruction sets and each GPU.
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     let isa = Isa::from_env()?;
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     say(&format!("lpa {}\nCPU: {processors} processors, {}\n", env!("CARGO_PKG_VERSION"), isa.name()))?;
+    let begin = std::time::Instant::now();
+    let (found, compared) = conformance::check(a.thorough);
+    if let Some(different) = found.different {
+        anyhow::bail!("the CPU's sums are wrong: {different}");
+    }
+    say(&format!(
+        "  {}: {}\n",
+        compared.join(", "),
+        equal(&found, "sums compared with the definition", begin)
+    ))?;
     let count = match driver_version().and_then(|version| {
         let count = device_count()?;
         Ok((version, count))
@@ -39,7 +50,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     };
     let mut failures = Vec::new();
     for ordinal in 0..count {
-        match report(ordinal, a) {
+        match report(ordinal, isa, a) {
             Ok(text) => say(&text)?,
             Err(e) => {
                 say(&format!("  device {ordinal}: {e}\n"))?;
@@ -54,7 +65,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
 }
 
 /// What a device is, and that it gives the CPU's bits.
-fn report(ordinal: usize, a: &Arguments) -> anyhow::Result<String> {
+fn report(ordinal: usize, isa: Isa, a: &Arguments) -> anyhow::Result<String> {
     let begin = std::time::Instant::now();
     let device = Arc::new(Device::open(ordinal)?);
     let (free, total) = device.memory()?;
@@ -64,16 +75,14 @@ fn report(ordinal: usize, a: &Arguments) -> anyhow::Result<String> {
         gib(free),
         gib(total)
     );
-    let found = check(&device, a.thorough)?;
+    let found = check(&device, isa, a.thorough)?;
     if let Some(different) = found.different {
         anyhow::bail!("its sums are not the CPU's: {different}");
     }
     writeln!(
         text,
-        "    kernels loaded; {} sums and values compared with the CPU's ({:.0} % finite), all equal bit for bit ({:.1} s)",
-        thousands(found.equal),
-        100.0 * found.finite as f64 / found.equal.max(1) as f64,
-        begin.elapsed().as_secs_f64()
+        "    kernels loaded; {}",
+        equal(&found, "sums and values compared with the CPU's", begin)
     )?;
     if a.bench {
         text.push_str("\n| what | ms | rate | |\n|---|---|---|---|\n");
@@ -86,6 +95,12 @@ fn report(ordinal: usize, a: &Arguments) -> anyhow::Result<String> {
         }
     }
     Ok(text)
+}
+
+fn equal(found: &Check, compared: &str, begin: std::time::Instant) -> String {
+    let finite = 100.0 * found.finite as f64 / found.equal.max(1) as f64;
+    let (count, seconds) = (thousands(found.equal), begin.elapsed().as_secs_f64());
+    format!("{count} {compared} ({finite:.0} % finite), all equal bit for bit ({seconds:.1} s)")
 }
 
 fn gib(bytes: usize) -> f64 {

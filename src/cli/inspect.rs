@@ -52,7 +52,7 @@ fn survey(run: &Run) -> Result<Survey> {
     let mut s = Survey::default();
     for rank in 0..run.manifest.world {
         for segment in run.segments(rank) {
-            let shard = match run.open_shard(&segment.file, false) {
+            let shard = match run.open_shard(&segment.file) {
                 Ok(shard) => shard,
                 Err(e) if e.is_damage() => {
                     s.damaged.push(e.to_string());

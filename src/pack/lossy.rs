@@ -52,8 +52,10 @@ pub(super) fn beyond_bounds(old: &Run, new: &Run, progress: &dyn Fn(u64)) -> Res
     for range in plan_windows(old, &steps, usize::MAX)? {
         let steps = &steps[range];
         let windows = [Window::open(old, steps, true)?, Window::open(new, steps, true)?];
-        let of_chunk = |chunk: &Chunk| -> Result<(Option<(u64, u16)>, u64)> {
+        let of_chunk = |(index, chunk): (usize, &Chunk)| -> Result<(Option<(u64, u16)>, u64)> {
             let _exact = Exact::new();
+            windows[0].prefetch_chunk(old, index, |s| streams.contains(&s));
+            windows[1].prefetch_chunk(new, index, |s| streams.contains(&s));
             let decoder = || Decoder::new(isa).tried("start the decoder for", &old.path);
             let (mut decoders, mut files) = ([decoder()?, decoder()?], [Vec::new(), Vec::new()]);
             let ([old_decoder, new_decoder], [old_file, new_file]) = (&mut decoders, &mut files);
@@ -87,7 +89,7 @@ pub(super) fn beyond_bounds(old: &Run, new: &Run, progress: &dyn Fn(u64)) -> Res
             }
             Ok((None, before.source.bytes + after.source.bytes))
         };
-        let found: Vec<_> = old.table.chunks().par_iter().map(of_chunk).collect::<Result<_>>()?;
+        let found: Vec<_> = old.table.chunks().par_iter().enumerate().map(of_chunk).collect::<Result<_>>()?;
         progress(found.iter().map(|(_, bytes)| bytes).sum());
         if let Some(first) = found.iter().filter_map(|(first, _)| *first).min() {
             return Ok(Some(first));

@@ -354,7 +354,7 @@ fn look_at_shards(run: &Run, options: &Options) -> Result<(Size, u64)> {
         let raw: usize = chunks().map(|c| c.len * run.manifest.tensors[c.tensor].dtype.size()).sum();
         elements += parameters as f64 * run.end_of_rank(rank) as f64;
         for segment in run.segments(rank) {
-            let shard = run.open_shard(&segment.file, false).map_err(|e| refuse(&run.path, e))?;
+            let shard = run.open_shard(&segment.file).map_err(|e| refuse(&run.path, e))?;
             bytes += file_size(&segment.file.path)?;
             let predicted = |step: &u64| shard.keyframe(*step).is_some_and(|from| from < *step);
             if !options.predict {

@@ -4,6 +4,7 @@
 //! `docs/numerics.md`: every term is formed in f64 from exactly widened elements and added with one
 //! fused multiply-add.
 
+pub mod conformance;
 pub mod cpu;
 pub mod cuda;
 pub mod order;

@@ -103,6 +103,7 @@ fn add_all(run: &Run, targets: &[&Target<'_>], sums: &Sums<'_>) -> Result<()> {
                     (decoder, Trajectory::new(1))
                 }
             };
+            window.prefetch_chunk(run, chunk, |_| false);
             let mut file = Vec::new();
             let of_chunk = &run.table.chunks()[chunk];
             let (decoder_of, file) = (&mut decoder, &mut file);

@@ -91,7 +91,7 @@ impl Files {
                 files.exact.insert(full, i);
             }
             files.headers.push(header);
-            files.sources.push((path.clone(), Source::new(file, mmap, false).tried("map", path)?));
+            files.sources.push((path.clone(), Source::new(file, mmap).tried("map", path)?));
         }
         Ok(files)
     }

@@ -128,7 +128,7 @@ impl Catalog {
     }
 
     fn add(&mut self, run: &Run, segment: &Segment, keyframes: &mut Keyframes) -> Result<u128> {
-        let shard = match run.open_shard(&segment.file, false) {
+        let shard = match run.open_shard(&segment.file) {
             Ok(shard) => shard,
             // Damage to the header says more than what follows from it.
             Err(e @ Error::TableMismatch { .. }) => return Err(e),

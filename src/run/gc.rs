@@ -118,7 +118,7 @@ fn check_whole(run: &Run) -> Result<()> {
         Some(other) => return Err(other),
     }
     for segment in (0..run.manifest.world).flat_map(|rank| run.segments(rank)) {
-        match run.open_shard(&segment.file, false) {
+        match run.open_shard(&segment.file) {
             Ok(_) => {}
             Err(Error::Damaged { path, place, what }) => {
                 return Err(refuse("damaged", format!("{}{place}, {what}", path.display())));

@@ -139,7 +139,7 @@ impl Run {
     /// The manifest is not the one that the run was created with: says how, where a shard knows.
     fn explain_changed_manifest(&self) -> Result<()> {
         if let Some(segment) = self.segments.iter().flatten().next() {
-            self.open_shard(&segment.file, false)?;
+            self.open_shard(&segment.file)?;
         }
         let path = self.path.join(manifest::MANIFEST);
         Err(Error::damaged(&path, "it is not what the run was created with (checksum)"))
@@ -276,7 +276,7 @@ impl Run {
         }
         let mut found = Keyframes::default();
         for segment in self.segments.iter().flatten() {
-            match self.open_shard(&segment.file, false) {
+            match self.open_shard(&segment.file) {
                 Ok(shard) => found.add(segment, &shard),
                 Err(e) if e.is_damage() => {}
                 Err(e) => return Err(e),
@@ -304,8 +304,8 @@ impl Run {
     ///
     /// # Errors
     /// As [`Shard::open`].
-    pub fn open_shard(&self, file: &ShardFile, prefetch: bool) -> Result<Shard> {
-        Shard::open(file, &self.manifest, &self.table, self.access.mmap, prefetch)
+    pub fn open_shard(&self, file: &ShardFile) -> Result<Shard> {
+        Shard::open(file, &self.manifest, &self.table, self.access.mmap)
     }
 }
 

@@ -8,7 +8,7 @@ use super::Run;
 use crate::error::Result;
 
 /// Stored bytes a window. They are mapped, not copied, and walked once.
-const WINDOW_BYTES: u64 = 2 << 30;
+pub(super) const WINDOW_BYTES: u64 = 2 << 30;
 /// A window has at least so many steps, since x_0 and the iterate after its last step are decoded
 /// once more for each window.
 const MIN_STEPS: usize = 8;

@@ -160,13 +160,7 @@ impl Shard {
     ///
     /// # Errors
     /// The file is missing, damaged, another run's, or disagrees with the manifest on a tensor.
-    pub fn open(
-        file: &ShardFile,
-        manifest: &Manifest,
-        table: &ChunkTable,
-        mmap: bool,
-        prefetch: bool,
-    ) -> Result<Shard> {
+    pub fn open(file: &ShardFile, manifest: &Manifest, table: &ChunkTable, mmap: bool) -> Result<Shard> {
         let path = file.path.as_path();
         let handle = File::open(path).tried("open", path)?;
         let header = Header::read(&handle, path)?;
@@ -181,7 +175,7 @@ impl Shard {
         if tail_at != chunks_at + chunks_len || tail_at > header.file_len {
             return Err(bad("the index does not follow the chunks".to_owned()));
         }
-        let source = Source::new(handle, mmap, prefetch).tried("map", path)?;
+        let source = Source::new(handle, mmap).tried("map", path)?;
         let tail_len = usize::try_from(header.file_len - tail_at).map_err(|e| bad(e.to_string()))?;
         let mut buffer = Vec::new();
         let tail = source.bytes(tail_at, tail_len, &mut buffer).tried("read", path)?;
@@ -384,6 +378,31 @@ impl Shard {
             return Err(Error::damaged_at(path, place, "the bytes are not what was written (checksum)"));
         }
         Ok(Some(Payload { coding: record.coding, bytes, offset }))
+    }
+
+    /// Bytes of the file.
+    pub fn len(&self) -> u64 {
+        let tail = self.source.mapped_from(self.tail_at).map_or(self.tail_copy.len(), <[u8]>::len);
+        (self.tail_at + tail) as u64
+    }
+
+    /// Asks the system to read all of it ahead.
+    pub fn prefetch(&self) {
+        self.source.prefetch(0..self.len());
+    }
+
+    /// Tells the system that payloads will be asked for one by one.
+    pub fn expect_payloads(&self) {
+        self.source.expect_pieces();
+    }
+
+    /// Asks the system to read a payload ahead: of vector number `vector`, and of the chunk at `place` among
+    /// the rank's chunks.
+    pub fn prefetch_payload(&self, vector: usize, place: usize) {
+        if let Ok(record) = self.record(vector * self.chunks_per_vector + place) {
+            let offset = self.chunks_at + record.offset;
+            self.source.prefetch(offset..offset + u64::from(record.len));
+        }
     }
 
     /// Checks that the bytes between payloads are zero, which no checksum covers.

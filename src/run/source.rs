@@ -1,6 +1,7 @@
 //! Bytes of a file, mapped or read.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use memmap2::{Advice, Mmap};
@@ -14,9 +15,8 @@ pub enum Source {
 }
 
 impl Source {
-    /// Maps `file`, or keeps it for reading. With `prefetch` the system is
-    /// asked to read ahead.
-    pub fn new(file: File, mmap: bool, prefetch: bool) -> std::io::Result<Source> {
+    /// Maps `file`, or keeps it for reading.
+    pub fn new(file: File, mmap: bool) -> std::io::Result<Source> {
         if !mmap {
             return Ok(Source::File(file));
         }
@@ -27,11 +27,24 @@ impl Source {
         // such programs. Changed contents are no danger: every length is checked before it is
         // used, and checksums are verified before decoding.
         let map = unsafe { Mmap::map(&file)? };
-        if prefetch {
-            // Only a hint: without it the pages come in when they are touched.
-            let _ = map.advise(Advice::WillNeed);
-        }
         Ok(Source::Map(map))
+    }
+
+    /// Tells the system not to guess what will be read.
+    pub fn expect_pieces(&self) {
+        if let Source::Map(map) = self {
+            // Only a hint: without it more is read than needed.
+            let _ = map.advise(Advice::Random);
+        }
+    }
+
+    /// Asks the system to read bytes ahead, where the file is mapped.
+    pub fn prefetch(&self, bytes: Range<u64>) {
+        let Source::Map(map) = self else { return };
+        let place = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(map.len());
+        let (begin, end) = (place(bytes.start), place(bytes.end));
+        // Only a hint: without it the pages come in when they are touched.
+        let _ = map.advise_range(Advice::WillNeed, begin, end.saturating_sub(begin));
     }
 
     /// Everything from `offset` on, where the file is mapped.

@@ -127,7 +127,7 @@ fn version_1_decodes_to_the_same_bits() {
 fn used(run: &Run) -> (BTreeMap<Codec, usize>, BTreeMap<Predictor, usize>, usize) {
     let (mut codecs, mut predictors, mut bitmaps) = (BTreeMap::new(), BTreeMap::new(), 0);
     for segment in run.segments(0) {
-        let shard = run.open_shard(&segment.file, false).unwrap();
+        let shard = run.open_shard(&segment.file).unwrap();
         for record in (0..shard.vectors().len()).flat_map(|v| shard.records(v)) {
             *codecs.entry(record.coding.codec).or_insert(0) += 1;
             *predictors.entry(record.coding.predictor).or_insert(0) += 1;
@@ -235,7 +235,7 @@ fn lossy_vectors_decode_to_the_same_bits() {
         let (codecs, ..) = used(&run);
         assert!(lossy.iter().all(|c| codecs.get(c).is_some_and(|n| *n >= 4)), "{name}: {codecs:?}");
         for segment in run.segments(0) {
-            let shard = run.open_shard(&segment.file, false).unwrap();
+            let shard = run.open_shard(&segment.file).unwrap();
             let records = (0..shard.vectors().len()).flat_map(|v| shard.records(v));
             let mut lossy = records.filter(|r| r.coding.codec.is_lossy());
             assert!(lossy.all(|r| r.coding.packed == is_packed), "{name}");

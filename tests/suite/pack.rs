@@ -71,7 +71,7 @@ impl Contents {
         }
         for rank in 0..run.manifest.world {
             for segment in run.segments(rank) {
-                let shard = run.open_shard(&segment.file, false).unwrap();
+                let shard = run.open_shard(&segment.file).unwrap();
                 for (step, name) in
                     (segment.first..=segment.last).flat_map(|s| shard.columns().iter().map(move |c| (s, c)))
                 {
@@ -105,7 +105,7 @@ fn codecs(path: &Path) -> BTreeMap<Codec, usize> {
     let run = Run::open(path, Access::default()).unwrap();
     let mut all = BTreeMap::new();
     for segment in (0..run.manifest.world).flat_map(|rank| run.segments(rank)) {
-        let shard = run.open_shard(&segment.file, false).unwrap();
+        let shard = run.open_shard(&segment.file).unwrap();
         for record in (0..shard.vectors().len()).flat_map(|v| shard.records(v)) {
             *all.entry(record.coding.codec).or_insert(0) += 1;
         }

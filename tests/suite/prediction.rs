@@ -152,7 +152,7 @@ fn stored(path: &Path) -> BTreeMap<u64, (Vec<Predictor>, f64)> {
     let parameters = SIZES.iter().sum::<u64>() as f64;
     let mut all = BTreeMap::new();
     for segment in run.segments(0) {
-        let shard = run.open_shard(&segment.file, false).unwrap();
+        let shard = run.open_shard(&segment.file).unwrap();
         for (v, &(step, stream)) in shard.vectors().iter().enumerate() {
             if stream == 0 && (segment.first..=segment.last).contains(&step) {
                 let predictors = shard.records(v).map(|r| r.coding.predictor).collect();

@@ -3,13 +3,13 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use super::check::awkward;
-use super::{Check, Device, From, Lane, Plan, Resident, Result};
+use super::{Device, From, Lane, Plan, Resident, Result};
 use crate::codec::{
     COUPLED, Decoder, Encoder, Exponents, FUSED, NESTEROV, Past, Prediction, Predictor, Residual, predict,
 };
 use crate::dtype::{DType, push_bytes};
 use crate::isa::Isa;
+use crate::reduce::conformance::{Check, awkward};
 
 /// Sizes around the edges of rows, packed blocks and blocks.
 const SIZES: [usize; 9] = [1, 31, 63, 65, 1023, 4095, 4097, 12_345, 65_536];
@@ -33,7 +33,7 @@ enum Misses {
 ///
 /// # Errors
 /// The device fails.
-pub(super) fn check_work(device: &Arc<Device>, found: &mut Check) -> Result<()> {
+pub(super) fn check_work(device: &Arc<Device>, isa: Isa, found: &mut Check) -> Result<()> {
     let rules = [
         Prediction::PREVIOUS,
         Prediction::new(Predictor::Linear, 0, &[0.9, -1e-4, -0.1]),
@@ -50,7 +50,7 @@ pub(super) fn check_work(device: &Arc<Device>, found: &mut Check) -> Result<()> 
         for rule in rules {
             let exponents = [Exponents::Huffman, Exponents::Packed][count % 2];
             let case = Case { n, rule, misses: misses[count % 4], exponents, sparse: count % 3 == 0 };
-            if let Some(different) = case.compare(device, found)? {
+            if let Some(different) = case.compare(device, isa, found)? {
                 found.different = Some(different);
                 return Ok(());
             }
@@ -72,13 +72,12 @@ struct Case {
 
 impl Case {
     /// What differs, in words.
-    fn compare(&self, device: &Arc<Device>, found: &mut Check) -> Result<Option<String>> {
+    fn compare(&self, device: &Arc<Device>, isa: Isa, found: &mut Check) -> Result<Option<String>> {
         let Case { n, rule, misses, exponents, sparse } = *self;
         let plan = Plan { steps: STEPS, directions: 1, references: 1, lagged: false, works: true, held: 0 };
         let Ok(resident) = Resident::upload(device, 1, &[n], |_, _, _| Ok::<(), Infallible>(()))?;
         let mut lane = Lane::new(Arc::clone(device), Some(Arc::new(resident)), plan)?;
         lane.begin(DType::F32, n, 0);
-        let isa = Isa::detect();
         let (Ok(mut encoder), Ok(mut decoder)) = (Encoder::new(isa, exponents), Decoder::new(isa)) else {
             return Ok(None);
         };

@@ -11,7 +11,7 @@ mod memory;
 mod work;
 
 pub use bench::{Speed, bench};
-pub use check::{Check, check};
+pub use check::check;
 pub use lane::{Lane, Term};
 pub use memory::{Plan, Resident};
 pub use work::From;
