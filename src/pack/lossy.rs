@@ -97,3 +97,68 @@ pub(super) fn beyond_bounds(old: &Run, new: &Run, progress: &dyn Fn(u64)) -> Res
     }
     Ok(None)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use super::beyond_bounds;
+    use crate::pack::{Options, Pack};
+    use crate::run::manifest::{Manifest, Precision, Storage};
+    use crate::run::vector::Vector;
+    use crate::run::writer::{Profile, Step, Writer, WriterOptions};
+    use crate::run::{Access, Run};
+
+    fn parts(vector: &[Vec<u8>]) -> Vec<Option<&[u8]>> {
+        vector.iter().map(|bytes| Some(bytes.as_slice())).collect()
+    }
+
+    /// Records the first steps of the fixture anew, with one element of a gradient changed.
+    fn recorded(path: PathBuf, changed: Option<u64>) -> Run {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/digits_mlp");
+        let fixture = Run::open(&fixture, Access::default()).unwrap();
+        let (manifest, _) = Manifest::read(&fixture.path).unwrap();
+        let tensors = manifest.tensors.len();
+        let mut writer = Writer::create(&path, manifest, WriterOptions::default()).unwrap();
+        let vector = |step: u64, stream: &str| -> Vec<Vec<u8>> {
+            let mut vector = Vector::open(&fixture, step, stream).unwrap();
+            let tensor = |t| {
+                let mut bytes = Vec::new();
+                assert!(vector.tensor(t, &mut bytes).unwrap());
+                bytes
+            };
+            (0..tensors).map(tensor).collect()
+        };
+        for step in 0..3 {
+            let (x, mut g) = (vector(step, "iterate"), vector(step, "grad"));
+            if changed == Some(step) {
+                g[0][..4].copy_from_slice(&1.0f32.to_le_bytes());
+            }
+            let (x, g) = (parts(&x), parts(&g));
+            let streams = [("grad", g.as_slice())];
+            let given =
+                Step { iterate: Some(&x), streams: &streams, scalars: &[], moments: &[], last: false };
+            writer.step(&given).unwrap();
+        }
+        let last = vector(3, "iterate");
+        writer.finish(&parts(&last)).unwrap();
+        Run::open(&path, Access::default()).unwrap()
+    }
+
+    #[test]
+    fn a_vector_that_is_further_off_than_its_widths_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = recorded(dir.path().join("run"), None);
+        let changed = recorded(dir.path().join("changed"), Some(2));
+        for gradients in [Precision::Int8, Precision::Bf16] {
+            let out = dir.path().join(format!("{gradients:?}"));
+            let storage = Storage { gradients, ..Storage::default() };
+            let options =
+                Options { profile: Profile::Default, predict: true, storage, out: Some(out.clone()) };
+            Pack::prepare(&run.path, Access::default(), options).unwrap().run(&|_, _| {}).unwrap();
+            let packed = Run::open(&out, Access::default()).unwrap();
+            assert_eq!(beyond_bounds(&run, &packed, &|_| {}).unwrap(), None);
+            assert_eq!(beyond_bounds(&changed, &packed, &|_| {}).unwrap(), Some((2, 1)));
+        }
+    }
+}
