@@ -2,7 +2,6 @@
 //!
 //! Owns the three names of `docs/format.md`; knows nothing of files or codecs.
 
-use half::f16;
 use serde::{Deserialize, Serialize};
 
 /// Element type of a tensor, named as in safetensors.
@@ -77,11 +76,7 @@ pub fn narrow(dtype: DType, value: f32) -> u16 {
     let bits = value.to_bits();
     // The shifts leave 16 bits.
     match dtype {
-        DType::F16 if value.is_nan() => {
-            let payload = (bits >> 13) as u16 & 0x3ff;
-            (bits >> 16) as u16 & 0x8000 | 0x7c00 | if payload == 0 { 1 } else { payload }
-        }
-        DType::F16 => f16::from_f32(value).to_bits(),
+        DType::F16 => ((bits >> 16 & 0x8000) | magnitude_f16(bits & 0x7fff_ffff)) as u16,
         DType::BF16 | DType::F32 if value.is_nan() => {
             (bits >> 16) as u16 | u16::from(bits & 0x007f_0000 == 0)
         }
@@ -95,12 +90,36 @@ pub fn narrow(dtype: DType, value: f32) -> u16 {
 pub fn widen_one(dtype: DType, bits: u16) -> f32 {
     let wide = u32::from(bits);
     match dtype {
-        DType::F16 if bits & 0x7c00 == 0x7c00 => {
-            f32::from_bits((wide & 0x8000) << 16 | 0x7f80_0000 | (wide & 0x3ff) << 13)
-        }
-        DType::F16 => f16::from_bits(bits).to_f32(),
+        DType::F16 => f32::from_bits((wide & 0x8000) << 16 | magnitude_of_f16(wide & 0x7fff)),
         DType::BF16 | DType::F32 => f32::from_bits(wide << 16),
     }
+}
+
+/// The smallest normal binary16, 2^-14, as binary32.
+const LEAST_NORMAL: u32 = 113 << 23;
+/// What exponents of binary32 are larger by.
+const EXPONENTS: u32 = 112 << 23;
+
+/// The binary16 nearest to a binary32 that is not negative, ties to even; of a NaN, its payload. Without
+/// branches, and without instructions that only some processors have.
+#[inline(always)]
+fn magnitude_f16(bits: u32) -> u32 {
+    // Values next to 0.5 are multiples of 2^-24, as subnormal ones of binary16 are: the addition rounds.
+    let subnormal = (f32::from_bits(bits) + 0.5).to_bits().wrapping_sub(0.5f32.to_bits());
+    let normal = bits.wrapping_sub(EXPONENTS) + 0xfff + (bits >> 13 & 1);
+    let payload = (bits >> 13 & 0x3ff).max(1);
+    let finite = if bits < LEAST_NORMAL { subnormal } else { normal >> 13 };
+    let known = if bits >= 65_536.0f32.to_bits() { 0x7c00 } else { finite };
+    if bits > f32::INFINITY.to_bits() { 0x7c00 | payload } else { known }
+}
+
+/// Its inverse.
+#[inline(always)]
+fn magnitude_of_f16(bits: u32) -> u32 {
+    let shifted = bits << 13;
+    let subnormal = f32::from_bits(shifted + LEAST_NORMAL) - f32::from_bits(LEAST_NORMAL);
+    let finite = if bits < 0x400 { subnormal.to_bits() } else { shifted + EXPONENTS };
+    if bits < 0x7c00 { finite } else { shifted | f32::INFINITY.to_bits() }
 }
 
 /// Widens 16-bit patterns of `dtype` to `f32`, as [`widen_one`]. `bits` and `out` have the same length.
@@ -163,8 +182,31 @@ mod tests {
             let value = f32::from_bits(bits);
             if !value.is_nan() {
                 assert_eq!(narrow(DType::BF16, value), half::bf16::from_f32(value).to_bits());
-                assert_eq!(narrow(DType::F16, value), f16::from_f32(value).to_bits());
+                assert_eq!(narrow(DType::F16, value), half::f16::from_f32(value).to_bits());
             }
+        }
+    }
+
+    #[test]
+    fn between_neighbours_the_nearer_one_or_the_even_one_is_taken() {
+        // The next after the largest number is infinity, in the place of 65536.
+        for bits in 0..0x7c00u16 {
+            let of = |bits: u16| if bits == 0x7c00 { 65_536.0 } else { half::f16::from_bits(bits).to_f32() };
+            let middle = f32::midpoint(of(bits), of(bits + 1));
+            for (value, nearest) in
+                [(middle.next_down(), bits), (middle, bits + bits % 2), (middle.next_up(), bits + 1)]
+            {
+                assert_eq!(narrow(DType::F16, value), nearest, "{value:e}");
+                assert_eq!(narrow(DType::F16, -value), nearest | 0x8000, "-{value:e}");
+            }
+        }
+    }
+
+    #[test]
+    fn widening_is_what_another_library_makes_it() {
+        for bits in 0..=u16::MAX {
+            let (wide, expected) = (widen_one(DType::F16, bits), half::f16::from_bits(bits).to_f32());
+            assert!(wide.to_bits() == expected.to_bits() || wide.is_nan() && expected.is_nan(), "{bits:x}");
         }
     }
 

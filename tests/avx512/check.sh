@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # check.sh LPA UNIT-TESTS: runs AVX-512 where the processor has none, in an emulated machine. There `lpa
-# doctor` compares every sum with the definition, and fixtures give the tables and shards that they give
-# here without vector instructions.
+# doctor` compares every sum with the definition, and the fixtures must give the tables and shards that they
+# give here.
 #
 # Needs Debian's packages bochs, bochs-sdl, busybox-static, cpio, isolinux, xorriso, and fetches a kernel.
 set -euo pipefail
-lpa=$1 unit=$2
+lpa=$(realpath "$1") unit=$(realpath "$2")
 here=$(cd "$(dirname "$0")" && pwd)
 fixtures=$here/../../fixtures
 if grep -qw avx512vl /proc/cpuinfo; then
@@ -21,7 +21,7 @@ done
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-echo "tables and shards without vector instructions"
+echo "tables and shards without AVX-512"
 mkdir -p "$work/root/lpa" "$work/root/lib64" "$work/iso"
 LPA_ISA=scalar sh "$here/produce.sh" "$lpa" "$fixtures" "$work/out" > "$work/root/lpa/expected"
 

@@ -1,6 +1,6 @@
 #!/bin/sh
 # produce.sh LPA FIXTURES OUT: tables of all fixtures, and runs stored anew in every way. Prints their
-# hashes, which LPA_ISA must not change.
+# hashes, which no instruction set changes.
 set -e
 lpa=$1 fixtures=$2 out=$3
 mkdir -p "$out"
