@@ -381,14 +381,14 @@ impl Shard {
     }
 
     /// Bytes of the file.
-    pub fn len(&self) -> u64 {
+    pub fn size(&self) -> u64 {
         let tail = self.source.mapped_from(self.tail_at).map_or(self.tail_copy.len(), <[u8]>::len);
         (self.tail_at + tail) as u64
     }
 
     /// Asks the system to read all of it ahead.
     pub fn prefetch(&self) {
-        self.source.prefetch(0..self.len());
+        self.source.prefetch(0..self.size());
     }
 
     /// Tells the system that payloads will be asked for one by one.

@@ -66,7 +66,7 @@ impl Window {
 
     /// Asks for all of it where it is at most so many bytes, or prepares for [`Self::prefetch_chunk`].
     fn prefetch(&mut self, run: &Run, steps: &[u64], at_once: u64) {
-        if self.shards().map(Shard::len).sum::<u64>() <= at_once {
+        if self.shards().map(Shard::size).sum::<u64>() <= at_once {
             self.shards().for_each(Shard::prefetch);
             return;
         }
