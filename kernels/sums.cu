@@ -2,28 +2,12 @@
 //
 // Vectors lie one after the other, `stride` elements each, of which `n` are there. What a warp finds goes
 // to `out`, one number a sum; the host folds the blocks of a chunk in order, as the CPU does.
-#include "vectors.cuh"
+#include "step.cuh"
 
 // All sums of one direction at one step against one reference, in one pass.
 // Twin: step_sums. Reads 5 vectors: 20 bytes an element of float32, 12 of 16 bits (references are
-// float32). 5 conversions, 4 subtractions and 8 fused operations an element in float64.
-constexpr unsigned STEP_SUMS = 8;
+// float32), and takes the operations of step_row for each.
 constexpr unsigned STEP_ROWS = 4;
-
-template <class T>
-__device__ inline void step_row(const Term& t, T vg, T vx, T vnext, T vinit, float vr, double* acc) {
-    double g = widen(vg), x = widen(vx), next = widen(vnext), init = widen(vinit), r = vr;
-    double s = direction(t, g, x, next), step = __dsub_rn(x, next), moved = __dsub_rn(x, init);
-    double d = __dsub_rn(x, r);
-    acc[0] = __fma_rn(x, x, acc[0]);
-    acc[1] = __fma_rn(step, step, acc[1]);
-    acc[2] = __fma_rn(moved, moved, acc[2]);
-    acc[3] = __fma_rn(s, s, acc[3]);
-    acc[4] = __fma_rn(s, x, acc[4]);
-    acc[5] = __fma_rn(s, d, acc[5]);
-    acc[6] = __fma_rn(d, d, acc[6]);
-    acc[7] = __fma_rn(s, __dsub_rn(next, r), acc[7]);
-}
 
 // Unit: a term and a block. out[unit][8]: x2 step2 init2 g2 gx dot d2 dot_next.
 template <class T>

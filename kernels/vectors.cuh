@@ -1,8 +1,8 @@
 // What the kernels read, and how: element types, lanes, and the fold of a warp.
 //
-// The order of every sum is docs/numerics.md's: a block of 4,096 elements is one warp's, lane l takes the
-// elements l, l + 32, ... of it in order, and the lanes fold by halves. So a kernel gives the bits of its
-// twin on the CPU (src/reduce/cpu.rs), whatever the grid, the device and the order in which warps run.
+// The order of every sum is docs/numerics.md's: of a block of 4,096 elements lane l adds the elements l,
+// l + 32, ... in order, and the lanes fold by halves. So a kernel gives the bits of its twin on the CPU
+// (src/reduce/cpu.rs), whatever the grid, the device and the order in which warps run.
 #pragma once
 
 constexpr unsigned LANES = 32;

@@ -61,7 +61,7 @@ struct Machine {
 };
 
 inline thread_local Machine machine;
-inline thread_local Dim block_index, block_size, thread_index;
+inline thread_local Dim grid_size, block_index, block_size, thread_index;
 
 [[noreturn]] inline void fail(const char* what) {
     std::fprintf(stderr, "emulated CUDA: %s\n", what);
@@ -162,7 +162,7 @@ inline void run_block(Dim block) {
 // Runs a grid.
 inline void launch(Dim grid, Dim block, std::function<void()> body) {
     machine.body = std::move(body);
-    block_size = block;
+    grid_size = grid, block_size = block;
     std::vector<unsigned> order(grid.x * grid.y * grid.z);
     for (unsigned i = 0; i < order.size(); i++) order[i] = i;
     std::shuffle(order.begin(), order.end(), machine.random);
@@ -177,8 +177,10 @@ inline void launch(Dim grid, Dim block, std::function<void()> body) {
 #define threadIdx emulated::thread_index
 #define blockIdx emulated::block_index
 #define blockDim emulated::block_size
+#define gridDim emulated::grid_size
 
 inline unsigned min(unsigned a, unsigned b) { return a < b ? a : b; }
+inline unsigned max(unsigned a, unsigned b) { return a > b ? a : b; }
 inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fadd_rn(float a, float b) { return a + b; }

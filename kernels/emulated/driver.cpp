@@ -6,12 +6,13 @@
 //
 // LPA_EMULATED_DEVICES: how many devices (1). LPA_EMULATED_MEMORY: bytes of each (1 GiB).
 // LPA_EMULATED_VERSION: the driver's (12020). LPA_EMULATED_LOST: the launch at which the device is lost.
+// LPA_EMULATED_LOG: a file to which the kernels that are launched are added by name.
 #include <algorithm>
 
 #include "cuda.h"
 
-#include "../decode.cu"
 #include "../sums.cu"
+#include "../walk.cu"
 
 #include <atomic>
 #include <deque>
@@ -131,7 +132,7 @@ struct Kernel {
 
 const std::vector<Kernel> KERNELS_BY_NAME = {
     NAMED(step_f32), NAMED(step_bf16), NAMED(step_f16), NAMED(pairs_f32), NAMED(pairs_bf16), NAMED(pairs_f16),
-    NAMED(lags_f32), NAMED(lags_bf16), NAMED(lags_f16), NAMED(work_f32),
+    NAMED(lags_f32), NAMED(lags_bf16), NAMED(lags_f16), NAMED(walk_f32),
 };
 
 }  // namespace
@@ -296,6 +297,8 @@ API cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsign
     if (++launches == setting("LPA_EMULATED_LOST", -1)) lost = true;
     if (lost) return ILLEGAL_ADDRESS;
     auto& kernel = *(const Kernel*)function;
+    if (const char* log = std::getenv("LPA_EMULATED_LOG"))
+        if (std::FILE* file = std::fopen(log, "a")) std::fprintf(file, "%s\n", kernel.name.c_str()), std::fclose(file);
     of(stream)->work.push_back(kernel.bind({gx, gy, gz}, {bx, by, bz}, arguments));
     return SUCCESS;
 }

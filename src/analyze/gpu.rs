@@ -46,8 +46,9 @@ impl Shared {
         let counts = [layout.directions, layout.references];
         // A direction that meets later iterates needs gradients long before they are summed.
         let has_float32 = run.manifest.tensors.iter().any(|t| t.dtype == DType::F32);
-        let works = has_float32 && !layout.lagged && !layout.lossy;
-        let plan = Plan::new(device, lanes, elements, counts, [layout.lagged, works]).map_err(Error::Cuda)?;
+        let decodes = has_float32 && !layout.lagged && !layout.lossy;
+        let plan =
+            Plan::new(device, lanes, elements, counts, [layout.lagged, decodes]).map_err(Error::Cuda)?;
         let resident = if plan.held == 0 {
             let lens: Vec<usize> = chunks.iter().map(|c| c.len).collect();
             let mut file = Vec::new();
@@ -71,7 +72,7 @@ impl Shared {
             lane,
             plan: self.plan,
             layout: self.layout,
-            works: false,
+            decodes: false,
             init: None,
             iterates: Vec::new(),
             rows: Vec::new(),
@@ -98,7 +99,7 @@ pub(super) struct Batch {
     /// Sums that wait for their row: the row, the place there, the sum.
     done: Vec<(usize, usize, f64)>,
     /// Whether the chunk's vectors are decoded on the device.
-    works: bool,
+    decodes: bool,
     plan: Plan,
     layout: Layout,
     /// By iterate that is kept on the device: its step.
@@ -145,6 +146,8 @@ pub(super) struct At<'a> {
     pub(super) given: bool,
     /// The direction is the gradient that the next iterate was predicted from.
     pub(super) known: bool,
+    /// The direction is absent: zeros.
+    pub(super) absent: bool,
 }
 
 impl Batch {
@@ -159,22 +162,22 @@ impl Batch {
         let dtype = manifest.tensors[chunk.tensor].dtype;
         let wider = |m: &Measured| m.recorded.is_some_and(|s| manifest.dtype_of(s, chunk.tensor) != dtype);
         let dtype = if directions.iter().any(wider) { DType::F32 } else { dtype };
-        self.lane.begin(dtype, chunk.len, offset);
+        self.decodes = self.plan.decodes && manifest.tensors[chunk.tensor].dtype == DType::F32;
+        self.lane.begin(dtype, chunk.len, offset, self.decodes);
         self.clear();
         // A unit that failed may have left its own.
         self.done.clear();
-        self.works = self.plan.works && manifest.tensors[chunk.tensor].dtype == DType::F32;
         self.kept.clear();
         self.kept.resize(self.plan.iterates(), None);
         (self.gradient, self.loads) = (None, 0);
-        if self.works {
+        if self.decodes {
             self.lane.fill(self.zeros());
         }
     }
 
     /// Whether the chunk's vectors are decoded on the device.
-    pub(super) fn works(&self) -> bool {
-        self.works
+    pub(super) fn decodes(&self) -> bool {
+        self.decodes
     }
 
     /// Iterates that are kept on the device.
@@ -239,8 +242,9 @@ impl Batch {
             Some(later) => self.iterate(at.step + LAG, later)?,
             None => x,
         };
-        let g = match self.gradient.filter(|(step, _)| at.known && self.works && *step == at.step) {
+        let g = match self.gradient.filter(|(step, _)| at.known && self.decodes && *step == at.step) {
             Some((_, place)) => place,
+            None if at.absent && self.decodes => self.zeros(),
             None if at.direction == Direction::Update => x,
             None => self.put(v.g)?,
         };
@@ -346,7 +350,10 @@ impl Slots for &RefCell<Batch> {
                 let place = match (decoded, merged.map_err(Error::Cuda)?) {
                     (Decoded::Values, true) => to,
                     (Decoded::Values, false) if !zero => {
+                        // Its bytes were counted when it was looked at.
+                        let bytes = source.bytes;
                         batch.copy(to, step, stream, source)?;
+                        source.bytes = bytes;
                         to
                     }
                     _ => batch.zeros(),

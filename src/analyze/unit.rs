@@ -222,7 +222,7 @@ impl Unit<'_> {
         let init = has_init.then_some(&init[..n]);
         let mut walk = Steps { unit: self, isa, steps, init, g, references, bounds, cells, damage };
         let batch = batch.as_ref();
-        match batch.filter(|b| b.borrow().works()) {
+        match batch.filter(|b| b.borrow().decodes()) {
             None => walk.take(iterates, batch, &mut source)?,
             Some(on_device) => {
                 let count = on_device.borrow().iterates();
@@ -353,8 +353,9 @@ impl Steps<'_> {
                     given = bounds.add(*isa, unit.layout, &along, (later, references), source, values)?;
                 }
                 if let Some(batch) = batch {
+                    let (number, step, vectors) = (d, t, v);
                     let at =
-                        At { row, number: d, direction, step: t, vectors: v, has_next, later, given, known };
+                        At { row, number, direction, step, vectors, has_next, later, given, known, absent };
                     batch.borrow_mut().add(&at)?;
                 }
             }

@@ -29,11 +29,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     if let Some(different) = found.different {
         anyhow::bail!("the CPU's sums are wrong: {different}");
     }
-    say(&format!(
-        "  {}: {}\n",
-        compared.join(", "),
-        equal(&found, "sums compared with the definition", begin)
-    ))?;
+    say(&format!("  {}: {}\n", compared.join(", "), equal(&found, "the definition's", begin)))?;
     let count = match driver_version().and_then(|version| {
         let count = device_count()?;
         Ok((version, count))
@@ -79,11 +75,7 @@ fn report(ordinal: usize, isa: Isa, a: &Arguments) -> anyhow::Result<String> {
     if let Some(different) = found.different {
         anyhow::bail!("its sums are not the CPU's: {different}");
     }
-    writeln!(
-        text,
-        "    kernels loaded; {}",
-        equal(&found, "sums and values compared with the CPU's", begin)
-    )?;
+    writeln!(text, "    kernels loaded; {}", equal(&found, "the CPU's", begin))?;
     if a.bench {
         text.push_str("\n| what | ms | rate | |\n|---|---|---|---|\n");
         for speed in bench(&device)? {
@@ -97,10 +89,16 @@ fn report(ordinal: usize, isa: Isa, a: &Arguments) -> anyhow::Result<String> {
     Ok(text)
 }
 
-fn equal(found: &Check, compared: &str, begin: std::time::Instant) -> String {
+fn equal(found: &Check, whose: &str, begin: std::time::Instant) -> String {
     let finite = 100.0 * found.finite as f64 / found.equal.max(1) as f64;
     let (count, seconds) = (thousands(found.equal), begin.elapsed().as_secs_f64());
-    format!("{count} {compared} ({finite:.0} % finite), all equal bit for bit ({seconds:.1} s)")
+    let values = match found.values {
+        0 => String::new(),
+        values => format!(" and {} decoded values", thousands(values)),
+    };
+    format!(
+        "{count} sums ({finite:.0} % finite){values} compared with {whose}, all equal bit for bit ({seconds:.1} s)"
+    )
 }
 
 fn gib(bytes: usize) -> f64 {

@@ -1,7 +1,7 @@
 //! Payload to elements.
 
 use super::encode::ZEROS;
-use super::packed::{BLOCK as PACKED_BLOCK, Packed, words};
+use super::packed::Packed;
 use super::planes::{bitmap_len, kept_elements, merge16, merge32};
 use super::predict::{Past, Prediction, predict};
 use super::quantized::{BLOCK, NO_LEVEL, TOO_LARGE, blocks, dequantize, level_count, step_value};
@@ -52,18 +52,6 @@ pub enum Bytes<'a> {
     Plain(&'a [u8]),
     /// In a few bits each.
     Packed(Packed<'a>),
-}
-
-impl Packed<'_> {
-    /// Where the words of each block begin.
-    pub fn begins(&self, len: usize) -> impl Iterator<Item = usize> {
-        let blocks = self.heads.iter().enumerate();
-        blocks.scan(0, move |at, (b, [width, _])| {
-            let begin = *at;
-            *at += words(PACKED_BLOCK.min(len - b * PACKED_BLOCK), usize::from(*width));
-            Some(begin)
-        })
-    }
 }
 
 impl Decoder {

@@ -15,7 +15,7 @@ mod residual;
 
 pub use decode::{Bytes, Decoder, Parts};
 pub use encode::{Encoder, Lossy};
-pub use packed::Packed;
+pub use packed::{Group, Packed};
 pub use philox::Noise;
 pub use predict::{COUPLED, FUSED, NESTEROV, Past, Prediction, Predictor, predict};
 pub use residual::Residual;

@@ -160,6 +160,19 @@ pub struct Packed<'a> {
     pub patches: &'a [u8],
 }
 
+/// Where the parts of a group of 256 bytes are, and how they are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Its first word of 32 lanes.
+    pub word: u16,
+    /// Bits of a byte.
+    pub width: u8,
+    /// What the bits are a distance below.
+    pub base: u8,
+    /// The first patch that is not before it.
+    pub patch: u32,
+}
+
 impl<'a> Packed<'a> {
     /// Takes the packed form of `len` bytes off the front of `bytes`.
     ///
@@ -199,6 +212,27 @@ impl<'a> Packed<'a> {
         for (position, value) in self.patches() {
             out[position] = value;
         }
+    }
+
+    /// The groups of this plane of `len` bytes in order, and one without bytes after the last.
+    pub fn groups(&self, len: usize) -> impl Iterator<Item = Group> {
+        let (mut word, mut patch) = (0, 0);
+        (0..=len.div_ceil(GROUP)).map(move |g| {
+            let from = g * GROUP;
+            let [width, base] =
+                self.heads.get(from / BLOCK).filter(|_| from < len).copied().unwrap_or_default();
+            let position = |p: &[u8; 2]| usize::from(u16::from_le_bytes(*p));
+            patch += self.positions[patch..].iter().take_while(|p| position(p) < from).count();
+            // A plane has at most 65,536 bytes.
+            let group = Group {
+                word: u16::try_from(word).unwrap_or(u16::MAX),
+                width,
+                base,
+                patch: u32::try_from(patch).unwrap_or(u32::MAX),
+            };
+            word += words(GROUP.min(len.saturating_sub(from)), usize::from(width));
+            group
+        })
     }
 
     /// Every byte that is not patched is zero.

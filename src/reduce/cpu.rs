@@ -4,6 +4,9 @@
 //! tile stay in registers. Lanes are independent, so the width of the tile changes no bit.
 
 use super::order::{BLOCK, LANES, fold_lanes};
+use super::vector::{Array, Number, Several, Vector};
+#[cfg(target_arch = "x86_64")]
+use super::vector::{Avx2, Avx512};
 use super::{Direction, DirectionSums, IterateSums, ReferenceSums};
 use crate::isa::{Isa, Kind, multi_isa};
 
@@ -12,12 +15,12 @@ const CACHED_ROWS: usize = 32;
 
 /// The terms that one element adds to `SUMS` accumulators, from `INPUTS` widened inputs.
 pub(super) trait Terms<const INPUTS: usize, const SUMS: usize>: Copy {
-    fn add(self, input: [f64; INPUTS], acc: [f64; SUMS]) -> [f64; SUMS];
+    fn add<V: Number>(self, input: [V; INPUTS], acc: [V; SUMS]) -> [V; SUMS];
 }
 
 /// One element of a direction.
 trait Element: Copy {
-    fn of(self, g: f64, x: f64, next: f64) -> f64;
+    fn of<V: Number>(self, g: V, x: V, next: V) -> V;
 }
 
 #[derive(Clone, Copy)]
@@ -29,21 +32,21 @@ struct Update;
 
 impl Element for Stored {
     #[inline(always)]
-    fn of(self, g: f64, _: f64, _: f64) -> f64 {
+    fn of<V: Number>(self, g: V, _: V, _: V) -> V {
         g
     }
 }
 
 impl Element for Decayed {
     #[inline(always)]
-    fn of(self, g: f64, x: f64, _: f64) -> f64 {
-        self.0.mul_add(x, g)
+    fn of<V: Number>(self, g: V, x: V, _: V) -> V {
+        V::splat(self.0).mul_add(x, g)
     }
 }
 
 impl Element for Update {
     #[inline(always)]
-    fn of(self, _: f64, x: f64, next: f64) -> f64 {
+    fn of<V: Number>(self, _: V, x: V, next: V) -> V {
         x - next
     }
 }
@@ -55,7 +58,7 @@ struct Step;
 
 impl Terms<5, 8> for Step {
     #[inline(always)]
-    fn add(self, [g, x, next, init, r]: [f64; 5], acc: [f64; 8]) -> [f64; 8] {
+    fn add<V: Number>(self, [g, x, next, init, r]: [V; 5], acc: [V; 8]) -> [V; 8] {
         let [x2, step2, init2, g2, gx, dot, d2, dot_next] = acc;
         let [x2, step2, init2] = Iterate.add([x, next, init], [x2, step2, init2]);
         let [g2, gx] = Along(Stored).add([g, x, next], [g2, gx]);
@@ -69,7 +72,7 @@ struct Iterate;
 
 impl Terms<3, 3> for Iterate {
     #[inline(always)]
-    fn add(self, [x, next, init]: [f64; 3], [x2, step2, init2]: [f64; 3]) -> [f64; 3] {
+    fn add<V: Number>(self, [x, next, init]: [V; 3], [x2, step2, init2]: [V; 3]) -> [V; 3] {
         let (step, moved) = (x - next, x - init);
         [x.mul_add(x, x2), step.mul_add(step, step2), moved.mul_add(moved, init2)]
     }
@@ -81,7 +84,7 @@ struct Along<E>(E);
 
 impl<E: Element> Terms<3, 2> for Along<E> {
     #[inline(always)]
-    fn add(self, [g, x, next]: [f64; 3], [g2, gx]: [f64; 2]) -> [f64; 2] {
+    fn add<V: Number>(self, [g, x, next]: [V; 3], [g2, gx]: [V; 2]) -> [V; 2] {
         let s = self.0.of(g, x, next);
         [s.mul_add(s, g2), s.mul_add(x, gx)]
     }
@@ -93,7 +96,7 @@ struct Against<E>(E);
 
 impl<E: Element> Terms<4, 3> for Against<E> {
     #[inline(always)]
-    fn add(self, [g, x, next, r]: [f64; 4], [dot, d2, dot_next]: [f64; 3]) -> [f64; 3] {
+    fn add<V: Number>(self, [g, x, next, r]: [V; 4], [dot, d2, dot_next]: [V; 3]) -> [V; 3] {
         let (s, d) = (self.0.of(g, x, next), x - r);
         [s.mul_add(d, dot), d.mul_add(d, d2), s.mul_add(next - r, dot_next)]
     }
@@ -105,7 +108,7 @@ struct AgainstThree<E>(E);
 
 impl<E: Element> Terms<6, 9> for AgainstThree<E> {
     #[inline(always)]
-    fn add(self, [g, x, next, r0, r1, r2]: [f64; 6], acc: [f64; 9]) -> [f64; 9] {
+    fn add<V: Number>(self, [g, x, next, r0, r1, r2]: [V; 6], acc: [V; 9]) -> [V; 9] {
         let [a0, a1, a2, b0, b1, b2, c0, c1, c2] = acc;
         let one = Against(self.0);
         let [a0, a1, a2] = one.add([g, x, next, r0], [a0, a1, a2]);
@@ -121,47 +124,54 @@ struct Lagged<E>(E);
 
 impl<E: Element> Terms<5, 1> for Lagged<E> {
     #[inline(always)]
-    fn add(self, [g, x, next, later, r]: [f64; 5], [dot]: [f64; 1]) -> [f64; 1] {
+    fn add<V: Number>(self, [g, x, next, later, r]: [V; 5], [dot]: [V; 1]) -> [V; 1] {
         [self.0.of(g, x, next).mul_add(later - r, dot)]
     }
 }
 
-/// `TILE` lanes from `first` on, through as many rows as stay in the first-level cache.
-// The lanes of several arrays are walked in step, which indices say best, to the compiler too.
+/// The `number`-th `N` vectors of lanes, through as many rows as stay in the first-level cache.
+// The rows of several arrays are walked in step, which an index says best.
 #[allow(clippy::needless_range_loop)]
 #[inline(always)]
-fn tile<T, const INPUTS: usize, const SUMS: usize, const TILE: usize>(
+fn tile<T, V, const W: usize, const N: usize, const INPUTS: usize, const SUMS: usize>(
     terms: T,
     rows: [&[[f32; LANES]; CACHED_ROWS]; INPUTS],
-    first: usize,
+    number: usize,
     lanes: &mut [[f64; LANES]; SUMS],
 ) where
     T: Terms<INPUTS, SUMS>,
+    V: Vector<W>,
 {
-    let mut acc: [[f64; TILE]; SUMS] = std::array::from_fn(|k| std::array::from_fn(|l| lanes[k][first + l]));
+    let first = number * N;
+    let mut acc: [Several<V, N>; SUMS] = std::array::from_fn(|k| {
+        let lanes = lanes[k].as_chunks::<W>().0;
+        Several(std::array::from_fn(|n| V::load(&lanes[first + n])))
+    });
     for row in 0..CACHED_ROWS {
-        for l in 0..TILE {
-            let value = std::array::from_fn(|i| f64::from(rows[i][row][first + l]));
-            let new = terms.add(value, std::array::from_fn(|k| acc[k][l]));
-            for k in 0..SUMS {
-                acc[k][l] = new[k];
-            }
-        }
+        let values = std::array::from_fn(|i| {
+            let lanes = rows[i][row].as_chunks::<W>().0;
+            Several(std::array::from_fn(|n| V::widen(&lanes[first + n])))
+        });
+        acc = terms.add(values, acc);
     }
-    for k in 0..SUMS {
-        lanes[k][first..first + TILE].copy_from_slice(&acc[k]);
+    for (lanes, acc) in lanes.iter_mut().zip(acc) {
+        let lanes = lanes.as_chunks_mut::<W>().0;
+        for (n, vector) in acc.0.into_iter().enumerate() {
+            vector.store(&mut lanes[first + n]);
+        }
     }
 }
 
-/// One block, `TILE` lanes at a time.
+/// One block, `N` vectors of `W` lanes at a time.
 #[allow(clippy::needless_range_loop)]
 #[inline(always)]
-fn block<T, const INPUTS: usize, const SUMS: usize, const TILE: usize>(
+fn block<T, V, const W: usize, const N: usize, const INPUTS: usize, const SUMS: usize>(
     terms: T,
     input: [&[f32]; INPUTS],
 ) -> [f64; SUMS]
 where
     T: Terms<INPUTS, SUMS>,
+    V: Vector<W>,
 {
     let split = input.map(|v| {
         let (rows, tail) = v.as_chunks::<LANES>();
@@ -171,12 +181,12 @@ where
     let mut lanes = [[0.0f64; LANES]; SUMS];
     for c in 0..split.iter().map(|(cached, ..)| cached.len()).min().unwrap_or(0) {
         let rows = split.map(|(cached, ..)| &cached[c]);
-        let mut first = 0;
+        let mut number = 0;
         // The end is hidden from the compiler, which else writes out all tiles and then has too few
         // registers for their accumulators.
-        while first + TILE <= std::hint::black_box(LANES).min(LANES) {
-            tile::<T, INPUTS, SUMS, TILE>(terms, rows, first, &mut lanes);
-            first += TILE;
+        while number < std::hint::black_box(LANES / W / N).min(LANES / W / N) {
+            tile::<T, V, W, N, INPUTS, SUMS>(terms, rows, number, &mut lanes);
+            number += 1;
         }
     }
     let parts = [split.map(|(_, rows, _)| rows), split.map(|(.., tail)| tail)];
@@ -194,18 +204,23 @@ where
 
 /// A chunk: its blocks folded in order.
 #[inline(always)]
-pub(super) fn chunk<T, const INPUTS: usize, const SUMS: usize, const TILE: usize>(
+pub(super) fn chunk<T, V, const W: usize, const N: usize, const INPUTS: usize, const SUMS: usize>(
     terms: T,
     input: [&[f32]; INPUTS],
 ) -> [f64; SUMS]
 where
     T: Terms<INPUTS, SUMS>,
+    V: Vector<W>,
 {
+    if !V::is_available() {
+        // Never: whoever has an `Isa` has its vectors.
+        return scalar(terms, input);
+    }
     let n = input.iter().map(|v| v.len()).min().unwrap_or(0);
     let mut sums = [0.0; SUMS];
     for start in (0..n).step_by(BLOCK) {
         let end = (start + BLOCK).min(n);
-        let part = block::<T, INPUTS, SUMS, TILE>(terms, input.map(|v| &v[start..end]));
+        let part = block::<T, V, W, N, INPUTS, SUMS>(terms, input.map(|v| &v[start..end]));
         for k in 0..SUMS {
             sums[k] += part[k];
         }
@@ -240,30 +255,36 @@ where
     sums
 }
 
-// Eight accumulators a lane: 4 lanes fill half of the registers of AVX2 and leave room for inputs.
+// How many vectors go together: enough sums under way, and not more than there are registers for.
 multi_isa! {
     fn step_body(terms: Step, input: [&[f32]; 5]) -> [f64; 8]
-    => portable chunk::<_, 5, 8, 4>, avx2 chunk::<_, 5, 8, 4>, avx512 chunk::<_, 5, 8, 8>
+    => portable chunk::<_, Array<4>, 4, 1, 5, 8>, avx2 chunk::<_, Avx2, 4, 1, 5, 8>,
+       avx512 chunk::<_, Avx512, 8, 2, 5, 8>
 }
 multi_isa! {
     fn iterate_body(terms: Iterate, input: [&[f32]; 3]) -> [f64; 3]
-    => portable chunk::<_, 3, 3, 8>, avx2 chunk::<_, 3, 3, 8>, avx512 chunk::<_, 3, 3, 16>
+    => portable chunk::<_, Array<4>, 4, 2, 3, 3>, avx2 chunk::<_, Avx2, 4, 2, 3, 3>,
+       avx512 chunk::<_, Avx512, 8, 4, 3, 3>
 }
 multi_isa! {
     fn along_body<E: Element>(terms: Along<E>, input: [&[f32]; 3]) -> [f64; 2]
-    => portable chunk::<_, 3, 2, 8>, avx2 chunk::<_, 3, 2, 8>, avx512 chunk::<_, 3, 2, 32>
+    => portable chunk::<_, Array<4>, 4, 2, 3, 2>, avx2 chunk::<_, Avx2, 4, 4, 3, 2>,
+       avx512 chunk::<_, Avx512, 8, 4, 3, 2>
 }
 multi_isa! {
     fn against_body<E: Element>(terms: Against<E>, input: [&[f32]; 4]) -> [f64; 3]
-    => portable chunk::<_, 4, 3, 8>, avx2 chunk::<_, 4, 3, 8>, avx512 chunk::<_, 4, 3, 16>
+    => portable chunk::<_, Array<4>, 4, 2, 4, 3>, avx2 chunk::<_, Avx2, 4, 2, 4, 3>,
+       avx512 chunk::<_, Avx512, 8, 4, 4, 3>
 }
 multi_isa! {
     fn against_three_body<E: Element>(terms: AgainstThree<E>, input: [&[f32]; 6]) -> [f64; 9]
-    => portable chunk::<_, 6, 9, 4>, avx2 chunk::<_, 6, 9, 4>, avx512 chunk::<_, 6, 9, 8>
+    => portable chunk::<_, Array<4>, 4, 1, 6, 9>, avx2 chunk::<_, Avx2, 4, 1, 6, 9>,
+       avx512 chunk::<_, Avx512, 8, 2, 6, 9>
 }
 multi_isa! {
     fn lagged_body<E: Element>(terms: Lagged<E>, input: [&[f32]; 5]) -> [f64; 1]
-    => portable chunk::<_, 5, 1, 16>, avx2 chunk::<_, 5, 1, 16>, avx512 chunk::<_, 5, 1, 32>
+    => portable chunk::<_, Array<4>, 4, 4, 5, 1>, avx2 chunk::<_, Avx2, 4, 4, 5, 1>,
+       avx512 chunk::<_, Avx512, 8, 4, 5, 1>
 }
 
 /// Runs the body that the processor has, or the definition.
@@ -379,6 +400,43 @@ mod tests {
             assert_eq!(iterate, iterate_sums(isa, &v));
             assert_eq!(along, direction_sums(isa, Direction::Stored, &v));
             assert_eq!(against, reference_sums(isa, Direction::Stored, &v, &r));
+        }
+    }
+
+    #[test]
+    fn a_wider_instruction_set_is_not_slower() {
+        // Compilers do not say where they found no vectors: it took five times as long.
+        let values =
+            |seed: u32| -> Vec<f32> { (1..65_536u32).map(|i| (i.wrapping_mul(seed) >> 8) as f32).collect() };
+        let [g, x, next, init, r] = [2_654_435_761, 40_503, 97_531, 77_777_777, 1_234_567].map(values);
+        let v = Vectors { g: &g, x: &x, next: &next, init: &init };
+        let references = [&r[..], &init, &next];
+        let kept = |sum: f64| {
+            std::hint::black_box(sum);
+        };
+        let sums: [(&str, &dyn Fn(Isa)); 6] = [
+            ("step", &|isa| kept(step_sums(isa, &v, &r).0.x2)),
+            ("iterate", &|isa| kept(iterate_sums(isa, &v).x2)),
+            ("direction", &|isa| kept(direction_sums(isa, Direction::Stored, &v).g2)),
+            ("reference", &|isa| kept(reference_sums(isa, Direction::Update, &v, &r).dot)),
+            ("three", &|isa| kept(three_reference_sums(isa, Direction::Decayed(0.1), &v, references)[0].dot)),
+            ("lagged", &|isa| kept(lagged_sum(isa, Direction::Stored, &v, &x, &r))),
+        ];
+        for (name, sum) in sums {
+            let best = |isa: Isa| {
+                let run = |_| {
+                    let begin = std::time::Instant::now();
+                    sum(isa);
+                    begin.elapsed()
+                };
+                (0..40).map(run).min().unwrap()
+            };
+            // Scalar and portable may be anything.
+            for pair in Isa::available()[1..].windows(2) {
+                let (narrow, wide) = (best(pair[0]), best(pair[1]));
+                let what = format!("{name} sums: {} {wide:?}, {} {narrow:?}", pair[1].name(), pair[0].name());
+                assert!(wide < 2 * narrow, "{what}");
+            }
         }
     }
 

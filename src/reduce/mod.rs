@@ -9,6 +9,7 @@ pub mod cpu;
 pub mod cuda;
 pub mod order;
 pub mod spread;
+mod vector;
 
 /// How the elements of a direction s come from those of the stored vectors.
 #[derive(Clone, Copy, Debug, PartialEq)]

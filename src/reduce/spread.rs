@@ -6,6 +6,9 @@
 
 use super::Direction;
 use super::cpu::{Terms, Vectors, chunk, scalar};
+use super::vector::{Array, Number};
+#[cfg(target_arch = "x86_64")]
+use super::vector::{Avx2, Avx512};
 use crate::isa::{Isa, Kind, multi_isa};
 
 /// What bounds the error of one sum.
@@ -124,9 +127,9 @@ struct Squared;
 
 impl Terms<3, 2> for Squared {
     #[inline(always)]
-    fn add(self, [size, own, shared]: [f64; 3], [variance, squares]: [f64; 2]) -> [f64; 2] {
+    fn add<V: Number>(self, [size, own, shared]: [V; 3], [variance, squares]: [V; 2]) -> [V; 2] {
         let width = own + shared;
-        let far = 2.0 * width * (size + width);
+        let far = V::splat(2.0) * width * (size + width);
         [far.mul_add(far, variance), width.mul_add(width, squares)]
     }
 }
@@ -143,33 +146,36 @@ impl Against {
 
 impl Terms<7, 5> for Against {
     #[inline(always)]
-    fn add(self, [size, own, shared, x, x_width, r, r_width]: [f64; 7], acc: [f64; 5]) -> [f64; 5] {
+    fn add<V: Number>(self, [size, own, shared, x, x_width, r, r_width]: [V; 7], acc: [V; 5]) -> [V; 5] {
+        let two = V::splat(2.0);
         let [dot, dot_offset, d2, d2_squares, d2_offset] = acc;
         let (d, w) = ((x - r).abs(), x_width + r_width);
         // What was decoded is within a width of what was recorded, and so may the other one be.
-        let (d_most, s_most) = (2.0f64.mul_add(w, d), 2.0f64.mul_add(own + shared, size));
+        let (d_most, s_most) = (two.mul_add(w, d), two.mul_add(own + shared, size));
         let own_far = own * d_most;
         let shared_far = shared.mul_add(d_most, w * s_most);
-        let d2_far = 2.0 * w * (d + w);
-        let rounding = self.0.mul_add(r.abs(), self.1);
-        let fixed = rounding.mul_add(s_most, ROUNDINGS * size * d);
+        let d2_far = two * w * (d + w);
+        let rounding = V::splat(self.0).mul_add(r.abs(), V::splat(self.1));
+        let fixed = rounding.mul_add(s_most, V::splat(ROUNDINGS) * size * d);
         [
             shared_far.mul_add(shared_far, own_far.mul_add(own_far, dot)),
             dot_offset + shared.mul_add(w, fixed),
             d2_far.mul_add(d2_far, d2),
             w.mul_add(w, d2_squares),
-            rounding.mul_add(2.0f64.mul_add(d + w, rounding), d2_offset),
+            rounding.mul_add(two.mul_add(d + w, rounding), d2_offset),
         ]
     }
 }
 
 multi_isa! {
     fn squared_body(terms: Squared, input: [&[f32]; 3]) -> [f64; 2]
-    => portable chunk::<_, 3, 2, 8>, avx2 chunk::<_, 3, 2, 8>, avx512 chunk::<_, 3, 2, 16>
+    => portable chunk::<_, Array<4>, 4, 2, 3, 2>, avx2 chunk::<_, Avx2, 4, 2, 3, 2>,
+       avx512 chunk::<_, Avx512, 8, 4, 3, 2>
 }
 multi_isa! {
     fn against_body(terms: Against, input: [&[f32]; 7]) -> [f64; 5]
-    => portable chunk::<_, 7, 5, 4>, avx2 chunk::<_, 7, 5, 4>, avx512 chunk::<_, 7, 5, 8>
+    => portable chunk::<_, Array<4>, 4, 1, 7, 5>, avx2 chunk::<_, Avx2, 4, 1, 7, 5>,
+       avx512 chunk::<_, Avx512, 8, 2, 7, 5>
 }
 
 #[cfg(test)]

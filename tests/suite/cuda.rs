@@ -1,12 +1,14 @@
 //! The CUDA backend without a GPU: the kernels as they are, run on the CPU by a stand-in driver
 //! (`kernels/emulated`), under lpa's real code for the GPU.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use lpa::run::writer::WriterOptions;
+use lpa::run::writer::{Writer, WriterOptions};
 
+use crate::prediction::{Training, Unusual};
 use crate::support::{Ran, fixture, lpa, record};
 
 fn kernels() -> PathBuf {
@@ -64,7 +66,7 @@ fn every_kernel_gives_the_bits_of_the_cpu_in_any_order_of_warps() {
         .out
         .lines()
         .filter(|l| l.starts_with("| `") || l.starts_with("| copy") || l.starts_with("| payloads"));
-    assert_eq!(rows.count(), 7, "{}", ran.out);
+    assert_eq!(rows.count(), 8, "{}", ran.out);
 }
 
 #[test]
@@ -80,6 +82,62 @@ fn tables_are_byte_identical_to_the_cpus() {
             let expected = table(&run, &[], &[extra, &["--backend", "cpu"]].concat());
             let got = table(&run, &[], &[extra, &["--backend", "cuda"]].concat());
             assert!(got == expected, "{} with {extra:?}", run.display());
+        }
+    }
+}
+
+/// The kernels that an analysis launches, and its table, which is the CPU's.
+fn launched(run: &Path, extra: &[&str]) -> Vec<String> {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    let extra = [&["--threads", "2"], extra].concat();
+    let expected = table(run, &[], &[&extra[..], &["--backend", "cpu"]].concat());
+    let variables = [("LPA_EMULATED_LOG", log.to_str().unwrap())];
+    let got = table(run, &variables, &[&extra[..], &["--backend", "cuda"]].concat());
+    assert!(got == expected, "{} with {extra:?}", run.display());
+    let names: BTreeSet<String> = std::fs::read_to_string(log).unwrap().lines().map(str::to_owned).collect();
+    names.into_iter().collect()
+}
+
+#[test]
+fn what_the_device_can_decode_it_decodes() {
+    let run = fixture("digits_mlp");
+    assert_eq!(launched(&run, &[]), ["walk_f32"]);
+    // Every other step, so that batches end where they may, and a keyframe among them.
+    assert_eq!(launched(&run, &["--steps", "1..220:2"]), ["walk_f32"]);
+    assert_eq!(launched(&run, &["--steps", "100..200:7", "--stream", "grad_wd"]), ["walk_f32"]);
+    let many = ["--ref", "final", "--ref", "step:3", "--stream", "grad", "--stream", "grad_wd"];
+    assert_eq!(launched(&run, &many), ["pairs_f32", "walk_f32"]);
+    assert_eq!(launched(&fixture("format/v1-bf16"), &[]), ["lags_bf16", "step_bf16"]);
+}
+
+#[test]
+fn runs_of_every_optimizer_are_decoded_across_batches() {
+    let dir = tempfile::tempdir().unwrap();
+    let record = |name: &str, optimizer, steps: u64| {
+        let run = dir.path().join(name);
+        let mut training = Training::new(optimizer);
+        let options = WriterOptions { shard_steps: 5, ..WriterOptions::default() };
+        let mut writer = Writer::create(&run, training.manifest(), options).unwrap();
+        for t in 0..steps {
+            // A tensor without a gradient, a gap, and a gradient that was not recorded.
+            let (absent, no_iterate, no_gradient) = ((10..12).contains(&t), t == 30, t == 40);
+            training.step(&mut writer, Unusual { absent, no_iterate, no_gradient, ..Unusual::default() });
+        }
+        training.finish(&mut writer);
+        run
+    };
+    for (optimizer, other) in [("sgd", "adamw"), ("adamw", "sgd"), ("lion", "adamw")] {
+        let run = record(optimizer, optimizer, 48);
+        // Its gradients are not in another run's end, so none meets later iterates.
+        let control = record(&format!("beside {optimizer}"), other, 3);
+        let control = ["--ref", &format!("{}:final", control.display())];
+        for extra in [
+            &[][..],
+            &["--steps", "0..48:3"],
+            &["--stream", "update", "--stream", "grad", "--stream", "grad_wd"],
+        ] {
+            assert_eq!(launched(&run, &[&control, extra].concat()), ["walk_f32"], "{optimizer}");
         }
     }
 }
@@ -191,32 +249,69 @@ fn the_doctor_says_what_is_there() {
 }
 
 /// Faults that a kernel could have: the file, what stands there, and what would.
-const FAULTS: [(&str, &str, &str, &str); 22] = [
+const FAULTS: [(&str, &str, &str, &str); 34] = [
     (
         "a barrier less before patches",
-        "decode.cu",
-        "half - 1 : half;\n    }\n    __syncwarp();",
-        "half - 1 : half;\n    }",
+        "walk.cu",
+        "if (head.patch < after.patch) {\n            __syncwarp();",
+        "if (head.patch < after.patch) {",
     ),
     (
         "a barrier less after patches",
-        "decode.cu",
-        "staged[p.values + q];\n    }\n    __syncwarp();",
-        "staged[p.values + q];\n    }",
+        "walk.cu",
+        "staged[p.values + q];\n            __syncwarp();",
+        "staged[p.values + q];",
     ),
-    ("other patches", "decode.cu", "staged[p.values + q]", "staged[p.values]"),
-    ("upper bits lost", "decode.cu", "if (shift + head.width > 8)", "if (false)"),
+    (
+        "a barrier less between ticks",
+        "walk.cu",
+        "begin += WARPS * GROUP;\n        __syncthreads();",
+        "begin += WARPS * GROUP;",
+    ),
+    (
+        "a barrier less before the first sum",
+        "walk.cu",
+        "sums[k][s + own][lane()] = 0;\n    __syncthreads();",
+        "sums[k][s + own][lane()] = 0;",
+    ),
+    (
+        "a round less",
+        "walk.cu",
+        "rounds = (elements + WARPS * GROUP - 1) / (WARPS * GROUP)",
+        "rounds = (elements + WARPS * GROUP - 1) / (WARPS * GROUP) - 1",
+    ),
+    ("a gradient that is not written", "walk.cu", "if (o.writes & WRITE_G)", "if (false)"),
+    ("an iterate that is not written", "walk.cu", "if (o.writes & WRITE_NEXT)", "if (false)"),
+    ("a second moment that stays", "walk.cu", "if (has_second) store", "if (false) store"),
+    ("warps too close to each other", "walk.cu", "ticks = max(count, WARPS)", "ticks = count"),
+    ("other patches", "walk.cu", "staged[p.values + q]", "staged[p.values]"),
+    (
+        "upper bits lost",
+        "walk.cu",
+        "for (unsigned b = 4; b < count; b++)",
+        "for (unsigned b = 8; b < count; b++)",
+    ),
+    (
+        "the base of another group",
+        "walk.cu",
+        "head = after, after = heads[group + 2]",
+        "after = heads[group + 2]",
+    ),
+    ("one group of two", "walk.cu", "after = heads[group + 2], out += GROUP", "after = heads[group + 2]"),
     (
         "zero blocks misplaced",
-        "decode.cu",
+        "walk.cu",
         "__popc(kept & ((1u << block) - 1)) * ZERO_BLOCK",
         "block * ZERO_BLOCK",
     ),
-    ("no Nesterov", "decode.cu", "o.flags & NESTEROV ?", "false ?"),
-    ("momentum fused the other way", "decode.cu", "o.flags & FUSED ?", "!(o.flags & FUSED) ?"),
-    ("one plane of several", "decode.cu", "z | (unsigned)bytes[i] << 8 * p", "(z & 0) | (unsigned)bytes[i]"),
-    ("predictions that are no number", "decode.cu", "predicted != predicted ?", "predicted < predicted ?"),
-    ("no iterate before the last", "decode.cu", "o.rule == LINEAR ? before[i] : 0", "x[i] + 0 * before[i]"),
+    ("no Nesterov", "walk.cu", "nesterov = !PLAIN && (flags & NESTEROV)", "nesterov = false"),
+    ("momentum fused the other way", "walk.cu", "!PLAIN && (flags & FUSED)", "!PLAIN && !(flags & FUSED)"),
+    ("one plane of several", "walk.cu", "z[row] |= (unsigned)bytes", "z[row] = (unsigned)bytes"),
+    ("predictions that are no number", "walk.cu", "predicted != predicted ?", "predicted < predicted ?"),
+    ("no iterate before the last", "walk.cu", "before = next[row];", "before = x;"),
+    ("an iterate that is held too long", "walk.cu", "if (o.x != h.x_at) load", "if (h.x_at == NOWHERE) load"),
+    ("a momentum that is held too long", "walk.cu", "if (h.momentum_at == o.to)", "if (false)"),
+    ("a momentum that is lost", "walk.cu", "h.momentum_at != NOWHERE) store", "false) store"),
     ("wrong shuffle", "vectors.cuh", "__shfl_down_sync(ALL, v, half)", "__shfl_up_sync(ALL, v, half)"),
     (
         "other tree",
@@ -226,7 +321,7 @@ const FAULTS: [(&str, &str, &str, &str); 22] = [
     ),
     ("no infinities", "vectors.cuh", "if ((v.bits & 0x7c00) == 0x7c00)", "if (false)"),
     ("rounded twice", "vectors.cuh", "__fma_rn(t.weight_decay, x, g)", "t.weight_decay * x + g"),
-    ("not fused", "sums.cu", "acc[5] = __fma_rn(s, d, acc[5]);", "acc[5] += s * d;"),
+    ("not fused", "step.cuh", "acc[5] = __fma_rn(s, d, acc[5]);", "acc[5] += s * d;"),
     (
         "wrong stride",
         "sums.cu",
@@ -260,7 +355,9 @@ const FAULTS: [(&str, &str, &str, &str); 22] = [
 fn faults_in_the_kernels_are_found() {
     let faulty = |(name, file, there, instead): (&str, &str, &str, &str)| {
         let dir = tempfile::tempdir().unwrap();
-        for part in ["decode.cu", "sums.cu", "vectors.cuh", "emulated/cuda.h", "emulated/driver.cpp"] {
+        for part in
+            ["step.cuh", "sums.cu", "vectors.cuh", "walk.cu", "emulated/cuda.h", "emulated/driver.cpp"]
+        {
             let text = std::fs::read_to_string(kernels().join(part)).unwrap();
             let to = dir.path().join(part);
             std::fs::create_dir_all(to.parent().unwrap()).unwrap();

@@ -17,7 +17,7 @@ use crate::support::{manifest, values};
 const SIZES: [u64; 3] = [5000, 70_000, 7];
 
 /// A training in plain float32 arithmetic, which rounds elsewhere than the format's predictors do.
-struct Training {
+pub struct Training {
     optimizer: &'static str,
     x: Vec<Vec<f32>>,
     m: Vec<Vec<f32>>,
@@ -45,25 +45,25 @@ fn zeros() -> Vec<Vec<f32>> {
 
 /// What is out of the ordinary at a step.
 #[derive(Clone, Copy, Default)]
-struct Unusual {
+pub struct Unusual {
     /// The gradient is infinite and the step is not taken.
-    overflow: bool,
+    pub overflow: bool,
     /// The first tensor has no gradient.
-    absent: bool,
+    pub absent: bool,
     /// The gradient is multiplied after it was recorded.
-    scale: Option<f32>,
+    pub scale: Option<f32>,
     /// The iterate, or the gradient, is not recorded.
-    no_iterate: bool,
-    no_gradient: bool,
+    pub no_iterate: bool,
+    pub no_gradient: bool,
 }
 
 impl Training {
-    fn new(optimizer: &'static str) -> Training {
+    pub fn new(optimizer: &'static str) -> Training {
         let x = drawn(0, 1);
         Training { optimizer, x, m: zeros(), v: zeros(), taken: 0, iterates: BTreeMap::new() }
     }
 
-    fn manifest(&self) -> lpa::run::manifest::Manifest {
+    pub fn manifest(&self) -> lpa::run::manifest::Manifest {
         let mut m = manifest(&SIZES);
         let group = json!({"momentum": 0.9, "weight_decay": 0.01, "betas": [0.9, 0.99], "eps": 1e-8});
         let group = group.as_object().unwrap().clone();
@@ -93,7 +93,7 @@ impl Training {
         }
     }
 
-    fn step(&mut self, writer: &mut Writer, unusual: Unusual) {
+    pub fn step(&mut self, writer: &mut Writer, unusual: Unusual) {
         let t = writer.next_step();
         let lr = 1e-3 / (1.0 + t as f32 / 100.0);
         let mut g = drawn(t, 50);
@@ -126,7 +126,7 @@ impl Training {
         }
     }
 
-    fn finish(&mut self, writer: &mut Writer) {
+    pub fn finish(&mut self, writer: &mut Writer) {
         self.iterates.insert(writer.next_step(), self.x.clone());
         let x = bytes(&self.x);
         writer.finish(&x.iter().map(|v| Some(v.as_slice())).collect::<Vec<_>>()).unwrap();

@@ -1,7 +1,7 @@
 //! How fast a device copies and sums: what `docs/gpu-results.md` shows.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use cudarc::driver::sys::CUevent_flags::CU_EVENT_DEFAULT;
@@ -23,6 +23,8 @@ const SHARE: usize = 128;
 const PAIRS: [usize; 2] = [64, 64];
 /// Runs of which the median counts.
 const RUNS: usize = 7;
+/// Seconds that launches of a kernel fill together, so that their beginning and end do not count.
+const LONG: f64 = 0.02;
 
 /// A measurement.
 #[derive(Clone, Debug)]
@@ -45,17 +47,42 @@ pub struct Speed {
 /// The device fails, or has too little memory.
 pub fn bench(device: &Arc<Device>) -> Result<Vec<Speed>> {
     let mut all = measure(device).map_err(|e| device.failed("be measured", e))?;
-    for lanes in [1, 8, 32] {
-        all.extend(payloads(device, lanes)?);
+    let copied = all.first().map_or(0.0, |copy| copy.rate);
+    for count in [1, 8, 32] {
+        let Some(mut lanes) = lanes(device, count)? else { break };
+        let parameters = count * lanes[0].0.plan().steps * CHUNK;
+        let seconds =
+            together(&mut lanes, |lane, init| lane.run(init, |_, _| Ok::<(), Infallible>(())).map(drop))?;
+        all.push(Speed {
+            what: format!("payloads of SGD copied, decoded, predicted and summed, {count} lanes"),
+            seconds,
+            rate: parameters as f64 / seconds / 1e6,
+            unit: "10^6 parameters a second",
+            beside: None,
+        });
+        let bytes: usize = lanes.iter().map(|(lane, _)| lane.staged()).sum();
+        let walk = |lane: &mut Lane, init: u32, times: u16| {
+            (0..times).try_for_each(|_| lane.walk(init))?;
+            lane.wait()
+        };
+        let once = together(&mut lanes, |lane, init| walk(lane, init, 1))?;
+        let times: u16 = [1, 10, 100].into_iter().find(|t| f64::from(*t) * once >= LONG).unwrap_or(1000);
+        let seconds = together(&mut lanes, |lane, init| walk(lane, init, times))?;
+        all.push(Speed {
+            what: format!("`walk_f32` alone, {count} chunks at a time: {bytes} bytes of payloads"),
+            seconds: seconds / f64::from(times),
+            rate: f64::from(times) * bytes as f64 / seconds / 1e9,
+            unit: "GB/s",
+            beside: Some(("of the copy", copied)),
+        });
     }
     Ok(all)
 }
 
-/// The speed of lanes that get payloads and give sums, copies included.
-fn payloads(device: &Arc<Device>, lanes: usize) -> Result<Option<Speed>> {
-    let plan = Plan { steps: 16, directions: 1, references: 1, lagged: false, works: true, held: 0 };
-    // As many lanes as fit.
-    if device.memory()?.0 < lanes * plan.lane_bytes() + (16 << 20) {
+/// Lanes with a batch each, and the place of x_0 there. Nothing where so many do not fit.
+fn lanes(device: &Arc<Device>, count: usize) -> Result<Option<Vec<(Lane, u32)>>> {
+    let plan = Plan { steps: 16, directions: 1, references: 1, lagged: false, decodes: true, held: 0 };
+    if device.memory()?.0 < count * plan.lane_bytes() + (16 << 20) {
         return Ok(None);
     }
     let values: Vec<f32> = (0..wide(CHUNK)).map(value).collect();
@@ -66,30 +93,41 @@ fn payloads(device: &Arc<Device>, lanes: usize) -> Result<Option<Speed>> {
     let Ok(resident) = Resident::upload(device, 1, &[CHUNK], read)?;
     let resident = Arc::new(resident);
     let mut all = Vec::new();
-    for _ in 0..lanes {
+    for _ in 0..count {
         let mut lane = Lane::new(Arc::clone(device), Some(Arc::clone(&resident)), plan)?;
-        lane.begin(DType::F32, CHUNK, 0);
+        lane.begin(DType::F32, CHUNK, 0, true);
         let Some(init) = fill(&mut lane, &values, plan)? else { return Ok(None) };
         all.push((lane, init));
     }
-    let mut times = Vec::new();
+    Ok(Some(all))
+}
+
+/// The median of the seconds that all lanes take to `run` side by side, after one that warms up.
+fn together(lanes: &mut [(Lane, u32)], run: impl Fn(&mut Lane, u32) -> Result<()> + Sync) -> Result<f64> {
+    let (run, mut times) = (&run, Vec::new());
+    let start = &Barrier::new(lanes.len() + 1);
     for i in 0..=RUNS {
-        let begin = std::time::Instant::now();
-        std::thread::scope(|scope| {
-            let run = |(lane, init): &mut (Lane, u32)| lane.run(*init, |_, _| Ok::<(), Infallible>(()));
-            let running: Vec<_> =
-                all.iter_mut().map(|lane| scope.spawn(move || run(lane).map(drop))).collect();
-            running.into_iter().try_for_each(|thread| thread.join().unwrap_or(Ok(())))
+        let begin = std::thread::scope(|scope| {
+            let running: Vec<_> = lanes
+                .iter_mut()
+                .map(|(lane, init)| {
+                    scope.spawn(move || {
+                        start.wait();
+                        run(lane, *init)
+                    })
+                })
+                .collect();
+            // Starting threads takes as long as some kernels.
+            start.wait();
+            let begin = std::time::Instant::now();
+            running.into_iter().try_for_each(|thread| thread.join().unwrap_or(Ok(()))).map(|()| begin)
         })?;
         if i > 0 {
             times.push(begin.elapsed().as_secs_f64());
         }
     }
     times.sort_unstable_by(f64::total_cmp);
-    let seconds = times[times.len() / 2];
-    let rate = (lanes * plan.steps * CHUNK) as f64 / seconds / 1e6;
-    let what = format!("payloads of SGD copied, decoded, predicted and summed, {lanes} lanes");
-    Ok(Some(Speed { what, seconds, rate, unit: "10^6 parameters a second", beside: None }))
+    Ok(times[times.len() / 2])
 }
 
 /// Fills a lane with 16 steps of SGD as the fast profile stores them. Returns the place of x_0; nothing if

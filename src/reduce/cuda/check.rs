@@ -19,7 +19,7 @@ pub fn check(device: &Arc<Device>, isa: Isa, thorough: bool) -> Result<Check> {
         let chunk = case.chunk();
         let got = sums(device, &case, &chunk)?;
         if case.n > 0 {
-            case.compare("the device", &got, &chunk.sums(isa), &mut found);
+            case.compare("the device", &got, &chunk.sums(isa, &DIRECTIONS), &mut found);
         }
         if found.different.is_some() {
             return Ok(found);
@@ -34,7 +34,7 @@ fn sums(device: &Arc<Device>, case: &Case, chunk: &Chunk) -> Result<Vec<f64>> {
     let Case { dtype, n, references, steps, number } = *case;
     // Cases take turns in how many references are on the device at a time; 0 is all, for good.
     let held = number % 3;
-    let plan = Plan { steps, directions: DIRECTIONS.len(), references, lagged: true, works: false, held };
+    let plan = Plan { steps, directions: DIRECTIONS.len(), references, lagged: true, decodes: false, held };
     let read = |k: usize, out: &mut [f32]| {
         out.copy_from_slice(&chunk.references[k]);
         Ok::<(), Infallible>(())
@@ -46,7 +46,7 @@ fn sums(device: &Arc<Device>, case: &Case, chunk: &Chunk) -> Result<Vec<f64>> {
         None
     };
     let mut lane = Lane::new(Arc::clone(device), resident, plan)?;
-    lane.begin(dtype, n, 0);
+    lane.begin(dtype, n, 0, false);
     let init = lane.put(&chunk.init)?;
     let mut places = Vec::new();
     for x in &chunk.iterates {
@@ -62,20 +62,21 @@ fn sums(device: &Arc<Device>, case: &Case, chunk: &Chunk) -> Result<Vec<f64>> {
     }
     let Ok(()) = lane.run(init, read)?;
     let mut all = Vec::new();
-    if n == 0 {
-        return Ok(all);
-    }
-    let sums = lane.sums()?;
-    for term in terms {
-        let (iterate, along, first) = sums.step(term);
-        let along = [iterate.x2, iterate.step2, iterate.init2, along.g2, along.gx];
-        let further = (1..references).map(|k| sums.pair(term, k));
-        put_term(
-            &mut all,
-            along,
-            std::iter::once(first).chain(further),
-            (0..references).map(|k| sums.lag(term, k)),
-        );
+    if n > 0 {
+        put_sums(&lane, &plan, &terms, &mut all)?;
     }
     Ok(all)
+}
+
+/// The sums of these terms, as [`Chunk::sums`] lays them out.
+pub(super) fn put_sums(lane: &Lane, plan: &Plan, terms: &[usize], all: &mut Vec<f64>) -> Result<()> {
+    let sums = lane.sums()?;
+    for &term in terms {
+        let (iterate, along, first) = sums.step(term);
+        let along = [iterate.x2, iterate.step2, iterate.init2, along.g2, along.gx];
+        let further = (1..plan.references).map(|k| sums.pair(term, k));
+        let lags = (0..plan.references).filter(|_| plan.lagged).map(|k| sums.lag(term, k));
+        put_term(all, along, std::iter::once(first).chain(further), lags);
+    }
+    Ok(())
 }

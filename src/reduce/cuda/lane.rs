@@ -10,8 +10,8 @@ use cudarc::driver::{
     CudaEvent, CudaSlice, CudaStream, DeviceRepr, LaunchConfig, PinnedHostSlice, PushKernelArg,
 };
 
-use super::work::{From, PAYLOAD, SPAN, Work};
-use super::{Device, Kernel, Plan, Resident, Result};
+use super::work::{From, MOST_TERMS, PAYLOAD, Work};
+use super::{CudaError, Device, Kernel, Plan, Resident, Result};
 use crate::codec::{Parts, Residual};
 use crate::dtype::{DType, put_bytes};
 use crate::reduce::order::{BLOCK, CHUNK, LANES};
@@ -26,6 +26,8 @@ const PAIR_TILE: [usize; 2] = [2, 4];
 const LAG_TILE: usize = 8;
 /// Warps of a thread block.
 pub(super) const WARPS: usize = 4;
+/// The kind of a term that is the difference of two iterates.
+pub(super) const UPDATE: u32 = 2;
 
 /// A direction at a step, by the places of its vectors in the batch.
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +84,8 @@ pub struct Lane {
     sums: CudaSlice<f64>,
     host_sums: PinnedHostSlice<f64>,
     work: Option<Work>,
+    /// Whether the chunk is decoded on the device.
+    decodes: bool,
     /// References of the chunk, where they do not lie on the device in full.
     references: Option<CudaSlice<f32>>,
     dtype: DType,
@@ -114,7 +118,7 @@ impl Lane {
                 context.alloc_pinned_with_flags(plan.sums(), 0).map_err(of)?,
             )
         };
-        let work = if plan.works { Some(Work::new(&device, &stream, &plan)?) } else { None };
+        let work = if plan.decodes { Some(Work::new(&device, &stream, &plan)?) } else { None };
         let references = match plan.held {
             0 => None,
             // SAFETY: as above.
@@ -131,6 +135,7 @@ impl Lane {
             sums,
             host_sums,
             work,
+            decodes: false,
             references,
             dtype: DType::F32,
             n: 0,
@@ -142,9 +147,9 @@ impl Lane {
     }
 
     /// Goes on with a chunk of `n` elements (at most 65,536) of a type that all vectors fit, beginning at
-    /// element `offset` of the references.
-    pub fn begin(&mut self, dtype: DType, n: usize, offset: usize) {
-        (self.dtype, self.n, self.offset) = (dtype, n, offset);
+    /// element `offset` of the references. It is float32 where the device `decodes` it.
+    pub fn begin(&mut self, dtype: DType, n: usize, offset: usize, decodes: bool) {
+        (self.dtype, self.n, self.offset, self.decodes) = (dtype, n, offset, decodes && self.work.is_some());
         self.clear();
     }
 
@@ -161,7 +166,8 @@ impl Lane {
     pub fn has_room_for_work(&self) -> bool {
         self.slots + self.plan.directions + 4 <= self.plan.slots()
             && self.work.as_ref().is_some_and(|w| {
-                w.used + PAYLOAD <= self.plan.staged() && w.list.len() + 2 <= self.plan.operations()
+                let list = w.list.len() + 2 + MOST_TERMS;
+                w.used + PAYLOAD <= self.plan.staged() && list <= self.plan.operations()
             })
     }
 
@@ -235,11 +241,15 @@ impl Lane {
         let (kind, weight_decay) = match t.direction {
             Direction::Stored => (0, 0.0),
             Direction::Decayed(weight_decay) => (1, weight_decay),
-            Direction::Update => (2, 0.0),
+            Direction::Update => (UPDATE, 0.0),
         };
         let Term { g, x, next, later, .. } = t;
-        self.batch.push(Packed { g, x, next, later, kind, unused: 0, weight_decay });
-        self.batch.len() - 1
+        let (number, term) = (self.batch.len(), Packed { g, x, next, later, kind, unused: 0, weight_decay });
+        self.batch.push(term);
+        if let Some(work) = self.work.as_mut().filter(|_| self.decodes) {
+            work.term(wide(number), &term, self.plan.references > 1);
+        }
+        number
     }
 
     /// Sums the batch; `init` is the place of x_0. `read` fills the chunk of a reference, where these do
@@ -276,11 +286,16 @@ impl Lane {
             let host = &self.host_vectors.as_slice().map_err(take)?[..bytes];
             self.stream.memcpy_htod(host, &mut self.vectors.slice_mut(..bytes)).map_err(take)?;
         }
-        self.work(&device)?;
+        if !self.batch.is_empty() {
+            self.stream.memcpy_htod(&self.batch, &mut self.terms).map_err(take)?;
+        }
+        if let Some(work) = self.work.as_mut().filter(|_| !idle) {
+            work.upload(&device, &self.stream)?;
+            self.walk(init)?;
+        }
         if self.batch.is_empty() {
             return self.wait().map(Ok);
         }
-        self.stream.memcpy_htod(&self.batch, &mut self.terms).map_err(take)?;
         let group = self.group();
         let mut buffer = Vec::new();
         for first in (0..self.plan.references).step_by(group) {
@@ -308,26 +323,38 @@ impl Lane {
     }
 
     /// Waits for all that was asked of the device, without keeping a processor busy.
-    fn wait(&self) -> Result<()> {
+    pub(super) fn wait(&self) -> Result<()> {
         let done = self.done.record(&self.stream).and_then(|()| self.done.synchronize());
         done.and_then(|()| self.stream.synchronize()).map_err(|e| self.device.failed("give sums", e))
     }
 
-    /// Makes the vectors that are made on the device.
-    fn work(&mut self, device: &Device) -> Result<()> {
-        let stride = self.stride() as u64;
-        let Some(work) = self.work.as_mut().filter(|w| !w.list.is_empty()) else {
-            return Ok(());
-        };
-        work.upload(device, &self.stream)?;
-        let (count, n) = (wide(work.list.len()), wide(self.n));
-        let mut launch = self.stream.launch_builder(&device.work);
-        launch.arg(&mut self.vectors).arg(&stride).arg(&work.staged).arg(&work.operations);
-        launch.arg(&count).arg(&n);
-        // SAFETY: the arguments are the kernel's, in its order. Operations name places of this lane only, and
-        // staged bytes that were checked when the payload was taken apart.
-        unsafe { launch.launch(grid(self.n.div_ceil(SPAN))) }
-            .map_err(|e| device.failed("run a kernel", e))?;
+    /// What it is made for.
+    pub(super) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Bytes of payloads that the batch holds.
+    pub(super) fn staged(&self) -> usize {
+        self.work.as_ref().map_or(0, |work| work.used)
+    }
+
+    /// Walks the chunk through the operations of the batch, and sums its terms against the first reference.
+    pub(super) fn walk(&mut self, init: u32) -> Result<()> {
+        let (stride, blocks) = (self.stride() as u64, self.n.div_ceil(BLOCK));
+        let (Some(work), Some(resident)) = (&self.work, &self.resident) else { return Ok(()) };
+        if self.batch.len() > MOST_TERMS || !work.fits(self.plan.vectors()) {
+            let what = "the batch is larger than its plan".to_owned();
+            return Err(CudaError::Failed { device: self.device.ordinal(), action: "run a kernel", what });
+        }
+        let (count, terms, n) = (wide(work.list.len()), wide(self.batch.len()), wide(self.n));
+        let reference = resident.values.slice(self.offset..self.offset + self.n);
+        let mut launch = self.stream.launch_builder(&self.device.walk);
+        launch.arg(&mut self.vectors).arg(&stride).arg(&work.staged).arg(&work.operations).arg(&count);
+        launch.arg(&self.terms).arg(&terms).arg(&init).arg(&reference).arg(&n).arg(&mut self.sums);
+        // SAFETY: the arguments are the kernel's, in its order. Operations name vectors of this lane, as was just seen,
+        // and staged bytes that were checked when the payload was taken apart; no more terms than the kernel has
+        // room for are summed. Every pattern that may lie at a place is a number.
+        unsafe { launch.launch(grid(blocks * WARPS)) }.map_err(|e| self.device.failed("run a kernel", e))?;
         Ok(())
     }
 
@@ -346,7 +373,8 @@ impl Lane {
             (None, None) => return Ok(()),
         };
         let of = |e| self.device.failed("run a kernel", e);
-        if first == 0 {
+        // What was decoded there has been summed against the first.
+        if first == 0 && !self.decodes {
             let reference = references.slice(begin..begin + n);
             let mut out = self.sums.slice_mut(..terms * blocks * STEP_SUMS);
             let mut launch = self.stream.launch_builder(self.device.function(Kernel::Step, self.dtype));

@@ -2,7 +2,7 @@
 
 use cudarc::driver::CudaSlice;
 
-use super::work::PAYLOAD;
+use super::work::{MOST_TERMS, PAYLOAD};
 use super::{CudaError, Device, Result};
 use crate::reduce::order::{BLOCK, CHUNK};
 
@@ -25,13 +25,13 @@ pub struct Plan {
     /// Whether directions meet later iterates.
     pub lagged: bool,
     /// Whether vectors are decoded there too.
-    pub works: bool,
+    pub decodes: bool,
     /// References that a lane holds of its chunk at a time; 0 where all lie on the device in full.
     pub held: usize,
 }
 
 impl Plan {
-    /// A plan for `lanes` on a device, of a model of `elements`. Vectors are decoded there, if `works`, where
+    /// A plan for `lanes` on a device, of a model of `elements`. Vectors are decoded there, if `decodes`, where
     /// all references fit beside them.
     ///
     /// # Errors
@@ -41,18 +41,19 @@ impl Plan {
         lanes: usize,
         elements: usize,
         [directions, references]: [usize; 2],
-        [lagged, works]: [bool; 2],
+        [lagged, decodes]: [bool; 2],
     ) -> Result<Plan> {
         let (free, _) = device.memory()?;
         let margin = MARGIN.max(free / 20);
         let room = |plan: &Plan| free.saturating_sub(margin + lanes * plan.lane_bytes());
-        for works in [works, false] {
-            let plan = Plan { steps: STEPS, directions, references, lagged, works, held: 0 };
+        for decodes in [decodes && directions <= MOST_TERMS, false] {
+            let steps = if decodes { STEPS.min(MOST_TERMS / directions.max(1)) } else { STEPS };
+            let plan = Plan { steps, directions, references, lagged, decodes, held: 0 };
             if references * elements * size_of::<f32>() <= room(&plan) {
                 return Ok(plan);
             }
         }
-        let mut plan = Plan { steps: STEPS, directions, references, lagged, works: false, held: 0 };
+        let mut plan = Plan { steps: STEPS, directions, references, lagged, decodes: false, held: 0 };
         let room = room(&plan).saturating_sub(lanes * PIECE);
         plan.held = (room / (lanes.max(1) * CHUNK * size_of::<f32>())).min(references);
         if plan.held == 0 {
@@ -71,10 +72,11 @@ impl Plan {
         self.steps * self.directions
     }
 
-    /// Vectors of a batch at most: x_0, iterates with the one after the last, later ones, directions.
+    /// Vectors of a batch that are copied at most: x_0, iterates with the one after the last, later ones,
+    /// directions; and, where gradients and iterates are decoded there, those and the moments that cannot be.
     pub fn slots(&self) -> usize {
         let iterates = if self.lagged { 3 } else { 2 } * self.steps;
-        1 + iterates + self.steps * self.directions
+        1 + iterates + self.steps * self.directions + if self.decodes { 4 } else { 0 }
     }
 
     /// Iterates that a lane keeps on the device: those of a batch, and what they are predicted from.
@@ -89,7 +91,7 @@ impl Plan {
 
     /// All vectors of a lane: those that are copied, then iterates, gradients, two moments and zeros.
     pub(super) fn vectors(&self) -> usize {
-        self.slots() + if self.works { self.iterates() + self.gradients() + 3 } else { 0 }
+        self.slots() + if self.decodes { self.iterates() + self.gradients() + 3 } else { 0 }
     }
 
     /// Bytes of staged payloads at most.
@@ -97,9 +99,9 @@ impl Plan {
         self.steps * 5 * CHUNK + 2 * PAYLOAD
     }
 
-    /// Operations of a batch at most.
+    /// Operations of a batch at most; a term can be one of its own.
     pub(super) fn operations(&self) -> usize {
-        4 * self.steps + 8
+        4 * self.steps + 8 + MOST_TERMS
     }
 
     /// Sums of a batch at most.
@@ -110,7 +112,7 @@ impl Plan {
 
     /// Bytes that a lane takes beside references.
     pub(super) fn lane_bytes(&self) -> usize {
-        let staged = if self.works { self.staged() } else { 0 };
+        let staged = if self.decodes { self.staged() } else { 0 };
         let parts =
             [self.vectors() * CHUNK * size_of::<f32>(), staged, self.sums() * size_of::<f64>(), PIECE];
         parts.iter().map(|bytes| bytes.next_multiple_of(PIECE)).sum()

@@ -130,8 +130,8 @@ pub struct Device {
     context: Arc<CudaContext>,
     /// By [`Kernel`] and type.
     functions: Vec<CudaFunction>,
-    /// Makes vectors of payloads.
-    work: CudaFunction,
+    /// Makes vectors of payloads and sums them.
+    walk: CudaFunction,
 }
 
 /// The kernels of `kernels/sums.cu`.
@@ -187,8 +187,8 @@ impl Device {
                 functions.push(module.load_function(&name).map_err(load)?);
             }
         }
-        let work = module.load_function("work_f32").map_err(load)?;
-        Ok(Device { ordinal, context, functions, work })
+        let walk = module.load_function("walk_f32").map_err(load)?;
+        Ok(Device { ordinal, context, functions, walk })
     }
 
     /// Its number.
