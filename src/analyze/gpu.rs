@@ -339,25 +339,31 @@ impl Slots for &RefCell<Batch> {
             Slot::Second => batch.copy(batch.moments()[1], step, stream, source),
             Slot::Gradient => {
                 let to = batch.next_gradient()?;
-                let (mut merged, n) = (Ok(false), source.chunk.len);
-                let mut zero = false;
-                let decoded = source.decode(step, stream, |decoder, _, coding, payload| {
+                let (n, zeros) = (source.chunk.len, batch.zeros());
+                let mut host = std::mem::take(&mut batch.host);
+                // Where it lies, which is nowhere of its own if there is nothing in it.
+                let mut place = Ok(zeros);
+                let decoded = source.decode(step, stream, |decoder, dtype, coding, payload| {
                     let parts = decoder.parts(coding, payload, n)?;
-                    zero = matches!(parts, Parts::Zero);
-                    merged = batch.lane.merge(to, &parts);
-                    Ok(())
-                })?;
-                let place = match (decoded, merged.map_err(Error::Cuda)?) {
-                    (Decoded::Values, true) => to,
-                    (Decoded::Values, false) if !zero => {
-                        // Its bytes were counted when it was looked at.
-                        let bytes = source.bytes;
-                        batch.copy(to, step, stream, source)?;
-                        source.bytes = bytes;
-                        to
+                    if matches!(parts, Parts::Zero) {
+                        return Ok(());
                     }
-                    _ => batch.zeros(),
-                };
+                    place = match batch.lane.merge(to, &parts) {
+                        Ok(true) => Ok(to),
+                        Ok(false) => {
+                            host.resize(n, 0.0);
+                            decoder.decode(dtype, coding, payload, &mut host)?;
+                            batch.put(&host).map(|from| {
+                                batch.lane.copy(to, from);
+                                to
+                            })
+                        }
+                        Err(e) => Err(Error::Cuda(e)),
+                    };
+                    Ok(())
+                });
+                batch.host = host;
+                let (decoded, place) = (decoded?, place?);
                 batch.gradient = Some((step, place));
                 Ok(decoded)
             }

@@ -258,33 +258,33 @@ where
 // How many vectors go together: enough sums under way, and not more than there are registers for.
 multi_isa! {
     fn step_body(terms: Step, input: [&[f32]; 5]) -> [f64; 8]
-    => portable chunk::<_, Array<4>, 4, 1, 5, 8>, avx2 chunk::<_, Avx2, 4, 1, 5, 8>,
-       avx512 chunk::<_, Avx512, 8, 2, 5, 8>
+    => portable chunk::<_, Array, _, 1, _, _>, avx2 chunk::<_, Avx2, _, 1, _, _>,
+       avx512 chunk::<_, Avx512, _, 2, _, _>
 }
 multi_isa! {
     fn iterate_body(terms: Iterate, input: [&[f32]; 3]) -> [f64; 3]
-    => portable chunk::<_, Array<4>, 4, 2, 3, 3>, avx2 chunk::<_, Avx2, 4, 2, 3, 3>,
-       avx512 chunk::<_, Avx512, 8, 4, 3, 3>
+    => portable chunk::<_, Array, _, 2, _, _>, avx2 chunk::<_, Avx2, _, 2, _, _>,
+       avx512 chunk::<_, Avx512, _, 4, _, _>
 }
 multi_isa! {
     fn along_body<E: Element>(terms: Along<E>, input: [&[f32]; 3]) -> [f64; 2]
-    => portable chunk::<_, Array<4>, 4, 2, 3, 2>, avx2 chunk::<_, Avx2, 4, 4, 3, 2>,
-       avx512 chunk::<_, Avx512, 8, 4, 3, 2>
+    => portable chunk::<_, Array, _, 2, _, _>, avx2 chunk::<_, Avx2, _, 4, _, _>,
+       avx512 chunk::<_, Avx512, _, 4, _, _>
 }
 multi_isa! {
     fn against_body<E: Element>(terms: Against<E>, input: [&[f32]; 4]) -> [f64; 3]
-    => portable chunk::<_, Array<4>, 4, 2, 4, 3>, avx2 chunk::<_, Avx2, 4, 2, 4, 3>,
-       avx512 chunk::<_, Avx512, 8, 4, 4, 3>
+    => portable chunk::<_, Array, _, 2, _, _>, avx2 chunk::<_, Avx2, _, 2, _, _>,
+       avx512 chunk::<_, Avx512, _, 4, _, _>
 }
 multi_isa! {
     fn against_three_body<E: Element>(terms: AgainstThree<E>, input: [&[f32]; 6]) -> [f64; 9]
-    => portable chunk::<_, Array<4>, 4, 1, 6, 9>, avx2 chunk::<_, Avx2, 4, 1, 6, 9>,
-       avx512 chunk::<_, Avx512, 8, 2, 6, 9>
+    => portable chunk::<_, Array, _, 1, _, _>, avx2 chunk::<_, Avx2, _, 1, _, _>,
+       avx512 chunk::<_, Avx512, _, 2, _, _>
 }
 multi_isa! {
     fn lagged_body<E: Element>(terms: Lagged<E>, input: [&[f32]; 5]) -> [f64; 1]
-    => portable chunk::<_, Array<4>, 4, 4, 5, 1>, avx2 chunk::<_, Avx2, 4, 4, 5, 1>,
-       avx512 chunk::<_, Avx512, 8, 4, 5, 1>
+    => portable chunk::<_, Array, _, 4, _, _>, avx2 chunk::<_, Avx2, _, 4, _, _>,
+       avx512 chunk::<_, Avx512, _, 4, _, _>
 }
 
 /// Runs the body that the processor has, or the definition.

@@ -169,13 +169,13 @@ impl Terms<7, 5> for Against {
 
 multi_isa! {
     fn squared_body(terms: Squared, input: [&[f32]; 3]) -> [f64; 2]
-    => portable chunk::<_, Array<4>, 4, 2, 3, 2>, avx2 chunk::<_, Avx2, 4, 2, 3, 2>,
-       avx512 chunk::<_, Avx512, 8, 4, 3, 2>
+    => portable chunk::<_, Array, _, 2, _, _>, avx2 chunk::<_, Avx2, _, 2, _, _>,
+       avx512 chunk::<_, Avx512, _, 4, _, _>
 }
 multi_isa! {
     fn against_body(terms: Against, input: [&[f32]; 7]) -> [f64; 5]
-    => portable chunk::<_, Array<4>, 4, 1, 7, 5>, avx2 chunk::<_, Avx2, 4, 1, 7, 5>,
-       avx512 chunk::<_, Avx512, 8, 2, 7, 5>
+    => portable chunk::<_, Array, _, 1, _, _>, avx2 chunk::<_, Avx2, _, 1, _, _>,
+       avx512 chunk::<_, Avx512, _, 2, _, _>
 }
 
 #[cfg(test)]

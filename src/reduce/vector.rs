@@ -42,68 +42,26 @@ pub(super) trait Vector<const W: usize>: Number {
     fn store(self, to: &mut [f64; W]);
 }
 
-/// Implements an operator lane by lane, or vector by vector.
-macro_rules! operator {
-    ([$($generics:tt)*] $make:ident $type:ty, $trait:ident $method:ident) => {
-        impl<$($generics)*> $trait for $type {
-            type Output = Self;
-            #[inline(always)]
-            fn $method(self, other: Self) -> Self {
-                $make(std::array::from_fn(|l| self.0[l].$method(other.0[l])))
-            }
-        }
-    };
-}
-
-/// Lanes in an array, for instruction sets that are not written out: the compiler finds its vectors.
-#[derive(Clone, Copy)]
-pub(super) struct Array<const W: usize>([f64; W]);
-
-operator!([const W: usize] Array Array<W>, Add add);
-operator!([const W: usize] Array Array<W>, Sub sub);
-operator!([const W: usize] Array Array<W>, Mul mul);
-
-impl<const W: usize> Number for Array<W> {
-    #[inline(always)]
-    fn splat(value: f64) -> Self {
-        Array([value; W])
-    }
-    #[inline(always)]
-    fn mul_add(self, b: Self, c: Self) -> Self {
-        Array(std::array::from_fn(|l| self.0[l].mul_add(b.0[l], c.0[l])))
-    }
-    #[inline(always)]
-    fn abs(self) -> Self {
-        Array(self.0.map(f64::abs))
-    }
-}
-
-impl<const W: usize> Vector<W> for Array<W> {
-    #[inline(always)]
-    fn is_available() -> bool {
-        true
-    }
-    #[inline(always)]
-    fn widen(from: &[f32; W]) -> Self {
-        Array(from.map(f64::from))
-    }
-    #[inline(always)]
-    fn load(from: &[f64; W]) -> Self {
-        Array(*from)
-    }
-    #[inline(always)]
-    fn store(self, to: &mut [f64; W]) {
-        *to = self.0;
-    }
-}
-
-/// Several vectors, so that enough operations are under way at a time.
+/// Several numbers or vectors, so that enough operations are under way at a time.
 #[derive(Clone, Copy)]
 pub(super) struct Several<V, const N: usize>(pub(super) [V; N]);
 
-operator!([V: Number, const N: usize] Several Several<V, N>, Add add);
-operator!([V: Number, const N: usize] Several Several<V, N>, Sub sub);
-operator!([V: Number, const N: usize] Several Several<V, N>, Mul mul);
+/// Implements operators one after the other of several.
+macro_rules! operators {
+    ($($trait:ident $method:ident),*) => {
+        $(
+            impl<V: Number, const N: usize> $trait for Several<V, N> {
+                type Output = Self;
+                #[inline(always)]
+                fn $method(self, other: Self) -> Self {
+                    Several(std::array::from_fn(|n| self.0[n].$method(other.0[n])))
+                }
+            }
+        )*
+    };
+}
+
+operators!(Add add, Sub sub, Mul mul);
 
 impl<V: Number, const N: usize> Number for Several<V, N> {
     #[inline(always)]
@@ -117,6 +75,28 @@ impl<V: Number, const N: usize> Number for Several<V, N> {
     #[inline(always)]
     fn abs(self) -> Self {
         Several(self.0.map(V::abs))
+    }
+}
+
+/// Lanes in an array, for instruction sets that are not written out: the compiler finds its vectors.
+pub(super) type Array = Several<f64, 4>;
+
+impl Vector<4> for Array {
+    #[inline(always)]
+    fn is_available() -> bool {
+        true
+    }
+    #[inline(always)]
+    fn widen(from: &[f32; 4]) -> Self {
+        Several(from.map(f64::from))
+    }
+    #[inline(always)]
+    fn load(from: &[f64; 4]) -> Self {
+        Several(*from)
+    }
+    #[inline(always)]
+    fn store(self, to: &mut [f64; 4]) {
+        *to = self.0;
     }
 }
 

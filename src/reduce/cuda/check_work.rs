@@ -235,19 +235,13 @@ impl Case {
             return Ok(found.different.take());
         }
         // Where nothing else needs them only the last are written: what another batch would go on with.
-        let all = references > 1;
-        let written = |t: usize, last: usize| all || t + 2 > last;
-        let vectors = |places: &[u32], values: &[Vec<f32>], last: usize| -> Vec<(u32, usize)> {
-            (0..values.len()).filter(|t| written(*t, last)).map(|t| (places[t], t)).collect()
-        };
-        for (place, t) in vectors(&iterates, &chunk.iterates, STEPS) {
-            if let Some(i) = differs(&lane.vector(place)?, &chunk.iterates[t], found) {
-                return Ok(Some(format!("{self:?}: element {i} of iterate {t} is another")));
-            }
-        }
-        for (place, t) in vectors(&gradients, &chunk.gradients, STEPS) {
-            if let Some(i) = differs(&lane.vector(place)?, &chunk.gradients[t], found) {
-                return Ok(Some(format!("{self:?}: element {i} of gradient {t} is another")));
+        let first = if references > 1 { 0 } else { STEPS - 1 };
+        let vectors = [("iterate", &iterates, &chunk.iterates), ("gradient", &gradients, &chunk.gradients)];
+        for (what, places, values) in vectors {
+            for t in first..values.len() {
+                if let Some(i) = differs(&lane.vector(places[t])?, &values[t], found) {
+                    return Ok(Some(format!("{self:?}: element {i} of {what} {t} is another")));
+                }
             }
         }
         Ok(None)

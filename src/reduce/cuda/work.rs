@@ -76,7 +76,8 @@ impl Operation {
 const FILL: u32 = 0;
 const COPY: u32 = 1;
 const STEP: u32 = 2;
-/// Where a step has its gradient and its next iterate from; else from nowhere.
+/// Where a step has its gradient and its next iterate from.
+const NONE: u32 = 0;
 const PLACE: u32 = 1;
 const DECODED: u32 = 2;
 const WRITE_G: u32 = 1;
@@ -256,11 +257,11 @@ impl Work {
         let joins = self
             .list
             .last()
-            .is_some_and(|o| o.work == STEP && o.gradient == DECODED && o.g == from.g && o.next == 0);
+            .is_some_and(|o| o.work == STEP && o.gradient == DECODED && o.g == from.g && o.next == NONE);
         let joined = if joins { self.list.pop() } else { None };
         let step = joined.unwrap_or_else(|| {
             // Where the rule does not look at it, it is whatever was decoded last.
-            let (gradient, g) = if rule == Predictor::Previous { (0, NOWHERE) } else { (PLACE, from.g) };
+            let (gradient, g) = if rule == Predictor::Previous { (NONE, NOWHERE) } else { (PLACE, from.g) };
             Operation { gradient, g, ..Operation::new(STEP) }
         });
         if step.gradient == PLACE {
@@ -296,13 +297,13 @@ impl Work {
     pub(super) fn term(&mut self, number: u32, t: &Term, share: bool) {
         let moves = t.kind == UPDATE;
         let last = self.list.last_mut().filter(|o| {
-            let has_g = moves || o.gradient != 0 && o.g == t.g;
+            let has_g = moves || o.gradient != NONE && o.g == t.g;
             o.term == NOWHERE && o.next == DECODED && [o.x, o.to] == [t.x, t.next] && has_g
         });
         let joins = last.map(|o| o.term = number).is_some();
         if !joins {
-            let next = if t.next == t.x { 0 } else { PLACE };
-            let gradient = if moves { 0 } else { PLACE };
+            let next = if t.next == t.x { NONE } else { PLACE };
+            let gradient = if moves { NONE } else { PLACE };
             let (x, to, g) = (t.x, t.next, t.g);
             self.list.push(Operation { gradient, g, next, x, to, term: number, ..Operation::new(STEP) });
             self.held = t.next;
