@@ -21,9 +21,10 @@ use crate::reduce::Direction;
 use crate::reduce::cpu::{Vectors, iterate_sums};
 use crate::reference::{self, Cache, Own, Reference, Spec};
 use crate::report::{SUMMARY, report};
+use crate::run::absence::AbsenceLog;
 use crate::run::background::Recorder;
 use crate::run::catalog::Catalog;
-use crate::run::manifest::{GRAD, Manifest};
+use crate::run::manifest::{GRAD, Manifest, TensorInfo};
 use crate::run::writer::{Elements, Step, Writer, WriterOptions};
 use crate::run::{Access, Run};
 use crate::stream::{self, Form};
@@ -52,8 +53,7 @@ pub struct Meter {
     shape: Shape,
     isa: Isa,
     measured: Measured,
-    /// By tensor: whether its gradient was there at some step, and absent at some.
-    absent: Vec<[bool; 2]>,
+    absence: AbsenceLog,
     init: Option<Vec<f32>>,
     held: Option<Held>,
     next_step: u64,
@@ -128,7 +128,7 @@ impl Meter {
         let writer = Writer::create(path, manifest, options)?;
         let shape = Shape::new(layout, &groups, &run.manifest.tensors);
         let measured = Measured::new(shape.words(), path, Skipped::default());
-        let absent = vec![[false; 2]; run.manifest.tensors.len()];
+        let absence = AbsenceLog::new(run.manifest.tensors.len());
         Ok(Meter {
             writer,
             run,
@@ -139,7 +139,7 @@ impl Meter {
             shape,
             isa: Isa::detect(),
             measured,
-            absent,
+            absence,
             init: None,
             held: None,
             next_step: 0,
@@ -256,7 +256,7 @@ impl Meter {
         let path = self.run.path.clone();
         let run = Run::open(&path, Access::default())?;
         let mut catalog = Catalog::read(&run, false)?;
-        catalog.set_absent(std::mem::take(&mut self.absent));
+        catalog.set_absences(std::mem::take(&mut self.absence).finish());
         let cache = Cache::temporary();
         let open = |specs: &[Spec]| reference::open(&run, &catalog, specs, &cache, Access::default());
         // A reference that is, bit for bit, where this path ended, is made of this path.
@@ -315,8 +315,12 @@ impl Recorder for Meter {
             for (name, elements) in step.streams {
                 let (values, absent) = self.widened(elements);
                 if *name == GRAD {
-                    let known = self.absent.iter_mut().zip(&absent);
-                    known.for_each(|(seen, absent)| seen[usize::from(*absent)] = true);
+                    let elements = self.run.manifest.tensors.iter().map(TensorInfo::elements);
+                    for (tensor, (absent, _)) in
+                        absent.iter().zip(elements).enumerate().filter(|(_, e)| e.1 > 0)
+                    {
+                        self.absence.see(tensor, self.next_step, *absent);
+                    }
                 }
                 if let Some(id) = self.run.manifest.stream_id(name) {
                     streams.push(Stream { id, values, absent });

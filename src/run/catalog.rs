@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
 
+use super::absence::{Absence, AbsenceLog, Absences};
 use super::manifest::GRAD;
 use super::shard::{Shard, check_header};
 use super::{Keyframes, Run, Segment};
@@ -32,8 +33,7 @@ pub struct Catalog {
     /// Per step, how many ranks have recorded x_t.
     iterates: Vec<u32>,
     world: u32,
-    /// By tensor: whether its gradient is there at some step, and whether it is absent at some.
-    absent: Vec<[bool; 2]>,
+    absences: Absences,
     columns: BTreeMap<String, Vec<Scalar>>,
 }
 
@@ -61,11 +61,11 @@ impl Catalog {
             }
         }
         catalog.iterates = vec![0; catalog.len()];
-        catalog.absent = vec![[false; 2]; run.manifest.tensors.len()];
+        let mut absence = AbsenceLog::new(run.manifest.tensors.len());
         let mut keyframes = Keyframes::default();
         for rank in 0..run.manifest.world {
             for segment in run.segments(rank) {
-                match catalog.add(run, segment, &mut keyframes) {
+                match catalog.add(run, segment, &mut keyframes, &mut absence) {
                     Ok(hash) => catalog.shards.push((segment.first..=segment.last, hash)),
                     Err(e) if e.is_damage() && skip_damaged => {
                         catalog.damage.push((segment.first..=segment.last, e));
@@ -73,7 +73,9 @@ impl Catalog {
                     Err(e) => return Err(e),
                 }
             }
+            absence.next_rank();
         }
+        catalog.absences = absence.finish();
         run.know_keyframes(keyframes);
         catalog.spread_damage(run)?;
         catalog.inputs_xxh3 = catalog.shards_xxh3(&[]);
@@ -127,7 +129,13 @@ impl Catalog {
         usize::try_from(at).ok()
     }
 
-    fn add(&mut self, run: &Run, segment: &Segment, keyframes: &mut Keyframes) -> Result<u128> {
+    fn add(
+        &mut self,
+        run: &Run,
+        segment: &Segment,
+        keyframes: &mut Keyframes,
+        absence: &mut AbsenceLog,
+    ) -> Result<u128> {
         let shard = match run.open_shard(&segment.file) {
             Ok(shard) => shard,
             // Damage to the header says more than what follows from it.
@@ -146,7 +154,7 @@ impl Catalog {
             } else if Some(stream) == grad {
                 for (record, &chunk) in shard.records(v).zip(chunks) {
                     let absent = record.coding.codec == Codec::Absent;
-                    self.absent[run.table.chunks()[chunk].tensor][usize::from(absent)] = true;
+                    absence.see(run.table.chunks()[chunk].tensor, step, absent);
                 }
             }
         }
@@ -195,12 +203,31 @@ impl Catalog {
     /// Whether the gradient of a tensor is there at some step of the run, and whether it is absent at
     /// some.
     pub fn absent(&self, tensor: usize) -> [bool; 2] {
-        self.absent.get(tensor).copied().unwrap_or_default()
+        self.absences.sometimes.get(tensor).copied().unwrap_or_default()
     }
 
-    /// Says of every tensor what [`Self::absent`] would, where gradients were seen but not recorded.
-    pub fn set_absent(&mut self, absent: Vec<[bool; 2]>) {
-        self.absent = absent;
+    /// The distinct sets of steps at which tensors are absent, of those that are there at others; `None` where
+    /// they are too many to be held. A step whose gradients were not recorded is in none of them.
+    pub fn absences(&self) -> Option<&[Absence]> {
+        self.absences.patterns.as_deref()
+    }
+
+    /// Which of [`Self::absences`] a tensor has; `None` where it is always there, never, or where they are too
+    /// many.
+    pub fn absence(&self, tensor: usize) -> Option<usize> {
+        self.absences.of.get(tensor).copied().flatten()
+    }
+
+    /// Whether a tensor that is there at other steps is absent at this one, as far as [`Self::absences`] are
+    /// known.
+    pub fn absent_at(&self, tensor: usize, step: u64) -> bool {
+        let pattern = self.absence(tensor).and_then(|i| self.absences()?.get(i));
+        pattern.is_some_and(|p| p.contains(step))
+    }
+
+    /// Takes what [`Self::absences`] and [`Self::absent`] say, where gradients were seen but not recorded.
+    pub(crate) fn set_absences(&mut self, absences: Absences) {
+        self.absences = absences;
     }
 
     /// Whether every rank has recorded x_t.
@@ -212,5 +239,45 @@ impl Catalog {
     pub fn iterates(&self, range: Range<u64>) -> impl DoubleEndedIterator<Item = u64> {
         let (from, to) = (range.start.max(self.steps.start), range.end.min(self.steps.end));
         (from..to).filter(|&s| self.has_iterate(s))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtype::DType;
+    use crate::run::Access;
+    use crate::run::manifest::{Manifest, StreamInfo, TensorInfo};
+    use crate::run::writer::{Step, Writer, WriterOptions};
+
+    #[test]
+    fn a_catalog_knows_at_which_steps_a_tensor_is_absent() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run");
+        let tensors = ["a", "b", "c"].map(|n| TensorInfo::new(n, &[1], DType::F32)).to_vec();
+        let grad = StreamInfo { name: GRAD.to_owned(), stage: String::new() };
+        // Shards of three steps, so that patterns go on from one to the next.
+        let options = WriterOptions { shard_steps: 3, ..WriterOptions::default() };
+        let mut writer = Writer::create(&path, Manifest::new(tensors, vec![grad]).unwrap(), options).unwrap();
+        let value = 1f32.to_le_bytes();
+        let x = [Some(&value[..]); 3];
+        for step in 0..10u64 {
+            let there = |absent: bool| (!absent).then_some(&value[..]);
+            // "a" never, "b" over the boundary of two shards and at step 8, "c" at all but one; no gradient is
+            // recorded at step 6.
+            let g = [there(false), there((2..5).contains(&step) || step == 8), there(step != 9)];
+            let streams = [(GRAD, &g[..])];
+            let streams = if step == 6 { &[][..] } else { &streams[..] };
+            writer.step(&Step { iterate: Some(&x), streams, ..Step::default() }).unwrap();
+        }
+        writer.finish(&x).unwrap();
+        let run = Run::open(&path, Access::default()).unwrap();
+        let catalog = Catalog::read(&run, false).unwrap();
+        let ranges: Vec<_> = catalog.absences().unwrap().iter().map(Absence::ranges).collect();
+        assert_eq!(ranges, [&[2..5, 8..9][..], &[0..6, 7..9]]);
+        assert_eq!([0, 1, 2].map(|t| catalog.absence(t)), [None, Some(0), Some(1)]);
+        assert_eq!([4, 5, 8].map(|s| catalog.absent_at(1, s)), [true, false, true]);
+        assert!(!catalog.absent_at(0, 3) && !catalog.absent_at(2, 6) && catalog.absent_at(2, 7));
+        assert_eq!(catalog.absent(2), [true, true]);
     }
 }

@@ -3,6 +3,7 @@
 //! The truth is the directory listing: shards are found by name, and the journals say which attempt
 //! counts for which step. Nothing here decodes a vector.
 
+pub mod absence;
 pub mod background;
 mod bad;
 pub mod catalog;
