@@ -1,39 +1,111 @@
 //! The optimizer's hyperparameters, per parameter group and step.
 //!
-//! Owns where they are found (a scalar of the step, else the manifest) and which optimizers are
-//! linear in their gradients. What follows from that is `metrics::response`'s business.
+//! Owns where they are found (a scalar of the step, else the manifest), which optimizers are linear in
+//! their gradients or would be for given second moments, and how long others remember a gradient. What
+//! follows from that is `metrics::response`'s business.
 
 use serde_json::Value;
 
-use crate::metrics::response::Update;
+use crate::metrics::response::{Sgd, Update};
 use crate::run::catalog::Catalog;
 use crate::run::manifest::{Manifest, Optimizer};
 
-/// Optimizers whose weight decay is added to the gradient.
-const COUPLED: [&str; 9] =
-    ["sgd", "adam", "adagrad", "adadelta", "adamax", "asgd", "nadam", "radam", "rmsprop"];
-/// Optimizers whose weight decay acts on the parameters directly.
-const DECOUPLED: [&str; 4] = ["adamw", "sgdw", "lion", "lamb"];
+/// What an optimizer makes of its gradients.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Law {
+    /// A linear map of them, the same for all elements of a parameter group.
+    Linear,
+    /// For given second moments a linear map, of each element by itself.
+    Elementwise,
+    /// Something else, for this reason.
+    Unknown(String),
+}
+
+/// How an optimizer's weight decay acts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Decay {
+    /// It is added to the gradient.
+    Coupled,
+    /// It acts on the parameters directly.
+    Decoupled,
+}
+
+/// What is known of an optimizer by its name.
+struct Kind {
+    name: &'static str,
+    decay: Decay,
+    /// The hyperparameter that says what is kept of a gradient, its sign included, from one step to the next.
+    memory: &'static [&'static str],
+}
+
+const BETA1: &[&str] = &["beta1"];
+const MOMENTUM: &[&str] = &["momentum"];
+
+/// PyTorch's optimizers whose memory of a gradient fades at a known rate.
+const KINDS: [Kind; 11] = [
+    Kind { name: "sgd", decay: Decay::Coupled, memory: MOMENTUM },
+    Kind { name: "adam", decay: Decay::Coupled, memory: BETA1 },
+    Kind { name: "adamw", decay: Decay::Decoupled, memory: BETA1 },
+    Kind { name: "nadam", decay: Decay::Coupled, memory: BETA1 },
+    Kind { name: "radam", decay: Decay::Coupled, memory: BETA1 },
+    Kind { name: "adamax", decay: Decay::Coupled, memory: BETA1 },
+    // Its average of gradients, where it is centered, fades as its squares do.
+    Kind { name: "rmsprop", decay: Decay::Coupled, memory: &["momentum", "alpha if centered"] },
+    Kind { name: "adagrad", decay: Decay::Coupled, memory: &[] },
+    Kind { name: "adadelta", decay: Decay::Coupled, memory: &[] },
+    Kind { name: "adafactor", decay: Decay::Decoupled, memory: &[] },
+    Kind { name: "muon", decay: Decay::Decoupled, memory: MOMENTUM },
+];
+
+/// A step of an optimizer that divides by the root of a second moment.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Elementwise {
+    /// The step where the root is 1.
+    pub linear: Update,
+    /// The factor of the second moment in the next one, and of the square of the gradient.
+    pub second: [f64; 2],
+    /// The root of the second moment is divided by this, and `eps` is added.
+    pub root: f64,
+    /// What is added to the root.
+    pub eps: f64,
+}
 
 /// The hyperparameters of a run.
 pub struct Hyperparameters<'a> {
     manifest: &'a Manifest,
     catalog: &'a Catalog,
+    kind: Option<&'static Kind>,
 }
 
 impl<'a> Hyperparameters<'a> {
     /// Those of a run.
     pub fn new(manifest: &'a Manifest, catalog: &'a Catalog) -> Hyperparameters<'a> {
-        Hyperparameters { manifest, catalog }
+        let key = manifest.optimizer.key();
+        Hyperparameters { manifest, catalog, kind: KINDS.iter().find(|k| k.name == key) }
     }
 
     fn declared(&self) -> &'a Optimizer {
         &self.manifest.optimizer
     }
 
+    fn name(&self) -> &'static str {
+        self.kind.map_or("", |k| k.name)
+    }
+
     fn value(&self, group: usize, step: u64, key: &str) -> Option<f64> {
         let recorded = self.catalog.latest(step, &format!("{key}/{group}"));
-        recorded.or_else(|| self.declared().initial(group, key)?.as_f64())
+        recorded.or_else(|| self.initial(group, key))
+    }
+
+    /// A hyperparameter as the manifest has it; `beta1` is the first of `betas`.
+    fn initial(&self, group: usize, key: &str) -> Option<f64> {
+        let whole = |key: &str| self.declared().initial(group, key);
+        let of_betas = |i: usize| whole("betas")?.get(i)?.as_f64();
+        match key {
+            "beta1" => of_betas(0),
+            "beta2" => of_betas(1),
+            _ => whole(key).and_then(Value::as_f64),
+        }
     }
 
     /// Number of parameter groups that tensors belong to.
@@ -46,63 +118,134 @@ impl<'a> Hyperparameters<'a> {
         self.catalog.scalar(step, &format!("lr/{group}"))
     }
 
+    fn decay(&self, group: usize) -> Option<Decay> {
+        let decoupled = self.declared().flag(group, "decoupled_weight_decay");
+        self.kind.map(|k| if decoupled { Decay::Decoupled } else { k.decay })
+    }
+
     /// The weight decay that is added to the gradient as recorded, so negative where the optimizer
     /// climbs; 0 where decay acts on the parameters directly; `None` where the optimizer is unknown.
     pub fn coupled_weight_decay(&self, group: usize, step: u64) -> Option<f64> {
-        let name = self.declared().key();
-        if DECOUPLED.contains(&name.as_str()) || self.declared().flag(group, "decoupled_weight_decay") {
-            return Some(0.0);
-        }
-        let value = || self.declared().sign(group) * self.value(group, step, "weight_decay").unwrap_or(0.0);
-        COUPLED.contains(&name.as_str()).then(value)
+        self.decay(group).map(|decay| match decay {
+            Decay::Coupled => {
+                self.declared().sign(group) * self.value(group, step, "weight_decay").unwrap_or(0.0)
+            }
+            Decay::Decoupled => 0.0,
+        })
     }
 
-    /// The update of step t as a linear map of the gradient as recorded; `None` where the optimizer
-    /// is not linear in its gradients, or the learning rate is not known.
-    pub fn update(&self, group: usize, step: u64) -> Option<Update> {
-        if self.declared().key() != "sgd" || self.declared().flag(group, "decoupled_weight_decay") {
+    /// The part of the parameters that decay which acts on them directly takes off at a step.
+    fn shrink(&self, group: usize, step: u64) -> Option<f64> {
+        match self.decay(group)? {
+            Decay::Coupled => Some(0.0),
+            Decay::Decoupled => {
+                let decay = self.value(group, step, "weight_decay").unwrap_or(0.0);
+                if decay == 0.0 { Some(0.0) } else { Some(self.value(group, step, "lr")? * decay) }
+            }
+        }
+    }
+
+    /// What the optimizer makes of its gradients.
+    pub fn law(&self) -> Law {
+        let first = self.catalog.steps.start;
+        let decoupled = (0..self.groups()).any(|g| self.declared().flag(g, "decoupled_weight_decay"));
+        let (law, known): (Law, &dyn Fn(usize) -> bool) = match self.name() {
+            "sgd" if !decoupled => (Law::Linear, &|g| self.linear(g, first, 1).is_some_and(Update::is_finite)),
+            "adam" | "adamw" => {
+                (Law::Elementwise, &|g| self.elementwise(g, first, 1).is_some_and(|e| e.linear.is_finite()))
+            }
+            _ => {
+                let named = match self.manifest.optimizer.name.as_str() {
+                    "" => "no optimizer is named in the manifest".to_owned(),
+                    name => format!("the optimizer is '{name}', of which it is not known in closed form"),
+                };
+                return Law::Unknown(named);
+            }
+        };
+        let lacking = (0..self.groups()).find(|&g| !known(g));
+        match lacking {
+            None => law,
+            Some(g) => Law::Unknown(format!(
+                "parameter group {g} lacks a hyperparameter at step {first}, such as lr/{g}, in the manifest too"
+            )),
+        }
+    }
+
+    /// The update of step t as a linear map of the gradient as recorded, of a tensor that takes its `count`-th
+    /// step, counting from 1; where the optimizer divides by the root of a second moment, the map for a root
+    /// of 1. `None` where the optimizer has another law, or the learning rate is not known.
+    pub fn update(&self, group: usize, step: u64, count: u64) -> Option<Update> {
+        self.linear(group, step, count).or_else(|| self.elementwise(group, step, count).map(|e| e.linear))
+    }
+
+    fn linear(&self, group: usize, step: u64, count: u64) -> Option<Update> {
+        if self.name() != "sgd" || self.declared().flag(group, "decoupled_weight_decay") {
             return None;
         }
         let or_zero = |key: &str| self.value(group, step, key).unwrap_or(0.0);
-        Some(Update {
+        let sgd = Sgd {
             lr: self.declared().sign(group) * self.value(group, step, "lr")?,
             momentum: or_zero("momentum"),
             // The buffer starts as the first gradient.
-            dampening: if step == 0 { 0.0 } else { or_zero("dampening") },
+            dampening: if count == 1 { 0.0 } else { or_zero("dampening") },
             weight_decay: self.declared().sign(group) * or_zero("weight_decay"),
             nesterov: self.declared().flag(group, "nesterov"),
-        })
-    }
-
-    /// Why the updates are not known as linear maps; `None` where they are.
-    pub fn unknown(&self) -> Option<String> {
-        let optimizer = &self.manifest.optimizer.name;
-        let first = self.catalog.steps.start;
-        if self.declared().key() != "sgd" {
-            let named = if optimizer.is_empty() {
-                "no optimizer is named in the manifest".to_owned()
-            } else {
-                format!("the optimizer is '{optimizer}', and only 'sgd' is linear in its gradients")
-            };
-            return Some(named);
-        }
-        (0..self.groups()).find_map(|g| match self.update(g, first) {
-            Some(u) if [u.lr, u.momentum, u.dampening, u.weight_decay].iter().all(|v| v.is_finite()) => None,
-            _ => Some(format!("there is no learning rate lr/{g} at step {first}, nor in the manifest")),
-        })
-    }
-
-    /// The largest momentum: of SGD, or Adam's first beta.
-    pub fn largest_momentum(&self) -> f64 {
-        let of_group = |g: usize| {
-            let betas = self.declared().initial(g, "betas").and_then(|b| b.get(0)).and_then(Value::as_f64);
-            let key = format!("momentum/{g}");
-            let recorded = self.catalog.steps.clone().filter_map(|s| self.catalog.scalar(s, &key));
-            let all =
-                recorded.chain(betas).chain(self.declared().initial(g, "momentum").and_then(Value::as_f64));
-            all.fold(0.0, f64::max)
         };
-        (0..self.groups()).map(of_group).fold(0.0, f64::max)
+        Some(sgd.into())
+    }
+
+    /// The update of step t where the optimizer divides by the root of a second moment; otherwise as
+    /// [`Self::update`].
+    pub fn elementwise(&self, group: usize, step: u64, count: u64) -> Option<Elementwise> {
+        if !["adam", "adamw"].contains(&self.name()) || self.declared().flag(group, "amsgrad") {
+            return None;
+        }
+        let [b1, b2] = [self.value(group, step, "beta1")?, self.value(group, step, "beta2")?];
+        let power = |b: f64| b.powf(count as f64);
+        let sign = self.declared().sign(group);
+        let linear = Update {
+            momentum: b1,
+            into_buffer: 1.0 - b1,
+            into_step: 0.0,
+            from_buffer: sign * self.value(group, step, "lr")? / (1.0 - power(b1)),
+            weight_decay: self.coupled_weight_decay(group, step)?,
+            shrink: self.shrink(group, step)?,
+        };
+        let eps = self.value(group, step, "eps").unwrap_or(1e-8);
+        Some(Elementwise { linear, second: [b2, 1.0 - b2], root: (1.0 - power(b2)).sqrt(), eps })
+    }
+
+    /// What is left of a gradient, its sign included, from one step to the next, at most: of SGD its momentum, of
+    /// Adam its first beta. `None` where that is not known.
+    pub fn memory(&self) -> Option<f64> {
+        let kind = self.kind?;
+        let of_group = |g: usize| {
+            let of_key = |key: &&str| {
+                let (key, wanted) = match key.split_once(" if ") {
+                    Some((key, flag)) => (key, self.declared().flag(g, flag)),
+                    None => (*key, true),
+                };
+                let column = format!("{key}/{g}");
+                let recorded = self.catalog.steps.clone().filter_map(|s| self.catalog.scalar(s, &column));
+                let all = recorded.chain(self.initial(g, key)).filter(|_| wanted);
+                all.fold(0.0, f64::max)
+            };
+            kind.memory.iter().map(of_key).fold(0.0, f64::max)
+        };
+        Some((0..self.groups()).map(of_group).fold(0.0, f64::max))
+    }
+
+    /// What is left of a change of the parameters after step t, which weight decay takes back in the course of
+    /// time; `None` where that is not one factor for all elements.
+    pub fn kept(&self, group: usize, step: u64) -> Option<f64> {
+        let decay = self.coupled_weight_decay(group, step)?;
+        if decay == 0.0 {
+            return Some(1.0 - self.shrink(group, step)?);
+        }
+        // What the buffer hands on of it later is counted at once.
+        let u = self.linear(group, step, 2)?;
+        let later = u.from_buffer * u.into_buffer / (1.0 - u.momentum);
+        Some(1.0 - u.weight_decay * (u.into_step + later))
     }
 
     /// Whether there is any coupled weight decay.

@@ -16,8 +16,10 @@ pub struct Layout {
     pub directions: usize,
     /// Number of references.
     pub references: usize,
-    /// Whether the directions also meet a later iterate.
-    pub lagged: bool,
+    /// Where the directions also meet a later iterate: after how many steps.
+    pub lag: Option<u64>,
+    /// Whether what the gradient itself put into each reference is summed element by element.
+    pub own: bool,
     /// Whether the spreads of what was stored with loss follow the sums.
     pub lossy: bool,
 }
@@ -31,7 +33,7 @@ impl Layout {
     pub const INIT2: usize = 2;
 
     fn per_reference(self) -> usize {
-        if self.lagged { 3 } else { 2 }
+        if self.lag.is_some() { 3 } else { 2 }
     }
 
     /// Sums a row, spreads included.
@@ -41,7 +43,13 @@ impl Layout {
 
     /// Sums a row.
     fn sums(self) -> usize {
-        self.direction(self.directions)
+        self.own(if self.own { self.references } else { 0 })
+    }
+
+    /// Place of `sum h g^2`, where h is the response of a reference to the gradient, and after it that of
+    /// `sum (h g)^2`; only where those are summed.
+    pub fn own(self, reference: usize) -> usize {
+        self.direction(self.directions) + 2 * reference
     }
 
     /// Place of the spread of `||x - r||^2`.
@@ -56,7 +64,7 @@ impl Layout {
 
     /// Place of the spread of `<s, x - r>`; where lagged, that of `<s, x_{t+lag} - r>` follows.
     pub fn dot_spread(self, direction: usize, reference: usize) -> usize {
-        let each = if self.lagged { 2 * Spread::WORDS } else { Spread::WORDS };
+        let each = if self.lag.is_some() { 2 * Spread::WORDS } else { Spread::WORDS };
         self.g2_spread(self.directions) + each * (direction * self.references + reference)
     }
 
@@ -137,6 +145,11 @@ impl Cells {
         Cells { width, values: Vec::with_capacity(width * rows), flags: Vec::with_capacity(rows) }
     }
 
+    /// `rows` rows of `width` zeros.
+    pub fn zeros(width: usize, rows: usize) -> Cells {
+        Cells { width, values: vec![0.0; width * rows], flags: vec![Flags::default(); rows] }
+    }
+
     /// Adds a row of zeros and returns it.
     pub fn push(&mut self) -> (&mut [f64], &mut Flags) {
         let at = self.values.len();
@@ -154,6 +167,11 @@ impl Cells {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.flags.is_empty()
+    }
+
+    /// A row, to be filled.
+    pub fn row_mut(&mut self, row: usize) -> (&mut [f64], &mut Flags) {
+        (&mut self.values[row * self.width..(row + 1) * self.width], &mut self.flags[row])
     }
 
     /// The sums of a row.
@@ -302,7 +320,7 @@ impl Sums {
             step2: next(values[Layout::STEP2]),
             init2: (!flags.no_init).then_some(values[Layout::INIT2]),
             dot_next: next(values[dot + 1]),
-            dot_lag: (layout.lagged && !flags.no_later).then(|| values[dot + 2]),
+            dot_lag: (layout.lag.is_some() && !flags.no_later).then(|| values[dot + 2]),
             absent: flags.absent >> direction & 1 == 1,
             all_absent: flags.all_absent >> direction & 1 == 1,
             spreads: layout.lossy.then(|| {
@@ -311,7 +329,7 @@ impl Sums {
                     dot: Spread::at(values, at),
                     g2: Spread::at(values, layout.g2_spread(direction)),
                     d2: Spread::at(values, layout.d2_spread(reference)),
-                    dot_lag: if layout.lagged {
+                    dot_lag: if layout.lag.is_some() {
                         Spread::at(values, at + Spread::WORDS)
                     } else {
                         Spread::default()
@@ -365,14 +383,19 @@ pub(crate) mod tests {
 
     #[test]
     fn places_do_not_overlap() {
-        for (lagged, lossy) in [(false, false), (true, false), (false, true), (true, true)] {
-            let l = Layout { directions: 2, references: 3, lagged, lossy };
+        for bits in 0..8 {
+            let [lagged, lossy, own] = [1, 2, 4].map(|bit| bits & bit > 0);
+            let lag = lagged.then_some(51);
+            let l = Layout { directions: 2, references: 3, lag, own, lossy };
             let mut places = vec![Layout::X2, Layout::STEP2, Layout::INIT2];
             places.extend((0..3).map(|r| l.d2(r)));
             for d in 0..2 {
                 places.extend([l.g2(d), l.g2(d) + 1]);
                 let per = if lagged { 3 } else { 2 };
                 places.extend((0..3).flat_map(|r| (0..per).map(move |i| l.dot(d, r) + i)));
+            }
+            if own {
+                places.extend((0..3).flat_map(|r| [l.own(r), l.own(r) + 1]));
             }
             if lossy {
                 places.extend((0..3).flat_map(|r| [0, 1, 2].map(|i| l.d2_spread(r) + i)));

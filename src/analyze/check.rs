@@ -67,7 +67,7 @@ fn departure_of_chunk(
     let (mut widths, mut off) = ([vec![0.0f32; n], vec![0.0; n], vec![0.0; n]], vec![0.0f64; n]);
     let mut trajectory = Trajectory::new(1);
     for t in steps.windows(2).map(|w| w[0]) {
-        let update = hyper.update(group, t)?;
+        let update = hyper.update(group, t, t + 1)?;
         if !matches!(source.load(t, stream, &mut g), Ok(Decoded::Values))
             || !matches!(trajectory.reach(t, source), Ok(true))
             || !matches!(trajectory.reach(t + 1, source), Ok(true))

@@ -7,10 +7,11 @@ use super::past::Pasts;
 use super::record::{Part, Record};
 use super::walk::{Enters, Walked};
 use super::windows::windows;
-use super::{Analysis, LITTLE, Measured, Sink};
+use super::{Analysis, Measured, Sink};
 use crate::error::Result;
 use crate::group::Group;
-use crate::metrics::bias::{Entry, LAG, Window, bias};
+use crate::metrics::bias::{Entry, Window, bias};
+use crate::optimizer::Law;
 use crate::metrics::interval::{Interval, intervals};
 use crate::reduce::spread::Spread;
 use crate::reference::weights::Weights;
@@ -51,7 +52,7 @@ impl Analysis<'_> {
                 measured.spool.read(i, &mut words)?;
                 known.walked.read(i, measured.steps.len())?;
                 let record = Record { shape: &self.shape, words: &words };
-                pasts.reach(self, &record);
+                pasts.reach(self, &known.walked, &record);
                 let groups = 0..self.options.groups.len();
                 let scalars: Vec<Scalars> = groups.map(|g| self.scalars(record.step(), g)).collect();
                 for (place, spreads) in known.places.iter().zip(&spreads) {
@@ -110,11 +111,10 @@ impl Analysis<'_> {
         usize::from(self.references[place.reference].weights.last().is_some_and(|last| step >= last))
     }
 
-    /// By walk and group: whether a tensor has a gradient at some steps only, and an optimizer that
-    /// would move it at the others too. PyTorch does not, so the recursion does not hold.
+    /// By walk and group: whether a tensor has a gradient at some steps only that are not told apart, and an
+    /// optimizer that would move it at the others too. PyTorch does not, so the recursion does not hold.
     fn intermittent(&self, walked: &Walked) -> Vec<Vec<bool>> {
-        let sometimes = |t: usize| self.catalog.absent(t) == [true, true];
-        let of_group = |g: &Group| g.tensors.iter().any(|&t| sometimes(t));
+        let of_group = |g: &Group| g.tensors.iter().any(|&t| self.movers.is_irregular(t));
         let groups: Vec<bool> = self.options.groups.iter().map(of_group).collect();
         walked.moves.iter().map(|moves| groups.iter().map(|g| *moves && *g).collect()).collect()
     }
@@ -163,8 +163,8 @@ impl Analysis<'_> {
         }
         let mut sums = Sums::of(self.shape.layout, values, flags, d, place.reference);
         let step = record.step();
-        if self.enters(place) == Enters::Unknown && !self.comparable(place.reference, step) {
-            sums.dot_lag = None;
+        if self.enters(place) == Enters::Unknown {
+            sums.dot_lag = self.dot_later(&sums, place, step);
         }
         if !stream.unclipped {
             return Some((sums, 1.0));
@@ -173,10 +173,18 @@ impl Analysis<'_> {
         Some((sums.scaled(scale), scale))
     }
 
-    /// Whether a reference holds next to nothing of the iterates between x_t and x_{t+lag}, in which
-    /// the direction is still at work.
-    fn comparable(&self, reference: usize, step: u64) -> bool {
-        self.lag_is_enough && self.references[reference].weights.mass(step + 1..step + LAG) <= LITTLE
+    /// `<s_t, c x_{t+lag} - r>`, c being what the reference holds of the later iterate; `None` where the direction
+    /// is still at work there.
+    fn dot_later(&self, sums: &Sums, place: Place, step: u64) -> Option<f64> {
+        let lag = self.lag.as_ref().ok()?;
+        let later = sums.dot_lag.filter(|_| lag.is_over(&self.references[place.reference], step))?;
+        let parts = &self.shape.parts[place.group];
+        let held = lag.held(place.reference, parts, step, |p| self.movers.param_group(p.mover))?;
+        if held.total_cmp(&1.0).is_eq() {
+            return Some(later);
+        }
+        // How far <s, r> can be off is not known where something was lost.
+        sums.spreads.is_none().then(|| held * later - (1.0 - held) * (sums.gx - sums.dot))
     }
 
     /// What is known of how the stream of a place enters its reference, and the spread of what it put
@@ -202,6 +210,7 @@ impl Analysis<'_> {
         }
         let w = match self.enters(place) {
             Enters::Not => return exact(not),
+            Enters::Unknown if self.lag.is_err() => return exact(Entry::Unknown),
             Enters::Unknown => return exact(Entry::Lagged),
             Enters::Known(w) if known.intermittent[w][place.group] => return exact(Entry::Unknown),
             Enters::Known(w) => w,
@@ -209,13 +218,23 @@ impl Analysis<'_> {
         let direction = self.options.streams[place.stream].direction;
         let ahead = known.walked.ahead(w);
         let parts: &[Part] = &self.shape.parts[place.group];
-        let response = |p: &Part| ahead.adjoint(p.param_group);
-        let own = parts.iter().map(|p| response(p).h * record.g2(place.group, p, direction)).sum::<f64>();
+        let response = |p: &Part| ahead.adjoint(p.mover);
+        let own = match self.law {
+            Law::Elementwise => record.own(place.group, place.reference),
+            Law::Linear | Law::Unknown(_) => {
+                parts.iter().map(|p| response(p).h * record.g2(place.group, p, direction)).sum::<f64>()
+            }
+        };
+        if own.is_nan() && self.law == Law::Elementwise {
+            return exact(Entry::Unknown);
+        }
         let walk2 = pasts.map(|pasts| {
             let past = pasts.of(w, place.group).unwrap_or_default().iter().zip(parts);
             let behind: f64 = past.map(|(past, p)| past.distance2(&response(p))).sum();
             // What weight decay has taken off an x_0 that is not there is not known.
             let lost = known.walked.decays[w] && !pasts.knows_start();
+            // Decay that goes through the roots differs from element to element.
+            let lost = lost || self.law == Law::Elementwise && self.hyperparameters.decays();
             if lost { f64::NAN } else { ahead.distance2(place.group) + behind }
         });
         let spread = parts.iter().fold(Spread::default(), |sum, p| {
@@ -226,7 +245,7 @@ impl Analysis<'_> {
 
     /// The scalars of a step that rows of a group carry.
     fn scalars(&self, step: u64, group: usize) -> Scalars {
-        let mut groups = self.shape.parts[group].iter().map(|p| self.hyperparameters.lr(p.param_group, step));
+        let mut groups = self.shape.parts[group].iter().map(|p| self.hyperparameters.lr(self.movers.param_group(p.mover), step));
         let first = groups.next().flatten();
         let agree = groups.all(|lr| lr.map(f64::to_bits) == first.map(f64::to_bits));
         let scalar = |name| self.catalog.scalar(step, name);

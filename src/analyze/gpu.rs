@@ -9,7 +9,6 @@ use std::sync::Arc;
 use crate::codec::{Parts, Prediction, Residual};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::metrics::bias::LAG;
 use crate::reduce::Direction;
 use crate::reduce::cpu::Vectors;
 use crate::reduce::cuda::{Device, From, Lane, Plan, Resident, Term};
@@ -44,11 +43,11 @@ impl Shared {
         let chunks = run.table.chunks();
         let elements = chunks.iter().map(|c| c.len).sum();
         let counts = [layout.directions, layout.references];
-        // A direction that meets later iterates needs gradients long before they are summed.
+        // Who meets later iterates, or walks back, needs gradients at another time than sums do.
         let has_float32 = run.manifest.tensors.iter().any(|t| t.dtype == DType::F32);
-        let decodes = has_float32 && !layout.lagged && !layout.lossy;
+        let decodes = has_float32 && layout.lag.is_none() && !layout.own && !layout.lossy;
         let plan =
-            Plan::new(device, lanes, elements, counts, [layout.lagged, decodes]).map_err(Error::Cuda)?;
+            Plan::new(device, lanes, elements, counts, [layout.lag.is_some(), decodes]).map_err(Error::Cuda)?;
         let resident = if plan.held == 0 {
             let lens: Vec<usize> = chunks.iter().map(|c| c.len).collect();
             let mut file = Vec::new();
@@ -140,8 +139,8 @@ pub(super) struct At<'a> {
     pub(super) vectors: Vectors<'a>,
     /// Whether x_{t+1} is recorded.
     pub(super) has_next: bool,
-    /// The later iterate, where it is recorded.
-    pub(super) later: Option<&'a [f32]>,
+    /// The later iterate and its step, where it is recorded.
+    pub(super) later: Option<(u64, &'a [f32])>,
     /// `||s||^2` is known better than from what is stored.
     pub(super) given: bool,
     /// The direction is the gradient that the next iterate was predicted from.
@@ -239,7 +238,7 @@ impl Batch {
         let x = self.iterate(at.step, v.x)?;
         let next = if at.has_next { self.iterate(at.step + 1, v.next)? } else { x };
         let later = match at.later {
-            Some(later) => self.iterate(at.step + LAG, later)?,
+            Some((step, later)) => self.iterate(step, later)?,
             None => x,
         };
         let g = match self.gradient.filter(|(step, _)| at.known && self.decodes && *step == at.step) {

@@ -7,9 +7,9 @@ use std::sync::mpsc::sync_channel;
 use super::skipped::Skipped;
 use super::spool::Spool;
 use super::unit::{Unit, Workers};
+use super::influence::Influence;
 use super::{Analysis, Observer};
 use crate::error::{Error, Result};
-use crate::metrics::bias::LAG;
 use crate::reduce::cuda::Device;
 use crate::reduce::order::Neumaier;
 use crate::run::Run;
@@ -52,6 +52,13 @@ impl Measured {
         self.start = Some(sums.iter().map(|s| s.total()).collect());
     }
 
+    /// Turns the order of the steps around.
+    fn reverse(&mut self) {
+        self.steps.reverse();
+        self.recorded.reverse();
+        self.spool.reverse();
+    }
+
     /// Adds the next step.
     pub(super) fn push(&mut self, step: u64, recorded: u64, record: &[u64]) -> Result<()> {
         self.spool.push(record)?;
@@ -85,18 +92,26 @@ impl Analysis<'_> {
     ) -> Result<Measured> {
         let mut measured = Measured::new(self.shape.words(), scratch, self.skipped.clone());
         let layout = self.shape.layout;
-        let workers = Workers::new(self.options, devices, layout, self.run, self.references)?;
+        let influence = self.influence(scratch)?;
+        let influence = influence.as_ref();
+        let workers = Workers::new(self.options, devices, layout, self.run, self.references, influence)?;
+        let walked = influence.map_or_else(|| self.candidates.clone(), Influence::steps);
         let row = size_of::<f64>() * layout.width() + size_of::<Flags>();
         let max_steps = SUMS_BYTES / row / self.run.table.chunks().len().max(1);
         // Each window decodes the iterates after its last step too.
-        let least = if layout.lagged { 2 * usize::try_from(LAG).unwrap_or(0) } else { 0 };
-        let plan = plan_windows(self.run, &self.candidates, max_steps.max(least))?;
+        let least = layout.lag.map_or(0, |lag| 2 * usize::try_from(lag).unwrap_or(0));
+        let mut plan = plan_windows(self.run, &walked, max_steps.max(least))?;
+        if influence.is_some() {
+            // What a gradient put into a reference is known by the steps after it.
+            plan.reverse();
+        }
         std::thread::scope(|scope| {
             // One window is opened, and its pages brought in, while the one before is measured.
             let (send, receive) = sync_channel::<Result<(&[u64], Window)>>(0);
+            let walked = &walked;
             scope.spawn(move || {
                 for range in plan {
-                    let steps = &self.candidates[range];
+                    let steps = &walked[range];
                     let opened = Window::open(self.run, &self.needed(steps), true);
                     if send.send(opened.map(|window| (steps, window))).is_err() {
                         return;
@@ -105,12 +120,15 @@ impl Analysis<'_> {
             });
             for opened in receive {
                 let (steps, mut window) = opened?;
-                self.window(steps, &mut window, &workers, observer, &mut measured)?;
+                self.window((steps, influence), &mut window, &workers, observer, &mut measured)?;
                 // It takes a while to unmap gigabytes. Where no thread can be had it is done here.
                 let _ = std::thread::Builder::new().spawn(move || drop(window));
             }
             Ok(())
         })?;
+        if influence.is_some() {
+            measured.reverse();
+        }
         if measured.steps.is_empty() {
             let what = match measured.skipped.ranges().next() {
                 None => "none of the steps has both this stream and an iterate. Where iterates are all there is \
@@ -126,7 +144,7 @@ impl Analysis<'_> {
 
     /// The steps whose vectors rows of `steps` are made of, ascending.
     fn needed(&self, steps: &[u64]) -> Vec<u64> {
-        let lag = self.shape.layout.lagged.then_some(LAG);
+        let lag = self.shape.layout.lag;
         let mut all: Vec<u64> = self.first.into_iter().collect();
         all.extend(steps.iter().flat_map(|&s| [Some(s), Some(s + 1), lag.map(|l| s + l)]).flatten());
         all.sort_unstable();
@@ -136,13 +154,17 @@ impl Analysis<'_> {
 
     fn window(
         &self,
-        steps: &[u64],
+        (walked, influence): (&[u64], Option<&Influence<'_>>),
         window: &mut Window,
         workers: &Workers,
         observer: &dyn Observer,
         out: &mut Measured,
     ) -> Result<()> {
         let skip = self.options.skip_damaged;
+        let place = |step: Option<&u64>, more: u64| {
+            step.map_or(0, |step| self.candidates.partition_point(|s| *s < step + more))
+        };
+        let steps = &self.candidates[place(walked.first(), 0)..place(walked.last(), 1)];
         if !skip && !window.damaged.is_empty() {
             return Err(window.damaged.swap_remove(0).1);
         }
@@ -168,6 +190,7 @@ impl Analysis<'_> {
             hyperparameters: &self.hyperparameters,
             first: self.first.filter(|&s| window.has(s, 0)),
             wants_start: out.start.is_none(),
+            influence: influence.map(|i| (i, i.segments_of(walked))),
             observer,
         };
         let (cells, starts, damage) = workers.measure(&unit, &measured)?;
@@ -188,7 +211,11 @@ impl Analysis<'_> {
         }
         let idle = (steps.len() - measured.len()) * self.run.table.chunks().len();
         observer.advance(idle as u64, 0);
-        for (i, &step) in measured.iter().enumerate() {
+        let order: Vec<usize> = match influence {
+            None => (0..measured.len()).collect(),
+            Some(_) => (0..measured.len()).rev().collect(),
+        };
+        for (i, step) in order.into_iter().map(|i| (i, measured[i])) {
             if cells.iter().all(|chunk| !chunk.row(i).1.damaged) {
                 let recorded = self.recorded(window, step);
                 let record = self.shape.fold(self.run, &self.options.groups, (step, recorded), &cells, i);

@@ -9,11 +9,15 @@ mod cell;
 mod check;
 mod derive;
 mod gpu;
+mod influence;
+mod lag;
 mod lossy;
 mod measure;
+mod mover;
 pub mod online;
 mod past;
 mod record;
+mod responses;
 mod skipped;
 mod spool;
 mod unit;
@@ -21,27 +25,36 @@ mod walk;
 mod windows;
 
 pub use self::measure::Measured;
+use self::influence::Influence;
+use self::lag::Lag;
+use self::mover::Movers;
 use self::record::Shape;
 pub use self::skipped::Skipped;
 use self::walk::{Enters, Walk, entering};
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::group::Group;
 use crate::isa::Isa;
-use crate::metrics::bias::LAG;
 use crate::metrics::interval::Confidence;
-use crate::optimizer::Hyperparameters;
+use crate::optimizer::{Hyperparameters, Law};
 use crate::reduce::order::ORDER_VERSION;
 use crate::reference::Reference;
 use crate::row::{Column, Row, columns};
 use crate::run::Run;
 use crate::run::catalog::Catalog;
-use crate::run::manifest::FORMAT_VERSION;
+use crate::run::manifest::{FORMAT_VERSION, GRAD};
 use crate::stream::{self, Stream};
 use crate::summary::Topic;
 use crate::sums::Layout;
 
-/// Most of something that counts as nothing: of a reference's weight, or of a direction's effect.
-const LITTLE: f64 = 0.01;
+/// Where the vectors come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// From shards: any step can be read at any time.
+    Shards,
+    /// From a training that goes on: each is seen once.
+    Training,
+}
 
 /// What to analyze, and how.
 pub struct Options {
@@ -61,8 +74,8 @@ pub struct Options {
     pub isa: Isa,
     /// Leave out what is damaged or missing, and report it, instead of stopping.
     pub skip_damaged: bool,
-    /// Streams that enter the references in an unknown way meet a later iterate.
-    pub lagged: bool,
+    /// Where the vectors come from.
+    pub pass: Pass,
 }
 
 /// Told of progress, from any thread.
@@ -87,13 +100,14 @@ pub struct Analysis<'a> {
     references: &'a [Reference],
     options: &'a Options,
     hyperparameters: Hyperparameters<'a>,
+    movers: Movers<'a>,
     /// How streams enter references: by reference, then stream.
     enters: Vec<Vec<Enters>>,
     walks: Vec<Walk>,
-    /// Why the optimizer's response is not known; `None` where it is.
-    unknown: Option<String>,
-    /// The momentum is over by the time of the later iterate.
-    lag_is_enough: bool,
+    /// What the optimizer makes of its gradients.
+    law: Law,
+    /// How streams that enter the references in an unknown way are compared with a later iterate, or why they are not.
+    lag: std::result::Result<Lag, String>,
     shape: Shape,
     confidence: Confidence,
     candidates: Vec<u64>,
@@ -118,25 +132,30 @@ impl<'a> Analysis<'a> {
             return Err(nothing("the run is empty: no step was recorded".to_owned()));
         }
         let hyperparameters = Hyperparameters::new(&run.manifest, catalog);
-        let mut unknown = hyperparameters.unknown();
-        if unknown.is_none()
-            && let Some(step) = check::departure(run, catalog, &hyperparameters, options.isa)?
-        {
-            unknown = Some(format!(
-                "step {step} is not what the optimizer in the manifest makes of the gradients; are its lr, \
-                 momentum, dampening, nesterov and weight_decay all there?"
-            ));
-        }
-        let (enters, walks) = entering(references, options, unknown.is_none());
-        let momentum = hyperparameters.largest_momentum();
-        let lag_is_enough = momentum.powi(i32::try_from(LAG).unwrap_or(0)) <= LITTLE;
+        let law = law(run, catalog, &hyperparameters, options)?;
+        let (enters, walks) = entering(references, options, &law, hyperparameters.decays());
+        let lag = match options.pass {
+            Pass::Shards => Lag::new(&hyperparameters, catalog, references, run.manifest.parameters()),
+            Pass::Training => Err("while a training goes on there is no later iterate".to_owned()),
+        };
+        let meets_later = enters.iter().flatten().any(|e| *e == Enters::Unknown);
         let layout = Layout {
             directions: options.directions.len(),
             references: references.len(),
-            lagged: options.lagged && enters.iter().flatten().any(|e| *e == Enters::Unknown),
+            lag: lag.as_ref().ok().filter(|_| meets_later).map(|lag| lag.steps),
+            own: law == Law::Elementwise && !walks.is_empty(),
             lossy: run.manifest.loses(0)
                 || run.manifest.loses(1)
                 || references.iter().any(Reference::is_lossy),
+        };
+        let movers = Movers::new(&run.manifest, catalog);
+        let tensors = &run.manifest.tensors;
+        let shape = match options.pass {
+            Pass::Shards => {
+                Shape::new(layout, &options.groups, tensors, |t| movers.of(t), |t| movers.of(t))
+            }
+            // What moves together was not known when the sums were taken.
+            Pass::Training => Shape::new(layout, &options.groups, tensors, |t| t, |t| movers.of(t)),
         };
         let mut skipped = Skipped::default();
         for (steps, e) in &catalog.damage {
@@ -148,11 +167,12 @@ impl<'a> Analysis<'a> {
             references,
             options,
             hyperparameters,
+            movers,
             enters,
             walks,
-            unknown,
-            lag_is_enough,
-            shape: Shape::new(layout, &options.groups, &run.manifest.tensors),
+            law,
+            lag,
+            shape,
             confidence: if run.manifest.loses(0) || references.iter().any(Reference::is_lossy) {
                 Confidence::adaptive()
             } else {
@@ -171,6 +191,19 @@ impl<'a> Analysis<'a> {
             )));
         }
         Ok(analysis)
+    }
+
+    /// How what gradients put into references is summed element by element; `None` where it is not.
+    fn influence(&self, scratch: &std::path::Path) -> Result<Option<Influence<'_>>> {
+        if !self.shape.layout.own {
+            return Ok(None);
+        }
+        let mut targets: Vec<usize> = self.walks.iter().map(|w| w.reference).collect();
+        targets.sort_unstable();
+        targets.dedup();
+        let optimizer = (&self.hyperparameters, &self.movers);
+        let of = (self.references, targets);
+        Influence::new((self.run, self.catalog), optimizer, of, &self.candidates, scratch).map(Some)
     }
 
     /// The recorded steps that were asked for and are not left out.
@@ -195,19 +228,22 @@ impl<'a> Analysis<'a> {
     pub fn topics(&self) -> Vec<Topic> {
         let topic = |s: &Stream| {
             let made = s.part != stream::Part::None;
-            let lagged = match &self.unknown {
-                Some(why) if made => why.clone(),
+            let why = match &self.law {
+                Law::Unknown(why) if made => why.clone(),
                 _ => "how this stream enters the reference is not modelled".to_owned(),
             };
+            let linear = made && self.law == Law::Linear;
+            let known = linear || made && self.law == Law::Elementwise;
             let unjudged = if s.part == stream::Part::DecayedGradient && self.hyperparameters.decays() {
                 Some("with weight decay it holds a part of x_t, which is no walk".to_owned())
-            } else if !self.lag_is_enough && (!made || self.unknown.is_some()) {
-                Some(format!("the optimizer's momentum outlasts the {LAG} steps after which it is compared"))
             } else {
-                None
+                match &self.lag {
+                    Err(no) if !known => Some(format!("{why}, and {no}")),
+                    _ => None,
+                }
             };
-            let with_lr = made && self.unknown.is_none();
-            Topic { stream: s.name.clone(), with_lr, unjudged, lagged }
+            let lag = self.lag.as_ref().map_or(0, |lag| lag.steps);
+            Topic { stream: s.name.clone(), with_lr: linear, unjudged, lagged: why, lag }
         };
         self.options.streams.iter().map(topic).collect()
     }
@@ -266,5 +302,47 @@ impl<'a> Analysis<'a> {
         ]
         .map(|(k, v)| (k.to_owned(), v))
         .to_vec()
+    }
+}
+
+/// What the optimizer makes of its gradients, as far as that can be followed in this run.
+fn law(run: &Run, catalog: &Catalog, hyper: &Hyperparameters<'_>, options: &Options) -> Result<Law> {
+    let law = hyper.law();
+    let unknown = match law {
+        Law::Linear => check::departure(run, catalog, hyper, options.isa)?.map(|step| {
+            format!(
+                "step {step} is not what the optimizer in the manifest makes of the gradients; are its lr, \
+                 momentum, dampening, nesterov and weight_decay all there?"
+            )
+        }),
+        Law::Elementwise => second_moments_unknown(run, catalog, options)?,
+        Law::Unknown(_) => None,
+    };
+    Ok(unknown.map_or(law, Law::Unknown))
+}
+
+/// Why the second moments of the optimizer are not known at every step; `None` where they are.
+fn second_moments_unknown(run: &Run, catalog: &Catalog, options: &Options) -> Result<Option<String>> {
+    let manifest = &run.manifest;
+    let of = |why: &str| Ok(Some(format!("the second moments of '{}' are not known: {why}", manifest.optimizer.name)));
+    if options.pass == Pass::Training {
+        return of("they are used backward in time, which needs a recording");
+    }
+    if manifest.stream_id(GRAD).is_none() {
+        return of("no gradients were recorded");
+    }
+    if manifest.loses(1) || manifest.loses(0) {
+        return of("the run was stored with loss");
+    }
+    if let Some(t) = manifest.tensors.iter().find(|t| t.dtype != DType::F32) {
+        return of(&format!("'{}' is {}, and so may they be", t.name, t.dtype));
+    }
+    if catalog.steps.start > 0 || catalog.absences().is_none() {
+        return of("it is not known how many steps each tensor has taken");
+    }
+    let mut keyframes = run.keyframes()?.iter().filter(|k| catalog.has_iterate(**k));
+    match keyframes.find(|k| **k > 0 && run.final_step() != Some(**k) && !catalog.has_second_moment(**k)) {
+        Some(k) => of(&format!("they were not recorded at step {k}")),
+        None => Ok(None),
     }
 }

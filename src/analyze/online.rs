@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use super::cell::sums;
 use super::measure::recorded;
 use super::record::Shape;
-use super::{Analysis, Measured, Options, Skipped};
+use super::{Analysis, Measured, Options, Pass, Skipped};
 use crate::dtype;
 use crate::error::{Error, Result, Tried};
 use crate::float_environment::Exact;
@@ -122,11 +122,13 @@ impl Meter {
         let layout = Layout {
             directions: directions.len(),
             references: references.len(),
-            lagged: false,
+            lag: None,
+            own: false,
             lossy: false,
         };
         let writer = Writer::create(path, manifest, options)?;
-        let shape = Shape::new(layout, &groups, &run.manifest.tensors);
+        // Which tensors move together is not known yet.
+        let shape = Shape::new(layout, &groups, &run.manifest.tensors, |t| t, |_| 0);
         let measured = Measured::new(shape.words(), path, Skipped::default());
         let absence = AbsenceLog::new(run.manifest.tensors.len());
         Ok(Meter {
@@ -280,7 +282,7 @@ impl Meter {
             threads: 1,
             isa: self.isa,
             skip_damaged: false,
-            lagged: false,
+            pass: Pass::Training,
         };
         let analysis = Analysis::prepare(&run, &catalog, &references, &options)?;
         let table = Table::create(&path.join("metrics.parquet"), analysis.columns())?;

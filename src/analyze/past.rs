@@ -1,7 +1,8 @@
 //! The second phase, forward: what the gradients before a step have left behind, for each walk.
 
 use super::Analysis;
-use super::record::{Part, Record, norms};
+use super::record::{Part, Record};
+use super::walk::Walked;
 use crate::metrics::response::{Past, Update};
 
 /// The pasts of all walks at a step.
@@ -50,14 +51,14 @@ impl Pasts {
 
     /// Goes up to the step of `record`, through steps that were not recorded, with norms between
     /// those of the recorded steps around them.
-    pub(super) fn reach(&mut self, analysis: &Analysis<'_>, record: &Record<'_>) {
+    pub(super) fn reach(&mut self, analysis: &Analysis<'_>, walked: &Walked, record: &Record<'_>) {
         let step = record.step();
         for w in 0..self.states.len() {
-            let direction = analysis.walks[w].direction;
-            if !self.matters[w] || !record.recorded(direction) {
+            let walk = &analysis.walks[w];
+            if !self.matters[w] || !record.recorded(walk.direction) {
                 continue;
             }
-            let upper = norms(record, direction);
+            let upper = analysis.norms(record, walk, |mover| walked.ahead(w).adjoint(mover));
             let (from, lower) = match self.lower[w].take() {
                 Some((last, lower)) => (last + 1, lower),
                 None => {
@@ -112,7 +113,7 @@ impl Pasts {
         for (g, parts) in analysis.shape.parts.iter().enumerate() {
             for (p, part) in parts.iter().enumerate() {
                 let state = &mut self.states[w][g][p];
-                let update = walk.update(&updates[part.param_group]);
+                let update = walk.update(&updates[part.mover]);
                 *state = state.after(&update, weight, norm(g, p).powi(2));
             }
         }

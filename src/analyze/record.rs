@@ -1,19 +1,21 @@
 //! What is kept of a step between measuring and deriving: its sums per group, as 64-bit words.
 
+use std::collections::BTreeMap;
+
 use crate::group::Group;
 use crate::reduce::spread::Spread;
 use crate::run::Run;
 use crate::run::manifest::TensorInfo;
 use crate::sums::{Cells, Flags, Fold, Layout};
 
-/// The tensors of a group that share a parameter group of the optimizer.
+/// The tensors of a group that move together.
 pub(super) struct Part {
-    /// The parameter group.
-    pub(super) param_group: usize,
+    /// By which number: [`super::mover::Movers`].
+    pub(super) mover: usize,
     /// Indices in the tensor table.
     pub(super) tensors: Vec<usize>,
-    /// Where the record has its squared norms, one a direction, and their spreads where there are any.
-    /// `None` where the part is the whole group.
+    /// Where the record has its squared norms, one a direction, their spreads where there are any, and what
+    /// gradients put into references. `None` where the part is the whole group.
     own: Option<usize>,
 }
 
@@ -27,31 +29,40 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    /// For the given groups of a run's tensors.
-    pub(super) fn new(layout: Layout, groups: &[Group], tensors: &[TensorInfo]) -> Shape {
+    /// For the given groups of a run's tensors, whose parts are those of one `key` each; the tensors of a key are
+    /// of one mover.
+    pub(super) fn new(
+        layout: Layout,
+        groups: &[Group],
+        tensors: &[TensorInfo],
+        key: impl Fn(usize) -> usize,
+        mover: impl Fn(usize) -> usize,
+    ) -> Shape {
         // The step, and which directions were recorded.
         let mut words = 2;
-        let (mut parts, mut places) = (Vec::new(), Vec::new());
+        let (mut parts, mut begins) = (Vec::new(), Vec::new());
         for group in groups {
-            places.push(words);
+            begins.push(words);
             words += layout.width() + 1;
             let mut split: Vec<Part> = Vec::new();
+            let mut places: BTreeMap<usize, usize> = BTreeMap::new();
             for &t in group.tensors.iter().filter(|&&t| tensors[t].elements() > 0) {
-                let param_group = tensors[t].param_group;
-                match split.iter_mut().find(|p| p.param_group == param_group) {
+                let place = *places.entry(key(t)).or_insert(split.len());
+                match split.get_mut(place) {
                     Some(part) => part.tensors.push(t),
-                    None => split.push(Part { param_group, tensors: vec![t], own: None }),
+                    None => split.push(Part { mover: mover(t), tensors: vec![t], own: None }),
                 }
             }
             if split.len() > 1 {
                 for part in &mut split {
                     part.own = Some(words);
                     words += layout.directions * if layout.lossy { 1 + Spread::WORDS } else { 1 };
+                    words += if layout.own { layout.references } else { 0 };
                 }
             }
             parts.push(split);
         }
-        Shape { layout, parts, groups: places, words }
+        Shape { layout, parts, groups: begins, words }
     }
 
     /// Folds the chunks of a step into tensors and these into groups: a record.
@@ -99,6 +110,9 @@ impl Shape {
                     if layout.lossy {
                         let spreads = layout.g2_spread(0)..layout.g2_spread(layout.directions);
                         words.extend(sums[spreads].iter().map(|v| v.to_bits()));
+                    }
+                    if layout.own {
+                        words.extend((0..layout.references).map(|k| sums[layout.own(k) + 1].to_bits()));
                     }
                 }
             }
@@ -149,6 +163,23 @@ impl Record<'_> {
         }
     }
 
+    /// What the gradient itself put between x_t and a reference, over a group: `sum h g^2`.
+    pub(super) fn own(&self, group: usize, reference: usize) -> f64 {
+        self.real(self.shape.groups[group] + self.shape.layout.own(reference))
+    }
+
+    /// The squared length of that, over a part of a group: `sum (h g)^2`.
+    pub(super) fn own2(&self, group: usize, part: &Part, reference: usize) -> f64 {
+        let layout = self.shape.layout;
+        match part.own {
+            Some(at) => {
+                let norms = layout.directions * if layout.lossy { 1 + Spread::WORDS } else { 1 };
+                self.real(at + norms + reference)
+            }
+            None => self.real(self.shape.groups[group] + layout.own(reference) + 1),
+        }
+    }
+
     /// The spread of `||s||^2` of a direction over a part of a group; zero where nothing was lost.
     pub(super) fn g2_spread(&self, group: usize, part: &Part, direction: usize) -> Spread {
         let layout = self.shape.layout;
@@ -161,12 +192,4 @@ impl Record<'_> {
         };
         Spread::at(&[0, 1, 2].map(|i| self.real(at + i)), 0)
     }
-}
-
-/// Norms of a direction by group and part.
-pub(super) fn norms(record: &Record<'_>, direction: usize) -> Vec<Vec<f64>> {
-    let of_group = |(g, parts): (usize, &Vec<Part>)| -> Vec<f64> {
-        parts.iter().map(|p| record.g2(g, p, direction).sqrt()).collect()
-    };
-    record.shape.parts.iter().enumerate().map(of_group).collect()
 }

@@ -12,13 +12,14 @@ use rayon::prelude::*;
 
 use super::cell::sums;
 use super::gpu::{At, Batch, Shared};
+use super::influence::{Influence, Segment};
 use super::lossy::{Along, Bounds};
+use super::responses::Responses;
 use super::{Observer, Options};
 use crate::codec::Decoder;
 use crate::error::{Error, Result, Tried};
 use crate::float_environment::Exact;
 use crate::isa::Isa;
-use crate::metrics::bias::LAG;
 use crate::optimizer::Hyperparameters;
 use crate::reduce::Direction;
 use crate::reduce::cpu::{Vectors, iterate_sums};
@@ -31,7 +32,7 @@ use crate::run::manifest::GRAD;
 use crate::run::trajectory::{Decoded, Slots, Source, Trajectory};
 use crate::run::window::Window;
 use crate::stream::Measured;
-use crate::sums::{Cells, Layout};
+use crate::sums::{Cells, Flags, Layout};
 
 /// What all units of a window share.
 pub(super) struct Unit<'a> {
@@ -45,6 +46,8 @@ pub(super) struct Unit<'a> {
     pub(super) first: Option<u64>,
     /// Whether `||x_0||^2` is still to be found.
     pub(super) wants_start: bool,
+    /// Where what gradients put into references is summed element by element: how, and the segments of the window.
+    pub(super) influence: Option<(&'a Influence<'a>, &'a [Segment])>,
     pub(super) observer: &'a dyn Observer,
 }
 
@@ -82,6 +85,8 @@ struct Scratch {
     references: Vec<Vec<f32>>,
     /// Where vectors were stored with loss.
     bounds: Option<Bounds>,
+    /// Where there is an [`Influence`].
+    responses: Option<Responses>,
     /// Where a GPU sums.
     batch: Option<RefCell<Batch>>,
 }
@@ -93,6 +98,7 @@ impl Workers {
         layout: Layout,
         run: &Run,
         references: &[Reference],
+        influence: Option<&Influence<'_>>,
     ) -> Result<Workers> {
         let isa = &options.isa;
         let threads = match devices.len() {
@@ -107,7 +113,7 @@ impl Workers {
                 0 => None,
                 count => Some(shared[i % count].batch()?),
             };
-            Ok(Mutex::new(Scratch::new(*isa, layout, batch, &run.path)?))
+            Ok(Mutex::new(Scratch::new(*isa, layout, batch, influence, &run.path)?))
         };
         let scratch = (0..threads).map(scratch).collect::<Result<_>>()?;
         let offsets = run.table.chunks().iter().scan(0, |at, chunk| {
@@ -129,10 +135,14 @@ impl Workers {
         // the iterates after its last step too, of which there are many where directions meet a
         // later one.
         let pieces = (4 * self.scratch.len()).div_ceil(chunks.len().max(1));
-        let least = if unit.layout.lagged { 4 * usize::try_from(LAG).unwrap_or(0) } else { 8 };
+        let least = unit.layout.lag.map_or(8, |lag| 4 * usize::try_from(lag).unwrap_or(2));
         let piece = steps.len().div_ceil(pieces).max(least);
-        let jobs: Vec<(usize, &[u64])> =
-            (0..chunks.len()).flat_map(|c| steps.chunks(piece).map(move |s| (c, s))).collect();
+        let cut = |c: usize| steps.chunks(piece).map(move |s| (c, s));
+        let jobs: Vec<(usize, &[u64])> = match unit.influence {
+            None => (0..chunks.len()).flat_map(cut).collect(),
+            // Who walks backward does so from the end, also where no row is wanted.
+            Some(_) => (0..chunks.len()).map(|c| (c, steps)).collect(),
+        };
         let done: Vec<Result<Walked>> = self.pool.install(|| {
             jobs.par_iter()
                 .with_max_len(1)
@@ -142,18 +152,18 @@ impl Workers {
                     let thread = rayon::current_thread_index().unwrap_or(0);
                     let slot = &self.scratch[thread % self.scratch.len()];
                     let mut scratch = slot.lock().unwrap_or_else(PoisonError::into_inner);
-                    unit.walk(self.isa, (&chunks[index], self.offsets[index]), steps, &mut scratch)
+                    unit.walk(self.isa, (index, self.offsets[index]), steps, &mut scratch)
                 })
                 .collect()
         });
         let width = unit.layout.width();
         let mut cells = vec![Cells::with_capacity(width, steps.len()); chunks.len()];
         let (mut starts, mut damage) = (vec![None; chunks.len()], Vec::new());
-        let per_chunk = steps.chunks(piece).len().max(1);
+        let per_chunk = jobs.len() / chunks.len().max(1);
         for (i, result) in done.into_iter().enumerate() {
             let walked = result?;
-            cells[i / per_chunk].append(walked.cells);
-            starts[i / per_chunk] = walked.start;
+            cells[i / per_chunk.max(1)].append(walked.cells);
+            starts[i / per_chunk.max(1)] = walked.start;
             damage.extend(walked.damage);
         }
         damage.sort_by_key(|(steps, _)| *steps.start());
@@ -162,10 +172,16 @@ impl Workers {
 }
 
 impl Scratch {
-    fn new(isa: Isa, layout: Layout, batch: Option<Batch>, run: &Path) -> Result<Scratch> {
+    fn new(
+        isa: Isa,
+        layout: Layout,
+        batch: Option<Batch>,
+        influence: Option<&Influence<'_>>,
+        run: &Path,
+    ) -> Result<Scratch> {
         let vector = || vec![0.0f32; CHUNK];
         // x_t while x_{t+1} is the newest, or the later one that directions are compared with.
-        let past = if layout.lagged { usize::try_from(LAG).unwrap_or(0) } else { 1 };
+        let past = layout.lag.map_or(1, |lag| usize::try_from(lag).unwrap_or(1));
         Ok(Scratch {
             decoder: Decoder::new(isa).tried("start the decoder for", run)?,
             file: Vec::new(),
@@ -177,24 +193,26 @@ impl Scratch {
                 .map(|_| vector())
                 .collect(),
             bounds: layout.lossy.then(|| Bounds::new(layout)),
+            responses: influence.map(Responses::new),
             batch: batch.map(RefCell::new),
         })
     }
 }
 
 impl Unit<'_> {
-    /// Walks `chunk` through `steps`, keeping iterates from one step to the next.
+    /// Walks a chunk through `steps`, keeping iterates from one step to the next.
     fn walk(
         &self,
         isa: Isa,
-        (chunk, offset): (&Chunk, usize),
+        (index, offset): (usize, usize),
         steps: &[u64],
         s: &mut Scratch,
     ) -> Result<Walked> {
+        let chunk = &self.run.table.chunks()[index];
         let n = chunk.len;
-        let cells = Cells::with_capacity(self.layout.width(), steps.len());
+        let cells = Cells::zeros(self.layout.width(), steps.len());
         let mut damage = Vec::new();
-        let Scratch { decoder, file, g, init, iterates, references, bounds, batch } = s;
+        let Scratch { decoder, file, g, init, iterates, references, bounds, responses, batch } = s;
         if let Some(batch) = batch {
             batch.borrow_mut().begin(&self.run.manifest, chunk, offset, self.directions);
         }
@@ -220,13 +238,28 @@ impl Unit<'_> {
             }
         }
         let init = has_init.then_some(&init[..n]);
-        let mut walk = Steps { unit: self, isa, steps, init, g, references, bounds, cells, damage };
+        let mut walk = Steps { unit: self, isa, wanted: steps, init, g, references, bounds, cells, damage };
         let batch = batch.as_ref();
-        match batch.filter(|b| b.borrow().decodes()) {
-            None => walk.take(iterates, batch, &mut source)?,
-            Some(on_device) => {
+        match (self.influence, responses, batch.filter(|b| b.borrow().decodes())) {
+            (Some((influence, segments)), Some(responses), _) => {
+                let mover = influence.movers.of(chunk.tensor);
+                responses.begin(influence, index, n)?;
+                for segment in segments.iter().rev() {
+                    responses.forward(segment, &mut source);
+                    let walked: Vec<u64> = segment.steps.clone().collect();
+                    let noting = Noting { responses, influence, segment, mover };
+                    walk.take(&walked, iterates, batch, Some(noting), &mut source)?;
+                    let rows = (steps, self.layout, &mut walk.cells);
+                    responses.back(influence, segment, (isa, mover), rows, &mut source);
+                }
+                if segments.first().is_some_and(|s| !influence.is_first(s)) {
+                    responses.end(influence, index, n)?;
+                }
+            }
+            (_, _, None) => walk.take(steps, iterates, batch, None, &mut source)?,
+            (_, _, Some(on_device)) => {
                 let count = on_device.borrow().iterates();
-                walk.take(&mut Trajectory::over(on_device, count), batch, &mut source)?;
+                walk.take(steps, &mut Trajectory::over(on_device, count), batch, None, &mut source)?;
             }
         }
         let Steps { mut cells, damage, .. } = walk;
@@ -248,7 +281,8 @@ impl Unit<'_> {
 struct Steps<'a> {
     unit: &'a Unit<'a>,
     isa: Isa,
-    steps: &'a [u64],
+    /// The steps that have a row.
+    wanted: &'a [u64],
     /// x_0, where it is there.
     init: Option<&'a [f32]>,
     g: &'a mut [f32],
@@ -258,26 +292,35 @@ struct Steps<'a> {
     damage: Damage,
 }
 
+/// Who is told of the gradients on the way, to walk back over them.
+struct Noting<'a> {
+    responses: &'a mut Responses,
+    influence: &'a Influence<'a>,
+    segment: &'a Segment,
+    mover: usize,
+}
+
 impl Steps<'_> {
-    /// Takes every step, with iterates held wherever they are; in a batch where a GPU sums.
+    /// Takes `steps`, with iterates held wherever they are; in a batch where a GPU sums.
     fn take<S: Slots>(
         &mut self,
+        steps: &[u64],
         iterates: &mut Trajectory<S>,
         batch: Option<&RefCell<Batch>>,
+        mut noting: Option<Noting<'_>>,
         source: &mut Source<'_>,
     ) -> Result<()> {
-        let Steps { unit, isa, steps, init, g, references, bounds, cells, damage } = self;
+        let Steps { unit, isa, wanted, init, g, references, bounds, cells, damage } = self;
         let n = source.chunk.len;
+        let mut none = Flags::default();
         let grad = unit.run.manifest.stream_id(GRAD);
         // Steps whose iterates cannot be decoded.
         let mut lost: Option<RangeInclusive<u64>> = None;
-        for &t in *steps {
+        for &t in steps {
+            let row = wanted.binary_search(&t).ok();
             if let Some(batch) = batch.filter(|b| b.borrow().is_full()) {
                 batch.borrow_mut().flush(unit.references, source.chunk, cells)?;
             }
-            let row = cells.len();
-            let (values, flags) = cells.push();
-            flags.no_init = init.is_none();
             let mut reach = |step: u64| {
                 if lost.as_ref().is_some_and(|lost| lost.contains(&step)) {
                     return Ok(false);
@@ -293,20 +336,34 @@ impl Steps<'_> {
                 })
             };
             let (_, has_next) = (reach(t)?, reach(t + 1)?);
-            let has_later = unit.layout.lagged && reach(t + LAG)?;
+            let later = unit.layout.lag.map_or(t, |lag| t + lag);
+            let has_later = later > t && row.is_some() && reach(later)?;
+            let (values, flags) = match row {
+                Some(row) => cells.row_mut(row),
+                None => (&mut [][..], &mut none),
+            };
+            flags.no_init = init.is_none();
             let Some(x) = iterates.get(t, n) else {
                 flags.damaged = true;
                 continue;
             };
+            if let Some(Noting { responses, influence, segment, mover }) = &mut noting {
+                let known = iterates.gradient(t, n).or_else(|| {
+                    let decoded = source.load(t, grad?, &mut g[..n]).ok()?;
+                    Some((&g[..n], decoded))
+                });
+                responses.note(influence, (segment, t), (*isa, *mover), known, x);
+            }
+            let Some(row) = row else { continue };
             flags.no_next = !has_next;
             flags.no_later = !has_later;
             let next = iterates.get(t + 1, n).unwrap_or(x);
-            let later = iterates.get(t + LAG, n).filter(|_| has_later);
+            let (later_step, later) = (later, iterates.get(later, n).filter(|_| has_later));
             let init = init.unwrap_or(x);
             if let Some(bounds) = bounds {
                 let moves = unit.directions.iter().any(|m| m.recorded.is_none());
                 let next = Some(next).filter(|_| moves && has_next);
-                bounds.iterates(source, [(t, Some(x)), (t + 1, next), (t + LAG, later)])?;
+                bounds.iterates(source, [(t, Some(x)), (t + 1, next), (later_step, later)])?;
             }
             let mut held = None;
             for (d, measured) in unit.directions.iter().enumerate() {
@@ -354,6 +411,7 @@ impl Steps<'_> {
                 }
                 if let Some(batch) = batch {
                     let (number, step, vectors) = (d, t, v);
+                    let later = later.map(|values| (later_step, values));
                     let at =
                         At { row, number, direction, step, vectors, has_next, later, given, known, absent };
                     batch.borrow_mut().add(&at)?;

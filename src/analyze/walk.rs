@@ -3,11 +3,12 @@
 
 use std::path::Path;
 
-use super::record::{Record, norms};
+use super::record::Record;
 use super::spool::Spool;
 use super::{Analysis, Measured, Options};
 use crate::error::Result;
 use crate::metrics::response::{Adjoint, Update};
+use crate::optimizer::Law;
 use crate::reference::Reference;
 use crate::reference::weights::Weights;
 use crate::stream::{Form, Part};
@@ -39,12 +40,20 @@ impl Walk {
     }
 }
 
-/// How each stream enters each reference, and the walks to take for it.
+/// How each stream enters each reference, and the walks to take for it. `law` is the optimizer's; `decays` says
+/// whether it adds weight decay to the gradient.
 pub(super) fn entering(
     references: &[Reference],
     options: &Options,
-    linear: bool,
+    law: &Law,
+    decays: bool,
 ) -> (Vec<Vec<Enters>>, Vec<Walk>) {
+    let knows = |part: Part| match (part, law) {
+        (Part::None, _) | (_, Law::Unknown(_)) => false,
+        (Part::Gradient, _) | (Part::DecayedGradient, Law::Linear) => true,
+        // Element by element it is known of what the optimizer receives.
+        (Part::DecayedGradient, Law::Elementwise) => !decays,
+    };
     let mut walks = Vec::new();
     let mut all = Vec::new();
     for (reference, r) in references.iter().enumerate() {
@@ -55,7 +64,7 @@ pub(super) fn entering(
             let walk = Walk { reference, direction, decayed };
             line.push(if r.weights == Weights::None {
                 Enters::Not
-            } else if stream.part == Part::None || !linear {
+            } else if !knows(stream.part) {
                 Enters::Unknown
             } else {
                 let known = walks.iter().position(|w| *w == walk);
@@ -80,7 +89,7 @@ pub(super) struct Walked {
     /// By walk: whether a parameter moves without a gradient, by momentum or weight decay.
     pub(super) moves: Vec<bool>,
     spool: Spool,
-    param_groups: usize,
+    movers: usize,
     groups: usize,
     words: Vec<u64>,
 }
@@ -88,24 +97,24 @@ pub(super) struct Walked {
 /// What the backward pass found for one walk at one step.
 pub(super) struct Ahead<'a> {
     words: &'a [u64],
-    param_groups: usize,
+    movers: usize,
 }
 
 impl Ahead<'_> {
-    /// The adjoint of a parameter group.
-    pub(super) fn adjoint(&self, param_group: usize) -> Adjoint {
-        let real = |i: usize| f64::from_bits(self.words[3 * param_group + i]);
+    /// The adjoint of a mover; where optimizers divide by the root of a second moment, that for a root of 1.
+    pub(super) fn adjoint(&self, mover: usize) -> Adjoint {
+        let real = |i: usize| f64::from_bits(self.words[3 * mover + i]);
         Adjoint { h: real(0), a: real(1), c: real(2) }
     }
 
     /// Squared length of the walk from here on, for a group; NaN where it is not known.
     pub(super) fn distance2(&self, group: usize) -> f64 {
-        f64::from_bits(self.words[3 * self.param_groups + 1 + group])
+        f64::from_bits(self.words[3 * self.movers + 1 + group])
     }
 
     /// Steps from here on enter by interpolated norms.
     pub(super) fn sampled(&self) -> bool {
-        self.words[3 * self.param_groups] == 1
+        self.words[3 * self.movers] == 1
     }
 }
 
@@ -140,7 +149,7 @@ struct State {
     adjoints: Vec<Adjoint>,
     /// By group.
     ahead: Vec<f64>,
-    /// By parameter group.
+    /// By mover.
     between: Vec<Between>,
     /// The next recorded step, and the norms there by group and part.
     upper: Option<(u64, Vec<Vec<f64>>)>,
@@ -152,19 +161,38 @@ struct State {
 }
 
 impl Analysis<'_> {
-    /// The updates of step t by parameter group.
+    /// The updates of step t by mover.
     pub(super) fn updates(&self, step: u64) -> Vec<Update> {
-        let groups = 0..self.hyperparameters.groups();
-        groups.map(|g| self.hyperparameters.update(g, step).unwrap_or_default()).collect()
+        let update = |m| self.movers.update(&self.hyperparameters, m, step).unwrap_or_default();
+        (0..self.movers.len()).map(update).collect()
+    }
+
+    /// Norms by group and part of the direction that a walk is made of. Element by element, where the adjoint is
+    /// for a root of 1: of the direction divided by the roots, as the reference answers to it.
+    pub(super) fn norms(
+        &self,
+        record: &Record<'_>,
+        walk: &Walk,
+        adjoint: impl Fn(usize) -> Adjoint,
+    ) -> Vec<Vec<f64>> {
+        let norm = |group: usize, part: &super::record::Part| match self.law {
+            Law::Elementwise => {
+                let put = record.own2(group, part, walk.reference).sqrt();
+                if put == 0.0 { 0.0 } else { put / adjoint(part.mover).h.abs() }
+            }
+            Law::Linear | Law::Unknown(_) => record.g2(group, part, walk.direction).sqrt(),
+        };
+        let of_group = |(g, parts): (usize, &Vec<_>)| parts.iter().map(|p| norm(g, p)).collect();
+        record.shape.parts.iter().enumerate().map(of_group).collect()
     }
 
     /// Walks from the references back to the first measured step.
     pub(super) fn walk_back(&self, measured: &mut Measured, scratch: &Path) -> Result<Walked> {
-        let (param_groups, groups) = (self.hyperparameters.groups(), self.options.groups.len());
+        let (movers, groups) = (self.movers.len(), self.options.groups.len());
         let state = |walk: &Walk| State {
-            adjoints: vec![Adjoint::default(); param_groups],
+            adjoints: vec![Adjoint::default(); movers],
             ahead: vec![0.0; groups],
-            between: vec![Between::default(); param_groups],
+            between: vec![Between::default(); movers],
             upper: None,
             largest_gap: largest_gap(measured, walk.direction),
             sampled: false,
@@ -172,7 +200,7 @@ impl Analysis<'_> {
             moves: false,
         };
         let mut states: Vec<State> = self.walks.iter().map(state).collect();
-        let mut spool = Spool::new(self.walks.len() * (3 * param_groups + 1 + groups), scratch);
+        let mut spool = Spool::new(self.walks.len() * (3 * movers + 1 + groups), scratch);
         let last = |w: &Walk| self.references[w.reference].weights.last();
         let mut at = self.walks.iter().filter_map(last).max().unwrap_or(0);
         let (mut words, mut out) = (Vec::new(), Vec::new());
@@ -198,7 +226,7 @@ impl Analysis<'_> {
         let past = self.walks.iter().zip(&states).map(|(w, s)| s.moves || average(w)).collect();
         let decays = states.iter().map(|s| s.decays).collect();
         let moves = states.iter().map(|s| s.moves).collect();
-        Ok(Walked { past, decays, moves, spool, param_groups, groups, words: Vec::new() })
+        Ok(Walked { past, decays, moves, spool, movers, groups, words: Vec::new() })
     }
 
     /// One step back, to step t; `record` is the highest recorded one that is not above t.
@@ -211,11 +239,14 @@ impl Analysis<'_> {
             for (adjoint, update) in state.adjoints.iter_mut().zip(&updates) {
                 let update = walk.update(update);
                 *adjoint = adjoint.before(&update, weight);
-                state.decays |= update.weight_decay != 0.0;
-                state.moves |= update.momentum != 0.0 || update.weight_decay != 0.0;
+                if update != Update::NOTHING {
+                    state.decays |= update.decays();
+                    state.moves |= update.remembers();
+                }
             }
             if t == record.step() && record.recorded(walk.direction) {
-                state.arrive(t, norms(record, walk.direction), record);
+                let norms = self.norms(record, walk, |m| state.adjoints[m]);
+                state.arrive(t, norms, record);
             } else {
                 let upper = state.upper.as_ref().map_or(last, |(step, _)| *step);
                 for (between, adjoint) in state.between.iter_mut().zip(&state.adjoints) {
@@ -240,7 +271,7 @@ impl State {
         let between = self.between.first().map_or(0, |b| b.steps);
         for (g, parts) in record.shape.parts.iter().enumerate() {
             for (p, part) in parts.iter().enumerate() {
-                let (here, group) = (norms[g][p], part.param_group);
+                let (here, mover) = (norms[g][p], part.mover);
                 if between > 0 {
                     let (upper, length) = match &self.upper {
                         Some((step, above)) => (above[g][p], step - t),
@@ -248,9 +279,9 @@ impl State {
                         None if between < self.largest_gap => (here, 1),
                         None => (f64::NAN, 1),
                     };
-                    self.ahead[g] += self.between[group].sum(upper, here, length);
+                    self.ahead[g] += self.between[mover].sum(upper, here, length);
                 }
-                self.ahead[g] += (self.adjoints[group].h * here).powi(2);
+                self.ahead[g] += (self.adjoints[mover].h * here).powi(2);
             }
         }
         self.between.fill(Between::default());
@@ -269,7 +300,7 @@ impl Walked {
 
     /// What was found for a walk at the step that was read.
     pub(super) fn ahead(&self, walk: usize) -> Ahead<'_> {
-        let size = 3 * self.param_groups + 1 + self.groups;
-        Ahead { words: &self.words[walk * size..(walk + 1) * size], param_groups: self.param_groups }
+        let size = 3 * self.movers + 1 + self.groups;
+        Ahead { words: &self.words[walk * size..(walk + 1) * size], movers: self.movers }
     }
 }

@@ -7,7 +7,7 @@ use super::backend::Work;
 use super::output::{Output, Question, check_writable, default_table};
 use super::progress::Progress;
 use super::{RunArguments, Usage, backend, bytes, rate, say};
-use crate::analyze::{Analysis, Options, Skipped};
+use crate::analyze::{Analysis, Options, Pass, Skipped};
 use crate::group;
 use crate::isa::Isa;
 use crate::reference::{self, Cache, Spec};
@@ -135,7 +135,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<Option<PathBuf>> {
         threads,
         isa,
         skip_damaged: a.skip_damaged,
-        lagged: true,
+        pass: Pass::Shards,
     };
     let analysis = Analysis::prepare(&run, &catalog, &references, &options)?;
     if !a.quiet {

@@ -7,10 +7,6 @@ use super::interval::{Interval, OUTWARD};
 use super::ratio;
 use crate::sums::Sums;
 
-/// Steps between a direction and the iterate that it is compared with where the optimizer's
-/// response is not known. The direct effect of a direction is over by then: a momentum of 0.9
-/// keeps 0.5 % of it.
-pub const LAG: u64 = 51;
 /// The larger of two numbers; a NaN where there is one.
 fn nan_or_larger(a: f64, b: f64) -> f64 {
     if a.is_nan() || a > b { a } else { b }
@@ -30,7 +26,7 @@ pub enum Entry {
         /// `None` for directions that the path is not made of.
         walk2: Option<f64>,
     },
-    /// It enters in an unknown way, over by [`LAG`] steps later.
+    /// It enters in an unknown way, which is over when the later iterate comes.
     Lagged,
     /// Nothing is known.
     Unknown,
@@ -44,9 +40,9 @@ pub struct Bias {
     /// `own / (||g|| ||d||)`.
     pub cos_own: Option<f64>,
     /// `cos - cos_own`, the agreement with the other gradients; or, lagged,
-    /// `<g_t, x_{t+51} - r> / (||g|| ||d||)`.
+    /// `<g_t, c x_{t+lag} - r> / (||g|| ||d||)`.
     pub cos_excess: Option<f64>,
-    /// `(dot - own) / ||d||^2`; or, lagged, `<g_t, x_{t+51} - r> / ||d||^2`.
+    /// `(dot - own) / ||d||^2`; or, lagged, `<g_t, c x_{t+lag} - r> / ||d||^2`.
     pub rsi_excess: Option<f64>,
     /// `dot / own`: 1 where there is nothing beyond a random walk.
     pub lolr_ratio: Option<f64>,

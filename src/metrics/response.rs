@@ -1,16 +1,33 @@
 //! How an iterate, or an average of iterates, answers to the gradients it was made of.
 //!
-//! SGD with momentum, dampening, Nesterov's look-ahead and coupled weight decay is linear in its
-//! gradients. So a reference r = sum_k w_k x_k is a sum of them, and its coefficients follow from
+//! SGD with momentum, dampening, Nesterov's look-ahead and weight decay is linear in its gradients; so, for
+//! given second moments, is Adam, element by element. So a reference r = sum_k w_k x_k is a sum of them, and its coefficients follow from
 //! two recursions: [`Adjoint`] backward in time for the gradients that are still to come, [`Past`]
 //! forward for those that are already in x_t. `docs/metrics.md` derives both. Numbers only: files,
 //! tensors and references by name are not known here.
 
-/// One update of one parameter group, as PyTorch's SGD defines it:
-/// `u = g + weight_decay x`, `v' = momentum v + (1 - dampening) u`,
-/// `x' = x - lr (nesterov ? u + momentum v' : v')`; without momentum `x' = x - lr u`.
+/// One update as a linear map of the gradient: `u = g + weight_decay x`, `v' = momentum v + into_buffer u`,
+/// `x' = (1 - shrink) x - into_step u - from_buffer v'`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Update {
+    /// What the buffer keeps of itself.
+    pub momentum: f64,
+    /// What the buffer takes of u.
+    pub into_buffer: f64,
+    /// What the step takes of u.
+    pub into_step: f64,
+    /// What the step takes of the new buffer.
+    pub from_buffer: f64,
+    /// Coupled weight decay: what u holds of x.
+    pub weight_decay: f64,
+    /// Decoupled weight decay: the part of x that is lost.
+    pub shrink: f64,
+}
+
+/// PyTorch's SGD: `u = g + weight_decay x`, `v' = momentum v + (1 - dampening) u`,
+/// `x' = x - lr (nesterov ? u + momentum v' : v')`; without momentum `x' = x - lr u`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Sgd {
     /// Learning rate.
     pub lr: f64,
     /// Momentum.
@@ -23,27 +40,47 @@ pub struct Update {
     pub nesterov: bool,
 }
 
-impl Update {
-    /// Factor of u in v', of u in the step, and of v' in the step.
-    fn factors(&self) -> [f64; 3] {
-        if self.momentum == 0.0 {
-            [0.0, 1.0, 0.0]
-        } else if self.nesterov {
-            [1.0 - self.dampening, 1.0, self.momentum]
+impl From<Sgd> for Update {
+    fn from(sgd: Sgd) -> Update {
+        let Sgd { lr, momentum, dampening, weight_decay, nesterov } = sgd;
+        let (into_buffer, into_step, from_buffer) = if momentum == 0.0 {
+            (0.0, lr, 0.0)
+        } else if nesterov {
+            (1.0 - dampening, lr, lr * momentum)
         } else {
-            [1.0 - self.dampening, 0.0, 1.0]
-        }
+            (1.0 - dampening, 0.0, lr)
+        };
+        Update { momentum, into_buffer, into_step, from_buffer, weight_decay, shrink: 0.0 }
     }
 }
 
 impl Update {
+    /// What becomes of a tensor without a gradient: nothing.
+    pub const NOTHING: Update =
+        Update { momentum: 1.0, into_buffer: 0.0, into_step: 0.0, from_buffer: 0.0, weight_decay: 0.0, shrink: 0.0 };
+
     /// The update itself: from the buffer, a gradient and a parameter the new buffer, and what is
     /// taken off the parameter.
     pub fn step(&self, buffer: f64, gradient: f64, x: f64) -> (f64, f64) {
-        let [into_buffer, into_step, from_buffer] = self.factors();
         let u = gradient + self.weight_decay * x;
-        let buffer = self.momentum * buffer + into_buffer * u;
-        (buffer, self.lr * (into_step * u + from_buffer * buffer))
+        let buffer = self.momentum * buffer + self.into_buffer * u;
+        (buffer, self.shrink * x + self.into_step * u + self.from_buffer * buffer)
+    }
+
+    /// Whether all of it is finite.
+    pub fn is_finite(self) -> bool {
+        let all = [self.momentum, self.into_buffer, self.into_step, self.from_buffer, self.weight_decay, self.shrink];
+        all.iter().all(|v| v.is_finite())
+    }
+
+    /// Whether a gradient of the past still acts, or a parameter moves without one.
+    pub fn remembers(&self) -> bool {
+        self.momentum != 0.0 || self.decays()
+    }
+
+    /// Whether weight decay takes something off the parameter.
+    pub fn decays(&self) -> bool {
+        self.weight_decay != 0.0 || self.shrink != 0.0
     }
 }
 
@@ -63,11 +100,11 @@ impl Adjoint {
     /// The state at step t from that at t + 1. `weight` is the weight of x_{t+1} in r.
     #[must_use]
     pub fn before(self, update: &Update, weight: f64) -> Adjoint {
-        let [into_buffer, into_step, from_buffer] = update.factors();
         let a = self.a + weight;
-        let buffer = self.c - update.lr * from_buffer * a;
-        let gradient = into_buffer * buffer - update.lr * into_step * a;
-        Adjoint { a: a + update.weight_decay * gradient, c: update.momentum * buffer, h: -gradient }
+        let buffer = self.c - update.from_buffer * a;
+        let gradient = update.into_buffer * buffer - update.into_step * a;
+        let kept = a - update.shrink * a;
+        Adjoint { a: kept + update.weight_decay * gradient, c: update.momentum * buffer, h: -gradient }
     }
 }
 
@@ -90,14 +127,12 @@ impl Past {
     /// weight of x_{t+1} in r.
     #[must_use]
     pub fn after(self, update: &Update, weight: f64, g2: f64) -> Past {
-        let [into_buffer, into_step, from_buffer] = update.factors();
-        let wd = update.weight_decay;
+        let Update { momentum, into_buffer, into_step, from_buffer, weight_decay: wd, shrink } = *update;
         // Rows of the linear map (past, x, v) -> (past, x, v)'.
-        let v = [0.0, into_buffer * wd, update.momentum];
-        let x =
-            [0.0, 1.0 - update.lr * (into_step * wd + from_buffer * v[1]), -update.lr * from_buffer * v[2]];
+        let v = [0.0, into_buffer * wd, momentum];
+        let x = [0.0, 1.0 - shrink - (into_step * wd + from_buffer * v[1]), -from_buffer * v[2]];
         let past = [1.0, weight * x[1], weight * x[2]];
-        let new_x = -update.lr * (into_step + from_buffer * into_buffer);
+        let new_x = -(into_step + from_buffer * into_buffer);
         let new = [weight * new_x, new_x, into_buffer];
         let [pp, px, pv, xx, xv, vv] = self.moments;
         let old = [[pp, px, pv], [px, xx, xv], [pv, xv, vv]];
@@ -142,7 +177,7 @@ mod tests {
             let (mut x, mut v, mut all) = (0.7, 0.0, vec![0.7]);
             let gradients: Vec<f64> = (0..updates.len()).map(|t| (t as f64).sin()).collect();
             for (u, g) in updates.iter().zip(&gradients) {
-                let (buffer, step) = u.step(v, *g, x);
+                let (buffer, step) = Update::from(*u).step(v, *g, x);
                 (v, x) = (buffer, x - step);
                 all.push(x);
             }
@@ -152,7 +187,7 @@ mod tests {
     }
 
     /// A path of one parameter: iterates x_0 to x_T from gradients, by the definition.
-    fn path(updates: &[Update], start: f64, gradients: &[f64]) -> Vec<f64> {
+    fn path(updates: &[Sgd], start: f64, gradients: &[f64]) -> Vec<f64> {
         let (mut x, mut v, mut all) = (start, 0.0, vec![start]);
         for (u, g) in updates.iter().zip(gradients) {
             let d = g + u.weight_decay * x;
@@ -168,15 +203,15 @@ mod tests {
         all
     }
 
-    fn optimizers() -> Vec<Vec<Update>> {
+    fn optimizers() -> Vec<Vec<Sgd>> {
         let kinds = [
-            Update::default(),
-            Update { momentum: 0.9, ..Update::default() },
-            Update { momentum: 0.9, weight_decay: 0.3, dampening: 0.2, ..Update::default() },
-            Update { momentum: 0.9, weight_decay: 0.3, nesterov: true, ..Update::default() },
-            Update { weight_decay: 0.5, ..Update::default() },
+            Sgd::default(),
+            Sgd { momentum: 0.9, ..Sgd::default() },
+            Sgd { momentum: 0.9, weight_decay: 0.3, dampening: 0.2, ..Sgd::default() },
+            Sgd { momentum: 0.9, weight_decay: 0.3, nesterov: true, ..Sgd::default() },
+            Sgd { weight_decay: 0.5, ..Sgd::default() },
         ];
-        let at = |u: &Update, t: usize| Update {
+        let at = |u: &Sgd, t: usize| Sgd {
             lr: 0.1 / (1.0 + t as f64),
             dampening: if t == 0 { 0.0 } else { u.dampening },
             ..*u
@@ -200,7 +235,7 @@ mod tests {
                 let mut adjoint = Adjoint::default();
                 let mut adjoints = vec![adjoint; n + 1];
                 for t in (0..n).rev() {
-                    adjoint = adjoint.before(&updates[t], weights[t + 1]);
+                    adjoint = adjoint.before(&updates[t].into(), weights[t + 1]);
                     adjoints[t] = adjoint;
                     let response = r(&path(&updates, 0.0, &unit(t)));
                     assert!((adjoint.h + response).abs() < 1e-14, "step {t}: {} {response}", adjoint.h);
@@ -222,7 +257,7 @@ mod tests {
                         got += adjoints[s].h.powi(2) * norms[s];
                     }
                     assert!((got - expected).abs() < 1e-13 * (1.0 + expected), "step {t}: {got} {expected}");
-                    past = past.after(&updates[t], weights[t + 1], norms[t]);
+                    past = past.after(&updates[t].into(), weights[t + 1], norms[t]);
                 }
             }
         }
@@ -231,7 +266,7 @@ mod tests {
     #[test]
     fn heavy_ball_has_the_closed_form() {
         // h_t = lr (1 - b^(T-t)) / (1 - b), and the buffer keeps (b h_t)^2 sum b^(2(t-1-s)) g2_s.
-        let update = Update { lr: 0.01, momentum: 0.9, ..Update::default() };
+        let update = Sgd { lr: 0.01, momentum: 0.9, ..Sgd::default() }.into();
         let (mut adjoint, mut past) = (Adjoint::default(), Past::default());
         let steps = 40;
         for t in (0..steps).rev() {
@@ -249,7 +284,7 @@ mod tests {
 
     #[test]
     fn plain_sgd_forgets_nothing_and_keeps_nothing() {
-        let update = Update { lr: 0.5, ..Update::default() };
+        let update = Sgd { lr: 0.5, ..Sgd::default() }.into();
         let mut past = Past::start(7.0, 0.0);
         let adjoint = Adjoint::default().before(&update, 1.0);
         assert_eq!(adjoint, Adjoint { a: 1.0, c: 0.0, h: 0.5 });

@@ -129,6 +129,18 @@ impl<E: Element> Terms<5, 1> for Lagged<E> {
     }
 }
 
+/// What a gradient put into a reference, element by element: itself times the response h.
+#[derive(Clone, Copy)]
+struct Own;
+
+impl Terms<2, 2> for Own {
+    #[inline(always)]
+    fn add<V: Number>(self, [h, g]: [V; 2], [own, squares]: [V; 2]) -> [V; 2] {
+        let put = h * g;
+        [put.mul_add(g, own), put.mul_add(put, squares)]
+    }
+}
+
 /// The `number`-th `N` vectors of lanes, through as many rows as stay in the first-level cache.
 // The rows of several arrays are walked in step, which an index says best.
 #[allow(clippy::needless_range_loop)]
@@ -287,6 +299,12 @@ multi_isa! {
        avx512 chunk::<_, Avx512, _, 4, _, _>
 }
 
+multi_isa! {
+    fn own_body(terms: Own, input: [&[f32]; 2]) -> [f64; 2]
+    => portable chunk::<_, Array, _, 2, _, _>, avx2 chunk::<_, Avx2, _, 4, _, _>,
+       avx512 chunk::<_, Avx512, _, 4, _, _>
+}
+
 /// Runs the body that the processor has, or the definition.
 macro_rules! run {
     ($isa:expr, $body:ident, $terms:expr, $input:expr) => {
@@ -383,6 +401,11 @@ pub fn lagged_sum(isa: Isa, direction: Direction, v: &Vectors<'_>, later: &[f32]
     dot
 }
 
+/// The sums of `h g^2` and `(h g)^2`, with the response `h` to each element of a gradient.
+pub fn own_sums(isa: Isa, h: &[f32], g: &[f32]) -> [f64; 2] {
+    run!(isa, own_body, Own, [h, g])
+}
+
 #[cfg(test)]
 #[allow(clippy::float_cmp)]
 mod tests {
@@ -414,12 +437,13 @@ mod tests {
         let kept = |sum: f64| {
             std::hint::black_box(sum);
         };
-        let sums: [(&str, &dyn Fn(Isa)); 6] = [
+        let sums: [(&str, &dyn Fn(Isa)); 7] = [
             ("step", &|isa| kept(step_sums(isa, &v, &r).0.x2)),
             ("iterate", &|isa| kept(iterate_sums(isa, &v).x2)),
             ("direction", &|isa| kept(direction_sums(isa, Direction::Stored, &v).g2)),
             ("reference", &|isa| kept(reference_sums(isa, Direction::Update, &v, &r).dot)),
             ("three", &|isa| kept(three_reference_sums(isa, Direction::Decayed(0.1), &v, references)[0].dot)),
+            ("own", &|isa| kept(own_sums(isa, &g, &x)[0])),
             ("lagged", &|isa| kept(lagged_sum(isa, Direction::Stored, &v, &x, &r))),
         ];
         for (name, sum) in sums {
@@ -454,6 +478,8 @@ mod tests {
         assert_eq!(i, IterateSums { x2: squares, step2: squares - 4.0 * sum + 40_000.0, init2: squares });
         assert_eq!(d, DirectionSums { g2: 40_000.0, gx: 2.0 * sum });
         assert_eq!(r, ReferenceSums { dot: 2.0 * sum, d2: squares, dot_next: 40_000.0 });
+        // h = x, g = 2: h g^2 = 4 x, (h g)^2 = 4 x^2.
+        assert_eq!(own_sums(Isa::detect(), &x, &g), [4.0 * sum, 4.0 * squares]);
         // s = 3 x + 2.
         let d = direction_sums(Isa::detect(), Direction::Decayed(3.0), &v);
         assert_eq!(

@@ -8,6 +8,7 @@ pub mod conformance;
 pub mod cpu;
 pub mod cuda;
 pub mod order;
+pub mod response;
 pub mod spread;
 mod vector;
 

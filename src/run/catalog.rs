@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
 
 use super::absence::{Absence, AbsenceLog, Absences};
-use super::manifest::GRAD;
+use super::manifest::{GRAD, MOMENTS};
 use super::shard::{Shard, check_header};
 use super::{Keyframes, Run, Segment};
 use crate::codec::Codec;
@@ -17,7 +17,7 @@ use crate::hash::xxh3_128;
 /// Scalars that the analysis knows, besides those of parameter groups.
 const NAMES: [&str; 3] = ["epoch", "loss", "clip_coef"];
 /// Scalars of parameter groups: `lr/0` and so on.
-const GROUPED: [&str; 4] = ["lr", "momentum", "dampening", "weight_decay"];
+const GROUPED: [&str; 8] = ["lr", "momentum", "dampening", "weight_decay", "beta1", "beta2", "eps", "alpha"];
 
 /// What is recorded at each step of a run.
 #[derive(Default)]
@@ -32,6 +32,8 @@ pub struct Catalog {
     pub damage: Vec<(RangeInclusive<u64>, Error)>,
     /// Per step, how many ranks have recorded x_t.
     iterates: Vec<u32>,
+    /// Steps at which the optimizer's second moment is recorded, and by how many ranks.
+    moments: BTreeMap<u64, u32>,
     world: u32,
     absences: Absences,
     columns: BTreeMap<String, Vec<Scalar>>,
@@ -151,6 +153,8 @@ impl Catalog {
             };
             if stream == 0 {
                 self.iterates[i] += 1;
+            } else if stream == MOMENTS[1] {
+                *self.moments.entry(step).or_default() += 1;
             } else if Some(stream) == grad {
                 for (record, &chunk) in shard.records(v).zip(chunks) {
                     let absent = record.coding.codec == Codec::Absent;
@@ -233,6 +237,11 @@ impl Catalog {
     /// Whether every rank has recorded x_t.
     pub fn has_iterate(&self, step: u64) -> bool {
         self.index(step).is_some_and(|i| self.iterates[i] == self.world)
+    }
+
+    /// Whether every rank has recorded the optimizer's second moment before step t.
+    pub fn has_second_moment(&self, step: u64) -> bool {
+        self.moments.get(&step).is_some_and(|count| *count == self.world)
     }
 
     /// The steps among `range` whose iterates are recorded, ascending.

@@ -41,6 +41,8 @@ pub struct Topic {
     pub unjudged: Option<String>,
     /// Why its excess is the lagged one, where it is.
     pub lagged: String,
+    /// After how many steps it is taken.
+    pub lag: u64,
 }
 
 /// Collects rows into a summary.

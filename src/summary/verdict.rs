@@ -76,8 +76,8 @@ fn own_path(d: &Digest, who: &str, found: [Says; 3], topic: &Topic) -> String {
     });
     if d.lagged {
         text.push_str(&format!(
-            " They are compared with the iterate 51 steps later, and the last 51 steps are not judged: {}.",
-            topic.lagged
+            " They are compared with the iterate {0} steps later, and the last {0} steps are not judged: {1}.",
+            topic.lag, topic.lagged
         ));
     }
     let rises = |q| matches!(d.thirds(q), [_, Some(middle), Some(late)] if late > middle);

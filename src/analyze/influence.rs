@@ -1,0 +1,248 @@
+//! What each gradient put into the references, element by element, where the optimizer divides by the root of a
+//! second moment.
+//!
+//! For given second moments such an optimizer is linear, but its response differs from element to element. So the
+//! steps of a chunk are walked backward, each gradient once more: segment by segment between keyframes, with which
+//! the second moment is recorded, and from the last window to the first. `docs/metrics.md` has the recursion. Owns
+//! which steps are walked, and what is handed from one window to the one before; the walk is `responses`'.
+
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use super::mover::Movers;
+use crate::error::{Result, Tried};
+use crate::optimizer::{Elementwise, Hyperparameters};
+use crate::reference::Reference;
+use crate::run::Run;
+use crate::run::catalog::Catalog;
+
+/// A part of a response that counts as nothing.
+pub(super) const NOTHING: f64 = 1e-9;
+
+/// Consecutive steps that are decoded from one keyframe.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Segment {
+    /// The steps.
+    pub(super) steps: Range<u64>,
+    /// The step that is walked after this segment; its end where there is none.
+    pub(super) next: u64,
+    /// By mover and target: the response to x_next, without the weight that it has itself.
+    pub(super) after: Vec<Vec<f64>>,
+}
+
+/// What all chunks share.
+pub(super) struct Influence<'a> {
+    pub(super) hyper: &'a Hyperparameters<'a>,
+    pub(super) movers: &'a Movers<'a>,
+    pub(super) references: &'a [Reference],
+    /// The references that are made of the path, by number.
+    pub(super) targets: Vec<usize>,
+    /// Weight decay is added to the gradient, so that responses to iterates differ between elements too.
+    pub(super) coupled: bool,
+    /// Steps are missing between segments.
+    pub(super) gaps: bool,
+    /// The last step that is walked, and one more.
+    pub(super) end: u64,
+    segments: Vec<Segment>,
+    store: Store,
+}
+
+impl<'a> Influence<'a> {
+    /// For the steps of which rows are wanted, ascending and not none. What has to be handed on goes to files
+    /// without a name in `scratch`.
+    ///
+    /// # Errors
+    /// A shard cannot be read, or `scratch` cannot be written.
+    pub(super) fn new(
+        (run, catalog): (&Run, &Catalog),
+        (hyper, movers): (&'a Hyperparameters<'a>, &'a Movers<'a>),
+        (references, targets): (&'a [Reference], Vec<usize>),
+        wanted: &[u64],
+        scratch: &Path,
+    ) -> Result<Influence<'a>> {
+        let coupled = hyper.decays();
+        let last = |k: &usize| references[*k].weights.last();
+        let to = targets.iter().filter_map(last).max().unwrap_or(0);
+        // With coupled weight decay a response never fades.
+        let memory = hyper.memory().filter(|_| !coupled);
+        let horizon = memory.map_or(u64::MAX, steps_until_nothing);
+        let newest = wanted.last().map_or(0, |s| s + 1);
+        let end = to.min(newest.saturating_add(horizon));
+        let keyframes = run.keyframes()?;
+        let first = wanted.first().copied().unwrap_or(0);
+        let from = keyframes.partition_point(|k| *k <= first).checked_sub(1).map_or(first, |i| keyframes[i]);
+        let mut ranges: Vec<Range<u64>> = Vec::new();
+        for step in catalog.iterates(from..end) {
+            match ranges.last_mut() {
+                Some(range) if range.end == step && keyframes.binary_search(&step).is_err() => range.end += 1,
+                _ => ranges.push(step..step + 1),
+            }
+        }
+        let gaps = ranges.windows(2).any(|w| w[0].end != w[1].start);
+        let vectors = targets.len() * if coupled { 2 } else { 1 } + usize::from(gaps);
+        let mut influence = Influence {
+            hyper,
+            movers,
+            references,
+            targets,
+            coupled,
+            gaps,
+            end,
+            segments: Vec::new(),
+            store: Store::new(run, vectors, scratch)?,
+        };
+        influence.segments = influence.segments(&ranges, to);
+        Ok(influence)
+    }
+
+    /// The segments with the responses after them.
+    fn segments(&self, ranges: &[Range<u64>], to: u64) -> Vec<Segment> {
+        let mut state: Vec<Vec<f64>> = vec![vec![0.0; self.targets.len()]; self.movers.len()];
+        let mut at = to;
+        let mut all = Vec::new();
+        for (i, steps) in ranges.iter().enumerate().rev() {
+            let next = ranges.get(i + 1).map_or(self.end.max(steps.end), |r| r.start);
+            for s in (next..at).rev() {
+                for (mover, state) in state.iter_mut().enumerate() {
+                    let shrink = self.movers.elementwise(self.hyper, mover, s).map_or(0.0, |e| e.linear.shrink);
+                    for (k, a) in state.iter_mut().enumerate() {
+                        *a = (1.0 - shrink) * (*a + self.weight(k, s + 1));
+                    }
+                }
+            }
+            at = next.min(at);
+            all.push(Segment { steps: steps.clone(), next, after: state.clone() });
+        }
+        all.reverse();
+        all
+    }
+
+    /// The weight of x_step in a target.
+    pub(super) fn weight(&self, target: usize, step: u64) -> f64 {
+        self.references[self.targets[target]].weights.at(step)
+    }
+
+    /// The step from which on nothing enters a target.
+    pub(super) fn last(&self, target: usize) -> u64 {
+        self.references[self.targets[target]].weights.last().unwrap_or(0)
+    }
+
+    /// The update of a mover at a step.
+    pub(super) fn update(&self, mover: usize, step: u64) -> Option<Elementwise> {
+        self.movers.elementwise(self.hyper, mover, step)
+    }
+
+    /// All steps that are walked, ascending.
+    pub(super) fn steps(&self) -> Vec<u64> {
+        self.segments.iter().flat_map(|s| s.steps.clone()).collect()
+    }
+
+    /// The segments of a window of those steps.
+    pub(super) fn segments_of(&self, steps: &[u64]) -> &[Segment] {
+        let (Some(first), Some(last)) = (steps.first(), steps.last()) else { return &[] };
+        let from = self.segments.partition_point(|s| s.steps.end <= *first);
+        let to = self.segments.partition_point(|s| s.steps.start <= *last);
+        &self.segments[from..to.max(from)]
+    }
+
+    /// Whether there is nothing before a segment, so that nothing has to be handed on.
+    pub(super) fn is_first(&self, segment: &Segment) -> bool {
+        self.segments.first() == Some(segment)
+    }
+
+    /// Where responses wait between windows.
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+}
+
+/// After how many steps of a memory nothing is left.
+fn steps_until_nothing(memory: f64) -> u64 {
+    let steps = (NOTHING.ln() / memory.ln()).ceil();
+    // A memory of 0 gives 0; one of 1 and more never ends.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    if (0.0..1e15).contains(&steps) { steps as u64 + 1 } else { u64::MAX }
+}
+
+/// What was found of a chunk's responses up to a window, besides the vectors.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Handed {
+    /// By target: the part of the responses that is not known.
+    pub(super) doubts: Vec<f64>,
+    /// Whether the inverse roots at the first step of the window are known.
+    pub(super) inverse: bool,
+}
+
+/// Responses of all chunks between two windows: too many to be held.
+pub(super) struct Store {
+    file: File,
+    directory: PathBuf,
+    vectors: usize,
+    /// By chunk: its first byte.
+    offsets: Vec<u64>,
+    handed: Vec<Mutex<Option<Handed>>>,
+}
+
+impl Store {
+    fn new(run: &Run, vectors: usize, directory: &Path) -> Result<Store> {
+        let chunks = run.table.chunks();
+        let offsets = chunks.iter().scan(0, |at, chunk| {
+            let offset = *at;
+            *at += (chunk.len * vectors * size_of::<f32>()) as u64;
+            Some(offset)
+        });
+        Ok(Store {
+            file: tempfile::tempfile_in(directory).tried("write intermediate results to", directory)?,
+            directory: directory.to_owned(),
+            vectors,
+            offsets: offsets.collect(),
+            handed: chunks.iter().map(|_| Mutex::new(None)).collect(),
+        })
+    }
+
+    /// Keeps the vectors of a chunk.
+    ///
+    /// # Errors
+    /// The disk is full.
+    pub(super) fn put<'v>(
+        &self,
+        chunk: usize,
+        handed: Handed,
+        vectors: impl Iterator<Item = &'v [f32]>,
+        bytes: &mut Vec<u8>,
+    ) -> Result<()> {
+        bytes.clear();
+        vectors.take(self.vectors).for_each(|v| bytes.extend(v.iter().flat_map(|v| v.to_le_bytes())));
+        let written = self.file.write_all_at(bytes, self.offsets[chunk]);
+        written.tried("write intermediate results to", &self.directory)?;
+        *self.handed[chunk].lock().unwrap_or_else(PoisonError::into_inner) = Some(handed);
+        Ok(())
+    }
+
+    /// Gives them back; `None` where the chunk was not walked yet.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(super) fn take<'v>(
+        &self,
+        chunk: usize,
+        vectors: impl Iterator<Item = &'v mut [f32]>,
+        bytes: &mut Vec<u8>,
+    ) -> Result<Option<Handed>> {
+        let Some(handed) = self.handed[chunk].lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return Ok(None);
+        };
+        let mut at = self.offsets[chunk];
+        for vector in vectors.take(self.vectors) {
+            bytes.resize(size_of_val(vector), 0);
+            self.file.read_exact_at(bytes, at).tried("read intermediate results from", &self.directory)?;
+            at += bytes.len() as u64;
+            let numbers = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b));
+            vector.iter_mut().zip(numbers).for_each(|(v, number)| *v = number);
+        }
+        Ok(Some(handed))
+    }
+}

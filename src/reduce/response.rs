@@ -1,0 +1,165 @@
+//! The response of a reference to each element of a gradient, where the optimizer divides by the root of a second
+//! moment: one step back in time.
+//!
+//! In binary32, one rounding for each operation written here, in this order. What is summed over elements is
+//! `cpu`'s, what the numbers of a step are is not known here.
+
+use crate::isa::{Isa, multi_isa};
+
+/// The numbers of a step back, for given responses of the reference to the iterate after it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Back {
+    /// What the buffer takes of the gradient.
+    pub into_buffer: f32,
+    /// What the buffer keeps of itself.
+    pub momentum: f32,
+    /// What the step takes of the buffer, times the response to the iterate.
+    pub from_buffer: f32,
+    /// What the step takes of the gradient, times the response to the iterate.
+    pub into_step: f32,
+}
+
+#[inline(always)]
+fn second_body([beta2, new]: [f32; 2], u: &[f32], v: &mut [f32]) {
+    for (v, u) in v.iter_mut().zip(u) {
+        *v = (new * u).mul_add(*u, beta2 * *v);
+    }
+}
+
+#[inline(always)]
+fn decayed_body(weight_decay: f32, x: &[f32], g: &[f32], u: &mut [f32]) {
+    for ((u, x), g) in u.iter_mut().zip(x).zip(g) {
+        *u = weight_decay.mul_add(*x, *g);
+    }
+}
+
+#[inline(always)]
+fn inverse_body([root, eps]: [f32; 2], v: &[f32], out: &mut [f32]) {
+    for (out, v) in out.iter_mut().zip(v) {
+        *out = 1.0 / (v.sqrt() / root + eps);
+    }
+}
+
+#[inline(always)]
+fn back_body(b: Back, inverse: &[f32], c: &mut [f32], h: &mut [f32]) {
+    for ((h, c), i) in h.iter_mut().zip(c).zip(inverse) {
+        let buffer = (-b.from_buffer).mul_add(*i, *c);
+        *h = b.into_step.mul_add(*i, -(b.into_buffer * buffer));
+        *c = b.momentum * buffer;
+    }
+}
+
+/// With coupled weight decay the response to the iterate differs from element to element, too.
+#[inline(always)]
+fn back_coupled_body(
+    (b, weight_decay, weight): (Back, f32, f32),
+    inverse: &[f32],
+    a: &mut [f32],
+    c: &mut [f32],
+    h: &mut [f32],
+) {
+    for (((h, c), a), i) in h.iter_mut().zip(c).zip(a).zip(inverse) {
+        let after = *a + weight;
+        let push = after * *i;
+        let buffer = (-b.from_buffer).mul_add(push, *c);
+        *h = b.into_step.mul_add(push, -(b.into_buffer * buffer));
+        *c = b.momentum * buffer;
+        *a = (-weight_decay).mul_add(*h, after);
+    }
+}
+
+#[inline(always)]
+fn bridge_body([keep, here, there]: [f32; 3], inverse: [&[f32]; 2], c: &mut [f32]) {
+    for ((c, i), j) in c.iter_mut().zip(inverse[0]).zip(inverse[1]) {
+        *c = (-there).mul_add(*j, (-here).mul_add(*i, keep * *c));
+    }
+}
+
+multi_isa! {
+    /// Takes the second moments `v` a step on, by gradients `u` that have their weight decay: the bits of the
+    /// codec's replay. `factors` are what is left of v, and what comes of the square.
+    pub fn second(factors: [f32; 2], u: &[f32], v: &mut [f32])
+    => portable second_body, avx2 second_body, avx512 second_body
+}
+multi_isa! {
+    /// Adds coupled weight decay to a gradient.
+    pub fn decayed(weight_decay: f32, x: &[f32], g: &[f32], u: &mut [f32])
+    => portable decayed_body, avx2 decayed_body, avx512 decayed_body
+}
+multi_isa! {
+    /// What the optimizer multiplies a step with: `1 / (sqrt(v) / root + eps)`.
+    pub fn inverse(root_and_eps: [f32; 2], v: &[f32], out: &mut [f32])
+    => portable inverse_body, avx2 inverse_body, avx512 inverse_body
+}
+multi_isa! {
+    /// Goes a step back: from the responses `c` to the buffer after it to those before it, and to the gradient `h`,
+    /// with its sign turned.
+    pub fn back(step: Back, inverse: &[f32], c: &mut [f32], h: &mut [f32])
+    => portable back_body, avx2 back_body, avx512 back_body
+}
+
+multi_isa! {
+    fn coupled(step: (Back, f32, f32), inverse: &[f32], a: &mut [f32], c: &mut [f32], h: &mut [f32])
+    => portable back_coupled_body, avx2 back_coupled_body, avx512 back_coupled_body
+}
+
+/// The same with coupled weight decay, where the responses `a` to the iterate change with the element; `weight` is
+/// that of the iterate after the step in the reference. The step's numbers are without the response to it.
+pub fn back_coupled(
+    isa: Isa,
+    (step, weight_decay, weight): (Back, f32, f32),
+    inverse: &[f32],
+    [a, c, h]: [&mut [f32]; 3],
+) {
+    coupled(isa, (step, weight_decay, weight), inverse, a, c, h);
+}
+
+multi_isa! {
+    /// Goes back over steps whose gradients are not known: what is left of the responses, and what the steps put
+    /// into them, of the inverse roots before and after.
+    pub fn bridge(factors: [f32; 3], inverse: [&[f32]; 2], c: &mut [f32])
+    => portable bridge_body, avx2 bridge_body, avx512 bridge_body
+}
+
+#[cfg(test)]
+#[allow(clippy::float_cmp)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_instruction_set_gives_the_same_bits() {
+        let values = |seed: u32| -> Vec<f32> {
+            (0..1_003u32).map(|i| (i.wrapping_mul(seed) >> 8) as f32 * 1e-7 - 0.8).collect()
+        };
+        let [x, g, start] = [2_654_435_761, 40_503, 97_531].map(values);
+        let of = |isa: Isa| {
+            let mut v: Vec<f32> = start.iter().map(|v| v * v).collect();
+            let (mut u, mut i, mut h) = (g.clone(), g.clone(), g.clone());
+            let (mut a, mut c) = (x.clone(), start.clone());
+            decayed(isa, 0.01, &x, &g, &mut u);
+            second(isa, [0.999, 0.001], &u, &mut v);
+            inverse(isa, [0.3, 1e-8], &v, &mut i);
+            let b = Back { into_buffer: 0.1, momentum: 0.9, from_buffer: 0.01, into_step: 0.002 };
+            back(isa, b, &i, &mut c, &mut h);
+            bridge(isa, [0.8, 0.02, 0.03], [&i, &v], &mut c);
+            back_coupled(isa, (b, 0.01, 0.5), &i, [&mut a, &mut c, &mut h]);
+            [u, v, i, h, a, c].concat().iter().map(|v| v.to_bits()).collect::<Vec<u32>>()
+        };
+        let all = Isa::available();
+        let expected = of(all[0]);
+        assert!(all.iter().all(|isa| of(*isa) == expected));
+    }
+
+    #[test]
+    fn a_step_back_is_the_derivative_of_a_step() {
+        // m' = 0.75 m + 0.25 g, x' = x - i (2 m' + g / 2), r = x'; by hand, all numbers are exact.
+        let b = Back { into_buffer: 0.25, momentum: 0.75, from_buffer: 2.0, into_step: 0.5 };
+        let (mut c, mut h) = ([0.0], [0.0]);
+        back(Isa::detect(), b, &[4.0], &mut c, &mut h);
+        assert_eq!((h[0], c[0]), (4.0 * (2.0 * 0.25 + 0.5), -4.0 * 2.0 * 0.75));
+        // With u = g + x / 8 and r = x': the response to x is 1 less an eighth of h.
+        let (mut a, mut c, mut h) = ([0.0], [0.0], [0.0]);
+        back_coupled(Isa::detect(), (b, 0.125, 1.0), &[4.0], [&mut a, &mut c, &mut h]);
+        assert_eq!((h[0], c[0], a[0]), (4.0, -6.0, 0.5));
+    }
+}
