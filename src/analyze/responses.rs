@@ -3,13 +3,18 @@
 //! Forward, while the steps are measured, the second moment is taken from step to step and held now and then;
 //! backward, it is made again a few steps at a time. The arithmetic is `reduce::response`'s.
 
+use std::ops::Range;
+
 use super::influence::{Handed, Influence, NOTHING, Segment};
+use crate::codec::Predictor;
 use crate::error::Result;
 use crate::isa::Isa;
 use crate::optimizer::Elementwise;
 use crate::reduce::cpu::own_sums;
-use crate::reduce::order::CHUNK;
-use crate::reduce::response::{Back, back, back_coupled, bridge, decayed, inverse, second};
+use crate::reduce::order::{BLOCK, CHUNK};
+use crate::reduce::response::{
+    Back, back, back_coupled, bridge, decayed, inverse, second, second_and_inverse,
+};
 use crate::run::manifest::{GRAD, MOMENTS};
 use crate::run::trajectory::{Decoded, Source};
 use crate::sums::{Cells, Layout};
@@ -28,6 +33,28 @@ enum Noted {
     Unknown,
 }
 
+/// How a target goes one step back.
+#[derive(Clone, Copy, Debug)]
+enum Move {
+    /// The step does not enter it.
+    Nothing,
+    /// Nothing moves, but the iterate has a weight.
+    Rest { weight: f32 },
+    /// By a step of the optimizer, after a gap. `known` says whether the response is.
+    Step { back: Back, gap: Option<[f32; 3]>, decay: f32, weight: f32, known: bool },
+    /// It is not known how.
+    Unknown,
+}
+
+/// Where the second moments of a segment come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seconds {
+    /// From the replay by which its iterates are decoded.
+    Replayed,
+    /// They are taken from step to step here.
+    Own,
+}
+
 /// Working memory of one thread.
 pub(super) struct Responses {
     /// The second moment after the newest step.
@@ -37,10 +64,13 @@ pub(super) struct Responses {
     /// Second moments, held every so many steps: before the step, or after every one.
     held: Vec<Vec<f32>>,
     every: usize,
+    seconds: Seconds,
     noted: Vec<Noted>,
-    /// Gradients and inverse roots of a few steps.
-    block: Vec<[Vec<f32>; 2]>,
-    h: Vec<f32>,
+    /// Gradients of a few steps.
+    gradients: Vec<Vec<f32>>,
+    /// Inverse roots of these steps, of one block of elements.
+    inverse: Vec<[f32; BLOCK]>,
+    h: [f32; BLOCK],
     /// By target: the responses to the buffer; with coupled weight decay those to the iterate follow.
     responses: Vec<Vec<f32>>,
     /// The inverse roots at the first step of the segment that was walked before.
@@ -67,9 +97,11 @@ impl Responses {
             u: if influence.coupled { vector() } else { Vec::new() },
             held: Vec::new(),
             every,
+            seconds: Seconds::Own,
             noted: Vec::new(),
-            block: (0..every).map(|_| [vector(), vector()]).collect(),
-            h: vector(),
+            gradients: (0..every).map(|_| vector()).collect(),
+            inverse: vec![[0.0; BLOCK]; every],
+            h: [0.0; BLOCK],
             responses: (0..responses).map(|_| vector()).collect(),
             next_inverse: if influence.gaps { vector() } else { Vec::new() },
             handed: Handed { doubts: Vec::new(), inverse: false },
@@ -105,6 +137,9 @@ impl Responses {
     /// Begins the way forward through a segment.
     pub(super) fn forward(&mut self, segment: &Segment, source: &mut Source<'_>) {
         self.noted.clear();
+        let replayed = |step| source.coding(step).is_some_and(|c| c.predictor == Predictor::Adam);
+        let all = (segment.steps.start + 1..segment.steps.end).all(replayed);
+        self.seconds = if all && self.every > 1 { Seconds::Replayed } else { Seconds::Own };
         let (first, v) = (segment.steps.start, &mut self.v[..source.chunk.len]);
         match source.load(first, MOMENTS[1], v) {
             Ok(Decoded::Values) => {}
@@ -117,14 +152,15 @@ impl Responses {
         }
     }
 
-    /// Takes the next step of the segment with what became of its gradient; `None` where it cannot be read.
+    /// Takes the next step of the segment with what became of its gradient; `None` where it cannot be read. With it
+    /// come x and, where the next iterate is a replay, the second moment after the step.
     pub(super) fn note(
         &mut self,
         influence: &Influence<'_>,
         (segment, step): (&Segment, u64),
         (isa, mover): (Isa, usize),
         gradient: Option<(&[f32], Decoded)>,
-        x: &[f32],
+        [x, replayed]: [&[f32]; 2],
     ) {
         let at = self.noted.len() as u64;
         if segment.steps.start + at != step {
@@ -133,7 +169,14 @@ impl Responses {
         let noted = match (gradient, influence.update(mover, step)) {
             (Some((g, Decoded::Values)), Some(e)) => {
                 self.hold(x.len(), !influence.coupled);
-                self.advance(isa, &e, g, influence.coupled.then_some(x));
+                match self.seconds {
+                    Seconds::Own => self.advance(isa, &e, g, influence.coupled.then_some(x)),
+                    // It is held before the next step.
+                    Seconds::Replayed if (self.noted.len() + 1).is_multiple_of(self.every) => {
+                        self.v[..replayed.len()].copy_from_slice(replayed);
+                    }
+                    Seconds::Replayed => {}
+                }
                 self.hold(x.len(), influence.coupled);
                 Noted::Step(e)
             }
@@ -184,49 +227,51 @@ impl Responses {
         (wanted, layout, cells): (&[u64], Layout, &mut Cells),
         source: &mut Source<'_>,
     ) {
-        let n = source.chunk.len;
+        // What was not noted could not be read.
+        let steps = usize::try_from(segment.steps.end - segment.steps.start).unwrap_or(0);
+        self.noted.resize(steps, Noted::Unknown);
         let mut after = segment.after[mover].clone();
         let mut gap = self.gap(influence, segment, mover, &mut after);
-        for block in (0..self.noted.len().div_ceil(self.every)).rev() {
-            let places = block * self.every..((block + 1) * self.every).min(self.noted.len());
-            self.load(segment, (isa, places.clone()), source);
-            for (at, place) in places.enumerate().rev() {
+        for block in (0..steps.div_ceil(self.every)).rev() {
+            let places = block * self.every..((block + 1) * self.every).min(steps);
+            self.load(segment, places.clone(), source);
+            let mut moves = Vec::new();
+            for place in places.clone().rev() {
                 let step = segment.steps.start + place as u64;
-                let row = wanted.binary_search(&step).ok();
                 let gap = std::mem::take(&mut gap);
                 for (k, after) in after.iter_mut().enumerate() {
-                    let bridge = gap.get(k).copied();
-                    let own = self.back_one(influence, (isa, mover, n), (k, step, place, at), bridge, after);
-                    if let Some(row) = row {
-                        let first = layout.own(influence.targets[k]);
-                        cells.values_mut(row)[first..first + 2].copy_from_slice(&own);
-                    }
+                    let at = (k, step, place);
+                    moves.push(self.one(influence, mover, at, gap.get(k).copied(), after));
+                }
+            }
+            let sums = self.go_back(influence, isa, places.clone(), &moves, source.chunk.len);
+            let targets = influence.targets.len();
+            for (i, place) in places.rev().enumerate() {
+                let Ok(row) = wanted.binary_search(&(segment.steps.start + place as u64)) else { continue };
+                for (k, sums) in sums[i * targets..(i + 1) * targets].iter().enumerate() {
+                    let first = layout.own(influence.targets[k]);
+                    cells.values_mut(row)[first..first + 2].copy_from_slice(sums);
                 }
             }
         }
         self.handed.inverse = influence.gaps && matches!(self.noted.first(), Some(Noted::Step(_)));
-        if self.handed.inverse {
-            self.next_inverse[..n].copy_from_slice(&self.block[0][1][..n]);
-        }
     }
 
-    /// One step back for a target: what the gradient put into it. `after` is the response to the iterate after the
-    /// step, and then to the one before.
-    fn back_one(
+    /// How a target goes one step back. `after` is its response to the iterate after the step, and then to the one
+    /// before.
+    fn one(
         &mut self,
         influence: &Influence<'_>,
-        (isa, mover, n): (Isa, usize, usize),
-        (k, step, place, at): (usize, u64, usize, usize),
+        mover: usize,
+        (k, step, place): (usize, u64, usize),
         gap: Option<[f64; 3]>,
         after: &mut f64,
-    ) -> [f64; 2] {
+    ) -> Move {
         if step >= influence.last(k) {
-            return [0.0; 2];
+            return Move::Nothing;
         }
-        let weight = influence.weight(k, step + 1);
-        let (buffers, iterates) = self.responses.split_at_mut(influence.targets.len());
-        let (c, h) = (&mut buffers[k][..n], &mut self.h[..n]);
         let doubt = &mut self.handed.doubts[k];
+        let weight = influence.weight(k, step + 1);
         if gap.is_some() && influence.coupled {
             *doubt = f64::INFINITY;
         }
@@ -234,55 +279,113 @@ impl Responses {
             Noted::Step(e) => e,
             Noted::Rest => {
                 *after += weight;
-                iterates.iter_mut().skip(k).take(1).for_each(|a| a[..n].iter_mut().for_each(|a| *a += single(weight)));
                 // Between the roots before and after a gap there is none to go by.
-                *doubt = if gap.is_some() { 1.0 } else { *doubt };
-                return [0.0; 2];
+                *doubt = if gap.is_some() { doubt.max(1.0) } else { *doubt };
+                return Move::Rest { weight: single(weight) };
             }
             Noted::Unknown => {
                 let shrink = influence.update(mover, step).map_or(0.0, |e| e.linear.shrink);
                 *after = (1.0 - shrink) * (*after + weight);
                 *doubt = if influence.coupled { f64::INFINITY } else { 1.0 };
-                return [f64::NAN; 2];
+                return Move::Unknown;
             }
         };
-        let [g, here] = &self.block[at];
-        let (g, here) = (&g[..n], &here[..n]);
-        if let Some([keep, before, behind]) = gap.filter(|_| !influence.coupled) {
-            let (next, factors) = match self.handed.inverse {
-                true => (&self.next_inverse[..n], [keep, before, behind]),
-                // Nothing is walked behind: the root stays.
-                false => (here, [keep, before + behind, 0.0]),
-            };
-            bridge(isa, factors.map(single), [here, next], c);
+        let gap = gap.filter(|_| !influence.coupled).map(|[keep, before, behind]| {
             *doubt *= keep;
-        }
-        let u = e.linear;
-        let (into_buffer, momentum) = (single(u.into_buffer), single(u.momentum));
-        let numbers = |a: f64| Back {
-            into_buffer,
-            momentum,
-            from_buffer: single(u.from_buffer * a),
-            into_step: single(u.into_step * a),
-        };
-        let response = *after + weight;
-        match iterates.get_mut(k) {
-            None => back(isa, numbers(response), here, c, h),
-            Some(a) => {
-                let step = (numbers(1.0), single(u.weight_decay), single(weight));
-                back_coupled(isa, step, here, [&mut a[..n], c, h]);
+            match self.handed.inverse {
+                true => [keep, before, behind].map(single),
+                // Nothing is walked behind: the root stays.
+                false => [keep, before + behind, 0.0].map(single),
             }
-        }
-        *after = (1.0 - u.shrink) * response;
+        });
+        let u = e.linear;
+        // With coupled decay the response to the iterate is a vector.
+        let response = if influence.coupled { 1.0 } else { *after + weight };
+        let back = Back {
+            into_buffer: single(u.into_buffer),
+            momentum: single(u.momentum),
+            from_buffer: single(u.from_buffer * response),
+            into_step: single(u.into_step * response),
+        };
+        *after = (1.0 - u.shrink) * (*after + weight);
         let known = *doubt <= NOTHING;
         *doubt *= u.momentum;
-        if known { own_sums(isa, h, g) } else { [f64::NAN; 2] }
+        Move::Step { back, gap, decay: single(u.weight_decay), weight: single(weight), known }
+    }
+
+    /// Goes back over a few steps, a block of elements at a time, and sums what the gradients put into each target.
+    fn go_back(
+        &mut self,
+        influence: &Influence<'_>,
+        isa: Isa,
+        places: Range<usize>,
+        moves: &[Move],
+        n: usize,
+    ) -> Vec<[f64; 2]> {
+        let targets = influence.targets.len();
+        let unknown = |m: &Move| matches!(m, Move::Unknown | Move::Step { known: false, .. });
+        let mut sums: Vec<[f64; 2]> =
+            moves.iter().map(|m| if unknown(m) { [f64::NAN; 2] } else { [0.0; 2] }).collect();
+        for begin in (0..n).step_by(BLOCK) {
+            let range = begin..(begin + BLOCK).min(n);
+            let len = range.len();
+            for (at, place) in places.clone().enumerate() {
+                let Noted::Step(e) = self.noted[place] else { continue };
+                let (numbers, out) = ([single(1.0 / e.root), single(e.eps)], &mut self.inverse[at][..len]);
+                if self.every > 1 {
+                    let (g, v) = (&self.gradients[at][range.clone()], &mut self.v[range.clone()]);
+                    second_and_inverse(isa, e.second.map(single), numbers, g, v, out);
+                } else {
+                    inverse(isa, numbers, &self.held[place][range.clone()], out);
+                }
+            }
+            for (i, m) in moves.iter().enumerate() {
+                let (at, k) = (places.len() - 1 - i / targets, i % targets);
+                let (buffers, iterates) = self.responses.split_at_mut(targets);
+                match *m {
+                    Move::Nothing | Move::Unknown => {}
+                    Move::Rest { weight } => {
+                        let response = iterates.get_mut(k).map(|a| &mut a[range.clone()]);
+                        response.into_iter().flatten().for_each(|a| *a += weight);
+                    }
+                    Move::Step { back: step, gap, decay, weight, known } => {
+                        let (c, h) = (&mut buffers[k][range.clone()], &mut self.h[..len]);
+                        let here = &self.inverse[at][..len];
+                        if let Some(factors) = gap {
+                            // Where nothing is walked behind its factor is 0, and any vector will do.
+                            let behind = self.next_inverse.get(range.clone()).unwrap_or(here);
+                            bridge(isa, factors, [here, behind], c);
+                        }
+                        match iterates.get_mut(k) {
+                            None => back(isa, step, here, c, h),
+                            Some(a) => {
+                                back_coupled(isa, (step, decay, weight), here, [&mut a[range.clone()], c, h]);
+                            }
+                        }
+                        if known {
+                            let [own, squares] = own_sums(isa, h, &self.gradients[at][range.clone()]);
+                            sums[i] = [sums[i][0] + own, sums[i][1] + squares];
+                        }
+                    }
+                }
+            }
+            if places.start == 0 && influence.gaps {
+                self.next_inverse[range].copy_from_slice(&self.inverse[0][..len]);
+            }
+        }
+        sums
     }
 
     /// What lies between a segment and the step that is walked after it: by target, what is left of the responses to
     /// the buffer, and what the steps between put there for a root as before, and as behind. Takes the responses
     /// `after` back over these steps.
-    fn gap(&self, influence: &Influence<'_>, segment: &Segment, mover: usize, after: &mut [f64]) -> Vec<[f64; 3]> {
+    fn gap(
+        &self,
+        influence: &Influence<'_>,
+        segment: &Segment,
+        mover: usize,
+        after: &mut [f64],
+    ) -> Vec<[f64; 3]> {
         let (end, next) = (segment.steps.end, segment.next);
         if end == next {
             return Vec::new();
@@ -307,34 +410,25 @@ impl Responses {
         all
     }
 
-    /// Makes gradients and inverse roots of a few steps again.
-    fn load(&mut self, segment: &Segment, (isa, places): (Isa, std::ops::Range<usize>), source: &mut Source<'_>) {
+    /// Decodes the gradients of a few steps again, and goes back to the second moments before them.
+    fn load(&mut self, segment: &Segment, places: Range<usize>, source: &mut Source<'_>) {
         let n = source.chunk.len;
         let Some(grad) = source.run.manifest.stream_id(GRAD) else { return };
-        let v = &mut self.v[..n];
         if self.every > 1
             && let Some(held) = self.held.get(places.start / self.every)
         {
-            v.copy_from_slice(&held[..n]);
+            self.v[..n].copy_from_slice(&held[..n]);
         }
         let mut known = true;
         for (at, place) in places.enumerate() {
-            let Noted::Step(e) = self.noted[place] else { continue };
-            let [g, out] = &mut self.block[at];
-            let (g, out) = (&mut g[..n], &mut out[..n]);
-            let loaded = source.load(segment.steps.start + place as u64, grad, g);
-            known &= matches!(loaded, Ok(Decoded::Values));
-            if !known {
-                self.noted[place] = Noted::Unknown;
-                continue;
+            if matches!(self.noted[place], Noted::Step(_)) {
+                let g = &mut self.gradients[at][..n];
+                let loaded = source.load(segment.steps.start + place as u64, grad, g);
+                known &= matches!(loaded, Ok(Decoded::Values));
+                if !known {
+                    self.noted[place] = Noted::Unknown;
+                }
             }
-            let v = if self.every > 1 {
-                second(isa, e.second.map(single), g, v);
-                &*v
-            } else {
-                &self.held[place][..n]
-            };
-            inverse(isa, [single(e.root), single(e.eps)], v, out);
         }
     }
 }

@@ -352,7 +352,8 @@ impl Steps<'_> {
                     let decoded = source.load(t, grad?, &mut g[..n]).ok()?;
                     Some((&g[..n], decoded))
                 });
-                responses.note(influence, (segment, t), (*isa, *mover), known, x);
+                let second = iterates.second_after(t, n).unwrap_or_default();
+                responses.note(influence, (segment, t), (*isa, *mover), known, [x, second]);
             }
             let Some(row) = row else { continue };
             flags.no_next = !has_next;

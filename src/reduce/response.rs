@@ -34,9 +34,18 @@ fn decayed_body(weight_decay: f32, x: &[f32], g: &[f32], u: &mut [f32]) {
 }
 
 #[inline(always)]
-fn inverse_body([root, eps]: [f32; 2], v: &[f32], out: &mut [f32]) {
+fn inverse_body([scale, eps]: [f32; 2], v: &[f32], out: &mut [f32]) {
     for (out, v) in out.iter_mut().zip(v) {
-        *out = 1.0 / (v.sqrt() / root + eps);
+        *out = 1.0 / v.sqrt().mul_add(scale, eps);
+    }
+}
+
+#[inline(always)]
+fn second_and_inverse_body(factors: [f32; 2], numbers: [f32; 2], u: &[f32], v: &mut [f32], out: &mut [f32]) {
+    let ([beta2, new], [scale, eps]) = (factors, numbers);
+    for ((v, u), out) in v.iter_mut().zip(u).zip(out) {
+        *v = (new * u).mul_add(*u, beta2 * *v);
+        *out = 1.0 / v.sqrt().mul_add(scale, eps);
     }
 }
 
@@ -87,9 +96,20 @@ multi_isa! {
     => portable decayed_body, avx2 decayed_body, avx512 decayed_body
 }
 multi_isa! {
-    /// What the optimizer multiplies a step with: `1 / (sqrt(v) / root + eps)`.
-    pub fn inverse(root_and_eps: [f32; 2], v: &[f32], out: &mut [f32])
+    /// What the optimizer multiplies a step with: `1 / (scale sqrt(v) + eps)`.
+    pub fn inverse(scale_and_eps: [f32; 2], v: &[f32], out: &mut [f32])
     => portable inverse_body, avx2 inverse_body, avx512 inverse_body
+}
+multi_isa! {
+    /// [`second`] and [`inverse`] in one pass.
+    pub fn second_and_inverse(
+        factors: [f32; 2],
+        scale_and_eps: [f32; 2],
+        u: &[f32],
+        v: &mut [f32],
+        out: &mut [f32],
+    )
+    => portable second_and_inverse_body, avx2 second_and_inverse_body, avx512 second_and_inverse_body
 }
 multi_isa! {
     /// Goes a step back: from the responses `c` to the buffer after it to those before it, and to the gradient `h`,
@@ -139,6 +159,11 @@ mod tests {
             decayed(isa, 0.01, &x, &g, &mut u);
             second(isa, [0.999, 0.001], &u, &mut v);
             inverse(isa, [0.3, 1e-8], &v, &mut i);
+            let (mut w, mut j) = (v.clone(), i.clone());
+            second(isa, [0.99, 0.01], &g, &mut w);
+            inverse(isa, [0.4, 1e-8], &w, &mut j);
+            second_and_inverse(isa, [0.99, 0.01], [0.4, 1e-8], &g, &mut v, &mut i);
+            assert_eq!((&w, &j), (&v, &i));
             let b = Back { into_buffer: 0.1, momentum: 0.9, from_buffer: 0.01, into_step: 0.002 };
             back(isa, b, &i, &mut c, &mut h);
             bridge(isa, [0.8, 0.02, 0.03], [&i, &v], &mut c);

@@ -101,7 +101,7 @@ impl Source<'_> {
     }
 
     /// How the chunk of x_step is stored; `None` where it was not recorded.
-    fn coding(&self, step: u64) -> Option<Coding> {
+    pub(crate) fn coding(&self, step: u64) -> Option<Coding> {
         self.window.shard(step, self.chunk.rank)?.coding(step, 0, self.chunk.place)
     }
 
@@ -339,6 +339,12 @@ impl<S: Slots> Trajectory<S> {
     pub fn gradient(&self, step: u64, n: usize) -> Option<(&[f32], Decoded)> {
         let (_, decoded) = self.held.filter(|(held, _)| *held == step)?;
         Some((self.slots.values(Slot::Gradient, n), decoded))
+    }
+
+    /// The second moment after a step, where the iterate after it is the newest one. It is the optimizer's where all
+    /// iterates since the keyframe are replays.
+    pub fn second_after(&self, step: u64, n: usize) -> Option<&[f32]> {
+        (self.head == Some(step + 1)).then(|| self.slots.values(Slot::Second, n))
     }
 
     /// Decodes x_step, which follows the newest iterate or is a keyframe.
