@@ -334,6 +334,11 @@ impl Forecast {
         let replay = own.filter(|_| place.live || keyframe);
         let mut trial = Trial { isa: self.isa, dtype: place.dtype, sample: &mut self.sample, encoder };
         let mut best = (u64::MAX, Prediction::PREVIOUS);
+        if let Some(own) = replay.filter(|_| keyframe) {
+            // It is stored whole, and with it the moments, whatever would have told it best.
+            (place.flags, place.live, count.1) = (Some(own.flags), true, true);
+            return (own, None);
+        }
         if let Some(own) = replay {
             let own = Prediction { flags: place.flags.unwrap_or(own.flags), ..own };
             trial.compare(own, &mut best);
@@ -350,10 +355,11 @@ impl Forecast {
         let close = trial.is_close(best.0);
         place.close = close;
         let chosen = best.1;
+        let moved = values.iter().zip(x).any(|(v, x)| v.to_bits() != x.to_bits());
         if chosen.predictor.moments() > 0 {
             (place.flags, place.live, count.1) = (Some(chosen.flags), true, true);
-        } else if values.iter().zip(x).any(|(v, x)| v.to_bits() != x.to_bits()) {
-            // The optimizer did something else, after which its moments are not what a reader has.
+        } else if moved || own.is_some() {
+            // The moments go on, also where something else held the iterate, and are not what a reader has.
             (place.live, count.1) = (false, true);
             return (chosen, own);
         }
