@@ -271,6 +271,8 @@ impl Steps<'_> {
         let grad = unit.run.manifest.stream_id(GRAD);
         // Steps whose iterates cannot be decoded.
         let mut lost: Option<RangeInclusive<u64>> = None;
+        // Up to here iterates were looked for.
+        let mut ahead = 0;
         for &t in *steps {
             if let Some(batch) = batch.filter(|b| b.borrow().is_full()) {
                 batch.borrow_mut().flush(unit.references, source.chunk, cells)?;
@@ -293,7 +295,13 @@ impl Steps<'_> {
                 })
             };
             let (_, has_next) = (reach(t)?, reach(t + 1)?);
+            // A later iterate may be decoded without those before it, which the next steps need: in order.
+            let needed = |s: &u64| steps.binary_search(s).is_ok() || steps.binary_search(&(s - 1)).is_ok();
+            for between in ((t + 2).max(ahead + 1)..t + LAG).filter(|s| unit.layout.lagged && needed(s)) {
+                reach(between)?;
+            }
             let has_later = unit.layout.lagged && reach(t + LAG)?;
+            ahead = t + LAG;
             let Some(x) = iterates.get(t, n) else {
                 flags.damaged = true;
                 continue;
