@@ -44,6 +44,8 @@ pub struct Row<'a> {
 /// What a row speaks of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Names<'a> {
+    /// The run's id.
+    pub run_id: &'a str,
     /// Name of the reference.
     pub reference: &'a str,
     /// Name of the stream.
@@ -52,7 +54,7 @@ pub struct Names<'a> {
     pub group: &'a str,
 }
 
-/// The scalars that rows carry; `None` where not recorded.
+/// The scalars that rows carry; `None` where not recorded, or not finite.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Scalars {
     /// Epoch, as the training counts it.
@@ -61,6 +63,20 @@ pub struct Scalars {
     pub loss: Option<f64>,
     /// Learning rate of the group's parameters; `None` where they have several.
     pub lr: Option<f64>,
+    /// One of them was recorded as an infinity or a NaN.
+    pub nonfinite: bool,
+}
+
+impl Scalars {
+    /// Of what was recorded.
+    pub fn new(epoch: Option<f64>, loss: Option<f64>, lr: Option<f64>) -> Scalars {
+        let nonfinite = [epoch, loss, lr].iter().flatten().any(|v| !v.is_finite());
+        Scalars { epoch: finite(epoch), loss: finite(loss), lr: finite(lr), nonfinite }
+    }
+}
+
+fn finite(value: Option<f64>) -> Option<f64> {
+    value.filter(|v| v.is_finite())
 }
 
 impl<'a> Row<'a> {
@@ -128,8 +144,18 @@ pub struct Column {
     pub name: &'static str,
     /// What its values are.
     pub kind: Kind,
-    /// Its value in a row.
-    pub get: for<'a> fn(&Row<'a>) -> Cell<'a>,
+    get: for<'a> fn(&Row<'a>) -> Cell<'a>,
+}
+
+impl Column {
+    /// Its value in a row. A number is finite or null: engines disagree on what a NaN is larger than and on
+    /// how it enters the statistics of a file, and JSON has none. Flags say why it is null.
+    pub fn cell<'a>(&self, row: &Row<'a>) -> Cell<'a> {
+        match (self.get)(row) {
+            Cell::Real(value) => Cell::Real(finite(value)),
+            other => other,
+        }
+    }
 }
 
 macro_rules! columns {
@@ -143,7 +169,10 @@ fn graded(row: &Row<'_>, value: f64) -> Option<f64> {
     (!row.sums.all_absent).then_some(value)
 }
 
-/// The columns that are always there, in order. `docs/schema.md` explains each.
+/// Changes with the columns and with what they mean, so that a table of other ones is not up to date.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// The first columns, in order. `docs/schema.md` explains each.
 const COLUMNS: &[Column] = columns! {
     "step" => Integer(r, r.step),
     "epoch" => Real(r, r.scalars.epoch),
@@ -183,6 +212,7 @@ const COLUMNS: &[Column] = columns! {
     "zero_grad" => Flag(r, r.trust.zero_grad),
     "absent_grad" => Flag(r, r.sums.absent),
     "nonfinite" => Flag(r, r.trust.nonfinite),
+    "nonfinite_scalar" => Flag(r, r.scalars.nonfinite),
     "lagged" => Flag(r, r.bias.lagged),
     "sampled" => Flag(r, r.sampled),
     "provisional" => Flag(r, r.provisional),
@@ -207,19 +237,20 @@ macro_rules! ends {
     };
 }
 
-/// The columns that follow where vectors were stored with loss.
+/// Those of the intervals, null where nothing was lost.
 const METRIC_ENDS: &[Column] =
     ends!(rsi, eb, cos, kappa, angle_deg, lolr, dist, own, cos_own, cos_excess, rsi_excess, lolr_ratio, z);
 
-/// Those that are not a metric's of one row.
-const OTHER_ENDS: &[Column] = columns! {
+/// The last columns: what of loss is not a metric's of one row, and which table a row is of.
+const LAST: &[Column] = columns! {
     "t_excess_lo" => Real(r, r.t_interval.lo),
     "t_excess_hi" => Real(r, r.t_interval.hi),
     "sign_unresolved" => Flag(r, r.sign_unresolved()),
+    "run_id" => Text(r, r.names.run_id),
 };
 
-/// The columns of a table, in order.
-pub fn columns(lossy: bool) -> Vec<&'static Column> {
-    let ends = METRIC_ENDS.iter().chain(OTHER_ENDS).filter(|_| lossy);
-    COLUMNS.iter().chain(ends).collect()
+/// The columns of every table, in order: the same whatever was analyzed, so that tables can be read
+/// together.
+pub fn columns() -> impl Iterator<Item = &'static Column> {
+    COLUMNS.iter().chain(METRIC_ENDS).chain(LAST)
 }

@@ -12,7 +12,7 @@ use polars::prelude::*;
 
 use crate::analyze::Sink;
 use crate::error::{Error, Result, Tried};
-use crate::row::{Cell, Column as RowColumn, Kind, Row};
+use crate::row::{Cell, Column as RowColumn, Kind, Row, columns};
 use crate::run::Draft;
 
 /// Rows a row group.
@@ -22,7 +22,6 @@ const ROW_GROUP: usize = 32_768;
 pub struct Table {
     draft: Draft,
     writer: BatchedWriterOf,
-    columns: Vec<&'static RowColumn>,
     builders: Vec<Builder>,
     pending: usize,
     rows: u64,
@@ -30,11 +29,24 @@ pub struct Table {
 
 type BatchedWriterOf = polars::io::parquet::write::BatchedWriter<File>;
 
+/// A column of a row group.
 enum Builder {
-    Text(StringChunkedBuilder),
+    Text(Text),
     Integer(PrimitiveChunkedBuilder<Int64Type>),
-    Real(PrimitiveChunkedBuilder<Float64Type>),
+    Real(Real),
     Flag(BooleanChunkedBuilder),
+}
+
+/// Texts. Those that are all equal are one, as a name is that all rows share.
+enum Text {
+    Equal(Option<String>),
+    Several(StringChunkedBuilder),
+}
+
+/// Numbers. A column that is null throughout takes no memory.
+enum Real {
+    Nulls,
+    Numbers(PrimitiveChunkedBuilder<Float64Type>),
 }
 
 fn data_type(kind: Kind) -> DataType {
@@ -46,62 +58,110 @@ fn data_type(kind: Kind) -> DataType {
     }
 }
 
+fn name(column: &RowColumn) -> PlSmallStr {
+    PlSmallStr::from_static(column.name)
+}
+
 /// Empty builders of all columns.
-fn builders(columns: &[&'static RowColumn]) -> Vec<Builder> {
-    let builder = |c: &&RowColumn| {
-        let name = PlSmallStr::from_str(c.name);
-        match c.kind {
-            Kind::Text => Builder::Text(StringChunkedBuilder::new(name, ROW_GROUP)),
-            Kind::Integer => Builder::Integer(PrimitiveChunkedBuilder::new(name, ROW_GROUP)),
-            Kind::Real => Builder::Real(PrimitiveChunkedBuilder::new(name, ROW_GROUP)),
-            Kind::Flag => Builder::Flag(BooleanChunkedBuilder::new(name, ROW_GROUP)),
-        }
+fn builders() -> Vec<Builder> {
+    let builder = |c: &RowColumn| match c.kind {
+        Kind::Text => Builder::Text(Text::Equal(None)),
+        Kind::Integer => Builder::Integer(PrimitiveChunkedBuilder::new(name(c), ROW_GROUP)),
+        Kind::Real => Builder::Real(Real::Nulls),
+        Kind::Flag => Builder::Flag(BooleanChunkedBuilder::new(name(c), ROW_GROUP)),
     };
-    columns.iter().map(builder).collect()
+    columns().map(builder).collect()
+}
+
+impl Text {
+    fn push(&mut self, column: &RowColumn, before: usize, text: &str) {
+        match self {
+            Text::Several(builder) => builder.append_value(text),
+            Text::Equal(Some(value)) if value == text => {}
+            Text::Equal(None) => *self = Text::Equal(Some(text.to_owned())),
+            Text::Equal(Some(value)) => {
+                let mut builder = StringChunkedBuilder::new(name(column), ROW_GROUP);
+                (0..before).for_each(|_| builder.append_value(&*value));
+                builder.append_value(text);
+                *self = Text::Several(builder);
+            }
+        }
+    }
+
+    fn finish(self, column: &RowColumn, rows: usize) -> Column {
+        match self {
+            Text::Equal(value) => {
+                let value = Scalar::from(PlSmallStr::from(value.unwrap_or_default()));
+                Column::new_scalar(name(column), value, rows)
+            }
+            Text::Several(builder) => builder.finish().into_column(),
+        }
+    }
+}
+
+impl Real {
+    fn push(&mut self, column: &RowColumn, before: usize, value: Option<f64>) {
+        match (&mut *self, value) {
+            (Real::Nulls, None) => {}
+            (Real::Nulls, Some(value)) => {
+                let mut builder = PrimitiveChunkedBuilder::new(name(column), ROW_GROUP);
+                (0..before).for_each(|_| builder.append_null());
+                builder.append_value(value);
+                *self = Real::Numbers(builder);
+            }
+            (Real::Numbers(builder), value) => builder.append_option(value),
+        }
+    }
+
+    fn finish(self, column: &RowColumn, rows: usize) -> Column {
+        match self {
+            Real::Nulls => Column::full_null(name(column), rows, &DataType::Float64),
+            Real::Numbers(builder) => builder.finish().into_column(),
+        }
+    }
 }
 
 impl Builder {
-    fn push(&mut self, cell: Cell<'_>) {
-        match (self, cell) {
-            (Builder::Text(b), Cell::Text(v)) => b.append_value(v),
+    /// Takes the value of a row that has `before` others of its row group before it.
+    fn push(&mut self, column: &RowColumn, before: usize, row: &Row<'_>) {
+        match (self, column.cell(row)) {
+            (Builder::Text(b), Cell::Text(v)) => b.push(column, before, v),
             (Builder::Integer(b), Cell::Integer(v)) => b.append_option(i64::try_from(v).ok()),
-            (Builder::Real(b), Cell::Real(v)) => b.append_option(v),
+            (Builder::Real(b), Cell::Real(v)) => b.push(column, before, v),
             (Builder::Flag(b), Cell::Flag(v)) => b.append_value(v),
-            // A column's cells are of one kind; a stray one is null rather than a panic.
-            (Builder::Text(b), _) => b.append_null(),
+            // A column's cells are of one kind; a stray one is empty, or null, rather than a panic.
+            (Builder::Text(b), _) => b.push(column, before, ""),
             (Builder::Integer(b), _) => b.append_null(),
-            (Builder::Real(b), _) => b.append_null(),
+            (Builder::Real(b), _) => b.push(column, before, None),
             (Builder::Flag(b), _) => b.append_null(),
         }
     }
 
-    fn finish(self) -> Column {
+    fn finish(self, column: &RowColumn, rows: usize) -> Column {
         match self {
-            Builder::Text(b) => b.finish().into_column(),
+            Builder::Text(b) => b.finish(column, rows),
             Builder::Integer(b) => b.finish().into_column(),
-            Builder::Real(b) => b.finish().into_column(),
+            Builder::Real(b) => b.finish(column, rows),
             Builder::Flag(b) => b.finish().into_column(),
         }
     }
 }
 
 impl Table {
-    /// Starts a table with these columns that will be `path`.
+    /// Starts a table that will be `path`.
     ///
     /// # Errors
     /// The directory cannot be written.
-    pub fn create(path: &Path, columns: Vec<&'static RowColumn>) -> Result<Table> {
+    pub fn create(path: &Path) -> Result<Table> {
         let draft = Draft::create(path)?;
         let file = draft.file().try_clone().tried("write", path)?;
-        let field = |c: &&RowColumn| Field::new(PlSmallStr::from_str(c.name), data_type(c.kind));
-        let schema = Schema::from_iter(columns.iter().map(field));
+        let schema = Schema::from_iter(columns().map(|c| Field::new(name(c), data_type(c.kind))));
         let writer = ParquetWriter::new(file)
             .with_compression(ParquetCompression::Zstd(None))
             .set_parallel(false)
             .batched(&schema)
             .map_err(|e| table_error(path, e))?;
-        let builders = builders(&columns);
-        Ok(Table { draft, writer, columns, builders, pending: 0, rows: 0 })
+        Ok(Table { draft, writer, builders: builders(), pending: 0, rows: 0 })
     }
 
     /// The place that the file will take.
@@ -113,9 +173,10 @@ impl Table {
         if self.pending == 0 {
             return Ok(());
         }
-        let full = std::mem::replace(&mut self.builders, builders(&self.columns));
-        let columns = full.into_iter().map(Builder::finish).collect();
-        DataFrame::new(self.pending, columns)
+        let full = std::mem::replace(&mut self.builders, builders());
+        let rows = self.pending;
+        let full = columns().zip(full).map(|(column, builder)| builder.finish(column, rows)).collect();
+        DataFrame::new(rows, full)
             .and_then(|frame| self.writer.write_batch(&frame))
             .map_err(|e| table_error(self.draft.path(), e))?;
         self.pending = 0;
@@ -145,8 +206,8 @@ impl Table {
 
 impl Sink for Table {
     fn row(&mut self, row: &Row<'_>) -> Result<()> {
-        for (column, builder) in self.columns.iter().zip(&mut self.builders) {
-            builder.push((column.get)(row));
+        for (column, builder) in columns().zip(&mut self.builders) {
+            builder.push(column, self.pending, row);
         }
         self.pending += 1;
         self.rows += 1;

@@ -1,32 +1,35 @@
 //! Rows as text for pipes: CSV, or JSON with one object a line.
 //!
 //! Numbers are the shortest decimals that read back to the same bits. Null is an empty field in
-//! CSV and `null` in JSON; a sum that is not finite is `NaN` or `inf` in CSV and a string in JSON.
+//! CSV and `null` in JSON.
 
 use std::io::Write;
 use std::path::Path;
 
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use crate::analyze::Sink;
 use crate::error::{Error, Result, Tried};
-use crate::row::{Cell, Column, Row};
+use crate::row::{Cell, Row, columns};
 
 /// CSV with a header line.
-pub struct Csv<W: Write>(csv::Writer<W>, Vec<&'static Column>);
+pub struct Csv<W: Write>(csv::Writer<W>);
 
 /// JSON lines.
-pub struct JsonLines<W: Write>(W, Vec<&'static Column>);
+pub struct JsonLines<W: Write> {
+    out: W,
+    line: Vec<u8>,
+}
 
 impl<W: Write> Csv<W> {
-    /// Writes the header line of rows with these columns.
+    /// Writes the header line.
     ///
     /// # Errors
     /// The output refuses.
-    pub fn new(out: W, columns: Vec<&'static Column>) -> Result<Csv<W>> {
+    pub fn new(out: W) -> Result<Csv<W>> {
         let mut csv = csv::Writer::from_writer(out);
-        csv.write_record(columns.iter().map(|c| c.name)).map_err(csv_error)?;
-        Ok(Csv(csv, columns))
+        csv.write_record(columns().map(|c| c.name)).map_err(csv_error)?;
+        Ok(Csv(csv))
     }
 
     /// Writes out what is buffered.
@@ -40,7 +43,7 @@ impl<W: Write> Csv<W> {
 
 impl<W: Write> Sink for Csv<W> {
     fn row(&mut self, row: &Row<'_>) -> Result<()> {
-        let cells = self.1.iter().map(|c| match (c.get)(row) {
+        let cells = columns().map(|c| match c.cell(row) {
             Cell::Text(v) => v.to_owned(),
             Cell::Integer(v) => v.to_string(),
             Cell::Real(v) => v.map_or_else(String::new, number),
@@ -51,9 +54,9 @@ impl<W: Write> Sink for Csv<W> {
 }
 
 impl<W: Write> JsonLines<W> {
-    /// Writes rows with these columns to `out`.
-    pub fn new(out: W, columns: Vec<&'static Column>) -> JsonLines<W> {
-        JsonLines(out, columns)
+    /// Writes rows to `out`.
+    pub fn new(out: W) -> JsonLines<W> {
+        JsonLines { out, line: Vec::new() }
     }
 
     /// Writes out what is buffered.
@@ -61,28 +64,32 @@ impl<W: Write> JsonLines<W> {
     /// # Errors
     /// The output refuses.
     pub fn finish(mut self) -> Result<()> {
-        self.0.flush().tried("write", stdout())
+        self.out.flush().tried("write", stdout())
     }
 }
 
 impl<W: Write> Sink for JsonLines<W> {
     fn row(&mut self, row: &Row<'_>) -> Result<()> {
-        let value = |c: &crate::row::Column| match (c.get)(row) {
-            Cell::Text(v) => json!(v),
-            Cell::Integer(v) => json!(v),
-            Cell::Real(None) => Value::Null,
-            Cell::Real(Some(v)) if v.is_finite() => json!(v),
-            Cell::Real(Some(v)) => json!(v.to_string()),
-            Cell::Flag(v) => json!(v),
-        };
-        let map: Map<String, Value> = self.1.iter().map(|c| (c.name.to_owned(), value(c))).collect();
-        writeln!(self.0, "{}", Value::Object(map)).tried("write", stdout())
+        self.line.clear();
+        for (column, before) in columns().zip(std::iter::once('{').chain(std::iter::repeat(','))) {
+            // Names are plain words.
+            let written =
+                write!(self.line, "{before}\"{}\":", column.name).and_then(|()| match column.cell(row) {
+                    Cell::Text(v) => Ok(serde_json::to_writer(&mut self.line, v)?),
+                    Cell::Integer(v) => Ok(serde_json::to_writer(&mut self.line, &v)?),
+                    Cell::Real(v) => Ok(serde_json::to_writer(&mut self.line, &v)?),
+                    Cell::Flag(v) => Ok(serde_json::to_writer(&mut self.line, &v)?),
+                });
+            written.tried("write", stdout())?;
+        }
+        self.line.extend_from_slice(b"}\n");
+        self.out.write_all(&self.line).tried("write", stdout())
     }
 }
 
 fn number(v: f64) -> String {
     // JSON's spelling is the shortest, and uses exponents where they are shorter.
-    if v.is_finite() { json!(v).to_string() } else { v.to_string() }
+    json!(v).to_string()
 }
 
 fn stdout() -> &'static Path {

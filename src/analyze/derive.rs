@@ -62,6 +62,7 @@ impl Analysis<'_> {
                     let group = &self.options.groups[place.group];
                     let (step, reference) = (record.step(), &self.references[place.reference]);
                     let names = Names {
+                        run_id: &self.run.manifest.run_id,
                         reference: &reference.name,
                         stream: &self.options.streams[place.stream].name,
                         group: &group.name,
@@ -249,6 +250,6 @@ impl Analysis<'_> {
         let first = groups.next().flatten();
         let agree = groups.all(|lr| lr.map(f64::to_bits) == first.map(f64::to_bits));
         let scalar = |name| self.catalog.scalar(step, name);
-        Scalars { epoch: scalar("epoch"), loss: scalar("loss"), lr: first.filter(|_| agree) }
+        Scalars::new(scalar("epoch"), scalar("loss"), first.filter(|_| agree))
     }
 }

@@ -220,6 +220,9 @@ impl Analysis<'_> {
                 let recorded = self.recorded(window, step);
                 let record = self.shape.fold(self.run, &self.options.groups, (step, recorded), &cells, i);
                 out.push(step, recorded, &record)?;
+            } else if !out.skipped.contains(step) {
+                let what = format!("step {step} was not measured. This is a fault of lpa; please report it.");
+                return Err(Error::Nothing { path: self.run.path.clone(), what });
             }
         }
         Ok(())

@@ -39,7 +39,7 @@ use crate::metrics::interval::Confidence;
 use crate::optimizer::{Hyperparameters, Law};
 use crate::reduce::order::ORDER_VERSION;
 use crate::reference::Reference;
-use crate::row::{Column, Row, columns};
+use crate::row::{Row, SCHEMA_VERSION};
 use crate::run::Run;
 use crate::run::catalog::Catalog;
 use crate::run::manifest::{FORMAT_VERSION, GRAD};
@@ -248,11 +248,6 @@ impl<'a> Analysis<'a> {
         self.options.streams.iter().map(topic).collect()
     }
 
-    /// The columns of the rows.
-    pub fn columns(&self) -> Vec<&'static Column> {
-        columns(self.shape.layout.lossy)
-    }
-
     /// Pairs of step and chunk that will be walked: the length of the progress bar.
     pub fn cells(&self) -> u64 {
         (self.candidates.len() * self.run.table.chunks().len()) as u64
@@ -289,6 +284,7 @@ impl<'a> Analysis<'a> {
             ("lpa.version", env!("CARGO_PKG_VERSION").to_owned()),
             ("lpa.run_format", FORMAT_VERSION.to_string()),
             ("lpa.sum_order", ORDER_VERSION.to_string()),
+            ("lpa.schema", SCHEMA_VERSION.to_string()),
             ("lpa.run_id", self.run.manifest.run_id.clone()),
             ("lpa.inputs_xxh3", format!("{:032x}", self.catalog.inputs_xxh3)),
             ("lpa.references", serde_json::Value::Array(references.collect()).to_string()),

@@ -285,7 +285,7 @@ impl Meter {
             pass: Pass::Training,
         };
         let analysis = Analysis::prepare(&run, &catalog, &references, &options)?;
-        let table = Table::create(&path.join("metrics.parquet"), analysis.columns())?;
+        let table = Table::create(&path.join("metrics.parquet"))?;
         let (table, text) = report(&run, &references, &options, &analysis, &mut self.measured, &path, table)?;
         let metadata = [analysis.provenance(), vec![(SUMMARY.to_owned(), text)]].concat();
         table.finish(metadata)?;

@@ -135,11 +135,13 @@ impl Responses {
     }
 
     /// Begins the way forward through a segment.
-    pub(super) fn forward(&mut self, segment: &Segment, source: &mut Source<'_>) {
+    pub(super) fn forward(&mut self, segment: &Segment, layout: Layout, source: &mut Source<'_>) {
         self.noted.clear();
         let replayed = |step| source.coding(step).is_some_and(|c| c.predictor == Predictor::Adam);
         let all = (segment.steps.start + 1..segment.steps.end).all(replayed);
-        self.seconds = if all && self.every > 1 { Seconds::Replayed } else { Seconds::Own };
+        // Who looks further ahead is not at hand when a step is noted.
+        let at_hand = all && self.every > 1 && layout.lag.is_none();
+        self.seconds = if at_hand { Seconds::Replayed } else { Seconds::Own };
         let (first, v) = (segment.steps.start, &mut self.v[..source.chunk.len]);
         match source.load(first, MOMENTS[1], v) {
             Ok(Decoded::Values) => {}
@@ -166,8 +168,9 @@ impl Responses {
         if segment.steps.start + at != step {
             return;
         }
+        let lacks = self.seconds == Seconds::Replayed && replayed.is_empty() && step + 1 < segment.steps.end;
         let noted = match (gradient, influence.update(mover, step)) {
-            (Some((g, Decoded::Values)), Some(e)) => {
+            (Some((g, Decoded::Values)), Some(e)) if !lacks => {
                 self.hold(x.len(), !influence.coupled);
                 match self.seconds {
                     Seconds::Own => self.advance(isa, &e, g, influence.coupled.then_some(x)),

@@ -245,7 +245,7 @@ impl Unit<'_> {
                 let mover = influence.movers.of(chunk.tensor);
                 responses.begin(influence, index, n)?;
                 for segment in segments.iter().rev() {
-                    responses.forward(segment, &mut source);
+                    responses.forward(segment, self.layout, &mut source);
                     let walked: Vec<u64> = segment.steps.clone().collect();
                     let noting = Noting { responses, influence, segment, mover };
                     walk.take(&walked, iterates, batch, Some(noting), &mut source)?;
@@ -316,6 +316,8 @@ impl Steps<'_> {
         let grad = unit.run.manifest.stream_id(GRAD);
         // Steps whose iterates cannot be decoded.
         let mut lost: Option<RangeInclusive<u64>> = None;
+        // Up to here iterates were looked for.
+        let mut ahead = 0;
         for &t in steps {
             let row = wanted.binary_search(&t).ok();
             if let Some(batch) = batch.filter(|b| b.borrow().is_full()) {
@@ -337,6 +339,12 @@ impl Steps<'_> {
             };
             let (_, has_next) = (reach(t)?, reach(t + 1)?);
             let later = unit.layout.lag.map_or(t, |lag| t + lag);
+            // A later iterate may be decoded without those before it, which the next steps need: in order.
+            let needed = |s: &u64| steps.binary_search(s).is_ok() || steps.binary_search(&(s - 1)).is_ok();
+            for between in ((t + 2).max(ahead + 1)..later).filter(needed) {
+                reach(between)?;
+            }
+            ahead = later;
             let has_later = later > t && row.is_some() && reach(later)?;
             let (values, flags) = match row {
                 Some(row) => cells.row_mut(row),

@@ -166,7 +166,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<Option<PathBuf>> {
     })?;
     let mut measured = measured?;
     let count = measured.steps.len() as u64;
-    let output = Output::open(a.format, table.as_deref(), analysis.columns())?;
+    let output = Output::open(a.format, table.as_deref())?;
     let (output, text) = report(&run, &references, &options, &analysis, &mut measured, &scratch, output)?;
     let written = match output {
         Output::Table(rows) => {

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::group::ALL;
 use crate::hash::xxh3_64;
 use crate::reference::{Own, Spec};
-use crate::row::{Column, Row};
+use crate::row::Row;
 use crate::run::manifest::GRAD;
 use crate::run::parent;
 use crate::table::{Table, metadata};
@@ -28,16 +28,12 @@ pub(super) enum Output {
 
 impl Output {
     /// To the file `table`, else as text to standard output.
-    pub(super) fn open(
-        format: Format,
-        table: Option<&Path>,
-        columns: Vec<&'static Column>,
-    ) -> Result<Output> {
+    pub(super) fn open(format: Format, table: Option<&Path>) -> Result<Output> {
         let stdout = || BufWriter::with_capacity(1 << 16, std::io::stdout());
         Ok(match (table, format) {
-            (Some(path), _) => Output::Table(Box::new(Table::create(path, columns)?)),
-            (None, Format::Csv) => Output::Csv(Box::new(Csv::new(stdout(), columns)?)),
-            (None, _) => Output::JsonLines(JsonLines::new(stdout(), columns)),
+            (Some(path), _) => Output::Table(Box::new(Table::create(path)?)),
+            (None, Format::Csv) => Output::Csv(Box::new(Csv::new(stdout())?)),
+            (None, _) => Output::JsonLines(JsonLines::new(stdout())),
         })
     }
 }

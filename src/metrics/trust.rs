@@ -27,7 +27,8 @@ pub fn trust(s: &Sums, dtype: DType) -> Trust {
     let scale = dtype.unit_roundoff() * s.x2.sqrt();
     let ratio = s.d2.sqrt() / scale;
     let ulp_ratio = (scale > 0.0 && ratio.is_finite()).then_some(ratio);
-    let (all, next) = ([s.dot, s.g2, s.d2, s.x2, s.gx], [s.step2, s.init2, s.dot_next]);
+    let later = s.dot_lag.filter(|_| !s.all_absent);
+    let (all, next) = ([s.dot, s.g2, s.d2, s.x2, s.gx], [s.step2, s.init2, s.dot_next, later]);
     Trust {
         ulp_ratio,
         low_precision: ulp_ratio.is_some_and(|r| r < LOW_PRECISION),

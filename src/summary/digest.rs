@@ -106,6 +106,7 @@ pub(super) struct Digest {
     unmodelled: u64,
     nonfinite: Option<u64>,
     nonfinite_rows: u64,
+    nonfinite_scalars: u64,
     gaps: u64,
     absent: u64,
     zero: u64,
@@ -148,6 +149,7 @@ impl Digest {
             unmodelled: 0,
             nonfinite: None,
             nonfinite_rows: 0,
+            nonfinite_scalars: 0,
             gaps: 0,
             absent: 0,
             zero: 0,
@@ -213,6 +215,7 @@ impl Digest {
             self.nonfinite_rows += 1;
             self.nonfinite.get_or_insert(row.step);
         }
+        self.nonfinite_scalars += u64::from(row.scalars.nonfinite);
         self.lagged |= b.lagged;
         self.sampled |= row.sampled;
         self.gaps += u64::from(row.sums.step2.is_none());
@@ -394,6 +397,13 @@ impl Digest {
             ),
         );
         let of = |n: u64| format!("{n} of {rows} steps");
+        note(
+            self.nonfinite_scalars,
+            format!(
+                "loss, lr or epoch is infinite or NaN at {}, and null there (nonfinite_scalar)",
+                of(self.nonfinite_scalars)
+            ),
+        );
         note(self.at_reference, format!("x_t is the reference at {} steps (x_eq_ref)", self.at_reference));
         note(self.zero, format!("the gradient is 0 at {} (zero_grad)", of(self.zero)));
         note(self.absent, format!("a tensor has no gradient at {} (absent_grad)", of(self.absent)));

@@ -105,9 +105,11 @@ def test_squares_of_gradients_are_exact(tables):
 
 
 def test_a_lossless_table_has_no_intervals(tables):
-    assert not [c for c in tables["exact"].columns if c.endswith(("_lo", "_hi")) or c == "sign_unresolved"]
+    assert tables["exact"].schema == tables["both"].schema
     ends = [f"{m}_{end}" for m in METRICS for end in ("lo", "hi")]
-    assert set(ends) | {"sign_unresolved"} == set(tables["both"].columns) - set(tables["exact"].columns)
+    assert {c for c in tables["exact"].columns if c.endswith(("_lo", "_hi"))} == set(ends)
+    assert all(tables["exact"][c].null_count() == tables["exact"].height for c in ends)
+    assert not tables["exact"]["sign_unresolved"].any()
     holds_zero = (pl.col("cos_lo") <= 0) & (pl.col("cos_hi") >= 0)
     table = tables["both"].with_columns(holds_zero.fill_null(value=False).alias("expected"))
     assert table["expected"].equals(table["sign_unresolved"].alias("expected"))

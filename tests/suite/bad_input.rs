@@ -245,8 +245,12 @@ fn non_finite_gradients_and_the_reference_itself_are_flagged_not_fatal() {
     assert_eq!(ran.code, 0, "{}", ran.err);
     let rows: Vec<serde_json::Value> = ran.out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     assert_eq!(rows[0]["nonfinite"], true);
-    assert_eq!((&rows[0]["g2"], &rows[0]["cos"]), (&"NaN".into(), &serde_json::Value::Null));
-    assert_eq!((&rows[1]["g2"], &rows[1]["rsi"]), (&"inf".into(), &serde_json::Value::Null));
+    assert_eq!(rows[1]["nonfinite"], true);
+    let null = serde_json::Value::Null;
+    for row in &rows[..2] {
+        assert_eq!((&row["g2"], &row["dot"], &row["cos"]), (&null, &null, &null));
+        assert!(row["d2"].is_number(), "what does not hold the gradient is there");
+    }
     assert_eq!(rows[2]["x_eq_ref"], true);
     assert_eq!((&rows[2]["rsi"], &rows[2]["eb"], &rows[2]["cos"]), (&().into(), &().into(), &().into()));
     assert_eq!(rows[2]["lolr"], 0.0);

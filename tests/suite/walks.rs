@@ -190,3 +190,26 @@ fn simulate_refuses_what_makes_no_sense() {
     assert_eq!(again.code, 1);
     assert!(again.err.contains("there is a run already"), "{}", again.err);
 }
+
+#[test]
+fn every_step_that_is_compared_with_a_later_iterate_has_its_row() {
+    let (dir, expected) = simulated("random-walk", &["--adam", "--steps", "900", "--dim", "100"], &[]);
+    let steps: Vec<String> = (0..900).map(|t| t.to_string()).collect();
+    assert_eq!(expected.iter().map(|r| r["step"].clone()).collect::<Vec<_>>(), steps);
+    assert_eq!(expected.iter().filter(|r| !r["dot_lag"].is_empty()).count(), 900 - 50);
+    // Every iterate is a keyframe there, and can be decoded without those before it.
+    let (path, whole) = (dir.path().join("run"), dir.path().join("whole"));
+    let ran = run(&["pack", path.to_str().unwrap(), "--no-predict", "--out", whole.to_str().unwrap()]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    for path in [path, whole] {
+        for threads in ["1", "2", "3", "8"] {
+            assert!(rows(&path, &["--threads", threads]) == expected, "{} {threads}", path.display());
+        }
+        let sampled = rows(&path, &["--steps", "..900:40"]);
+        assert_eq!(sampled.len(), 23);
+        for row in sampled {
+            let step: usize = row["step"].parse().unwrap();
+            assert_eq!((&row["dot_lag"], &row["dot"]), (&expected[step]["dot_lag"], &expected[step]["dot"]));
+        }
+    }
+}
