@@ -57,6 +57,17 @@ const KINDS: [Kind; 11] = [
     Kind { name: "muon", decay: Decay::Decoupled, memory: MOMENTUM },
 ];
 
+/// What an optimizer divides by the root of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// Its second moment, which is recorded with keyframes.
+    Recorded,
+    /// Its second moment, which is not.
+    Newest,
+    /// The largest second moment so far, which is not recorded either.
+    Largest,
+}
+
 /// A step of an optimizer that divides by the root of a second moment.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Elementwise {
@@ -149,15 +160,19 @@ impl<'a> Hyperparameters<'a> {
     pub fn law(&self) -> Law {
         let first = self.catalog.steps.start;
         let decoupled = (0..self.groups()).any(|g| self.declared().flag(g, "decoupled_weight_decay"));
+        let finite = |u: Option<Update>| u.is_some_and(Update::is_finite);
+        let linear = |g: usize| finite(self.linear(g, first, 1));
+        let elementwise = |g: usize| finite(self.elementwise(g, first, 1).map(|e| e.linear));
         let (law, known): (Law, &dyn Fn(usize) -> bool) = match self.name() {
-            "sgd" if !decoupled => (Law::Linear, &|g| self.linear(g, first, 1).is_some_and(Update::is_finite)),
-            "adam" | "adamw" => {
-                (Law::Elementwise, &|g| self.elementwise(g, first, 1).is_some_and(|e| e.linear.is_finite()))
-            }
+            "sgd" if !decoupled => (Law::Linear, &linear),
+            "adam" | "adamw" | "adagrad" => (Law::Elementwise, &elementwise),
+            // Its schedule of momentum is a product over all steps so far.
+            "nadam" if !self.changes("beta1") => (Law::Elementwise, &elementwise),
+            "rmsprop" if self.memory() == Some(0.0) => (Law::Elementwise, &elementwise),
             _ => {
                 let named = match self.manifest.optimizer.name.as_str() {
                     "" => "no optimizer is named in the manifest".to_owned(),
-                    name => format!("the optimizer is '{name}', of which it is not known in closed form"),
+                    name => format!("the optimizer is '{name}', which is not known in closed form"),
                 };
                 return Law::Unknown(named);
             }
@@ -194,25 +209,85 @@ impl<'a> Hyperparameters<'a> {
         Some(sgd.into())
     }
 
+    /// Whether a hyperparameter is another at some step than in the manifest.
+    fn changes(&self, key: &str) -> bool {
+        let of_group = |g: usize| {
+            let (column, initial) = (format!("{key}/{g}"), self.initial(g, key));
+            let other = |v: f64| initial.is_none_or(|i| i.total_cmp(&v).is_ne());
+            self.catalog.steps.clone().filter_map(|s| self.catalog.scalar(s, &column)).any(other)
+        };
+        (0..self.groups()).any(of_group)
+    }
+
+    /// The second moment before the first step.
+    pub fn first_moment(&self, group: usize) -> f64 {
+        let adagrad = self.name() == "adagrad";
+        self.initial(group, "initial_accumulator_value").filter(|_| adagrad).unwrap_or(0.0)
+    }
+
+    /// What the optimizer divides by the root of.
+    pub fn moment(&self) -> Moment {
+        let amsgrad = (0..self.groups()).any(|g| self.declared().flag(g, "amsgrad"));
+        match self.name() {
+            "adam" | "adamw" if !amsgrad => Moment::Recorded,
+            "adam" | "adamw" => Moment::Largest,
+            _ => Moment::Newest,
+        }
+    }
+
     /// The update of step t where the optimizer divides by the root of a second moment; otherwise as
     /// [`Self::update`].
     pub fn elementwise(&self, group: usize, step: u64, count: u64) -> Option<Elementwise> {
-        if !["adam", "adamw"].contains(&self.name()) || self.declared().flag(group, "amsgrad") {
-            return None;
-        }
-        let [b1, b2] = [self.value(group, step, "beta1")?, self.value(group, step, "beta2")?];
-        let power = |b: f64| b.powf(count as f64);
-        let sign = self.declared().sign(group);
-        let linear = Update {
-            momentum: b1,
-            into_buffer: 1.0 - b1,
-            into_step: 0.0,
-            from_buffer: sign * self.value(group, step, "lr")? / (1.0 - power(b1)),
+        let value = |key: &str| self.value(group, step, key);
+        let lr = self.declared().sign(group) * value("lr")?;
+        let plain = Update {
             weight_decay: self.coupled_weight_decay(group, step)?,
             shrink: self.shrink(group, step)?,
+            ..Update::default()
         };
-        let eps = self.value(group, step, "eps").unwrap_or(1e-8);
-        Some(Elementwise { linear, second: [b2, 1.0 - b2], root: (1.0 - power(b2)).sqrt(), eps })
+        let eps = |usual: f64| value("eps").unwrap_or(usual);
+        let corrected = |b: f64| 1.0 - b.powf(count as f64);
+        let with = |linear, second, root, eps| Some(Elementwise { linear, second, root, eps });
+        match self.name() {
+            "adam" | "adamw" => {
+                let [b1, b2] = [value("beta1")?, value("beta2")?];
+                let buffer = lr / corrected(b1);
+                let linear = Update { momentum: b1, into_buffer: 1.0 - b1, from_buffer: buffer, ..plain };
+                with(linear, [b2, 1.0 - b2], corrected(b2).sqrt(), eps(1e-8))
+            }
+            "nadam" => {
+                let [b1, b2] = [value("beta1")?, value("beta2")?];
+                let psi = self.initial(group, "momentum_decay").unwrap_or(4e-3);
+                let mu = |k: u64| b1 * (1.0 - 0.5 * 0.96f64.powf(k as f64 * psi));
+                let mut product = 1.0;
+                for k in 1..=count {
+                    product *= mu(k);
+                    // Nothing of it is seen beside 1.
+                    if product < f64::EPSILON / 8.0 {
+                        break;
+                    }
+                }
+                let next = mu(count + 1);
+                let linear = Update {
+                    momentum: b1,
+                    into_buffer: 1.0 - b1,
+                    into_step: lr * (1.0 - mu(count)) / (1.0 - product),
+                    from_buffer: lr * next / (1.0 - product * next),
+                    ..plain
+                };
+                with(linear, [b2, 1.0 - b2], corrected(b2).sqrt(), eps(1e-8))
+            }
+            "rmsprop" => {
+                let alpha = value("alpha").unwrap_or(0.99);
+                with(Update { into_step: lr, ..plain }, [alpha, 1.0 - alpha], 1.0, eps(1e-8))
+            }
+            "adagrad" => {
+                let decay = self.initial(group, "lr_decay").unwrap_or(0.0);
+                let lr = lr / (1.0 + (count - 1) as f64 * decay);
+                with(Update { into_step: lr, ..plain }, [1.0, 1.0], 1.0, eps(1e-10))
+            }
+            _ => None,
+        }
     }
 
     /// What is left of a gradient, its sign included, from one step to the next, at most: of SGD its momentum, of

@@ -13,11 +13,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use super::mover::Movers;
+use super::seconds::Seconds;
 use crate::error::{Result, Tried};
-use crate::optimizer::{Elementwise, Hyperparameters};
+use crate::isa::Isa;
+use crate::optimizer::{Elementwise, Hyperparameters, Moment};
 use crate::reference::Reference;
 use crate::run::Run;
 use crate::run::catalog::Catalog;
+use crate::run::KEYFRAME_STEPS;
 
 /// A part of a response that counts as nothing.
 pub(super) const NOTHING: f64 = 1e-9;
@@ -25,6 +28,8 @@ pub(super) const NOTHING: f64 = 1e-9;
 /// Consecutive steps that are decoded from one keyframe.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Segment {
+    /// Its number among all.
+    pub(super) number: usize,
     /// The steps.
     pub(super) steps: Range<u64>,
     /// The step that is walked after this segment; its end where there is none.
@@ -40,6 +45,10 @@ pub(super) struct Influence<'a> {
     pub(super) references: &'a [Reference],
     /// The references that are made of the path, by number.
     pub(super) targets: Vec<usize>,
+    /// What the optimizer divides by the root of.
+    pub(super) moment: Moment,
+    /// Where second moments come from that were not recorded.
+    pub(super) seconds: Option<Seconds>,
     /// Weight decay is added to the gradient, so that responses to iterates differ between elements too.
     pub(super) coupled: bool,
     /// Steps are missing between segments.
@@ -52,7 +61,7 @@ pub(super) struct Influence<'a> {
 
 impl<'a> Influence<'a> {
     /// For the steps of which rows are wanted, ascending and not none. What has to be handed on goes to files
-    /// without a name in `scratch`.
+    /// without a name in `scratch`. `how` are instruction set and threads of a pass that it may take.
     ///
     /// # Errors
     /// A shard cannot be read, or `scratch` cannot be written.
@@ -61,9 +70,11 @@ impl<'a> Influence<'a> {
         (hyper, movers): (&'a Hyperparameters<'a>, &'a Movers<'a>),
         (references, targets): (&'a [Reference], Vec<usize>),
         wanted: &[u64],
+        how: (Isa, usize),
         scratch: &Path,
     ) -> Result<Influence<'a>> {
-        let coupled = hyper.decays();
+        let (coupled, moment) = (hyper.decays(), hyper.moment());
+        let recorded = moment == Moment::Recorded && catalog.has_second_moments(run)?;
         let last = |k: &usize| references[*k].weights.last();
         let to = targets.iter().filter_map(last).max().unwrap_or(0);
         // With coupled weight decay a response never fades.
@@ -73,11 +84,17 @@ impl<'a> Influence<'a> {
         let end = to.min(newest.saturating_add(horizon));
         let keyframes = run.keyframes()?;
         let first = wanted.first().copied().unwrap_or(0);
+        let first = if recorded { first } else { 0 };
         let from = keyframes.partition_point(|k| *k <= first).checked_sub(1).map_or(first, |i| keyframes[i]);
         let mut ranges: Vec<Range<u64>> = Vec::new();
         for step in catalog.iterates(from..end) {
+            // Where all iterates are stored whole, not all of them are the beginning of something.
+            let goes_on = |range: &Range<u64>| {
+                range.end == step
+                    && (step - range.start < KEYFRAME_STEPS || keyframes.binary_search(&step).is_err())
+            };
             match ranges.last_mut() {
-                Some(range) if range.end == step && keyframes.binary_search(&step).is_err() => range.end += 1,
+                Some(range) if goes_on(range) => range.end += 1,
                 _ => ranges.push(step..step + 1),
             }
         }
@@ -88,18 +105,23 @@ impl<'a> Influence<'a> {
             movers,
             references,
             targets,
+            moment,
+            seconds: None,
             coupled,
             gaps,
             end,
             segments: Vec::new(),
             store: Store::new(run, vectors, scratch)?,
         };
-        influence.segments = influence.segments(&ranges, to);
+        influence.segments = influence.cut(&ranges, to);
+        if !recorded {
+            influence.seconds = Some(Seconds::follow(run, &influence, how, scratch)?);
+        }
         Ok(influence)
     }
 
     /// The segments with the responses after them.
-    fn segments(&self, ranges: &[Range<u64>], to: u64) -> Vec<Segment> {
+    fn cut(&self, ranges: &[Range<u64>], to: u64) -> Vec<Segment> {
         let mut state: Vec<Vec<f64>> = vec![vec![0.0; self.targets.len()]; self.movers.len()];
         let mut at = to;
         let mut all = Vec::new();
@@ -114,10 +136,26 @@ impl<'a> Influence<'a> {
                 }
             }
             at = next.min(at);
-            all.push(Segment { steps: steps.clone(), next, after: state.clone() });
+            all.push(Segment { number: i, steps: steps.clone(), next, after: state.clone() });
         }
         all.reverse();
         all
+    }
+
+    /// All segments.
+    pub(super) fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// The second moment of a mover before its first step.
+    pub(super) fn first_moment(&self, mover: usize) -> f64 {
+        self.hyper.first_moment(self.movers.param_group(mover))
+    }
+
+    /// Whether what is divided by the root of is held for every step of a segment: it does not follow from gradients
+    /// alone.
+    pub(super) fn holds_all(&self) -> bool {
+        self.coupled || self.moment == Moment::Largest
     }
 
     /// The weight of x_step in a target.
@@ -135,6 +173,11 @@ impl<'a> Influence<'a> {
         self.movers.elementwise(self.hyper, mover, step)
     }
 
+    /// Where windows may begin.
+    pub(super) fn begins(&self) -> Vec<u64> {
+        self.segments.iter().map(|s| s.steps.start).collect()
+    }
+
     /// All steps that are walked, ascending.
     pub(super) fn steps(&self) -> Vec<u64> {
         self.segments.iter().flat_map(|s| s.steps.clone()).collect()
@@ -146,11 +189,6 @@ impl<'a> Influence<'a> {
         let from = self.segments.partition_point(|s| s.steps.end <= *first);
         let to = self.segments.partition_point(|s| s.steps.start <= *last);
         &self.segments[from..to.max(from)]
-    }
-
-    /// Whether there is nothing before a segment, so that nothing has to be handed on.
-    pub(super) fn is_first(&self, segment: &Segment) -> bool {
-        self.segments.first() == Some(segment)
     }
 
     /// Where responses wait between windows.

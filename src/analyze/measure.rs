@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::reduce::cuda::Device;
 use crate::reduce::order::Neumaier;
 use crate::run::Run;
-use crate::run::plan::plan_windows;
+use crate::run::plan::{plan_windows, plan_windows_at};
 use crate::run::window::Window;
 use crate::stream;
 use crate::sums::Flags;
@@ -100,11 +100,16 @@ impl Analysis<'_> {
         let max_steps = SUMS_BYTES / row / self.run.table.chunks().len().max(1);
         // Each window decodes the iterates after its last step too.
         let least = layout.lag.map_or(0, |lag| 2 * usize::try_from(lag).unwrap_or(0));
-        let mut plan = plan_windows(self.run, &walked, max_steps.max(least))?;
-        if influence.is_some() {
-            // What a gradient put into a reference is known by the steps after it.
-            plan.reverse();
-        }
+        let max_steps = max_steps.max(least);
+        let plan = match influence {
+            None => plan_windows(self.run, &walked, max_steps)?,
+            Some(influence) => {
+                let mut plan = plan_windows_at(self.run, &walked, max_steps, &influence.begins());
+                // What a gradient put into a reference is known by the steps after it.
+                plan.reverse();
+                plan
+            }
+        };
         std::thread::scope(|scope| {
             // One window is opened, and its pages brought in, while the one before is measured.
             let (send, receive) = sync_channel::<Result<(&[u64], Window)>>(0);

@@ -18,6 +18,7 @@ pub mod online;
 mod past;
 mod record;
 mod responses;
+mod seconds;
 mod skipped;
 mod spool;
 mod unit;
@@ -36,7 +37,7 @@ use crate::error::{Error, Result};
 use crate::group::Group;
 use crate::isa::Isa;
 use crate::metrics::interval::Confidence;
-use crate::optimizer::{Hyperparameters, Law};
+use crate::optimizer::{Hyperparameters, Law, Moment};
 use crate::reduce::order::ORDER_VERSION;
 use crate::reference::Reference;
 use crate::row::{Row, SCHEMA_VERSION};
@@ -203,7 +204,8 @@ impl<'a> Analysis<'a> {
         targets.dedup();
         let optimizer = (&self.hyperparameters, &self.movers);
         let of = (self.references, targets);
-        Influence::new((self.run, self.catalog), optimizer, of, &self.candidates, scratch).map(Some)
+        let how = (self.options.isa, self.options.threads);
+        Influence::new((self.run, self.catalog), optimizer, of, &self.candidates, how, scratch).map(Some)
     }
 
     /// The recorded steps that were asked for and are not left out.
@@ -311,14 +313,19 @@ fn law(run: &Run, catalog: &Catalog, hyper: &Hyperparameters<'_>, options: &Opti
                  momentum, dampening, nesterov and weight_decay all there?"
             )
         }),
-        Law::Elementwise => second_moments_unknown(run, catalog, options)?,
+        Law::Elementwise => second_moments_unknown(run, catalog, hyper, options)?,
         Law::Unknown(_) => None,
     };
     Ok(unknown.map_or(law, Law::Unknown))
 }
 
 /// Why the second moments of the optimizer are not known at every step; `None` where they are.
-fn second_moments_unknown(run: &Run, catalog: &Catalog, options: &Options) -> Result<Option<String>> {
+fn second_moments_unknown(
+    run: &Run,
+    catalog: &Catalog,
+    hyper: &Hyperparameters<'_>,
+    options: &Options,
+) -> Result<Option<String>> {
     let manifest = &run.manifest;
     let of = |why: &str| Ok(Some(format!("the second moments of '{}' are not known: {why}", manifest.optimizer.name)));
     if options.pass == Pass::Training {
@@ -336,9 +343,10 @@ fn second_moments_unknown(run: &Run, catalog: &Catalog, options: &Options) -> Re
     if catalog.steps.start > 0 || catalog.absences().is_none() {
         return of("it is not known how many steps each tensor has taken");
     }
-    let mut keyframes = run.keyframes()?.iter().filter(|k| catalog.has_iterate(**k));
-    match keyframes.find(|k| **k > 0 && run.final_step() != Some(**k) && !catalog.has_second_moment(**k)) {
-        Some(k) => of(&format!("they were not recorded at step {k}")),
-        None => Ok(None),
+    let recorded = hyper.moment() == Moment::Recorded && catalog.has_second_moments(run)?;
+    let last = run.final_step().unwrap_or(catalog.steps.end);
+    match (catalog.steps.start..last).find(|s| !catalog.has_iterate(*s)) {
+        Some(s) if !recorded => of(&format!("they were not recorded, and neither was step {s}")),
+        _ => Ok(None),
     }
 }

@@ -6,14 +6,15 @@
 use std::ops::Range;
 
 use super::influence::{Handed, Influence, NOTHING, Segment};
+use super::seconds::Running;
 use crate::codec::Predictor;
 use crate::error::Result;
 use crate::isa::Isa;
-use crate::optimizer::Elementwise;
+use crate::optimizer::{Elementwise, Moment};
 use crate::reduce::cpu::own_sums;
 use crate::reduce::order::{BLOCK, CHUNK};
 use crate::reduce::response::{
-    Back, back, back_coupled, bridge, decayed, inverse, second, second_and_inverse,
+    Back, back, back_coupled, bridge, inverse, second_and_inverse,
 };
 use crate::run::manifest::{GRAD, MOMENTS};
 use crate::run::trajectory::{Decoded, Source};
@@ -46,11 +47,11 @@ enum Move {
     Unknown,
 }
 
-/// Where the second moments of a segment come from.
+/// Where the second moments within a segment come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Seconds {
+enum Origin {
     /// From the replay by which its iterates are decoded.
-    Replayed,
+    Replay,
     /// They are taken from step to step here.
     Own,
 }
@@ -58,13 +59,11 @@ enum Seconds {
 /// Working memory of one thread.
 pub(super) struct Responses {
     /// The second moment after the newest step.
-    v: Vec<f32>,
-    /// A gradient with its weight decay.
-    u: Vec<f32>,
+    running: Running,
     /// Second moments, held every so many steps: before the step, or after every one.
     held: Vec<Vec<f32>>,
     every: usize,
-    seconds: Seconds,
+    seconds: Origin,
     noted: Vec<Noted>,
     /// Gradients of a few steps.
     gradients: Vec<Vec<f32>>,
@@ -81,7 +80,7 @@ pub(super) struct Responses {
 
 /// The arithmetic's own precision.
 #[allow(clippy::cast_possible_truncation)]
-fn single(v: f64) -> f32 {
+pub(super) fn single(v: f64) -> f32 {
     v as f32
 }
 
@@ -89,15 +88,14 @@ impl Responses {
     /// For chunks of any length.
     pub(super) fn new(influence: &Influence<'_>) -> Responses {
         let vector = || vec![0.0f32; CHUNK];
-        let every = if influence.coupled { 1 } else { HELD };
+        let every = if influence.holds_all() { 1 } else { HELD };
         let targets = influence.targets.len();
         let responses = if influence.coupled { 2 * targets } else { targets };
         Responses {
-            v: vector(),
-            u: if influence.coupled { vector() } else { Vec::new() },
+            running: Running::new(influence.moment, influence.coupled),
             held: Vec::new(),
             every,
-            seconds: Seconds::Own,
+            seconds: Origin::Own,
             noted: Vec::new(),
             gradients: (0..every).map(|_| vector()).collect(),
             inverse: vec![[0.0; BLOCK]; every],
@@ -134,24 +132,36 @@ impl Responses {
         influence.store().put(chunk, self.handed.clone(), vectors.map(|v| &v[..n]), &mut self.bytes)
     }
 
-    /// Begins the way forward through a segment.
-    pub(super) fn forward(&mut self, segment: &Segment, layout: Layout, source: &mut Source<'_>) {
+    /// Begins the way forward through a segment of a chunk, by number.
+    ///
+    /// # Errors
+    /// Second moments that wait in a file cannot be read.
+    pub(super) fn forward(
+        &mut self,
+        influence: &Influence<'_>,
+        (segment, chunk): (&Segment, usize),
+        (mover, layout): (usize, Layout),
+        source: &mut Source<'_>,
+    ) -> Result<()> {
         self.noted.clear();
         let replayed = |step| source.coding(step).is_some_and(|c| c.predictor == Predictor::Adam);
         let all = (segment.steps.start + 1..segment.steps.end).all(replayed);
         // Who looks further ahead is not at hand when a step is noted.
-        let at_hand = all && self.every > 1 && layout.lag.is_none();
-        self.seconds = if at_hand { Seconds::Replayed } else { Seconds::Own };
-        let (first, v) = (segment.steps.start, &mut self.v[..source.chunk.len]);
-        match source.load(first, MOMENTS[1], v) {
-            Ok(Decoded::Values) => {}
-            // Before its first step the optimizer has none.
-            Ok(Decoded::Absent | Decoded::Missing) if first == 0 => v.fill(0.0),
-            _ => {
-                let steps = segment.steps.end - segment.steps.start;
-                self.noted.extend((0..steps).map(|_| Noted::Unknown));
-            }
+        let at_hand = all && self.every > 1 && layout.lag.is_none() && influence.moment == Moment::Recorded;
+        self.seconds = if at_hand { Origin::Replay } else { Origin::Own };
+        let (first, n) = (segment.steps.start, source.chunk.len);
+        let known = if first == 0 {
+            self.running.begin(n, influence.first_moment(mover));
+            true
+        } else if let Some(seconds) = &influence.seconds {
+            seconds.read((segment.number, chunk), self.running.vectors(n), &mut self.bytes)?
+        } else {
+            matches!(source.load(first, MOMENTS[1], self.running.newest(n)), Ok(Decoded::Values))
+        };
+        if !known {
+            self.noted.extend(segment.steps.clone().map(|_| Noted::Unknown));
         }
+        Ok(())
     }
 
     /// Takes the next step of the segment with what became of its gradient; `None` where it cannot be read. With it
@@ -168,19 +178,19 @@ impl Responses {
         if segment.steps.start + at != step {
             return;
         }
-        let lacks = self.seconds == Seconds::Replayed && replayed.is_empty() && step + 1 < segment.steps.end;
+        let lacks = self.seconds == Origin::Replay && replayed.is_empty() && step + 1 < segment.steps.end;
         let noted = match (gradient, influence.update(mover, step)) {
             (Some((g, Decoded::Values)), Some(e)) if !lacks => {
-                self.hold(x.len(), !influence.coupled);
+                self.hold(x.len(), self.every > 1);
                 match self.seconds {
-                    Seconds::Own => self.advance(isa, &e, g, influence.coupled.then_some(x)),
+                    Origin::Own => self.running.advance(isa, &e, g, influence.coupled.then_some(x)),
                     // It is held before the next step.
-                    Seconds::Replayed if (self.noted.len() + 1).is_multiple_of(self.every) => {
-                        self.v[..replayed.len()].copy_from_slice(replayed);
+                    Origin::Replay if (self.noted.len() + 1).is_multiple_of(self.every) => {
+                        self.running.newest(replayed.len()).copy_from_slice(replayed);
                     }
-                    Seconds::Replayed => {}
+                    Origin::Replay => {}
                 }
-                self.hold(x.len(), influence.coupled);
+                self.hold(x.len(), self.every == 1);
                 Noted::Step(e)
             }
             (Some((_, Decoded::Absent)), _) => {
@@ -203,21 +213,7 @@ impl Responses {
             if self.held.len() <= place {
                 self.held.resize_with(place + 1, || vec![0.0; CHUNK]);
             }
-            self.held[place][..n].copy_from_slice(&self.v[..n]);
-        }
-    }
-
-    /// Takes the second moment a step on.
-    fn advance(&mut self, isa: Isa, e: &Elementwise, g: &[f32], x: Option<&[f32]>) {
-        let v = &mut self.v[..g.len()];
-        let factors = e.second.map(single);
-        match x {
-            None => second(isa, factors, g, v),
-            Some(x) => {
-                let u = &mut self.u[..g.len()];
-                decayed(isa, single(e.linear.weight_decay), x, g, u);
-                second(isa, factors, u, v);
-            }
+            self.held[place][..n].copy_from_slice(self.running.divisor(n));
         }
     }
 
@@ -336,7 +332,8 @@ impl Responses {
                 let Noted::Step(e) = self.noted[place] else { continue };
                 let (numbers, out) = ([single(1.0 / e.root), single(e.eps)], &mut self.inverse[at][..len]);
                 if self.every > 1 {
-                    let (g, v) = (&self.gradients[at][range.clone()], &mut self.v[range.clone()]);
+                    let g = &self.gradients[at][range.clone()];
+                    let v = &mut self.running.newest(n)[range.clone()];
                     second_and_inverse(isa, e.second.map(single), numbers, g, v, out);
                 } else {
                     inverse(isa, numbers, &self.held[place][range.clone()], out);
@@ -420,7 +417,7 @@ impl Responses {
         if self.every > 1
             && let Some(held) = self.held.get(places.start / self.every)
         {
-            self.v[..n].copy_from_slice(&held[..n]);
+            self.running.newest(n).copy_from_slice(&held[..n]);
         }
         let mut known = true;
         for (at, place) in places.enumerate() {

@@ -245,14 +245,16 @@ impl Unit<'_> {
                 let mover = influence.movers.of(chunk.tensor);
                 responses.begin(influence, index, n)?;
                 for segment in segments.iter().rev() {
-                    responses.forward(segment, self.layout, &mut source);
+                    // What is held is of later steps, which would be kept for longer than those that come.
+                    iterates.clear();
+                    responses.forward(influence, (segment, index), (mover, self.layout), &mut source)?;
                     let walked: Vec<u64> = segment.steps.clone().collect();
                     let noting = Noting { responses, influence, segment, mover };
                     walk.take(&walked, iterates, batch, Some(noting), &mut source)?;
                     let rows = (steps, self.layout, &mut walk.cells);
                     responses.back(influence, segment, (isa, mover), rows, &mut source);
                 }
-                if segments.first().is_some_and(|s| !influence.is_first(s)) {
+                if segments.first().is_some_and(|s| s.number > 0) {
                     responses.end(influence, index, n)?;
                 }
             }

@@ -34,6 +34,13 @@ fn decayed_body(weight_decay: f32, x: &[f32], g: &[f32], u: &mut [f32]) {
 }
 
 #[inline(always)]
+fn larger_body(v: &[f32], largest: &mut [f32]) {
+    for (largest, v) in largest.iter_mut().zip(v) {
+        *largest = if *v > *largest { *v } else { *largest };
+    }
+}
+
+#[inline(always)]
 fn inverse_body([scale, eps]: [f32; 2], v: &[f32], out: &mut [f32]) {
     for (out, v) in out.iter_mut().zip(v) {
         *out = 1.0 / v.sqrt().mul_add(scale, eps);
@@ -94,6 +101,11 @@ multi_isa! {
     /// Adds coupled weight decay to a gradient.
     pub fn decayed(weight_decay: f32, x: &[f32], g: &[f32], u: &mut [f32])
     => portable decayed_body, avx2 decayed_body, avx512 decayed_body
+}
+multi_isa! {
+    /// The larger of each two second moments.
+    pub fn larger(v: &[f32], largest: &mut [f32])
+    => portable larger_body, avx2 larger_body, avx512 larger_body
 }
 multi_isa! {
     /// What the optimizer multiplies a step with: `1 / (scale sqrt(v) + eps)`.

@@ -239,9 +239,17 @@ impl Catalog {
         self.index(step).is_some_and(|i| self.iterates[i] == self.world)
     }
 
-    /// Whether every rank has recorded the optimizer's second moment before step t.
-    pub fn has_second_moment(&self, step: u64) -> bool {
-        self.moments.get(&step).is_some_and(|count| *count == self.world)
+    /// Whether every keyframe has the optimizer's second moment with it, but for the first, at which it is known, and
+    /// the final iterate.
+    ///
+    /// # Errors
+    /// As [`Run::keyframes`].
+    pub fn has_second_moments(&self, run: &Run) -> Result<bool> {
+        let last = run.final_step();
+        let mut keyframes = run.keyframes()?.iter().filter(|k| **k > 0 && Some(**k) != last);
+        Ok(keyframes.all(|k| {
+            !self.has_iterate(*k) || self.moments.get(k).is_some_and(|count| *count == self.world)
+        }))
     }
 
     /// The steps among `range` whose iterates are recorded, ascending.

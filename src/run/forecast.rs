@@ -18,14 +18,24 @@ use crate::isa::Isa;
 /// A step that is a multiple of this is a keyframe, so that those of several ranks meet.
 pub(crate) const KEYFRAME_STEPS: u64 = 128;
 
+/// What the moments of a chunk are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moments {
+    /// Anything: steps are missing.
+    Unknown,
+    /// The optimizer's, though not what a reader has.
+    Followed,
+    /// The optimizer's, and a reader has them.
+    Live,
+}
+
 /// A chunk as the forecast knows it.
 struct Place {
     range: Range<usize>,
     tensor: usize,
     param_group: usize,
     dtype: DType,
-    /// The moments are the optimizer's.
-    live: bool,
+    moments: Moments,
     /// Flags of the last replay that was chosen.
     flags: Option<u8>,
     /// The prediction at hand misses so little that no step of a quantizer could be smaller.
@@ -76,7 +86,7 @@ impl Forecast {
             let range = at..at + chunk.len;
             at = range.end;
             let (tensor, param_group, dtype) = (chunk.tensor, info.param_group, info.dtype);
-            Place { range, tensor, param_group, dtype, live: false, flags: None, close: false }
+            Place { range, tensor, param_group, dtype, moments: Moments::Unknown, flags: None, close: false }
         };
         Forecast {
             isa,
@@ -145,7 +155,8 @@ impl Forecast {
         gradient.into_iter().for_each(|values| own.copy_from_slice(values));
         // What a keyframe goes with is known too, though nothing was replayed since.
         let stored = moments.iter().any(|m| m.iter().any(|v| *v != 0.0));
-        self.places[chunk].live = replay.is_some() || stored;
+        self.places[chunk].moments =
+            if replay.is_some() || stored { Moments::Live } else { Moments::Unknown };
         self.places[chunk].flags = replay.map(|r| r.flags);
         let rule = self.rules.get(self.places[chunk].param_group).copied().flatten();
         let counted = replay.zip(rule).and_then(|(replay, rule)| rule.count(&replay));
@@ -169,7 +180,8 @@ impl Forecast {
         } else {
             // A training starts with an optimizer that has done nothing yet.
             let fresh = self.newest.is_none() && step == 0;
-            self.places.iter_mut().for_each(|p| p.live = fresh);
+            let moments = if fresh { Moments::Live } else { Moments::Unknown };
+            self.places.iter_mut().for_each(|p| p.moments = moments);
         }
         self.x.resize(len, 0.0);
         // What everything is compared with loses nothing.
@@ -197,7 +209,7 @@ impl Forecast {
             Some(values) => own.copy_from_slice(values),
             None => own.fill(0.0),
         }
-        (place.live, self.given) = (true, true);
+        (place.moments, self.given) = (Moments::Live, true);
         // Every step that the optimizer has taken has a number.
         self.counts[place.tensor].0 = self.newest.unwrap_or(0);
     }
@@ -273,7 +285,7 @@ impl Forecast {
     /// How many moments go with the iterate at hand: none, except with a keyframe.
     pub(super) fn stored_moments(&self) -> usize {
         // At the first step of a training they are all 0, which is what a reader takes them for.
-        if (self.follows || self.given) && self.at_keyframe() && self.places.iter().any(|p| p.live) {
+        if (self.follows || self.given) && self.at_keyframe() && self.places.iter().any(|p| p.moments == Moments::Live) {
             self.moment_count()
         } else {
             0
@@ -283,7 +295,7 @@ impl Forecast {
     /// One of the moments of a chunk before the step at hand; `None` where it is not known.
     pub(super) fn moment(&self, chunk: usize, which: usize) -> Option<&[f32]> {
         let place = &self.places[chunk];
-        place.live.then(|| &self.moments[which][place.range.clone()])
+        (place.moments == Moments::Live).then(|| &self.moments[which][place.range.clone()])
     }
 
     /// Where the gradient of a chunk at the newest iterate goes: to be filled, or zeros where it is not
@@ -331,13 +343,17 @@ impl Forecast {
         let rule = self.rules.get(place.param_group).copied().flatten();
         let can = present && self.replay.is_some() && largest(g) < f32::INFINITY.to_bits();
         let own = rule.filter(|_| can).map(|r| r.prediction(count.0 + 1));
-        let replay = own.filter(|_| place.live || keyframe);
+        let replay = own.filter(|_| place.moments == Moments::Live || keyframe);
         let mut trial = Trial { isa: self.isa, dtype: place.dtype, sample: &mut self.sample, encoder };
         let mut best = (u64::MAX, Prediction::PREVIOUS);
-        if let Some(own) = replay.filter(|_| keyframe) {
+        if keyframe && place.moments != Moments::Unknown {
             // It is stored whole, and with it the moments, whatever would have told it best.
-            (place.flags, place.live, count.1) = (Some(own.flags), true, true);
-            return (own, None);
+            place.moments = Moments::Live;
+            if let Some(own) = replay {
+                let flags = place.flags.unwrap_or(own.flags);
+                (place.flags, count.1) = (Some(flags), true);
+                return (Prediction { flags, ..own }, None);
+            }
         }
         if let Some(own) = replay {
             let own = Prediction { flags: place.flags.unwrap_or(own.flags), ..own };
@@ -355,12 +371,13 @@ impl Forecast {
         let close = trial.is_close(best.0);
         place.close = close;
         let chosen = best.1;
-        let moved = values.iter().zip(x).any(|(v, x)| v.to_bits() != x.to_bits());
         if chosen.predictor.moments() > 0 {
-            (place.flags, place.live, count.1) = (Some(chosen.flags), true, true);
-        } else if moved || own.is_some() {
-            // The moments go on, also where something else held the iterate, and are not what a reader has.
-            (place.live, count.1) = (false, true);
+            (place.flags, place.moments, count.1) = (Some(chosen.flags), Moments::Live, true);
+        } else if values.iter().zip(x).any(|(v, x)| v.to_bits() != x.to_bits()) {
+            // Something else held the iterate. Moments that go on are the optimizer's, but not what a reader has.
+            let known = place.moments != Moments::Unknown && own.is_some();
+            place.moments = if known { Moments::Followed } else { Moments::Unknown };
+            count.1 = true;
             return (chosen, own);
         }
         (chosen, None)

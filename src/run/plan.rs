@@ -21,8 +21,12 @@ const MAX_SHARDS: usize = 128;
 /// # Errors
 /// A shard cannot be read; damage is left for others to find.
 pub fn plan_windows(run: &Run, steps: &[u64], max_steps: usize) -> Result<Vec<Range<usize>>> {
+    Ok(plan_windows_at(run, steps, max_steps, run.keyframes()?))
+}
+
+/// The same, with windows that begin at none but some of these `keyframes`, ascending.
+pub fn plan_windows_at(run: &Run, steps: &[u64], max_steps: usize, keyframes: &[u64]) -> Vec<Range<usize>> {
     let max_steps = max_steps.max(MIN_STEPS);
-    let keyframes = run.keyframes()?;
     let begins = |i: usize| match steps.get(i) {
         Some(step) => {
             let keyframe = keyframes.partition_point(|k| k <= step).checked_sub(1).map(|k| keyframes[k]);
@@ -59,5 +63,5 @@ pub fn plan_windows(run: &Run, steps: &[u64], max_steps: usize) -> Result<Vec<Ra
     if start < steps.len() {
         windows.push(start..steps.len());
     }
-    Ok(windows)
+    windows
 }

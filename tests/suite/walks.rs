@@ -45,8 +45,8 @@ fn a_walk_is_not_taken_for_a_finding() {
         let within = t.iter().filter(|t| t.abs() < 4.0).count();
         assert!(20 * within >= 19 * t.len(), "{options:?}: {t:?}");
         (small, count) = (small + within, count + t.len());
-        let adam = options.contains(&"--adam");
-        assert!(rows.iter().all(|r| r["lagged"] == adam.to_string() && r["sampled"] == "false"));
+        assert!(rows.iter().all(|r| r["lagged"] == "false" && r["sampled"] == "false"));
+        assert!(rows.iter().all(|r| number(r, "own").is_some() && number(r, "cos_walk").is_some()));
     }
     assert!(20 * small >= 19 * count);
     // And where there is something, it is found.
@@ -193,23 +193,32 @@ fn simulate_refuses_what_makes_no_sense() {
 
 #[test]
 fn every_step_that_is_compared_with_a_later_iterate_has_its_row() {
-    let (dir, expected) = simulated("random-walk", &["--adam", "--steps", "900", "--dim", "100"], &[]);
-    let steps: Vec<String> = (0..900).map(|t| t.to_string()).collect();
-    assert_eq!(expected.iter().map(|r| r["step"].clone()).collect::<Vec<_>>(), steps);
-    assert_eq!(expected.iter().filter(|r| !r["dot_lag"].is_empty()).count(), 900 - 50);
-    // Every iterate is a keyframe there, and can be decoded without those before it.
-    let (path, whole) = (dir.path().join("run"), dir.path().join("whole"));
-    let ran = run(&["pack", path.to_str().unwrap(), "--no-predict", "--out", whole.to_str().unwrap()]);
-    assert_eq!(ran.code, 0, "{}", ran.err);
-    for path in [path, whole] {
-        for threads in ["1", "2", "3", "8"] {
-            assert!(rows(&path, &["--threads", threads]) == expected, "{} {threads}", path.display());
-        }
-        let sampled = rows(&path, &["--steps", "..900:40"]);
-        assert_eq!(sampled.len(), 23);
-        for row in sampled {
-            let step: usize = row["step"].parse().unwrap();
-            assert_eq!((&row["dot_lag"], &row["dot"]), (&expected[step]["dot_lag"], &expected[step]["dot"]));
+    // The second moments that Adam's own part needs are found again where nothing is predicted.
+    for (options, stream, column, least) in [
+        (&["--adam"][..], "grad", "own", 900),
+        (&["--momentum", "0.9"], "update", "dot_lag", 900 - 50),
+    ] {
+        let asked = ["--stream", stream];
+        let options = [&["--steps", "900", "--dim", "100"], options].concat();
+        let (dir, expected) = simulated("random-walk", &options, &asked);
+        let steps: Vec<String> = (0..900).map(|t| t.to_string()).collect();
+        assert_eq!(expected.iter().map(|r| r["step"].clone()).collect::<Vec<_>>(), steps);
+        assert_eq!(expected.iter().filter(|r| !r[column].is_empty()).count(), least);
+        // Every iterate is a keyframe there, and can be decoded without those before it.
+        let (path, whole) = (dir.path().join("run"), dir.path().join("whole"));
+        let ran = run(&["pack", path.to_str().unwrap(), "--no-predict", "--out", whole.to_str().unwrap()]);
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        for path in [path, whole] {
+            for threads in ["1", "2", "3", "8"] {
+                let all = rows(&path, &[&asked[..], &["--threads", threads]].concat());
+                assert!(all == expected, "{} {threads}", path.display());
+            }
+            let sampled = rows(&path, &[&asked[..], &["--steps", "..900:40"]].concat());
+            assert_eq!(sampled.len(), 23);
+            for row in sampled {
+                let step: usize = row["step"].parse().unwrap();
+                assert_eq!((&row[column], &row["dot"]), (&expected[step][column], &expected[step]["dot"]));
+            }
         }
     }
 }
