@@ -64,7 +64,8 @@ pub struct Scalars {
 }
 
 impl<'a> Row<'a> {
-    /// A row of a group from its sums. What depends on other rows is left to be set.
+    /// A row of a group from its sums, and how far rounding can have moved x_t - r. What depends on other rows is
+    /// left to be set.
     pub fn new(
         step: u64,
         scalars: Scalars,
@@ -72,6 +73,7 @@ impl<'a> Row<'a> {
         group: &Group,
         sums: Sums,
         bias: Bias,
+        rounding: f64,
     ) -> Row<'a> {
         Row {
             step,
@@ -84,7 +86,7 @@ impl<'a> Row<'a> {
             t_excess: None,
             intervals: None,
             t_interval: Interval::default(),
-            trust: trust(&sums, group.dtype),
+            trust: trust(&sums, rounding),
             sampled: false,
             provisional: false,
         }

@@ -8,6 +8,7 @@
 mod cell;
 mod check;
 mod derive;
+mod facts;
 mod gpu;
 mod lossy;
 mod measure;
@@ -17,12 +18,15 @@ mod record;
 mod skipped;
 mod spool;
 mod unit;
+mod unusable;
 mod walk;
 mod windows;
 
+pub use self::facts::Facts;
 pub use self::measure::Measured;
 use self::record::Shape;
 pub use self::skipped::Skipped;
+pub use self::unusable::unusable;
 use self::walk::{Enters, Walk, entering};
 use crate::error::{Error, Result};
 use crate::group::Group;
@@ -31,7 +35,7 @@ use crate::metrics::bias::LAG;
 use crate::metrics::interval::Confidence;
 use crate::optimizer::Hyperparameters;
 use crate::reduce::order::ORDER_VERSION;
-use crate::reference::Reference;
+use crate::reference::{Kin, Reference};
 use crate::row::{Column, Row, columns};
 use crate::run::Run;
 use crate::run::catalog::Catalog;
@@ -63,6 +67,8 @@ pub struct Options {
     pub skip_damaged: bool,
     /// Streams that enter the references in an unknown way meet a later iterate.
     pub lagged: bool,
+    /// Tensors that are in none of the groups, since they hold no numbers.
+    pub left_out: Vec<usize>,
 }
 
 /// Told of progress, from any thread.
@@ -152,7 +158,7 @@ impl<'a> Analysis<'a> {
             walks,
             unknown,
             lag_is_enough,
-            shape: Shape::new(layout, &options.groups, &run.manifest.tensors),
+            shape: Shape::new(layout, &options.groups, &run.manifest.tensors, references),
             confidence: if run.manifest.loses(0) || references.iter().any(Reference::is_lossy) {
                 Confidence::adaptive()
             } else {
@@ -247,7 +253,8 @@ impl<'a> Analysis<'a> {
         });
         let streams: Vec<&str> = o.streams.iter().map(|s| s.name.as_str()).collect();
         let references = self.references.iter().map(|r| {
-            serde_json::json!({"name": r.name, "step": r.step, "xxh3": r.xxh3, "control": r.is_control()})
+            serde_json::json!({"name": r.name, "step": r.step, "xxh3": r.xxh3, "control": r.is_control(),
+                "run": r.run_id, "file": r.is_file(), "near": r.kin.map(Kin::nearest)})
         });
         [
             ("lpa.version", env!("CARGO_PKG_VERSION").to_owned()),

@@ -1,7 +1,10 @@
 //! What is kept of a step between measuring and deriving: its sums per group, as 64-bit words.
 
+use super::facts::Facts;
 use crate::group::Group;
+use crate::reduce::order::Neumaier;
 use crate::reduce::spread::Spread;
+use crate::reference::Reference;
 use crate::run::Run;
 use crate::run::manifest::TensorInfo;
 use crate::sums::{Cells, Flags, Fold, Layout};
@@ -23,18 +26,33 @@ pub(super) struct Shape {
     /// Parts by group.
     pub(super) parts: Vec<Vec<Part>>,
     groups: Vec<usize>,
+    /// By group: where the record has how far rounding can have moved x_t - r, one a reference.
+    roundings: Vec<usize>,
+    /// By tensor: the square of the unit roundoff of the iterates.
+    units2: Vec<f64>,
+    /// By reference and tensor: the square of how far the reference's own type can have moved it.
+    moved2: Vec<Vec<f64>>,
+    /// By reference: its step, where it is an iterate.
+    ends: Vec<Option<u64>>,
     words: usize,
 }
 
 impl Shape {
     /// For the given groups of a run's tensors.
-    pub(super) fn new(layout: Layout, groups: &[Group], tensors: &[TensorInfo]) -> Shape {
+    pub(super) fn new(
+        layout: Layout,
+        groups: &[Group],
+        tensors: &[TensorInfo],
+        references: &[Reference],
+    ) -> Shape {
         // The step, and which directions were recorded.
         let mut words = 2;
-        let (mut parts, mut places) = (Vec::new(), Vec::new());
+        let (mut parts, mut places, mut roundings) = (Vec::new(), Vec::new(), Vec::new());
         for group in groups {
             places.push(words);
             words += layout.width() + 1;
+            roundings.push(words);
+            words += layout.references;
             let mut split: Vec<Part> = Vec::new();
             for &t in group.tensors.iter().filter(|&&t| tensors[t].elements() > 0) {
                 let param_group = tensors[t].param_group;
@@ -51,7 +69,24 @@ impl Shape {
             }
             parts.push(split);
         }
-        Shape { layout, parts, groups: places, words }
+        let units2 = tensors.iter().map(|t| t.dtype.unit_roundoff().powi(2)).collect();
+        let moved2 = |r: &Reference| (0..tensors.len()).map(|t| r.rounding2(t)).collect();
+        let moved2 = references.iter().map(moved2).collect();
+        let ends = references.iter().map(|r| r.weights.single()).collect();
+        Shape { layout, parts, groups: places, roundings, units2, moved2, ends, words }
+    }
+
+    /// How far rounding can have moved x_t - r in some tensors: the iterates' type, and the reference's where that
+    /// is coarser. Where x_t is the reference nothing was moved, so such a tensor counts only if all are.
+    fn rounding(&self, reference: usize, tensors: &[usize], totals: &[(Vec<f64>, Flags)]) -> f64 {
+        let apart = |t: &usize| totals[*t].0[self.layout.d2(reference)] != 0.0;
+        let all = tensors.iter().all(|t| !apart(t));
+        let (mut here, mut there) = (Neumaier::default(), Neumaier::default());
+        for &t in tensors.iter().filter(|t| all || apart(t)) {
+            here.add(self.units2[t] * totals[t].0[Layout::X2]);
+            there.add(self.moved2[reference][t]);
+        }
+        here.total().sqrt() + there.total().sqrt()
     }
 
     /// Folds the chunks of a step into tensors and these into groups: a record.
@@ -62,6 +97,7 @@ impl Shape {
         (step, recorded): (u64, u64),
         cells: &[Cells],
         row: usize,
+        facts: &mut Facts,
     ) -> Vec<u64> {
         let (tensors, layout) = (&run.manifest.tensors, self.layout);
         let width = layout.width();
@@ -78,6 +114,7 @@ impl Shape {
             let flags = fold.total(&mut out);
             totals.push((out, flags));
         }
+        facts.see(step, layout, &self.ends, &totals);
         let mut words = vec![step, recorded];
         let mut sums = Vec::with_capacity(width);
         let mut total = |tensors: &mut dyn Iterator<Item = usize>, sums: &mut Vec<f64>| {
@@ -92,6 +129,8 @@ impl Shape {
             let flags = total(&mut members, &mut sums);
             words.extend(sums.iter().map(|v| v.to_bits()));
             words.push(flags.to_bits());
+            let rounding = |k| self.rounding(k, &group.tensors, &totals).to_bits();
+            words.extend((0..layout.references).map(rounding));
             if parts.len() > 1 {
                 for part in parts {
                     total(&mut part.tensors.iter().copied(), &mut sums);
@@ -139,6 +178,11 @@ impl Record<'_> {
         out.clear();
         out.extend(self.words[from..from + width].iter().map(|w| f64::from_bits(*w)));
         Flags::from_bits(self.words[from + width])
+    }
+
+    /// How far rounding can have moved x_t - r in a group.
+    pub(super) fn rounding(&self, group: usize, reference: usize) -> f64 {
+        self.real(self.shape.roundings[group] + reference)
     }
 
     /// `||s||^2` of a direction over a part of a group.
