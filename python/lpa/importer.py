@@ -68,8 +68,8 @@ def import_checkpoints(path, checkpoints, *, key=None, optimizer=None, metadata=
         raise RecordingError(f"{first} has no tensor of float32, float16 or bfloat16")
     if infinite := [name for name, (kind, _, elements, _) in tensors.items() if not _finite(kind, elements)]:
         listed = ", ".join(f"'{name}'" for name in infinite)
-        warnings.warn(f"{listed} in {first} hold infinities or NaN, as masks do; lpa analyze leaves out what is the same "
-                      "in all checkpoints", stacklevel=2)
+        warnings.warn(f"{listed} in {first} hold infinities or NaN, as masks do; lpa analyze leaves out what is the "
+                      "same in all checkpoints", stacklevel=2)
         metadata = {**(metadata or {}), "not_finite": infinite}
     metadata = {**(metadata or {}), "imported": _NOTE, "final_checkpoint": files[-1][0]}
     path.parent.mkdir(parents=True, exist_ok=True)

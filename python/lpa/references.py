@@ -41,8 +41,8 @@ def reference(checkpoint, out="reference.safetensors", *, key=None):
     if not arrays:
         raise RecordingError(f"{checkpoint} has no tensor of float32, float16 or bfloat16")
     if left_out:
-        warnings.warn(f"lpa left out of {out} what a run cannot hold: {', '.join(left_out)}. Convert it to float32 where "
-                      "it is a parameter", stacklevel=2)
+        warnings.warn(f"lpa left out of {out} what a run cannot hold: {', '.join(left_out)}. Convert it to float32 "
+                      "where it is a parameter", stacklevel=2)
     _write(out, arrays)
     return str(out)
 

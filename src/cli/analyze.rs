@@ -24,8 +24,8 @@ pub(super) struct Arguments {
     #[command(flatten)]
     run: RunArguments,
     /// Measure against this iterate; repeatable: final, last (newest of an unfinished run), step:N,
-    /// epoch:N (after its last update), mean:A..B, ema:BETA, a safetensors file, RUN:REF (of another
-    /// run; with the same x_0 it is a control)
+    /// epoch:N (after its last update), mean:A..B, ema:BETA, a safetensors file or a directory with a
+    /// checkpoint, RUN:REF (of another run; with the same x_0 it is a control)
     #[arg(long = "ref", value_name = "REF", default_value = "final")]
     references: Vec<Spec>,
     /// Measure this direction; repeatable: grad, grad_wd (with weight decay), grad_preclip, update,

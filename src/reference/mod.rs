@@ -36,7 +36,7 @@ use crate::run::catalog::Catalog;
 use crate::run::chunk::Chunk;
 use crate::run::trajectory::{Source, Trajectory};
 use crate::run::window::Window;
-use crate::run::{Access, Run};
+use crate::run::{Access, Run, parent};
 
 /// A reference iterate.
 pub struct Reference {
@@ -199,7 +199,12 @@ impl Named {
     /// What lies at `path`; of a run, `what`. Every checkpoint has files of some names, so these come with their
     /// directory's.
     fn new(path: &Path, what: Option<String>) -> Named {
-        let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let full = |p: &Path| p.canonicalize().unwrap_or_else(|_| p.to_owned());
+        // A file may be a link to a store of blobs, whose names say nothing.
+        let path = match path.file_name() {
+            Some(name) if !path.is_dir() => full(parent(path)).join(name),
+            _ => full(path),
+        };
         let stem = path.file_name().map(|n| n.to_string_lossy().split('.').next().unwrap_or("").to_owned());
         let anyones = stem.is_some_and(|s| ANYONES.contains(&s.as_str())) && !path.is_dir();
         Named { path, parts: if anyones { 2 } else { 1 }, what }

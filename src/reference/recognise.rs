@@ -17,6 +17,8 @@ use crate::run::walk::{through, unless_damaged};
 /// Chunks of the sample, and values of each.
 const PIECES: usize = 16;
 const VALUES: usize = 4096;
+/// Steps of which memory holds what each piece sees.
+const AT_ONCE: usize = 8192;
 /// A mixture of iterates that is nearer than the nearest of them, by this factor of squared distances, is what the
 /// file was made as.
 const MIXED: f64 = 0.1;
@@ -113,6 +115,49 @@ pub(super) fn recognise(
     Ok(unless_damaged(search.recognise(preferred))?.unwrap_or(Recognised::Other))
 }
 
+/// Of each iterate that all pieces could see, what they see together.
+fn together(pieces: &[Vec<Seen>]) -> Vec<Seen> {
+    let Some((first, others)) = pieces.split_first() else { return Vec::new() };
+    let mut all = first.clone();
+    for piece in others {
+        all.retain_mut(|s| match piece.binary_search_by_key(&s.step, |p| p.step) {
+            Ok(i) => {
+                let p = piece[i];
+                s.d2 += p.d2;
+                s.moved2 += p.moved2;
+                s.lost2 += p.lost2;
+                s.equal &= p.equal;
+                true
+            }
+            Err(_) => false,
+        });
+    }
+    all
+}
+
+/// What is seen along a path.
+#[derive(Default)]
+struct Looked {
+    distances: Distances,
+    nearest: Option<Seen>,
+    /// Iterates that are the file as far as can be seen.
+    equal: Vec<Seen>,
+    begun: bool,
+}
+
+impl Looked {
+    fn add(&mut self, seen: Seen) {
+        self.distances.add(seen.step, seen.d2, self.begun.then_some(seen.moved2));
+        self.begun = true;
+        if seen.equal {
+            self.equal.push(seen);
+        }
+        if seen.d2.is_finite() && self.nearest.is_none_or(|n| seen.d2 < n.d2) {
+            self.nearest = Some(seen);
+        }
+    }
+}
+
 /// A step, and what a piece has of its iterate.
 type Part = (u64, Vec<f32>);
 
@@ -127,27 +172,20 @@ struct Search<'a> {
 impl Search<'_> {
     fn recognise(&self, preferred: &[u64]) -> Result<Recognised> {
         let pieces = self.pieces()?;
-        let seen = self.look(&pieces)?;
-        let equal: Vec<u64> = seen.iter().filter(|s| s.equal).map(|s| s.step).collect();
-        let equal = self.confirmed(equal)?;
+        let looked = self.look(&pieces)?;
+        let equal = self.confirmed(looked.equal.iter().map(|s| s.step).collect())?;
         if let (Some(&first), Some(&last)) = (equal.first(), equal.last()) {
-            let near = |s: &&Seen| equal.binary_search(&s.step).is_ok();
-            let nearest =
-                seen.iter().filter(near).min_by(|a, b| a.d2.total_cmp(&b.d2)).map_or(first, |s| s.step);
+            let confirmed = looked.equal.iter().filter(|s| equal.binary_search(&s.step).is_ok());
+            let nearest = confirmed.min_by(|a, b| a.d2.total_cmp(&b.d2)).map_or(first, |s| s.step);
             let step = preferred.iter().copied().find(|s| equal.contains(s)).unwrap_or(nearest);
             return Ok(Recognised::Iterate(Iterate { step, rounded: self.rounded(), same: first..=last }));
         }
-        let mut distances = Distances::default();
-        for (i, s) in seen.iter().enumerate() {
-            distances.add(s.step, s.d2, (i > 0).then_some(s.moved2));
-        }
-        let Some(nearest) = seen.iter().filter(|s| s.d2.is_finite()).min_by(|a, b| a.d2.total_cmp(&b.d2))
-        else {
+        let Some(nearest) = looked.nearest else {
             return Ok(Recognised::Other);
         };
         let rounding2 = pieces.iter().map(|p| self.rounding2(&lock(p))).sum::<f64>() + nearest.lost2;
         let dtype = self.rounded().unwrap_or(DType::F32);
-        if let Some(kin) = distances.kin(dtype, rounding2) {
+        if let Some(kin) = looked.distances.kin(dtype, rounding2) {
             return Ok(Recognised::Near(kin));
         }
         let limit = MIXED * nearest.d2 + rounding2 / 4.0;
@@ -222,41 +260,32 @@ impl Search<'_> {
         Ok(all)
     }
 
-    /// Goes along the path, and says of each iterate that all pieces could see what they see together.
-    fn look(&self, pieces: &[Mutex<Piece>]) -> Result<Vec<Seen>> {
+    /// Goes along the path, and says what all pieces together see. Memory holds some steps of each.
+    fn look(&self, pieces: &[Mutex<Piece>]) -> Result<Looked> {
         let chunks: Vec<usize> = pieces.iter().map(|p| lock(p).chunk).collect();
         let lossy = self.run.manifest.loses(0);
-        through(self.run, &self.steps, &chunks, |place, steps, trajectory, mut source| {
-            let (mut piece, mut widths) = (lock(&pieces[place]), Vec::new());
-            for &step in steps {
-                let Some(x) = unless_damaged(trajectory.recorded(step, &mut source))? else { return Ok(()) };
-                if lossy {
-                    widths.resize(x.len(), 0.0);
-                    if unless_damaged(source.widths(step, 0, x, &mut widths))?.is_none() {
+        let mut looked = Looked::default();
+        for steps in self.steps.chunks(AT_ONCE) {
+            through(self.run, steps, &chunks, |place, steps, trajectory, mut source| {
+                let (mut piece, mut widths) = (lock(&pieces[place]), Vec::new());
+                for &step in steps {
+                    let Some(x) = unless_damaged(trajectory.recorded(step, &mut source))? else {
                         return Ok(());
+                    };
+                    if lossy {
+                        widths.resize(x.len(), 0.0);
+                        if unless_damaged(source.widths(step, 0, x, &mut widths))?.is_none() {
+                            return Ok(());
+                        }
                     }
+                    piece.see(step, x, &widths);
                 }
-                piece.see(step, x, &widths);
-            }
-            Ok(())
-        })?;
-        let pieces: Vec<_> = pieces.iter().map(lock).collect();
-        let Some((first, others)) = pieces.split_first() else { return Ok(Vec::new()) };
-        let mut all = first.seen.clone();
-        for piece in others {
-            let find = |s: &Seen| piece.seen.binary_search_by_key(&s.step, |p| p.step).map(|i| piece.seen[i]);
-            all.retain_mut(|s| match find(s) {
-                Ok(p) => {
-                    s.d2 += p.d2;
-                    s.moved2 += p.moved2;
-                    s.lost2 += p.lost2;
-                    s.equal &= p.equal;
-                    true
-                }
-                Err(_) => false,
-            });
+                Ok(())
+            })?;
+            let seen: Vec<Vec<Seen>> = pieces.iter().map(|p| std::mem::take(&mut lock(p).seen)).collect();
+            together(&seen).into_iter().for_each(|s| looked.add(s));
         }
-        Ok(all)
+        Ok(looked)
     }
 
     /// Those of the steps whose iterates are the file in all tensors that it has.

@@ -7,7 +7,7 @@ use lpa::run::manifest::{Manifest, StreamInfo, TensorInfo};
 use lpa::run::writer::{Step, Writer, WriterOptions};
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 
-use crate::support::{Ran, Row, number, rows, run, values};
+use crate::support::{Copy, Ran, Row, flip, number, rows, run, values};
 
 /// Tensors by name, in the order of a run's.
 type Vectors<'a> = [(&'a str, Vec<f32>)];
@@ -121,6 +121,12 @@ fn files_of_one_name_have_tables_and_rows_of_their_own() {
     let names: Vec<&str> = models.iter().take(2).map(|r| r["reference"].as_str()).collect();
     assert_eq!(names, ["ck-1/model.safetensors", "ck-2/model.safetensors"]);
     assert_ne!(both[0]["dist"], both[1]["dist"]);
+    // A cache of downloads has links to blobs.
+    let link = dir.path().join("snapshot");
+    std::fs::create_dir(&link).unwrap();
+    std::os::unix::fs::symlink(&best[0], link.join("model.safetensors")).unwrap();
+    let linked = rows(&path, &["--ref", link.join("model.safetensors").to_str().unwrap()]);
+    assert_eq!(linked[0]["reference"], "snapshot/model.safetensors");
 }
 
 #[test]
@@ -371,4 +377,23 @@ fn a_mask_of_infinities_is_left_out_of_groups() {
     // Who asks for it gets it.
     let alone = rows(&with, &["--stream", "update", "--group", "mask"]);
     assert!(alone.iter().all(|r| r["n_params"] == "3" && r["nonfinite"] == "true"));
+}
+
+#[test]
+fn damage_on_the_way_is_said_as_ever_and_hides_no_iterate_beside_it() {
+    let copy = Copy::of("digits_mlp");
+    let bytes = std::fs::read(copy.path.join("ref/final.safetensors")).unwrap();
+    let end = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let name = |(n, t): (String, TensorView<'_>)| (n, t.data().to_vec(), t.shape().to_vec());
+    let values: Vec<_> = end.tensors().into_iter().map(name).collect();
+    let views = values.iter().map(|(n, b, s)| (n, TensorView::new(Dtype::F32, s.clone(), b).unwrap()));
+    let file = copy.path.with_file_name("end.safetensors");
+    serialize_to_file(views, None, &file).unwrap();
+    flip(&copy.shards()[4], 9000, 2);
+    let ran = analyze(&copy.path, &[&file]);
+    assert_eq!((ran.code, ran.err.lines().count()), (1, 1), "{}", ran.err);
+    assert!(ran.err.contains("is damaged"), "{}", ran.err);
+    let ran = run(&["analyze", copy.arg(), "--ref", file.to_str().unwrap(), "--skip-damaged"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.err.contains("end.safetensors is x_220 of this run"), "{}", ran.err);
 }
