@@ -1,6 +1,5 @@
 //! Groups: the sets of tensors that a row speaks of.
 
-use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::run::Run;
 
@@ -18,8 +17,6 @@ pub struct Group {
     pub tensors: Vec<usize>,
     /// Number of parameters.
     pub parameters: u64,
-    /// The coarsest element type among the tensors.
-    pub dtype: DType,
 }
 
 /// The groups that `wanted` names: `*`, `each` (every tensor that has elements), a tensor's name, a
@@ -32,7 +29,6 @@ pub fn select(run: &Run, wanted: &[String]) -> Result<Vec<Group>> {
     let group = |name: &str, members: Vec<usize>| Group {
         name: name.to_owned(),
         parameters: members.iter().map(|&t| tensors[t].elements()).sum(),
-        dtype: members.iter().map(|&t| tensors[t].dtype).fold(DType::F32, DType::coarser),
         tensors: members,
     };
     let mut groups: Vec<Group> = Vec::new();
@@ -66,6 +62,23 @@ pub fn select(run: &Run, wanted: &[String]) -> Result<Vec<Group>> {
         groups.push(group(ALL, (0..tensors.len()).collect()));
     }
     Ok(groups)
+}
+
+/// Takes tensors out of the groups that have others too. A group that was asked for to have just these is left.
+/// Returns those that were taken out of one.
+pub fn leave_out(run: &Run, groups: &mut [Group], tensors: &[usize]) -> Vec<usize> {
+    let mut out = Vec::new();
+    for group in groups {
+        let (lost, kept): (Vec<usize>, Vec<usize>) = group.tensors.iter().partition(|t| tensors.contains(t));
+        if !lost.is_empty() && !kept.is_empty() {
+            group.parameters = kept.iter().map(|&t| run.manifest.tensors[t].elements()).sum();
+            group.tensors = kept;
+            out.extend(lost);
+        }
+    }
+    out.sort_unstable();
+    out.dedup();
+    out
 }
 
 /// The name of the group that `NAME=GLOB`, or a glob alone, asks for.

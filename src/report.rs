@@ -46,7 +46,8 @@ pub fn report<S: Sink>(
     let mut tee = Tee { sink, summary: Summary::new(&span, subjects(references), analysis.topics()) };
     analysis.derive(measured, scratch, &mut tee)?;
     let count = measured.steps.len() as u64;
-    let text = heading(run, references, options, count) + &tee.summary.text(count);
+    let notes = measured.facts.notes(run, references, &options.left_out);
+    let text = heading(run, references, options, count) + &tee.summary.text(count, &notes);
     Ok((tee.sink, text))
 }
 
@@ -56,6 +57,8 @@ fn subjects(references: &[Reference]) -> Vec<Subject> {
         control: r.is_control(),
         last: r.weights.last(),
         origin: r.origin,
+        kin: r.kin,
+        rounded: r.rounded,
     };
     references.iter().map(subject).collect()
 }

@@ -80,7 +80,8 @@ fn finite(value: Option<f64>) -> Option<f64> {
 }
 
 impl<'a> Row<'a> {
-    /// A row of a group from its sums. What depends on other rows is left to be set.
+    /// A row of a group from its sums, and how far rounding can have moved x_t - r. What depends on other rows is
+    /// left to be set.
     pub fn new(
         step: u64,
         scalars: Scalars,
@@ -88,6 +89,7 @@ impl<'a> Row<'a> {
         group: &Group,
         sums: Sums,
         bias: Bias,
+        rounding: f64,
     ) -> Row<'a> {
         Row {
             step,
@@ -100,7 +102,7 @@ impl<'a> Row<'a> {
             t_excess: None,
             intervals: None,
             t_interval: Interval::default(),
-            trust: trust(&sums, group.dtype),
+            trust: trust(&sums, rounding),
             sampled: false,
             provisional: false,
         }

@@ -10,6 +10,7 @@ import os
 import pickle
 import re
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -53,16 +54,23 @@ def import_checkpoints(path, checkpoints, *, key=None, optimizer=None, metadata=
     metadata : dict of anything.
 
     All tensors of float32, float16 and bfloat16 are taken, but running statistics. A checkpoint does not tell other
-    buffers from parameters, so they are taken too. Names lose a leading "module." or "_orig_mod.".
+    buffers from parameters, so they are taken too; those that are not finite are named in the metadata's `not_finite`.
+    Names lose a leading "module." or "_orig_mod.".
     """
     path = Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise RecordingError(f"{path} exists already; choose another directory, or remove it")
     files = _in_order(checkpoints)
     first = files[0][1]
-    table = _table(_load(first, key))
+    tensors = _load(first, key)
+    table = _table(tensors)
     if not table:
         raise RecordingError(f"{first} has no tensor of float32, float16 or bfloat16")
+    if infinite := [name for name, (kind, _, elements, _) in tensors.items() if not _finite(kind, elements)]:
+        listed = ", ".join(f"'{name}'" for name in infinite)
+        warnings.warn(f"{listed} in {first} hold infinities or NaN, as masks do; lpa analyze leaves out what is the "
+                      "same in all checkpoints", stacklevel=2)
+        metadata = {**(metadata or {}), "not_finite": infinite}
     metadata = {**(metadata or {}), "imported": _NOTE, "final_checkpoint": files[-1][0]}
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as unfinished:
@@ -145,6 +153,11 @@ def _load(file, key):
                                  "save the state dict of one model")
         found[bare] = (kind, *rest)
     return found
+
+
+def _finite(kind, elements):
+    # bfloat16 is handled as its bits: all ones in the exponent.
+    return bool(np.all(elements & 0x7F80 != 0x7F80) if kind == "BF16" else np.isfinite(elements).all())
 
 
 def _bare(name):

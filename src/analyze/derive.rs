@@ -68,7 +68,8 @@ impl Analysis<'_> {
                         group: &group.name,
                     };
                     let kit = bias(&sums, group.parameters, entry);
-                    let mut row = Row::new(step, scalars[place.group], names, group, sums, kit);
+                    let rounding = record.rounding(place.group, place.reference);
+                    let mut row = Row::new(step, scalars[place.group], names, group, sums, kit, rounding);
                     let window = &spreads[self.side(*place, step)];
                     row.t_excess = window.t();
                     if let Some(spreads) = &sums.spreads {
@@ -203,7 +204,7 @@ impl Analysis<'_> {
         // The path is made of it, so a walk is a comparison even where none of it is in r.
         let walk2 = (self.options.streams[place.stream].part != stream::Part::None).then_some(0.0);
         let not = Entry::Known { own: 0.0, walk2 };
-        if record.step() < reference.shared {
+        if record.step() < reference.shared || reference.kin.is_some() {
             return exact(Entry::Unknown);
         }
         if self.side(place, record.step()) == 1 || reference.weights == Weights::None {

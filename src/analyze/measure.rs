@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
+use super::facts::Facts;
 use super::skipped::Skipped;
 use super::spool::Spool;
 use super::unit::{Unit, Workers};
@@ -31,6 +32,8 @@ pub struct Measured {
     pub(super) recorded: Vec<u64>,
     /// `||x_0||^2` by tensor; `None` where it is not known.
     pub(super) start: Option<Vec<f64>>,
+    /// What single tensors do.
+    pub facts: Facts,
     /// The sums, a record a step.
     pub(super) spool: Spool,
 }
@@ -38,8 +41,8 @@ pub struct Measured {
 impl Measured {
     /// Nothing yet, of records of `words` words.
     pub(super) fn new(words: usize, scratch: &Path, skipped: Skipped) -> Measured {
-        let spool = Spool::new(words, scratch);
-        Measured { steps: Vec::new(), skipped, recorded: Vec::new(), start: None, spool }
+        let (spool, facts) = (Spool::new(words, scratch), Facts::default());
+        Measured { steps: Vec::new(), skipped, recorded: Vec::new(), start: None, facts, spool }
     }
 
     /// Folds `||x_0||^2` of the run's chunks.
@@ -223,7 +226,8 @@ impl Analysis<'_> {
         for (i, step) in order.into_iter().map(|i| (i, measured[i])) {
             if cells.iter().all(|chunk| !chunk.row(i).1.damaged) {
                 let recorded = self.recorded(window, step);
-                let record = self.shape.fold(self.run, &self.options.groups, (step, recorded), &cells, i);
+                let groups = &self.options.groups;
+                let record = self.shape.fold(self.run, groups, (step, recorded), &cells, i, &mut out.facts);
                 out.push(step, recorded, &record)?;
             } else if !out.skipped.contains(step) {
                 let what = format!("step {step} was not measured. This is a fault of lpa; please report it.");

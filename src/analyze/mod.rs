@@ -8,6 +8,7 @@
 mod cell;
 mod check;
 mod derive;
+mod facts;
 mod gpu;
 mod influence;
 mod lag;
@@ -22,15 +23,18 @@ mod seconds;
 mod skipped;
 mod spool;
 mod unit;
+mod unusable;
 mod walk;
 mod windows;
 
+pub use self::facts::Facts;
 pub use self::measure::Measured;
 use self::influence::Influence;
 use self::lag::Lag;
 use self::mover::Movers;
 use self::record::Shape;
 pub use self::skipped::Skipped;
+pub use self::unusable::unusable;
 use self::walk::{Enters, Walk, entering};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -39,7 +43,7 @@ use crate::isa::Isa;
 use crate::metrics::interval::Confidence;
 use crate::optimizer::{Hyperparameters, Law, Moment};
 use crate::reduce::order::ORDER_VERSION;
-use crate::reference::Reference;
+use crate::reference::{Kin, Reference};
 use crate::row::{Row, SCHEMA_VERSION};
 use crate::run::Run;
 use crate::run::catalog::Catalog;
@@ -77,6 +81,8 @@ pub struct Options {
     pub skip_damaged: bool,
     /// Where the vectors come from.
     pub pass: Pass,
+    /// Tensors that are in none of the groups, since they hold no numbers.
+    pub left_out: Vec<usize>,
 }
 
 /// Told of progress, from any thread.
@@ -150,14 +156,13 @@ impl<'a> Analysis<'a> {
                 || references.iter().any(Reference::is_lossy),
         };
         let movers = Movers::new(&run.manifest, catalog);
-        let tensors = &run.manifest.tensors;
-        let shape = match options.pass {
-            Pass::Shards => {
-                Shape::new(layout, &options.groups, tensors, |t| movers.of(t), |t| movers.of(t))
-            }
+        let key = |t| match options.pass {
+            Pass::Shards => movers.of(t),
             // What moves together was not known when the sums were taken.
-            Pass::Training => Shape::new(layout, &options.groups, tensors, |t| t, |t| movers.of(t)),
+            Pass::Training => t,
         };
+        let of = (run.manifest.tensors.as_slice(), references);
+        let shape = Shape::new(layout, &options.groups, of, |t| (key(t), movers.of(t)));
         let mut skipped = Skipped::default();
         for (steps, e) in &catalog.damage {
             skipped.add(steps.clone(), &e.to_string());
@@ -280,7 +285,8 @@ impl<'a> Analysis<'a> {
         });
         let streams: Vec<&str> = o.streams.iter().map(|s| s.name.as_str()).collect();
         let references = self.references.iter().map(|r| {
-            serde_json::json!({"name": r.name, "step": r.step, "xxh3": r.xxh3, "control": r.is_control()})
+            serde_json::json!({"name": r.name, "step": r.step, "xxh3": r.xxh3, "control": r.is_control(),
+                "run": r.run_id, "file": r.is_file(), "near": r.kin.map(Kin::nearest)})
         });
         [
             ("lpa.version", env!("CARGO_PKG_VERSION").to_owned()),

@@ -12,14 +12,14 @@ use super::cell::sums;
 use super::measure::recorded;
 use super::record::Shape;
 use super::{Analysis, Measured, Options, Pass, Skipped};
-use crate::dtype;
+use crate::dtype::{self, DType};
 use crate::error::{Error, Result, Tried};
 use crate::float_environment::Exact;
 use crate::group::{self, Group};
 use crate::isa::Isa;
 use crate::reduce::Direction;
 use crate::reduce::cpu::{Vectors, iterate_sums};
-use crate::reference::{self, Cache, Own, Reference, Spec};
+use crate::reference::{self, Cache, Distances, Origin, Own, Reference, Spec};
 use crate::report::{SUMMARY, report};
 use crate::run::absence::AbsenceLog;
 use crate::run::background::Recorder;
@@ -48,6 +48,8 @@ pub struct Meter {
     run: Run,
     question: Question,
     references: Vec<Reference>,
+    /// By reference: how near the path comes, and how far the iterate before was.
+    near: Vec<(Distances, Option<f64>)>,
     groups: Vec<Group>,
     directions: Vec<stream::Measured>,
     shape: Shape,
@@ -128,13 +130,14 @@ impl Meter {
         };
         let writer = Writer::create(path, manifest, options)?;
         // Which tensors move together is not known yet.
-        let shape = Shape::new(layout, &groups, &run.manifest.tensors, |t| t, |_| 0);
+        let shape = Shape::new(layout, &groups, (&run.manifest.tensors, &references), |t| (t, 0));
         let measured = Measured::new(shape.words(), path, Skipped::default());
         let absence = AbsenceLog::new(run.manifest.tensors.len());
         Ok(Meter {
             writer,
             run,
             question,
+            near: references.iter().map(|_| (Distances::default(), None)).collect(),
             references,
             groups,
             directions,
@@ -197,8 +200,25 @@ impl Meter {
             }
             cells.push(self.cell(&held, next, chunk.tensor, range, &references));
         }
-        let record = self.shape.fold(&self.run, &self.groups, (held.step, recorded), &cells, 0);
+        self.approach(held.step, &cells);
+        let facts = &mut self.measured.facts;
+        let record = self.shape.fold(&self.run, &self.groups, (held.step, recorded), &cells, 0, facts);
         self.measured.push(held.step, recorded, &record)
+    }
+
+    /// Takes in how far a step is from the references, in the tensors that they have.
+    fn approach(&mut self, step: u64, cells: &[Cells]) {
+        let layout = self.shape.layout;
+        for (k, (reference, (near, moved2))) in self.references.iter().zip(&mut self.near).enumerate() {
+            let (mut d2, mut next2) = (0.0, Some(0.0));
+            let of = self.run.table.chunks().iter().zip(cells).filter(|(c, _)| reference.has(c.tensor));
+            for (_, cells) in of {
+                let (values, flags) = cells.row(0);
+                d2 += values[layout.d2(k)];
+                next2 = next2.filter(|_| !flags.no_next).map(|sum| sum + values[Layout::STEP2]);
+            }
+            near.add(step, d2, std::mem::replace(moved2, next2));
+        }
     }
 
     /// The sums of one chunk.
@@ -270,7 +290,11 @@ impl Meter {
         let specs: Vec<Spec> = known
             .map(|(r, spec)| if Some(&r.xxh3) == end.as_ref() { Spec::Own(Own::Final) } else { spec.clone() })
             .collect();
-        let references = open(&specs)?;
+        let mut references = open(&specs)?;
+        if references.len() == self.near.len() {
+            let near = references.iter_mut().zip(&self.near).filter(|(r, _)| r.origin == Origin::File);
+            near.for_each(|(r, (near, _))| r.kin = near.kin(r.rounded.unwrap_or(DType::F32), r.roundings2()));
+        }
         let groups = group::select(&run, &self.question.groups)?;
         let (streams, directions) = stream::select(&run, &catalog, &self.question.streams)?;
         let options = Options {
@@ -283,6 +307,7 @@ impl Meter {
             isa: self.isa,
             skip_damaged: false,
             pass: Pass::Training,
+            left_out: Vec::new(),
         };
         let analysis = Analysis::prepare(&run, &catalog, &references, &options)?;
         let table = Table::create(&path.join("metrics.parquet"))?;

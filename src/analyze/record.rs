@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use super::facts::Facts;
 use crate::group::Group;
+use crate::reduce::order::Neumaier;
 use crate::reduce::spread::Spread;
+use crate::reference::Reference;
 use crate::run::Run;
 use crate::run::manifest::TensorInfo;
 use crate::sums::{Cells, Flags, Fold, Layout};
@@ -25,32 +28,42 @@ pub(super) struct Shape {
     /// Parts by group.
     pub(super) parts: Vec<Vec<Part>>,
     groups: Vec<usize>,
+    /// By group: where the record has how far rounding can have moved x_t - r, one a reference.
+    roundings: Vec<usize>,
+    /// By tensor: the square of the unit roundoff of the iterates.
+    units2: Vec<f64>,
+    /// By reference and tensor: the square of how far the reference's own type can have moved it.
+    moved2: Vec<Vec<f64>>,
+    /// By reference: its step, where it is an iterate.
+    ends: Vec<Option<u64>>,
     words: usize,
 }
 
 impl Shape {
-    /// For the given groups of a run's tensors, whose parts are those of one `key` each; the tensors of a key are
-    /// of one mover.
+    /// For the given groups of a run's tensors, whose parts are those of one key each; the tensors of a key are of
+    /// one mover.
     pub(super) fn new(
         layout: Layout,
         groups: &[Group],
-        tensors: &[TensorInfo],
-        key: impl Fn(usize) -> usize,
-        mover: impl Fn(usize) -> usize,
+        (tensors, references): (&[TensorInfo], &[Reference]),
+        key_and_mover: impl Fn(usize) -> (usize, usize),
     ) -> Shape {
         // The step, and which directions were recorded.
         let mut words = 2;
-        let (mut parts, mut begins) = (Vec::new(), Vec::new());
+        let (mut parts, mut begins, mut roundings) = (Vec::new(), Vec::new(), Vec::new());
         for group in groups {
             begins.push(words);
             words += layout.width() + 1;
+            roundings.push(words);
+            words += layout.references;
             let mut split: Vec<Part> = Vec::new();
             let mut places: BTreeMap<usize, usize> = BTreeMap::new();
             for &t in group.tensors.iter().filter(|&&t| tensors[t].elements() > 0) {
-                let place = *places.entry(key(t)).or_insert(split.len());
+                let (key, mover) = key_and_mover(t);
+                let place = *places.entry(key).or_insert(split.len());
                 match split.get_mut(place) {
                     Some(part) => part.tensors.push(t),
-                    None => split.push(Part { mover: mover(t), tensors: vec![t], own: None }),
+                    None => split.push(Part { mover, tensors: vec![t], own: None }),
                 }
             }
             if split.len() > 1 {
@@ -62,7 +75,24 @@ impl Shape {
             }
             parts.push(split);
         }
-        Shape { layout, parts, groups: begins, words }
+        let units2 = tensors.iter().map(|t| t.dtype.unit_roundoff().powi(2)).collect();
+        let moved2 = |r: &Reference| (0..tensors.len()).map(|t| r.rounding2(t)).collect();
+        let moved2 = references.iter().map(moved2).collect();
+        let ends = references.iter().map(|r| r.weights.single()).collect();
+        Shape { layout, parts, groups: begins, roundings, units2, moved2, ends, words }
+    }
+
+    /// How far rounding can have moved x_t - r in some tensors: the iterates' type, and the reference's where that
+    /// is coarser. Where x_t is the reference nothing was moved, so such a tensor counts only if all are.
+    fn rounding(&self, reference: usize, tensors: &[usize], totals: &[(Vec<f64>, Flags)]) -> f64 {
+        let apart = |t: &usize| totals[*t].0[self.layout.d2(reference)] != 0.0;
+        let all = tensors.iter().all(|t| !apart(t));
+        let (mut here, mut there) = (Neumaier::default(), Neumaier::default());
+        for &t in tensors.iter().filter(|t| all || apart(t)) {
+            here.add(self.units2[t] * totals[t].0[Layout::X2]);
+            there.add(self.moved2[reference][t]);
+        }
+        here.total().sqrt() + there.total().sqrt()
     }
 
     /// Folds the chunks of a step into tensors and these into groups: a record.
@@ -73,6 +103,7 @@ impl Shape {
         (step, recorded): (u64, u64),
         cells: &[Cells],
         row: usize,
+        facts: &mut Facts,
     ) -> Vec<u64> {
         let (tensors, layout) = (&run.manifest.tensors, self.layout);
         let width = layout.width();
@@ -89,6 +120,7 @@ impl Shape {
             let flags = fold.total(&mut out);
             totals.push((out, flags));
         }
+        facts.see(step, layout, &self.ends, &totals);
         let mut words = vec![step, recorded];
         let mut sums = Vec::with_capacity(width);
         let mut total = |tensors: &mut dyn Iterator<Item = usize>, sums: &mut Vec<f64>| {
@@ -103,6 +135,8 @@ impl Shape {
             let flags = total(&mut members, &mut sums);
             words.extend(sums.iter().map(|v| v.to_bits()));
             words.push(flags.to_bits());
+            let rounding = |k| self.rounding(k, &group.tensors, &totals).to_bits();
+            words.extend((0..layout.references).map(rounding));
             if parts.len() > 1 {
                 for part in parts {
                     total(&mut part.tensors.iter().copied(), &mut sums);
@@ -153,6 +187,11 @@ impl Record<'_> {
         out.clear();
         out.extend(self.words[from..from + width].iter().map(|w| f64::from_bits(*w)));
         Flags::from_bits(self.words[from + width])
+    }
+
+    /// How far rounding can have moved x_t - r in a group.
+    pub(super) fn rounding(&self, group: usize, reference: usize) -> f64 {
+        self.real(self.shape.roundings[group] + reference)
     }
 
     /// `||s||^2` of a direction over a part of a group.

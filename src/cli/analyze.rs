@@ -4,10 +4,10 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::backend::Work;
-use super::output::{Output, Question, check_writable, default_table};
+use super::output::{Output, Place, Question, check_writable};
 use super::progress::Progress;
 use super::{RunArguments, Usage, backend, bytes, rate, say};
-use crate::analyze::{Analysis, Options, Pass, Skipped};
+use crate::analyze::{Analysis, Options, Pass, Skipped, unusable};
 use crate::group;
 use crate::isa::Isa;
 use crate::reference::{self, Cache, Spec};
@@ -24,8 +24,8 @@ pub(super) struct Arguments {
     #[command(flatten)]
     run: RunArguments,
     /// Measure against this iterate; repeatable: final, last (newest of an unfinished run), step:N,
-    /// epoch:N (after its last update), mean:A..B, ema:BETA, a safetensors file, RUN:REF (of another
-    /// run; with the same x_0 it is a control)
+    /// epoch:N (after its last update), mean:A..B, ema:BETA, a safetensors file or a directory with a
+    /// checkpoint, RUN:REF (of another run; with the same x_0 it is a control)
     #[arg(long = "ref", value_name = "REF", default_value = "final")]
     references: Vec<Spec>,
     /// Measure this direction; repeatable: grad, grad_wd (with weight decay), grad_preclip, update,
@@ -104,25 +104,18 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<Option<PathBuf>> {
     // Averages are made by the global pool; it is built once.
     let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
     let run = Run::open(&a.run.run, a.run.access())?;
-    let groups = group::select(&run, &a.groups)?;
+    let mut groups = group::select(&run, &a.groups)?;
     let catalog = Catalog::read(&run, a.skip_damaged)?;
+    let left_out = group::leave_out(&run, &mut groups, &unusable(&run, &catalog)?);
     let (streams, directions) = stream::select(&run, &catalog, &a.streams)?;
-    let table = match (&a.out, a.format) {
-        (Some(path), _) => Some(path.clone()),
-        (None, Format::Parquet) => {
-            let question = Question {
-                references: &a.references,
-                streams: &a.streams,
-                groups: &a.groups,
-                steps: a.steps.as_ref().map(|s| s.text.as_str()),
-            };
-            Some(default_table(&run.path, &question)?)
-        }
-        (None, _) => None,
+    let place = match (&a.out, a.format) {
+        (None, Format::Parquet) => Some(Place::of(&run.path)?),
+        _ => None,
     };
     // What is made on the way is kept beside the table; without one nothing is kept.
-    let beside = table.as_deref().map(parent);
-    let cache = beside.map_or_else(Cache::temporary, Cache::below);
+    let beside =
+        place.as_ref().map(|p| p.directory.clone()).or(a.out.as_deref().map(|p| parent(p).to_owned()));
+    let cache = beside.as_deref().map_or_else(Cache::temporary, Cache::below);
     let references = reference::open(&run, &catalog, &a.references, &cache, a.run.access())?;
     reference::check_cover(&run, &references, &groups)?;
     let steps = a.steps.clone().unwrap_or(Steps { range: 0..u64::MAX, every: 1, text: String::new() });
@@ -136,12 +129,21 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<Option<PathBuf>> {
         isa,
         skip_damaged: a.skip_damaged,
         pass: Pass::Shards,
+        left_out,
     };
     let analysis = Analysis::prepare(&run, &catalog, &references, &options)?;
     if !a.quiet {
-        references.iter().filter_map(|r| r.note.as_ref()).for_each(|note| tell(&format!("note: {note}")));
+        references.iter().flat_map(|r| &r.notes).for_each(|note| tell(&format!("note: {note}")));
     }
     let provenance = analysis.provenance();
+    let names: Vec<&str> = references.iter().map(|r| r.name.as_str()).collect();
+    let question = Question {
+        references: &names,
+        streams: &a.streams,
+        groups: &a.groups,
+        steps: a.steps.as_ref().map(|s| s.text.as_str()),
+    };
+    let table = a.out.clone().or(place.map(|place| place.table(&question, &provenance)));
     // With damage the same question may have another answer after a repair.
     if let Some(path) = table.as_ref().filter(|_| !a.skip_damaged)
         && is_up_to_date(a, path, &provenance)?
@@ -151,7 +153,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<Option<PathBuf>> {
     if let Some(path) = &table {
         check_writable(path)?;
     }
-    let scratch = beside.map_or_else(std::env::temp_dir, Path::to_owned);
+    let scratch = beside.unwrap_or_else(std::env::temp_dir);
     let measure = |devices: &[_]| {
         let progress = Progress::new(analysis.cells(), analysis.chunks(), a.quiet);
         let measured = analysis.measure(devices, &scratch, &progress);

@@ -9,7 +9,6 @@ use crate::analyze::Sink;
 use crate::error::{Error, Result};
 use crate::group::ALL;
 use crate::hash::xxh3_64;
-use crate::reference::{Own, Spec};
 use crate::row::Row;
 use crate::run::manifest::GRAD;
 use crate::run::parent;
@@ -50,7 +49,8 @@ impl Sink for Output {
 
 /// What a table's file name tells apart, besides the run.
 pub(super) struct Question<'a> {
-    pub(super) references: &'a [Spec],
+    /// Names of the references.
+    pub(super) references: &'a [&'a str],
     pub(super) streams: &'a [String],
     pub(super) groups: &'a [String],
     /// As it was typed.
@@ -58,12 +58,12 @@ pub(super) struct Question<'a> {
 }
 
 impl Question<'_> {
-    /// `metrics.parquet` for the main question, `metrics.PARTS.parquet` for another one, so that an
-    /// answer never takes the place of another.
-    fn file_name(&self) -> String {
+    /// Nothing for the main question, else what tells it from others.
+    fn description(&self) -> String {
         let mut parts = Vec::new();
-        if self.references != [Spec::Own(Own::Final)] {
-            parts.push(self.references.iter().map(reference_name).collect::<Vec<_>>().join("+"));
+        if self.references != ["final"] {
+            let names = self.references.iter().map(|name| name.trim_end_matches(".safetensors"));
+            parts.push(names.collect::<Vec<_>>().join("+"));
         }
         if self.streams != [GRAD] {
             parts.push(self.streams.join("+"));
@@ -78,41 +78,70 @@ impl Question<'_> {
         }
         let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.+".contains(c) { c } else { '-' };
         let text: String = parts.join(".").chars().map(plain).collect();
-        match text.len() {
-            0 => "metrics.parquet".to_owned(),
-            1..=LONGEST => format!("metrics.{text}.parquet"),
-            _ => format!("metrics.{:016x}.parquet", xxh3_64(parts.join("\n").as_bytes())),
+        if text.len() > LONGEST { format!("{:016x}", xxh3_64(parts.join("\n").as_bytes())) } else { text }
+    }
+}
+
+/// `metrics.parquet` for the main question, `metrics.PARTS.parquet` for another one.
+fn file_name(parts: &[&str]) -> String {
+    let parts: Vec<&str> = parts.iter().copied().filter(|p| !p.is_empty()).collect();
+    [&["metrics"], parts.as_slice(), &["parquet"]].concat().join(".")
+}
+
+/// Where tables go that nothing else is said of: into the run, or into the working directory, under the run's
+/// name, where the run cannot be written.
+pub(super) struct Place {
+    pub(super) directory: PathBuf,
+    /// What the names of files begin with.
+    prefix: String,
+}
+
+impl Place {
+    /// # Errors
+    /// The run's directory cannot be looked into.
+    pub(super) fn of(run: &Path) -> Result<Place> {
+        match tempfile::tempfile_in(run) {
+            Ok(_) => Ok(Place { directory: run.to_owned(), prefix: String::new() }),
+            Err(e) if matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => {
+                let full = run.canonicalize().unwrap_or_else(|_| run.to_owned());
+                let of = full.file_name().unwrap_or(OsStr::new("run")).to_string_lossy().into_owned();
+                Ok(Place { directory: PathBuf::from("."), prefix: of + "." })
+            }
+            Err(source) => Err(Error::Io { action: "write", path: run.join(file_name(&[])), source }),
+        }
+    }
+
+    /// The table's file. Where a table of that name answers another question (references of one name in two
+    /// places, say), this one's name ends in a hash of the question, so that no answer takes the place of another.
+    pub(super) fn table(&self, question: &Question<'_>, provenance: &[(String, String)]) -> PathBuf {
+        let description = question.description();
+        let path = |parts: &[&str]| self.directory.join(format!("{}{}", self.prefix, file_name(parts)));
+        let plain = path(&[&description]);
+        let asked = asked(provenance);
+        match metadata(&plain) {
+            Some(there) if self::asked(&there) != asked => {
+                path(&[&description, &format!("{:08x}", xxh3_64(asked.as_bytes()) >> 32)])
+            }
+            _ => plain,
         }
     }
 }
 
-/// A reference as a part of a file name: `step-100`.
-fn reference_name(spec: &Spec) -> String {
-    match spec {
-        Spec::Own(own) => own.to_string(),
-        Spec::Path(text) => {
-            let path = text.trim_end_matches('/').trim_end_matches(".safetensors");
-            path.rsplit('/').next().unwrap_or(path).to_owned()
-        }
-    }
-}
-
-/// The table's file in the run, or in the working directory, under the run's name, where the run cannot
-/// be written.
-///
-/// # Errors
-/// The run's directory cannot be looked into.
-pub(super) fn default_table(run: &Path, question: &Question<'_>) -> Result<PathBuf> {
-    let name = question.file_name();
-    match tempfile::tempfile_in(run) {
-        Ok(_) => Ok(run.join(name)),
-        Err(e) if matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => {
-            let full = run.canonicalize().unwrap_or_else(|_| run.to_owned());
-            let of = full.file_name().unwrap_or(OsStr::new("run")).to_string_lossy();
-            Ok(PathBuf::from(format!("./{of}.{name}")))
-        }
-        Err(source) => Err(Error::Io { action: "write", path: run.join(name), source }),
-    }
+/// The question that a table answers: of which run, against what, along what and for which groups. A reference of
+/// the run itself is the same one though it may change while the training goes on; another run's is told by
+/// that run; a file by its values.
+fn asked(provenance: &[(String, String)]) -> String {
+    let value = |key: &str| provenance.iter().find(|(k, _)| k == key).map_or("", |(_, v)| v.as_str());
+    let references: Vec<serde_json::Value> =
+        serde_json::from_str(value("lpa.references")).unwrap_or_default();
+    let identity = |r: &serde_json::Value| match (&r["run"], &r["file"]) {
+        (serde_json::Value::String(run), _) => format!("{run}:{}", r["name"]),
+        (_, serde_json::Value::Bool(true)) => r["xxh3"].to_string(),
+        _ => r["name"].to_string(),
+    };
+    let mut all: Vec<String> = references.iter().map(identity).collect();
+    all.extend(["lpa.run_id", "lpa.streams", "lpa.groups"].map(|key| value(key).to_owned()));
+    all.join("\n")
 }
 
 /// Checks that a table can be written, before hours of work, and that it takes the place of nothing but
@@ -139,21 +168,32 @@ mod tests {
     fn every_question_has_a_file_of_its_own() {
         let name = |references: &[&str], streams: &[&str], groups: &[&str], steps| {
             let owned = |all: &[&str]| all.iter().map(|s| (*s).to_owned()).collect::<Vec<String>>();
-            let references: Vec<Spec> = references.iter().map(|s| s.parse().unwrap()).collect();
             let (streams, groups) = (owned(streams), owned(groups));
-            Question { references: &references, streams: &streams, groups: &groups, steps }.file_name()
+            file_name(&[&Question { references, streams: &streams, groups: &groups, steps }.description()])
         };
         assert_eq!(name(&["final"], &["grad"], &["*"], None), "metrics.parquet");
         assert_eq!(name(&["final", "step:100"], &["grad"], &["*"], None), "metrics.final+step-100.parquet");
         assert_eq!(
-            name(&["runs/b:final", "x/best.safetensors"], &["grad"], &["*"], None),
+            name(&["b:final", "best.safetensors"], &["grad"], &["*"], None),
             "metrics.b-final+best.parquet"
         );
+        assert_eq!(name(&["ck-5/model.safetensors"], &["grad"], &["*"], None), "metrics.ck-5-model.parquet");
         assert_eq!(name(&["final"], &["grad", "update"], &["*"], None), "metrics.grad+update.parquet");
         assert_eq!(name(&["final"], &["grad"], &["*", "each"], None), "metrics.all+each.parquet");
         assert_eq!(name(&["final"], &["grad"], &["*"], Some("0..9:3")), "metrics.steps-0..9-3.parquet");
         let many: Vec<String> = (0..32).map(|i| format!("step:{i}")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         assert_eq!(name(&many, &["grad"], &["*"], None).len(), "metrics.0123456789abcdef.parquet".len());
+    }
+
+    #[test]
+    fn two_files_are_two_questions_and_a_run_that_goes_on_is_one() {
+        let of = |references: &str| asked(&[("lpa.references".to_owned(), references.to_owned())]);
+        let file = |xxh3: &str| of(&format!(r#"[{{"name": "model", "file": true, "xxh3": "{xxh3}"}}]"#));
+        assert_ne!(file("a"), file("b"));
+        let last = |xxh3: &str| of(&format!(r#"[{{"name": "last", "file": false, "xxh3": "{xxh3}"}}]"#));
+        assert_eq!(last("a"), last("b"));
+        let run = |id: &str| of(&format!(r#"[{{"name": "b:final", "run": "{id}", "file": false}}]"#));
+        assert_ne!(run("1"), run("2"));
     }
 }

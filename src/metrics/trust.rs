@@ -1,6 +1,5 @@
 //! How far the numbers of a row can be trusted.
 
-use crate::dtype::DType;
 use crate::sums::Sums;
 
 /// Below this `ulp_ratio` the distance itself is made of rounding.
@@ -9,8 +8,9 @@ pub const LOW_PRECISION: f64 = 1e3;
 /// Trust in one row.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Trust {
-    /// `dist / (u ||x||)` with the unit roundoff u of the iterates' type: how many times larger the
-    /// distance is than the rounding of the iterates.
+    /// How many times larger the distance is than what rounding can have moved it by: `u ||x||` with the unit
+    /// roundoff u of the iterates' type, and the same of a reference whose type is coarser. Tensors in which x_t
+    /// is the reference are left out.
     pub ulp_ratio: Option<f64>,
     /// `ulp_ratio` is below 1,000.
     pub low_precision: bool,
@@ -22,11 +22,10 @@ pub struct Trust {
     pub nonfinite: bool,
 }
 
-/// Trust in a row whose iterates have the (coarsest) type `dtype`.
-pub fn trust(s: &Sums, dtype: DType) -> Trust {
-    let scale = dtype.unit_roundoff() * s.x2.sqrt();
-    let ratio = s.d2.sqrt() / scale;
-    let ulp_ratio = (scale > 0.0 && ratio.is_finite()).then_some(ratio);
+/// Trust in a row in which rounding can have moved x_t - r by `rounding`.
+pub fn trust(s: &Sums, rounding: f64) -> Trust {
+    let ratio = s.d2.sqrt() / rounding;
+    let ulp_ratio = (rounding > 0.0 && ratio.is_finite()).then_some(ratio);
     let later = s.dot_lag.filter(|_| !s.all_absent);
     let (all, next) = ([s.dot, s.g2, s.d2, s.x2, s.gx], [s.step2, s.init2, s.dot_next, later]);
     Trust {
@@ -45,11 +44,10 @@ mod tests {
 
     #[test]
     fn a_distance_of_a_thousand_roundings_is_the_limit() {
-        let u = DType::F32.unit_roundoff();
-        let at = |ratio: f64| Sums { x2: 4.0, ..sums(0.0, 1.0, (ratio * u * 2.0).powi(2)) };
-        assert!(trust(&at(999.0), DType::F32).low_precision);
-        assert!(!trust(&at(1001.0), DType::F32).low_precision);
-        assert!(trust(&at(1001.0), DType::BF16).low_precision);
-        assert!(trust(&at(0.0), DType::F32).x_eq_ref);
+        let at = |distance: f64| sums(0.0, 1.0, distance * distance);
+        assert!(trust(&at(999.0), 1.0).low_precision);
+        assert!(!trust(&at(1001.0), 1.0).low_precision);
+        assert_eq!(trust(&at(1001.0), 2.0).ulp_ratio, Some(500.5));
+        assert!(trust(&at(0.0), 1.0).x_eq_ref);
     }
 }

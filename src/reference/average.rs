@@ -6,19 +6,15 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
 use super::weights::Weights;
-use crate::codec::Decoder;
 use crate::error::{Result, Tried};
 use crate::float_environment::Exact;
-use crate::isa::Isa;
-use crate::run::plan::plan_windows;
 use crate::run::reference_file::{LOSSY, Of, ReferenceFile};
 use crate::run::trajectory::{Source, Trajectory};
-use crate::run::window::Window;
+use crate::run::walk::through;
 use crate::run::{Draft, Run};
 
 /// A file to make.
@@ -80,41 +76,15 @@ fn write(
     Ok(())
 }
 
-/// Goes through all iterates once, in windows of shards.
+/// Goes through all iterates once.
 fn add_all(run: &Run, targets: &[&Target<'_>], sums: &Sums<'_>) -> Result<()> {
     let mut steps: Vec<u64> = targets.iter().flat_map(|t| t.weights.steps()).copied().collect();
     steps.sort_unstable();
     steps.dedup();
-    // One of each a thread, in turn.
-    let idle: Mutex<Vec<(Decoder, Trajectory)>> = Mutex::new(Vec::new());
-    for range in plan_windows(run, &steps, usize::MAX)? {
-        let steps = &steps[range];
-        let mut window = Window::open(run, steps, true)?;
-        if let Some((_, e)) = window.damaged.pop() {
-            return Err(e);
-        }
-        (0..run.table.chunks().len()).into_par_iter().try_for_each(|chunk| {
-            let _exact = Exact::new();
-            let held = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let (mut decoder, mut trajectory) = match held {
-                Some(held) => held,
-                None => {
-                    let decoder = Decoder::new(Isa::detect()).tried("start the decoder for", &run.path)?;
-                    (decoder, Trajectory::new(1))
-                }
-            };
-            window.prefetch_chunk(run, chunk, |_| false);
-            let mut file = Vec::new();
-            let of_chunk = &run.table.chunks()[chunk];
-            let (decoder_of, file) = (&mut decoder, &mut file);
-            let source =
-                Source { run, window: &window, chunk: of_chunk, decoder: decoder_of, file, bytes: 0 };
-            let result = add(targets, steps, sums, chunk, &mut trajectory, source);
-            idle.lock().unwrap_or_else(PoisonError::into_inner).push((decoder, trajectory));
-            result
-        })?;
-    }
-    Ok(())
+    let chunks: Vec<usize> = (0..run.table.chunks().len()).collect();
+    through(run, &steps, &chunks, |chunk, steps, trajectory, source| {
+        add(targets, steps, sums, chunk, trajectory, source)
+    })
 }
 
 /// Adds the iterates of a window to the sums of one chunk, in the order of steps.
@@ -132,7 +102,6 @@ fn add(
             held.push((t, *target, sums.read(t, index)?));
         }
     }
-    trajectory.clear();
     let mut widths = Vec::new();
     for &step in steps {
         let values = trajectory.recorded(step, &mut source)?;

@@ -5,33 +5,38 @@
 //! output. What is computed against a reference is not known here.
 
 mod average;
+mod file;
+mod kin;
+mod locate;
+mod mixture;
+mod names;
 mod other;
 mod own;
+mod recognise;
 mod spec;
 mod values;
 pub mod weights;
 
 use std::path::{Path, PathBuf};
 
+pub(crate) use self::kin::Distances;
+pub use self::kin::Kin;
 pub use self::own::Cache;
 pub use self::own::final_fault;
 use self::own::{open_final, resolve};
 use self::spec::{Found, find};
 pub use self::spec::{Own, Spec};
-use self::values::{Files, Names, Values, files_of};
+use self::values::Values;
 use self::weights::Weights;
 use crate::codec::Decoder;
-use crate::dtype::round;
+use crate::dtype::{DType, round};
 use crate::error::{Error, Result, Tried};
 use crate::isa::Isa;
 use crate::run::catalog::Catalog;
 use crate::run::chunk::Chunk;
-use crate::run::container::Header;
-use crate::run::manifest::ITERATE;
-use crate::run::reference_file::{LOSSY, REFERENCE_FORMAT};
 use crate::run::trajectory::{Source, Trajectory};
 use crate::run::window::Window;
-use crate::run::{Access, Run};
+use crate::run::{Access, Run, parent};
 
 /// A reference iterate.
 pub struct Reference {
@@ -47,10 +52,22 @@ pub struct Reference {
     pub origin: Origin,
     /// Steps whose updates the other run shares with this one: whether they are in it is not asked.
     pub shared: u64,
+    /// How near it lies to the path that it is no iterate of.
+    pub kin: Option<Kin>,
     /// It changes when the training goes on.
     pub provisional: bool,
-    /// Something that the user should know.
-    pub note: Option<String>,
+    /// What the user should know.
+    pub notes: Vec<String>,
+    /// The run that it comes from, where that is another one.
+    pub run_id: Option<String>,
+    /// The type that it was rounded to, where that is coarser than the run's.
+    pub rounded: Option<DType>,
+    /// By tensor: the square of what that can have moved it by; nothing where it was not.
+    roundings: Vec<f64>,
+    /// Names of a file that are no tensor's of the run.
+    others: Vec<String>,
+    /// Where it lies, for a name that tells it from others.
+    place: Option<Named>,
     values: Values,
     /// How far the values can be off, where iterates were stored with loss.
     widths: Option<Values>,
@@ -78,9 +95,24 @@ impl Reference {
         self.origin == Origin::Run { same_start: Some(true) } && self.shared == 0
     }
 
+    /// Whether it was given as a file.
+    pub fn is_file(&self) -> bool {
+        self.place.is_some() && self.run_id.is_none()
+    }
+
     /// Whether the reference has this tensor.
     pub fn has(&self, tensor: usize) -> bool {
         self.values.has(tensor)
+    }
+
+    /// The square of what rounding to a type coarser than the run's can have moved a tensor by.
+    pub fn rounding2(&self, tensor: usize) -> f64 {
+        self.roundings.get(tensor).copied().unwrap_or(0.0)
+    }
+
+    /// The same of all tensors.
+    pub fn roundings2(&self) -> f64 {
+        self.roundings.iter().sum()
     }
 
     /// Reads the values of a chunk into `out`, which has the chunk's length.
@@ -147,14 +179,73 @@ pub fn open(
         if let Some(r) =
             reference.filter(|r| all.iter().all(|known| known.name != r.name || known.xxh3 != r.xxh3))
         {
-            if all.iter().any(|known| known.name == r.name) {
-                let what = format!("two references would be called '{}'; rename one of the files", r.name);
-                return Err(Error::NotFound { path: run.path.clone(), what });
-            }
             all.push(r);
         }
     }
+    tell_apart(run, &mut all)?;
     Ok(all)
+}
+
+/// The name of a reference that lies somewhere: the last parts of its path.
+struct Named {
+    path: PathBuf,
+    /// So many parts.
+    parts: usize,
+    /// And what of it.
+    what: Option<String>,
+}
+
+impl Named {
+    /// What lies at `path`; of a run, `what`. Every checkpoint has files of some names, so these come with their
+    /// directory's.
+    fn new(path: &Path, what: Option<String>) -> Named {
+        let full = |p: &Path| p.canonicalize().unwrap_or_else(|_| p.to_owned());
+        // A file may be a link to a store of blobs, whose names say nothing.
+        let path = match path.file_name() {
+            Some(name) if !path.is_dir() => full(parent(path)).join(name),
+            _ => full(path),
+        };
+        let stem = path.file_name().map(|n| n.to_string_lossy().split('.').next().unwrap_or("").to_owned());
+        let anyones = stem.is_some_and(|s| ANYONES.contains(&s.as_str())) && !path.is_dir();
+        Named { path, parts: if anyones { 2 } else { 1 }, what }
+    }
+}
+
+/// What files of weights are called everywhere.
+const ANYONES: [&str; 4] = ["model", "adapter_model", "pytorch_model", "diffusion_pytorch_model"];
+
+impl std::fmt::Display for Named {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let all: Vec<_> = self.path.iter().filter(|p| *p != "/").map(|p| p.to_string_lossy()).collect();
+        let shown = all[all.len().saturating_sub(self.parts)..].join("/");
+        f.write_str(if shown.is_empty() { "reference" } else { &shown })?;
+        self.what.as_ref().map_or(Ok(()), |what| write!(f, ":{what}"))
+    }
+}
+
+/// Gives references that would have the same name more of their paths.
+fn tell_apart(run: &Run, all: &mut [Reference]) -> Result<()> {
+    loop {
+        let alike = |r: &Reference| all.iter().filter(|other| other.name == r.name).count() > 1;
+        let unclear: Vec<usize> = (0..all.len()).filter(|&i| alike(&all[i])).collect();
+        let Some(&first) = unclear.first() else {
+            return Ok(());
+        };
+        let mut longer = false;
+        for i in unclear {
+            let r = &mut all[i];
+            if let Some(place) = &mut r.place {
+                place.parts += 1;
+                longer |= place.to_string() != r.name;
+                r.name = place.to_string();
+            }
+        }
+        if !longer {
+            let what =
+                format!("two references would be called '{}'; rename one of the files", all[first].name);
+            return Err(Error::NotFound { path: run.path.clone(), what });
+        }
+    }
 }
 
 /// Checks every byte of a run's final iterate.
@@ -168,94 +259,9 @@ pub fn check_final(run: &Run, access: Access) -> Result<()> {
 fn open_path(run: &Run, catalog: &Catalog, text: &str, cache: &Cache, access: Access) -> Result<Reference> {
     let refuse = |what| Error::Reference { path: PathBuf::from(text), what };
     match find(text).map_err(refuse)? {
-        Found::Files(path) => open_files(run, catalog, &path, cache, access),
+        Found::Files(path) => file::open(run, catalog, &path, cache, access),
         Found::Run(path, own) => other::open(run, catalog, &path, &own, cache, access),
     }
-}
-
-/// The last part of a path, as a name.
-fn last_part(path: &Path) -> String {
-    let full = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    full.file_name().map_or_else(|| "reference".to_owned(), |n| n.to_string_lossy().into_owned())
-}
-
-fn open_files(run: &Run, catalog: &Catalog, path: &Path, cache: &Cache, access: Access) -> Result<Reference> {
-    let refuse = |what: String| Error::Reference { path: path.to_owned(), what };
-    let files = Files::open(&files_of(path)?, access.mmap, Names::Unwrapped).map_err(|e| match e {
-        Error::Damaged { path, what, .. } => {
-            Error::Reference { path, what: format!("it is no safetensors file, or damaged: {what}") }
-        }
-        other => other,
-    })?;
-    let (claimed, made) = claims(run, &files.headers[0]);
-    let lossy = files.headers.iter().any(|h| h.value(LOSSY).is_some());
-    if made {
-        let what = "it was made from this run; name it as mean:A..B or ema:BETA instead";
-        return Err(refuse(what.to_owned()));
-    }
-    let (values, stripped) = files.into_values(run)?;
-    if !(0..run.manifest.tensors.len()).any(|t| values.has(t)) {
-        let names: Vec<&str> = run.manifest.tensors.iter().take(3).map(|t| t.name.as_str()).collect();
-        return Err(refuse(format!("it has none of the run's tensors ({}, ...)", names.join(", "))));
-    }
-    let xxh3 = values.xxh3(run)?;
-    // It must not pass for something independent, nor be believed what it is not any more.
-    let (mut step, mut is_stored) = (None, false);
-    for s in claimed.into_iter().chain(run.final_step()) {
-        if step.is_none() && catalog.has_iterate(s) {
-            match likeness(run, &values, s)? {
-                Likeness::Same => (step, is_stored) = (Some(s), true),
-                // Of a run that was stored with loss it says that it is the iterate as it was.
-                Likeness::Within if claimed == Some(s) && !lossy => step = Some(s),
-                Likeness::Within | Likeness::Other => {}
-            }
-        }
-    }
-    if lossy && step.is_none() {
-        let what = "its values were stored with loss, and how far they are off is not in the file. Name the run \
-                    itself: RUN:step:N";
-        return Err(refuse(what.to_owned()));
-    }
-    // What is stored with loss is off by as much as it is there.
-    let widths = match step {
-        Some(s) if is_stored && run.manifest.loses(0) => {
-            let resolved = vec![resolve(run, catalog, &Own::Step(s))?];
-            own::open(run, catalog, resolved, cache, access)?.pop().and_then(|(r, _)| r.widths)
-        }
-        _ => None,
-    };
-    let note = match (step, stripped) {
-        (Some(s), _) => Some(format!("{} is x_{s} of this run", path.display())),
-        (None, Some(prefix)) => {
-            Some(format!("names in {} begin with '{prefix}', which was left out", path.display()))
-        }
-        (None, None) => None,
-    };
-    Ok(Reference {
-        name: last_part(path),
-        step,
-        xxh3,
-        weights: step.map_or(Weights::None, |s| Weights::Equal(vec![s])),
-        origin: if step.is_some() { Origin::Own } else { Origin::File },
-        shared: 0,
-        provisional: false,
-        note,
-        values,
-        widths,
-        averaged: false,
-    })
-}
-
-/// What a file says of itself: the step of this run that it is, and whether it is another vector made
-/// from this run.
-fn claims(run: &Run, header: &Header) -> (Option<u64>, bool) {
-    if header.value("run_id") != Some(run.manifest.run_id.as_str()) {
-        return (None, false);
-    }
-    let reference = header.value("format") == Some(REFERENCE_FORMAT);
-    let step = header.value("step").and_then(|s| s.parse().ok());
-    let iterate = reference || header.value("stream") == Some(ITERATE);
-    (step.filter(|_| iterate), reference && step.is_none())
 }
 
 /// How near values are to a recorded iterate.
@@ -310,10 +316,11 @@ pub fn check_cover(run: &Run, references: &[Reference], groups: &[crate::group::
         let lacking: Vec<usize> = wanted.into_iter().filter(|&t| !r.has(t) && !empty(t)).collect();
         if let Some(&first) = lacking.first() {
             let what = format!(
-                "the reference '{}' lacks {} of the tensors asked for, first '{}'. Name those that it has by --group.",
+                "the reference '{}' lacks {} of the tensors asked for, first '{}'{}. Name those that it has by --group.",
                 r.name,
                 lacking.len(),
-                run.manifest.tensors[first].name
+                run.manifest.tensors[first].name,
+                names::instead(&r.others)
             );
             return Err(Error::NotFound { path: run.path.clone(), what });
         }

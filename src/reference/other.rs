@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
+use super::locate::Located;
 use super::own::{self, resolve, widths_path};
 use super::spec::Own;
 use super::values::{Files, Names, Values};
 use super::weights::Weights;
-use super::{Cache, Origin, Reference, last_part};
+use super::{Cache, Named, Origin, Reference};
 use crate::dtype::values as values_of;
 use crate::error::{Error, Result};
 use crate::run::catalog::Catalog;
@@ -35,11 +36,12 @@ pub(super) fn open(
         return Ok(opened);
     }
     let as_here = |file: &Path| -> Result<Values> {
-        Ok(Files::open(&[file.to_owned()], access.mmap, Names::Unwrapped)?.into_values(run)?.0)
+        Ok(Files::open(&Located::file(file), access.mmap)?.into_values(run, Names::Changed)?.0)
     };
     let values = as_here(&file)?;
     let widths = opened.widths.is_some().then(|| as_here(&widths_path(&file))).transpose()?;
-    let name = format!("{}:{}", last_part(path), opened.name);
+    let place = Named::new(path, Some(opened.name));
+    let name = place.to_string();
     if !(0..run.manifest.tensors.len()).any(|t| values.has(t)) {
         let what = "that run has none of this run's tensors; it is of another model".to_owned();
         return Err(Error::Reference { path: path.to_owned(), what });
@@ -53,13 +55,19 @@ pub(super) fn open(
     });
     Ok(Reference {
         name,
+        place: Some(place),
+        run_id: Some(other.manifest.run_id.clone()),
         step: None,
         xxh3: values.xxh3(run)?,
         weights: Weights::None,
         origin: Origin::Run { same_start },
         shared,
+        kin: None,
         provisional: opened.provisional,
-        note: note.or(opened.note),
+        notes: note.into_iter().chain(opened.notes).collect(),
+        rounded: None,
+        roundings: Vec::new(),
+        others: Vec::new(),
         values,
         widths,
         averaged: opened.averaged,
@@ -69,6 +77,9 @@ pub(super) fn open(
 /// Whether two runs start at the same iterate, and up to which step of the first the second holds its
 /// updates: both are the same so far, or the second goes on where the first ended. `None` where one
 /// has not recorded x_0.
+///
+/// Only updates that move the iterate count: a warm-up from learning rate 0, a step that was taken before the
+/// training began, or bfloat16 weights to which an update is too small, are no part of either path.
 fn shared(a: (&Run, &Catalog), b: (&Run, &Catalog)) -> Result<(Option<bool>, u64)> {
     let end = a.1.iterates(0..u64::MAX).next_back();
     if !b.1.has_iterate(0) {
@@ -83,29 +94,70 @@ fn shared(a: (&Run, &Catalog), b: (&Run, &Catalog)) -> Result<(Option<bool>, u64
         }
         return Ok((start, 0));
     }
-    // Paths that have parted stay apart, so the last common step is found by halving. What is damaged
-    // counts as common, which judges less.
-    let common: Vec<u64> = a.1.iterates(0..u64::MAX).filter(|&s| b.1.has_iterate(s)).collect();
-    let (mut equal, mut apart) = (0, common.len());
-    while apart - equal > 1 {
-        let middle = equal + (apart - equal) / 2;
-        let step = common[middle];
-        if same((a.0, step), (b.0, step))? == Some(false) { apart = middle } else { equal = middle }
+    let (here, there) = (still(a)?, still(b)?);
+    // Each path from where it begins to move.
+    let common = |&step: &u64| step >= here && b.1.has_iterate(step - here + there);
+    let common: Vec<u64> = a.1.iterates(0..u64::MAX).filter(common).collect();
+    // What is damaged counts as common, which judges less.
+    let apart = |step: u64| Ok(same((a.0, step), (b.0, step - here + there))? == Some(false));
+    let last = common.get(last_before(&common, apart)?).copied().unwrap_or(here);
+    if last == here {
+        return Ok((Some(true), 0));
     }
-    Ok((Some(true), common[equal]))
+    Ok((Some(true), last))
+}
+
+/// The last step up to which a run stands still at x_0.
+fn still((run, catalog): (&Run, &Catalog)) -> Result<u64> {
+    let steps: Vec<u64> = catalog.iterates(0..u64::MAX).collect();
+    let moved = |step: u64| Ok(!identical((run, 0), (run, step))?);
+    // Nearly every run moves at once.
+    match steps.get(1) {
+        Some(&second) if moved(second)? => Ok(0),
+        _ => Ok(steps.get(last_before(&steps, moved)?).copied().unwrap_or(0)),
+    }
+}
+
+/// The place of the last of `steps` before `changed` is true, which it is not of the first. What has parted stays
+/// apart, so it is found by halving.
+fn last_before(steps: &[u64], mut changed: impl FnMut(u64) -> Result<bool>) -> Result<usize> {
+    let (mut before, mut after) = (0, steps.len().max(1));
+    while after - before > 1 {
+        let middle = before + (after - before) / 2;
+        if changed(steps[middle])? { after = middle } else { before = middle }
+    }
+    Ok(before)
+}
+
+/// Whether two iterates are the same, bit for bit, as they are stored. Damage counts as the same.
+fn identical(a: (&Run, u64), b: (&Run, u64)) -> Result<bool> {
+    match compare(a, b, Lost::IsADifference) {
+        Ok(same) => Ok(same),
+        Err(e) if e.is_damage() => Ok(true),
+        Err(e) => Err(e),
+    }
+}
+
+/// What differences mean that are no larger than what was lost in storing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lost {
+    /// The iterates may have been the same.
+    MayBeTheSame,
+    /// They are stored as different ones.
+    IsADifference,
 }
 
 /// Whether two runs have the same iterate at the given steps, bit for bit, or as far as what they have
 /// lost can tell; `None` where one is damaged.
 fn same(a: (&Run, u64), b: (&Run, u64)) -> Result<Option<bool>> {
-    match compare(a, b) {
+    match compare(a, b, Lost::MayBeTheSame) {
         Ok(same) => Ok(Some(same)),
         Err(e) if e.is_damage() => Ok(None),
         Err(e) => Err(e),
     }
 }
 
-fn compare((a, s): (&Run, u64), (b, t): (&Run, u64)) -> Result<bool> {
+fn compare((a, s): (&Run, u64), (b, t): (&Run, u64), lost: Lost) -> Result<bool> {
     let (mut left, mut right) = (Vector::open(a, s, ITERATE)?, Vector::open(b, t, ITERATE)?);
     let (mut x, mut y) = (Vec::new(), Vec::new());
     let (mut x_widths, mut y_widths) = (Vec::new(), Vec::new());
@@ -121,6 +173,9 @@ fn compare((a, s): (&Run, u64), (b, t): (&Run, u64)) -> Result<bool> {
         if x == y {
             continue;
         }
+        if lost == Lost::IsADifference {
+            return Ok(false);
+        }
         left.widths(i, &mut x_widths)?;
         right.widths(j, &mut y_widths)?;
         let (mut a, mut b) = (vec![0.0; x_widths.len()], vec![0.0; y_widths.len()]);
@@ -129,8 +184,8 @@ fn compare((a, s): (&Run, u64), (b, t): (&Run, u64)) -> Result<bool> {
         let far = |i: usize| {
             (f64::from(a[i]) - f64::from(b[i])).abs() > f64::from(x_widths[i]) + f64::from(y_widths[i])
         };
-        let lost = x_widths.iter().chain(&y_widths).any(|w| *w > 0.0);
-        if !lost || a.len() != b.len() || (0..a.len()).any(far) {
+        let exact = x_widths.iter().chain(&y_widths).all(|w| *w <= 0.0);
+        if exact || a.len() != b.len() || (0..a.len()).any(far) {
             return Ok(false);
         }
     }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::average::{Target, materialize};
+use super::locate::Located;
 use super::spec::Own;
 use super::values::{Files, Names, Values};
 use super::weights::Weights;
@@ -264,8 +265,14 @@ pub(super) fn open(
             weights: r.weights,
             origin: Origin::Own,
             shared: 0,
+            kin: None,
             provisional: r.provisional,
-            note: r.note,
+            notes: r.note.into_iter().collect(),
+            run_id: None,
+            rounded: None,
+            roundings: Vec::new(),
+            others: Vec::new(),
+            place: None,
             values,
             widths,
             averaged,
@@ -314,7 +321,7 @@ fn open_file(run: &Run, path: &Path, of: Of, access: Access) -> Result<(Values, 
         }
     }
     let written = header.value("xxh3").map(str::to_owned);
-    let (values, _) = Files::open(&[path.to_owned()], access.mmap, Names::Exact)?.into_values(run)?;
+    let (values, _) = Files::open(&Located::file(path), access.mmap)?.into_values(run, Names::Exact)?;
     if let Some(lacking) = (0..run.manifest.tensors.len()).find(|&t| !values.has(t)) {
         let info = &run.manifest.tensors[lacking];
         return Err(Error::TableMismatch {

@@ -1,12 +1,14 @@
 //! The values of a reference: safetensors files, mapped and read chunk by chunk.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use safetensors::tensor::Dtype;
 
-use crate::dtype::{DType, push_bytes, values};
+use super::locate::Located;
+use super::names::{Matched, match_names};
+use crate::dtype::{DType, push_bytes, round, values};
 use crate::error::{Error, Result, Tried};
 use crate::hash::Xxh3;
 use crate::run::Run;
@@ -14,9 +16,6 @@ use crate::run::chunk::Chunk;
 use crate::run::container::Header;
 use crate::run::manifest::TensorInfo;
 use crate::run::source::Source;
-
-/// What wrappers put before the names of parameters.
-const PREFIXES: [&str; 2] = ["module.", "_orig_mod."];
 
 /// Where the values of each tensor lie.
 pub(super) struct Values {
@@ -37,8 +36,8 @@ struct Place {
 pub(super) enum Names {
     /// By their names: files that lpa wrote.
     Exact,
-    /// By their names or aliases; else without the prefixes that wrappers add, on either side.
-    Unwrapped,
+    /// Also by names that wrappers and trainers have changed.
+    Changed,
 }
 
 /// Open files with what is in them.
@@ -46,108 +45,99 @@ pub(super) struct Files {
     pub(super) headers: Vec<Header>,
     sources: Vec<(PathBuf, Source)>,
     /// By name: which file.
-    exact: BTreeMap<String, usize>,
-    /// By name without prefixes: which file, and the name there.
-    unwrapped: BTreeMap<String, (usize, String)>,
-    /// Names without prefixes that several tensors share.
-    ambiguous: BTreeSet<String>,
-    names: Names,
-    /// A prefix that was taken off to find a tensor.
-    stripped: Option<&'static str>,
-}
-
-/// A name without the prefixes of wrappers, and the last of these.
-fn unwrap(mut name: &str) -> (&str, Option<&'static str>) {
-    let mut prefix = None;
-    while let Some((p, rest)) = PREFIXES.iter().find_map(|p| Some((*p, name.strip_prefix(p)?))) {
-        (name, prefix) = (rest, Some(p));
-    }
-    (name, prefix)
+    places: BTreeMap<String, usize>,
 }
 
 impl Files {
-    /// Opens safetensors files.
+    /// Opens safetensors files. Where an index says which of them has a tensor, copies in others do not count.
     ///
     /// # Errors
-    /// One cannot be read, or is none.
-    pub(super) fn open(paths: &[PathBuf], mmap: bool, names: Names) -> Result<Files> {
-        let mut files = Files {
-            headers: Vec::new(),
-            sources: Vec::new(),
-            exact: BTreeMap::new(),
-            unwrapped: BTreeMap::new(),
-            ambiguous: BTreeSet::new(),
-            names,
-            stripped: None,
-        };
-        for (i, path) in paths.iter().enumerate() {
+    /// One cannot be read, or is none; or which one has a tensor is not clear.
+    pub(super) fn open(located: &Located, mmap: bool) -> Result<Files> {
+        let mut files = Files { headers: Vec::new(), sources: Vec::new(), places: BTreeMap::new() };
+        let listed = located.index.as_ref().map(|index| &index.places);
+        for (i, path) in located.files.iter().enumerate() {
             let file = File::open(path).tried("open", path)?;
             let header = Header::read(&file, path)?;
-            for full in header.names() {
-                let short = unwrap(&full).0.to_owned();
-                if files.unwrapped.insert(short.clone(), (i, full.clone())).is_some() {
-                    files.ambiguous.insert(short);
+            for name in header.names() {
+                let refuse = |other: &PathBuf| Error::Reference {
+                    path: path.clone(),
+                    what: format!("'{name}' is in {} too, and the index does not name it", other.display()),
+                };
+                match listed.and_then(|l| l.get(&name)) {
+                    Some(&there) if there != i => {}
+                    Some(_) => drop(files.places.insert(name, i)),
+                    None => match files.places.get(&name) {
+                        Some(&other) => return Err(refuse(&located.files[other])),
+                        None => drop(files.places.insert(name, i)),
+                    },
                 }
-                files.exact.insert(full, i);
             }
             files.headers.push(header);
             files.sources.push((path.clone(), Source::new(file, mmap).tried("map", path)?));
         }
+        if let Some(index) = &located.index
+            && let Some((name, &i)) = index.places.iter().find(|(name, _)| !files.places.contains_key(*name))
+        {
+            let file = located.files[i].display();
+            let what = format!(
+                "the index says that '{name}' is in {file}, but it is not; they do not belong together"
+            );
+            return Err(Error::Reference { path: index.path.clone(), what });
+        }
         Ok(files)
     }
 
-    /// Finds every tensor of `run`. Also returns a prefix that was taken off to find one.
+    /// Finds every tensor of `run`. Also returns how names were changed.
     ///
     /// # Errors
     /// A tensor has another shape or a type that is not widened exactly, or could be one of several.
-    pub(super) fn into_values(mut self, run: &Run) -> Result<(Values, Option<&'static str>)> {
-        let places = run.manifest.tensors.iter().map(|info| self.place(info)).collect::<Result<_>>()?;
-        Ok((Values { sources: self.sources, places }, self.stripped))
-    }
-
-    fn place(&mut self, info: &TensorInfo) -> Result<Option<Place>> {
-        let mut names = std::iter::once(&info.name).chain(&info.aliases);
-        let exact = names.find_map(|n| Some((*self.exact.get(n)?, n.clone())));
-        let found = match (exact, self.names) {
-            (Some(found), _) => Some(found),
-            (None, Names::Exact) => None,
-            (None, Names::Unwrapped) => {
-                let (short, own) = unwrap(&info.name);
-                if self.ambiguous.contains(short) {
-                    let what = format!(
-                        "several tensors could be '{}': their names differ by a prefix only",
-                        info.name
-                    );
-                    return Err(Error::Reference { path: self.sources[0].0.clone(), what });
-                }
-                let found = self.unwrapped.get(short).cloned();
-                if let Some((_, there)) = &found {
-                    self.stripped = unwrap(there).1.or(own);
-                }
-                found
+    pub(super) fn into_values(self, run: &Run, names: Names) -> Result<(Values, Matched)> {
+        let tensors = &run.manifest.tensors;
+        let matched = match names {
+            Names::Exact => Matched {
+                names: tensors.iter().map(|t| Some(t.name.clone())).collect(),
+                ..Matched::default()
+            },
+            Names::Changed => {
+                let shape = |(name, &file): (&String, &usize)| {
+                    let (_, shape, ..) = self.headers[file].tensor(name)?;
+                    Some((name.clone(), shape.iter().map(|&d| d as u64).collect()))
+                };
+                match_names(tensors, &self.places.iter().filter_map(shape).collect())
+                    .map_err(|what| Error::Reference { path: self.sources[0].0.clone(), what })?
             }
         };
-        let Some((source, name)) = found else {
+        let place = |(info, name): (&TensorInfo, &Option<String>)| match name {
+            Some(name) => self.place(info, name),
+            None => Ok(None),
+        };
+        let places = tensors.iter().zip(&matched.names).map(place).collect::<Result<_>>()?;
+        Ok((Values { sources: self.sources, places }, matched))
+    }
+
+    fn place(&self, info: &TensorInfo, name: &str) -> Result<Option<Place>> {
+        let Some(&source) = self.places.get(name) else {
             return Ok(None);
         };
-        let Some((dtype, shape, offset, _)) = self.headers[source].tensor(&name) else {
+        let Some((dtype, shape, offset, _)) = self.headers[source].tensor(name) else {
             return Ok(None);
         };
-        let refuse = |hint: &str| Error::Reference {
+        let refuse = |what: String| Error::Reference {
             path: self.sources[source].0.clone(),
-            what: format!(
-                "tensor '{name}' is {dtype} {shape:?} here, but has the shape {:?} in the run{hint}",
-                info.shape
-            ),
+            what: format!("tensor '{name}' is {dtype} {shape:?} here, {what}"),
         };
         if !shape.iter().map(|&d| d as u64).eq(info.shape.iter().copied()) {
-            return Err(refuse(". It is a reference for another model."));
+            return Err(refuse(format!(
+                "but has the shape {:?} in the run. It is a reference for another model.",
+                info.shape
+            )));
         }
         let dtype = match dtype {
             Dtype::F32 => DType::F32,
             Dtype::F16 => DType::F16,
             Dtype::BF16 => DType::BF16,
-            _ => return Err(refuse("; convert it to float32 first.")),
+            _ => return Err(refuse("a type that is not read. Convert it to float32 first.".to_owned())),
         };
         Ok(Some(Place { source, offset, dtype }))
     }
@@ -186,6 +176,13 @@ impl Values {
         source.bytes(offset, chunk.len * size, buffer).tried("read", path)
     }
 
+    /// Takes the tensors away that `keep` does not name.
+    pub(super) fn restrict(&mut self, keep: impl Fn(usize) -> bool) {
+        for (tensor, place) in self.places.iter_mut().enumerate() {
+            *place = place.filter(|_| keep(tensor));
+        }
+    }
+
     /// The xxh3_64 of all values as float32, little endian, in the order of the run's tensors.
     ///
     /// # Errors
@@ -207,53 +204,87 @@ impl Values {
         }
         Ok(format!("{:016x}", hash.digest()))
     }
-}
 
-/// The safetensors files that a path given by a user stands for.
-///
-/// # Errors
-/// It is something else; the text says how to convert it.
-pub(super) fn files_of(path: &Path) -> Result<Vec<PathBuf>> {
-    let refuse = |what: String| Error::Reference { path: path.to_owned(), what };
-    if path.is_dir() {
-        let index = path.join("model.safetensors.index.json");
-        let single = path.join("model.safetensors");
-        return match (index.exists(), single.exists()) {
-            (true, _) => sharded(&index),
-            (_, true) => Ok(vec![single]),
-            _ => Err(refuse("the directory holds neither a run nor a model.safetensors".to_owned())),
+    /// Reads all values once.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub(super) fn survey(&self, run: &Run) -> Result<Survey> {
+        let (mut values, mut buffer) = (Vec::new(), Vec::new());
+        let mut squares = vec![0.0; run.manifest.tensors.len()];
+        let mut narrow = NARROW.map(|dtype| (dtype, Narrow::default()));
+        for chunk in run.table.chunks() {
+            let Some(place) = self.places[chunk.tensor] else { continue };
+            values.resize(chunk.len, 0.0);
+            self.chunk(chunk, &mut buffer, &mut values)?;
+            squares[chunk.tensor] += values.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>();
+            if place.dtype == DType::F32 {
+                narrow.iter_mut().for_each(|(dtype, seen)| seen.see(*dtype, &values));
+            }
+        }
+        let narrow = narrow.iter().find(|(_, seen)| seen.told()).map(|(dtype, _)| *dtype);
+        let dtype = |place: &Option<Place>| {
+            place.map(|p| if p.dtype == DType::F32 { narrow.unwrap_or(DType::F32) } else { p.dtype })
         };
-    }
-    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
-    match extension.as_str() {
-        "json" => sharded(path),
-        "pt" | "pth" | "ckpt" | "bin" | "pkl" => Err(refuse(format!(
-            "a PyTorch file is a program, not data. Convert it: python -c \"import torch, \
-             safetensors.torch as s; s.save_file({{k: v.contiguous().clone() for k, v in \
-             torch.load('{}', map_location='cpu', weights_only=True).items()}}, 'reference.safetensors')\"",
-            path.display()
-        ))),
-        _ => Ok(vec![path.to_owned()]),
+        let dtypes = self.places.iter().map(dtype).collect();
+        Ok(Survey { dtypes, squares })
     }
 }
 
-/// The files that an index (`model.safetensors.index.json`) lists.
-fn sharded(index: &Path) -> Result<Vec<PathBuf>> {
-    #[derive(serde::Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
+/// What all values of a reference say together.
+pub(super) struct Survey {
+    /// By tensor: the type that its values have been rounded to, which is narrower than the file's where all
+    /// of it was widened; `None` where it is not there.
+    pub(super) dtypes: Vec<Option<DType>>,
+    /// By tensor: the sum of squares.
+    pub(super) squares: Vec<f64>,
+}
+
+impl Survey {
+    /// The types that are coarser than the run's, by tensor.
+    pub(super) fn coarser(&self, run: &Run) -> impl Iterator<Item = DType> {
+        let coarse = |(info, dtype): (&TensorInfo, &Option<DType>)| {
+            dtype.filter(|d| d.unit_roundoff() > info.dtype.unit_roundoff())
+        };
+        run.manifest.tensors.iter().zip(&self.dtypes).filter_map(coarse)
     }
-    let bytes = std::fs::read(index).tried("read", index)?;
-    let parsed: Index = serde_json::from_slice(&bytes).map_err(|e| Error::Reference {
-        path: index.to_owned(),
-        what: format!("no index of safetensors files ({e})"),
-    })?;
-    let mut names: Vec<String> = parsed.weight_map.into_values().collect();
-    names.sort_unstable();
-    names.dedup();
-    if names.is_empty() {
-        let what = "the index lists no files".to_owned();
-        return Err(Error::Reference { path: index.to_owned(), what });
+
+    /// By tensor: the square of what rounding to the reference's type can have moved it by, where that is
+    /// coarser than the run's own.
+    pub(super) fn roundings(&self, run: &Run) -> Vec<f64> {
+        let all = run.manifest.tensors.iter().zip(&self.dtypes).zip(&self.squares);
+        let rounding = |((info, dtype), square): ((&TensorInfo, &Option<DType>), &f64)| {
+            let coarse = dtype.map(DType::unit_roundoff).filter(|u| *u > info.dtype.unit_roundoff());
+            coarse.map_or(0.0, |u| u * u * square)
+        };
+        all.map(rounding).collect()
     }
-    Ok(names.iter().map(|n| index.with_file_name(n)).collect())
+}
+
+/// The types that float32 values may have been before, the coarser one first.
+const NARROW: [DType; 2] = [DType::BF16, DType::F16];
+/// So many values with a mantissa tell that it is no chance.
+const MANTISSAS: usize = 256;
+
+/// Whether float32 values have all been of a narrower type.
+#[derive(Clone, Copy, Default)]
+struct Narrow {
+    /// One is not of that type.
+    wider: bool,
+    /// Values that are, and are no powers of two.
+    mantissas: usize,
+}
+
+impl Narrow {
+    fn see(&mut self, dtype: DType, values: &[f32]) {
+        let known = self.wider || values.iter().any(|v| round(dtype, *v).to_bits() != v.to_bits());
+        self.wider = known;
+        if !known {
+            self.mantissas += values.iter().filter(|v| v.to_bits() & 0x007f_ffff != 0).count();
+        }
+    }
+
+    fn told(&self) -> bool {
+        !self.wider && self.mantissas >= MANTISSAS
+    }
 }

@@ -31,6 +31,7 @@ pub(crate) mod steps;
 pub mod trajectory;
 pub mod vector;
 mod vector_encoder;
+pub mod walk;
 pub mod window;
 pub mod writer;
 

@@ -3,8 +3,10 @@
 use std::fmt::Write;
 
 use super::significant;
+use crate::dtype::DType;
 use crate::metrics::interval::FAILURE;
 use crate::metrics::trust::LOW_PRECISION;
+use crate::reference::Kin;
 use crate::row::Row;
 
 /// Columns of a sparkline.
@@ -272,8 +274,9 @@ impl Digest {
         self.windows().map(|(t, _)| t)
     }
 
-    /// The table of means and the curves.
-    pub(super) fn write(&self, out: &mut String, with_lr: bool) {
+    /// The table of means and the curves. `rounded` is the type of the reference, where that is coarser than the
+    /// run's.
+    pub(super) fn write(&self, out: &mut String, with_lr: bool, rounded: Option<DType>) {
         let end = |third: u64| self.first + (self.length * third).div_ceil(3).max(1) - 1;
         let _ = writeln!(out, "{:10}{:>11}{:>11}{:>11}", "mean of", "early", "middle", "late");
         let _ = writeln!(out, "{:10}{:>11}{:>11}{:>11}", "to step", end(1), end(2), end(3));
@@ -311,7 +314,7 @@ impl Digest {
         if let Some(line) = self.lolr().filter(|_| with_lr) {
             let _ = writeln!(out, "{line}");
         }
-        let _ = writeln!(out, "{}", self.trust());
+        let _ = writeln!(out, "{}", self.trust(rounded));
         if self.lossy > 0 {
             let _ = writeln!(out, "{}", self.certainty());
         }
@@ -355,10 +358,12 @@ impl Digest {
     }
 
     /// Where trust ends.
-    fn trust(&self) -> String {
+    fn trust(&self, rounded: Option<DType>) -> String {
+        let of = rounded.map_or_else(String::new, |dtype| format!(" and of the reference, which is {dtype}"));
         match self.low_precision {
             None => format!(
-                "Trust: at every step the distance is at least {LOW_PRECISION:.0} times the rounding of the iterates."
+                "Trust: at every step the distance is at least {LOW_PRECISION:.0} times the rounding of the \
+                 iterates{of}."
             ),
             Some(step) => {
                 let where_to = if self.low_to_the_end {
@@ -370,7 +375,7 @@ impl Digest {
                     )
                 };
                 format!(
-                    "{where_to} the distance is below {LOW_PRECISION:.0} roundings of the iterates, down to {} \
+                    "{where_to} the distance is below {LOW_PRECISION:.0} roundings of the iterates{of}, down to {} \
                      (low_precision).",
                     significant(self.lowest_ratio)
                 )
@@ -379,8 +384,8 @@ impl Digest {
     }
 
     /// What the user should know.
-    /// `steps` were measured.
-    pub(super) fn notes(&self, steps: u64) -> Vec<String> {
+    /// `steps` were measured; `kin` says how near the reference is to the path.
+    pub(super) fn notes(&self, steps: u64, kin: Option<Kin>) -> Vec<String> {
         let mut all = Vec::new();
         let mut note = |count: u64, text: String| {
             if count > 0 {
@@ -426,11 +431,14 @@ impl Digest {
                 of(self.unknown_walks)
             ),
         );
+        let why = match kin {
+            Some(kin) => format!("it {kin}"),
+            None => "a tensor has a gradient at some steps only, or another run shares them".to_owned(),
+        };
         note(
             self.unmodelled,
             format!(
-                "what the reference holds of its own gradients is not known at {}: a tensor has a gradient at \
-                 some steps only, or another run shares them",
+                "what the reference holds of its own gradients is not known at {}: {why}",
                 of(self.unmodelled)
             ),
         );

@@ -11,9 +11,10 @@ use std::fmt::Write;
 
 use self::digest::{Digest, Quantity};
 use crate::analyze::Sink;
+use crate::dtype::DType;
 use crate::error::Result;
 use crate::group::ALL;
-use crate::reference::Origin;
+use crate::reference::{Kin, Origin};
 use crate::row::Row;
 
 /// Rows of a table in the summary.
@@ -29,6 +30,10 @@ pub struct Subject {
     pub last: Option<u64>,
     /// Where it comes from.
     pub origin: Origin,
+    /// How near it lies to this path.
+    pub kin: Option<Kin>,
+    /// The type that it was rounded to, where that is coarser than the run's.
+    pub rounded: Option<DType>,
 }
 
 /// A stream that rows speak of.
@@ -63,8 +68,8 @@ impl Summary {
         Summary { first: steps.start, length, subjects, topics, digests: Vec::new(), next: 0 }
     }
 
-    /// The text, a block of lines. `steps` were measured.
-    pub fn text(&self, steps: u64) -> String {
+    /// The text, a block of lines. `steps` were measured; `more` is to be noted besides.
+    pub fn text(&self, steps: u64, more: &[String]) -> String {
         let mut out = String::new();
         // The whole model says most, where it is there.
         let whole = self.digests.iter().find(|d| d.group == ALL);
@@ -72,7 +77,8 @@ impl Summary {
             return "There are no rows: what was asked for cannot be formed at any step.\n".to_owned();
         };
         let topic = |d: &Digest| self.topics.iter().find(|t| t.stream == d.stream);
-        main.write(&mut out, topic(main).is_some_and(|t| t.with_lr));
+        let subject = |d: &Digest| self.subjects.iter().find(|s| s.name == d.reference);
+        main.write(&mut out, topic(main).is_some_and(|t| t.with_lr), subject(main).and_then(|s| s.rounded));
         let same = |a: &Digest, b: &Digest| a.reference == b.reference && a.stream == b.stream;
         let others: Vec<&Digest> = self.digests.iter().filter(|d| d.group == main.group).collect();
         let streams = others.iter().any(|o| o.stream != main.stream);
@@ -91,15 +97,15 @@ impl Summary {
         }
         out.push('\n');
         for digest in others.iter().take(LISTED) {
-            let subject = self.subjects.iter().find(|s| s.name == digest.reference);
-            if let (Some(subject), Some(topic)) = (subject, topic(digest)) {
+            if let (Some(subject), Some(topic)) = (subject(digest), topic(digest)) {
                 let group =
                     if groups.len() > 1 { format!(", group {}", digest.group) } else { String::new() };
                 let on = if others.len() > 1 { label(digest) + &group } else { group };
                 out.push_str(&wrap(&verdict::verdict(digest, subject, topic, &on)));
             }
         }
-        for note in main.notes(steps) {
+        let kin = subject(main).and_then(|s| s.kin);
+        for note in main.notes(steps, kin).iter().chain(more) {
             out.push_str(&wrap(&format!("note: {note}")));
         }
         out

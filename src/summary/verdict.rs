@@ -45,6 +45,9 @@ pub(super) fn verdict(d: &Digest, subject: &Subject, topic: &Topic, on: &str) ->
     if let Some(step) = d.first_at_reference.filter(|_| subject.origin == Origin::File) {
         return none(&format!("since the file is x_{step} of this run; name it as step:{step}"));
     }
+    if let Some(kin) = subject.kin {
+        return none(&format!("since the file {kin}"));
+    }
     if d.cosines == 0 {
         return none("there is no cosine");
     }

@@ -184,6 +184,23 @@ def test_safetensors_need_no_pytorch(tmp_path):
     assert_imported(tmp_path / "run", saved, names(model))
 
 
+def test_buffers_of_infinities_are_named_and_left_out(tmp_path, analyze):
+    model = perceptron().half()
+    (tmp_path / "saved").mkdir()
+    mask = {"h.masked_bias": torch.tensor(-1e9).half(), "h.far": torch.full((40,), -1e4).half()}
+    train(lambda n: save_file({**model.state_dict(), **mask}, tmp_path / "saved" / f"{n}.safetensors"), model)
+    with pytest.warns(UserWarning, match=r"'h.masked_bias' in .*0.safetensors hold infinities or NaN"):
+        import_checkpoints(tmp_path / "run", tmp_path / "saved")
+    assert lpa.open(tmp_path / "run").manifest["metadata"]["not_finite"] == ["h.masked_bias"]
+    out = analyze(tmp_path / "run", "--stream", "update")
+    table = polars.read_parquet(out)
+    assert table["cos"].is_not_null().all() and not table["nonfinite"].any()
+    assert (table["n_params"] == sum(p.numel() for p in model.parameters()) + 40).all()
+    summary = " ".join(polars.read_parquet_metadata(out)["lpa.summary"].split())
+    assert "'h.masked_bias' is the same in all iterates and not finite" in summary
+    assert "'h.far' does not move" in summary
+
+
 # Errors
 
 

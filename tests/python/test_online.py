@@ -5,6 +5,7 @@ import warnings
 import polars
 import pytest
 import torch
+from safetensors.torch import save_file
 from training import loss_of, perceptron
 
 import lpa
@@ -80,3 +81,16 @@ def test_an_interrupted_measurement_has_its_table(tmp_path):
             raise KeyboardInterrupt
     table = polars.read_parquet(tmp_path / "second" / "metrics.parquet")
     assert table.filter(polars.col("stream") == "grad").height == 3
+
+
+def test_an_iterate_of_the_first_pass_in_bfloat16_is_not_judged(tmp_path):
+    train(record(tmp_path / "first"), steps=40)
+    x = {name: torch.tensor(a).bfloat16() for name, a in lpa.open(tmp_path / "first").iterate(6).items()}
+    save_file(x, tmp_path / "x.safetensors")
+    with pytest.warns(UserWarning, match="did not end where the first one did"):
+        train(measure(tmp_path / "second", tmp_path / "x.safetensors"), steps=40)
+    table = polars.read_parquet(tmp_path / "second" / "metrics.parquet")
+    for column in ("own", "cos_excess", "t_excess"):
+        assert table[column].is_null().all()
+    summary = polars.read_parquet_metadata(tmp_path / "second" / "metrics.parquet")["lpa.summary"]
+    assert "none, since the file is no further from x_6 of this run than BF16 rounds" in " ".join(summary.split())

@@ -1,12 +1,20 @@
-"""References made of iterates, against NumPy to the bit."""
+"""References made of iterates, against NumPy to the bit; and those that PyTorch has saved."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 from safetensors.numpy import load_file
 
 import lpa
-from conftest import FIXTURES
+from conftest import BINARY, FIXTURES
 
 RUN = FIXTURES / "digits_mlp"
 
@@ -85,3 +93,77 @@ def test_bfloat16_over_several_shards_and_chunks(analyze, tmp_path):
     for t in range(0, 41, 2):
         average, power = 0.9 * average + (1.0 - 0.9) * wide[t], power * 0.9
     assert np.array_equal(files["ema-0.9"], (average / (1.0 - power)).astype(np.float32))
+
+
+# What PyTorch has saved
+
+
+WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.tensor([0.5, -1.0]).bfloat16(),
+           "s": torch.tensor(2.5).half()}
+SAVED = {
+    "plain.pt": WEIGHTS,
+    "nanogpt.pt": {"model": WEIGHTS, "optimizer": {"lr": 0.1}, "iter_num": 5},
+    "lightning.ckpt": {"state_dict": WEIGHTS, "epoch": 1},
+    "numbers.pth": {**WEIGHTS, "step": 5, "counts": torch.arange(3)},
+    "it's a \"dir\" $x/plain.bin": WEIGHTS,
+}
+
+
+def assert_written(path, weights=WEIGHTS):
+    written = safetensors.torch.load_file(path)
+    assert written.keys() == weights.keys()
+    for name, tensor in weights.items():
+        assert written[name].dtype == tensor.dtype and torch.equal(written[name], tensor)
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_the_command_that_the_refusal_names_converts(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    torch.save(SAVED[name], path)
+    with lpa.Writer(tmp_path / "run", {"a.weight": np.zeros((2, 3), "f4"), "a.bias": np.zeros(2, "f4")}) as writer:
+        for t in range(3):
+            x = {"a.weight": np.full((2, 3), t, "f4"), "a.bias": np.full(2, t, "f4")}
+            writer.step(x, {"grad": x})
+        writer.finish(x)
+    refused = subprocess.run([BINARY, "analyze", tmp_path / "run", "--ref", path], capture_output=True, text=True)
+    assert refused.returncode == 1 and len(refused.stderr.splitlines()) == 1
+    command = refused.stderr.split("Convert it: ")[1]
+    python = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True, env={**os.environ, "PATH": python})
+    assert_written(tmp_path / "reference.safetensors")
+    subprocess.run([BINARY, "analyze", tmp_path / "run", "--ref", tmp_path / "reference.safetensors"], check=True)
+
+
+def test_a_directory_of_pytorch_files_becomes_a_reference(tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    # The second part has an old copy of what the index finds in the first.
+    torch.save({"a.weight": WEIGHTS["a.weight"]}, model / "pytorch_model-1.bin")
+    torch.save({**WEIGHTS, "a.weight": torch.zeros(2, 3)}, model / "pytorch_model-2.bin")
+    places = {"a.weight": "pytorch_model-1.bin", "a.bias": "pytorch_model-2.bin", "s": "pytorch_model-2.bin"}
+    (model / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": places}))
+    assert lpa.reference(model, tmp_path / "out.safetensors") == str(tmp_path / "out.safetensors")
+    assert_written(tmp_path / "out.safetensors")
+    torch.save(WEIGHTS, model / "pytorch_model.bin")
+    lpa.reference(model, tmp_path / "single.safetensors")
+    assert_written(tmp_path / "single.safetensors")
+
+
+def test_tied_tensors_have_all_their_names_and_float64_is_named(tmp_path):
+    w = torch.randn(4, 5)
+    torch.save({"net": {"one": w, "two": w, "view": w.t(), "wide": torch.zeros(2).double()}}, tmp_path / "x.pt")
+    with pytest.warns(UserWarning, match=r"left out of .*'wide' \(torch.float64\). Convert it to float32"):
+        lpa.reference(str(tmp_path / "x.pt"), tmp_path / "out.safetensors", key="net")
+    assert_written(tmp_path / "out.safetensors", {"one": w, "two": w, "view": w.t().contiguous()})
+
+
+def test_what_becomes_no_reference(tmp_path):
+    torch.save({"counts": torch.arange(3)}, tmp_path / "x.pt")
+    for checkpoint, out, match in [
+            ("x.pt", "out.bin", "out.bin does not end in .safetensors"),
+            ("x.pt", "out.safetensors", "x.pt has no tensor of float32, float16 or bfloat16"),
+            (".", "out.safetensors", "has neither pytorch_model.bin nor")]:
+        with pytest.raises(lpa.RecordingError, match=match):
+            lpa.reference(tmp_path / checkpoint, tmp_path / out)
+    assert [p.name for p in tmp_path.iterdir()] == ["x.pt"]

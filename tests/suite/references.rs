@@ -117,7 +117,12 @@ fn wrapped_and_sharded_checkpoints_are_read() {
     let ran =
         run(&["analyze", run_path.to_str().unwrap(), "--format", "csv", "--ref", wrapped.to_str().unwrap()]);
     assert_eq!(ran.err.lines().count(), 1, "one note: {}", ran.err);
-    assert!(ran.err.contains("begin with '_orig_mod.', which was left out"), "{}", ran.err);
+    assert!(
+        ran.err.contains("'module._orig_mod.fc1.weight' in ")
+            && ran.err.contains("is taken for 'fc1.weight', and so on for 4 tensors"),
+        "{}",
+        ran.err
+    );
 
     let model = dir.path().join("model");
     std::fs::create_dir(&model).unwrap();
@@ -168,9 +173,12 @@ fn what_is_no_reference_is_said() {
     let other = save(dir.path(), "other.safetensors", &[("fc1.bias", "encoder.bias")], 1.0);
     let shape = save(dir.path(), "shape.safetensors", &[("fc1.bias", "fc2.bias")], 1.0);
     for (reference, expected) in [
-        (torch.to_str().unwrap(), "torch.load("),
+        (torch.to_str().unwrap(), "Convert it: python -c 'import lpa; lpa.reference(\""),
         (text.to_str().unwrap(), "header"),
-        (other.to_str().unwrap(), "it has none of the run's tensors (fc1.weight, fc1.bias, fc2.weight, ...)"),
+        (
+            other.to_str().unwrap(),
+            "it has none of the run's tensors ('fc1.weight', 'fc1.bias', 'fc2.weight', ...); it has 'encoder.bias'",
+        ),
         (shape.to_str().unwrap(), "tensor 'fc2.bias' is F32 [20] here, but has the shape [10] in the run"),
         ("nowhere.safetensors", "there is no such file. A reference is final, last, step:N"),
         ("step:900", "the iterate x_900 is not recorded; the nearest is x_220"),

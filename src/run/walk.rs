@@ -1,0 +1,83 @@
+//! Going through recorded iterates once, chunk by chunk, on all threads.
+
+use std::sync::{Mutex, PoisonError};
+
+use rayon::prelude::*;
+
+use super::Run;
+use super::plan::plan_windows;
+use super::trajectory::{Source, Trajectory};
+use super::window::Window;
+use crate::codec::Decoder;
+use crate::error::{Result, Tried};
+use crate::float_environment::Exact;
+use crate::isa::Isa;
+
+/// Goes through the iterates of `steps` (ascending) in windows of shards. `each` is given the place of a chunk
+/// in `chunks` (their numbers, ascending), the steps of a window, and what decodes its iterates there; windows
+/// come in their order, the chunks of one in any.
+///
+/// # Errors
+/// A shard cannot be opened, or as `each`.
+pub fn through(
+    run: &Run,
+    steps: &[u64],
+    chunks: &[usize],
+    each: impl Fn(usize, &[u64], &mut Trajectory, Source<'_>) -> Result<()> + Sync,
+) -> Result<()> {
+    // One of each a thread, in turn.
+    let idle: Mutex<Vec<(Decoder, Trajectory)>> = Mutex::new(Vec::new());
+    for range in plan_windows(run, steps, usize::MAX)? {
+        let steps = &steps[range];
+        let mut window = Window::open(run, steps, true)?;
+        if let Some((_, e)) = window.damaged.pop() {
+            return Err(e);
+        }
+        chunks.par_iter().enumerate().try_for_each(|(place, &number)| {
+            let _exact = Exact::new();
+            let held = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let (mut decoder, mut trajectory) = match held {
+                Some(held) => held,
+                None => {
+                    let decoder = Decoder::new(Isa::detect()).tried("start the decoder for", &run.path)?;
+                    (decoder, Trajectory::new(1))
+                }
+            };
+            window.prefetch_chunk(run, number, |_| false);
+            let mut file = Vec::new();
+            let (chunk, decoder_of, file) = (&run.table.chunks()[number], &mut decoder, &mut file);
+            let source = Source { run, window: &window, chunk, decoder: decoder_of, file, bytes: 0 };
+            trajectory.clear();
+            let result = each(place, steps, &mut trajectory, source);
+            idle.lock().unwrap_or_else(PoisonError::into_inner).push((decoder, trajectory));
+            result
+        })?;
+    }
+    Ok(())
+}
+
+/// Steps over damage, which is found and said elsewhere: `None` is what cannot be read.
+///
+/// # Errors
+/// Anything but damage.
+pub fn unless_damaged<T>(result: Result<T>) -> Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(e) if e.is_damage() => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+
+    #[test]
+    fn damage_is_stepped_over_and_nothing_else() {
+        let missing = Error::MissingShard { path: "a".into(), first: 0, last: 1, rank: 0 };
+        assert!(matches!(unless_damaged::<()>(Err(missing)), Ok(None)));
+        let gone = Error::Io { action: "read", path: "a".into(), source: std::io::Error::other("x") };
+        assert!(unless_damaged::<()>(Err(gone)).is_err());
+    }
+}
