@@ -176,25 +176,49 @@ def test_the_fixture_s_own_part_is_that_of_heavy_ball(analyze):
         assert len(part) == 22 and all(r["t_excess"] == pytest.approx(t, rel=1e-11) for r in part)
 
 
-def test_adam_is_compared_with_a_later_iterate(analyze, lpa_command, tmp_path):
-    lpa_command("simulate", "random-walk", tmp_path / "run", "--dim", 500, "--steps", 130, "--adam")
-    run = lpa.open(tmp_path / "run")
-    rows = pd.read_parquet(analyze(tmp_path / "run", "--ref=final", "--ref=step:90"))
-    for reference, last in [("final", 130), ("step:90", 90)]:
-        r = run.iterate(last)["x"].astype(np.float64)
+def test_what_is_not_followed_is_compared_with_a_later_iterate(analyze, tmp_path):
+    # 75 steps: 0.95^75 is less than 1 / (2 sqrt(500)).
+    rng, lag, steps, lr, wd = np.random.default_rng(5), 75, 170, 0.05, 0.1
+    normal = lambda: rng.standard_normal(500).astype(np.float32)
+    xs, gs = [normal() for _ in range(steps + 1)], [normal() for _ in range(steps)]
+    optimizer = {"name": "muon", "param_groups": [{"lr": lr, "momentum": 0.95, "weight_decay": wd}]}
+    with lpa.Writer(tmp_path / "run", {"x": xs[0]}, optimizer=optimizer) as writer:
+        for x, g in zip(xs, gs, strict=False):
+            writer.step({"x": x}, {"grad": {"x": g}})
+        writer.finish({"x": xs[steps]})
+    rows = pd.read_parquet(analyze(tmp_path / "run", "--ref=final", "--ref=step:120"))
+    for reference, last in [("final", steps), ("step:120", 120)]:
+        r = xs[last].astype(np.float64)
         for row in rows[rows.reference == reference].to_dict("records"):
             t = row["step"]
-            g = run.stream("grad", t)["x"].astype(np.float64)
+            g = gs[t].astype(np.float64)
             if t >= last:
                 assert row["own"] == 0 and not row["lagged"] and (t == last or row["cos_excess"] == row["cos"])
                 continue
             assert row["lagged"] and np.isnan(row["own"]) and np.isnan(row["cos_walk"])
-            if t + 51 > last:
+            if t + lag > last:
                 assert np.isnan(row["cos_excess"])
                 continue
-            dot = float(np.dot(g, run.iterate(t + 51)["x"].astype(np.float64) - r))
-            assert row["dot_lag"] == pytest.approx(dot, rel=1e-12, abs=1e-13)
-            assert row["cos_excess"] == pytest.approx(dot / np.sqrt(row["g2"] * row["d2"]), rel=1e-12, abs=1e-14)
+            later = xs[t + lag].astype(np.float64)
+            # What weight decay has taken back since is taken off the later iterate too.
+            left = (1 - lr * wd) ** (last - t - lag)
+            assert row["cos_excess"] == pytest.approx(np.dot(g, left * later - r) / np.sqrt(row["g2"] * row["d2"]), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["", "lion.Lion", "schedulefree.adamw_schedulefree.AdamWScheduleFree"])
+def test_an_optimizer_that_is_not_known_gets_no_verdict(name, lpa_command, tmp_path):
+    rng = np.random.default_rng(6)
+    x = rng.standard_normal(300).astype(np.float32)
+    with lpa.Writer(tmp_path / "run", {"x": x}, optimizer={"name": name, "param_groups": [{"lr": 0.1}]}) as writer:
+        for _ in range(200):
+            g = rng.standard_normal(300).astype(np.float32)
+            writer.step({"x": x}, {"grad": {"x": g}})
+            x = (x - 0.1 * np.sign(g)).astype(np.float32)
+        writer.finish({"x": x})
+    said = " ".join(lpa_command("analyze", tmp_path / "run").stdout.split())
+    assert "Verdict: none," in said and "how long this optimizer remembers a gradient is not known" in said, said
+    rows = pd.read_parquet(tmp_path / "run" / "metrics.parquet")
+    assert rows[["own", "cos_excess", "t_excess", "cos_walk"]].isna().all().all() and not rows["lagged"].any()
 
 
 def fused(wd, x, g):
