@@ -46,7 +46,8 @@ pub fn report<S: Sink>(
     let mut tee = Tee { sink, summary: Summary::new(&span, subjects(references), analysis.topics()) };
     analysis.derive(measured, scratch, &mut tee)?;
     let count = measured.steps.len() as u64;
-    let text = heading(run, references, options, count) + &tee.summary.text(count);
+    let text =
+        heading(run, references, options, count) + &tee.summary.text(count, &analysis.followed(measured));
     Ok((tee.sink, text))
 }
 

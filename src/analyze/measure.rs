@@ -4,19 +4,21 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
+use super::path::{Along, Check, Departures, Seen, Told};
 use super::skipped::Skipped;
 use super::spool::Spool;
-use super::unit::{Unit, Workers};
+use super::unit::{Measurement, Unit, Workers};
 use super::{Analysis, Observer};
 use crate::error::{Error, Result};
 use crate::metrics::bias::LAG;
 use crate::reduce::cuda::Device;
 use crate::reduce::order::Neumaier;
 use crate::run::Run;
+use crate::run::manifest::GRAD;
 use crate::run::plan::plan_windows;
 use crate::run::window::Window;
 use crate::stream;
-use crate::sums::Flags;
+use crate::sums::{Cells, Flags};
 
 /// Sums of a window that are held: what bounds memory for models of very many chunks.
 const SUMS_BYTES: usize = 4 << 20;
@@ -31,6 +33,8 @@ pub struct Measured {
     pub(super) recorded: Vec<u64>,
     /// `||x_0||^2` by tensor; `None` where it is not known.
     pub(super) start: Option<Vec<f64>>,
+    /// Where the path is not what the optimizer makes of the gradients.
+    pub(super) departures: Departures,
     /// The sums, a record a step.
     pub(super) spool: Spool,
 }
@@ -39,7 +43,8 @@ impl Measured {
     /// Nothing yet, of records of `words` words.
     pub(super) fn new(words: usize, scratch: &Path, skipped: Skipped) -> Measured {
         let spool = Spool::new(words, scratch);
-        Measured { steps: Vec::new(), skipped, recorded: Vec::new(), start: None, spool }
+        let (steps, recorded, departures) = (Vec::new(), Vec::new(), Departures::default());
+        Measured { steps, skipped, recorded, start: None, departures, spool }
     }
 
     /// Folds `||x_0||^2` of the run's chunks.
@@ -86,7 +91,8 @@ impl Analysis<'_> {
         let mut measured = Measured::new(self.shape.words(), scratch, self.skipped.clone());
         let layout = self.shape.layout;
         let workers = Workers::new(self.options, devices, layout, self.run, self.references)?;
-        let row = size_of::<f64>() * layout.width() + size_of::<Flags>();
+        let mut check = self.check();
+        let row = size_of::<f64>() * layout.width() + size_of::<Flags>() + size_of::<Told>();
         let max_steps = SUMS_BYTES / row / self.run.table.chunks().len().max(1);
         // Each window decodes the iterates after its last step too.
         let least = if layout.lagged { 2 * usize::try_from(LAG).unwrap_or(0) } else { 0 };
@@ -105,12 +111,16 @@ impl Analysis<'_> {
             });
             for opened in receive {
                 let (steps, mut window) = opened?;
-                self.window(steps, &mut window, &workers, observer, &mut measured)?;
+                self.window(steps, &mut window, &workers, observer, (&mut measured, check.as_mut()))?;
                 // It takes a while to unmap gigabytes. Where no thread can be had it is done here.
                 let _ = std::thread::Builder::new().spawn(move || drop(window));
             }
             Ok(())
         })?;
+        if let Some(check) = check {
+            let squares = self.end_squares(measured.steps.last().copied())?;
+            measured.departures = check.finish(|t| squares.as_ref().map(|s| s[t]));
+        }
         if measured.steps.is_empty() {
             let what = match measured.skipped.ranges().next() {
                 None => "none of the steps has both this stream and an iterate. Where iterates are all there is \
@@ -140,7 +150,7 @@ impl Analysis<'_> {
         window: &mut Window,
         workers: &Workers,
         observer: &dyn Observer,
-        out: &mut Measured,
+        (out, mut check): (&mut Measured, Option<&mut Check>),
     ) -> Result<()> {
         let skip = self.options.skip_damaged;
         if !skip && !window.damaged.is_empty() {
@@ -159,6 +169,7 @@ impl Analysis<'_> {
             .filter(|&s| window.has(s, 0) && self.recorded(window, s) != 0)
             .filter(|&s| !out.skipped.contains(s))
             .collect();
+        let updates = self.linear_updates(&measured);
         let unit = Unit {
             run: self.run,
             window,
@@ -166,11 +177,13 @@ impl Analysis<'_> {
             references: self.references,
             directions: &self.options.directions,
             hyperparameters: &self.hyperparameters,
+            replay: self.replay().filter(|_| check.is_some()),
+            updates: &updates,
             first: self.first.filter(|&s| window.has(s, 0)),
             wants_start: out.start.is_none(),
             observer,
         };
-        let (cells, starts, damage) = workers.measure(&unit, &measured)?;
+        let (chunks, starts, damage) = workers.measure(&unit, &measured)?;
         if out.start.is_none() {
             out.set_start(self.run, starts.into_iter());
         }
@@ -188,14 +201,36 @@ impl Analysis<'_> {
         }
         let idle = (steps.len() - measured.len()) * self.run.table.chunks().len();
         observer.advance(idle as u64, 0);
+        let along = Along::find(&self.options.directions, self.run.manifest.stream_id(GRAD));
+        let cells: Vec<&Cells> = chunks.iter().map(|c| &c.cells).collect();
         for (i, &step) in measured.iter().enumerate() {
             if cells.iter().all(|chunk| !chunk.row(i).1.damaged) {
                 let recorded = self.recorded(window, step);
-                let record = self.shape.fold(self.run, &self.options.groups, (step, recorded), &cells, i);
+                let totals = self.shape.totals(self.run, &cells, i);
+                if let Some(check) = check.as_deref_mut() {
+                    let told = self.told(&chunks, i);
+                    let along = along.filter(|a| recorded >> a.direction & 1 == 1);
+                    let of = |((sums, flags), told): (&(Vec<f64>, Flags), Told)| {
+                        Seen::of(self.shape.layout, along, (sums, *flags), told)
+                    };
+                    let seen = totals.iter().zip(told).map(of).collect();
+                    check.take(step, seen, Self::taken(&updates, step, along));
+                }
+                let record = self.shape.fold(self.run, &self.options.groups, (step, recorded), &totals);
                 out.push(step, recorded, &record)?;
             }
         }
         Ok(())
+    }
+
+    /// What the storage of a step's next iterate tells, by tensor.
+    fn told(&self, chunks: &[Measurement], row: usize) -> Vec<Told> {
+        let mut told: Vec<Option<Told>> = vec![None; self.run.manifest.tensors.len()];
+        for (chunk, measured) in self.run.table.chunks().iter().zip(chunks) {
+            let (own, of_tensor) = (measured.told[row], &mut told[chunk.tensor]);
+            *of_tensor = Some(of_tensor.map_or(own, |t| t.and(own)));
+        }
+        told.into_iter().map(Option::unwrap_or_default).collect()
     }
 
     /// One bit a direction: it was recorded at this step.

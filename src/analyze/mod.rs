@@ -13,6 +13,7 @@ mod lossy;
 mod measure;
 pub mod online;
 mod past;
+mod path;
 mod record;
 mod skipped;
 mod spool;

@@ -10,7 +10,9 @@ use std::sync::{Arc, OnceLock};
 
 use super::cell::sums;
 use super::measure::recorded;
+use super::path::{Along, Seen, Told};
 use super::record::Shape;
+use super::spool::Spool;
 use super::{Analysis, Measured, Options, Skipped};
 use crate::dtype;
 use crate::error::{Error, Result, Tried};
@@ -19,6 +21,7 @@ use crate::group::{self, Group};
 use crate::isa::Isa;
 use crate::reduce::Direction;
 use crate::reduce::cpu::{Vectors, iterate_sums};
+use crate::reduce::order::Neumaier;
 use crate::reference::{self, Cache, Own, Reference, Spec};
 use crate::report::{SUMMARY, report};
 use crate::run::absence::AbsenceLog;
@@ -50,9 +53,15 @@ pub struct Meter {
     references: Vec<Reference>,
     groups: Vec<Group>,
     directions: Vec<stream::Measured>,
+    /// The gradient among the directions.
+    along: Option<Along>,
     shape: Shape,
     isa: Isa,
     measured: Measured,
+    /// What the check of the path looks at, a record a measured step.
+    seen: Spool,
+    /// `||x_T||^2` by tensor, once it is known.
+    end: Option<Vec<f64>>,
     absence: AbsenceLog,
     init: Option<Vec<f32>>,
     held: Option<Held>,
@@ -129,6 +138,8 @@ impl Meter {
         let shape = Shape::new(layout, &groups, &run.manifest.tensors);
         let measured = Measured::new(shape.words(), path, Skipped::default());
         let absence = AbsenceLog::new(run.manifest.tensors.len());
+        let along = Along::find(&directions, run.manifest.stream_id(GRAD));
+        let seen = Spool::new(run.manifest.tensors.len() * Seen::WORDS, path);
         Ok(Meter {
             writer,
             run,
@@ -136,9 +147,12 @@ impl Meter {
             references,
             groups,
             directions,
+            along,
             shape,
             isa: Isa::detect(),
             measured,
+            seen,
+            end: None,
             absence,
             init: None,
             held: None,
@@ -159,6 +173,17 @@ impl Meter {
             }
         }
         (values, elements.iter().map(Option::is_none).collect())
+    }
+
+    /// `||x||^2` by tensor.
+    fn squares(&self, x: &[f32]) -> Vec<f64> {
+        let mut sums = vec![Neumaier::default(); self.run.manifest.tensors.len()];
+        let mut rest = x;
+        for chunk in self.run.table.chunks() {
+            let x = rest.split_off(..chunk.len).unwrap_or_default();
+            sums[chunk.tensor].add(iterate_sums(self.isa, &Vectors { g: x, x, next: x, init: x }).x2);
+        }
+        sums.iter().map(|s| s.total()).collect()
     }
 
     /// What is recorded.
@@ -195,7 +220,15 @@ impl Meter {
             }
             cells.push(self.cell(&held, next, chunk.tensor, range, &references));
         }
-        let record = self.shape.fold(&self.run, &self.groups, (held.step, recorded), &cells, 0);
+        let totals = self.shape.totals(&self.run, &cells.iter().collect::<Vec<_>>(), 0);
+        let along = self.along.filter(|a| recorded >> a.direction & 1 == 1);
+        let mut words = Vec::with_capacity(totals.len() * Seen::WORDS);
+        for (sums, flags) in &totals {
+            let seen = Seen::of(self.shape.layout, along, (sums, *flags), Told::Nothing);
+            Seen::put(seen.as_ref(), &mut words);
+        }
+        self.seen.push(&words)?;
+        let record = self.shape.fold(&self.run, &self.groups, (held.step, recorded), &totals);
         self.measured.push(held.step, recorded, &record)
     }
 
@@ -283,6 +316,7 @@ impl Meter {
             lagged: false,
         };
         let analysis = Analysis::prepare(&run, &catalog, &references, &options)?;
+        self.check(&analysis)?;
         let table = Table::create(&path.join("metrics.parquet"), analysis.columns())?;
         let (table, text) = report(&run, &references, &options, &analysis, &mut self.measured, &path, table)?;
         let metadata = [analysis.provenance(), vec![(SUMMARY.to_owned(), text)]].concat();
@@ -293,6 +327,23 @@ impl Meter {
                         true of this path against the references, which are not its end.";
             let _ = self.note.set(what.to_owned());
         }
+        Ok(())
+    }
+}
+
+impl Meter {
+    /// Compares the path with the optimizer.
+    fn check(&mut self, analysis: &Analysis<'_>) -> Result<()> {
+        let Some(mut check) = analysis.check() else { return Ok(()) };
+        let mut words = Vec::new();
+        for (i, &step) in self.measured.steps.iter().enumerate() {
+            let updates = analysis.linear_updates(&[step]);
+            self.seen.read(i, &mut words)?;
+            let seen = words.as_chunks().0.iter().map(Seen::from_words).collect();
+            check.take(step, seen, Analysis::taken(&updates, step, self.along));
+        }
+        let end = self.end.as_ref();
+        self.measured.departures = check.finish(|t| end.map(|e| e[t]));
         Ok(())
     }
 }
@@ -345,6 +396,7 @@ impl Recorder for Meter {
     fn finish(&mut self, iterate: &Elements<'_>) -> Result<()> {
         let (x, _) = self.widened(iterate);
         self.settle(Some(&x))?;
+        self.end = Some(self.squares(&x));
         self.writer.finish(iterate)?;
         self.write_table()
     }

@@ -25,7 +25,7 @@ pub struct Update {
 
 impl Update {
     /// Factor of u in v', of u in the step, and of v' in the step.
-    fn factors(&self) -> [f64; 3] {
+    pub(super) fn factors(&self) -> [f64; 3] {
         if self.momentum == 0.0 {
             [0.0, 1.0, 0.0]
         } else if self.nesterov {

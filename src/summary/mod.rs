@@ -5,11 +5,13 @@
 //! number an epoch, however long the run is.
 
 mod digest;
+mod followed;
 mod verdict;
 
 use std::fmt::Write;
 
 use self::digest::{Digest, Quantity};
+pub use self::followed::{Compared, Followed};
 use crate::analyze::Sink;
 use crate::error::Result;
 use crate::group::ALL;
@@ -61,8 +63,8 @@ impl Summary {
         Summary { first: steps.start, length, subjects, topics, digests: Vec::new(), next: 0 }
     }
 
-    /// The text, a block of lines. `steps` were measured.
-    pub fn text(&self, steps: u64) -> String {
+    /// The text, a block of lines. `steps` were measured, and the path was `followed`.
+    pub fn text(&self, steps: u64, followed: &Followed) -> String {
         let mut out = String::new();
         // The whole model says most, where it is there.
         let whole = self.digests.iter().find(|d| d.group == ALL);
@@ -94,10 +96,12 @@ impl Summary {
                 let group =
                     if groups.len() > 1 { format!(", group {}", digest.group) } else { String::new() };
                 let on = if others.len() > 1 { label(digest) + &group } else { group };
-                out.push_str(&wrap(&verdict::verdict(digest, subject, topic, &on)));
+                out.push_str(&wrap(&verdict::verdict(digest, subject, topic, followed, &on)));
             }
         }
-        for note in main.notes(steps) {
+        let subject = self.subjects.iter().find(|s| s.name == main.reference);
+        let of_path = subject.and_then(|s| s.last).map(|last| followed.notes(&main.group, last));
+        for note in main.notes(steps).into_iter().chain(of_path.unwrap_or_default()) {
             out.push_str(&wrap(&format!("note: {note}")));
         }
         out
