@@ -27,6 +27,7 @@ pub mod report;
 pub mod row;
 pub mod run;
 pub mod simulate;
+pub mod step_set;
 pub mod stream;
 pub mod summary;
 pub mod sums;

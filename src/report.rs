@@ -47,7 +47,8 @@ pub fn report<S: Sink>(
     analysis.derive(measured, scratch, &mut tee)?;
     let count = measured.steps.len() as u64;
     let notes = measured.facts.notes(run, references, &options.left_out);
-    let text = heading(run, references, options, count) + &tee.summary.text(count, &notes);
+    let followed = analysis.followed(measured);
+    let text = heading(run, references, options, count) + &tee.summary.text(count, &followed, &notes);
     Ok((tee.sink, text))
 }
 

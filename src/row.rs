@@ -35,10 +35,21 @@ pub struct Row<'a> {
     pub t_interval: Interval,
     /// Trust.
     pub trust: Trust,
+    /// Why it is not known what the reference holds of the gradients, where that is the path's fault.
+    pub doubt: Option<Doubt>,
     /// Steps that were not recorded as vectors have entered by interpolated norms.
     pub sampled: bool,
     /// The reference changes when the training goes on.
     pub provisional: bool,
+}
+
+/// Why it is not known what the reference holds of the gradients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// A step from here to the reference is not the optimizer's.
+    Departed,
+    /// The step is mostly rounding.
+    Short,
 }
 
 /// What a row speaks of.
@@ -103,6 +114,7 @@ impl<'a> Row<'a> {
             intervals: None,
             t_interval: Interval::default(),
             trust: trust(&sums, rounding),
+            doubt: None,
             sampled: false,
             provisional: false,
         }
@@ -193,12 +205,12 @@ const COLUMNS: &[Column] = columns! {
     "dist" => Real(r, r.geometry.dist),
     "own" => Real(r, r.bias.own),
     "cos_own" => Real(r, r.bias.cos_own),
-    "cos_excess" => Real(r, r.bias.cos_excess),
+    "cos_excess" => Real(r, r.bias.cos_excess.filter(|_| !r.bias.beyond())),
     "rsi_excess" => Real(r, r.bias.rsi_excess),
     "lolr_ratio" => Real(r, r.bias.lolr_ratio),
     "cos_walk" => Real(r, r.bias.cos_walk),
     "t_excess" => Real(r, r.t_excess),
-    "z" => Real(r, r.bias.z),
+    "z" => Real(r, r.bias.z.filter(|_| !r.bias.beyond())),
     "dot" => Real(r, graded(r, r.sums.dot)),
     "g2" => Real(r, graded(r, r.sums.g2)),
     "d2" => Real(r, Some(r.sums.d2)),
@@ -216,6 +228,7 @@ const COLUMNS: &[Column] = columns! {
     "nonfinite" => Flag(r, r.trust.nonfinite),
     "nonfinite_scalar" => Flag(r, r.scalars.nonfinite),
     "lagged" => Flag(r, r.bias.lagged),
+    "excess_beyond" => Flag(r, r.bias.beyond()),
     "sampled" => Flag(r, r.sampled),
     "provisional" => Flag(r, r.provisional),
     "gap" => Flag(r, r.sums.step2.is_none()),

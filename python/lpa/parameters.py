@@ -142,6 +142,17 @@ def parameters_of(optimizer):
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
+def all_of(model, optimizer):
+    """The parameters of the model in its order, as `model.parameters()` gives them, and the optimizer's that are not
+    among them."""
+    if isinstance(model, torch.nn.Module):
+        params = list(model.parameters())
+    else:
+        params = list({id(p): p for p in (model or {}).values()}.values())
+    known = {id(p) for p in params}
+    return params + [p for p in parameters_of(optimizer) if id(p) not in known]
+
+
 def _named(model):
     """By id, each parameter and all its names, without what wrappers put before them."""
     if model is None:

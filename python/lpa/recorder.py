@@ -18,9 +18,10 @@ import torch
 from . import _lpa, hyperparameters
 from .attempt import Iterates, check_manifest, remove
 from .buffers import Buffers
+from .clipping import Clipping
 from .directions import DIRECTIONS, MOMENTS, STAGES, moments, probe
 from .errors import RecordingError, RecordingStopped
-from .parameters import Parameters, parameters_of, process_rank
+from .parameters import Parameters, process_rank
 from .ranks import agreed, in_turn
 from .sampling import sampler
 from .scalars import Log, held
@@ -96,6 +97,7 @@ class Recorder:
         self._resume = resume
         self._probes, self._given = {}, {}
         self._log = Log(optimizer)
+        self._clipping = Clipping(model, optimizer, self._log)
         self._epoch = self._recorded = None
         self._pending = self._buffers = None
         self._over = self._begun = self._made = False
@@ -180,12 +182,12 @@ class Recorder:
             raise RecordingError("a probe needs the model itself, to leave its buffers as they were")
         self._probes[f"probe/{name}"] = loss_fn
 
-    def clip_grad_norm_(self, max_norm, norm_type=2.0):
-        """Clips the gradients of the optimizer's parameters as `torch.nn.utils.clip_grad_norm_` does, and records
-        the coefficient as `clip_coef`. Returns the norm before."""
-        norm = torch.nn.utils.clip_grad_norm_(parameters_of(self._optimizer), max_norm, norm_type)
-        self._log.next["clip_coef"] = held("clip_coef", torch.clamp(max_norm / (norm.detach() + 1e-6), max=1.0))
-        return norm
+    def clip_grad_norm_(self, max_norm, norm_type=2.0, *, parameters=None, **options):
+        """What `torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm, norm_type)` does, with the model that is
+        recorded, or with `parameters`, and its other options; returns the norm before. Records the coefficient as
+        `clip_coef`, also in other recordings whose gradients it clips: where each of them clips the same gradients,
+        they are clipped once."""
+        return self._clipping.clip(max_norm, norm_type, parameters, options)
 
     def flush(self):
         """Publishes every step so far; do so when you save a checkpoint, to resume from it."""
@@ -355,6 +357,7 @@ class Recorder:
         self._pending = step
 
     def _capture_into(self, step):
+        self._clipping.step()
         if self._epoch is not None:
             step.scalars["epoch"] = self._epoch
         step.scalars.update(self._log.next)
@@ -468,6 +471,7 @@ class Recorder:
     def _is_over(self):
         self._over = True
         self._given = {}
+        self._clipping.end()
         atexit.unregister(self._at_exit)
 
     def _at_exit(self):

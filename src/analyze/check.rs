@@ -2,28 +2,43 @@
 //!
 //! What a reference holds of its own gradients follows from the hyperparameters in the manifest. If
 //! they are not those of the training, everything that follows is wrong, and looks right. So the
-//! first steps are made again from the recorded gradients and compared with the recorded iterates.
+//! first steps are made again from the recorded gradients and compared with the recorded iterates: where most
+//! differ, it is another optimizer. Single steps that are not the optimizer's are `path`'s business.
 
-use crate::codec::Decoder;
+use super::path::{Along, Check, Updates};
+use super::{Analysis, Measured};
+use crate::codec::{Decoder, Predictor};
 use crate::error::{Result, Tried};
 use crate::isa::Isa;
-use crate::optimizer::Hyperparameters;
+use crate::metrics::response::Update;
+use crate::metrics::step::{PART, ROUNDINGS};
+use crate::optimizer::{Hyperparameters, Law};
+use crate::reduce::cpu::{Vectors, iterate_sums};
+use crate::reduce::order::Neumaier;
+use crate::reference::weights::Weights;
 use crate::run::Run;
 use crate::run::catalog::Catalog;
 use crate::run::chunk::Chunk;
 use crate::run::manifest::GRAD;
 use crate::run::trajectory::{Decoded, Source, Trajectory};
 use crate::run::window::Window;
+use crate::summary::{Compared, Followed};
 
 /// Steps that are compared.
 const STEPS: u64 = 8;
-/// Largest part of a step by which it may differ.
-const PART: f64 = 0.01;
-/// And the roundings of the iterates that it may differ by.
-const ROUNDINGS: f64 = 4.0;
 
-/// The first step, if any, that is not what the optimizer makes of the gradients, in the first chunk
-/// of each parameter group. Where the beginning was not recorded there is nothing to compare.
+/// Steps that were compared, and those that differ.
+#[derive(Clone, Copy, Default)]
+struct Comparison {
+    steps: u64,
+    different: u64,
+    /// The first that differs.
+    first: Option<u64>,
+}
+
+/// The first step that is not what the optimizer makes of the gradients, if most are not, in the first chunk
+/// of each parameter group; where vectors were stored with loss, if any is not, since nothing else tells. Where
+/// the beginning was not recorded there is nothing to compare.
 ///
 /// # Errors
 /// A shard cannot be read; damage ends the comparison.
@@ -40,26 +55,42 @@ pub(super) fn departure(
     let window = Window::open(run, &steps, false)?;
     let mut decoder = Decoder::new(isa).tried("start the decoder for", &run.path)?;
     let mut departure: Option<u64> = None;
+    let lossy = run.manifest.loses(0) || run.manifest.loses(1);
     for group in 0..hyper.groups() {
         let of_group = |c: &&Chunk| run.manifest.tensors[c.tensor].param_group == group;
         if let Some(chunk) = run.table.chunks().iter().find(of_group) {
             let mut file = Vec::new();
             let mut source =
                 Source { run, window: &window, chunk, decoder: &mut decoder, file: &mut file, bytes: 0 };
-            let found = departure_of_chunk(hyper, group, stream, &steps, &mut source);
-            departure = departure.into_iter().chain(found).min();
+            let found = compare_chunk(hyper, group, stream, &steps, &mut source);
+            let another = 2 * found.different > found.steps || lossy;
+            departure = departure.into_iter().chain(found.first.filter(|_| another)).min();
         }
     }
     Ok(departure)
 }
 
-fn departure_of_chunk(
+fn compare_chunk(
     hyper: &Hyperparameters<'_>,
     group: usize,
     stream: u16,
     steps: &[u64],
     source: &mut Source<'_>,
-) -> Option<u64> {
+) -> Comparison {
+    let mut compared = Comparison::default();
+    // What cannot be compared ends it.
+    let _ = compare_steps(hyper, group, stream, steps, source, &mut compared);
+    compared
+}
+
+fn compare_steps(
+    hyper: &Hyperparameters<'_>,
+    group: usize,
+    stream: u16,
+    steps: &[u64],
+    source: &mut Source<'_>,
+    compared: &mut Comparison,
+) -> Option<()> {
     let n = source.chunk.len;
     let roundoff = source.run.manifest.tensors[source.chunk.tensor].dtype.unit_roundoff();
     let (mut g, mut buffer) = (vec![0.0; n], vec![0.0f64; n]);
@@ -98,10 +129,88 @@ fn departure_of_chunk(
         if moved == 0.0 || !(error + made).is_finite() {
             return None;
         }
+        compared.steps += 1;
         if error.sqrt() > PART * made.max(moved).sqrt() + ROUNDINGS * roundoff * size.sqrt() + f64::sqrt(lost)
         {
-            return Some(t);
+            compared.different += 1;
+            compared.first.get_or_insert(t);
         }
     }
-    None
+    Some(())
+}
+
+impl Analysis<'_> {
+    /// How the declared optimizer's steps are predicted, where the storage of iterates tells of them.
+    pub(super) fn replay(&self) -> Option<Predictor> {
+        crate::run::predictor(&self.run.manifest).filter(|_| self.is_exact())
+    }
+
+    fn is_exact(&self) -> bool {
+        !self.run.manifest.loses(0) && !self.run.manifest.loses(1)
+    }
+
+    /// What checks the whole path; `None` where nothing that is measured depends on the optimizer, or it is not
+    /// known what it should make.
+    pub(super) fn check(&self) -> Option<Check> {
+        let known = !matches!(self.law, Law::Unknown(_)) || self.replay() == Some(Predictor::Adam);
+        let own = self.references.iter().any(|r| r.weights != Weights::None);
+        let tensors = &self.run.manifest.tensors;
+        (known && own).then(|| Check::new(tensors, &self.options.groups, self.is_exact()))
+    }
+
+    /// How far the path follows from the gradients, in words and numbers for the summary.
+    pub fn followed(&self, measured: &Measured) -> Followed {
+        let names = self.options.groups.iter().map(|g| g.name.clone());
+        let compared = match self.law {
+            Law::Unknown(_) => Compared::NotNeeded,
+            _ if !self.is_exact() => Compared::First(STEPS),
+            _ => Compared::Steps(measured.departures.compared().clone(), self.catalog.steps.start),
+        };
+        let tensors = self.run.manifest.tensors.iter().zip(measured.departures.tensors());
+        Followed {
+            groups: names.zip(measured.departures.groups()).collect(),
+            tensors: tensors.filter_map(|(t, (first, n))| Some((t.name.clone(), first?, n))).collect(),
+            compared,
+        }
+    }
+
+    /// The updates of `steps`, ascending, where they are linear.
+    pub(super) fn linear_updates(&self, steps: &[u64]) -> Updates {
+        let linear = self.law == Law::Linear;
+        // Dampening begins with the second step, which only the first one tells apart.
+        let of = |group, step| self.hyperparameters.update(group, step, step + 1).filter(|_| linear);
+        Updates::new(steps, self.hyperparameters.groups(), of)
+    }
+
+    /// The updates of a step as they act on the gradient that is measured.
+    pub(super) fn taken(updates: &Updates, step: u64, along: Option<Along>) -> Vec<Option<Update>> {
+        let decayed = along.is_some_and(|a| a.decayed);
+        let own = |u: &Update| Update { weight_decay: if decayed { 0.0 } else { u.weight_decay }, ..*u };
+        updates.at(step).iter().map(|u| u.as_ref().map(own)).collect()
+    }
+
+    /// `||x||^2` by tensor of the iterate after the `last` measured step, where a reference is that iterate and
+    /// weight decay makes it matter.
+    ///
+    /// # Errors
+    /// The reference cannot be read.
+    pub(super) fn end_squares(&self, last: Option<u64>) -> Result<Option<Vec<f64>>> {
+        let decays = |step| {
+            let mut groups = 0..self.hyperparameters.groups();
+            groups.any(|g| self.hyperparameters.coupled_weight_decay(g, step).is_some_and(|decay| decay != 0.0))
+        };
+        let end = last.filter(|&s| decays(s)).map(|s| s + 1);
+        let is_end = |step: u64| self.references.iter().find(|r| r.weights.single() == Some(step));
+        let Some(reference) = end.and_then(is_end) else { return Ok(None) };
+        let mut squares = vec![Neumaier::default(); self.run.manifest.tensors.len()];
+        let (mut file, mut values) = (Vec::new(), Vec::new());
+        for chunk in self.run.table.chunks() {
+            values.resize(chunk.len, 0.0);
+            reference.chunk(chunk, &mut file, &mut values)?;
+            let x = values.as_slice();
+            let x2 = iterate_sums(self.options.isa, &Vectors { g: x, x, next: x, init: x }).x2;
+            squares[chunk.tensor].add(x2);
+        }
+        Ok(Some(squares.iter().map(|s| s.total()).collect()))
+    }
 }

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::past::Pasts;
+use super::path::Departures;
 use super::record::{Part, Record};
 use super::walk::{Enters, Walked};
 use super::windows::windows;
@@ -15,7 +16,7 @@ use crate::optimizer::Law;
 use crate::metrics::interval::{Interval, intervals};
 use crate::reduce::spread::Spread;
 use crate::reference::weights::Weights;
-use crate::row::{Names, Row, Scalars};
+use crate::row::{Doubt, Names, Row, Scalars};
 use crate::stream;
 use crate::sums::{Flags, Spreads, Sums};
 
@@ -32,6 +33,7 @@ struct Known {
     walked: Walked,
     /// By walk and group: how a tensor moves on at steps where it has no gradient is not modelled.
     intermittent: Vec<Vec<bool>>,
+    departures: Departures,
     places: Vec<Place>,
 }
 
@@ -44,7 +46,8 @@ impl Analysis<'_> {
         let walked = self.walk_back(measured, scratch)?;
         let mut pasts = Pasts::new(self, walked.past.clone(), measured.start.clone());
         let intermittent = self.intermittent(&walked);
-        let mut known = Known { walked, intermittent, places: self.places() };
+        let departures = measured.departures.clone();
+        let mut known = Known { walked, intermittent, departures, places: self.places() };
         let (mut words, mut values) = (Vec::new(), Vec::new());
         for window in windows(&measured.steps, self.catalog) {
             let spreads = self.spreads(measured, &mut known, window.clone())?;
@@ -74,10 +77,11 @@ impl Analysis<'_> {
                     row.t_excess = window.t();
                     if let Some(spreads) = &sums.spreads {
                         let confidence = self.confidence;
-                        row.intervals =
-                            Some(intervals(&sums, spreads, group.parameters, entry, own, confidence));
+                        let all = intervals(&sums, spreads, group.parameters, entry, own, confidence);
+                        row.intervals = Some(if kit.beyond() { all.without_excess() } else { all });
                         row.t_interval = window.t_interval();
                     }
+                    row.doubt = self.doubt(*place, step, &known);
                     row.sampled = match self.enters(*place) {
                         Enters::Known(w) => known.walked.ahead(w).sampled() || pasts.sampled(w),
                         Enters::Not | Enters::Unknown => false,
@@ -189,6 +193,17 @@ impl Analysis<'_> {
         sums.spreads.is_none().then(|| held * later - (1.0 - held) * (sums.gx - sums.dot))
     }
 
+    /// Why it is not known what the reference of a place holds of a step's gradients, where the path is not what
+    /// the optimizer makes of them.
+    fn doubt(&self, place: Place, step: u64, known: &Known) -> Option<Doubt> {
+        let last = self.references[place.reference].weights.last().filter(|&last| step < last)?;
+        if known.departures.last_void(place.group, last).is_some_and(|void| step <= void) {
+            return Some(Doubt::Departed);
+        }
+        let linear = matches!(self.enters(place), Enters::Known(_));
+        (linear && known.departures.is_short(place.group, step)).then_some(Doubt::Short)
+    }
+
     /// What is known of how the stream of a place enters its reference, and the spread of what it put
     /// there. Without `pasts` the length of the walk is left out.
     fn entry(
@@ -204,7 +219,8 @@ impl Analysis<'_> {
         // The path is made of it, so a walk is a comparison even where none of it is in r.
         let walk2 = (self.options.streams[place.stream].part != stream::Part::None).then_some(0.0);
         let not = Entry::Known { own: 0.0, walk2 };
-        if record.step() < reference.shared || reference.kin.is_some() {
+        let doubted = self.doubt(place, record.step(), known).is_some();
+        if record.step() < reference.shared || reference.kin.is_some() || doubted {
             return exact(Entry::Unknown);
         }
         if self.side(place, record.step()) == 1 || reference.weights == Weights::None {
@@ -237,6 +253,9 @@ impl Analysis<'_> {
             let lost = known.walked.decays[w] && !pasts.knows_start();
             // Decay that goes through the roots differs from element to element.
             let lost = lost || self.law == Law::Elementwise && self.hyperparameters.decays();
+            // Nor is what was in x_t before it was changed, where that matters beside the buffer.
+            let stays = known.walked.decays[w] || reference.weights.single().is_none();
+            let lost = lost || (stays && known.departures.changed_before(place.group, record.step()));
             if lost { f64::NAN } else { ahead.distance2(place.group) + behind }
         });
         let spread = parts.iter().fold(Spread::default(), |sum, p| {

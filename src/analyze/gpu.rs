@@ -379,23 +379,23 @@ impl Slots for &RefCell<Batch> {
         step: u64,
         [x, before, out]: [usize; 3],
         source: &mut Source<'_>,
-    ) -> Result<Prediction> {
+    ) -> Result<(Prediction, Option<f64>)> {
         let batch = &mut *self.borrow_mut();
         batch.make_room()?;
         batch.vacate(out)?;
         let g = batch.gradient.map_or(batch.zeros(), |(_, place)| place);
         let from =
             From { x: batch.lane.kept(x), before: batch.lane.kept(before), g, moments: batch.moments() };
-        let (mut prediction, mut staged, n) = (Prediction::PREVIOUS, Ok(()), source.chunk.len);
-        source.decode(step, 0, |_, dtype, coding, payload| {
+        let (mut predicted, mut staged, n) = ((Prediction::PREVIOUS, None), Ok(()), source.chunk.len);
+        source.decode(step, 0, |decoder, dtype, coding, payload| {
             let residual = Residual::read(coding.predictor, dtype, payload, n)?;
-            prediction = residual.prediction;
+            predicted = (residual.prediction, decoder.is_rounding(&residual, n).then_some(0.0));
             staged = batch.lane.predict(batch.lane.kept(out), from, &residual);
             Ok(())
         })?;
         staged.map_err(Error::Cuda)?;
         batch.kept[out] = Some(step);
-        Ok(prediction)
+        Ok(predicted)
     }
 
     fn values(&self, _: Slot, _: usize) -> &[f32] {

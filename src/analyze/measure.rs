@@ -4,11 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
+use super::book::{Book, Entry};
 use super::facts::Facts;
+use super::influence::Influence;
+use super::path::{Departures, Told};
 use super::skipped::Skipped;
 use super::spool::Spool;
-use super::unit::{Unit, Workers};
-use super::influence::Influence;
+use super::unit::{Measurement, Unit, Workers};
 use super::{Analysis, Observer};
 use crate::error::{Error, Result};
 use crate::reduce::cuda::Device;
@@ -17,7 +19,7 @@ use crate::run::Run;
 use crate::run::plan::{plan_windows, plan_windows_at};
 use crate::run::window::Window;
 use crate::stream;
-use crate::sums::Flags;
+use crate::sums::{Cells, Flags};
 
 /// Sums of a window that are held: what bounds memory for models of very many chunks.
 const SUMS_BYTES: usize = 4 << 20;
@@ -34,6 +36,8 @@ pub struct Measured {
     pub(super) start: Option<Vec<f64>>,
     /// What single tensors do.
     pub facts: Facts,
+    /// Where the path is not what the optimizer makes of the gradients.
+    pub(super) departures: Departures,
     /// The sums, a record a step.
     pub(super) spool: Spool,
 }
@@ -41,8 +45,9 @@ pub struct Measured {
 impl Measured {
     /// Nothing yet, of records of `words` words.
     pub(super) fn new(words: usize, scratch: &Path, skipped: Skipped) -> Measured {
-        let (spool, facts) = (Spool::new(words, scratch), Facts::default());
-        Measured { steps: Vec::new(), skipped, recorded: Vec::new(), start: None, facts, spool }
+        let (spool, facts, departures) =
+            (Spool::new(words, scratch), Facts::default(), Departures::default());
+        Measured { steps: Vec::new(), skipped, recorded: Vec::new(), start: None, facts, departures, spool }
     }
 
     /// Folds `||x_0||^2` of the run's chunks.
@@ -53,13 +58,6 @@ impl Measured {
             sums[chunk.tensor].add(square);
         }
         self.start = Some(sums.iter().map(|s| s.total()).collect());
-    }
-
-    /// Turns the order of the steps around.
-    fn reverse(&mut self) {
-        self.steps.reverse();
-        self.recorded.reverse();
-        self.spool.reverse();
     }
 
     /// Adds the next step.
@@ -99,7 +97,8 @@ impl Analysis<'_> {
         let influence = influence.as_ref();
         let workers = Workers::new(self.options, devices, layout, self.run, self.references, influence)?;
         let walked = influence.map_or_else(|| self.candidates.clone(), Influence::steps);
-        let row = size_of::<f64>() * layout.width() + size_of::<Flags>();
+        let mut book = Book::new(self, influence.is_some(), scratch);
+        let row = size_of::<f64>() * layout.width() + size_of::<Flags>() + size_of::<Told>();
         let max_steps = SUMS_BYTES / row / self.run.table.chunks().len().max(1);
         // Each window decodes the iterates after its last step too.
         let least = layout.lag.map_or(0, |lag| 2 * usize::try_from(lag).unwrap_or(0));
@@ -128,15 +127,14 @@ impl Analysis<'_> {
             });
             for opened in receive {
                 let (steps, mut window) = opened?;
-                self.window((steps, influence), &mut window, &workers, observer, &mut measured)?;
+                let walk = (steps, influence);
+                self.window(walk, &mut window, (&workers, observer), &mut measured, &mut book)?;
                 // It takes a while to unmap gigabytes. Where no thread can be had it is done here.
                 let _ = std::thread::Builder::new().spawn(move || drop(window));
             }
             Ok(())
         })?;
-        if influence.is_some() {
-            measured.reverse();
-        }
+        book.close(self, &mut measured)?;
         if measured.steps.is_empty() {
             let what = match measured.skipped.ranges().next() {
                 None => "none of the steps has both this stream and an iterate. Where iterates are all there is \
@@ -164,9 +162,9 @@ impl Analysis<'_> {
         &self,
         (walked, influence): (&[u64], Option<&Influence<'_>>),
         window: &mut Window,
-        workers: &Workers,
-        observer: &dyn Observer,
+        (workers, observer): (&Workers, &dyn Observer),
         out: &mut Measured,
+        book: &mut Book,
     ) -> Result<()> {
         let skip = self.options.skip_damaged;
         let place = |step: Option<&u64>, more: u64| {
@@ -189,6 +187,7 @@ impl Analysis<'_> {
             .filter(|&s| window.has(s, 0) && self.recorded(window, s) != 0)
             .filter(|&s| !out.skipped.contains(s))
             .collect();
+        let updates = self.linear_updates(&measured);
         let unit = Unit {
             run: self.run,
             window,
@@ -196,12 +195,14 @@ impl Analysis<'_> {
             references: self.references,
             directions: &self.options.directions,
             hyperparameters: &self.hyperparameters,
+            replay: self.replay().filter(|_| book.checks()),
+            updates: &updates,
             first: self.first.filter(|&s| window.has(s, 0)),
             wants_start: out.start.is_none(),
             influence: influence.map(|i| (i, i.segments_of(walked))),
             observer,
         };
-        let (cells, starts, damage) = workers.measure(&unit, &measured)?;
+        let (chunks, starts, damage) = workers.measure(&unit, &measured)?;
         if out.start.is_none() {
             out.set_start(self.run, starts.into_iter());
         }
@@ -219,22 +220,30 @@ impl Analysis<'_> {
         }
         let idle = (steps.len() - measured.len()) * self.run.table.chunks().len();
         observer.advance(idle as u64, 0);
-        let order: Vec<usize> = match influence {
-            None => (0..measured.len()).collect(),
-            Some(_) => (0..measured.len()).rev().collect(),
-        };
-        for (i, step) in order.into_iter().map(|i| (i, measured[i])) {
+        let cells: Vec<&Cells> = chunks.iter().map(|c| &c.cells).collect();
+        for i in 0..measured.len() {
+            let i = if influence.is_some() { measured.len() - 1 - i } else { i };
+            let step = measured[i];
             if cells.iter().all(|chunk| !chunk.row(i).1.damaged) {
+                let (totals, told) = (self.shape.totals(self.run, &cells, i), self.told(&chunks, i));
                 let recorded = self.recorded(window, step);
-                let groups = &self.options.groups;
-                let record = self.shape.fold(self.run, groups, (step, recorded), &cells, i, &mut out.facts);
-                out.push(step, recorded, &record)?;
+                book.enter(self, &Entry { step, recorded, totals, told }, out)?;
             } else if !out.skipped.contains(step) {
                 let what = format!("step {step} was not measured. This is a fault of lpa; please report it.");
                 return Err(Error::Nothing { path: self.run.path.clone(), what });
             }
         }
         Ok(())
+    }
+
+    /// What the storage of a step's next iterate tells, by tensor.
+    fn told(&self, chunks: &[Measurement], row: usize) -> Vec<Told> {
+        let mut told: Vec<Option<Told>> = vec![None; self.run.manifest.tensors.len()];
+        for (chunk, measured) in self.run.table.chunks().iter().zip(chunks) {
+            let (own, of_tensor) = (measured.told[row], &mut told[chunk.tensor]);
+            *of_tensor = Some(of_tensor.map_or(own, |t| t.and(own)));
+        }
+        told.into_iter().map(Option::unwrap_or_default).collect()
     }
 
     /// One bit a direction: it was recorded at this step.

@@ -5,6 +5,7 @@
 //! reference depends on the steps after it. Memory holds the sums of one window, the scalars of all
 //! steps and, per thread, the vectors of one chunk.
 
+mod book;
 mod cell;
 mod check;
 mod derive;
@@ -17,6 +18,7 @@ mod measure;
 mod mover;
 pub mod online;
 mod past;
+mod path;
 mod record;
 mod responses;
 mod seconds;

@@ -10,7 +10,9 @@ use std::sync::{Arc, OnceLock};
 
 use super::cell::sums;
 use super::measure::recorded;
+use super::path::{Along, Seen, Told};
 use super::record::Shape;
+use super::spool::Spool;
 use super::{Analysis, Measured, Options, Pass, Skipped};
 use crate::dtype::{self, DType};
 use crate::error::{Error, Result, Tried};
@@ -19,6 +21,7 @@ use crate::group::{self, Group};
 use crate::isa::Isa;
 use crate::reduce::Direction;
 use crate::reduce::cpu::{Vectors, iterate_sums};
+use crate::reduce::order::Neumaier;
 use crate::reference::{self, Cache, Distances, Origin, Own, Reference, Spec};
 use crate::report::{SUMMARY, report};
 use crate::run::absence::AbsenceLog;
@@ -52,9 +55,15 @@ pub struct Meter {
     near: Vec<(Distances, Option<f64>)>,
     groups: Vec<Group>,
     directions: Vec<stream::Measured>,
+    /// The gradient among the directions.
+    along: Option<Along>,
     shape: Shape,
     isa: Isa,
     measured: Measured,
+    /// What the check of the path looks at, a record a measured step.
+    seen: Spool,
+    /// `||x_T||^2` by tensor, once it is known.
+    end: Option<Vec<f64>>,
     absence: AbsenceLog,
     init: Option<Vec<f32>>,
     held: Option<Held>,
@@ -133,6 +142,8 @@ impl Meter {
         let shape = Shape::new(layout, &groups, (&run.manifest.tensors, &references), |t| (t, 0));
         let measured = Measured::new(shape.words(), path, Skipped::default());
         let absence = AbsenceLog::new(run.manifest.tensors.len());
+        let along = Along::find(&directions, run.manifest.stream_id(GRAD));
+        let seen = Spool::new(run.manifest.tensors.len() * Seen::WORDS, path);
         Ok(Meter {
             writer,
             run,
@@ -141,9 +152,12 @@ impl Meter {
             references,
             groups,
             directions,
+            along,
             shape,
             isa: Isa::detect(),
             measured,
+            seen,
+            end: None,
             absence,
             init: None,
             held: None,
@@ -164,6 +178,17 @@ impl Meter {
             }
         }
         (values, elements.iter().map(Option::is_none).collect())
+    }
+
+    /// `||x||^2` by tensor.
+    fn squares(&self, x: &[f32]) -> Vec<f64> {
+        let mut sums = vec![Neumaier::default(); self.run.manifest.tensors.len()];
+        let mut rest = x;
+        for chunk in self.run.table.chunks() {
+            let x = rest.split_off(..chunk.len).unwrap_or_default();
+            sums[chunk.tensor].add(iterate_sums(self.isa, &Vectors { g: x, x, next: x, init: x }).x2);
+        }
+        sums.iter().map(|s| s.total()).collect()
     }
 
     /// What is recorded.
@@ -201,8 +226,16 @@ impl Meter {
             cells.push(self.cell(&held, next, chunk.tensor, range, &references));
         }
         self.approach(held.step, &cells);
-        let facts = &mut self.measured.facts;
-        let record = self.shape.fold(&self.run, &self.groups, (held.step, recorded), &cells, 0, facts);
+        let totals = self.shape.totals(&self.run, &cells.iter().collect::<Vec<_>>(), 0);
+        self.measured.facts.see(held.step, self.shape.layout, self.shape.ends(), &totals);
+        let along = self.along.filter(|a| recorded >> a.direction & 1 == 1);
+        let mut words = Vec::with_capacity(totals.len() * Seen::WORDS);
+        for (sums, flags) in &totals {
+            let seen = Seen::of(self.shape.layout, along, (sums, *flags), Told::Nothing);
+            Seen::put(seen.as_ref(), &mut words);
+        }
+        self.seen.push(&words)?;
+        let record = self.shape.fold(&self.run, &self.groups, (held.step, recorded), &totals);
         self.measured.push(held.step, recorded, &record)
     }
 
@@ -310,6 +343,7 @@ impl Meter {
             left_out: Vec::new(),
         };
         let analysis = Analysis::prepare(&run, &catalog, &references, &options)?;
+        self.check(&analysis)?;
         let table = Table::create(&path.join("metrics.parquet"))?;
         let (table, text) = report(&run, &references, &options, &analysis, &mut self.measured, &path, table)?;
         let metadata = [analysis.provenance(), vec![(SUMMARY.to_owned(), text)]].concat();
@@ -320,6 +354,23 @@ impl Meter {
                         true of this path against the references, which are not its end.";
             let _ = self.note.set(what.to_owned());
         }
+        Ok(())
+    }
+}
+
+impl Meter {
+    /// Compares the path with the optimizer.
+    fn check(&mut self, analysis: &Analysis<'_>) -> Result<()> {
+        let Some(mut check) = analysis.check() else { return Ok(()) };
+        let mut words = Vec::new();
+        for (i, &step) in self.measured.steps.iter().enumerate() {
+            let updates = analysis.linear_updates(&[step]);
+            self.seen.read(i, &mut words)?;
+            let seen = words.as_chunks().0.iter().map(Seen::from_words).collect();
+            check.take(step, seen, Analysis::taken(&updates, step, self.along));
+        }
+        let end = self.end.as_ref();
+        self.measured.departures = check.finish(|t| end.map(|e| e[t]));
         Ok(())
     }
 }
@@ -372,6 +423,7 @@ impl Recorder for Meter {
     fn finish(&mut self, iterate: &Elements<'_>) -> Result<()> {
         let (x, _) = self.widened(iterate);
         self.settle(Some(&x))?;
+        self.end = Some(self.squares(&x));
         self.writer.finish(iterate)?;
         self.write_table()
     }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use super::facts::Facts;
 use crate::group::Group;
 use crate::reduce::order::Neumaier;
 use crate::reduce::spread::Spread;
@@ -95,22 +94,18 @@ impl Shape {
         here.total().sqrt() + there.total().sqrt()
     }
 
-    /// Folds the chunks of a step into tensors and these into groups: a record.
-    pub(super) fn fold(
-        &self,
-        run: &Run,
-        groups: &[Group],
-        (step, recorded): (u64, u64),
-        cells: &[Cells],
-        row: usize,
-        facts: &mut Facts,
-    ) -> Vec<u64> {
-        let (tensors, layout) = (&run.manifest.tensors, self.layout);
-        let width = layout.width();
-        let mut totals: Vec<(Vec<f64>, Flags)> = Vec::with_capacity(tensors.len());
+    /// By reference that is an iterate: its step.
+    pub(super) fn ends(&self) -> &[Option<u64>] {
+        &self.ends
+    }
+
+    /// Folds the chunks of a step into tensors: their sums, by tensor.
+    pub(super) fn totals(&self, run: &Run, cells: &[&Cells], row: usize) -> Vec<(Vec<f64>, Flags)> {
+        let width = self.layout.width();
+        let mut totals: Vec<(Vec<f64>, Flags)> = Vec::with_capacity(run.manifest.tensors.len());
         let mut fold = Fold::new(width);
         let mut chunks = run.table.chunks().iter().zip(cells).peekable();
-        for tensor in 0..tensors.len() {
+        for tensor in 0..run.manifest.tensors.len() {
             fold.clear();
             while let Some((_, cells)) = chunks.next_if(|(c, _)| c.tensor == tensor) {
                 let (values, flags) = cells.row(row);
@@ -120,9 +115,21 @@ impl Shape {
             let flags = fold.total(&mut out);
             totals.push((out, flags));
         }
-        facts.see(step, layout, &self.ends, &totals);
+        totals
+    }
+
+    /// Folds the tensors of a step into groups: a record.
+    pub(super) fn fold(
+        &self,
+        run: &Run,
+        groups: &[Group],
+        (step, recorded): (u64, u64),
+        totals: &[(Vec<f64>, Flags)],
+    ) -> Vec<u64> {
+        let (tensors, layout) = (&run.manifest.tensors, self.layout);
+        let mut fold = Fold::new(layout.width());
         let mut words = vec![step, recorded];
-        let mut sums = Vec::with_capacity(width);
+        let mut sums = Vec::with_capacity(layout.width());
         let mut total = |tensors: &mut dyn Iterator<Item = usize>, sums: &mut Vec<f64>| {
             fold.clear();
             tensors.for_each(|t| fold.add(&totals[t].0, totals[t].1));

@@ -16,8 +16,6 @@ pub(super) struct Spool {
     file: SpooledTempFile,
     directory: PathBuf,
     words: usize,
-    records: usize,
-    reversed: bool,
     bytes: Vec<u8>,
 }
 
@@ -25,7 +23,7 @@ impl Spool {
     /// Empty; a file, if one is needed, goes to `directory`.
     pub(super) fn new(words: usize, directory: &Path) -> Spool {
         let file = spooled_tempfile_in(IN_MEMORY, directory);
-        Spool { file, directory: directory.to_owned(), words, records: 0, reversed: false, bytes: Vec::new() }
+        Spool { file, directory: directory.to_owned(), words, bytes: Vec::new() }
     }
 
     /// Appends a record. All are written before the first is read.
@@ -36,14 +34,9 @@ impl Spool {
         debug_assert_eq!(record.len(), self.words);
         self.bytes.clear();
         self.bytes.extend(record.iter().flat_map(|w| w.to_le_bytes()));
-        self.records += 1;
         self.file.write_all(&self.bytes).tried("write intermediate sums to", &self.directory)
     }
 
-    /// Turns the order of the records around; none is written after it.
-    pub(super) fn reverse(&mut self) {
-        self.reversed = !self.reversed;
-    }
 
     /// Reads a record into `out`.
     ///
@@ -51,7 +44,6 @@ impl Spool {
     /// The file cannot be read.
     pub(super) fn read(&mut self, index: usize, out: &mut Vec<u64>) -> Result<()> {
         self.bytes.resize(self.words * 8, 0);
-        let index = if self.reversed { self.records - 1 - index } else { index };
         let offset = index as u64 * self.words as u64 * 8;
         let read =
             self.file.seek(SeekFrom::Start(offset)).and_then(|_| self.file.read_exact(&mut self.bytes));
@@ -75,10 +67,6 @@ mod tests {
                 spool.push(&[i; 500]).unwrap();
             }
             let mut out = Vec::new();
-            spool.reverse();
-            spool.read(0, &mut out).unwrap();
-            assert_eq!(out, [records - 1; 500]);
-            spool.reverse();
             for i in [records - 1, 0, 1] {
                 spool.read(usize::try_from(i).unwrap(), &mut out).unwrap();
                 assert_eq!(out, [i; 500]);

@@ -14,9 +14,10 @@ use super::cell::sums;
 use super::gpu::{At, Batch, Shared};
 use super::influence::{Influence, Segment};
 use super::lossy::{Along, Bounds};
+use super::path::{Told, Updates};
 use super::responses::Responses;
 use super::{Observer, Options};
-use crate::codec::Decoder;
+use crate::codec::{Decoder, Predictor};
 use crate::error::{Error, Result, Tried};
 use crate::float_environment::Exact;
 use crate::isa::Isa;
@@ -42,6 +43,10 @@ pub(super) struct Unit<'a> {
     pub(super) references: &'a [Reference],
     pub(super) directions: &'a [Measured],
     pub(super) hyperparameters: &'a Hyperparameters<'a>,
+    /// How the declared optimizer's steps are predicted, where the storage of iterates tells of them.
+    pub(super) replay: Option<Predictor>,
+    /// The updates of the steps, where they are linear.
+    pub(super) updates: &'a Updates,
     /// The step of x_0, where it is there.
     pub(super) first: Option<u64>,
     /// Whether `||x_0||^2` is still to be found.
@@ -68,9 +73,17 @@ const LANES: usize = 64;
 /// Damage that was met: the steps that it spoils, and how it shows.
 type Damage = Vec<(RangeInclusive<u64>, Error)>;
 
+/// The sums of a chunk, and what the storage of its iterates tells, by step.
+#[derive(Clone)]
+pub(super) struct Measurement {
+    pub(super) cells: Cells,
+    pub(super) told: Vec<Told>,
+}
+
 /// What a unit came to.
 struct Walked {
     cells: Cells,
+    told: Vec<Told>,
     /// `||x_0||^2`.
     start: Option<f64>,
     damage: Damage,
@@ -129,7 +142,7 @@ impl Workers {
         &self,
         unit: &Unit<'_>,
         steps: &[u64],
-    ) -> Result<(Vec<Cells>, Vec<Option<f64>>, Damage)> {
+    ) -> Result<(Vec<Measurement>, Vec<Option<f64>>, Damage)> {
         let chunks = unit.run.table.chunks();
         // Models of few chunks are also cut in time, so that every thread has work. A piece decodes
         // the iterates after its last step too, of which there are many where directions meet a
@@ -157,17 +170,20 @@ impl Workers {
                 .collect()
         });
         let width = unit.layout.width();
-        let mut cells = vec![Cells::with_capacity(width, steps.len()); chunks.len()];
+        let cells = Cells::with_capacity(width, steps.len());
+        let mut measured = vec![Measurement { cells, told: Vec::with_capacity(steps.len()) }; chunks.len()];
         let (mut starts, mut damage) = (vec![None; chunks.len()], Vec::new());
         let per_chunk = jobs.len() / chunks.len().max(1);
         for (i, result) in done.into_iter().enumerate() {
             let walked = result?;
-            cells[i / per_chunk.max(1)].append(walked.cells);
+            let of_chunk = &mut measured[i / per_chunk.max(1)];
+            of_chunk.cells.append(walked.cells);
+            of_chunk.told.extend(walked.told);
             starts[i / per_chunk.max(1)] = walked.start;
             damage.extend(walked.damage);
         }
         damage.sort_by_key(|(steps, _)| *steps.start());
-        Ok((cells, starts, damage))
+        Ok((measured, starts, damage))
     }
 }
 
@@ -238,7 +254,10 @@ impl Unit<'_> {
             }
         }
         let init = has_init.then_some(&init[..n]);
-        let mut walk = Steps { unit: self, isa, wanted: steps, init, g, references, bounds, cells, damage };
+        let (told, again) = (vec![Told::default(); steps.len()], Vec::new());
+        let wanted = steps;
+        let mut walk =
+            Steps { unit: self, isa, wanted, init, g, references, bounds, cells, told, again, damage };
         let batch = batch.as_ref();
         match (self.influence, responses, batch.filter(|b| b.borrow().decodes())) {
             (Some((influence, segments)), Some(responses), _) => {
@@ -264,13 +283,26 @@ impl Unit<'_> {
                 walk.take(steps, &mut Trajectory::over(on_device, count), batch, None, &mut source)?;
             }
         }
-        let Steps { mut cells, damage, .. } = walk;
+        let Steps { mut cells, mut told, again, damage, .. } = walk;
         let bytes = source.bytes;
+        // A device has not shown what was missed; there is something at few steps, if any.
+        for (row, step) in again {
+            iterates.recorded(step + 1, &mut source)?;
+            told[row] = self.told(iterates, step, chunk.tensor).unwrap_or_default();
+        }
         if let Some(batch) = batch {
             batch.borrow_mut().flush(self.references, chunk, &mut cells)?;
         }
         self.observer.advance(steps.len() as u64, bytes);
-        Ok(Walked { cells, start, damage })
+        Ok(Walked { cells, told, start, damage })
+    }
+
+    /// What the storage of x_{t+1} tells of step t; `None` where its values must be at hand first.
+    fn told<S: Slots>(&self, iterates: &Trajectory<S>, step: u64, tensor: usize) -> Option<Told> {
+        let Some(replay) = self.replay else { return Some(Told::Nothing) };
+        let group = self.run.manifest.tensors[tensor].param_group;
+        let update = self.updates.at(step).get(group).and_then(Option::as_ref);
+        Told::of(iterates.made(step + 1), replay, update)
     }
 
     fn direction(&self, measured: &Measured, chunk: &Chunk, step: u64) -> Direction {
@@ -291,6 +323,9 @@ struct Steps<'a> {
     references: &'a [Vec<f32>],
     bounds: &'a mut Option<Bounds>,
     cells: Cells,
+    told: Vec<Told>,
+    /// Rows and steps of which more is told once the values are at hand.
+    again: Vec<(usize, u64)>,
     damage: Damage,
 }
 
@@ -312,7 +347,7 @@ impl Steps<'_> {
         mut noting: Option<Noting<'_>>,
         source: &mut Source<'_>,
     ) -> Result<()> {
-        let Steps { unit, isa, wanted, init, g, references, bounds, cells, damage } = self;
+        let Steps { unit, isa, wanted, init, g, references, bounds, cells, told, again, damage } = self;
         let n = source.chunk.len;
         let mut none = Flags::default();
         let grad = unit.run.manifest.stream_id(GRAD);
@@ -348,6 +383,12 @@ impl Steps<'_> {
             }
             ahead = later;
             let has_later = later > t && row.is_some() && reach(later)?;
+            if let Some(row) = row {
+                match unit.told(iterates, t, source.chunk.tensor) {
+                    Some(of_step) => told[row] = of_step,
+                    None => again.push((row, t)),
+                }
+            }
             let (values, flags) = match row {
                 Some(row) => cells.row_mut(row),
                 None => (&mut [][..], &mut none),

@@ -20,6 +20,15 @@ pub struct Decoder {
     distances: Vec<u32>,
 }
 
+/// How a chunk was predicted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Predicted {
+    /// The predictor and its coefficients.
+    pub prediction: Prediction,
+    /// The sum of the squares of what it missed by more than two units of the last place.
+    pub missed: f64,
+}
+
 /// The planes of a payload, cut but not yet merged.
 struct Cut<'a> {
     low: &'a [u8],
@@ -95,7 +104,7 @@ impl Decoder {
     }
 
     /// Decodes a chunk of which `past` is what came before. Its moments are taken a step further. Returns
-    /// how it was predicted.
+    /// how it was predicted, and how well.
     ///
     /// # Errors
     /// The payload does not fit `coding`; `out` and the moments then hold nothing of use.
@@ -106,16 +115,22 @@ impl Decoder {
         payload: &[u8],
         past: &mut Past<'_>,
         out: &mut [f32],
-    ) -> Result<Prediction, DecodeError> {
+    ) -> Result<Predicted, DecodeError> {
         if coding.codec == Codec::Delta {
             let levels = Levels::read(coding, payload, out.len())?;
             self.multiples(&levels, past.x, out)?;
-            return Ok(Prediction::PREVIOUS);
+            return Ok(Predicted { prediction: Prediction::PREVIOUS, missed: 0.0 });
         }
         let residual = Residual::read(coding.predictor, dtype, payload, out.len())?;
         predict(self.isa, &residual.prediction, past, out);
-        residual.correct(self.isa, dtype, &mut self.exponent, &mut self.distances, out);
-        Ok(residual.prediction)
+        let missed = residual.correct(self.isa, dtype, &mut self.exponent, &mut self.distances, out);
+        Ok(Predicted { prediction: residual.prediction, missed })
+    }
+
+    /// Whether nothing that the prediction of `n` elements missed is more than rounding, without what came
+    /// before.
+    pub fn is_rounding(&mut self, residual: &Residual<'_>, n: usize) -> bool {
+        residual.is_rounding(self.isa, &mut self.exponent[..n])
     }
 
     /// Whether a payload of `n` elements that is predicted is one, without what came before.

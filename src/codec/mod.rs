@@ -13,7 +13,7 @@ mod predict;
 mod quantized;
 mod residual;
 
-pub use decode::{Bytes, Decoder, Parts};
+pub use decode::{Bytes, Decoder, Parts, Predicted};
 pub use encode::{Encoder, Lossy};
 pub use packed::{Group, Packed};
 pub use philox::Noise;

@@ -11,6 +11,10 @@ use crate::isa::{Isa, multi_isa};
 
 /// Bytes before the coefficients: the number of planes, the predictor's flags, two zeros.
 const HEAD: usize = 4;
+/// Distances up to here are rounding: two units of the last place, either way.
+const ROUNDING: u32 = 4;
+/// Bytes that are looked at together where few are large.
+const ROW: usize = 64;
 
 /// A bit pattern's number in the order of values; its own inverse.
 #[inline(always)]
@@ -96,6 +100,23 @@ fn correct_bytes_body(distances: &[u8], out: &mut [f32]) {
     }
 }
 
+#[inline(always)]
+fn find_far_body(distances: &[u8], far: &mut Vec<usize>) {
+    for (r, row) in distances.chunks(ROW).enumerate() {
+        // Most rows have none, which is found out all at once.
+        if u32::from(row.iter().fold(0, |most: u8, &z| most.max(z))) > ROUNDING {
+            let is_far = |&(_, &z): &(usize, &u8)| u32::from(z) > ROUNDING;
+            far.extend(row.iter().enumerate().filter(is_far).map(|(i, _)| r * ROW + i));
+        }
+    }
+}
+
+multi_isa! {
+    /// Appends the places of the lowest bytes of distances that are more than rounding.
+    fn find_far(distances: &[u8], far: &mut Vec<usize>)
+    => portable find_far_body, avx2 find_far_body, avx512 find_far_body
+}
+
 multi_isa! {
     fn correct_bytes(distances: &[u8], out: &mut [f32])
     => portable correct_bytes_body, avx2 correct_bytes_body, avx512 correct_bytes_body
@@ -177,7 +198,8 @@ impl<'a> Residual<'a> {
         Ok(Residual { prediction: Prediction { predictor, flags, coefficients }, planes })
     }
 
-    /// Turns predictions into values. `bytes` and `distances` are scratch.
+    /// Turns predictions into values. `bytes` and `distances` are scratch. Returns the sum of the squares of
+    /// what the prediction missed, without what is rounding.
     pub(super) fn correct(
         &self,
         isa: Isa,
@@ -185,25 +207,40 @@ impl<'a> Residual<'a> {
         bytes: &mut [u8],
         distances: &mut Vec<u32>,
         out: &mut [f32],
-    ) {
+    ) -> f64 {
         let bytes = &mut bytes[..out.len()];
         match (&self.planes[..], dtype) {
-            ([], DType::F32) => {}
+            ([], DType::F32) => 0.0,
             // Nearly all predictions hold.
             ([only], DType::F32) if only.is_sparse() => {
+                let mut missed = 0.0;
                 for (at, z) in only.patches() {
-                    out[at] = corrected32(out[at], u32::from(z));
+                    let predicted = out[at];
+                    out[at] = corrected32(predicted, u32::from(z));
+                    if u32::from(z) > ROUNDING {
+                        missed += (f64::from(out[at]) - f64::from(predicted)).powi(2);
+                    }
                 }
+                missed
             }
             // Few are further away than a byte can say.
             ([lowest, higher @ ..], DType::F32) if higher.iter().all(Packed::is_sparse) => {
                 lowest.unpack(isa, bytes);
+                let mut far = Vec::new();
+                find_far(isa, bytes, &mut far);
+                if !higher.is_empty() {
+                    far.extend(higher.iter().flat_map(Packed::patches).map(|(at, _)| at));
+                    far.sort_unstable();
+                    far.dedup();
+                }
+                let far = Far::among(far, out);
                 correct_bytes(isa, bytes, out);
                 for (p, plane) in higher.iter().enumerate() {
                     for (at, byte) in plane.patches() {
                         out[at] = further32(out[at], bytes[at], u32::from(byte) << (8 * p + 7));
                     }
                 }
+                far.missed(out)
             }
             (planes, _) => {
                 distances.clear();
@@ -212,9 +249,40 @@ impl<'a> Residual<'a> {
                     packed.unpack(isa, bytes);
                     add_plane(isa, bytes, 8 * p, distances);
                 }
+                let is_far = |&(_, &z): &(usize, &u32)| z > ROUNDING;
+                let far = distances.iter().enumerate().filter(is_far).map(|(i, _)| i).collect();
+                let far = Far::among(far, out);
                 correct_wide(isa, dtype, distances, out);
+                far.missed(out)
             }
         }
+    }
+
+    /// Whether nothing that the prediction missed is more than rounding. `bytes` is scratch, as long as the
+    /// chunk.
+    pub(super) fn is_rounding(&self, isa: Isa, bytes: &mut [u8]) -> bool {
+        self.planes.iter().enumerate().all(|(p, plane)| {
+            let most = if p == 0 { ROUNDING } else { 0 };
+            if plane.is_sparse() {
+                return plane.patches().all(|(_, z)| u32::from(z) <= most);
+            }
+            plane.unpack(isa, bytes);
+            bytes.iter().all(|&z| u32::from(z) <= most)
+        })
+    }
+}
+
+/// Elements whose prediction missed by more than rounding, and the predictions.
+struct Far(Vec<(usize, f32)>);
+
+impl Far {
+    fn among(places: Vec<usize>, predicted: &[f32]) -> Far {
+        Far(places.into_iter().map(|at| (at, predicted[at])).collect())
+    }
+
+    /// The sum of the squares of what was missed.
+    fn missed(&self, values: &[f32]) -> f64 {
+        self.0.iter().map(|&(at, predicted)| (f64::from(values[at]) - f64::from(predicted)).powi(2)).sum()
     }
 }
 

@@ -56,6 +56,16 @@ pub struct Bias {
     pub unmodelled: bool,
 }
 
+/// How far a cosine of sums may lie beyond 1 by rounding.
+const COSINE_ERROR: f64 = 1e-12;
+
+impl Bias {
+    /// `cos_excess` is no cosine: what later gradients took back of the path is longer than its distance.
+    pub fn beyond(&self) -> bool {
+        self.cos_excess.is_some_and(|c| c.abs() > 1.0 + COSINE_ERROR)
+    }
+}
+
 /// The bias kit of a row of `parameters` parameters.
 pub fn bias(s: &Sums, parameters: u64, entry: Entry) -> Bias {
     let lagged = entry == Entry::Lagged;

@@ -139,6 +139,14 @@ pub struct Intervals {
     pub z: Interval,
 }
 
+impl Intervals {
+    /// Those of a row whose `cos_excess` is no cosine, and null.
+    #[must_use]
+    pub fn without_excess(self) -> Intervals {
+        Intervals { cos_excess: Interval::default(), z: Interval::default(), ..self }
+    }
+}
+
 /// The intervals of a row of `parameters` parameters. `own` is the spread of what is known of its entry.
 pub fn intervals(
     s: &Sums,

@@ -4,6 +4,7 @@ pub mod bias;
 pub mod geometry;
 pub mod interval;
 pub mod response;
+pub mod step;
 pub mod trust;
 
 /// A quotient; `None` where the denominator is 0 or the value is not finite.

@@ -4,53 +4,14 @@
 //! steps is kept once. Memory is bounded: an irregular pattern of very many tensors is given up.
 
 use std::collections::HashMap;
-use std::ops::Range;
+
+use crate::step_set::StepSet;
 
 /// Ranges that are held at most, of all tensors together.
 const MOST_RANGES: usize = 1 << 20;
 
-/// Steps at which some tensors have no gradient, ascending and apart.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Absence(Vec<Range<u64>>);
-
-impl Absence {
-    /// The steps as ranges, ascending, of which no two touch.
-    pub fn ranges(&self) -> &[Range<u64>] {
-        &self.0
-    }
-
-    /// Whether there is no gradient at a step.
-    pub fn contains(&self, step: u64) -> bool {
-        let after = self.0.partition_point(|r| r.start <= step);
-        after.checked_sub(1).and_then(|i| self.0.get(i)).is_some_and(|r| step < r.end)
-    }
-
-    /// Adds a step that is not before those that are there.
-    fn push(&mut self, step: u64) {
-        match self.0.last_mut() {
-            Some(last) if step < last.end => {}
-            Some(last) if step == last.end => last.end += 1,
-            _ => self.0.push(step..step + 1),
-        }
-    }
-
-    /// Adds the steps of another.
-    fn join(&mut self, other: Absence) {
-        if self.0.is_empty() || other.0.is_empty() {
-            self.0.extend(other.0);
-            return;
-        }
-        let mut all = std::mem::take(&mut self.0);
-        all.extend(other.0);
-        all.sort_unstable_by_key(|r| r.start);
-        for range in all {
-            match self.0.last_mut() {
-                Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
-                _ => self.0.push(range),
-            }
-        }
-    }
-}
+/// Steps at which some tensors have no gradient.
+pub type Absence = StepSet;
 
 /// What was seen of one tensor.
 #[derive(Clone, Debug, Default)]
@@ -83,9 +44,9 @@ impl AbsenceLog {
         seen.present |= !absent;
         seen.absent |= absent;
         if absent && self.ranges <= MOST_RANGES {
-            let before = seen.own.0.len();
+            let before = seen.own.ranges().len();
             seen.own.push(step);
-            self.ranges += seen.own.0.len() - before;
+            self.ranges += seen.own.ranges().len() - before;
         }
     }
 
@@ -93,9 +54,9 @@ impl AbsenceLog {
     pub(crate) fn next_rank(&mut self) {
         for seen in &mut self.tensors {
             let own = std::mem::take(&mut seen.own);
-            self.ranges -= own.0.len() + seen.steps.0.len();
+            self.ranges -= own.ranges().len() + seen.steps.ranges().len();
             seen.steps.join(own);
-            self.ranges += seen.steps.0.len();
+            self.ranges += seen.steps.ranges().len();
         }
     }
 

@@ -48,6 +48,7 @@ use self::journal::{Attempt, Journal, State};
 use self::manifest::Manifest;
 pub use self::publish::{Draft, parent};
 pub(crate) use self::record::{PAYLOAD_ALIGN, RECORD, Record};
+pub(crate) use self::rule::predictor;
 use self::shard::{Shard, ShardFile, ShardName};
 use crate::error::{Error, Result, Tried};
 use crate::hash::xxh3_64;

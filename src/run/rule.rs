@@ -18,7 +18,7 @@ pub(super) enum Rule {
 }
 
 /// Which predictor an optimizer's steps have; `None` where it is not one that can be replayed.
-pub(super) fn predictor(manifest: &Manifest) -> Option<Predictor> {
+pub(crate) fn predictor(manifest: &Manifest) -> Option<Predictor> {
     match manifest.optimizer.key().as_str() {
         "sgd" => Some(Predictor::Sgd),
         "adam" | "adamw" => Some(Predictor::Adam),

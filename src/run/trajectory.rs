@@ -8,7 +8,7 @@ use super::Run;
 use super::chunk::Chunk;
 use super::manifest::{GRAD, MOMENTS};
 use super::window::Window;
-use crate::codec::{Codec, Coding, DecodeError, Decoder, Past, Prediction, Predictor};
+use crate::codec::{Codec, Coding, DecodeError, Decoder, Past, Predicted, Prediction, Predictor};
 use crate::dtype::DType;
 use crate::error::{Error, Place, Result};
 use crate::float_environment::Exact;
@@ -111,6 +111,23 @@ impl Source<'_> {
     }
 }
 
+/// How an iterate is stored, as far as that tells what the optimizer made of it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Made {
+    /// By itself, as keyframes are.
+    Keyframe,
+    /// By itself or as what another prediction missed, though the optimizer's step could have been one.
+    Otherwise,
+    /// As what the optimizer's step missed.
+    Replayed {
+        /// The step.
+        prediction: Prediction,
+        /// The sum of the squares of what it missed by more than two units of the last place; `None` where
+        /// there is something, and the values are not at hand.
+        missed: Option<f64>,
+    },
+}
+
 /// Where a trajectory holds a vector of its chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Slot {
@@ -137,10 +154,16 @@ pub trait Slots {
 
     /// Decodes the iterate of `step` into the last of three slots of iterates, predicted from the first and
     /// from the one before that in the second, the gradient and the moments, which are taken a step further.
+    /// Returns the prediction and what it missed, as [`Made::Replayed`] has it.
     ///
     /// # Errors
     /// As [`Source::load`].
-    fn predict(&mut self, step: u64, iterates: [usize; 3], source: &mut Source<'_>) -> Result<Prediction>;
+    fn predict(
+        &mut self,
+        step: u64,
+        iterates: [usize; 3],
+        source: &mut Source<'_>,
+    ) -> Result<(Prediction, Option<f64>)>;
 
     /// The values in a slot; empty where they are not at hand.
     fn values(&self, at: Slot, n: usize) -> &[f32];
@@ -185,19 +208,19 @@ impl Slots for Memory {
         step: u64,
         [x, before, out]: [usize; 3],
         source: &mut Source<'_>,
-    ) -> Result<Prediction> {
+    ) -> Result<(Prediction, Option<f64>)> {
         let n = source.chunk.len;
         let mut values = std::mem::take(&mut self.iterates[out]);
         let (x, before) = (&self.iterates[x][..n], &self.iterates[before][..n]);
         let (momentum, second) = (&mut self.momentum[..n], &mut self.second[..n]);
         let mut past = Past { x, before, g: &self.gradient[..n], momentum, second };
-        let mut prediction = Prediction::PREVIOUS;
+        let mut predicted = Predicted { prediction: Prediction::PREVIOUS, missed: 0.0 };
         let decoded = source.decode(step, 0, |decoder, dtype, coding, bytes| {
-            prediction = decoder.decode_predicted(dtype, coding, bytes, &mut past, &mut values[..n])?;
+            predicted = decoder.decode_predicted(dtype, coding, bytes, &mut past, &mut values[..n])?;
             Ok(())
         });
         self.iterates[out] = values;
-        decoded.map(|_| prediction)
+        decoded.map(|_| (predicted.prediction, Some(predicted.missed)))
     }
 
     fn values(&self, at: Slot, n: usize) -> &[f32] {
@@ -215,6 +238,8 @@ pub struct Trajectory<S = Memory> {
     slots: S,
     /// By slot of iterates: the step.
     steps: Vec<Option<u64>>,
+    /// By slot of iterates: how it is stored.
+    made: Vec<Made>,
     /// The newest iterate that was decoded.
     head: Option<u64>,
     /// The step of the gradient that is held, and what became of it.
@@ -269,7 +294,8 @@ impl Trajectory {
 impl<S: Slots> Trajectory<S> {
     /// Holds up to `count` iterates, at least three, in `slots`.
     pub fn over(slots: S, count: usize) -> Trajectory<S> {
-        Trajectory { slots, steps: vec![None; count], head: None, held: None, broken: None, replay: None }
+        let (steps, made) = (vec![None; count], vec![Made::Keyframe; count]);
+        Trajectory { slots, steps, made, head: None, held: None, broken: None, replay: None }
     }
 
     /// Forgets all: what follows is another chunk's, or another window's.
@@ -322,6 +348,11 @@ impl<S: Slots> Trajectory<S> {
         self.slot(step).map(|slot| self.slots.values(Slot::Iterate(slot), n))
     }
 
+    /// How x_step is stored, where it is held.
+    pub fn made(&self, step: u64) -> Option<Made> {
+        self.slot(step).map(|slot| self.made[slot])
+    }
+
     /// x_step, which is there.
     ///
     /// # Errors
@@ -360,7 +391,8 @@ impl<S: Slots> Trajectory<S> {
             (0..self.steps.len()).filter(|i| Some(*i) != previous && Some(*i) != before).min_by_key(oldest);
         let free = free.unwrap_or(0);
         self.steps[free] = None;
-        self.decode(step, coding, [previous, before], free, source)?;
+        let made = self.decode(step, coding, [previous, before], free, source)?;
+        self.made[free] = if step == keyframe { Made::Keyframe } else { made };
         if step == keyframe {
             for (stream, moment) in MOMENTS.into_iter().zip([Slot::Momentum, Slot::Second]) {
                 self.slots.load(moment, step, stream, source)?;
@@ -378,9 +410,9 @@ impl<S: Slots> Trajectory<S> {
         [previous, before]: [Option<usize>; 2],
         out: usize,
         source: &mut Source<'_>,
-    ) -> Result<()> {
+    ) -> Result<Made> {
         if !coding.codec.follows() {
-            return self.slots.load(Slot::Iterate(out), step, 0, source).map(drop);
+            return self.slots.load(Slot::Iterate(out), step, 0, source).map(|_| Made::Otherwise);
         }
         let previous = previous.ok_or_else(|| missing(source, step.saturating_sub(1)))?;
         if coding.predictor != Predictor::Previous {
@@ -395,11 +427,12 @@ impl<S: Slots> Trajectory<S> {
             self.held = Some((step - 1, decoded));
         }
         let before = before.unwrap_or(previous);
-        let prediction = self.slots.predict(step, [previous, before, out], source)?;
-        if prediction.predictor.moments() > 0 {
-            self.replay = Some(prediction);
+        let (prediction, missed) = self.slots.predict(step, [previous, before, out], source)?;
+        if prediction.predictor.moments() == 0 {
+            return Ok(Made::Otherwise);
         }
-        Ok(())
+        self.replay = Some(prediction);
+        Ok(Made::Replayed { prediction, missed })
     }
 }
 

@@ -7,7 +7,7 @@ use crate::dtype::DType;
 use crate::metrics::interval::FAILURE;
 use crate::metrics::trust::LOW_PRECISION;
 use crate::reference::Kin;
-use crate::row::Row;
+use crate::row::{Doubt, Row};
 
 /// Columns of a sparkline.
 const BINS: usize = 48;
@@ -65,6 +65,17 @@ const SHOWN: [(Quantity, &str); 11] = [
     (Quantity::Dist, "dist"),
 ];
 
+/// Why a third of the path is not judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Withheld {
+    /// A step from there to the reference is not the optimizer's.
+    Departed,
+    /// Steps are mostly rounding.
+    Short,
+    /// The distance is made of rounding.
+    LowPrecision,
+}
+
 /// Windows with equal `t_excess` that are being counted.
 #[derive(Clone, Copy, Default)]
 struct Open {
@@ -97,6 +108,8 @@ pub(super) struct Digest {
     pub(super) lagged: bool,
     sampled: bool,
     rows: u64,
+    /// Rows in each third: all, those of low precision, and those that are in doubt, for either reason.
+    thirds: [[u64; 4]; 3],
     low_precision: Option<u64>,
     low_precision_rows: u64,
     /// The last row was of low precision, and so were all since the first one.
@@ -143,6 +156,7 @@ impl Digest {
             lagged: false,
             sampled: false,
             rows: 0,
+            thirds: [[0; 4]; 3],
             low_precision: None,
             low_precision_rows: 0,
             low_to_the_end: false,
@@ -187,8 +201,8 @@ impl Digest {
         let walk = g.lolr.zip(b.lolr_ratio).map(|(lolr, ratio)| lolr / ratio).filter(|v| v.is_finite());
         let lr = row.scalars.lr;
         let within = row.intervals.and_then(|i| Some((i.cos.hi? - i.cos.lo?) / 2.0));
-        let values =
-            [g.cos, within, b.cos_walk, b.cos_excess, g.rsi, g.eb, g.lolr, walk, lr, b.lolr_ratio, g.dist];
+        let excess = b.cos_excess.filter(|_| !b.beyond());
+        let values = [g.cos, within, b.cos_walk, excess, g.rsi, g.eb, g.lolr, walk, lr, b.lolr_ratio, g.dist];
         for (means, value) in self.means.iter_mut().zip(values) {
             means[third].add(value);
         }
@@ -212,7 +226,14 @@ impl Digest {
             row.trust.low_precision && (self.low_to_the_end || self.low_precision_rows == 1);
         let gradient = b.own.is_some_and(|own| own != 0.0);
         self.unknown_walks += u64::from(gradient && b.cos_walk.is_none());
-        self.unmodelled += u64::from(b.unmodelled);
+        self.unmodelled += u64::from(b.unmodelled && row.doubt.is_none());
+        let is = [
+            true,
+            row.trust.low_precision,
+            row.doubt == Some(Doubt::Departed),
+            row.doubt == Some(Doubt::Short),
+        ];
+        self.thirds[third].iter_mut().zip(is).for_each(|(count, is)| *count += u64::from(is));
         if row.trust.nonfinite {
             self.nonfinite_rows += 1;
             self.nonfinite.get_or_insert(row.step);
@@ -267,6 +288,14 @@ impl Digest {
             let median = (n > 0).then(|| (all[(n - 1) / 2] + all[n / 2]) / 2.0);
             (median, n)
         })
+    }
+
+    /// Why a third is not judged, where it is not: most of its rows say nothing.
+    pub(super) fn withheld(&self, third: usize) -> Option<Withheld> {
+        let [rows, low, departed, short] = self.thirds[third];
+        let most = |count: u64| rows > 0 && 2 * count > rows;
+        let all = [(departed, Withheld::Departed), (short, Withheld::Short), (low, Withheld::LowPrecision)];
+        all.into_iter().find(|(count, _)| most(*count)).map(|(_, why)| why)
     }
 
     /// The medians alone.
@@ -440,6 +469,15 @@ impl Digest {
             format!(
                 "what the reference holds of its own gradients is not known at {}: {why}",
                 of(self.unmodelled)
+            ),
+        );
+        let short = self.thirds.iter().map(|t| t[3]).sum();
+        note(
+            short,
+            format!(
+                "at {} the step is shorter than two roundings of the iterates, so that it is not known what the \
+                 reference holds of the gradient",
+                of(short)
             ),
         );
         note(

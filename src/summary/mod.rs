@@ -5,11 +5,13 @@
 //! number an epoch, however long the run is.
 
 mod digest;
+mod followed;
 mod verdict;
 
 use std::fmt::Write;
 
 use self::digest::{Digest, Quantity};
+pub use self::followed::{Compared, Followed};
 use crate::analyze::Sink;
 use crate::dtype::DType;
 use crate::error::Result;
@@ -68,8 +70,8 @@ impl Summary {
         Summary { first: steps.start, length, subjects, topics, digests: Vec::new(), next: 0 }
     }
 
-    /// The text, a block of lines. `steps` were measured; `more` is to be noted besides.
-    pub fn text(&self, steps: u64, more: &[String]) -> String {
+    /// The text, a block of lines. `steps` were measured, and the path was `followed`; `more` is to be noted besides.
+    pub fn text(&self, steps: u64, followed: &Followed, more: &[String]) -> String {
         let mut out = String::new();
         // The whole model says most, where it is there.
         let whole = self.digests.iter().find(|d| d.group == ALL);
@@ -101,11 +103,13 @@ impl Summary {
                 let group =
                     if groups.len() > 1 { format!(", group {}", digest.group) } else { String::new() };
                 let on = if others.len() > 1 { label(digest) + &group } else { group };
-                out.push_str(&wrap(&verdict::verdict(digest, subject, topic, &on)));
+                out.push_str(&wrap(&verdict::verdict(digest, subject, topic, followed, &on)));
             }
         }
-        let kin = subject(main).and_then(|s| s.kin);
-        for note in main.notes(steps, kin).iter().chain(more) {
+        let subject = subject(main);
+        let of_path = subject.and_then(|s| s.last).map(|last| followed.notes(&main.group, last));
+        let of_path = of_path.unwrap_or_default();
+        for note in main.notes(steps, subject.and_then(|s| s.kin)).iter().chain(&of_path).chain(more) {
             out.push_str(&wrap(&format!("note: {note}")));
         }
         out

@@ -3,8 +3,9 @@
 //! A third of the path agrees with a reference more, or less, than a random walk where the median of
 //! `t_excess` over its windows lies beyond 4.
 
-use super::digest::{Digest, Quantity};
-use super::{Subject, Topic, significant};
+use super::digest::{Digest, Quantity, Withheld};
+use super::{Followed, Subject, Topic, significant};
+use crate::metrics::trust::LOW_PRECISION;
 use crate::reference::Origin;
 use crate::run::manifest::GRAD;
 
@@ -32,7 +33,7 @@ fn says(t: Option<f64>) -> Says {
 
 /// The verdict on a stream against a reference: a few sentences, and the figures that they rest on. `on`
 /// names both, where there are others.
-pub(super) fn verdict(d: &Digest, subject: &Subject, topic: &Topic, on: &str) -> String {
+pub(super) fn verdict(d: &Digest, subject: &Subject, topic: &Topic, followed: &Followed, on: &str) -> String {
     let control = if subject.control { ", a control" } else { "" };
     let title = match on.trim_start_matches(", ") {
         "" => "Verdict: ".to_owned(),
@@ -54,7 +55,18 @@ pub(super) fn verdict(d: &Digest, subject: &Subject, topic: &Topic, on: &str) ->
     if let Some(why) = topic.unjudged.as_ref().filter(|_| subject.last.is_some()) {
         return none(why);
     }
-    let found = d.median_t().map(says);
+    let why = |withheld| reason(withheld, d, subject, followed);
+    let withheld = [0, 1, 2].map(|third| d.withheld(third));
+    if let [Some(first), Some(second), Some(third)] = withheld {
+        // The same reason thrice, or the one that concerns most.
+        return none(&why(if second == third { second } else { first }));
+    }
+    let mut found = d.median_t().map(says);
+    for (found, withheld) in found.iter_mut().zip(withheld) {
+        if withheld.is_some() {
+            *found = Says::Unknown;
+        }
+    }
     if found.iter().all(|f| *f == Says::Unknown) {
         return none("too few steps have an excess to judge");
     }
@@ -63,11 +75,41 @@ pub(super) fn verdict(d: &Digest, subject: &Subject, topic: &Topic, on: &str) ->
     } else {
         format!("the directions '{}'", d.stream)
     };
-    let text = match subject.last {
+    let mut text = match subject.last {
         Some(_) => own_path(d, &who, found, topic),
         None => independent(&who, found, subject),
     };
+    for (third, withheld) in THIRDS.iter().zip(withheld) {
+        if let Some(withheld) = withheld {
+            text.push_str(&format!(" Nothing is said of {third}, {}.", why(withheld)));
+        }
+    }
     format!("{title}{text} ({})", figures(d))
+}
+
+/// Why there is no verdict on a part of the path.
+fn reason(withheld: Withheld, d: &Digest, subject: &Subject, followed: &Followed) -> String {
+    match withheld {
+        Withheld::Departed => {
+            let found = subject.last.and_then(|last| followed.departures(&d.group, last));
+            match found {
+                Some((_, last, 1)) => format!("since step {last} is not what the optimizer made of the gradients"),
+                Some((first, last, count)) => format!(
+                    "since {count} steps, from step {first} to step {last}, are not what the optimizer made of the \
+                     gradients"
+                ),
+                None => "since steps are not what the optimizer made of the gradients".to_owned(),
+            }
+        }
+        Withheld::Short => {
+            "since the steps are shorter than two roundings of the iterates, which are not what the optimizer made \
+             of the gradients then"
+                .to_owned()
+        }
+        Withheld::LowPrecision => {
+            format!("since the distance is below {LOW_PRECISION:.0} roundings of the iterates there")
+        }
+    }
 }
 
 /// On a reference that is made of the path's own gradients.

@@ -1,0 +1,537 @@
+//! Whether the recorded path is what the optimizer makes of the gradients, at every step and in every tensor.
+//!
+//! Parameters are clamped, normalised, averaged or reloaded between two steps, an optimizer loses its state, or
+//! is another than the manifest says: what a reference holds of its gradients is then not what follows from the
+//! hyperparameters. Two things tell. Where an iterate is stored as what a replay of the optimizer's step missed,
+//! that is at hand, exactly. Everywhere else, and where a replay went wrong before, the sums of the step tell
+//! (`metrics::step`). Nothing is decoded for it. The result is a function of the run alone: neither threads,
+//! windows nor devices enter it.
+
+use crate::codec::{NESTEROV, Prediction, Predictor};
+use crate::group::Group;
+use crate::metrics::response::{Sgd, Update};
+use crate::metrics::step::{
+    Finding, PART, ROUNDINGS, StepSums, buffer_after, judge, judge_absent, shortness,
+};
+use crate::run::manifest::TensorInfo;
+use crate::run::trajectory::Made;
+use crate::step_set::StepSet;
+use crate::stream::{Form, Measured};
+use crate::sums::{Flags, Layout};
+
+/// Ranges of steps that are held at most, of all groups together.
+const MOST_RANGES: usize = 1 << 20;
+
+/// What the storage of x_{t+1} tells of the step to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) enum Told {
+    /// Nothing: it is stored by itself, as keyframes are, or in part.
+    #[default]
+    Nothing,
+    /// The writer could have stored it as what the optimizer's step missed, and did not.
+    NotReplayed,
+    /// It is stored as what the optimizer's step missed: the sum of squares of that, without rounding.
+    Missed(f64),
+    /// The same of a part of the tensor; the rest tells nothing.
+    Partly(f64),
+}
+
+impl Told {
+    /// Words that it takes.
+    pub(super) const WORDS: usize = 2;
+
+    /// As words.
+    pub(super) fn to_words(self) -> [u64; Told::WORDS] {
+        match self {
+            Told::Nothing => [0, 0],
+            Told::NotReplayed => [1, 0],
+            Told::Missed(energy) => [2, energy.to_bits()],
+            Told::Partly(energy) => [3, energy.to_bits()],
+        }
+    }
+
+    /// Reads what [`Self::to_words`] gave.
+    pub(super) fn from_words([kind, energy]: [u64; Told::WORDS]) -> Told {
+        match kind {
+            0 => Told::Nothing,
+            1 => Told::NotReplayed,
+            2 => Told::Missed(f64::from_bits(energy)),
+            _ => Told::Partly(f64::from_bits(energy)),
+        }
+    }
+
+    /// What a chunk's iterate tells; `None` where its values must be at hand first. `replay` is how the declared
+    /// optimizer's steps are predicted, `update` what its step is, where that is linear.
+    pub(super) fn of(made: Option<Made>, replay: Predictor, update: Option<&Update>) -> Option<Told> {
+        match made {
+            None | Some(Made::Keyframe) => Some(Told::Nothing),
+            Some(Made::Otherwise) => Some(Told::NotReplayed),
+            Some(Made::Replayed { prediction, missed }) => {
+                let own = prediction.predictor == replay && update.is_none_or(|u| is_of(&prediction, u));
+                if own { missed.map(Told::Missed) } else { Some(Told::Nothing) }
+            }
+        }
+    }
+
+    /// What two parts of a tensor tell together.
+    pub(super) fn and(self, other: Told) -> Told {
+        match (self, other) {
+            (Told::Missed(a), Told::Missed(b)) => Told::Missed(a + b),
+            (Told::NotReplayed, Told::NotReplayed) => Told::NotReplayed,
+            (Told::Missed(a) | Told::Partly(a), Told::Missed(b) | Told::Partly(b)) => Told::Partly(a + b),
+            (Told::Missed(v) | Told::Partly(v), _) | (_, Told::Missed(v) | Told::Partly(v)) => {
+                Told::Partly(v)
+            }
+            _ => Told::Nothing,
+        }
+    }
+}
+
+/// Whether a prediction is the step of `update`: its coefficients come from the writer.
+fn is_of(prediction: &Prediction, update: &Update) -> bool {
+    let [decay, momentum, keep, lr, scale, ..] = prediction.coefficients.map(f64::from);
+    let own = Update::from(Sgd {
+        lr: lr * scale,
+        momentum,
+        dampening: 1.0 - keep,
+        weight_decay: decay * scale,
+        nesterov: prediction.flags & NESTEROV != 0,
+    });
+    // Coefficients are rounded to binary32.
+    let near = |a: f64, b: f64| (a - b).abs() <= 1e-6 * b.abs();
+    prediction.predictor == Predictor::Sgd
+        && near(own.momentum, update.momentum)
+        && near(own.weight_decay, update.weight_decay)
+        && near(own.into_step, update.into_step)
+        && near(own.from_buffer, update.from_buffer)
+        // The first step of a tensor is not dampened.
+        && (near(own.into_buffer, update.into_buffer) || near(keep, 1.0))
+}
+
+/// The updates of some steps, by parameter group.
+pub(super) struct Updates {
+    /// Ascending.
+    steps: Vec<u64>,
+    groups: usize,
+    all: Vec<Option<Update>>,
+}
+
+impl Updates {
+    /// Those of `steps`, ascending; `of` gives that of a parameter group at a step, where it is linear.
+    pub(super) fn new(steps: &[u64], groups: usize, of: impl Fn(usize, u64) -> Option<Update>) -> Updates {
+        let all =
+            steps.iter().flat_map(|&s| (0..groups).map(move |g| (g, s))).map(|(g, s)| of(g, s)).collect();
+        Updates { steps: steps.to_vec(), groups, all }
+    }
+
+    /// Those of a step.
+    pub(super) fn at(&self, step: u64) -> &[Option<Update>] {
+        match self.steps.binary_search(&step) {
+            Ok(i) => &self.all[i * self.groups..(i + 1) * self.groups],
+            Err(_) => &[],
+        }
+    }
+}
+
+/// What is known of a gradient.
+#[derive(Clone, Copy, Debug)]
+enum Gradient {
+    /// There is none.
+    Absent,
+    There,
+    /// It was not recorded, or is not measured.
+    Unknown,
+}
+
+/// A tensor at a step.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    gradient: Gradient,
+    told: Told,
+    /// `||x_t||^2`, `||x_t - x_{t+1}||^2`, `||g||^2`, `<g, x_t>`, `<g, x_t - x_{t+1}>`, `||x_t - r||^2`.
+    sums: [f64; Seen::SUMS],
+}
+
+/// Which direction is the gradient, and whether it has its weight decay already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Along {
+    pub(super) direction: usize,
+    pub(super) decayed: bool,
+}
+
+impl Along {
+    /// The gradient among the directions that are measured, of which `grad` is the recorded stream.
+    pub(super) fn find(directions: &[Measured], grad: Option<u16>) -> Option<Along> {
+        let find = |form: Form| directions.iter().position(|m| m.recorded == grad && m.form == form);
+        let along = |form: Form| Some(Along { direction: find(form)?, decayed: form == Form::Decayed });
+        grad.and_then(|_| along(Form::Stored).or_else(|| along(Form::Decayed)))
+    }
+}
+
+impl Seen {
+    /// Numbers that it has.
+    pub(super) const SUMS: usize = 6;
+
+    /// What the sums of a tensor say; `None` where x_{t+1} is not recorded. The gradient lies `along` a direction,
+    /// where it was recorded.
+    pub(super) fn of(
+        layout: Layout,
+        along: Option<Along>,
+        (sums, flags): (&[f64], Flags),
+        told: Told,
+    ) -> Option<Seen> {
+        let [x2, step2, d2] = [sums[Layout::X2], sums[Layout::STEP2], sums[layout.d2(0)]];
+        let (gradient, of_gradient) = match along.map(|a| a.direction) {
+            None => (Gradient::Unknown, [0.0; 3]),
+            Some(d) if flags.absent >> d & 1 == 1 => (Gradient::Absent, [0.0; 3]),
+            Some(d) => {
+                let (g2, dot) = (layout.g2(d), layout.dot(d, 0));
+                (Gradient::There, [sums[g2], sums[g2 + 1], sums[dot] - sums[dot + 1]])
+            }
+        };
+        let [g2, gx, g_step] = of_gradient;
+        (!flags.no_next).then_some(Seen { gradient, told, sums: [x2, step2, g2, gx, g_step, d2] })
+    }
+
+    /// Words of a tensor of which storage tells nothing.
+    pub(super) const WORDS: usize = 1 + Seen::SUMS;
+
+    /// Appends what is known of a tensor to `words`.
+    pub(super) fn put(seen: Option<&Seen>, words: &mut Vec<u64>) {
+        words.push(match seen.map(|s| s.gradient) {
+            None => 0,
+            Some(Gradient::Absent) => 1,
+            Some(Gradient::There) => 2,
+            Some(Gradient::Unknown) => 3,
+        });
+        words.extend(seen.map_or([0.0; Seen::SUMS], |s| s.sums).map(f64::to_bits));
+    }
+
+    /// Reads what [`Self::put`] gave.
+    pub(super) fn from_words(words: &[u64; Seen::WORDS]) -> Option<Seen> {
+        let [kind, sums @ ..] = words;
+        let gradient = match kind {
+            0 => return None,
+            1 => Gradient::Absent,
+            2 => Gradient::There,
+            _ => Gradient::Unknown,
+        };
+        Some(Seen { gradient, told: Told::Nothing, sums: sums.map(f64::from_bits) })
+    }
+
+    fn x2(&self) -> f64 {
+        self.sums[0]
+    }
+
+    fn step2(&self) -> f64 {
+        self.sums[1]
+    }
+
+    fn is_there(&self) -> bool {
+        matches!(self.gradient, Gradient::There)
+    }
+}
+
+/// A tensor as the check knows it.
+struct Tensor {
+    elements: u64,
+    unit_roundoff: f64,
+    param_group: usize,
+    /// Its first gradient is still to come, and the optimizer is a new one.
+    fresh: bool,
+    /// Its last step, from which the buffer follows: the update, whether it was the first one, and its sums.
+    last: Option<(Update, bool, StepSums)>,
+    /// The step before was stored as what a replay missed.
+    replayed: bool,
+    /// A step was not the optimizer's, and no replay has held since: its moments may not be the optimizer's.
+    stale: bool,
+}
+
+/// What became of a tensor's step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Outcome {
+    Holds,
+    /// The energy of what is missing.
+    Departed(f64),
+    /// It cannot be compared.
+    Unknown,
+}
+
+/// The steps of a group at which the path is not what it should be.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct OfGroup {
+    /// Steps that are not the optimizer's.
+    departures: StepSet,
+    /// These, and those after them of which it is not known.
+    void: StepSet,
+    /// Steps that are mostly rounding.
+    short: StepSet,
+}
+
+/// The departures of a tensor.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct OfTensor {
+    /// The first step that is not the optimizer's.
+    first: Option<u64>,
+    /// How many there are.
+    count: u64,
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Departures {
+    /// By group; empty where nothing was compared.
+    groups: Vec<OfGroup>,
+    /// By tensor.
+    tensors: Vec<OfTensor>,
+    /// Steps that were compared in all tensors.
+    compared: StepSet,
+}
+
+impl Departures {
+    /// The last step before `end` at which a group is not the optimizer's, or may not be.
+    pub(super) fn last_void(&self, group: usize, end: u64) -> Option<u64> {
+        self.groups.get(group)?.void.last_before(end)
+    }
+
+    /// Whether a step of a group is mostly rounding.
+    pub(super) fn is_short(&self, group: usize, step: u64) -> bool {
+        self.groups.get(group).is_some_and(|g| g.short.contains(step))
+    }
+
+    /// By group: the steps that are not the optimizer's.
+    pub(super) fn groups(&self) -> impl Iterator<Item = StepSet> {
+        self.groups.iter().map(|g| g.departures.clone())
+    }
+
+    /// By tensor: the first step that is not the optimizer's, and how many there are.
+    pub(super) fn tensors(&self) -> impl Iterator<Item = (Option<u64>, u64)> {
+        self.tensors.iter().map(|t| (t.first, t.count))
+    }
+
+    /// Steps that were compared in all tensors.
+    pub(super) fn compared(&self) -> &StepSet {
+        &self.compared
+    }
+
+    /// Whether parameters of a group were changed before a step.
+    pub(super) fn changed_before(&self, group: usize, step: u64) -> bool {
+        self.groups.get(group).is_some_and(|g| g.departures.first().is_some_and(|first| first < step))
+    }
+}
+
+/// A step that waits for the next one.
+struct Pending {
+    step: u64,
+    tensors: Vec<Option<Seen>>,
+    updates: Vec<Option<Update>>,
+}
+
+/// Takes the steps one after the other.
+pub(super) struct Check {
+    tensors: Vec<Tensor>,
+    /// By group: its tensors that have elements.
+    groups: Vec<Vec<usize>>,
+    /// Sums say what was recorded.
+    exact: bool,
+    pending: Option<Pending>,
+    found: Departures,
+    ranges: usize,
+}
+
+impl Check {
+    /// For the groups of a run's tensors. `exact` says that nothing was stored with loss.
+    pub(super) fn new(tensors: &[TensorInfo], groups: &[Group], exact: bool) -> Check {
+        let tensor = |t: &TensorInfo| Tensor {
+            elements: t.elements(),
+            unit_roundoff: t.dtype.unit_roundoff(),
+            param_group: t.param_group,
+            // A training starts with an optimizer that has done nothing yet.
+            fresh: true,
+            last: None,
+            replayed: false,
+            stale: false,
+        };
+        let of_group = |g: &Group| g.tensors.iter().copied().filter(|&t| tensors[t].elements() > 0).collect();
+        let found = Departures {
+            groups: vec![OfGroup::default(); groups.len()],
+            tensors: vec![OfTensor::default(); tensors.len()],
+            ..Departures::default()
+        };
+        Check {
+            tensors: tensors.iter().map(tensor).collect(),
+            groups: groups.iter().map(of_group).collect(),
+            exact,
+            pending: None,
+            found,
+            ranges: 0,
+        }
+    }
+
+    /// Takes the next step: by tensor what its sums say, by parameter group the update where it is linear.
+    pub(super) fn take(&mut self, step: u64, tensors: Vec<Option<Seen>>, updates: Vec<Option<Update>>) {
+        if self.pending.is_none() && step > 0 {
+            self.tensors.iter_mut().for_each(|t| t.fresh = false);
+        }
+        let x2: Vec<Option<f64>> = tensors.iter().map(|s| s.as_ref().map(Seen::x2)).collect();
+        self.settle(Some(step), |t| x2[t]);
+        self.pending = Some(Pending { step, tensors, updates });
+    }
+
+    /// What was found. `x2` gives `||x||^2` of a tensor of the iterate after the last step, where it is known.
+    pub(super) fn finish(mut self, x2: impl Fn(usize) -> Option<f64>) -> Departures {
+        self.settle(None, x2);
+        self.found
+    }
+
+    /// Judges the step that waits, now that the next one is `next`.
+    fn settle(&mut self, next: Option<u64>, x2: impl Fn(usize) -> Option<f64>) {
+        let Some(Pending { step, tensors, updates }) = self.pending.take() else { return };
+        let follows = next.is_none_or(|n| n == step + 1);
+        let (mut outcomes, mut all_hold, mut short) = (Vec::with_capacity(tensors.len()), true, Vec::new());
+        for (t, seen) in tensors.iter().enumerate() {
+            let tensor = &mut self.tensors[t];
+            let update = updates[tensor.param_group].as_ref();
+            let outcome = match seen {
+                _ if tensor.elements == 0 => Outcome::Holds,
+                None => {
+                    (tensor.last, tensor.replayed, tensor.fresh) = (None, false, false);
+                    Outcome::Unknown
+                }
+                Some(seen) => {
+                    let x2_next = x2(t).filter(|_| follows);
+                    let sums = tensor.sums(seen, x2_next);
+                    if let Some(update) = update.filter(|_| seen.is_there()) {
+                        let [step2, limit] = shortness(update, &sums);
+                        if step2 < limit && short.is_empty() {
+                            short = vec![[0.0; 2]; tensors.len()];
+                        }
+                    }
+                    tensor.outcome(seen, update, sums, self.exact)
+                }
+            };
+            all_hold &= outcome == Outcome::Holds;
+            outcomes.push(outcome);
+        }
+        if !short.is_empty() {
+            for (t, seen) in tensors.iter().enumerate() {
+                let tensor = &self.tensors[t];
+                let update = updates[tensor.param_group].as_ref();
+                if let Some((seen, update)) = seen.as_ref().filter(|s| s.is_there()).zip(update) {
+                    short[t] = shortness(update, &tensor.sums(seen, None));
+                }
+            }
+        }
+        if !follows {
+            self.tensors.iter_mut().for_each(|t| (t.last, t.replayed, t.fresh) = (None, false, false));
+        }
+        if !outcomes.contains(&Outcome::Unknown) {
+            self.found.compared.push(step);
+        }
+        if !all_hold || !short.is_empty() {
+            self.note(step, &tensors, &outcomes, &short);
+        }
+    }
+
+    /// Notes a step at which something does not hold.
+    fn note(&mut self, step: u64, tensors: &[Option<Seen>], outcomes: &[Outcome], short: &[[f64; 2]]) {
+        for (found, outcome) in self.found.tensors.iter_mut().zip(outcomes) {
+            if matches!(outcome, Outcome::Departed(_)) {
+                found.first.get_or_insert(step);
+                found.count += 1;
+            }
+        }
+        for (members, found) in self.groups.iter().zip(&mut self.found.groups) {
+            let before = found.len();
+            let (mut missed, mut moved, mut unknown, mut lengths) = (0.0, 0.0, false, [0.0; 2]);
+            for &t in members {
+                match outcomes[t] {
+                    Outcome::Departed(energy) => missed += energy,
+                    Outcome::Unknown => unknown |= self.tensors[t].stale,
+                    Outcome::Holds => {}
+                }
+                moved += tensors[t].as_ref().map_or(0.0, Seen::step2);
+                if let Some([step2, limit]) = short.get(t) {
+                    lengths = [lengths[0] + step2, lengths[1] + limit];
+                }
+            }
+            if missed > PART * PART * moved {
+                found.departures.push(step);
+                found.void.push(step);
+            } else if unknown && step > 0 && found.void.contains(step - 1) {
+                found.void.push(step);
+            }
+            if lengths[0] < lengths[1] {
+                found.short.push(step);
+            }
+            self.ranges += found.len() - before;
+        }
+        if self.ranges > MOST_RANGES {
+            self.found.groups.iter_mut().for_each(OfGroup::close);
+            self.ranges = self.found.groups.iter().map(OfGroup::len).sum();
+        }
+    }
+}
+
+impl OfGroup {
+    fn len(&self) -> usize {
+        [&self.departures, &self.void, &self.short].iter().map(|s| s.ranges().len()).sum()
+    }
+
+    /// Takes no more memory than need be: what lies between two departures counts as one.
+    fn close(&mut self) {
+        [&mut self.departures, &mut self.void, &mut self.short].into_iter().for_each(StepSet::close);
+    }
+}
+
+impl Tensor {
+    fn sums(&self, seen: &Seen, x2_next: Option<f64>) -> StepSums {
+        let (elements, unit_roundoff) = (self.elements, self.unit_roundoff);
+        let [x2, step2, g2, gx, g_step, d2] = seen.sums;
+        StepSums { elements, unit_roundoff, x2, x2_next, step2, g2, gx, g_step, d2 }
+    }
+
+    /// Judges a step, and goes on to the next.
+    fn outcome(&mut self, seen: &Seen, update: Option<&Update>, sums: StepSums, exact: bool) -> Outcome {
+        let rounding = ROUNDINGS * self.unit_roundoff;
+        let within = |missed: f64| missed <= PART * PART * sums.step2 + rounding * rounding * sums.x2;
+        let first = self.fresh && seen.is_there();
+        let by_sums = || match (seen.gradient, update) {
+            _ if !exact => None,
+            (Gradient::Absent, _) => judge_absent(sums.step2),
+            (Gradient::There, Some(update)) => {
+                let before = self.last.as_ref().and_then(|(u, first, s)| buffer_after(u, *first, s));
+                judge(update, first, before, &sums)
+            }
+            _ => None,
+        };
+        let outcome = match seen.told {
+            // Right whatever went before: the replay's moments have made this step too.
+            Told::Missed(missed) if within(missed) => Outcome::Holds,
+            Told::Missed(missed) | Told::Partly(missed)
+                if missed.is_finite() && !self.stale && !within(missed) =>
+            {
+                Outcome::Departed(missed)
+            }
+            // The writer tries the optimizer's step first, so another one was nearer.
+            Told::NotReplayed if update.is_none() && self.replayed && !self.stale && !within(sums.step2) => {
+                Outcome::Departed(sums.step2)
+            }
+            _ => match by_sums() {
+                Some(Finding::Holds) => Outcome::Holds,
+                Some(Finding::Missed(energy)) => Outcome::Departed(energy),
+                None => Outcome::Unknown,
+            },
+        };
+        self.replayed = matches!(seen.told, Told::Missed(_));
+        match (outcome, seen.gradient) {
+            (Outcome::Departed(_), _) => (self.stale, self.last) = (true, None),
+            (_, Gradient::There) => self.last = update.map(|u| (*u, first, sums)),
+            (_, Gradient::Absent) => {}
+            (_, Gradient::Unknown) => self.last = None,
+        }
+        self.stale &= !(self.replayed && outcome == Outcome::Holds);
+        self.fresh &= matches!(seen.gradient, Gradient::Absent);
+        outcome
+    }
+}

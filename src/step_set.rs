@@ -1,0 +1,112 @@
+//! Sets of steps, as ranges: steps that share something come in runs.
+
+use std::ops::Range;
+
+/// A set of steps.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct StepSet(Vec<Range<u64>>);
+
+impl StepSet {
+    /// The steps as ranges, ascending, of which no two touch.
+    pub fn ranges(&self) -> &[Range<u64>] {
+        &self.0
+    }
+
+    /// Whether a step is in it.
+    pub fn contains(&self, step: u64) -> bool {
+        let after = self.0.partition_point(|r| r.start <= step);
+        after.checked_sub(1).is_some_and(|i| step < self.0[i].end)
+    }
+
+    /// The first step.
+    pub fn first(&self) -> Option<u64> {
+        self.0.first().map(|r| r.start)
+    }
+
+    /// The last step before `step`.
+    pub fn last_before(&self, step: u64) -> Option<u64> {
+        let after = self.0.partition_point(|r| r.start < step);
+        let range = &self.0[after.checked_sub(1)?];
+        Some(range.end.min(step) - 1)
+    }
+
+    /// How many of its steps are before `step`.
+    pub fn count_before(&self, step: u64) -> u64 {
+        self.0.iter().map(|r| r.end.min(step).saturating_sub(r.start)).sum()
+    }
+
+    /// Adds a step that is not before those that are there.
+    pub fn push(&mut self, step: u64) {
+        match self.0.last_mut() {
+            Some(last) if step < last.end => {}
+            Some(last) if step == last.end => last.end += 1,
+            _ => self.0.push(step..step + 1),
+        }
+    }
+
+    /// Adds the steps of another set.
+    pub fn join(&mut self, other: StepSet) {
+        if self.0.is_empty() || other.0.is_empty() {
+            self.0.extend(other.0);
+            return;
+        }
+        let mut all = std::mem::take(&mut self.0);
+        all.extend(other.0);
+        all.sort_unstable_by_key(|r| r.start);
+        for range in all {
+            match self.0.last_mut() {
+                Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+                _ => self.0.push(range),
+            }
+        }
+    }
+
+    /// Adds every step between those that are there, so that it takes no more than one range.
+    pub fn close(&mut self) {
+        if let (Some(first), Some(last)) = (self.first(), self.0.last()) {
+            self.0 = Vec::from([first..last.end]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(steps: &[u64]) -> StepSet {
+        let mut set = StepSet::default();
+        steps.iter().for_each(|&s| set.push(s));
+        set
+    }
+
+    #[test]
+    fn a_set_knows_its_steps() {
+        let steps = [2u64, 3, 3, 7, 9, 10];
+        let mut s = set(&steps);
+        assert_eq!(s.ranges(), [2..4, 7..8, 9..11]);
+        for at in 0..14 {
+            assert_eq!(s.contains(at), steps.contains(&at), "{at}");
+            assert_eq!(s.last_before(at), steps.iter().copied().filter(|s| *s < at).max(), "{at}");
+            let mut before: Vec<u64> = steps.iter().copied().filter(|s| *s < at).collect();
+            before.dedup();
+            assert_eq!(s.count_before(at), before.len() as u64, "{at}");
+        }
+        assert_eq!(
+            (s.first(), StepSet::default().first(), StepSet::default().last_before(9)),
+            (Some(2), None, None)
+        );
+        s.close();
+        assert_eq!(s.ranges(), [2..11]);
+    }
+
+    #[test]
+    fn sets_are_joined() {
+        let mut s = set(&[2, 3, 7]);
+        s.join(set(&[3, 4, 8, 20]));
+        assert_eq!(s.ranges(), [2..5, 7..9, 20..21]);
+        s.join(StepSet::default());
+        let mut empty = StepSet::default();
+        empty.join(s.clone());
+        assert_eq!(s, empty);
+    }
+}
