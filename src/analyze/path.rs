@@ -19,6 +19,8 @@ use crate::step_set::StepSet;
 use crate::stream::{Form, Measured};
 use crate::sums::{Flags, Layout};
 
+/// Elements from which on a step that another predictor comes nearer to is not the optimizer's.
+const FITTED: u64 = 64;
 /// Ranges of steps that are held at most, of all groups together.
 const MOST_RANGES: usize = 1 << 20;
 
@@ -513,8 +515,15 @@ impl Tensor {
             {
                 Outcome::Departed(missed)
             }
-            // The writer tries the optimizer's step first, so another one was nearer.
-            Told::NotReplayed if update.is_none() && self.replayed && !self.stale && !within(sums.step2) => {
+            // The writer tries the optimizer's step first, so another one was nearer; three fitted coefficients are
+            // near to a few elements anyway.
+            Told::NotReplayed
+                if update.is_none()
+                    && self.elements >= FITTED
+                    && self.replayed
+                    && !self.stale
+                    && !within(sums.step2) =>
+            {
                 Outcome::Departed(sums.step2)
             }
             _ => match by_sums() {
