@@ -198,7 +198,7 @@ impl Facts {
 mod tests {
     use super::*;
 
-    const LAYOUT: Layout = Layout { directions: 1, references: 1, lagged: false, lossy: false };
+    const LAYOUT: Layout = Layout { directions: 1, references: 1, lag: None, own: false, lossy: false };
 
     /// What is seen of a tensor that has these distances from the reference and moves by these, in turn.
     fn seen(steps: &[(f64, f64)], end: Option<u64>) -> Fact {

@@ -154,6 +154,7 @@ pub fn shortness(update: &Update, s: &StepSums) -> [f64; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::response::Sgd;
 
     /// A generator of normal values, for paths that are not lpa's.
     struct Noise(u64);
@@ -179,7 +180,7 @@ mod tests {
     /// Takes `steps` of PyTorch's SGD, written out here, rounded to binary32 where `rounds`, with `change` done to
     /// x_{t+1} after step t; what the sums of each step say.
     fn walk(
-        update: impl Fn(usize) -> Update,
+        update: impl Fn(usize) -> Sgd,
         steps: usize,
         rounds: bool,
         mut change: impl FnMut(usize, &mut [f64], &mut [f64]),
@@ -216,26 +217,26 @@ mod tests {
                 g_step: dot(&g, &step),
                 d2: dot(&x, &x),
             };
-            let finding = judge(&p, t == 0, before, &s);
-            before = buffer_after(&p, t == 0, &s).filter(|_| !matches!(finding, Some(Finding::Missed(_))));
+            let finding = judge(&p.into(), t == 0, before, &s);
+            before = buffer_after(&p.into(), t == 0, &s).filter(|_| !matches!(finding, Some(Finding::Missed(_))));
             found.push(finding);
             x = next;
         }
         found
     }
 
-    fn optimizers() -> Vec<Update> {
-        let plain = Update { lr: 1e-3, ..Update::default() };
-        let heavy = Update { momentum: 0.9, ..plain };
+    fn optimizers() -> Vec<Sgd> {
+        let plain = Sgd { lr: 1e-3, ..Sgd::default() };
+        let heavy = Sgd { momentum: 0.9, ..plain };
         vec![
             plain,
-            Update { weight_decay: 0.1, ..plain },
+            Sgd { weight_decay: 0.1, ..plain },
             heavy,
-            Update { dampening: 0.5, ..heavy },
-            Update { nesterov: true, ..heavy },
-            Update { weight_decay: 0.1, ..heavy },
-            Update { weight_decay: 0.1, nesterov: true, ..heavy },
-            Update { lr: -1e-3, ..heavy },
+            Sgd { dampening: 0.5, ..heavy },
+            Sgd { nesterov: true, ..heavy },
+            Sgd { weight_decay: 0.1, ..heavy },
+            Sgd { weight_decay: 0.1, nesterov: true, ..heavy },
+            Sgd { lr: -1e-3, ..heavy },
         ]
     }
 
@@ -243,7 +244,7 @@ mod tests {
     fn the_steps_of_every_linear_optimizer_hold() {
         for update in optimizers() {
             for rounds in [false, true] {
-                let schedule = |t: usize| Update { lr: update.lr * (1.0 - 0.02 * t as f64), ..update };
+                let schedule = |t: usize| Sgd { lr: update.lr * (1.0 - 0.02 * t as f64), ..update };
                 let found = walk(schedule, 40, rounds, |_, _, _| {});
                 assert!(found.iter().all(|f| *f == Some(Finding::Holds)), "{update:?} {found:?}");
             }
@@ -254,9 +255,9 @@ mod tests {
     fn another_optimizers_steps_do_not() {
         for update in optimizers() {
             let wrong = [
-                Update { lr: update.lr * 1.05, ..update },
-                Update { weight_decay: update.weight_decay + 0.5, ..update },
-                Update { momentum: if update.momentum == 0.0 { 0.5 } else { 0.85 }, ..update },
+                Sgd { lr: update.lr * 1.05, ..update },
+                Sgd { weight_decay: update.weight_decay + 0.5, ..update },
+                Sgd { momentum: if update.momentum == 0.0 { 0.5 } else { 0.85 }, ..update },
             ];
             for other in wrong {
                 // The sums are those of `update`, judged by another.
@@ -267,7 +268,7 @@ mod tests {
     }
 
     /// What `other` says of the last of some steps that `update` made.
-    fn walk_with(update: Update, other: Update) -> Option<Finding> {
+    fn walk_with(update: Sgd, other: Sgd) -> Option<Finding> {
         let mut noise = Noise(5);
         let mut x: Vec<f64> = (0..N).map(|_| noise.normal()).collect();
         let mut v = vec![0.0; N];
@@ -276,8 +277,8 @@ mod tests {
             let g: Vec<f64> = (0..N).map(|_| noise.normal()).collect();
             let mut next = x.clone();
             for i in 0..N {
-                let of_step = if t == 0 { Update { dampening: 0.0, ..update } } else { update };
-                let (new, taken) = of_step.step(v[i], g[i], x[i]);
+                let of_step = if t == 0 { Sgd { dampening: 0.0, ..update } } else { update };
+                let (new, taken) = Update::from(of_step).step(v[i], g[i], x[i]);
                 (v[i], next[i]) = (new, x[i] - taken);
             }
             let step: Vec<f64> = x.iter().zip(&next).map(|(a, b)| a - b).collect();
@@ -292,8 +293,8 @@ mod tests {
                 g_step: dot(&g, &step),
                 d2: dot(&x, &x),
             };
-            last = judge(&other, t == 0, before, &s);
-            before = buffer_after(&other, t == 0, &s);
+            last = judge(&other.into(), t == 0, before, &s);
+            before = buffer_after(&other.into(), t == 0, &s);
             x = next;
         }
         last
@@ -351,7 +352,7 @@ mod tests {
         let (mut before, mut found) = (None, Vec::new());
         for t in 0..20 {
             let lr = if t < 10 { 0.1 } else { 0.001 };
-            let update = Update { lr, momentum: 0.9, ..Update::default() };
+            let update = Sgd { lr, momentum: 0.9, ..Sgd::default() };
             let g: Vec<f64> = (0..N).map(|_| noise.normal()).collect();
             let next: Vec<f64> = (0..N)
                 .map(|i| {
@@ -371,10 +372,10 @@ mod tests {
                 g_step: dot(&g, &step),
                 d2: dot(&x, &x),
             };
-            if let Some(Finding::Missed(_)) = judge(&update, t == 0, before, &s) {
+            if let Some(Finding::Missed(_)) = judge(&update.into(), t == 0, before, &s) {
                 found.push(t);
             }
-            before = buffer_after(&update, t == 0, &s);
+            before = buffer_after(&update.into(), t == 0, &s);
             x = next;
         }
         assert_eq!(found, [10]);
@@ -393,11 +394,11 @@ mod tests {
             g_step: 1.0,
             d2: 1.0,
         };
-        let heavy = Update { lr: 1.0, momentum: 0.9, ..Update::default() };
-        assert_eq!(judge(&heavy, false, None, &s), None);
-        assert_eq!(judge(&heavy, true, None, &s), Some(Finding::Holds));
-        assert_eq!(judge(&heavy, true, None, &StepSums { g2: f64::INFINITY, ..s }), None);
-        assert_eq!(buffer_after(&Update { lr: 0.0, ..heavy }, false, &s), None);
+        let heavy = Sgd { lr: 1.0, momentum: 0.9, ..Sgd::default() };
+        assert_eq!(judge(&heavy.into(), false, None, &s), None);
+        assert_eq!(judge(&heavy.into(), true, None, &s), Some(Finding::Holds));
+        assert_eq!(judge(&heavy.into(), true, None, &StepSums { g2: f64::INFINITY, ..s }), None);
+        assert_eq!(buffer_after(&Sgd { lr: 0.0, ..heavy }.into(), false, &s), None);
         // Standing still without a gradient is right, moving is not.
         assert_eq!([0.0, 1e-30].map(judge_absent), [Some(Finding::Holds), Some(Finding::Missed(1e-30))]);
     }
@@ -416,9 +417,9 @@ mod tests {
             g_step: 0.0,
             d2: 1.0,
         };
-        let plain = Update { lr: 1.0, ..Update::default() };
+        let plain = Sgd { lr: 1.0, ..Sgd::default() };
         let short = |length: f64| {
-            let [step, limit] = shortness(&plain, &s(length));
+            let [step, limit] = shortness(&plain.into(), &s(length));
             step < limit
         };
         assert!(short(3.9 * u) && !short(4.1 * u) && !short(0.0));
