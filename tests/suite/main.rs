@@ -17,6 +17,7 @@ mod format_compat;
 mod lossy;
 mod maintenance;
 mod pack;
+mod path;
 mod prediction;
 mod recording;
 mod references;
