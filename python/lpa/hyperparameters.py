@@ -14,7 +14,7 @@ _SCALARS = ("lr", "momentum", "dampening", "weight_decay", "eps", "alpha", "rho"
 def name(optimizer):
     """The name by which the analysis knows an optimizer; its full name where it knows none."""
     kind = type(optimizer)
-    if kind.__module__.startswith("torch.optim."):
+    if kind.__module__ == "torch.optim" or kind.__module__.startswith("torch.optim."):
         return kind.__name__.lower()
     return f"{kind.__module__}.{kind.__qualname__}"
 

@@ -103,15 +103,15 @@ class Parameters:
     def parts(self, tensors):
         """The part of each tensor that this rank writes."""
         if self.ranks == 1:
-            return [None if t is None else _local(t) for t in tensors]
+            return [None if t is None else local(t) for t in tensors]
         return [None if t is None else self._part(i, t) for i, t in enumerate(tensors)]
 
     def _part(self, i, tensor):
-        local = _local(tensor)
+        own = local(tensor)
         if _is_sharded(tensor):
-            return local
+            return own
         begin, end = self._own.get(i, (0, 0))
-        return local if end - begin == local.numel() else local.reshape(-1)[begin:end]
+        return own if end - begin == own.numel() else own.reshape(-1)[begin:end]
 
     def _slices(self):
         if self.ranks == 1:
@@ -190,8 +190,9 @@ def _is_dtensor(t):
     return hasattr(t, "placements") and hasattr(t, "to_local")
 
 
-def _local(t):
-    return t.to_local() if _is_dtensor(t) else t
+def local(t):
+    """The part of a tensor that lies here."""
+    return t.tolocal() if _is_dtensor(t) else t
 
 
 def _is_sharded(p):

@@ -25,6 +25,7 @@ from .parameters import Parameters, process_rank
 from .ranks import agreed, in_turn
 from .sampling import sampler
 from .scalars import Log, held
+from .watch import Watch
 from .writer import precisions, storage_options
 
 __all__ = ["Recorder", "RecordingError", "RecordingStopped", "record"]
@@ -102,6 +103,7 @@ class Recorder:
         self._pending = self._buffers = None
         self._over = self._begun = self._made = False
         self._warned_of_flush = False
+        self._watch, self._unread = None, []
         self._process = os.getpid()
         self._check_arguments(streams, resume)
         there = os.path.exists(os.path.join(self.path, "manifest.json"))
@@ -258,6 +260,7 @@ class Recorder:
                 for name in self._streams:
                     if name in DIRECTIONS:
                         step.streams[name] = self._fill(name, DIRECTIONS[name](optimizer, self._parameters.params))
+            self._watch.note()
             step.taken = True
             self.step += 1
 
@@ -302,6 +305,7 @@ class Recorder:
         self._vectors = 1 + len(names) + len(self._moments)
         self._count = self._buffer_steps * (1 + len(names)) + len(self._moments)
         self._buffers = Buffers(parameters, inner, self._count)
+        self._watch = Watch(parameters)
         atexit.register(self._at_exit)
         if parameters.left_out:
             warnings.warn(f"lpa: {len(parameters.left_out)} parameters of the model are not in the optimizer and are "
@@ -348,7 +352,7 @@ class Recorder:
             time.sleep(0.05)
 
     def _capture(self):
-        step = _Step(hyperparameters.scalars(self._optimizer))
+        step = _Step(self.step, hyperparameters.scalars(self._optimizer))
         try:
             self._capture_into(step)
         except BaseException:
@@ -358,6 +362,7 @@ class Recorder:
 
     def _capture_into(self, step):
         self._clipping.step()
+        step.comparisons, self._unread = [*self._unread, self._watch.changed()], []
         if self._epoch is not None:
             step.scalars["epoch"] = self._epoch
         step.scalars.update(self._log.next)
@@ -395,6 +400,8 @@ class Recorder:
         return [self._fill(name, vector) for name, vector in zip(self._moments, vectors, strict=False)]
 
     def _discard(self, step):
+        # What was changed before a step that was not taken was changed before the next one.
+        self._unread = step.comparisons
         for number, _ in step.filled():
             self._buffers.queue.give_back(number)
 
@@ -431,6 +438,7 @@ class Recorder:
         for number, _ in step.filled():
             self._buffers.ready(number)
         scalars = [(name, float(value)) for name, value in step.scalars.items()]
+        scalars += self._watch.scalars(step.comparisons, step.number)
         if step.dropped:
             self._buffers.queue.drop_step(scalars, step.dropped)
         else:
@@ -448,7 +456,8 @@ class Recorder:
         return filled
 
     def _finish(self):
-        self._buffers.queue.finish(self._filled_iterate())
+        scalars = self._watch.scalars([*self._unread, self._watch.changed()])
+        self._buffers.queue.finish(self._filled_iterate(), scalars)
         if self._verify and self._parameters.ranks == 1:
             problems = _lpa.verify(self.path)
             if problems:
@@ -487,8 +496,9 @@ class _Broken(Exception):
 class _Step:
     """What is held of a step until the next one begins."""
 
-    def __init__(self, scalars):
-        self.scalars, self.iterate, self.streams, self.moments = scalars, None, {}, []
+    def __init__(self, number, scalars):
+        self.number, self.scalars, self.iterate, self.streams, self.moments = number, scalars, None, {}, []
+        self.comparisons = []
         self.dropped = self.found_inf = None
         self.unscaled_later = self.taken = False
         # Names that were logged after the step.

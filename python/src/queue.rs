@@ -113,10 +113,10 @@ impl Queue {
         Ok(())
     }
 
-    /// Records the final iterate, and waits for the end.
-    fn finish(&self, py: Python<'_>, iterate: Given) -> PyResult<()> {
+    /// Records the final iterate and its scalars, and waits for the end.
+    fn finish(&self, py: Python<'_>, iterate: Given, scalars: Vec<(String, f64)>) -> PyResult<()> {
         let iterate = self.filled(iterate)?;
-        self.end(py, Job::Finish(iterate))
+        self.end(py, Job::Finish(iterate, scalars))
     }
 
     /// Ends without a final iterate, and waits for the end.

@@ -5,7 +5,7 @@
 //! first steps are made again from the recorded gradients and compared with the recorded iterates: where most
 //! differ, it is another optimizer. Single steps that are not the optimizer's are `path`'s business.
 
-use super::path::{Along, Check, Updates};
+use super::path::{Along, Check, Known, Updates};
 use super::{Analysis, Measured};
 use crate::codec::{Decoder, Predictor};
 use crate::error::{Result, Tried};
@@ -17,11 +17,12 @@ use crate::reduce::cpu::{Vectors, iterate_sums};
 use crate::reduce::order::Neumaier;
 use crate::reference::weights::Weights;
 use crate::run::Run;
-use crate::run::catalog::Catalog;
+use crate::run::catalog::{CHANGED, Catalog};
 use crate::run::chunk::Chunk;
 use crate::run::manifest::GRAD;
 use crate::run::trajectory::{Decoded, Source, Trajectory};
 use crate::run::window::Window;
+use crate::step_set::StepSet;
 use crate::summary::{Compared, Followed};
 
 /// Steps that are compared.
@@ -142,20 +143,33 @@ fn compare_steps(
 impl Analysis<'_> {
     /// How the declared optimizer's steps are predicted, where the storage of iterates tells of them.
     pub(super) fn replay(&self) -> Option<Predictor> {
-        crate::run::predictor(&self.run.manifest).filter(|_| self.is_exact())
+        let known = self.known() == Known::Exactly;
+        crate::run::predictor(&self.run.manifest).filter(|_| known)
     }
 
-    fn is_exact(&self) -> bool {
-        !self.run.manifest.loses(0) && !self.run.manifest.loses(1)
+    /// What is known of the optimizer's steps.
+    fn known(&self) -> Known {
+        let adam = || crate::run::predictor(&self.run.manifest) == Some(Predictor::Adam);
+        match &self.law {
+            Law::Unknown(_) if !adam() => Known::Nothing,
+            _ if self.run.manifest.loses(0) || self.run.manifest.loses(1) => Known::WithLoss,
+            _ => Known::Exactly,
+        }
     }
 
-    /// What checks the whole path; `None` where nothing that is measured depends on the optimizer, or it is not
-    /// known what it should make.
+    /// What checks the whole path; `None` where nothing that is measured depends on the optimizer, or there is
+    /// nothing to go by.
     pub(super) fn check(&self) -> Option<Check> {
-        let known = !matches!(self.law, Law::Unknown(_)) || self.replay() == Some(Predictor::Adam);
+        let known = self.known();
         let own = self.references.iter().any(|r| r.weights != Weights::None);
+        let mut noted = StepSet::default();
+        if self.catalog.has_scalar(CHANGED) {
+            let changed = |t: &u64| self.catalog.scalar(*t, CHANGED).is_some_and(|tensors| tensors > 0.0);
+            self.catalog.steps.clone().filter(changed).for_each(|t| noted.push(t.saturating_sub(1)));
+        }
+        let some = known == Known::Exactly || noted.first().is_some();
         let tensors = &self.run.manifest.tensors;
-        (known && own).then(|| Check::new(tensors, &self.options.groups, self.is_exact()))
+        (own && some).then(|| Check::new(tensors, &self.options.groups, known, noted))
     }
 
     /// How far the path follows from the gradients, in words and numbers for the summary.
@@ -163,7 +177,7 @@ impl Analysis<'_> {
         let names = self.options.groups.iter().map(|g| g.name.clone());
         let compared = match self.law {
             Law::Unknown(_) => Compared::NotNeeded,
-            _ if !self.is_exact() => Compared::First(STEPS),
+            _ if self.known() != Known::Exactly => Compared::First(STEPS),
             _ => Compared::Steps(measured.departures.compared().clone(), self.catalog.steps.start),
         };
         let tensors = self.run.manifest.tensors.iter().zip(measured.departures.tensors());

@@ -420,11 +420,11 @@ impl Recorder for Meter {
         self.writer.checkpoint(iterate)
     }
 
-    fn finish(&mut self, iterate: &Elements<'_>) -> Result<()> {
+    fn finish(&mut self, iterate: &Elements<'_>, scalars: &[(&str, f64)]) -> Result<()> {
         let (x, _) = self.widened(iterate);
         self.settle(Some(&x))?;
         self.end = Some(self.squares(&x));
-        self.writer.finish(iterate)?;
+        self.writer.finish_with(iterate, scalars)?;
         self.write_table()
     }
 

@@ -329,21 +329,33 @@ struct Pending {
     updates: Vec<Option<Update>>,
 }
 
+/// What is known of the optimizer's steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    /// What they are, and sums say what was recorded.
+    Exactly,
+    /// What they are, but vectors were stored with loss.
+    WithLoss,
+    /// Nothing but what the recorder has noted.
+    Nothing,
+}
+
 /// Takes the steps one after the other.
 pub(super) struct Check {
     tensors: Vec<Tensor>,
     /// By group: its tensors that have elements.
     groups: Vec<Vec<usize>>,
-    /// Sums say what was recorded.
-    exact: bool,
+    known: Known,
+    /// Steps after which the recorder has seen parameters change.
+    noted: StepSet,
     pending: Option<Pending>,
     found: Departures,
     ranges: usize,
 }
 
 impl Check {
-    /// For the groups of a run's tensors. `exact` says that nothing was stored with loss.
-    pub(super) fn new(tensors: &[TensorInfo], groups: &[Group], exact: bool) -> Check {
+    /// For the groups of a run's tensors. The recorder has `noted` after which steps parameters changed.
+    pub(super) fn new(tensors: &[TensorInfo], groups: &[Group], known: Known, noted: StepSet) -> Check {
         let tensor = |t: &TensorInfo| Tensor {
             elements: t.elements(),
             unit_roundoff: t.dtype.unit_roundoff(),
@@ -363,7 +375,8 @@ impl Check {
         Check {
             tensors: tensors.iter().map(tensor).collect(),
             groups: groups.iter().map(of_group).collect(),
-            exact,
+            known,
+            noted,
             pending: None,
             found,
             ranges: 0,
@@ -390,6 +403,7 @@ impl Check {
     fn settle(&mut self, next: Option<u64>, x2: impl Fn(usize) -> Option<f64>) {
         let Some(Pending { step, tensors, updates }) = self.pending.take() else { return };
         let follows = next.is_none_or(|n| n == step + 1);
+        let noted = self.noted.last_before(next.unwrap_or(u64::MAX)).is_some_and(|s| s >= step);
         let (mut outcomes, mut all_hold, mut short) = (Vec::with_capacity(tensors.len()), true, Vec::new());
         for (t, seen) in tensors.iter().enumerate() {
             let tensor = &mut self.tensors[t];
@@ -409,7 +423,7 @@ impl Check {
                             short = vec![[0.0; 2]; tensors.len()];
                         }
                     }
-                    tensor.outcome(seen, update, sums, self.exact)
+                    tensor.outcome(seen, update, sums, self.known)
                 }
             };
             all_hold &= outcome == Outcome::Holds;
@@ -431,12 +445,18 @@ impl Check {
             self.found.compared.push(step);
         }
         if !all_hold || !short.is_empty() {
-            self.note(step, &tensors, &outcomes, &short);
+            self.note((step, noted), &tensors, &outcomes, &short);
         }
     }
 
     /// Notes a step at which something does not hold.
-    fn note(&mut self, step: u64, tensors: &[Option<Seen>], outcomes: &[Outcome], short: &[[f64; 2]]) {
+    fn note(
+        &mut self,
+        (step, noted): (u64, bool),
+        tensors: &[Option<Seen>],
+        outcomes: &[Outcome],
+        short: &[[f64; 2]],
+    ) {
         for (found, outcome) in self.found.tensors.iter_mut().zip(outcomes) {
             if matches!(outcome, Outcome::Departed(_)) {
                 found.first.get_or_insert(step);
@@ -445,11 +465,16 @@ impl Check {
         }
         for (members, found) in self.groups.iter().zip(&mut self.found.groups) {
             let before = found.len();
-            let (mut missed, mut moved, mut unknown, mut lengths) = (0.0, 0.0, false, [0.0; 2]);
+            let (mut missed, mut moved, mut lengths) = (0.0, 0.0, [0.0; 2]);
+            // Not compared at all, and not compared since the step before was not the optimizer's.
+            let (mut unknown, mut stale) = (false, false);
             for &t in members {
                 match outcomes[t] {
                     Outcome::Departed(energy) => missed += energy,
-                    Outcome::Unknown => unknown |= self.tensors[t].stale,
+                    Outcome::Unknown => {
+                        unknown = true;
+                        stale |= self.tensors[t].stale;
+                    }
                     Outcome::Holds => {}
                 }
                 moved += tensors[t].as_ref().map_or(0.0, Seen::step2);
@@ -457,10 +482,10 @@ impl Check {
                     lengths = [lengths[0] + step2, lengths[1] + limit];
                 }
             }
-            if missed > PART * PART * moved {
+            if missed > PART * PART * moved || (unknown && noted) {
                 found.departures.push(step);
                 found.void.push(step);
-            } else if unknown && step > 0 && found.void.contains(step - 1) {
+            } else if stale && step > 0 && found.void.contains(step - 1) {
                 found.void.push(step);
             }
             if lengths[0] < lengths[1] {
@@ -494,12 +519,12 @@ impl Tensor {
     }
 
     /// Judges a step, and goes on to the next.
-    fn outcome(&mut self, seen: &Seen, update: Option<&Update>, sums: StepSums, exact: bool) -> Outcome {
+    fn outcome(&mut self, seen: &Seen, update: Option<&Update>, sums: StepSums, known: Known) -> Outcome {
         let rounding = ROUNDINGS * self.unit_roundoff;
         let within = |missed: f64| missed <= PART * PART * sums.step2 + rounding * rounding * sums.x2;
         let first = self.fresh && seen.is_there();
         let by_sums = || match (seen.gradient, update) {
-            _ if !exact => None,
+            _ if known != Known::Exactly => None,
             (Gradient::Absent, _) => judge_absent(sums.step2),
             (Gradient::There, Some(update)) => {
                 let before = self.last.as_ref().and_then(|(u, first, s)| buffer_after(u, *first, s));
@@ -507,9 +532,10 @@ impl Tensor {
             }
             _ => None,
         };
+        let clean = matches!(seen.told, Told::Missed(missed) if within(missed));
         let outcome = match seen.told {
             // Right whatever went before: the replay's moments have made this step too.
-            Told::Missed(missed) if within(missed) => Outcome::Holds,
+            _ if clean => Outcome::Holds,
             Told::Missed(missed) | Told::Partly(missed)
                 if missed.is_finite() && !self.stale && !within(missed) =>
             {
@@ -539,8 +565,131 @@ impl Tensor {
             (_, Gradient::Absent) => {}
             (_, Gradient::Unknown) => self.last = None,
         }
-        self.stale &= !(self.replayed && outcome == Outcome::Holds);
+        self.stale &= !clean;
         self.fresh &= matches!(seen.gradient, Gradient::Absent);
         outcome
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtype::DType;
+
+    const N: u64 = 10_000;
+
+    /// A check of one tensor of `N` elements with momentum, in one group.
+    fn check() -> Check {
+        let tensor = TensorInfo::new("a", &[N], DType::F32);
+        let group = Group { name: "*".to_owned(), tensors: vec![0], parameters: N, dtype: DType::F32 };
+        Check::new(&[tensor], &[group], Known::Exactly, StepSet::default())
+    }
+
+    fn heavy() -> Update {
+        Update { lr: 1.0, momentum: 0.9, ..Update::default() }
+    }
+
+    /// A step of length 1 with a gradient of length 1, whose sums alone would not pass after any other one.
+    fn step(told: Told) -> Seen {
+        Seen { gradient: Gradient::There, told, sums: [100.0, 1.0, 1.0, 0.0, 0.0, 1.0] }
+    }
+
+    fn departures(steps: &[Option<Seen>]) -> (Vec<u64>, Option<u64>) {
+        let mut check = check();
+        for (t, seen) in (0..).zip(steps) {
+            check.take(t, vec![*seen], vec![Some(heavy())]);
+        }
+        let found = check.finish(|_| None);
+        let steps = found.groups[0].departures.ranges().iter().cloned().flatten().collect();
+        (steps, found.last_void(0, u64::MAX))
+    }
+
+    #[test]
+    fn what_a_replay_missed_is_believed_before_any_sum() {
+        let clean = Some(step(Told::Missed(0.0)));
+        assert_eq!(departures(&[clean; 5]), (vec![], None));
+        // A hundredth of the step's length is a ten thousandth of its energy.
+        let at_limit = Some(step(Told::Missed(0.99e-4)));
+        let beyond = Some(step(Told::Missed(1.01e-4)));
+        assert_eq!(departures(&[clean, clean, at_limit, clean]), (vec![], None));
+        assert_eq!(departures(&[clean, clean, beyond, clean]), (vec![2], Some(2)));
+        // A part that missed too much is enough; a part that did not says nothing of the rest.
+        let part = Some(step(Told::Partly(1.01e-4)));
+        assert_eq!(departures(&[clean, clean, part, clean]), (vec![2], Some(2)));
+        let part = Some(step(Told::Partly(0.0)));
+        assert_eq!(departures(&[clean, clean, part, clean]), (vec![2], Some(2)), "its sums do not pass");
+    }
+
+    #[test]
+    fn a_replay_that_went_wrong_is_no_witness_until_it_holds_again() {
+        let (clean, wrong) = (Some(step(Told::Missed(0.0))), Some(step(Told::Missed(0.5))));
+        // Its moments are not the optimizer's: step 3 cannot be compared, step 4 is judged by its sums, and
+        // so on, until the replay of step 7 holds.
+        let found = departures(&[clean, clean, wrong, wrong, wrong, wrong, wrong, clean, clean]);
+        assert_eq!(found, (vec![2, 4, 6], Some(6)));
+        // A step whose next iterate is missing is not compared, and does not go on with the doubt.
+        assert_eq!(departures(&[clean, wrong, None, clean]), (vec![1], Some(2)));
+    }
+
+    #[test]
+    fn a_group_departs_where_what_is_missing_is_a_part_of_its_steps() {
+        let tensors = ["a", "b"].map(|n| TensorInfo::new(n, &[N], DType::F32));
+        let group = |tensors: &[usize]| Group {
+            name: String::new(),
+            tensors: tensors.to_vec(),
+            parameters: N,
+            dtype: DType::F32,
+        };
+        let mut check = Check::new(
+            &tensors,
+            &[group(&[0, 1]), group(&[0]), group(&[1])],
+            Known::Exactly,
+            StepSet::default(),
+        );
+        let small = Seen { sums: [1.0, 1e-5, 1.0, 0.0, 0.0, 1.0], ..step(Told::Missed(9e-6)) };
+        check.take(0, vec![Some(step(Told::Missed(0.0))), Some(small)], vec![Some(heavy())]);
+        let found = check.finish(|_| None);
+        let first = |g: usize| found.groups[g].departures.first();
+        assert_eq!([first(0), first(1), first(2)], [None, None, Some(0)]);
+        assert_eq!(found.tensors().collect::<Vec<_>>(), [(None, 0), (Some(0), 1)]);
+    }
+
+    #[test]
+    fn a_prediction_is_the_optimizers_step_only_with_its_coefficients() {
+        let update = Update { lr: 0.1, momentum: 0.9, dampening: 0.5, weight_decay: 0.01, nesterov: true };
+        let made = |c: [f32; 5], flags: u8| Prediction::new(Predictor::Sgd, flags, &c);
+        let own = [0.01, 0.9, 0.5, 0.1, 1.0];
+        assert!(is_of(&made(own, NESTEROV), &update));
+        // At a tensor's first step nothing is dampened.
+        assert!(is_of(&made([0.01, 0.9, 1.0, 0.1, 1.0], NESTEROV), &update));
+        assert!(!is_of(&made(own, 0), &update));
+        for (i, value) in [0.02, 0.8, 0.6, 0.11, -1.0].into_iter().enumerate() {
+            let mut other = own;
+            other[i] = value;
+            assert!(!is_of(&made(other, NESTEROV), &update), "coefficient {i}");
+        }
+        let climbing = Update { lr: -0.1, weight_decay: -0.01, ..update };
+        assert!(is_of(&made([0.01, 0.9, 0.5, 0.1, -1.0], NESTEROV), &climbing));
+        let (missed, replay) = (Some(0.5), Predictor::Sgd);
+        let told =
+            |prediction, missed| Told::of(Some(Made::Replayed { prediction, missed }), replay, Some(&update));
+        assert_eq!(told(made(own, NESTEROV), missed), Some(Told::Missed(0.5)));
+        assert_eq!(told(made(own, NESTEROV), None), None);
+        assert_eq!(told(made(own, 0), None), Some(Told::Nothing));
+    }
+
+    #[test]
+    fn what_is_known_of_a_tensor_survives_its_words() {
+        for gradient in [Gradient::Absent, Gradient::There, Gradient::Unknown] {
+            let seen = Seen { gradient, ..step(Told::Nothing) };
+            let mut words = Vec::new();
+            Seen::put(Some(&seen), &mut words);
+            let back = Seen::from_words(words.first_chunk().unwrap()).unwrap();
+            assert_eq!((back.sums, back.told), (seen.sums, Told::Nothing));
+            assert_eq!(std::mem::discriminant(&back.gradient), std::mem::discriminant(&gradient));
+        }
+        let mut words = Vec::new();
+        Seen::put(None, &mut words);
+        assert!(Seen::from_words(words.first_chunk().unwrap()).is_none());
     }
 }

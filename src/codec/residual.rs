@@ -92,33 +92,33 @@ multi_isa! {
     => portable distances_body, avx2 distances_body, avx512 distances_body
 }
 
+/// The prediction that was corrected by `z`.
 #[inline(always)]
-fn correct_bytes_body(distances: &[u8], out: &mut [f32]) {
-    let distances = &distances[..out.len()];
-    for (out, &z) in out.iter_mut().zip(distances) {
-        *out = corrected32(*out, u32::from(z));
-    }
+fn predicted32(value: f32, z: u32) -> f32 {
+    f32::from_bits(key32(key32(value.to_bits()).wrapping_sub(unzigzag32(z))))
 }
 
 #[inline(always)]
-fn find_far_body(distances: &[u8], far: &mut Vec<usize>) {
-    for (r, row) in distances.chunks(ROW).enumerate() {
-        // Most rows have none, which is found out all at once.
-        if u32::from(row.iter().fold(0, |most: u8, &z| most.max(z))) > ROUNDING {
+fn correct_bytes_body(distances: &[u8], out: &mut [f32], far: &mut Vec<usize>) {
+    let rows = distances[..out.len()].chunks(ROW).zip(out.chunks_mut(ROW));
+    for (r, (distances, out)) in rows.enumerate() {
+        let mut most = 0;
+        for (out, &z) in out.iter_mut().zip(distances) {
+            *out = corrected32(*out, u32::from(z));
+            most = most.max(z);
+        }
+        // Most rows have none that is far, which is found out all at once.
+        if u32::from(most) > ROUNDING {
             let is_far = |&(_, &z): &(usize, &u8)| u32::from(z) > ROUNDING;
-            far.extend(row.iter().enumerate().filter(is_far).map(|(i, _)| r * ROW + i));
+            far.extend(distances.iter().enumerate().filter(is_far).map(|(i, _)| r * ROW + i));
         }
     }
 }
 
 multi_isa! {
-    /// Appends the places of the lowest bytes of distances that are more than rounding.
-    fn find_far(distances: &[u8], far: &mut Vec<usize>)
-    => portable find_far_body, avx2 find_far_body, avx512 find_far_body
-}
-
-multi_isa! {
-    fn correct_bytes(distances: &[u8], out: &mut [f32])
+    /// Corrects predictions by the lowest bytes of distances. Appends the places of those that are more than
+    /// rounding.
+    fn correct_bytes(distances: &[u8], out: &mut [f32], far: &mut Vec<usize>)
     => portable correct_bytes_body, avx2 correct_bytes_body, avx512 correct_bytes_body
 }
 
@@ -226,21 +226,24 @@ impl<'a> Residual<'a> {
             // Few are further away than a byte can say.
             ([lowest, higher @ ..], DType::F32) if higher.iter().all(Packed::is_sparse) => {
                 lowest.unpack(isa, bytes);
+                let mut further: Vec<usize> =
+                    higher.iter().flat_map(Packed::patches).map(|(at, _)| at).collect();
+                further.sort_unstable();
+                further.dedup();
+                let further = Far::among(further, out);
                 let mut far = Vec::new();
-                find_far(isa, bytes, &mut far);
-                if !higher.is_empty() {
-                    far.extend(higher.iter().flat_map(Packed::patches).map(|(at, _)| at));
-                    far.sort_unstable();
-                    far.dedup();
-                }
-                let far = Far::among(far, out);
-                correct_bytes(isa, bytes, out);
+                correct_bytes(isa, bytes, out, &mut far);
+                let near = far.iter().filter(|at| !further.has(**at)).map(|&at| {
+                    let predicted = predicted32(out[at], u32::from(bytes[at]));
+                    (f64::from(out[at]) - f64::from(predicted)).powi(2)
+                });
+                let near: f64 = near.sum();
                 for (p, plane) in higher.iter().enumerate() {
                     for (at, byte) in plane.patches() {
                         out[at] = further32(out[at], bytes[at], u32::from(byte) << (8 * p + 7));
                     }
                 }
-                far.missed(out)
+                near + further.missed(out)
             }
             (planes, _) => {
                 distances.clear();
@@ -278,6 +281,11 @@ struct Far(Vec<(usize, f32)>);
 impl Far {
     fn among(places: Vec<usize>, predicted: &[f32]) -> Far {
         Far(places.into_iter().map(|at| (at, predicted[at])).collect())
+    }
+
+    /// Whether an element is among them.
+    fn has(&self, at: usize) -> bool {
+        self.0.binary_search_by_key(&at, |(at, _)| *at).is_ok()
     }
 
     /// The sum of the squares of what was missed.

@@ -38,11 +38,11 @@ pub trait Recorder: Send {
     /// # Errors
     /// As [`Self::step`].
     fn checkpoint(&mut self, iterate: &Elements<'_>) -> Result<()>;
-    /// Takes the final iterate, after which nothing follows.
+    /// Takes the final iterate and its scalars, after which nothing follows.
     ///
     /// # Errors
     /// As [`Self::step`].
-    fn finish(&mut self, iterate: &Elements<'_>) -> Result<()>;
+    fn finish(&mut self, iterate: &Elements<'_>, scalars: &[(&str, f64)]) -> Result<()>;
     /// Ends without a final iterate.
     ///
     /// # Errors
@@ -63,8 +63,8 @@ impl Recorder for Writer {
     fn checkpoint(&mut self, iterate: &Elements<'_>) -> Result<()> {
         Writer::checkpoint(self, iterate)
     }
-    fn finish(&mut self, iterate: &Elements<'_>) -> Result<()> {
-        Writer::finish(self, iterate)
+    fn finish(&mut self, iterate: &Elements<'_>, scalars: &[(&str, f64)]) -> Result<()> {
+        self.finish_with(iterate, scalars)
     }
     fn stop(&mut self) -> Result<()> {
         Writer::stop(self)
@@ -132,8 +132,8 @@ pub enum Job<M> {
     },
     /// Publish what is pending, with the iterate of a checkpoint.
     Checkpoint(Filled<M>),
-    /// Record the final iterate and end.
-    Finish(Filled<M>),
+    /// Record the final iterate, and its scalars by name, and end.
+    Finish(Filled<M>, Vec<(String, f64)>),
     /// End without a final iterate.
     Stop,
 }
@@ -327,7 +327,7 @@ fn perform<M: AsRef<[u8]>>(recorder: &mut dyn Recorder, packing: &Packing, job: 
         }
         Job::Dropped { scalars, why } => recorder.drop_step(&borrow(scalars), why),
         Job::Checkpoint(iterate) => recorder.checkpoint(&iterate.elements(packing)),
-        Job::Finish(iterate) => recorder.finish(&iterate.elements(packing)),
+        Job::Finish(iterate, scalars) => recorder.finish(&iterate.elements(packing), &borrow(scalars)),
         Job::Stop => recorder.stop(),
     }
 }
@@ -343,7 +343,7 @@ impl<M> Job<M> {
                 let streams = streams.into_iter().map(|(_, v)| v);
                 iterate.into_iter().chain(streams).chain(moments).map(|v| v.buffer).collect()
             }
-            Job::Checkpoint(v) | Job::Finish(v) => vec![v.buffer],
+            Job::Checkpoint(v) | Job::Finish(v, _) => vec![v.buffer],
             Job::Dropped { .. } | Job::Stop => Vec::new(),
         }
     }
@@ -392,7 +392,7 @@ mod tests {
             });
         }
         let x = b.take(true).unwrap();
-        b.submit(Job::Finish(filled(x)));
+        b.submit(Job::Finish(filled(x), Vec::new()));
         b.join().unwrap();
         assert_eq!(b.free(), 3);
         let run = Run::open(&path, Access::default()).unwrap();

@@ -14,8 +14,11 @@ use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::hash::xxh3_128;
 
+/// How many tensors were changed outside of the optimizer between the step before and this one; not there where
+/// none was.
+pub const CHANGED: &str = "lpa/changed";
 /// Scalars that the analysis knows, besides those of parameter groups.
-const NAMES: [&str; 3] = ["epoch", "loss", "clip_coef"];
+const NAMES: [&str; 4] = ["epoch", "loss", "clip_coef", CHANGED];
 /// Scalars of parameter groups: `lr/0` and so on.
 const GROUPED: [&str; 8] = ["lr", "momentum", "dampening", "weight_decay", "beta1", "beta2", "eps", "alpha"];
 

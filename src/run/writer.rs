@@ -424,7 +424,15 @@ impl Writer {
     /// # Errors
     /// As [`Self::step`]; where the elements do not fit, the recording can go on.
     pub fn finish(&mut self, iterate: &Elements<'_>) -> Result<()> {
-        self.step(&Step { iterate: Some(iterate), last: true, ..Step::default() })?;
+        self.finish_with(iterate, &[])
+    }
+
+    /// The same, with scalars of step T.
+    ///
+    /// # Errors
+    /// As [`Self::finish`].
+    pub fn finish_with(&mut self, iterate: &Elements<'_>, scalars: &[(&str, f64)]) -> Result<()> {
+        self.step(&Step { iterate: Some(iterate), scalars, last: true, ..Step::default() })?;
         self.close()
     }
 

@@ -79,9 +79,11 @@ pub(super) fn verdict(d: &Digest, subject: &Subject, topic: &Topic, followed: &F
         Some(_) => own_path(d, &who, found, topic),
         None => independent(&who, found, subject),
     };
-    for (third, withheld) in THIRDS.iter().zip(withheld) {
-        if let Some(withheld) = withheld {
-            text.push_str(&format!(" Nothing is said of {third}, {}.", why(withheld)));
+    for kind in [Withheld::Departed, Withheld::Short, Withheld::LowPrecision] {
+        let when: Vec<&str> =
+            THIRDS.iter().zip(withheld).filter(|(_, w)| *w == Some(kind)).map(|(third, _)| *third).collect();
+        if !when.is_empty() {
+            text.push_str(&format!(" Nothing is said of {}, {}.", when.join(" and "), why(kind)));
         }
     }
     format!("{title}{text} ({})", figures(d))
@@ -95,8 +97,8 @@ fn reason(withheld: Withheld, d: &Digest, subject: &Subject, followed: &Followed
             match found {
                 Some((_, last, 1)) => format!("since step {last} is not what the optimizer made of the gradients"),
                 Some((first, last, count)) => format!(
-                    "since {count} steps, from step {first} to step {last}, are not what the optimizer made of the \
-                     gradients"
+                    "since at least {count} steps, from step {first} to step {last}, are not what the optimizer made \
+                     of the gradients"
                 ),
                 None => "since steps are not what the optimizer made of the gradients".to_owned(),
             }
@@ -107,7 +109,7 @@ fn reason(withheld: Withheld, d: &Digest, subject: &Subject, followed: &Followed
                 .to_owned()
         }
         Withheld::LowPrecision => {
-            format!("since the distance is below {LOW_PRECISION:.0} roundings of the iterates there")
+            format!("where trust has ended: the distance is below {LOW_PRECISION:.0} roundings of the iterates")
         }
     }
 }

@@ -1,7 +1,8 @@
 //! What is decoded is what was written, bit for bit, whatever it is.
 
 use lpa::codec::{
-    COUPLED, Codec, Decoder, Encoder, Exponents, FUSED, NESTEROV, Past, Prediction, Predictor, predict,
+    COUPLED, Codec, Decoder, Encoder, Exponents, FUSED, NESTEROV, Past, Prediction, Predictor, Residual,
+    predict,
 };
 use lpa::dtype::{DType, push_bytes, values};
 use lpa::isa::Isa;
@@ -60,6 +61,27 @@ fn elements(dtype: DType, words: &[u32]) -> Vec<f32> {
     out
 }
 
+/// The places where a prediction is off by more than two values of its type.
+fn far(dtype: DType, values: &[f32], predicted: &[f32]) -> Vec<usize> {
+    let number = |v: f32| -> i64 {
+        let mut bytes = Vec::new();
+        push_bytes(dtype, &[v], &mut bytes);
+        let bits = bytes.iter().rev().fold(0i64, |all, b| all << 8 | i64::from(*b));
+        let sign = 1i64 << (8 * dtype.size() - 1);
+        if bits & sign == 0 { bits } else { -(bits & (sign - 1)) - 1 }
+    };
+    let all = values.iter().zip(predicted).map(|(v, p)| (number(*v) - number(*p)).abs());
+    // Distances go around the circle of all patterns.
+    let circle = 1i64 << (8 * dtype.size());
+    all.enumerate().filter(|(_, d)| (*d).min(circle - d) > 2).map(|(i, _)| i).collect()
+}
+
+/// The sum of the squares of what a prediction is off there.
+fn missed(dtype: DType, values: &[f32], predicted: &[f32]) -> f64 {
+    let off = |i: usize| f64::from(values[i]) - f64::from(predicted[i]);
+    far(dtype, values, predicted).into_iter().map(|i| off(i).powi(2)).sum()
+}
+
 /// What is stored of `values` brings them back, whatever the past holds, and the moments go on alike.
 fn predicted_round_trip(dtype: DType, values: &[f32], x: &[f32], before: &[f32], g: &[f32]) {
     let n = values.len();
@@ -79,7 +101,18 @@ fn predicted_round_trip(dtype: DType, values: &[f32], x: &[f32], before: &[f32],
             let (mut m2, mut v2, mut out) = (g.to_vec(), x.to_vec(), vec![0.0; n]);
             let mut past = Past { x, before, g, momentum: &mut m2, second: &mut v2 };
             let mut decoder = Decoder::new(isa).unwrap();
-            decoder.decode_predicted(dtype, coding, &payload, &mut past, &mut out).unwrap();
+            let predicted = decoder.decode_predicted(dtype, coding, &payload, &mut past, &mut out).unwrap();
+            let missed = missed(dtype, values, &p);
+            let same = (predicted.missed - missed).abs() <= 1e-12 * missed
+                || (predicted.missed.is_nan() && missed.is_nan())
+                || predicted.missed.to_bits() == missed.to_bits();
+            assert!(same, "{dtype} {prediction:?} with {}: {} {missed}", isa.name(), predicted.missed);
+            let residual = Residual::read(coding.predictor, dtype, &payload, n).unwrap();
+            assert_eq!(
+                decoder.is_rounding(&residual, n),
+                far(dtype, values, &p).is_empty(),
+                "{dtype} {prediction:?}"
+            );
             let bits = |v: &[f32]| v.iter().map(|v| v.to_bits()).collect::<Vec<u32>>();
             assert_eq!(bits(&out), bits(values), "{dtype} {prediction:?} with {}", isa.name());
             // A NaN of a moment is the processor's; it makes no prediction.

@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 
 use lpa::run::writer::{Writer, WriterOptions};
 
+use crate::path;
 use crate::prediction::{Training, Unusual};
 use crate::support::{Ran, fixture, lpa, record};
 
@@ -143,6 +144,20 @@ fn runs_of_every_optimizer_are_decoded_across_batches() {
         ] {
             assert_eq!(launched(&run, &[&control, extra].concat()), ["walk_f32"], "{optimizer}");
         }
+    }
+}
+
+#[test]
+fn departures_from_the_optimizer_are_the_cpus() {
+    let dir = tempfile::tempdir().unwrap();
+    for inexact in [false, true] {
+        let path = dir.path().join(format!("{inexact}"));
+        // Of which only the values tell, so that they have to be had.
+        path::with_a_few_values_put_back(&path, path::Making { inexact, ..path::Making::default() });
+        let names = launched(&path, &["--group", "*", "--group", "each"]);
+        assert!(names.contains(&"walk_f32".to_owned()), "{names:?}");
+        let ran = emulated(driver(), &[], &["analyze", path.to_str().unwrap(), "--backend", "cuda"]);
+        assert!(ran.out.contains("note: at least"), "{}", ran.out);
     }
 }
 

@@ -18,6 +18,7 @@ mod kin;
 mod lossy;
 mod maintenance;
 mod pack;
+mod path;
 mod prediction;
 mod recording;
 mod reference_files;
