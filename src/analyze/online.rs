@@ -30,6 +30,9 @@ use crate::stream::{self, Form};
 use crate::sums::{Cells, Layout};
 use crate::table::Table;
 
+/// The table, in the run.
+const TABLE: &str = "metrics.parquet";
+
 /// What to measure.
 pub struct Question {
     /// The references: files, or references of other runs.
@@ -125,6 +128,10 @@ impl Meter {
             lagged: false,
             lossy: false,
         };
+        let table = path.join(TABLE);
+        if std::fs::symlink_metadata(&table).is_ok() {
+            return Err(refuse(format!("{} is there already; choose another directory", table.display())));
+        }
         let writer = Writer::create(path, manifest, options)?;
         let shape = Shape::new(layout, &groups, &run.manifest.tensors);
         let measured = Measured::new(shape.words(), path, Skipped::default());
@@ -283,9 +290,10 @@ impl Meter {
             lagged: false,
         };
         let analysis = Analysis::prepare(&run, &catalog, &references, &options)?;
-        let table = Table::create(&path.join("metrics.parquet"))?;
+        let table = Table::create(&path.join(TABLE))?;
         let (table, text) = report(&run, &references, &options, &analysis, &mut self.measured, &path, table)?;
-        let metadata = [analysis.provenance(), vec![(SUMMARY.to_owned(), text)]].concat();
+        let left_out = analysis.left_out(&self.measured.skipped);
+        let metadata = [analysis.provenance(), vec![left_out, (SUMMARY.to_owned(), text)]].concat();
         table.finish(metadata)?;
         if end.is_some() && references.iter().all(|r| r.step.is_none()) {
             let what = "this pass did not end where the first one did: its final iterate is none of the references. \

@@ -12,12 +12,15 @@ use crate::hash::xxh3_64;
 use crate::reference::{Own, Spec};
 use crate::row::Row;
 use crate::run::manifest::GRAD;
-use crate::run::parent;
+use crate::run::{Run, parent};
 use crate::table::{Table, metadata};
 use crate::text::{Csv, JsonLines};
 
 /// Longest description in a file name.
 const LONGEST: usize = 80;
+
+/// Digits of a hash in a file name, which tell runs of the same name apart.
+const WHICH: usize = 12;
 
 /// Where rows go.
 pub(super) enum Output {
@@ -97,19 +100,23 @@ fn reference_name(spec: &Spec) -> String {
     }
 }
 
-/// The table's file in the run, or in the working directory, under the run's name, where the run cannot
-/// be written.
+/// The table's file in the run. Where the run cannot be written it is in the working directory, under the run's
+/// name and a part of a hash of which run it is, since many have the same name.
 ///
 /// # Errors
 /// The run's directory cannot be looked into.
-pub(super) fn default_table(run: &Path, question: &Question<'_>) -> Result<PathBuf> {
+pub(super) fn default_table(run: &Run, question: &Question<'_>) -> Result<PathBuf> {
+    let (run_id, run) = (&run.manifest.run_id, run.path.as_path());
     let name = question.file_name();
     match tempfile::tempfile_in(run) {
         Ok(_) => Ok(run.join(name)),
         Err(e) if matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => {
             let full = run.canonicalize().unwrap_or_else(|_| run.to_owned());
             let of = full.file_name().unwrap_or(OsStr::new("run")).to_string_lossy();
-            Ok(PathBuf::from(format!("./{of}.{name}")))
+            // Copies of a run have the same id, and another run may take its place.
+            let which = [run_id.as_bytes(), full.as_os_str().as_encoded_bytes()].concat();
+            let which = format!("{:016x}", xxh3_64(&which));
+            Ok(PathBuf::from(format!("./{of}.{}.{name}", &which[..WHICH])))
         }
         Err(source) => Err(Error::Io { action: "write", path: run.join(name), source }),
     }
@@ -121,6 +128,10 @@ pub(super) fn default_table(run: &Path, question: &Question<'_>) -> Result<PathB
 /// # Errors
 /// It cannot, or there is another file.
 pub(super) fn check_writable(table: &Path) -> Result<()> {
+    if std::fs::symlink_metadata(table).is_ok_and(|m| m.is_symlink()) {
+        let source = std::io::Error::other("it is a link; name the file itself by --out");
+        return Err(Error::Io { action: "write", path: table.to_owned(), source });
+    }
     if table.exists() && metadata(table).is_none_or(|all| all.iter().all(|(k, _)| k != "lpa.version")) {
         let source = std::io::Error::other("there is a file that is no table of lpa's; choose another name");
         return Err(Error::Io { action: "write", path: table.to_owned(), source });
