@@ -8,7 +8,7 @@ PY     := $(VENV)/bin/python
         gpu-check gpu-bundle clean
 
 demo: build
-	$(BIN) analyze fixtures/digits_mlp
+	$(BIN) analyze fixtures/digits_mlp --out target/demo.parquet
 
 build:
 	cargo build --release --locked

@@ -13,7 +13,7 @@ use crate::run::hold::Held;
 use crate::run::journal::{self, Attempt, Journal, State};
 use crate::run::leftover::{Leftover, leftovers, remove};
 use crate::run::shard::ShardFile;
-use crate::run::{Access, Run, rebuild_final, set_aside};
+use crate::run::{Access, Run, check_movable, rebuild_final, set_aside};
 
 /// How one rank's recording stands.
 pub struct RankState {
@@ -86,8 +86,8 @@ pub struct Recovered {
 /// Recovers a run: looks at everything first, then changes what is to be changed.
 ///
 /// # Errors
-/// A process is recording the run, its manifest or a journal is damaged, a shard is another run's,
-/// or the disk refuses.
+/// A process is recording the run, its manifest or a journal is damaged, a shard is another run's, what is to be
+/// changed lies behind a link, or the disk refuses.
 pub fn recover(path: &Path, access: Access) -> Result<Recovered> {
     let held = Held::take(path)?;
     let run = Run::open(path, access)?;
@@ -96,6 +96,9 @@ pub fn recover(path: &Path, access: Access) -> Result<Recovered> {
         .collect::<Result<_>>()?;
     let unpublished = leftovers(path, |rank| held.holds(rank))?;
     let (to_move, mut problems) = damaged_shards(&run, &journals)?;
+    // Nothing is begun that a link would stop.
+    to_move.iter().try_for_each(|Damaged { file, .. }| check_movable(path, &below(path, &file.path)))?;
+    (0..).zip(&journals).try_for_each(|(rank, journal)| held.torn(rank, journal.whole_len).map(drop))?;
 
     let mut done = Vec::new();
     for (rank, journal) in (0..).zip(&journals) {
@@ -104,7 +107,7 @@ pub fn recover(path: &Path, access: Access) -> Result<Recovered> {
             done.push(Done::Cut { journal: journal::path(path, rank), bytes });
         }
     }
-    remove(&unpublished, &held)?;
+    remove(path, &unpublished, &held)?;
     for file in unpublished {
         let lost_from = file.shard.filter(|shard| !is_published(&run, &journals, *shard)).map(|(_, s)| s);
         done.push(Done::Removed { file, lost_from });
@@ -134,6 +137,8 @@ pub fn recover(path: &Path, access: Access) -> Result<Recovered> {
                     problems.push(Problem { error, steps: Some(step..=step) });
                 }
             }
+            // It lies behind a link.
+            Err(error @ Error::Write { .. }) => problems.push(Problem { error, steps: None }),
             Err(error) => return Err(error),
         }
     }

@@ -15,6 +15,7 @@ def analyze(path, *, references=("final",), streams=("grad",), groups=("*",), st
     references, streams, groups : names, or lists of them, as for `--ref`, `--stream` and `--group`.
     steps : "A..B" or "A..B:K".
     out : where the Parquet file goes; by default where the command puts it. It is not made anew where it is up to date.
+    skip_damaged : leave out what is damaged or missing. A table that holds more of the same is kept, and this raises.
     backend : "auto" (the default), "cpu" or "cuda": where to sum. The numbers are the same.
     devices : numbers of CUDA devices.
     frame : "polars" or "pandas"; by default what is installed, polars first; "path" returns the file's path.

@@ -144,7 +144,7 @@ class Recorder:
     def log(self, **values):
         """Records scalars. A name that is first logged before the first step belongs to the step that follows, any
         other to the step that was just taken, once. `epoch` holds until it is logged again."""
-        if self._over:
+        if self._is_elsewhere():
             return
         for name, value in values.items():
             value = held(name, value)
@@ -158,7 +158,7 @@ class Recorder:
     def stream(self, name, tensors):
         """Records a direction at the iterate that the model holds now: a dict of name -> tensor, or a list in the
         optimizer's order. Belongs to the step that follows."""
-        if self._over:
+        if self._is_elsewhere():
             return
         if name in ("iterate", "grad") or name in DIRECTIONS or name.startswith("probe/"):
             raise ValueError(f"'{name}' is the name of a stream that lpa records itself; choose another")
@@ -176,7 +176,7 @@ class Recorder:
     def probe(self, name, loss_fn):
         """Records at every sampled step the gradient of `loss_fn()`, such as the loss on a fixed batch, as the
         stream `probe/NAME`. Random numbers and the model's buffers are left as they were."""
-        if self._over:
+        if self._is_elsewhere():
             return
         if self._buffers is not None:
             raise RecordingError("probes are registered before the first step")
@@ -193,7 +193,7 @@ class Recorder:
 
     def flush(self):
         """Publishes every step so far; do so when you save a checkpoint, to resume from it."""
-        if self._buffers is not None and not self._over:
+        if self._buffers is not None and not self._is_elsewhere():
             with _Guard(self):
                 self._hand_over(self._take_pending())
                 self._buffers.queue.checkpoint(self._filled_iterate())
@@ -464,7 +464,10 @@ class Recorder:
                 raise RecordingError(f"{self.path} is not what was written: {problems[0]}")
 
     def _end(self, how):
-        """Ends from outside a step of the optimizer; within one, its hooks must stay."""
+        """Ends from outside a step of the optimizer; within one, its hooks must stay. In a forked process it is not
+        this one's to end."""
+        if os.getpid() != self._process:
+            return
         if not self._over:
             if self._buffers is None:
                 warnings.warn(f"lpa: the optimizer took no step; nothing was recorded in {self.path}", stacklevel=3)

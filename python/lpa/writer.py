@@ -1,6 +1,7 @@
 """Writes runs from NumPy arrays."""
 
 import json
+import os
 
 import numpy as np
 
@@ -75,6 +76,7 @@ class Writer:
     def _open(self, inner):
         self._inner = inner
         self._closed = False
+        self._process = os.getpid()
         self._tensors = json.loads(inner.manifest())["tensors"]
         self._bytes = inner.slice_bytes()
 
@@ -115,7 +117,7 @@ class Writer:
         return self
 
     def __exit__(self, kind, *_):
-        if self._closed:
+        if self._closed or os.getpid() != self._process:
             return
         try:
             self.stop()

@@ -33,6 +33,8 @@ type Given = (usize, Vec<bool>);
 
 #[pyclass]
 pub struct Queue {
+    /// In a process that was forked from this one a lock may be held for ever.
+    process: u32,
     background: Mutex<Background<Slot>>,
     lent: Mutex<BTreeMap<usize, Slot>>,
 }
@@ -44,11 +46,16 @@ impl Queue {
         }
         let slots = buffers.into_iter().enumerate().map(|(number, buffer)| Slot { number, buffer });
         let background = Background::start(recorder, slots.collect()).map_err(raise)?;
-        Ok(Queue { background: Mutex::new(background), lent: Mutex::new(BTreeMap::new()) })
+        let (background, lent) = (Mutex::new(background), Mutex::new(BTreeMap::new()));
+        Ok(Queue { process: std::process::id(), background, lent })
     }
 
-    fn background(&self) -> MutexGuard<'_, Background<Slot>> {
-        self.background.lock().unwrap_or_else(PoisonError::into_inner)
+    fn background(&self) -> PyResult<MutexGuard<'_, Background<Slot>>> {
+        if std::process::id() != self.process {
+            let what = "another process records, from which this one was forked";
+            return Err(PyValueError::new_err(what));
+        }
+        Ok(self.background.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn lent(&self) -> MutexGuard<'_, BTreeMap<usize, Slot>> {
@@ -65,21 +72,23 @@ impl Queue {
 #[pymethods]
 impl Queue {
     /// The number of a buffer to fill; waits for one if `wait`, without the interpreter.
-    fn take(&self, py: Python<'_>, wait: bool) -> Option<usize> {
-        let slot = py.detach(|| self.background().take(wait))?;
+    fn take(&self, py: Python<'_>, wait: bool) -> PyResult<Option<usize>> {
+        let Some(slot) = py.detach(|| self.background().map(|b| b.take(wait)))? else {
+            return Ok(None);
+        };
         let number = slot.number;
         self.lent().insert(number, slot);
-        Some(number)
+        Ok(Some(number))
     }
 
     /// How many buffers are free.
-    fn free(&self) -> usize {
-        self.background().free()
+    fn free(&self) -> PyResult<usize> {
+        Ok(self.background()?.free())
     }
 
     fn give_back(&self, number: usize) -> PyResult<()> {
         let filled = self.filled((number, Vec::new()))?;
-        self.background().give_back(filled.buffer);
+        self.background()?.give_back(filled.buffer);
         Ok(())
     }
 
@@ -94,23 +103,24 @@ impl Queue {
         let streams =
             streams.into_iter().map(|(name, v)| Ok((name, self.filled(v)?))).collect::<PyResult<Vec<_>>>()?;
         let moments = moments.into_iter().map(|v| self.filled(v)).collect::<PyResult<_>>()?;
-        self.background().submit(Job::Step { iterate, streams, scalars, moments });
+        self.background()?.submit(Job::Step { iterate, streams, scalars, moments });
         Ok(())
     }
 
-    fn drop_step(&self, scalars: Vec<(String, f64)>, why: String) {
-        self.background().submit(Job::Dropped { scalars, why });
+    fn drop_step(&self, scalars: Vec<(String, f64)>, why: String) -> PyResult<()> {
+        self.background()?.submit(Job::Dropped { scalars, why });
+        Ok(())
     }
 
     /// Publishes what is pending and notes the iterate of a checkpoint, and waits for it.
     fn checkpoint(&self, py: Python<'_>, iterate: Given) -> PyResult<()> {
         let iterate = self.filled(iterate)?;
         py.detach(|| {
-            let background = self.background();
+            let background = self.background()?;
             background.submit(Job::Checkpoint(iterate));
             background.drain();
-        });
-        Ok(())
+            Ok(())
+        })
     }
 
     /// Records the final iterate and its scalars, and waits for the end.
@@ -125,19 +135,18 @@ impl Queue {
     }
 
     /// The first error, if there was one.
-    fn failure(&self) -> Option<String> {
-        self.background().failure()
+    fn failure(&self) -> PyResult<Option<String>> {
+        Ok(self.background()?.failure())
     }
 }
 
 impl Queue {
     fn end(&self, py: Python<'_>, job: Job<Slot>) -> PyResult<()> {
         py.detach(|| {
-            let mut background = self.background();
+            let mut background = self.background()?;
             background.submit(job);
-            background.join()
+            background.join().map_err(raise)
         })
-        .map_err(raise)
     }
 }
 

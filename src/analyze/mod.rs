@@ -63,6 +63,9 @@ pub enum Pass {
     Training,
 }
 
+/// Key of a table's metadata that holds what was left out.
+pub const LEFT_OUT: &str = "lpa.left_out";
+
 /// What to analyze, and how.
 pub struct Options {
     /// Steps to analyze, a half-open range.
@@ -233,6 +236,11 @@ impl<'a> Analysis<'a> {
         skipped.count(steps.start, steps.end, (*every).max(1))
     }
 
+    /// What is left out, as far as that is known before measuring.
+    pub fn skipped(&self) -> &Skipped {
+        &self.skipped
+    }
+
     /// What the summary should know of each stream.
     pub fn topics(&self) -> Vec<Topic> {
         let topic = |s: &Stream| {
@@ -276,6 +284,25 @@ impl<'a> Analysis<'a> {
     /// Number of chunks, to turn cells into steps.
     pub fn chunks(&self) -> u64 {
         self.run.table.chunks().len() as u64
+    }
+
+    /// Of the steps that were asked for those that were left out, as ranges, and steps with damaged vectors that
+    /// rows of others are made of; for the file's metadata.
+    pub fn left_out(&self, skipped: &Skipped) -> (String, String) {
+        let asked = &self.options.steps;
+        let within = |(first, last): (u64, u64)| (first.max(asked.start), last.min(asked.end - 1));
+        let ranges = skipped.ranges().map(|(steps, _)| within(steps.into_inner()));
+        let also = skipped.also.keys().map(|step| (*step, *step));
+        let mut all: Vec<(u64, u64)> = ranges.filter(|(first, last)| first <= last).chain(also).collect();
+        all.sort_unstable();
+        all.dedup_by(|next, before| {
+            let meets = next.0 <= before.1.saturating_add(1);
+            if meets {
+                before.1 = before.1.max(next.1);
+            }
+            meets
+        });
+        (LEFT_OUT.to_owned(), serde_json::json!(all).to_string())
     }
 
     /// All that can change a number of the result, for the file's metadata.

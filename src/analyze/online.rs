@@ -34,6 +34,9 @@ use crate::stream::{self, Form};
 use crate::sums::{Cells, Layout};
 use crate::table::Table;
 
+/// The table, in the run.
+const TABLE: &str = "metrics.parquet";
+
 /// What to measure.
 pub struct Question {
     /// The references: files, or references of other runs.
@@ -137,6 +140,10 @@ impl Meter {
             own: false,
             lossy: false,
         };
+        let table = path.join(TABLE);
+        if std::fs::symlink_metadata(&table).is_ok() {
+            return Err(refuse(format!("{} is there already; choose another directory", table.display())));
+        }
         let writer = Writer::create(path, manifest, options)?;
         // Which tensors move together is not known yet.
         let shape = Shape::new(layout, &groups, (&run.manifest.tensors, &references), |t| (t, 0));
@@ -344,9 +351,10 @@ impl Meter {
         };
         let analysis = Analysis::prepare(&run, &catalog, &references, &options)?;
         self.check(&analysis)?;
-        let table = Table::create(&path.join("metrics.parquet"))?;
+        let table = Table::create(&path.join(TABLE))?;
         let (table, text) = report(&run, &references, &options, &analysis, &mut self.measured, &path, table)?;
-        let metadata = [analysis.provenance(), vec![(SUMMARY.to_owned(), text)]].concat();
+        let left_out = analysis.left_out(&self.measured.skipped);
+        let metadata = [analysis.provenance(), vec![left_out, (SUMMARY.to_owned(), text)]].concat();
         table.finish(metadata)?;
         if end.is_some() && references.iter().all(|r| r.step.is_none()) {
             let what = "this pass did not end where the first one did: its final iterate is none of the references. \

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::backend::Work;
+use super::kept::check_keeps;
 use super::output::{Output, Place, Question, check_writable};
 use super::progress::Progress;
 use super::{RunArguments, Usage, backend, bytes, rate, say};
@@ -33,7 +34,7 @@ pub(super) struct Arguments {
     #[arg(long = "stream", value_name = "NAME", default_value = GRAD)]
     streams: Vec<String>,
     /// Write the Parquet table here [default: RUN/metrics.parquet; for other references, streams,
-    /// groups or steps RUN/metrics.THESE.parquet]
+    /// groups or steps RUN/metrics.THESE.parquet; in the working directory where RUN cannot be written]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Only these steps: A..B (B not included), A.., ..B, or every K-th of them by A..B:K
@@ -51,7 +52,8 @@ pub(super) struct Arguments {
     /// Write csv or jsonl to standard output instead of a Parquet table
     #[arg(long, value_enum, default_value_t = Format::Parquet)]
     format: Format,
-    /// Leave out what is damaged or missing, and report it, instead of stopping
+    /// Leave out what is damaged or missing, and report it, instead of stopping; a table that holds more of the
+    /// same is kept
     #[arg(long)]
     skip_damaged: bool,
     /// Print neither progress nor summary
@@ -98,6 +100,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<Option<PathBuf>> {
         let what = "--out names a Parquet table; --format csv and jsonl write to standard output";
         return Err(Usage(what.to_owned()).into());
     }
+    a.backend.check()?;
     let isa = Isa::from_env()?;
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = a.threads.map_or(processors, usize::from);
@@ -109,7 +112,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<Option<PathBuf>> {
     let left_out = group::leave_out(&run, &mut groups, &unusable(&run, &catalog)?);
     let (streams, directions) = stream::select(&run, &catalog, &a.streams)?;
     let place = match (&a.out, a.format) {
-        (None, Format::Parquet) => Some(Place::of(&run.path)?),
+        (None, Format::Parquet) => Some(Place::of(&run)?),
         _ => None,
     };
     // What is made on the way is kept beside the table; without one nothing is kept.
@@ -144,6 +147,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<Option<PathBuf>> {
         steps: a.steps.as_ref().map(|s| s.text.as_str()),
     };
     let table = a.out.clone().or(place.map(|place| place.table(&question, &provenance)));
+    let devices = a.backend.asked()?;
     // With damage the same question may have another answer after a repair.
     if let Some(path) = table.as_ref().filter(|_| !a.skip_damaged)
         && is_up_to_date(a, path, &provenance)?
@@ -152,6 +156,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<Option<PathBuf>> {
     }
     if let Some(path) = &table {
         check_writable(path)?;
+        check_keeps(path, &[&provenance[..], &[analysis.left_out(analysis.skipped())]].concat())?;
     }
     let scratch = beside.unwrap_or_else(std::env::temp_dir);
     let measure = |devices: &[_]| {
@@ -161,21 +166,25 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<Option<PathBuf>> {
     };
     let partners = references.len() * options.directions.len();
     let work = Work { partners, terms: analysis.terms(), lossy: analysis.is_lossy(), threads };
-    let (measured, (elapsed, read)) = a.backend.with_devices(&work, measure, |note| {
+    let (measured, (elapsed, read)) = a.backend.with_devices(devices, &work, measure, |note| {
         if !a.quiet {
             tell(note);
         }
-    })?;
+    });
     let mut measured = measured?;
     let count = measured.steps.len() as u64;
     let output = Output::open(a.format, table.as_deref())?;
     let (output, text) = report(&run, &references, &options, &analysis, &mut measured, &scratch, output)?;
     let written = match output {
         Output::Table(rows) => {
-            let path = rows.path().display().to_string();
-            let metadata = [provenance, vec![(SUMMARY.to_owned(), text.clone())]].concat();
+            let (path, left_out) = (rows.path().to_owned(), analysis.left_out(&measured.skipped));
+            let metadata = [provenance, vec![left_out, (SUMMARY.to_owned(), text.clone())]].concat();
+            if let Err(kept) = check_keeps(&path, &metadata) {
+                report_damage(&analysis, &measured.skipped);
+                return Err(kept.into());
+            }
             let (rows, size) = rows.finish(metadata)?;
-            Some(format!("wrote {path} ({} rows, {})", thousands(rows), bytes(size)))
+            Some(format!("wrote {} ({} rows, {})", path.display(), thousands(rows), bytes(size)))
         }
         Output::Csv(csv) => csv.finish().map(|()| None)?,
         Output::JsonLines(lines) => lines.finish().map(|()| None)?,

@@ -45,36 +45,50 @@ pub(super) struct Work {
 }
 
 impl Arguments {
-    /// Measures with the devices that were asked for; if none was, with a GPU where it pays, and without
+    /// Checks what can be known without a run.
+    ///
+    /// # Errors
+    /// The arguments contradict each other.
+    pub(super) fn check(&self) -> std::result::Result<(), Usage> {
+        if self.backend == Backend::Cpu && !self.devices.is_empty() {
+            return Err(Usage("--device names a GPU, which --backend cpu does not use".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Opens the devices that were asked for; `None` where none was.
+    ///
+    /// # Errors
+    /// One of them cannot be had.
+    pub(super) fn asked(&self) -> Result<Option<Vec<Arc<Device>>>> {
+        let asked = self.backend == Backend::Cuda || !self.devices.is_empty();
+        asked.then(|| self.open().map_err(Error::Cuda)).transpose()
+    }
+
+    /// Measures with the devices that were `asked` for; if none was, with a GPU where it pays, and without
     /// one, and a note, where it fails.
     pub(super) fn with_devices<T>(
         &self,
+        asked: Option<Vec<Arc<Device>>>,
         work: &Work,
         measure: impl Fn(&[Arc<Device>]) -> (Result<Measured>, T),
         note: impl Fn(&str),
-    ) -> anyhow::Result<(Result<Measured>, T)> {
-        let pays = work.partners >= PAYS * work.threads && work.terms >= STARTS && !work.lossy;
-        let named = !self.devices.is_empty();
-        match self.backend {
-            Backend::Cpu if named => {
-                let what = "--device names a GPU, which --backend cpu does not use";
-                Err(Usage(what.to_owned()).into())
-            }
-            Backend::Auto if !named && pays && has_driver() => {
-                let failed = match self.open() {
-                    Err(e) => e,
-                    Ok(devices) => match measure(&devices) {
-                        (Err(Error::Cuda(e)), _) => e,
-                        done => return Ok(done),
-                    },
-                };
-                note(&format!("note: the CPU does the sums: {failed}"));
-                Ok(measure(&[]))
-            }
-            Backend::Auto if !named => Ok(measure(&[])),
-            Backend::Cpu => Ok(measure(&[])),
-            Backend::Auto | Backend::Cuda => Ok(measure(&self.open().map_err(Error::Cuda)?)),
+    ) -> (Result<Measured>, T) {
+        if let Some(devices) = asked {
+            return measure(&devices);
         }
+        let pays = work.partners >= PAYS * work.threads && work.terms >= STARTS && !work.lossy;
+        if self.backend == Backend::Auto && pays && has_driver() {
+            let failed = match self.open() {
+                Err(e) => e,
+                Ok(devices) => match measure(&devices) {
+                    (Err(Error::Cuda(e)), _) => e,
+                    done => return done,
+                },
+            };
+            note(&format!("note: the CPU does the sums: {failed}"));
+        }
+        measure(&[])
     }
 
     fn open(&self) -> std::result::Result<Vec<Arc<Device>>, CudaError> {

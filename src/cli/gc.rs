@@ -78,8 +78,21 @@ fn write_list(garbage: &Garbage, out: &mut String) {
 }
 
 fn staying(garbage: &Garbage) -> String {
-    match garbage.partly {
+    const LISTED: usize = 10;
+    let mut out = match garbage.partly {
         0 => String::new(),
         n => format!("{}, since a part of the steps counts\n", count(n, "shard stays", "shards stay")),
+    };
+    let foreign = &garbage.foreign;
+    if !foreign.is_empty() {
+        let stay = count(foreign.len(), "superseded shard stays", "superseded shards stay");
+        let _ = writeln!(out, "{stay}, since the header does not say that it is this run's");
     }
+    for why in foreign.iter().take(LISTED) {
+        let _ = writeln!(out, "  {why}");
+    }
+    if foreign.len() > LISTED {
+        let _ = writeln!(out, "  ... and {} more", foreign.len() - LISTED);
+    }
+    out
 }

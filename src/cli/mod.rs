@@ -9,6 +9,7 @@ mod estimate;
 mod export;
 mod gc;
 mod inspect;
+mod kept;
 mod output;
 mod pack;
 mod progress;

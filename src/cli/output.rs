@@ -11,12 +11,15 @@ use crate::group::ALL;
 use crate::hash::xxh3_64;
 use crate::row::Row;
 use crate::run::manifest::GRAD;
-use crate::run::parent;
+use crate::run::{Run, parent};
 use crate::table::{Table, metadata};
 use crate::text::{Csv, JsonLines};
 
 /// Longest description in a file name.
 const LONGEST: usize = 80;
+
+/// Digits of a hash in a file name, which tell runs of the same name apart.
+const WHICH: usize = 12;
 
 /// Where rows go.
 pub(super) enum Output {
@@ -88,8 +91,8 @@ fn file_name(parts: &[&str]) -> String {
     [&["metrics"], parts.as_slice(), &["parquet"]].concat().join(".")
 }
 
-/// Where tables go that nothing else is said of: into the run, or into the working directory, under the run's
-/// name, where the run cannot be written.
+/// Where tables go that nothing else is said of: into the run. Where the run cannot be written, into the working
+/// directory, under the run's name and a part of a hash of which run it is, since many have the same name.
 pub(super) struct Place {
     pub(super) directory: PathBuf,
     /// What the names of files begin with.
@@ -99,13 +102,18 @@ pub(super) struct Place {
 impl Place {
     /// # Errors
     /// The run's directory cannot be looked into.
-    pub(super) fn of(run: &Path) -> Result<Place> {
+    pub(super) fn of(run: &Run) -> Result<Place> {
+        let (run_id, run) = (&run.manifest.run_id, run.path.as_path());
         match tempfile::tempfile_in(run) {
             Ok(_) => Ok(Place { directory: run.to_owned(), prefix: String::new() }),
             Err(e) if matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => {
                 let full = run.canonicalize().unwrap_or_else(|_| run.to_owned());
-                let of = full.file_name().unwrap_or(OsStr::new("run")).to_string_lossy().into_owned();
-                Ok(Place { directory: PathBuf::from("."), prefix: of + "." })
+                let of = full.file_name().unwrap_or(OsStr::new("run")).to_string_lossy();
+                // Copies of a run have the same id, and another run may take its place.
+                let which = [run_id.as_bytes(), full.as_os_str().as_encoded_bytes()].concat();
+                let which = format!("{:016x}", xxh3_64(&which));
+                let prefix = format!("{of}.{}.", &which[..WHICH]);
+                Ok(Place { directory: PathBuf::from("."), prefix })
             }
             Err(source) => Err(Error::Io { action: "write", path: run.join(file_name(&[])), source }),
         }
@@ -150,6 +158,10 @@ fn asked(provenance: &[(String, String)]) -> String {
 /// # Errors
 /// It cannot, or there is another file.
 pub(super) fn check_writable(table: &Path) -> Result<()> {
+    if std::fs::symlink_metadata(table).is_ok_and(|m| m.is_symlink()) {
+        let source = std::io::Error::other("it is a link; name the file itself by --out");
+        return Err(Error::Io { action: "write", path: table.to_owned(), source });
+    }
     if table.exists() && metadata(table).is_none_or(|all| all.iter().all(|(k, _)| k != "lpa.version")) {
         let source = std::io::Error::other("there is a file that is no table of lpa's; choose another name");
         return Err(Error::Io { action: "write", path: table.to_owned(), source });

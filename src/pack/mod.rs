@@ -380,11 +380,15 @@ fn place(run: &Run, options: &Options) -> Result<PathBuf> {
         Err(Error::Write { path: path.to_owned(), what: format!("{what}; nothing was changed") })
     };
     let Some(out) = &options.out else {
-        let linked = std::fs::symlink_metadata(run.path.join("steps")).is_ok_and(|m| m.is_symlink());
-        return if linked {
-            refused(&run.path, "its shards lie elsewhere (steps/ is a link). Name a new run by --out")
-        } else {
-            Ok(run.path.clone())
+        return match others::first_link(run) {
+            Some(below) => {
+                let what = format!(
+                    "a part of it lies elsewhere ({} is a link). Name a new run by --out",
+                    below.display()
+                );
+                refused(&run.path, &what)
+            }
+            None => Ok(run.path.clone()),
         };
     };
     if std::fs::symlink_metadata(out).is_ok() {

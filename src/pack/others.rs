@@ -33,10 +33,11 @@ impl Others {
                 if is_own(run, &below) {
                     continue;
                 }
-                if kind.is_dir() {
-                    if !is_directory_of_shards(&below) {
-                        all.directories.push(below.clone());
-                    }
+                if is_directory_of_shards(&below) && run.path.join(&below).is_dir() {
+                    // Through a link too: the new run has a directory in its place.
+                    rest.push(below);
+                } else if kind.is_dir() {
+                    all.directories.push(below.clone());
                     rest.push(below);
                 } else if kind.is_file() || kind.is_symlink() {
                     all.bytes += entry.metadata().tried("read", &entry.path())?.len();
@@ -78,6 +79,20 @@ impl Others {
         }
         Ok(())
     }
+}
+
+/// The first of what lpa recorded, by path below the run, that is a link; `None` where nothing is.
+pub(super) fn first_link(run: &Run) -> Option<PathBuf> {
+    let mut all: Vec<PathBuf> = [MANIFEST, "steps", "ref", FINAL].map(PathBuf::from).to_vec();
+    let below = |path: &Path| path.strip_prefix(&run.path).unwrap_or(path).to_owned();
+    for rank in 0..run.manifest.world {
+        all.push(below(&journal::path(&run.path, rank)));
+        for file in run.segments(rank).iter().map(|s| &s.file.path) {
+            all.extend(file.parent().map(below));
+            all.push(below(file));
+        }
+    }
+    all.into_iter().find(|path| std::fs::symlink_metadata(run.path.join(path)).is_ok_and(|m| m.is_symlink()))
 }
 
 /// Whether lpa wrote it and it is made anew, or does not go along.

@@ -29,6 +29,8 @@ pub struct Cache {
 
 struct Made {
     directory: PathBuf,
+    /// It is a link, through which is read and not written.
+    linked: bool,
     /// Keeps a temporary directory alive.
     _temporary: Option<TempDir>,
 }
@@ -44,21 +46,39 @@ impl Cache {
         Cache { parent: None, made: OnceCell::new() }
     }
 
+    /// Where averages are looked for.
     fn directory(&self) -> Result<&Path> {
         if let Some(made) = self.made.get() {
             return Ok(&made.directory);
         }
-        let usable = |directory: &PathBuf| {
+        let usable = |directory: &Path| {
             std::fs::create_dir_all(directory).and_then(|()| tempfile::tempfile_in(directory)).is_ok()
         };
-        let made = match self.parent.as_ref().map(|p| p.join("lpa-references")).filter(usable) {
-            Some(directory) => Made { directory, _temporary: None },
-            None => {
+        let linked = |directory: &Path| std::fs::symlink_metadata(directory).is_ok_and(|m| m.is_symlink());
+        let made = match self.parent.as_ref().map(|p| p.join("lpa-references")) {
+            Some(directory) if linked(&directory) => Made { directory, linked: true, _temporary: None },
+            Some(directory) if usable(&directory) => Made { directory, linked: false, _temporary: None },
+            _ => {
                 let temporary = tempfile::tempdir().tried("write", &std::env::temp_dir())?;
-                Made { directory: temporary.path().to_owned(), _temporary: Some(temporary) }
+                let directory = temporary.path().to_owned();
+                Made { directory, linked: false, _temporary: Some(temporary) }
             }
         };
         Ok(&self.made.get_or_init(|| made).directory)
+    }
+
+    /// Where averages are made.
+    ///
+    /// # Errors
+    /// A link leads there.
+    fn writable(&self) -> Result<&Path> {
+        let directory = self.directory()?;
+        if self.made.get().is_some_and(|made| made.linked) {
+            let what = "it is a link, through which lpa reads and does not write, and the reference is not there yet. \
+                        Put a directory in its place, or name another place for the table by --out";
+            return Err(Error::Write { path: directory.to_owned(), what: what.to_owned() });
+        }
+        Ok(directory)
     }
 }
 
@@ -244,7 +264,7 @@ pub(super) fn open(
         }
     }
     if !targets.is_empty() {
-        materialize(run, &targets, cache.directory()?).map_err(|e| cannot_make(run, e))?;
+        materialize(run, &targets, cache.writable()?).map_err(|e| cannot_make(run, e))?;
     }
     drop(targets);
     let mut all = Vec::new();

@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 
 use rustix::process::setpriority_process;
 
+use super::process::Process;
 use super::writer::{Elements, Step, Writer};
 use crate::error::{Error, Result, Tried};
 
@@ -165,7 +166,11 @@ impl<M> Shared<M> {
 
 /// A recorder on its own thread. Jobs are done in their order. After an error all that follow are
 /// discarded, and the buffers come back, so that the training never waits for a broken disk.
+///
+/// In a process that was forked from the one that started it there is no such thread, and a lock may be held for
+/// ever: there it takes no job, gives no buffer and waits for nothing.
 pub struct Background<M> {
+    process: Process,
     shared: Arc<Shared<M>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -190,12 +195,15 @@ impl<M: AsRef<[u8]> + Send + 'static> Background<M> {
             .name("lpa-record".to_owned())
             .spawn(move || work(&own, recorder, &packing))
             .tried("start a thread for", std::path::Path::new("the recording"))?;
-        Ok(Background { shared, thread: Some(thread) })
+        Ok(Background { process: Process::this(), shared, thread: Some(thread) })
     }
 
     /// Takes a buffer to be filled; waits for one if `wait`. `None` where none is free, or never
     /// will be since the recording is over.
     pub fn take(&self, wait: bool) -> Option<M> {
+        if !self.is_here() {
+            return None;
+        }
         let mut state = self.shared.lock();
         loop {
             if let Some(buffer) = state.free.pop() {
@@ -211,23 +219,32 @@ impl<M: AsRef<[u8]> + Send + 'static> Background<M> {
 
     /// How many buffers are free.
     pub fn free(&self) -> usize {
-        self.shared.lock().free.len()
+        if self.is_here() { self.shared.lock().free.len() } else { 0 }
     }
 
     /// Gives a buffer back unused.
     pub fn give_back(&self, buffer: M) {
+        if !self.is_here() {
+            return;
+        }
         self.shared.lock().free.push(buffer);
         self.shared.changed.notify_all();
     }
 
     /// Queues a job; never waits.
     pub fn submit(&self, job: Job<M>) {
+        if !self.is_here() {
+            return;
+        }
         self.shared.lock().jobs.push_back(job);
         self.shared.changed.notify_all();
     }
 
     /// Waits until every job is done.
     pub fn drain(&self) {
+        if !self.is_here() {
+            return;
+        }
         let mut state = self.shared.lock();
         while !state.over && (state.busy || !state.jobs.is_empty()) {
             state = self.shared.wait(state);
@@ -236,6 +253,9 @@ impl<M: AsRef<[u8]> + Send + 'static> Background<M> {
 
     /// The first error, in words.
     pub fn failure(&self) -> Option<String> {
+        if !self.is_here() {
+            return Some(elsewhere().to_string());
+        }
         self.shared.lock().failure.as_ref().map(Error::to_string)
     }
 
@@ -244,6 +264,9 @@ impl<M: AsRef<[u8]> + Send + 'static> Background<M> {
     /// # Errors
     /// The first error that there was.
     pub fn join(&mut self) -> Result<()> {
+        if !self.is_here() {
+            return Err(elsewhere());
+        }
         self.drain();
         self.end();
         self.shared.lock().failure.take().map_or(Ok(()), Err)
@@ -251,7 +274,17 @@ impl<M: AsRef<[u8]> + Send + 'static> Background<M> {
 }
 
 impl<M> Background<M> {
+    /// Whether this is the process that started the thread.
+    fn is_here(&self) -> bool {
+        self.process.is_this()
+    }
+
     fn end(&mut self) {
+        if !self.is_here() {
+            // There is no thread that could be waited for or detached.
+            std::mem::forget(self.thread.take());
+            return;
+        }
         self.shared.lock().over = true;
         self.shared.changed.notify_all();
         if let Some(thread) = self.thread.take() {
@@ -265,6 +298,11 @@ impl<M> Drop for Background<M> {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+fn elsewhere() -> Error {
+    let what = "another process records, from which this one was forked";
+    Error::Write { path: PathBuf::new(), what: what.to_owned() }
 }
 
 /// Lets nobody wait for a thread that is gone.

@@ -3,11 +3,13 @@
 //! Owns the directory and `reasons.txt` in it. Nothing reads it; a file that was set aside can be
 //! put back by hand, since its line says where it was.
 
-use std::fs::OpenOptions;
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use super::publish::sync_parent;
+use rustix::fs::OFlags;
+
+use super::inside::Inside;
 use crate::error::{Result, Tried};
 
 /// The directory in a run.
@@ -15,36 +17,40 @@ const BAD: &str = "bad";
 /// A line for each file: its name here, where it was, and why it is here.
 const REASONS: &str = "reasons.txt";
 
+/// Checks that a file of a run can be moved into `bad/`. `file` is the path below the run.
+///
+/// # Errors
+/// It is a link, or a link leads to it or to `bad/`.
+pub(crate) fn check_movable(run: &Path, file: &Path) -> Result<()> {
+    let inside = Inside::run(run)?;
+    inside.check(BAD.as_ref())?;
+    if inside.has(BAD.as_ref())? {
+        Inside::open(run, Path::new(BAD))?.check(REASONS.as_ref())?;
+    }
+    Inside::open(run, file.parent().unwrap_or(Path::new("")))?.check(file.file_name().unwrap_or_default())
+}
+
 /// Moves a file of a run into `bad/` and notes why. `file` is the path below the run, and so is what
 /// is returned. The caller holds the run's locks.
 ///
 /// # Errors
-/// The disk refuses.
+/// As [`check_movable`], or the disk refuses.
 pub(crate) fn set_aside(run: &Path, file: &Path, why: &str) -> Result<PathBuf> {
-    let directory = run.join(BAD);
-    if !directory.exists() {
-        std::fs::create_dir(&directory).tried("create", &directory)?;
-        sync_parent(&directory)?;
-    }
-    let name = file.file_name().unwrap_or_default().to_string_lossy();
-    let mut to = Path::new(BAD).join(&*name);
-    let mut copies = 1;
-    while run.join(&to).exists() {
+    check_movable(run, file)?;
+    let bad = Inside::make(run, Path::new(BAD))?;
+    let from = Inside::open(run, file.parent().unwrap_or(Path::new("")))?;
+    let name = file.file_name().unwrap_or_default();
+    let (mut to, mut copies) = (name.to_owned(), 1);
+    while bad.has(&to)? {
         copies += 1;
-        to = Path::new(BAD).join(format!("{name}.{copies}"));
+        to = OsString::from(format!("{}.{copies}", name.to_string_lossy()));
     }
+    let below = Path::new(BAD).join(&to);
     // The reason first: after a crash a line too many does no harm, a file without one would.
-    let reasons = directory.join(REASONS);
-    let line = format!("{} was {}: {why}\n", to.display(), file.display());
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(&reasons)
-        .and_then(|mut f| f.write_all(line.as_bytes()).and_then(|()| f.sync_all()))
-        .tried("write", &reasons)?;
-    let (from, into) = (run.join(file), run.join(&to));
-    std::fs::rename(&from, &into).tried("move", &from)?;
-    sync_parent(&into)?;
-    sync_parent(&from)?;
-    Ok(to)
+    let line = format!("{} was {}: {why}\n", below.display(), file.display());
+    let mut reasons = bad.file(REASONS.as_ref(), OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND)?;
+    let written = reasons.write_all(line.as_bytes()).and_then(|()| reasons.sync_all());
+    written.tried("write", &bad.path().join(REASONS))?;
+    from.rename(name, &bad, &to)?;
+    Ok(below)
 }

@@ -5,7 +5,9 @@ use std::path::Path;
 use tempfile::NamedTempFile;
 
 use super::bad::set_aside;
-use super::publish::{publish_new, unique_file};
+use super::inside::Inside;
+use super::leftover::TMP;
+use super::publish::{parent, publish_new, unique_file};
 use super::reference_file::{Of, ReferenceFile};
 use super::{Access, Run};
 use crate::error::{Error, Result, Tried};
@@ -45,9 +47,10 @@ pub(crate) fn rebuild_final(run: &Run, step: u64, tmp_prefix: &str, why: &str) -
 
 /// x_T in a file under `tmp/`, which is removed where it is not published.
 fn draft(run: &Run, step: u64, tmp_prefix: &str) -> Result<NamedTempFile> {
-    let tmp = run.path.join("tmp");
-    std::fs::create_dir_all(&tmp).tried("create", &tmp)?;
-    let draft = unique_file(&tmp, &format!("{tmp_prefix}final.")).tried("create", &tmp)?;
+    // It is said before x_T is decoded.
+    Inside::make(&run.path, parent(Path::new(FINAL)))?;
+    let tmp = Inside::make(&run.path, Path::new(TMP))?;
+    let draft = unique_file(tmp.path(), &format!("{tmp_prefix}final.")).tried("create", tmp.path())?;
     let mut out = ReferenceFile::create(
         run,
         draft.as_file(),
@@ -63,8 +66,7 @@ fn draft(run: &Run, step: u64, tmp_prefix: &str) -> Result<NamedTempFile> {
 /// Gives the draft its name, where no other process was faster: that one has made the same bytes.
 fn publish(run: &Run, draft: NamedTempFile) -> Result<()> {
     let path = run.path.join(FINAL);
-    let directory = run.path.join("ref");
-    std::fs::create_dir_all(&directory).tried("create", &directory)?;
+    Inside::make(&run.path, parent(Path::new(FINAL)))?;
     let (file, tmp) = draft.into_parts();
     match publish_new(&file, &tmp, &path) {
         // The file has its name now; there is nothing under `tmp/` to remove.

@@ -1,17 +1,20 @@
 //! Removing what a run will never read again.
 //!
 //! Owns what that is: shards without a step that counts, files of dead writers, directories that are
-//! empty then. A shard that is superseded in part stays whole. Whatever is removed first, and
+//! empty then. A shard that is superseded in part stays whole, and so does one whose header does not say that it
+//! is what its name says, of this run. Whatever is removed first, and
 //! wherever a crash stops it, the run reads the same: no step that counts is in any of these files.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::hold::{Held, being_recorded};
-use super::leftover::{Leftover, leftovers, remove, remove_file};
-use super::publish::{parent, sync_parent};
-use super::shard::{ShardFile, is_directory_name};
+use super::inside::Inside;
+use super::leftover::{Leftover, leftovers, remove};
+use super::publish::parent;
+use super::shard::{ShardFile, check_header, is_directory_name};
 use super::{Access, Run, journal};
 use crate::error::{Error, Result, Tried};
 
@@ -21,8 +24,10 @@ pub struct Garbage {
     pub shards: Vec<(ShardFile, u64)>,
     /// Files of dead writers.
     pub leftovers: Vec<Leftover>,
-    /// Directories of shards in which nothing is left then.
-    pub directories: Vec<PathBuf>,
+    /// Names of directories of shards in which nothing is left then.
+    pub directories: Vec<OsString>,
+    /// Why a superseded shard stays: its header is damaged, or not of this run.
+    pub foreign: Vec<Error>,
     /// Shards that are superseded in part, and stay.
     pub partly: usize,
     /// Steps of which only superseded shards tell, where the run is not complete.
@@ -63,30 +68,46 @@ pub fn remove_garbage(path: &Path, access: Access) -> Result<Garbage> {
     let held = Held::take(path)?;
     let run = Run::open(path, access)?;
     let garbage = find(&run, |rank| held.holds(rank))?;
-    let mut changed = BTreeMap::new();
+    let mut by_directory: BTreeMap<&Path, Vec<&ShardFile>> = BTreeMap::new();
     for (file, _) in &garbage.shards {
-        remove_file(&file.path)?;
-        changed.insert(parent(&file.path), &file.path);
+        by_directory.entry(parent(&file.path)).or_default().push(file);
     }
-    for directory in &garbage.directories {
-        changed.remove(directory.as_path());
-        match std::fs::remove_dir(directory) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-            other => other.tried("remove", directory)?,
+    for (directory, files) in by_directory {
+        let inside = Inside::open(path, directory.strip_prefix(path).unwrap_or(directory))?;
+        for file in files {
+            inside.remove_file(file.name.file_name().as_ref())?;
         }
+        inside.sync()?;
     }
-    changed.values().try_for_each(|file| sync_parent(file))?;
-    garbage.directories.first().map_or(Ok(()), |d| sync_parent(d))?;
-    remove(&garbage.leftovers, &held)?;
+    if !garbage.directories.is_empty() {
+        let steps = Inside::open(path, Path::new("steps"))?;
+        garbage.directories.iter().try_for_each(|name| steps.remove_directory(name))?;
+        steps.sync()?;
+    }
+    remove(path, &garbage.leftovers, &held)?;
     Ok(garbage)
 }
 
 fn find(run: &Run, dead: impl Fn(u32) -> bool) -> Result<Garbage> {
     check_whole(run)?;
-    let mut shards = Vec::new();
+    let (mut shards, mut foreign) = (Vec::new(), Vec::new());
+    let mut inside: Option<Inside> = None;
     for file in run.superseded() {
-        let bytes = std::fs::metadata(&file.path).tried("read", &file.path)?.len();
-        shards.push((file.clone(), bytes));
+        let directory = parent(&file.path);
+        let at = match inside.take().filter(|i| i.path() == directory) {
+            Some(at) => at,
+            None => Inside::open(&run.path, directory.strip_prefix(&run.path).unwrap_or(directory))?,
+        };
+        at.check(file.name.file_name().as_ref())?;
+        inside = Some(at);
+        match check_header(file, &run.manifest) {
+            Ok(()) => {
+                let bytes = std::fs::metadata(&file.path).tried("read", &file.path)?.len();
+                shards.push((file.clone(), bytes));
+            }
+            Err(e) if e.is_damage() => foreign.push(e),
+            Err(e) => return Err(e),
+        }
     }
     let segments = || (0..run.manifest.world).flat_map(|rank| run.segments(rank));
     let counted = run.steps().end;
@@ -94,6 +115,7 @@ fn find(run: &Run, dead: impl Fn(u32) -> bool) -> Result<Garbage> {
     let complete = run.final_step().is_some();
     Ok(Garbage {
         directories: left_empty(&run.path, &shards)?,
+        foreign,
         leftovers: leftovers(&run.path, dead)?,
         partly: segments().filter(|s| s.last < s.file.name.last).count(),
         only_here: if complete { 0..0 } else { counted..written.max(counted) },
@@ -130,14 +152,16 @@ fn check_whole(run: &Run) -> Result<()> {
 }
 
 /// The directories of shards that hold nothing but `shards`.
-fn left_empty(run: &Path, shards: &[(ShardFile, u64)]) -> Result<Vec<PathBuf>> {
+fn left_empty(run: &Path, shards: &[(ShardFile, u64)]) -> Result<Vec<OsString>> {
     let removed: BTreeSet<&Path> = shards.iter().map(|(file, _)| file.path.as_path()).collect();
     let steps = run.join("steps");
     let mut all = Vec::new();
     for entry in std::fs::read_dir(&steps).tried("list", &steps)? {
-        let directory = entry.tried("list", &steps)?.path();
-        let name = directory.file_name().and_then(|n| n.to_str()).unwrap_or("");
-        if !is_directory_name(name) || !directory.is_dir() {
+        let entry = entry.tried("list", &steps)?;
+        let (directory, name) = (entry.path(), entry.file_name());
+        // A link is none.
+        let is_directory = entry.file_type().tried("read", &directory)?.is_dir();
+        if !is_directory || !name.to_str().is_some_and(is_directory_name) {
             continue;
         }
         let mut stays = false;
@@ -146,7 +170,7 @@ fn left_empty(run: &Path, shards: &[(ShardFile, u64)]) -> Result<Vec<PathBuf>> {
             stays |= !removed.contains(path.as_path());
         }
         if !stays {
-            all.push(directory);
+            all.push(name);
         }
     }
     all.sort();

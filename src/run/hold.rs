@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
+use super::inside::Inside;
 use super::journal;
 use super::manifest::Manifest;
 use crate::error::{Error, Result, Tried};
@@ -70,17 +71,33 @@ impl Held {
         self.journals.get(rank as usize).is_some_and(Option::is_some)
     }
 
-    /// Cuts off what follows the first `whole_len` bytes of a journal, and returns how many bytes
-    /// that were.
+    /// How many bytes follow the first `whole_len` of a journal, if they can be cut off.
     ///
     /// # Errors
-    /// The disk refuses.
-    pub(crate) fn cut_journal(&self, rank: u32, whole_len: u64) -> Result<u64> {
+    /// There are some, and it is a link.
+    pub(crate) fn torn(&self, rank: u32, whole_len: u64) -> Result<u64> {
         let Some(journal) = self.journals.get(rank as usize).and_then(Option::as_ref) else {
             return Ok(0);
         };
         let path = journal::path(&self.run, rank);
         let torn = journal.metadata().tried("read", &path)?.len().saturating_sub(whole_len);
+        if torn > 0 {
+            Inside::run(&self.run)?.check(path.file_name().unwrap_or_default())?;
+        }
+        Ok(torn)
+    }
+
+    /// Cuts off what follows the first `whole_len` bytes of a journal, and returns how many bytes
+    /// that were.
+    ///
+    /// # Errors
+    /// It is a link, or the disk refuses.
+    pub(crate) fn cut_journal(&self, rank: u32, whole_len: u64) -> Result<u64> {
+        let Some(journal) = self.journals.get(rank as usize).and_then(Option::as_ref) else {
+            return Ok(0);
+        };
+        let path = journal::path(&self.run, rank);
+        let torn = self.torn(rank, whole_len)?;
         if torn > 0 {
             journal.set_len(whole_len).and_then(|()| journal.sync_all()).tried("write", &path)?;
         }

@@ -117,10 +117,11 @@ fn parse(line: &str) -> Option<Event> {
 }
 
 impl Journal {
-    /// Reads the journal of `rank`. A torn last line is left out.
+    /// Reads the journal of `rank`. A last line without its newline was torn by a crash, and is left out. Any other
+    /// was written whole.
     ///
     /// # Errors
-    /// It cannot be read, or a line before the last is not what was written.
+    /// It cannot be read, or a line is not what was written.
     pub fn read(run: &Path, rank: u32) -> Result<Journal> {
         let path = path(run, rank);
         let bytes = std::fs::read(&path).tried("read", &path)?;
@@ -131,7 +132,6 @@ impl Journal {
             rest = &rest[end + 1..];
             match event {
                 Some(event) => journal.events.push(event),
-                None if rest.is_empty() && !journal.events.is_empty() => break,
                 None => {
                     let line = journal.events.len() + 1;
                     return Err(Error::damaged(&path, format!("line {line} is not what was written")));

@@ -7,11 +7,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::hold::Held;
-use super::publish::sync_parent;
+use super::inside::Inside;
 use crate::error::{Result, Tried};
 
 /// A file that no lock guards is nobody's when it was not written to for so long.
 const YOUNG: Duration = Duration::from_secs(3600);
+
+/// The directory in a run where files are written before they have their names.
+pub(super) const TMP: &str = "tmp";
 
 /// A file under `tmp/` that nobody will publish.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,9 +48,9 @@ fn owner(name: &str) -> Option<Owner> {
 /// number has no writer.
 ///
 /// # Errors
-/// The directory cannot be read.
+/// The directory cannot be read; or there are some, and a link leads there.
 pub(crate) fn leftovers(run: &Path, dead: impl Fn(u32) -> bool) -> Result<Vec<Leftover>> {
-    let tmp = run.join("tmp");
+    let tmp = run.join(TMP);
     let entries = match std::fs::read_dir(&tmp) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other.tried("list", &tmp)?,
@@ -73,25 +76,22 @@ pub(crate) fn leftovers(run: &Path, dead: impl Fn(u32) -> bool) -> Result<Vec<Le
             all.push(Leftover { path, bytes: meta.len(), shard });
         }
     }
+    if !all.is_empty() {
+        Inside::open(run, Path::new(TMP))?;
+    }
     all.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(all)
 }
 
-/// Removes files that [`leftovers`] listed while `_held` was held.
+/// Removes files that [`leftovers`] listed of a run while `_held` was held.
 ///
 /// # Errors
-/// The disk refuses.
-pub(crate) fn remove(all: &[Leftover], _held: &Held) -> Result<()> {
-    for leftover in all {
-        remove_file(&leftover.path)?;
+/// A link leads there, or the disk refuses.
+pub(crate) fn remove(run: &Path, all: &[Leftover], _held: &Held) -> Result<()> {
+    if all.is_empty() {
+        return Ok(());
     }
-    all.first().map_or(Ok(()), |l| sync_parent(&l.path))
-}
-
-/// Removes a file, or finds that it is gone.
-pub(super) fn remove_file(path: &Path) -> Result<()> {
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        other => other.tried("remove", path),
-    }
+    let tmp = Inside::open(run, Path::new(TMP))?;
+    all.iter().filter_map(|l| l.path.file_name()).try_for_each(|name| tmp.remove_file(name))?;
+    tmp.sync()
 }

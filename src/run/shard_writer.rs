@@ -8,10 +8,13 @@ use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use serde_json::json;
 
 use super::container::{DATA_ALIGN, Entry, build_header};
-use super::publish::{publish_new, sync_parent};
+use super::inside::Inside;
+use super::leftover::TMP;
+use super::publish::publish_new;
 use super::record::{PAYLOAD_ALIGN, RECORD, Record};
 use super::shard::{SHARD_FORMAT, ShardName};
 use crate::codec::Coding;
@@ -62,8 +65,11 @@ impl Identity {
 impl ShardWriter {
     /// Starts a shard whose first step is `first`.
     pub(super) fn create(identity: &Identity, first: u64) -> Result<ShardWriter> {
-        let tmp = identity.run.join("tmp").join(format!("{}s{first:010}", identity.tmp_prefix()));
-        let mut file = BufWriter::new(File::create(&tmp).tried("create", &tmp)?);
+        let name = format!("{}s{first:010}", identity.tmp_prefix());
+        let directory = Inside::open(&identity.run, Path::new(TMP))?;
+        let tmp = directory.path().join(&name);
+        let how = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
+        let mut file = BufWriter::new(directory.file(name.as_ref(), how)?);
         // The header goes here at the end. Its size does not depend on what the shard holds.
         file.write_all(&[0u8; DATA_ALIGN]).tried("write", &tmp)?;
         Ok(ShardWriter {
@@ -144,9 +150,8 @@ impl ShardWriter {
             return Err(Error::Write { path: self.tmp.0.clone(), what });
         }
         file.write_all_at(&header, 0).tried("write", &self.tmp.0)?;
-        let directory = identity.run.join("steps").join(name.directory());
-        make_directory(&directory)?;
-        let path = directory.join(name.file_name());
+        let directory = Inside::make(&identity.run, &Path::new("steps").join(name.directory()))?;
+        let path = directory.path().join(name.file_name());
         publish_new(&file, &self.tmp.0, &path)?;
         Ok(path)
     }
@@ -192,14 +197,5 @@ impl ShardWriter {
         ];
         let header = build_header(&metadata, &entries);
         (tail, header)
-    }
-}
-
-fn make_directory(path: &Path) -> Result<()> {
-    match std::fs::create_dir(path) {
-        Ok(()) => sync_parent(path),
-        // Another rank made it, and may not have flushed it yet.
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => sync_parent(path),
-        Err(e) => Err(e).tried("create", path),
     }
 }

@@ -3,21 +3,24 @@
 //! Steps come one after the other. A shard is published when it is large, old or full enough, and
 //! from then on no crash can take it back. `tests/suite/crash.rs` kills writers to see that it is so.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
 use super::chunk::ChunkTable;
 use super::finish::assemble_final;
 use super::hold::{MOST_TRIES, PATIENCE, is_named, wait_for_lock};
+use super::inside::Inside;
 use super::journal::{self, Event, Journal};
+use super::leftover::TMP;
 use super::manifest::{MANIFEST, Manifest};
+use super::process::Process;
 use super::publish::{publish_new, sync_parent, unique_file};
 use super::shard::{MAX_SHARD_STEPS, table_bytes};
 use super::shard_writer::{Identity, ShardWriter};
@@ -94,8 +97,10 @@ enum Start {
 /// Writes one rank's part of a run.
 ///
 /// When the disk refuses, the writer fails for good: everything published before is safe, and the
-/// recording can be resumed from there.
+/// recording can be resumed from there. In a process that was forked from the one that records it can do nothing,
+/// and leaves nothing undone.
 pub struct Writer {
+    process: Process,
     identity: Arc<Identity>,
     manifest: Manifest,
     slice_bytes: Vec<usize>,
@@ -122,13 +127,13 @@ impl Writer {
         check_options(run, &manifest, options)?;
         make_directories(run)?;
         let path = run.join(MANIFEST);
-        for sub in ["steps", "ref", "tmp"] {
-            make_directories(&run.join(sub))?;
+        for sub in ["steps", "ref", TMP] {
+            Inside::make(run, Path::new(sub))?;
         }
         let bytes = serde_json::to_vec_pretty(&manifest)
             .map_err(|e| write_error(run, format!("the manifest is no JSON: {e}")))?;
         // Of several creators at once, each has a file of its own and one wins the name.
-        let mut file = unique_file(&run.join("tmp"), "manifest.").tried("create", &path)?;
+        let mut file = unique_file(&run.join(TMP), "manifest.").tried("create", &path)?;
         file.write_all(&bytes).tried("write", &path)?;
         let (file, tmp) = file.into_parts();
         match publish_new(&file, &tmp, &path) {
@@ -221,6 +226,7 @@ impl Writer {
             slice_bytes[chunk.tensor] += chunk.len * manifest.tensors[chunk.tensor].dtype.size();
         }
         let mut writer = Writer {
+            process: Process::this(),
             identity,
             manifest,
             slice_bytes,
@@ -316,6 +322,9 @@ impl Writer {
 
     fn check_open(&self) -> Result<()> {
         let what = match self.state {
+            _ if !self.process.is_this() => {
+                "another process records here, from which this one was forked; record in that one".to_owned()
+            }
             Recording::Open => return Ok(()),
             Recording::Closed => "the writer is closed".to_owned(),
             Recording::Failed => format!(
@@ -485,8 +494,13 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        // Nobody is left to hear of a failure; the shard is then missing, as after a crash.
-        let _ = self.settle();
+        if self.process.is_this() {
+            // Nobody is left to hear of a failure; the shard is then missing, as after a crash.
+            let _ = self.settle();
+        } else {
+            // The file under `tmp/`, the place in it and the thread are the other process's.
+            std::mem::forget((self.shard.take(), self.publishing.take()));
+        }
     }
 }
 
@@ -507,9 +521,8 @@ fn check_options(run: &Path, manifest: &Manifest, options: WriterOptions) -> Res
 fn open_locked(path: &Path, run: &Path, rank: u32) -> Result<File> {
     let mut tries = 0;
     loop {
-        let mut options = OpenOptions::new();
-        let journal = options.read(true).write(true).create(true).truncate(false).open(path);
-        let journal = journal.tried("open", path)?;
+        let name = path.file_name().unwrap_or_default();
+        let journal = Inside::run(run)?.file(name, OFlags::RDWR | OFlags::CREATE)?;
         lock(&journal, run, rank)?;
         tries += 1;
         // `lpa pack` may have put another run in the place of this one while the lock was waited for.
@@ -556,16 +569,11 @@ fn make_directories(path: &Path) -> Result<()> {
 
 /// Removes what a killed writer of this rank left under `tmp/`; none of it was ever published.
 fn wipe_tmp(identity: &Identity) -> Result<()> {
-    let tmp = identity.run.join("tmp");
-    std::fs::create_dir_all(&tmp).tried("create", &tmp)?;
-    for entry in std::fs::read_dir(&tmp).tried("list", &tmp)? {
-        let path = entry.tried("list", &tmp)?.path();
-        let own = path.file_name().and_then(|n| n.to_str());
-        if own.is_some_and(|n| n.starts_with(&identity.tmp_prefix())) {
-            match std::fs::remove_file(&path) {
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-                other => other.tried("remove", &path)?,
-            }
+    let tmp = Inside::make(&identity.run, Path::new(TMP))?;
+    for entry in std::fs::read_dir(tmp.path()).tried("list", tmp.path())? {
+        let name = entry.tried("list", tmp.path())?.file_name();
+        if name.to_str().is_some_and(|n| n.starts_with(&identity.tmp_prefix())) {
+            tmp.remove_file(&name)?;
         }
     }
     Ok(())

@@ -1,16 +1,30 @@
 """What the Python tests share: the binary, the fixtures, and reading results."""
 
+import atexit
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FIXTURES = ROOT / "fixtures"
+# Results of an analysis, which may lie beside the runs.
+RESULTS = ("*.parquet", "lpa-references")
+_COPIES = tempfile.mkdtemp(prefix="lpa-fixtures-")
+atexit.register(shutil.rmtree, _COPIES, ignore_errors=True)
+# Copies, so that no test writes into the source tree or finds what an analysis has left there.
+FIXTURES = Path(shutil.copytree(ROOT / "fixtures", Path(_COPIES) / "fixtures", ignore=shutil.ignore_patterns(*RESULTS)))
 sys.path.insert(0, str(ROOT / "examples"))
 BINARY = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "lpa"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_written_into_fixtures():
+    yield
+    assert not [f for pattern in RESULTS for f in FIXTURES.rglob(pattern)]
 
 
 @pytest.fixture

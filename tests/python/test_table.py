@@ -46,7 +46,7 @@ def test_every_column_is_documented(analyze):
             # One line names the ends of all metrics that have an interval.
             first = [f"{metric}_{end}" for metric in ["rsi", *first[2:]] for end in ("lo", "hi")]
         documented += first
-    for run in (RUN, ROOT / "fixtures/format/v1-lossy-int8"):
+    for run in (RUN, FIXTURES / "format/v1-lossy-int8"):
         assert pq.read_schema(analyze(run)).names == documented
 
 

@@ -340,8 +340,122 @@ fn a_run_that_cannot_be_written_gets_its_table_in_the_working_directory() {
     let ran: Ran = command.args(["analyze", copy.arg()]).current_dir(&work).output().unwrap().into();
     mode(&copy.path, 0o755);
     assert_eq!(ran.code, 0, "{}", ran.err);
-    assert!(ran.out.contains("wrote ./run.metrics.parquet"), "{}", ran.out);
-    assert!(work.join("run.metrics.parquet").exists());
+    let wrote = ran.out.split("wrote ./").nth(1).unwrap().split(' ').next().unwrap();
+    assert!(wrote.starts_with("run.") && wrote.ends_with(".metrics.parquet"), "{wrote}");
+    assert!(work.join(wrote).exists());
+}
+
+#[test]
+fn read_only_runs_of_the_same_name_have_tables_of_their_own() {
+    use std::os::unix::fs::PermissionsExt;
+    if unprivileged().is_none() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let work = dir.path().join("work");
+    std::fs::create_dir(&work).unwrap();
+    // Two runs, and a copy of the first, which has its id.
+    let runs = ["a", "b", "c"].map(|parent| dir.path().join(parent).join("seed0"));
+    record(&runs[0], &[4], 5, WriterOptions::default());
+    record(&runs[1], &[4], 7, WriterOptions::default());
+    crate::support::copy_dir(&runs[0], &runs[2]);
+    let mode = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode(dir.path(), 0o755);
+    mode(&work, 0o777);
+    runs.iter().for_each(|run| mode(run, 0o555));
+    let analyze = |run: &Path, extra: &[&str]| {
+        let mut command = unprivileged().unwrap();
+        let ran: Ran =
+            command.arg("analyze").arg(run).args(extra).current_dir(&work).output().unwrap().into();
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        ran.out
+    };
+    for rows in [5, 7, 5].iter().zip(&runs).map(|(rows, run)| (rows, analyze(run, &[]))) {
+        assert!(rows.1.contains(&format!("({} rows, ", rows.0)), "{}", rows.1);
+    }
+    let tables = files(&work);
+    assert_eq!(tables.len(), 3, "{tables:?}");
+    for run in &runs {
+        assert!(analyze(run, &[]).contains("is up to date"));
+        analyze(run, &["--quiet", "--steps", "..2"]);
+        // By another name it is the same one.
+        let link = work.with_extension("link");
+        std::os::unix::fs::symlink(run, &link).unwrap();
+        assert!(analyze(&link, &[]).contains("is up to date"));
+        std::fs::remove_file(link).unwrap();
+    }
+    assert_eq!(files(&work).len(), 6);
+    assert!(tables.iter().all(|(path, size)| files(&work)[path] == *size));
+    runs.iter().for_each(|run| mode(run, 0o755));
+}
+
+#[test]
+fn what_is_left_of_a_damaged_run_takes_the_place_of_no_table_that_holds_more() {
+    let copy = Copy::of("digits_mlp");
+    let table = copy.path.join("metrics.parquet");
+    let skipping = |extra: &[&str]| run(&[&["analyze", copy.arg(), "--skip-damaged"], extra].concat());
+    let kept = |ran: &Ran, steps: &str, before: &[u8]| {
+        assert_eq!((ran.code, ran.out.as_str()), (1, ""), "{}", ran.err);
+        let said =
+            format!("metrics.parquet: it is kept: it was made with {steps}, which cannot be read any more");
+        assert!(ran.err.contains(&said), "no '{said}' in: {}", ran.err);
+        assert!(std::fs::read(&table).unwrap() == before, "the table was replaced");
+        let names = files(&copy.path);
+        assert!(!names.keys().any(|f| f.to_str().unwrap().ends_with(".tmp")), "{names:?}");
+    };
+    assert_eq!(run(&["analyze", copy.arg(), "--quiet"]).code, 0);
+    let whole = std::fs::read(&table).unwrap();
+    // A shard whose end is lost, which is seen at once, and one bit, which is seen while measuring.
+    let shards = copy.shards();
+    let bytes = std::fs::read(&shards[2]).unwrap();
+    flip(&shards[2], 4096 + 8000, 0);
+    let ran = skipping(&[]);
+    let first: u64 = ran.err.split("  step ").nth(1).unwrap().split(':').next().unwrap().parse().unwrap();
+    assert!((44..66).contains(&first) && ran.err.contains("left out "), "{}", ran.err);
+    kept(&ran, &format!("steps {first} to 127"), &whole);
+    std::fs::write(&shards[2], &bytes[..5000]).unwrap();
+    kept(&skipping(&["--quiet"]), "steps 44 to 127", &whole);
+
+    // Another question, another file, or text.
+    assert_eq!(skipping(&["--quiet", "--group", "each"]).code, 0);
+    let other = copy.path.parent().unwrap().join("other.parquet");
+    assert_eq!(skipping(&["--quiet", "--out", other.to_str().unwrap()]).code, 0);
+    assert_eq!(skipping(&["--format", "csv"]).code, 0);
+    // More damage, less, and none.
+    let some = std::fs::read(&other).unwrap();
+    let sixth = std::fs::read(&shards[6]).unwrap();
+    std::fs::remove_file(&shards[6]).unwrap();
+    let ran = skipping(&["--out", other.to_str().unwrap()]);
+    assert!(ran.code == 1 && ran.err.contains("it was made with steps 132 to 219, which"), "{}", ran.err);
+    assert!(std::fs::read(&other).unwrap() == some);
+    std::fs::write(&shards[6], sixth).unwrap();
+    assert_eq!(skipping(&["--quiet", "--out", other.to_str().unwrap()]).code, 0);
+    assert!(std::fs::read(&other).unwrap() == some);
+    std::fs::write(&shards[2], bytes).unwrap();
+    assert_eq!(skipping(&["--quiet", "--out", other.to_str().unwrap()]).code, 0);
+    assert!(std::fs::read(&other).unwrap() != some);
+    assert_eq!(run(&["analyze", copy.arg(), "--quiet"]).code, 0);
+    assert!(std::fs::read(&table).unwrap() == whole);
+}
+
+#[test]
+fn a_last_shard_that_is_lost_is_less() {
+    let copy = Copy::of("digits_mlp");
+    assert_eq!(run(&["analyze", copy.arg(), "--quiet"]).code, 0);
+    let whole = std::fs::read(copy.path.join("metrics.parquet")).unwrap();
+    for shard in copy.shards().iter().rev().take(2) {
+        std::fs::remove_file(shard).unwrap();
+        let ran = run(&["analyze", copy.arg(), "--skip-damaged"]);
+        assert!(
+            ran.code == 1 && ran.err.contains("it is kept: it was made with step"),
+            "{}{}",
+            ran.out,
+            ran.err
+        );
+        assert!(std::fs::read(copy.path.join("metrics.parquet")).unwrap() == whole);
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What a user types and sees.
 
+use std::path::Path;
 use std::process::Stdio;
 
 use crate::support::{Copy, Ran, Row, alone, fixture, lpa, rows, run};
@@ -74,6 +75,8 @@ fn the_command_line_at_fault_is_exit_code_2() {
         (&["analyze", path, "--steps", "0..9:0"], "K starts at 1"),
         (&["analyze", path, "--threads", "0"], "0 is not in 1..=1024"),
         (&["analyze", path, "--format", "csv", "--out", "x"], "--out names a Parquet table"),
+        (&["analyze", path, "--backend", "cpu", "--device", "0"], "--backend cpu does not use"),
+        (&["analyze", path, "--ref", "ema:2"], "'ema:2'"),
         (&["export", path], "--step"),
     ] {
         let ran = run(args);
@@ -83,6 +86,32 @@ fn the_command_line_at_fault_is_exit_code_2() {
     let ran: Ran = lpa().env("LPA_ISA", "sse9").args(["analyze", path]).output().unwrap().into();
     assert_eq!(ran.code, 2);
     assert!(ran.err.contains("LPA_ISA=sse9: this processor offers scalar, portable"), "{}", ran.err);
+}
+
+#[test]
+fn the_readme_shows_what_make_demo_prints() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (readme, makefile) = (root.join("README.md"), root.join("Makefile"));
+    let (readme, makefile) =
+        (std::fs::read_to_string(readme).unwrap(), std::fs::read_to_string(makefile).unwrap());
+    let shown = readme.split("```\n$ lpa ").nth(1).unwrap().split("```").next().unwrap();
+    let (command, shown) = shown.split_once('\n').unwrap();
+    assert!(
+        makefile.contains(&format!("demo: build\n\t$(BIN) {command}\n")),
+        "make demo is not lpa {command}"
+    );
+    let (run_path, table) =
+        command.strip_prefix("analyze ").unwrap().split_once(" --out ").expect("it names where it writes");
+    assert!(table.starts_with("target/"), "{table}");
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("demo.parquet");
+    let path = fixture(run_path.strip_prefix("fixtures/").unwrap());
+    let ran = run(&["analyze", path.to_str().unwrap(), "--out", out.to_str().unwrap()]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    // All but how long it took.
+    let told = |text: &str| text.split(") in ").next().unwrap().to_owned();
+    let printed = ran.out.replace(path.to_str().unwrap(), run_path).replace(out.to_str().unwrap(), table);
+    assert_eq!(told(&printed), told(shown));
 }
 
 #[test]

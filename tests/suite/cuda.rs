@@ -6,30 +6,47 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use lpa::hash::xxh3_64;
 use lpa::run::writer::{Writer, WriterOptions};
 
 use crate::path;
 use crate::prediction::{Training, Unusual};
-use crate::support::{Ran, fixture, lpa, record};
+use crate::support::{Copy, Ran, fixture, lpa, record};
 
 fn kernels() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels")
 }
 
-/// Builds the stand-in driver from the kernels in `source`, and returns the directory where it lies.
+/// What the driver is made of.
+const PARTS: [&str; 6] =
+    ["step.cuh", "sums.cu", "vectors.cuh", "walk.cu", "emulated/cuda.h", "emulated/driver.cpp"];
+
+/// Builds the stand-in driver from the kernels in `source`, where it was not built from the same ones before, and
+/// returns the directory where it lies.
 fn build(source: &Path, name: &str) -> PathBuf {
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulated").join(name);
+    let flags = "-std=c++20 -O1 -Wall -Wno-unknown-pragmas -Werror -ffp-contract=off -fPIC -shared -fvisibility=hidden";
+    let processor = if cfg!(target_arch = "x86_64") { "-march=x86-64-v3" } else { "" };
+    let flags: Vec<&str> = flags.split(' ').chain([processor]).filter(|flag| !flag.is_empty()).collect();
+    let parts = PARTS.iter().flat_map(|part| std::fs::read(source.join(part)).unwrap());
+    let bytes: Vec<u8> = parts.chain(flags.concat().into_bytes()).collect();
+    let all = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulated").join(name);
+    let directory = all.join(format!("{:016x}", xxh3_64(&bytes)));
+    let library = directory.join("libcuda.so");
+    if library.exists() {
+        return directory;
+    }
+    let _ = std::fs::remove_dir_all(&all);
     std::fs::create_dir_all(&directory).unwrap();
+    let unfinished = directory.join("unfinished.so");
     let done = Command::new("g++")
-        .args(["-std=c++20", "-O1", "-Wall", "-Wno-unknown-pragmas", "-Werror", "-ffp-contract=off"])
-        .args(["-fPIC", "-shared", "-fvisibility=hidden"])
-        .args(if cfg!(target_arch = "x86_64") { &["-march=x86-64-v3"][..] } else { &[] })
+        .args(flags)
         .arg(source.join("emulated/driver.cpp"))
         .arg("-o")
-        .arg(directory.join("libcuda.so"))
+        .arg(&unfinished)
         .output()
         .unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    std::fs::rename(unfinished, library).unwrap();
     directory
 }
 
@@ -257,6 +274,31 @@ fn what_is_wrong_with_a_gpu_is_said_in_one_line_and_leaves_nothing() {
 }
 
 #[test]
+fn a_gpu_that_cannot_be_had_is_refused_though_the_table_is_there() {
+    let copy = Copy::of("digits_mlp");
+    let analyze = |variables: &[(&str, &str)], extra: &[&str]| {
+        emulated(driver(), variables, &[&["analyze", copy.arg()], extra].concat())
+    };
+    assert_eq!(analyze(&[], &[]).code, 0);
+    let table = std::fs::read(copy.path.join("metrics.parquet")).unwrap();
+    for (variables, extra, code, said) in [
+        (&[][..], &["--backend", "cpu", "--device", "0"][..], 2, "--backend cpu does not use"),
+        (&[], &["--device", "3"], 1, "there is no CUDA device 3"),
+        (&[("LPA_EMULATED_DEVICES", "0")], &["--backend", "cuda"], 1, "there is no CUDA device 0"),
+        (&[("LPA_EMULATED_VERSION", "11040")], &["--backend", "cuda"], 1, "driver 520) or newer is needed"),
+    ] {
+        let ran = analyze(variables, extra);
+        assert_eq!((ran.code, ran.out.as_str()), (code, ""), "{extra:?}: {}", ran.err);
+        assert!(ran.err.contains(said) && ran.err.lines().count() == 1, "{extra:?}: {}", ran.err);
+    }
+    for extra in [&["--backend", "cuda"][..], &["--device", "0"], &["--backend", "cpu"], &[]] {
+        let ran = analyze(&[], extra);
+        assert!(ran.code == 0 && ran.out.contains("is up to date"), "{extra:?}: {}{}", ran.out, ran.err);
+    }
+    assert!(std::fs::read(copy.path.join("metrics.parquet")).unwrap() == table);
+}
+
+#[test]
 fn the_doctor_says_what_is_there() {
     let ran = emulated(driver(), &[("LPA_EMULATED_VERSION", "11040")], &["doctor"]);
     assert_eq!(ran.code, 0);
@@ -374,9 +416,7 @@ const FAULTS: [(&str, &str, &str, &str); 34] = [
 fn faults_in_the_kernels_are_found() {
     let faulty = |(name, file, there, instead): (&str, &str, &str, &str)| {
         let dir = tempfile::tempdir().unwrap();
-        for part in
-            ["step.cuh", "sums.cu", "vectors.cuh", "walk.cu", "emulated/cuda.h", "emulated/driver.cpp"]
-        {
+        for part in PARTS {
             let text = std::fs::read_to_string(kernels().join(part)).unwrap();
             let to = dir.path().join(part);
             std::fs::create_dir_all(to.parent().unwrap()).unwrap();

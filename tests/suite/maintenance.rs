@@ -1,6 +1,7 @@
 //! `lpa gc` and `lpa recover`: what they share, and what keeps them and a recording apart.
 
 mod gc;
+mod links;
 mod recover;
 
 use std::collections::BTreeMap;

@@ -5,14 +5,14 @@ use lpa::run::vector::Vector;
 use lpa::run::writer::{Step, Writer, WriterOptions};
 use lpa::run::{Access, Run};
 
-use crate::support::{borrow, manifest, record, run, two_ranks, vector, write_step};
+use crate::support::{borrow, manifest, record, run, two_ranks, vector, without_id, write_step};
 
 const SIZES: [u64; 3] = [70_000, 10, 131_072];
 
 fn csv(path: &std::path::Path, extra: &[&str]) -> String {
     let ran = run(&[&["analyze", path.to_str().unwrap(), "--format", "csv"], extra].concat());
     assert_eq!(ran.code, 0, "{}", ran.err);
-    ran.out
+    without_id(&ran.out)
 }
 
 #[test]

@@ -55,14 +55,43 @@ pub fn alone(row: &Row) -> Row {
     row.iter().filter(|(k, _)| !others.contains(&k.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect()
 }
 
+/// CSV without its last column, the run's id: what two runs of the same path have in common.
+pub fn without_id(csv: &str) -> String {
+    assert!(csv.lines().next().is_some_and(|head| head.ends_with(",run_id")));
+    csv.lines().map(|line| format!("{}\n", line.rsplit_once(',').unwrap().0)).collect()
+}
+
 /// A number of a row; `None` where it is null.
 pub fn number(row: &Row, column: &str) -> Option<f64> {
     let text = &row[column];
     (!text.is_empty()).then(|| text.parse().unwrap())
 }
 
+/// A copy of a fixture for the tests of this thread, without what an analysis may have left in it.
 pub fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+    thread_local! {
+        static COPIES: TempDir = tempfile::tempdir().unwrap();
+    }
+    let path = COPIES.with(|copies| copies.path().join(name));
+    if !path.exists() {
+        let original = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name);
+        copy_recorded(&original, &path);
+    }
+    path
+}
+
+fn copy_recorded(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        let result = name == "lpa-references" || name.ends_with(".parquet");
+        if entry.file_type().unwrap().is_dir() && !result {
+            copy_recorded(&entry.path(), &to.join(name));
+        } else if !result {
+            std::fs::copy(entry.path(), to.join(name)).unwrap();
+        }
+    }
 }
 
 /// A copy of a fixture that a test may damage.
@@ -76,8 +105,6 @@ impl Copy {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("run");
         copy_dir(&fixture(name), &path);
-        let _ = std::fs::remove_file(path.join("metrics.parquet"));
-        let _ = std::fs::remove_dir_all(path.join("lpa-references"));
         Copy { _dir: dir, path }
     }
 

@@ -110,7 +110,7 @@ fn no_run_and_no_place() {
     let elsewhere = around.join("elsewhere");
     std::fs::rename(copy.path.join("steps"), &elsewhere).unwrap();
     std::os::unix::fs::symlink(&elsewhere, copy.path.join("steps")).unwrap();
-    refused(&copy.path, &[], &["its shards lie elsewhere (steps/ is a link). Name a new run by --out"]);
+    refused(&copy.path, &[], &["a part of it lies elsewhere (steps is a link). Name a new run by --out"]);
 }
 
 #[test]

@@ -1,0 +1,165 @@
+"""A process that is forked from a recording one: whatever it does, it neither waits nor takes anything with it."""
+
+import subprocess
+import sys
+
+import pytest
+
+# A process is forked after every step, and does one of these with its copies of all objects, of which none has its
+# thread. Whoever waits for one waits for ever.
+SCRIPT = """
+import gc, os, signal, sys
+import numpy as np
+import lpa
+
+{imports}
+
+CHILDREN = [
+    lambda w: None,
+    lambda w: collect(),
+    close,
+    lambda w: w.__exit__(None, None, None),
+    lambda w: w.__exit__(ValueError, None, None),
+    attempts,
+]
+
+def collect():
+    global w
+    w = None
+    gc.collect()
+
+path = sys.argv[1]
+{start}
+for step in range(7):
+    {step}
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)
+        CHILDREN[step % 6](w)
+        # At its end an interpreter calls what was registered, and collects all.
+        sys.exit(0) if step in (0, 1, 5) else os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    assert status == 0, (step, status)
+{end}
+"""
+
+WRITER = {
+    "imports": """
+def vector(t):
+    return {"w": np.random.default_rng(t).normal(size=5000).astype("f4")}
+def close(w):
+    for what in (w.stop, w.flush, lambda: w.finish(vector(0))):
+        refused(what)
+def attempts(w):
+    refused(lambda: w.step(vector(0), {"grad": vector(0)}))
+    refused(lambda: w.drop_step())
+def refused(what):
+    try:
+        what()
+    except ValueError as e:
+        assert "from which this one was forked" in str(e), e
+    else:
+        raise AssertionError("it was done")
+""",
+    "start": 'w = lpa.Writer(path, vector(0), shard_steps=4)',
+    "step": 'w.step(vector(step), {"grad": vector(100 + step)}, {"loss": step})',
+    "end": """
+w.finish(vector(7))
+run = lpa.open(path)
+assert run.final_step == 7
+for t in range(7):
+    assert np.array_equal(run.iterate(t)["w"], vector(t)["w"]) and run.scalars(t) == {"loss": t}
+    assert np.array_equal(run.stream("grad", t)["w"], vector(100 + t)["w"])
+""",
+}
+
+TRAINING = {
+    "imports": """
+import torch
+torch.set_num_threads(1)
+model = torch.nn.Linear(300, 20)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+iterates = []
+def train():
+    optimizer.zero_grad()
+    model(torch.randn(3, 300)).square().sum().backward()
+    optimizer.step()
+def close(w):
+    w.flush()
+    w.close()
+    w.stop()
+def attempts(w):
+    w.log(loss=1.0)
+    w.stream("more", [torch.zeros(20, 300), torch.zeros(20)])
+    # Its own model goes on, unrecorded.
+    train()
+    train()
+""",
+    "step": "iterates.append(model.weight.detach().numpy().copy()); train(); w.log(loss=step)",
+}
+
+RECORDER = {
+    **TRAINING,
+    "start": "w = lpa.record(path, model, optimizer, on_error='raise', shard_steps=4)",
+    "end": """
+w.close()
+run = lpa.open(path)
+assert run.final_step == 7
+for t in range(7):
+    assert np.array_equal(run.iterate(t)["weight"], iterates[t]) and run.scalars(t)["loss"] == t
+""",
+}
+
+METER = {
+    **TRAINING,
+    "start": """
+from safetensors.torch import save_file
+save_file({k: torch.zeros_like(v) for k, v in model.state_dict().items()}, path + ".safetensors")
+w = lpa.measure(path, model, optimizer, reference=path + ".safetensors", on_error="raise")
+""",
+    "end": """
+import polars, warnings
+warnings.simplefilter("ignore")
+w.close()
+table = polars.read_parquet(path + "/metrics.parquet").filter(polars.col("stream") == "grad")
+assert table["step"].to_list() == list(range(7)) and table["loss"].to_list() == list(range(7))
+""",
+}
+
+
+@pytest.mark.parametrize("recording", [WRITER, RECORDER, METER], ids=["writer", "record", "measure"])
+def test_a_forked_process_forgets_the_recording(recording, tmp_path, lpa_command):
+    script = SCRIPT.format(**recording)
+    done = subprocess.run([sys.executable, "-c", script, tmp_path / "run"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "all as written" in lpa_command("verify", tmp_path / "run").stdout
+    assert not list((tmp_path / "run/tmp").iterdir())
+
+
+def test_forks_at_any_moment_of_a_recording(tmp_path):
+    """The thread may hold any lock when the process is forked."""
+    script = """
+import gc, os, signal, sys
+import torch, lpa
+torch.set_num_threads(1)
+model = torch.nn.Linear(200, 200)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+with lpa.record(sys.argv[1], model, optimizer, on_error="raise", shard_steps=1) as rec:
+    for step in range(20):
+        optimizer.zero_grad()
+        model(torch.randn(1, 200)).sum().backward()
+        optimizer.step()
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(20)
+            rec.log(loss=1)
+            rec.flush()
+            rec = None
+            gc.collect()
+            os._exit(0)
+        _, status = os.waitpid(pid, 0)
+        assert status == 0, status
+assert lpa.open(sys.argv[1]).final_step == 20
+"""
+    done = subprocess.run([sys.executable, "-c", script, tmp_path / "run"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
