@@ -581,12 +581,12 @@ mod tests {
     /// A check of one tensor of `N` elements with momentum, in one group.
     fn check() -> Check {
         let tensor = TensorInfo::new("a", &[N], DType::F32);
-        let group = Group { name: "*".to_owned(), tensors: vec![0], parameters: N, dtype: DType::F32 };
+        let group = Group { name: "*".to_owned(), tensors: vec![0], parameters: N };
         Check::new(&[tensor], &[group], Known::Exactly, StepSet::default())
     }
 
     fn heavy() -> Update {
-        Update { lr: 1.0, momentum: 0.9, ..Update::default() }
+        Sgd { lr: 1.0, momentum: 0.9, ..Sgd::default() }.into()
     }
 
     /// A step of length 1 with a gradient of length 1, whose sums alone would not pass after any other one.
@@ -638,7 +638,6 @@ mod tests {
             name: String::new(),
             tensors: tensors.to_vec(),
             parameters: N,
-            dtype: DType::F32,
         };
         let mut check = Check::new(
             &tensors,
@@ -656,7 +655,8 @@ mod tests {
 
     #[test]
     fn a_prediction_is_the_optimizers_step_only_with_its_coefficients() {
-        let update = Update { lr: 0.1, momentum: 0.9, dampening: 0.5, weight_decay: 0.01, nesterov: true };
+        let sgd = Sgd { lr: 0.1, momentum: 0.9, dampening: 0.5, weight_decay: 0.01, nesterov: true };
+        let update = Update::from(sgd);
         let made = |c: [f32; 5], flags: u8| Prediction::new(Predictor::Sgd, flags, &c);
         let own = [0.01, 0.9, 0.5, 0.1, 1.0];
         assert!(is_of(&made(own, NESTEROV), &update));
@@ -668,7 +668,7 @@ mod tests {
             other[i] = value;
             assert!(!is_of(&made(other, NESTEROV), &update), "coefficient {i}");
         }
-        let climbing = Update { lr: -0.1, weight_decay: -0.01, ..update };
+        let climbing = Update::from(Sgd { lr: -0.1, weight_decay: -0.01, ..sgd });
         assert!(is_of(&made([0.01, 0.9, 0.5, 0.1, -1.0], NESTEROV), &climbing));
         let (missed, replay) = (Some(0.5), Predictor::Sgd);
         let told =

@@ -84,7 +84,12 @@ mod tests {
 
     #[test]
     fn a_mean_of_many_points_is_a_mixture_of_them() {
-        let value = |k: u32| (k.wrapping_mul(2_654_435_761) >> 16) as f32 / 65_536.0;
+        // Mixed well: multiples alone are so regular that one point is nearly a mixture of the others.
+        let value = |k: u32| {
+            let k = k.wrapping_mul(2_654_435_761);
+            let k = (k ^ k >> 15).wrapping_mul(2_246_822_519);
+            ((k ^ k >> 13) >> 8) as f32 / 16_777_216.0
+        };
         let point = |i: u32| -> Vec<f32> { (0..40).map(|j| value(i * 40 + j)).collect() };
         let points: Vec<Vec<f32>> = (0..30).map(point).collect();
         let mean: Vec<f32> = (0..40).map(|j| points.iter().map(|p| p[j]).sum::<f32>() / 30.0).collect();
