@@ -41,8 +41,8 @@ struct Kind {
 const BETA1: &[&str] = &["beta1"];
 const MOMENTUM: &[&str] = &["momentum"];
 
-/// PyTorch's optimizers whose memory of a gradient fades at a known rate.
-const KINDS: [Kind; 11] = [
+/// Optimizers whose memory of a gradient fades at a known rate: PyTorch's, and some that a writer may name.
+const KINDS: [Kind; 14] = [
     Kind { name: "sgd", decay: Decay::Coupled, memory: MOMENTUM },
     Kind { name: "adam", decay: Decay::Coupled, memory: BETA1 },
     Kind { name: "adamw", decay: Decay::Decoupled, memory: BETA1 },
@@ -55,6 +55,10 @@ const KINDS: [Kind; 11] = [
     Kind { name: "adadelta", decay: Decay::Coupled, memory: &[] },
     Kind { name: "adafactor", decay: Decay::Decoupled, memory: &[] },
     Kind { name: "muon", decay: Decay::Decoupled, memory: MOMENTUM },
+    Kind { name: "sgdw", decay: Decay::Decoupled, memory: MOMENTUM },
+    Kind { name: "lamb", decay: Decay::Decoupled, memory: BETA1 },
+    // What it remembers fades with the second of its betas.
+    Kind { name: "lion", decay: Decay::Decoupled, memory: &["beta2"] },
 ];
 
 /// What an optimizer divides by the root of.

@@ -79,7 +79,11 @@ impl Book {
                 Seen::of(shape.layout, along, (sums, *flags), *told)
             };
             let updates = analysis.linear_updates(&[*step]);
-            check.take(*step, totals.iter().zip(told).map(of).collect(), Analysis::taken(&updates, *step, along));
+            check.take(
+                *step,
+                totals.iter().zip(told).map(of).collect(),
+                Analysis::taken(&updates, *step, along),
+            );
         }
         let record = shape.fold(analysis.run, &analysis.options.groups, (*step, *recorded), totals);
         out.push(*step, *recorded, &record)
@@ -95,7 +99,8 @@ impl Book {
             let mut words = Vec::new();
             for i in (0..count).rev() {
                 spool.read(i, &mut words)?;
-                let mut entry = Entry { step: words[0], recorded: words[1], totals: Vec::new(), told: Vec::new() };
+                let mut entry =
+                    Entry { step: words[0], recorded: words[1], totals: Vec::new(), told: Vec::new() };
                 for tensor in words[2..].chunks_exact(width + 1 + Told::WORDS) {
                     let (sums, rest) = tensor.split_at(width);
                     let sums = sums.iter().map(|v| f64::from_bits(*v)).collect();

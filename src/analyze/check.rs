@@ -211,7 +211,8 @@ impl Analysis<'_> {
     pub(super) fn end_squares(&self, last: Option<u64>) -> Result<Option<Vec<f64>>> {
         let decays = |step| {
             let mut groups = 0..self.hyperparameters.groups();
-            groups.any(|g| self.hyperparameters.coupled_weight_decay(g, step).is_some_and(|decay| decay != 0.0))
+            groups
+                .any(|g| self.hyperparameters.coupled_weight_decay(g, step).is_some_and(|decay| decay != 0.0))
         };
         let end = last.filter(|&s| decays(s)).map(|s| s + 1);
         let is_end = |step: u64| self.references.iter().find(|r| r.weights.single() == Some(step));

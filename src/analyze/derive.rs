@@ -12,8 +12,8 @@ use super::{Analysis, Measured, Sink};
 use crate::error::Result;
 use crate::group::Group;
 use crate::metrics::bias::{Entry, Window, bias};
-use crate::optimizer::Law;
 use crate::metrics::interval::{Interval, intervals};
+use crate::optimizer::Law;
 use crate::reduce::spread::Spread;
 use crate::reference::weights::Weights;
 use crate::row::{Doubt, Names, Row, Scalars};
@@ -190,7 +190,8 @@ impl Analysis<'_> {
             return Some(later);
         }
         // How far <s, r> can be off is not known where something was lost.
-        sums.spreads.is_none().then(|| held * later - (1.0 - held) * (sums.gx - sums.dot))
+        let taken_back = (1.0 - held) * (sums.gx - sums.dot);
+        sums.spreads.is_none().then_some(held * later - taken_back)
     }
 
     /// Why it is not known what the reference of a place holds of a step's gradients, where the path is not what
@@ -266,7 +267,9 @@ impl Analysis<'_> {
 
     /// The scalars of a step that rows of a group carry.
     fn scalars(&self, step: u64, group: usize) -> Scalars {
-        let mut groups = self.shape.parts[group].iter().map(|p| self.hyperparameters.lr(self.movers.param_group(p.mover), step));
+        let mut groups = self.shape.parts[group]
+            .iter()
+            .map(|p| self.hyperparameters.lr(self.movers.param_group(p.mover), step));
         let first = groups.next().flatten();
         let agree = groups.all(|lr| lr.map(f64::to_bits) == first.map(f64::to_bits));
         let scalar = |name| self.catalog.scalar(step, name);

@@ -18,9 +18,9 @@ use crate::error::{Result, Tried};
 use crate::isa::Isa;
 use crate::optimizer::{Elementwise, Hyperparameters, Moment};
 use crate::reference::Reference;
+use crate::run::KEYFRAME_STEPS;
 use crate::run::Run;
 use crate::run::catalog::Catalog;
-use crate::run::KEYFRAME_STEPS;
 
 /// A part of a response that counts as nothing.
 pub(super) const NOTHING: f64 = 1e-9;
@@ -129,7 +129,8 @@ impl<'a> Influence<'a> {
             let next = ranges.get(i + 1).map_or(self.end.max(steps.end), |r| r.start);
             for s in (next..at).rev() {
                 for (mover, state) in state.iter_mut().enumerate() {
-                    let shrink = self.movers.elementwise(self.hyper, mover, s).map_or(0.0, |e| e.linear.shrink);
+                    let shrink =
+                        self.movers.elementwise(self.hyper, mover, s).map_or(0.0, |e| e.linear.shrink);
                     for (k, a) in state.iter_mut().enumerate() {
                         *a = (1.0 - shrink) * (*a + self.weight(k, s + 1));
                     }

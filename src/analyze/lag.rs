@@ -48,9 +48,8 @@ impl Lag {
         }
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let steps = (needed.max(0.0) as u64).max(LEAST);
-        let kept: Option<Vec<Vec<f64>>> = (0..hyper.groups())
-            .map(|g| catalog.steps.clone().map(|s| hyper.kept(g, s)).collect())
-            .collect();
+        let kept: Option<Vec<Vec<f64>>> =
+            (0..hyper.groups()).map(|g| catalog.steps.clone().map(|s| hyper.kept(g, s)).collect()).collect();
         let kept = kept.ok_or("it is not known how this optimizer's weight decay takes a gradient back")?;
         let decays = kept.iter().flatten().any(|k| k.total_cmp(&1.0).is_ne());
         let held = decays.then(|| references.iter().map(|r| held(r, &kept, catalog.steps.start)).collect());
@@ -65,7 +64,13 @@ impl Lag {
 
     /// What a reference, by number, holds of the iterate that a direction of `step` is compared with; `None` where
     /// that is not the same for all parts.
-    pub(super) fn held(&self, reference: usize, parts: &[Part], step: u64, group: impl Fn(&Part) -> usize) -> Option<f64> {
+    pub(super) fn held(
+        &self,
+        reference: usize,
+        parts: &[Part],
+        step: u64,
+        group: impl Fn(&Part) -> usize,
+    ) -> Option<f64> {
         let Some(all) = &self.held else { return Some(1.0) };
         let at = usize::try_from(step + self.steps - self.first).ok()?;
         let mut parts = parts.iter().map(|p| all[reference][group(p)].get(at).copied());

@@ -30,9 +30,9 @@ mod walk;
 mod windows;
 
 pub use self::facts::Facts;
-pub use self::measure::Measured;
 use self::influence::Influence;
 use self::lag::Lag;
+pub use self::measure::Measured;
 use self::mover::Movers;
 use self::record::Shape;
 pub use self::skipped::Skipped;
@@ -362,7 +362,9 @@ fn second_moments_unknown(
     options: &Options,
 ) -> Result<Option<String>> {
     let manifest = &run.manifest;
-    let of = |why: &str| Ok(Some(format!("the second moments of '{}' are not known: {why}", manifest.optimizer.name)));
+    let of = |why: &str| {
+        Ok(Some(format!("the second moments of '{}' are not known: {why}", manifest.optimizer.name)))
+    };
     if options.pass == Pass::Training {
         return of("they are used backward in time, which needs a recording");
     }

@@ -88,9 +88,10 @@ impl<'a> Movers<'a> {
     fn count(&self, mover: usize, step: u64) -> u64 {
         let Mover { absence, before, .. } = &self.all[mover];
         let ranges = absence.map_or(&[][..], Absence::ranges);
-        let absent = ranges.partition_point(|r| r.start < step).checked_sub(1).map_or(0, |i| {
-            before[i] + ranges[i].end.min(step) - ranges[i].start
-        });
+        let absent = ranges
+            .partition_point(|r| r.start < step)
+            .checked_sub(1)
+            .map_or(0, |i| before[i] + ranges[i].end.min(step) - ranges[i].start);
         step + 1 - absent
     }
 

@@ -634,11 +634,8 @@ mod tests {
     #[test]
     fn a_group_departs_where_what_is_missing_is_a_part_of_its_steps() {
         let tensors = ["a", "b"].map(|n| TensorInfo::new(n, &[N], DType::F32));
-        let group = |tensors: &[usize]| Group {
-            name: String::new(),
-            tensors: tensors.to_vec(),
-            parameters: N,
-        };
+        let group =
+            |tensors: &[usize]| Group { name: String::new(), tensors: tensors.to_vec(), parameters: N };
         let mut check = Check::new(
             &tensors,
             &[group(&[0, 1]), group(&[0]), group(&[1])],

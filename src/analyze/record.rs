@@ -142,7 +142,7 @@ impl Shape {
             let flags = total(&mut members, &mut sums);
             words.extend(sums.iter().map(|v| v.to_bits()));
             words.push(flags.to_bits());
-            let rounding = |k| self.rounding(k, &group.tensors, &totals).to_bits();
+            let rounding = |k| self.rounding(k, &group.tensors, totals).to_bits();
             words.extend((0..layout.references).map(rounding));
             if parts.len() > 1 {
                 for part in parts {

@@ -13,9 +13,7 @@ use crate::isa::Isa;
 use crate::optimizer::{Elementwise, Moment};
 use crate::reduce::cpu::own_sums;
 use crate::reduce::order::{BLOCK, CHUNK};
-use crate::reduce::response::{
-    Back, back, back_coupled, bridge, inverse, second_and_inverse,
-};
+use crate::reduce::response::{Back, back, back_coupled, bridge, inverse, second_and_inverse};
 use crate::run::manifest::{GRAD, MOMENTS};
 use crate::run::trajectory::{Decoded, Source};
 use crate::sums::{Cells, Layout};

@@ -127,7 +127,9 @@ impl Seconds {
                     || Worker::new(influence, isa, run),
                     |worker, chunk| match worker {
                         Ok(worker) => worker.follow(&seconds, influence, (run, &window), segments, chunk),
-                        Err(e) => Err(std::io::Error::other(e.to_string())).tried("start a decoder for", &run.path),
+                        Err(e) => {
+                            Err(std::io::Error::other(e.to_string())).tried("start a decoder for", &run.path)
+                        }
                     },
                 )
             })?;

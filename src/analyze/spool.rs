@@ -37,7 +37,6 @@ impl Spool {
         self.file.write_all(&self.bytes).tried("write intermediate sums to", &self.directory)
     }
 
-
     /// Reads a record into `out`.
     ///
     /// # Errors

@@ -56,8 +56,14 @@ impl From<Sgd> for Update {
 
 impl Update {
     /// What becomes of a tensor without a gradient: nothing.
-    pub const NOTHING: Update =
-        Update { momentum: 1.0, into_buffer: 0.0, into_step: 0.0, from_buffer: 0.0, weight_decay: 0.0, shrink: 0.0 };
+    pub const NOTHING: Update = Update {
+        momentum: 1.0,
+        into_buffer: 0.0,
+        into_step: 0.0,
+        from_buffer: 0.0,
+        weight_decay: 0.0,
+        shrink: 0.0,
+    };
 
     /// The update itself: from the buffer, a gradient and a parameter the new buffer, and what is
     /// taken off the parameter.
@@ -69,7 +75,14 @@ impl Update {
 
     /// Whether all of it is finite.
     pub fn is_finite(self) -> bool {
-        let all = [self.momentum, self.into_buffer, self.into_step, self.from_buffer, self.weight_decay, self.shrink];
+        let all = [
+            self.momentum,
+            self.into_buffer,
+            self.into_step,
+            self.from_buffer,
+            self.weight_decay,
+            self.shrink,
+        ];
         all.iter().all(|v| v.is_finite())
     }
 

@@ -152,6 +152,7 @@ pub fn shortness(update: &Update, s: &StepSums) -> [f64; 2] {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation)]
 mod tests {
     use super::*;
     use crate::metrics::response::Sgd;
@@ -218,7 +219,8 @@ mod tests {
                 d2: dot(&x, &x),
             };
             let finding = judge(&p.into(), t == 0, before, &s);
-            before = buffer_after(&p.into(), t == 0, &s).filter(|_| !matches!(finding, Some(Finding::Missed(_))));
+            before =
+                buffer_after(&p.into(), t == 0, &s).filter(|_| !matches!(finding, Some(Finding::Missed(_))));
             found.push(finding);
             x = next;
         }

@@ -250,9 +250,8 @@ impl Catalog {
     pub fn has_second_moments(&self, run: &Run) -> Result<bool> {
         let last = run.final_step();
         let mut keyframes = run.keyframes()?.iter().filter(|k| **k > 0 && Some(**k) != last);
-        Ok(keyframes.all(|k| {
-            !self.has_iterate(*k) || self.moments.get(k).is_some_and(|count| *count == self.world)
-        }))
+        Ok(keyframes
+            .all(|k| !self.has_iterate(*k) || self.moments.get(k).is_some_and(|count| *count == self.world)))
     }
 
     /// The steps among `range` whose iterates are recorded, ascending.

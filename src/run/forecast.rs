@@ -285,7 +285,10 @@ impl Forecast {
     /// How many moments go with the iterate at hand: none, except with a keyframe.
     pub(super) fn stored_moments(&self) -> usize {
         // At the first step of a training they are all 0, which is what a reader takes them for.
-        if (self.follows || self.given) && self.at_keyframe() && self.places.iter().any(|p| p.moments == Moments::Live) {
+        if (self.follows || self.given)
+            && self.at_keyframe()
+            && self.places.iter().any(|p| p.moments == Moments::Live)
+        {
             self.moment_count()
         } else {
             0
