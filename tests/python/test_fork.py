@@ -25,6 +25,9 @@ CHILDREN = [
 
 def collect():
     global w
+    # What the optimizer's hooks hold goes too.
+    if hasattr(w, "_buffers"):
+        w._buffers.queue = None
     w = None
     gc.collect()
 
@@ -94,6 +97,12 @@ def attempts(w):
     # Its own model goes on, unrecorded.
     train()
     train()
+    try:
+        w._buffers.queue.stop()
+    except ValueError as e:
+        assert "from which this one was forked" in str(e), e
+    else:
+        raise AssertionError("it was done")
 """,
     "step": "iterates.append(model.weight.detach().numpy().copy()); train(); w.log(loss=step)",
 }
@@ -154,7 +163,7 @@ with lpa.record(sys.argv[1], model, optimizer, on_error="raise", shard_steps=1) 
             signal.alarm(20)
             rec.log(loss=1)
             rec.flush()
-            rec = None
+            rec._buffers.queue = rec = None
             gc.collect()
             os._exit(0)
         _, status = os.waitpid(pid, 0)
