@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::error::Result;
 use crate::run::Run;
 use crate::run::catalog::Catalog;
-use crate::run::walk::{through, unless_damaged};
+use crate::run::walk::{through, undamaged, unless_damaged};
 
 /// The tensors, ascending, that never have a gradient, hold an infinity or a NaN, and are the same in all recorded
 /// iterates. `x - r` is not a number there, and would be none in every group that has one of them.
@@ -27,28 +27,26 @@ pub fn unusable(run: &Run, catalog: &Catalog) -> Result<Vec<usize>> {
     };
     let marked = |c: &usize| found.lock().unwrap_or_else(PoisonError::into_inner)[chunks[*c].tensor];
     let result = through(run, &[*first], &all, |_, steps, trajectory, mut source| {
-        for &step in steps {
-            let x = unless_damaged(trajectory.recorded(step, &mut source))?;
-            if x.is_some_and(|x| x.iter().any(|v| !v.is_finite())) {
+        undamaged(steps, trajectory, &mut source, |_, x, source| {
+            if x.iter().any(|v| !v.is_finite()) {
                 mark(source.chunk.tensor, true);
             }
-        }
-        Ok(())
+            Ok(())
+        })
     });
     unless_damaged(result)?;
     let suspects: Vec<usize> = all.into_iter().filter(marked).collect();
     let before: Vec<Mutex<Vec<u32>>> = suspects.iter().map(|_| Mutex::default()).collect();
     let result = through(run, &steps, &suspects, |place, steps, trajectory, mut source| {
         let mut before = before[place].lock().unwrap_or_else(PoisonError::into_inner);
-        for &step in steps {
-            let Some(x) = unless_damaged(trajectory.recorded(step, &mut source))? else { return Ok(()) };
+        undamaged(steps, trajectory, &mut source, |_, x, source| {
             if before.is_empty() {
                 before.extend(x.iter().map(|v| v.to_bits()));
             } else if x.iter().zip(before.iter()).any(|(x, b)| x.to_bits() != *b) {
                 mark(source.chunk.tensor, false);
             }
-        }
-        Ok(())
+            Ok(())
+        })
     });
     unless_damaged(result)?;
     let found = found.into_inner().unwrap_or_else(PoisonError::into_inner);

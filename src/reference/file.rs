@@ -164,8 +164,8 @@ impl What {
                 ))
             }
             What::Near(kin) => Some(format!(
-                "{path} {kin}; so there is no verdict, and what depends on how it was made is null. Name it as \
-                 step:N, mean:A..B or ema:BETA where it is one"
+                "{path} {kin} (by a sample of its values); so there is no verdict, and what depends on how it was \
+                 made is null. Name it as step:N, mean:A..B or ema:BETA where it is one"
             )),
             What::Other => None,
         }

@@ -12,7 +12,7 @@ use crate::dtype::{DType, round};
 use crate::error::Result;
 use crate::run::Run;
 use crate::run::catalog::Catalog;
-use crate::run::walk::{through, unless_damaged};
+use crate::run::walk::{through, undamaged, unless_damaged};
 
 /// Chunks of the sample, and values of each.
 const PIECES: usize = 16;
@@ -228,17 +228,14 @@ impl Search<'_> {
             && from < to
         {
             through(self.run, &ends, &middle, |place, steps, trajectory, mut source| {
-                for &step in steps {
-                    let Some(x) = unless_damaged(trajectory.recorded(step, &mut source))? else {
-                        return Ok(());
-                    };
+                undamaged(steps, trajectory, &mut source, |_, x, _| {
                     let mut first = lock(&first[place]);
                     match first.as_ref() {
                         None => *first = Some(x.to_vec()),
                         Some(first) => *lock(&moves[place]) = first != x,
                     }
-                }
-                Ok(())
+                    Ok(())
+                })
             })?;
         }
         let moving: Vec<usize> =
@@ -268,10 +265,7 @@ impl Search<'_> {
         for steps in self.steps.chunks(AT_ONCE) {
             through(self.run, steps, &chunks, |place, steps, trajectory, mut source| {
                 let (mut piece, mut widths) = (lock(&pieces[place]), Vec::new());
-                for &step in steps {
-                    let Some(x) = unless_damaged(trajectory.recorded(step, &mut source))? else {
-                        return Ok(());
-                    };
+                undamaged(steps, trajectory, &mut source, |step, x, source| {
                     if lossy {
                         widths.resize(x.len(), 0.0);
                         if unless_damaged(source.widths(step, 0, x, &mut widths))?.is_none() {
@@ -279,8 +273,8 @@ impl Search<'_> {
                         }
                     }
                     piece.see(step, x, &widths);
-                }
-                Ok(())
+                    Ok(())
+                })
             })?;
             let seen: Vec<Vec<Seen>> = pieces.iter().map(|p| std::mem::take(&mut lock(p).seen)).collect();
             together(&seen).into_iter().for_each(|s| looked.add(s));
@@ -298,20 +292,20 @@ impl Search<'_> {
         let equal = Mutex::new(vec![true; steps.len()]);
         through(self.run, &steps, &chunks, |_, window, trajectory, mut source| {
             let at = steps.partition_point(|s| *s < window[0]);
-            let places = at..at + window.len();
+            let wanted = lock(&equal)[at..at + window.len()].to_vec();
+            let wanted: Vec<u64> = window.iter().zip(wanted).filter(|(_, w)| *w).map(|(s, _)| *s).collect();
             let dtype = self.survey.dtypes[source.chunk.tensor].unwrap_or(DType::F32);
             let (mut buffer, mut r) = (Vec::new(), vec![0.0; source.chunk.len]);
             self.values.chunk(source.chunk, &mut buffer, &mut r)?;
-            for (place, &step) in places.zip(window) {
-                if !lock(&equal)[place] {
-                    continue;
-                }
-                let x = unless_damaged(trajectory.recorded(step, &mut source))?;
-                let same =
-                    |x: &[f32]| x.iter().zip(&r).all(|(x, r)| round(dtype, *x).to_bits() == r.to_bits());
-                if !x.is_some_and(same) {
-                    lock(&equal)[place] = false;
-                }
+            let mut found = Vec::new();
+            undamaged(&wanted, trajectory, &mut source, |step, x, _| {
+                let same = x.iter().zip(&r).all(|(x, r)| round(dtype, *x).to_bits() == r.to_bits());
+                found.extend(same.then_some(step));
+                Ok(())
+            })?;
+            let mut equal = lock(&equal);
+            for (equal, step) in equal[at..].iter_mut().zip(window) {
+                *equal &= found.binary_search(step).is_ok();
             }
             Ok(())
         })?;
@@ -330,11 +324,10 @@ impl Search<'_> {
         let parts: Vec<Mutex<Vec<Part>>> = pieces.iter().map(|_| Mutex::default()).collect();
         through(self.run, &steps, &chunks, |place, steps, trajectory, mut source| {
             let stride = lock(&pieces[place]).stride;
-            for &step in steps {
-                let Some(x) = unless_damaged(trajectory.recorded(step, &mut source))? else { return Ok(()) };
+            undamaged(steps, trajectory, &mut source, |step, x, _| {
                 lock(&parts[place]).push((step, x.iter().step_by(stride).copied().collect()));
-            }
-            Ok(())
+                Ok(())
+            })
         })?;
         let parts: Vec<_> = parts.iter().map(lock).collect();
         let whole = |step: &u64| -> Option<Vec<f32>> {

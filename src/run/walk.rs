@@ -56,6 +56,30 @@ pub fn through(
     Ok(())
 }
 
+/// Decodes the iterates of `steps` (ascending) and gives each to `each`, but those that damage has spoilt: up to the
+/// next keyframe, from which decoding begins again.
+///
+/// # Errors
+/// Anything but damage, or as `each`.
+pub fn undamaged(
+    steps: &[u64],
+    trajectory: &mut Trajectory,
+    source: &mut Source<'_>,
+    mut each: impl FnMut(u64, &[f32], &mut Source<'_>) -> Result<()>,
+) -> Result<()> {
+    let mut lost = 0;
+    for &step in steps.iter() {
+        if step < lost {
+            continue;
+        }
+        match unless_damaged(trajectory.recorded(step, source))? {
+            Some(x) => each(step, x, source)?,
+            None => lost = source.run.next_keyframe(step)?.unwrap_or(u64::MAX),
+        }
+    }
+    Ok(())
+}
+
 /// Steps over damage, which is found and said elsewhere: `None` is what cannot be read.
 ///
 /// # Errors

@@ -44,7 +44,9 @@ pub(super) fn verdict(d: &Digest, subject: &Subject, topic: &Topic, followed: &F
         return none("the reference lies behind every step");
     }
     if let Some(step) = d.first_at_reference.filter(|_| subject.origin == Origin::File) {
-        return none(&format!("since the file is x_{step} of this run; name it as step:{step}"));
+        return none(&format!(
+            "since the file is x_{step} of this run in these tensors; name it as step:{step}"
+        ));
     }
     if let Some(kin) = subject.kin {
         return none(&format!("since the file {kin}"));
