@@ -373,7 +373,9 @@ fn a_mask_of_infinities_is_left_out_of_groups() {
         row.remove("run_id");
         row
     };
-    let rows_of = |path| rows(path, &["--stream", "update"]).into_iter().map(same).collect::<Vec<_>>();
+    let rows_of = |path: &std::path::PathBuf| {
+        rows(path, &["--stream", "update"]).into_iter().map(same).collect::<Vec<_>>()
+    };
     let [a, b] = [&with, &without].map(rows_of);
     assert!(a == b && a.iter().all(|r| r["n_params"] == "40" && !r["cos"].is_empty()));
     let ran = run(&["analyze", with.to_str().unwrap(), "--stream", "update"]);
