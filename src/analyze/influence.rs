@@ -81,7 +81,7 @@ impl<'a> Influence<'a> {
         let memory = hyper.memory().filter(|_| !coupled);
         let horizon = memory.map_or(u64::MAX, steps_until_nothing);
         let newest = wanted.last().map_or(0, |s| s + 1);
-        let end = to.min(newest.saturating_add(horizon));
+        let end = to.min(newest.saturating_add(horizon)).max(newest);
         let keyframes = run.keyframes()?;
         let first = wanted.first().copied().unwrap_or(0);
         let first = if recorded { first } else { 0 };

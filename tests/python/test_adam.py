@@ -89,8 +89,8 @@ class Path:
         turned[t] = {n: -v for n, v in turned[t].items()}
         other = self.run(turned)
         r = lambda x, n: sum(w * x[s][n] for s, w in weights.items())
-        return {n: 0.0 if (n, t) in self.absent else
-                float(np.sum(self.gradients[t][n].astype(np.float64) * (r(other, n) - r(self.x, n)))) / 2 for n in SHAPES}
+        put = lambda n: float(np.sum(self.gradients[t][n].astype(np.float64) * (r(other, n) - r(self.x, n)))) / 2
+        return {n: 0.0 if (n, t) in self.absent else put(n) for n in SHAPES}
 
 
 REFERENCES = {
@@ -138,7 +138,8 @@ def test_own_is_what_turning_a_gradient_around_shows(path, analyze, tmp_path):
 def test_coupled_decay_is_followed_but_for_what_it_does_to_the_roots(analyze, tmp_path):
     # Turning a gradient around changes |g + wd x|, and with it the root, which is taken as given.
     path = Path(coupled=True, decay=(0.05, 0.0))
-    rows = pd.read_parquet(analyze(path.record(tmp_path / "run"), "--group=b", "--group=c")).set_index(["group", "step"])
+    table = analyze(path.record(tmp_path / "run"), "--group=b", "--group=c")
+    rows = pd.read_parquet(table).set_index(["group", "step"])
     own = {t: path.put(t, {STEPS: 1.0}) for t in range(0, STEPS, 9)}
     for t, put in own.items():
         assert rows.loc[("b", t), "own"] == pytest.approx(put["b"], rel=2e-6)
@@ -191,6 +192,8 @@ def test_every_step_counts_whichever_are_shown(analyze, tmp_path):
     path = Path(decay=(0.3, 0.0))
     run = path.record(tmp_path / "run")
     whole = pd.read_parquet(analyze(run)).set_index("step")
+    behind = pd.read_parquet(analyze(run, "--ref=step:50")).set_index("step")
+    assert behind.index.tolist() == list(range(STEPS)) and (behind["own"][50:] == 0).all()
     for steps, threads in [("::7".replace("::", "..:"), 1), ("30..131", 2), ("..5", 1), ("196..", 1)]:
         part = pd.read_parquet(analyze(run, "--steps", steps, "--threads", threads)).set_index("step")
         same = whole.loc[part.index, "own"]

@@ -202,7 +202,8 @@ def test_what_is_not_followed_is_compared_with_a_later_iterate(analyze, tmp_path
             later = xs[t + lag].astype(np.float64)
             # What weight decay has taken back since is taken off the later iterate too.
             left = (1 - lr * wd) ** (last - t - lag)
-            assert row["cos_excess"] == pytest.approx(np.dot(g, left * later - r) / np.sqrt(row["g2"] * row["d2"]), rel=1e-9)
+            expected = np.dot(g, left * later - r) / np.sqrt(row["g2"] * row["d2"])
+            assert row["cos_excess"] == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("name", ["", "lion.Lion", "schedulefree.adamw_schedulefree.AdamWScheduleFree"])

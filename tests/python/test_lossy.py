@@ -72,11 +72,17 @@ def beside(lossy, exact):
     return both
 
 
+def alike(both):
+    """Rows whose excess is had in the same way: what AdamW's gradients put into a reference is not known with loss."""
+    return both.filter(pl.col("lagged") == pl.col("lagged_exact"))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_metric_lies_in_its_interval(tables, kind):
-    both = beside(tables[kind], tables["exact"])
+    everything = beside(tables[kind], tables["exact"])
     checked, used = 0, 0.0
     for metric in METRICS:
+        both = alike(everything) if METRICS.index(metric) >= METRICS.index("own") else everything
         recorded, lo, hi = (both[c].to_numpy() for c in (f"{metric}_exact", f"{metric}_lo", f"{metric}_hi"))
         outside = both.filter(pl.Series((lo > recorded) | (hi < recorded)))
         shown = outside.select(*KEY, metric, f"{metric}_exact", f"{metric}_lo", f"{metric}_hi")
@@ -86,7 +92,7 @@ def test_every_metric_lies_in_its_interval(tables, kind):
         if metric in ("rsi", "cos", "cos_excess"):
             error = np.abs(both[metric].to_numpy() - recorded)[bounded] / ((hi - lo)[bounded] / 2 + 1e-300)
             used = max(used, error.max())
-    rows = both.filter(pl.col("rsi_lo").is_not_null() & pl.col("rsi_hi").is_not_null()).height
+    rows = everything.filter(pl.col("rsi_lo").is_not_null() & pl.col("rsi_hi").is_not_null()).height
     assert rows > 2000
     # With Adam there is no own, and with three streams an excess for some.
     assert checked > 8 * rows
@@ -98,7 +104,8 @@ def test_squares_of_gradients_are_exact(tables):
     for kind in ("int8", "bf16"):
         both = beside(tables[kind], tables["exact"]).filter(pl.col("stream") == "grad")
         for column in ("g2", "eb", "dist", "d2", "own", "cos_walk"):
-            assert both[column].equals(both[f"{column}_exact"], null_equal=True), (kind, column)
+            rows = alike(both) if column in ("own", "cos_walk") else both
+            assert rows[column].equals(rows[f"{column}_exact"], null_equal=True), (kind, column)
         assert not both["dot"].equals(both["dot_exact"])
         sharp = ((both["eb_hi"] - both["eb_lo"]) / both["eb"]).max()
         assert sharp < 1e-14

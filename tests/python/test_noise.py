@@ -1,4 +1,4 @@
-"""On noise nothing is found, whatever the optimizer: by a closed form, by a later iterate, or since there is no verdict."""
+"""On noise nothing is found, whatever the optimizer: by its own part, by a later iterate, or without a verdict."""
 
 import numpy as np
 import pandas as pd
