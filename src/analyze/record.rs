@@ -16,9 +16,9 @@ pub(super) struct Part {
     pub(super) mover: usize,
     /// Indices in the tensor table.
     pub(super) tensors: Vec<usize>,
-    /// Where the record has its squared norms, one a direction, their spreads where there are any, and what
-    /// gradients put into references. `None` where the part is the whole group.
-    own: Option<usize>,
+    /// Where the record has, of each of its pieces, squared norms, one a direction, their spreads where there are any,
+    /// and what gradients put into references. Empty where the part is the whole group.
+    own: Vec<usize>,
 }
 
 /// Where everything lies in a record.
@@ -26,6 +26,8 @@ pub(super) struct Shape {
     pub(super) layout: Layout,
     /// Parts by group.
     pub(super) parts: Vec<Vec<Part>>,
+    /// By group: tensors whose sums are kept apart.
+    pieces: Vec<Vec<Vec<usize>>>,
     groups: Vec<usize>,
     /// By group: where the record has how far rounding can have moved x_t - r, one a reference.
     roundings: Vec<usize>,
@@ -49,36 +51,44 @@ impl Shape {
     ) -> Shape {
         // The step, and which directions were recorded.
         let mut words = 2;
-        let (mut parts, mut begins, mut roundings) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut parts, mut pieces) = (Vec::new(), Vec::new());
+        let (mut begins, mut roundings) = (Vec::new(), Vec::new());
         for group in groups {
             begins.push(words);
             words += layout.width() + 1;
             roundings.push(words);
             words += layout.references;
-            let mut split: Vec<Part> = Vec::new();
+            let mut split: Vec<Vec<usize>> = Vec::new();
             let mut places: BTreeMap<usize, usize> = BTreeMap::new();
             for &t in group.tensors.iter().filter(|&&t| tensors[t].elements() > 0) {
-                let (key, mover) = key_and_mover(t);
-                let place = *places.entry(key).or_insert(split.len());
+                let place = *places.entry(key_and_mover(t).0).or_insert(split.len());
                 match split.get_mut(place) {
-                    Some(part) => part.tensors.push(t),
-                    None => split.push(Part { mover, tensors: vec![t], own: None }),
+                    Some(piece) => piece.push(t),
+                    None => split.push(vec![t]),
                 }
             }
-            if split.len() > 1 {
-                for part in &mut split {
-                    part.own = Some(words);
+            let mut together: Vec<Part> = Vec::new();
+            for piece in &split {
+                let mover = key_and_mover(piece[0]).1;
+                let at = together.iter().position(|p| p.mover == mover).unwrap_or_else(|| {
+                    together.push(Part { mover, tensors: Vec::new(), own: Vec::new() });
+                    together.len() - 1
+                });
+                together[at].tensors.extend(piece);
+                if split.len() > 1 {
+                    together[at].own.push(words);
                     words += layout.directions * if layout.lossy { 1 + Spread::WORDS } else { 1 };
                     words += if layout.own { layout.references } else { 0 };
                 }
             }
-            parts.push(split);
+            parts.push(together);
+            pieces.push(split);
         }
         let units2 = tensors.iter().map(|t| t.dtype.unit_roundoff().powi(2)).collect();
         let moved2 = |r: &Reference| (0..tensors.len()).map(|t| r.rounding2(t)).collect();
         let moved2 = references.iter().map(moved2).collect();
         let ends = references.iter().map(|r| r.weights.single()).collect();
-        Shape { layout, parts, groups: begins, roundings, units2, moved2, ends, words }
+        Shape { layout, parts, pieces, groups: begins, roundings, units2, moved2, ends, words }
     }
 
     /// How far rounding can have moved x_t - r in some tensors: the iterates' type, and the reference's where that
@@ -136,7 +146,7 @@ impl Shape {
             sums.clear();
             fold.total(sums)
         };
-        for (group, parts) in groups.iter().zip(&self.parts) {
+        for (group, pieces) in groups.iter().zip(&self.pieces) {
             // Tensors without elements have no gradient to be absent or next iterate to be missing.
             let mut members = group.tensors.iter().copied().filter(|&t| tensors[t].elements() > 0);
             let flags = total(&mut members, &mut sums);
@@ -144,9 +154,9 @@ impl Shape {
             words.push(flags.to_bits());
             let rounding = |k| self.rounding(k, &group.tensors, totals).to_bits();
             words.extend((0..layout.references).map(rounding));
-            if parts.len() > 1 {
-                for part in parts {
-                    total(&mut part.tensors.iter().copied(), &mut sums);
+            if pieces.len() > 1 {
+                for piece in pieces {
+                    total(&mut piece.iter().copied(), &mut sums);
                     words.extend((0..layout.directions).map(|d| sums[layout.g2(d)].to_bits()));
                     if layout.lossy {
                         let spreads = layout.g2_spread(0)..layout.g2_spread(layout.directions);
@@ -201,12 +211,23 @@ impl Record<'_> {
         self.real(self.shape.roundings[group] + reference)
     }
 
+    /// The sum over the pieces of a part of what lies so far behind the place of each; `whole` is where the record
+    /// has it of a group.
+    fn total(&self, part: &Part, behind: usize, whole: usize) -> f64 {
+        match part.own.as_slice() {
+            [] => self.real(whole),
+            [at] => self.real(at + behind),
+            all => {
+                let mut sum = Neumaier::default();
+                all.iter().for_each(|at| sum.add(self.real(at + behind)));
+                sum.total()
+            }
+        }
+    }
+
     /// `||s||^2` of a direction over a part of a group.
     pub(super) fn g2(&self, group: usize, part: &Part, direction: usize) -> f64 {
-        match part.own {
-            Some(at) => self.real(at + direction),
-            None => self.real(self.shape.groups[group] + self.shape.layout.g2(direction)),
-        }
+        self.total(part, direction, self.shape.groups[group] + self.shape.layout.g2(direction))
     }
 
     /// What the gradient itself put between x_t and a reference, over a group: `sum h g^2`.
@@ -217,13 +238,8 @@ impl Record<'_> {
     /// The squared length of that, over a part of a group: `sum (h g)^2`.
     pub(super) fn own2(&self, group: usize, part: &Part, reference: usize) -> f64 {
         let layout = self.shape.layout;
-        match part.own {
-            Some(at) => {
-                let norms = layout.directions * if layout.lossy { 1 + Spread::WORDS } else { 1 };
-                self.real(at + norms + reference)
-            }
-            None => self.real(self.shape.groups[group] + layout.own(reference) + 1),
-        }
+        let norms = layout.directions * if layout.lossy { 1 + Spread::WORDS } else { 1 };
+        self.total(part, norms + reference, self.shape.groups[group] + layout.own(reference) + 1)
     }
 
     /// The spread of `||s||^2` of a direction over a part of a group; zero where nothing was lost.
@@ -232,10 +248,10 @@ impl Record<'_> {
         if !layout.lossy {
             return Spread::default();
         }
-        let at = match part.own {
-            Some(at) => at + layout.directions + Spread::WORDS * direction,
-            None => self.shape.groups[group] + layout.g2_spread(direction),
-        };
-        Spread::at(&[0, 1, 2].map(|i| self.real(at + i)), 0)
+        let (behind, whole) = (
+            layout.directions + Spread::WORDS * direction,
+            self.shape.groups[group] + layout.g2_spread(direction),
+        );
+        Spread::at(&[0, 1, 2].map(|i| self.total(part, behind + i, whole + i)), 0)
     }
 }
