@@ -192,7 +192,7 @@ def _is_dtensor(t):
 
 def local(t):
     """The part of a tensor that lies here."""
-    return t.tolocal() if _is_dtensor(t) else t
+    return t.to_local() if _is_dtensor(t) else t
 
 
 def _is_sharded(p):

@@ -4,9 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
-use super::path::{Along, Check, Departures, Seen, Told};
+use super::path::{Check, Departures};
 use super::skipped::Skipped;
 use super::spool::Spool;
+use super::told::{Along, Seen, Told};
 use super::unit::{Measurement, Unit, Workers};
 use super::{Analysis, Observer};
 use crate::error::{Error, Result};

@@ -17,6 +17,7 @@ mod path;
 mod record;
 mod skipped;
 mod spool;
+mod told;
 mod unit;
 mod walk;
 mod windows;

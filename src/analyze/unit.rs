@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use super::cell::sums;
 use super::gpu::{At, Batch, Shared};
 use super::lossy::{Along, Bounds};
-use super::path::{Told, Updates};
+use super::told::{Told, Updates};
 use super::{Observer, Options};
 use crate::codec::{Decoder, Predictor};
 use crate::error::{Error, Result, Tried};

@@ -311,12 +311,15 @@ def test_x_0_stays_in_the_walk_when_it_is_not_measured(analyze, tmp_path):
 @pytest.mark.parametrize("decay", [0.0, 0.5])
 def test_a_walk_without_its_start(decay, analyze, tmp_path):
     rng = np.random.default_rng(0)
-    xs = [normal(rng, 50) for _ in range(6)]
+    x, v = normal(rng, 50), np.zeros(50, np.float32)
     optimizer = {"name": "sgd", "param_groups": [{"lr": 0.1, "momentum": 0.9, "weight_decay": decay}]}
-    with lpa.Writer(tmp_path / "run", {"w": xs[0]}, optimizer=optimizer) as writer:
+    with lpa.Writer(tmp_path / "run", {"w": x}, optimizer=optimizer) as writer:
         for t in range(5):
-            writer.step(None if t == 0 else {"w": xs[t]}, {"grad": {"w": xs[t]}}, {})
-        writer.finish({"w": xs[5]})
+            g = normal(rng, 50)
+            writer.step(None if t == 0 else {"w": x}, {"grad": {"w": g}}, {})
+            v = np.float32(0.9) * v + g + np.float32(decay) * x
+            x = x - np.float32(0.1) * v
+        writer.finish({"w": x})
     rows = pd.read_parquet(analyze(tmp_path / "run"))
     # What weight decay took off x_0 is not known; without decay it does not matter.
     assert rows["own"].notna().all() and rows["cos_walk"].isna().all() == (decay > 0)
