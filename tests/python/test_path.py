@@ -263,3 +263,20 @@ def test_a_step_that_was_not_taken_hides_no_change(tmp_path):
             else:
                 optimizer.step()
     assert lpa.open(tmp_path / "run").scalars(4)["lpa/changed"] == 1
+
+
+@pytest.mark.parametrize("make", [
+    lambda: torch.zeros(()), lambda: torch.zeros(0, 3), lambda: torch.zeros(16), lambda: torch.zeros(17),
+    lambda: torch.zeros(1000, 7), lambda: torch.zeros(5, 9).t(), lambda: torch.zeros(40, 1, 30)[:, :, ::2],
+    lambda: torch.zeros(4, 3, 5, 5).to(memory_format=torch.channels_last)])
+def test_what_is_watched_follows_the_tensor(make):
+    from lpa.watch import _view
+
+    tensor = make()
+    view = _view(tensor)
+    assert view.ndim == 1 and view.numel() == min(tensor.numel(), 16) or not tensor.is_contiguous()
+    tensor += 1
+    assert (view == 1).all() and (view.numel() > 1) == (tensor.numel() > 1)
+    # Nothing but the tensor: where it is filled, all of the view is.
+    view += 1
+    assert int((tensor == 2).sum()) == view.numel()
