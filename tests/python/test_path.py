@@ -274,7 +274,7 @@ def test_what_is_watched_follows_the_tensor(make):
 
     tensor = make()
     view = _view(tensor)
-    assert view.ndim == 1 and view.numel() == min(tensor.numel(), 16) or not tensor.is_contiguous()
+    assert (view.ndim == 1 and view.numel() == min(tensor.numel(), 16)) or not tensor.is_contiguous()
     tensor += 1
     assert (view == 1).all() and (view.numel() > 1) == (tensor.numel() > 1)
     # Nothing but the tensor: where it is filled, all of the view is.
