@@ -78,7 +78,7 @@ class Parameters:
                 raise RecordingError(
                     f"'{what}' of '{self.names[i][0]}' is {t.dtype} {list(t.shape)}, the parameter was {dtype} "
                     f"{list(shape)} at the first step; a run holds both in one type and shape")
-            if self.ranks > 1 and _is_dtensor(t) and t.placements != self.params[i].placements:
+            if self.ranks > 1 and is_dtensor(t) and t.placements != self.params[i].placements:
                 raise RecordingError(f"'{what}' of '{self.names[i][0]}' is placed as {t.placements}, the parameter as "
                                      f"{self.params[i].placements}")
         return tensors
@@ -175,7 +175,7 @@ def _unwrapped(model):
 
 def _is_distributed(model, params):
     model = _unwrapped(model)
-    if isinstance(model, torch.nn.parallel.DistributedDataParallel) or any(_is_dtensor(p) for p in params):
+    if isinstance(model, torch.nn.parallel.DistributedDataParallel) or any(is_dtensor(p) for p in params):
         return True
     if any(type(m).__name__ == "FullyShardedDataParallel" for m in getattr(model, "modules", list)()):
         raise RecordingError("FullyShardedDataParallel flattens parameters; use fully_shard (FSDP2)")
@@ -186,17 +186,18 @@ def _is_distributed(model, params):
     return False
 
 
-def _is_dtensor(t):
+def is_dtensor(t):
+    """Whether a tensor is spread over several ranks."""
     return hasattr(t, "placements") and hasattr(t, "to_local")
 
 
 def local(t):
     """The part of a tensor that lies here."""
-    return t.to_local() if _is_dtensor(t) else t
+    return t.to_local() if is_dtensor(t) else t
 
 
 def _is_sharded(p):
-    return _is_dtensor(p) and any(place.is_shard() for place in p.placements)
+    return is_dtensor(p) and any(place.is_shard() for place in p.placements)
 
 
 def _chunks(p):

@@ -9,13 +9,13 @@ import warnings
 import numpy as np
 import torch
 
-from .parameters import local
+from .parameters import is_dtensor, local
 
 # The scalar that says how many tensors were changed outside of the optimizer since the step before.
 CHANGED = "lpa/changed"
 
-# Elements of a tensor that are compared: so many runs of as many.
-_RUNS, _LENGTH = 4, 4
+# Elements of a tensor that are compared.
+_ELEMENTS = 16
 
 # Putting weights back that were averaged may round: relative to the largest of the elements.
 _ROUNDING = 8 * 2.0**-24
@@ -27,8 +27,8 @@ class Watch:
     def __init__(self, parameters):
         self._params, self._names = parameters.params, [n[0] for n in parameters.names]
         self._warned = self._last = False
-        self._views = [None] * len(self._params)
-        self._places = [None] * len(self._params)
+        self._is_plain = not any(is_dtensor(p) for p in self._params)
+        self._places, self._views = [], []
         self._left = None
 
     def note(self):
@@ -59,28 +59,34 @@ class Watch:
         return [(CHANGED, len(tensors))]
 
     def _sample(self):
-        by_device = {}
-        for i, p in enumerate(self._params):
-            own = local(p)
-            # `.data` may have been replaced.
-            place = own.data_ptr(), own.dtype, own.shape
-            if place != self._places[i]:
-                self._places[i], self._views[i] = place, _view(own.detach())
-            by_device.setdefault(own.device, []).append(i)
-        return [_Sample(which, [self._views[i] for i in which]) for which in by_device.values()]
+        own = self._params if self._is_plain else [local(p) for p in self._params]
+        places = [t.data_ptr() for t in own]
+        if places != self._places:
+            # At first, and where `.data` was replaced.
+            self._places = places
+            by_device = {}
+            for i, t in enumerate(own):
+                by_device.setdefault(t.device, []).append((i, _view(t.detach())))
+            self._views = [tuple(zip(*of_device, strict=True)) for of_device in by_device.values()]
+        return [_Sample(which, views) for which, views in self._views]
 
 
 class _Sample:
     """Elements of the tensors of a device, which are read without waiting for it."""
 
     def __init__(self, which, views):
-        self.which, self.sizes = which, [v.numel() for v in views]
-        self._values, self._event = torch.cat([v.reshape(-1) for v in views]).float(), None
+        self.which, self._views = which, views
+        self._values, self._event = torch.cat(views).float(), None
         if self._values.is_cuda:
             there = torch.empty(self._values.shape, dtype=self._values.dtype, pin_memory=True)
             there.copy_(self._values, non_blocking=True)
             self._event = torch.cuda.current_stream(self._values.device).record_event()
             self._values = there
+
+    @property
+    def sizes(self):
+        """How many elements each tensor has."""
+        return [v.numel() for v in self._views]
 
     def values(self):
         """All elements, once they are there."""
@@ -99,13 +105,14 @@ class Comparison:
         """The numbers of the tensors that were changed."""
         changed = []
         for before, after in zip(self._before, self._after, strict=False):
-            if before.which != after.which or before.sizes != after.sizes:
-                changed += sorted({*before.which, *after.which})
-                continue
             a, b = before.values(), after.values()
             if np.array_equal(a.view(np.int32), b.view(np.int32)):
                 continue
-            ends = np.cumsum(before.sizes)[:-1]
+            sizes = before.sizes
+            if before.which != after.which or sizes != after.sizes:
+                changed += sorted({*before.which, *after.which})
+                continue
+            ends = np.cumsum(sizes)[:-1]
             pairs = zip(before.which, np.split(a, ends), np.split(b, ends), strict=True)
             changed += [i for i, x, y in pairs if _differ(x, y)]
         return changed
@@ -120,9 +127,10 @@ def _differ(before, after):
 
 
 def _view(own):
-    """A few elements of a tensor, as a view of it."""
+    """A few elements of a tensor, as a view of it in one dimension."""
     n = own.numel()
     if own.is_contiguous():
-        return own.reshape(-1) if n <= _RUNS * _LENGTH else own.as_strided((_RUNS, _LENGTH), (n // _RUNS, 1))
-    # The first and the last of the first dimensions, and the first of others.
-    return own[tuple(slice(None, None, max(1, s - 1)) if d < _RUNS else slice(0, 1) for d, s in enumerate(own.shape))]
+        return own.view(-1) if n <= _ELEMENTS else own.as_strided((_ELEMENTS,), (n // _ELEMENTS,))
+    # Its diagonal, wherever that lies.
+    lengths, strides = zip(*((d, s) for d, s in zip(own.shape, own.stride(), strict=True) if d > 1), strict=True)
+    return own.as_strided((min(_ELEMENTS, *lengths),), (sum(strides),))

@@ -5,8 +5,9 @@
 
 use std::path::Path;
 
-use super::path::{Along, Check, Seen, Told};
+use super::path::Check;
 use super::spool::Spool;
+use super::told::{Along, Seen, Told};
 use super::{Analysis, Measured};
 use crate::error::Result;
 use crate::run::manifest::GRAD;

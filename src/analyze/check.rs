@@ -5,7 +5,8 @@
 //! first steps are made again from the recorded gradients and compared with the recorded iterates: where most
 //! differ, it is another optimizer. Single steps that are not the optimizer's are `path`'s business.
 
-use super::path::{Along, Check, Known, Updates};
+use super::path::{Check, Known};
+use super::told::{Along, Updates};
 use super::{Analysis, Measured};
 use crate::codec::{Decoder, Predictor};
 use crate::error::{Result, Tried};

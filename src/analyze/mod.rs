@@ -24,6 +24,7 @@ mod responses;
 mod seconds;
 mod skipped;
 mod spool;
+mod told;
 mod unit;
 mod unusable;
 mod walk;

@@ -10,9 +10,9 @@ use std::sync::{Arc, OnceLock};
 
 use super::cell::sums;
 use super::measure::recorded;
-use super::path::{Along, Seen, Told};
 use super::record::Shape;
 use super::spool::Spool;
+use super::told::{Along, Seen, Told};
 use super::{Analysis, Measured, Options, Pass, Skipped};
 use crate::dtype::{self, DType};
 use crate::error::{Error, Result, Tried};

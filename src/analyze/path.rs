@@ -7,232 +7,19 @@
 //! (`metrics::step`). Nothing is decoded for it. The result is a function of the run alone: neither threads,
 //! windows nor devices enter it.
 
-use crate::codec::{NESTEROV, Prediction, Predictor};
+use super::told::{Gradient, Seen, Told};
 use crate::group::Group;
-use crate::metrics::response::{Sgd, Update};
+use crate::metrics::response::Update;
 use crate::metrics::step::{
     Finding, PART, ROUNDINGS, StepSums, buffer_after, judge, judge_absent, shortness,
 };
 use crate::run::manifest::TensorInfo;
-use crate::run::trajectory::Made;
 use crate::step_set::StepSet;
-use crate::stream::{Form, Measured};
-use crate::sums::{Flags, Layout};
 
 /// Elements from which on a step that another predictor comes nearer to is not the optimizer's.
 const FITTED: u64 = 64;
 /// Ranges of steps that are held at most, of all groups together.
 const MOST_RANGES: usize = 1 << 20;
-
-/// What the storage of x_{t+1} tells of the step to it.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) enum Told {
-    /// Nothing: it is stored by itself, as keyframes are, or in part.
-    #[default]
-    Nothing,
-    /// The writer could have stored it as what the optimizer's step missed, and did not.
-    NotReplayed,
-    /// It is stored as what the optimizer's step missed: the sum of squares of that, without rounding.
-    Missed(f64),
-    /// The same of a part of the tensor; the rest tells nothing.
-    Partly(f64),
-}
-
-impl Told {
-    /// Words that it takes.
-    pub(super) const WORDS: usize = 2;
-
-    /// As words.
-    pub(super) fn to_words(self) -> [u64; Told::WORDS] {
-        match self {
-            Told::Nothing => [0, 0],
-            Told::NotReplayed => [1, 0],
-            Told::Missed(energy) => [2, energy.to_bits()],
-            Told::Partly(energy) => [3, energy.to_bits()],
-        }
-    }
-
-    /// Reads what [`Self::to_words`] gave.
-    pub(super) fn from_words([kind, energy]: [u64; Told::WORDS]) -> Told {
-        match kind {
-            0 => Told::Nothing,
-            1 => Told::NotReplayed,
-            2 => Told::Missed(f64::from_bits(energy)),
-            _ => Told::Partly(f64::from_bits(energy)),
-        }
-    }
-
-    /// What a chunk's iterate tells; `None` where its values must be at hand first. `replay` is how the declared
-    /// optimizer's steps are predicted, `update` what its step is, where that is linear.
-    pub(super) fn of(made: Option<Made>, replay: Predictor, update: Option<&Update>) -> Option<Told> {
-        match made {
-            None | Some(Made::Keyframe) => Some(Told::Nothing),
-            Some(Made::Otherwise) => Some(Told::NotReplayed),
-            Some(Made::Replayed { prediction, missed }) => {
-                let own = prediction.predictor == replay && update.is_none_or(|u| is_of(&prediction, u));
-                if own { missed.map(Told::Missed) } else { Some(Told::Nothing) }
-            }
-        }
-    }
-
-    /// What two parts of a tensor tell together.
-    pub(super) fn and(self, other: Told) -> Told {
-        match (self, other) {
-            (Told::Missed(a), Told::Missed(b)) => Told::Missed(a + b),
-            (Told::NotReplayed, Told::NotReplayed) => Told::NotReplayed,
-            (Told::Missed(a) | Told::Partly(a), Told::Missed(b) | Told::Partly(b)) => Told::Partly(a + b),
-            (Told::Missed(v) | Told::Partly(v), _) | (_, Told::Missed(v) | Told::Partly(v)) => {
-                Told::Partly(v)
-            }
-            _ => Told::Nothing,
-        }
-    }
-}
-
-/// Whether a prediction is the step of `update`: its coefficients come from the writer.
-fn is_of(prediction: &Prediction, update: &Update) -> bool {
-    let [decay, momentum, keep, lr, scale, ..] = prediction.coefficients.map(f64::from);
-    let own = Update::from(Sgd {
-        lr: lr * scale,
-        momentum,
-        dampening: 1.0 - keep,
-        weight_decay: decay * scale,
-        nesterov: prediction.flags & NESTEROV != 0,
-    });
-    // Coefficients are rounded to binary32.
-    let near = |a: f64, b: f64| (a - b).abs() <= 1e-6 * b.abs();
-    prediction.predictor == Predictor::Sgd
-        && near(own.momentum, update.momentum)
-        && near(own.weight_decay, update.weight_decay)
-        && near(own.into_step, update.into_step)
-        && near(own.from_buffer, update.from_buffer)
-        // The first step of a tensor is not dampened.
-        && (near(own.into_buffer, update.into_buffer) || near(keep, 1.0))
-}
-
-/// The updates of some steps, by parameter group.
-pub(super) struct Updates {
-    /// Ascending.
-    steps: Vec<u64>,
-    groups: usize,
-    all: Vec<Option<Update>>,
-}
-
-impl Updates {
-    /// Those of `steps`, ascending; `of` gives that of a parameter group at a step, where it is linear.
-    pub(super) fn new(steps: &[u64], groups: usize, of: impl Fn(usize, u64) -> Option<Update>) -> Updates {
-        let all =
-            steps.iter().flat_map(|&s| (0..groups).map(move |g| (g, s))).map(|(g, s)| of(g, s)).collect();
-        Updates { steps: steps.to_vec(), groups, all }
-    }
-
-    /// Those of a step.
-    pub(super) fn at(&self, step: u64) -> &[Option<Update>] {
-        match self.steps.binary_search(&step) {
-            Ok(i) => &self.all[i * self.groups..(i + 1) * self.groups],
-            Err(_) => &[],
-        }
-    }
-}
-
-/// What is known of a gradient.
-#[derive(Clone, Copy, Debug)]
-enum Gradient {
-    /// There is none.
-    Absent,
-    There,
-    /// It was not recorded, or is not measured.
-    Unknown,
-}
-
-/// A tensor at a step.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Seen {
-    gradient: Gradient,
-    told: Told,
-    /// `||x_t||^2`, `||x_t - x_{t+1}||^2`, `||g||^2`, `<g, x_t>`, `<g, x_t - x_{t+1}>`, `||x_t - r||^2`.
-    sums: [f64; Seen::SUMS],
-}
-
-/// Which direction is the gradient, and whether it has its weight decay already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Along {
-    pub(super) direction: usize,
-    pub(super) decayed: bool,
-}
-
-impl Along {
-    /// The gradient among the directions that are measured, of which `grad` is the recorded stream.
-    pub(super) fn find(directions: &[Measured], grad: Option<u16>) -> Option<Along> {
-        let find = |form: Form| directions.iter().position(|m| m.recorded == grad && m.form == form);
-        let along = |form: Form| Some(Along { direction: find(form)?, decayed: form == Form::Decayed });
-        grad.and_then(|_| along(Form::Stored).or_else(|| along(Form::Decayed)))
-    }
-}
-
-impl Seen {
-    /// Numbers that it has.
-    pub(super) const SUMS: usize = 6;
-
-    /// What the sums of a tensor say; `None` where x_{t+1} is not recorded. The gradient lies `along` a direction,
-    /// where it was recorded.
-    pub(super) fn of(
-        layout: Layout,
-        along: Option<Along>,
-        (sums, flags): (&[f64], Flags),
-        told: Told,
-    ) -> Option<Seen> {
-        let [x2, step2, d2] = [sums[Layout::X2], sums[Layout::STEP2], sums[layout.d2(0)]];
-        let (gradient, of_gradient) = match along.map(|a| a.direction) {
-            None => (Gradient::Unknown, [0.0; 3]),
-            Some(d) if flags.absent >> d & 1 == 1 => (Gradient::Absent, [0.0; 3]),
-            Some(d) => {
-                let (g2, dot) = (layout.g2(d), layout.dot(d, 0));
-                (Gradient::There, [sums[g2], sums[g2 + 1], sums[dot] - sums[dot + 1]])
-            }
-        };
-        let [g2, gx, g_step] = of_gradient;
-        (!flags.no_next).then_some(Seen { gradient, told, sums: [x2, step2, g2, gx, g_step, d2] })
-    }
-
-    /// Words of a tensor of which storage tells nothing.
-    pub(super) const WORDS: usize = 1 + Seen::SUMS;
-
-    /// Appends what is known of a tensor to `words`.
-    pub(super) fn put(seen: Option<&Seen>, words: &mut Vec<u64>) {
-        words.push(match seen.map(|s| s.gradient) {
-            None => 0,
-            Some(Gradient::Absent) => 1,
-            Some(Gradient::There) => 2,
-            Some(Gradient::Unknown) => 3,
-        });
-        words.extend(seen.map_or([0.0; Seen::SUMS], |s| s.sums).map(f64::to_bits));
-    }
-
-    /// Reads what [`Self::put`] gave.
-    pub(super) fn from_words(words: &[u64; Seen::WORDS]) -> Option<Seen> {
-        let [kind, sums @ ..] = words;
-        let gradient = match kind {
-            0 => return None,
-            1 => Gradient::Absent,
-            2 => Gradient::There,
-            _ => Gradient::Unknown,
-        };
-        Some(Seen { gradient, told: Told::Nothing, sums: sums.map(f64::from_bits) })
-    }
-
-    fn x2(&self) -> f64 {
-        self.sums[0]
-    }
-
-    fn step2(&self) -> f64 {
-        self.sums[1]
-    }
-
-    fn is_there(&self) -> bool {
-        matches!(self.gradient, Gradient::There)
-    }
-}
 
 /// A tensor as the check knows it.
 struct Tensor {
@@ -407,7 +194,7 @@ impl Check {
         let (mut outcomes, mut all_hold, mut short) = (Vec::with_capacity(tensors.len()), true, Vec::new());
         for (t, seen) in tensors.iter().enumerate() {
             let tensor = &mut self.tensors[t];
-            let update = updates[tensor.param_group].as_ref();
+            let update = updates.get(tensor.param_group).and_then(Option::as_ref);
             let outcome = match seen {
                 _ if tensor.elements == 0 => Outcome::Holds,
                 None => {
@@ -432,7 +219,7 @@ impl Check {
         if !short.is_empty() {
             for (t, seen) in tensors.iter().enumerate() {
                 let tensor = &self.tensors[t];
-                let update = updates[tensor.param_group].as_ref();
+                let update = updates.get(tensor.param_group).and_then(Option::as_ref);
                 if let Some((seen, update)) = seen.as_ref().filter(|s| s.is_there()).zip(update) {
                     short[t] = shortness(update, &tensor.sums(seen, None));
                 }
@@ -514,7 +301,7 @@ impl OfGroup {
 impl Tensor {
     fn sums(&self, seen: &Seen, x2_next: Option<f64>) -> StepSums {
         let (elements, unit_roundoff) = (self.elements, self.unit_roundoff);
-        let [x2, step2, g2, gx, g_step, d2] = seen.sums;
+        let [x2, step2, g2, gx, g_step, d2] = *seen.sums();
         StepSums { elements, unit_roundoff, x2, x2_next, step2, g2, gx, g_step, d2 }
     }
 
@@ -525,7 +312,8 @@ impl Tensor {
         let first = self.fresh && seen.is_there();
         let by_sums = || match (seen.gradient, update) {
             _ if known != Known::Exactly => None,
-            (Gradient::Absent, _) => judge_absent(sums.step2),
+            // PyTorch leaves it where it is.
+            (Gradient::Absent, Some(_)) => judge_absent(sums.step2),
             (Gradient::There, Some(update)) => {
                 let before = self.last.as_ref().and_then(|(u, first, s)| buffer_after(u, *first, s));
                 judge(update, first, before, &sums)
@@ -575,6 +363,7 @@ impl Tensor {
 mod tests {
     use super::*;
     use crate::dtype::DType;
+    use crate::metrics::response::Sgd;
 
     const N: u64 = 10_000;
 
@@ -591,7 +380,7 @@ mod tests {
 
     /// A step of length 1 with a gradient of length 1, whose sums alone would not pass after any other one.
     fn step(told: Told) -> Seen {
-        Seen { gradient: Gradient::There, told, sums: [100.0, 1.0, 1.0, 0.0, 0.0, 1.0] }
+        Seen::new(Gradient::There, told, [100.0, 1.0, 1.0, 0.0, 0.0, 1.0])
     }
 
     fn departures(steps: &[Option<Seen>]) -> (Vec<u64>, Option<u64>) {
@@ -642,51 +431,11 @@ mod tests {
             Known::Exactly,
             StepSet::default(),
         );
-        let small = Seen { sums: [1.0, 1e-5, 1.0, 0.0, 0.0, 1.0], ..step(Told::Missed(9e-6)) };
+        let small = Seen::new(Gradient::There, Told::Missed(9e-6), [1.0, 1e-5, 1.0, 0.0, 0.0, 1.0]);
         check.take(0, vec![Some(step(Told::Missed(0.0))), Some(small)], vec![Some(heavy())]);
         let found = check.finish(|_| None);
         let first = |g: usize| found.groups[g].departures.first();
         assert_eq!([first(0), first(1), first(2)], [None, None, Some(0)]);
         assert_eq!(found.tensors().collect::<Vec<_>>(), [(None, 0), (Some(0), 1)]);
-    }
-
-    #[test]
-    fn a_prediction_is_the_optimizers_step_only_with_its_coefficients() {
-        let sgd = Sgd { lr: 0.1, momentum: 0.9, dampening: 0.5, weight_decay: 0.01, nesterov: true };
-        let update = Update::from(sgd);
-        let made = |c: [f32; 5], flags: u8| Prediction::new(Predictor::Sgd, flags, &c);
-        let own = [0.01, 0.9, 0.5, 0.1, 1.0];
-        assert!(is_of(&made(own, NESTEROV), &update));
-        // At a tensor's first step nothing is dampened.
-        assert!(is_of(&made([0.01, 0.9, 1.0, 0.1, 1.0], NESTEROV), &update));
-        assert!(!is_of(&made(own, 0), &update));
-        for (i, value) in [0.02, 0.8, 0.6, 0.11, -1.0].into_iter().enumerate() {
-            let mut other = own;
-            other[i] = value;
-            assert!(!is_of(&made(other, NESTEROV), &update), "coefficient {i}");
-        }
-        let climbing = Update::from(Sgd { lr: -0.1, weight_decay: -0.01, ..sgd });
-        assert!(is_of(&made([0.01, 0.9, 0.5, 0.1, -1.0], NESTEROV), &climbing));
-        let (missed, replay) = (Some(0.5), Predictor::Sgd);
-        let told =
-            |prediction, missed| Told::of(Some(Made::Replayed { prediction, missed }), replay, Some(&update));
-        assert_eq!(told(made(own, NESTEROV), missed), Some(Told::Missed(0.5)));
-        assert_eq!(told(made(own, NESTEROV), None), None);
-        assert_eq!(told(made(own, 0), None), Some(Told::Nothing));
-    }
-
-    #[test]
-    fn what_is_known_of_a_tensor_survives_its_words() {
-        for gradient in [Gradient::Absent, Gradient::There, Gradient::Unknown] {
-            let seen = Seen { gradient, ..step(Told::Nothing) };
-            let mut words = Vec::new();
-            Seen::put(Some(&seen), &mut words);
-            let back = Seen::from_words(words.first_chunk().unwrap()).unwrap();
-            assert_eq!((back.sums, back.told), (seen.sums, Told::Nothing));
-            assert_eq!(std::mem::discriminant(&back.gradient), std::mem::discriminant(&gradient));
-        }
-        let mut words = Vec::new();
-        Seen::put(None, &mut words);
-        assert!(Seen::from_words(words.first_chunk().unwrap()).is_none());
     }
 }

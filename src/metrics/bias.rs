@@ -183,6 +183,15 @@ mod tests {
     }
 
     #[test]
+    fn what_later_gradients_took_back_is_no_cosine() {
+        // g = (1, 0) put 10 of it there, and the others took 9 back: d = (1, 0), cos 1, cos_own 10.
+        let b = bias(&sums(1.0, 1.0, 1.0), 4, Entry::Known { own: 10.0, walk2: Some(100.0) });
+        assert_eq!((b.cos_own, b.cos_excess, b.beyond()), (Some(10.0), Some(-9.0), true));
+        let at = |own| bias(&sums(1.0, 1.0, 1.0), 4, Entry::Known { own, walk2: None }).beyond();
+        assert_eq!([at(2.0), at(2.0 + 1e-11), at(0.0)], [false, true, false]);
+    }
+
+    #[test]
     fn an_unknown_optimizer_is_measured_later() {
         let s = Sums { dot_lag: Some(5.0), ..sums(15.0, 25.0, 25.0) };
         let b = bias(&s, 4, Entry::Lagged);

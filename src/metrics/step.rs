@@ -178,6 +178,28 @@ mod tests {
 
     const N: usize = 2000;
 
+    /// Rounded to binary32.
+    #[allow(clippy::cast_possible_truncation)]
+    fn single(v: f64) -> f64 {
+        f64::from(v as f32)
+    }
+
+    /// The sums of a step in plain float64.
+    fn sums(x: &[f64], next: &[f64], g: &[f64]) -> StepSums {
+        let step: Vec<f64> = x.iter().zip(next).map(|(a, b)| a - b).collect();
+        StepSums {
+            elements: N as u64,
+            unit_roundoff: 2f64.powi(-24),
+            x2: dot(x, x),
+            x2_next: Some(dot(next, next)),
+            step2: dot(&step, &step),
+            g2: dot(g, g),
+            gx: dot(g, x),
+            g_step: dot(g, &step),
+            d2: dot(x, x),
+        }
+    }
+
     /// Takes `steps` of PyTorch's SGD, written out here, rounded to binary32 where `rounds`, with `change` done to
     /// x_{t+1} after step t; what the sums of each step say.
     fn walk(
@@ -186,7 +208,7 @@ mod tests {
         rounds: bool,
         mut change: impl FnMut(usize, &mut [f64], &mut [f64]),
     ) -> Vec<Option<Finding>> {
-        let round = |v: f64| if rounds { f64::from(v as f32) } else { v };
+        let round = |v: f64| if rounds { single(v) } else { v };
         let mut noise = Noise(1);
         let mut x: Vec<f64> = (0..N).map(|_| round(noise.normal())).collect();
         let mut v = vec![0.0; N];
@@ -206,18 +228,7 @@ mod tests {
                 next[i] = round(x[i] - p.lr * s);
             }
             change(t, &mut next, &mut v);
-            let step: Vec<f64> = x.iter().zip(&next).map(|(a, b)| a - b).collect();
-            let s = StepSums {
-                elements: N as u64,
-                unit_roundoff: 2f64.powi(-24),
-                x2: dot(&x, &x),
-                x2_next: Some(dot(&next, &next)),
-                step2: dot(&step, &step),
-                g2: dot(&g, &g),
-                gx: dot(&g, &x),
-                g_step: dot(&g, &step),
-                d2: dot(&x, &x),
-            };
+            let s = sums(&x, &next, &g);
             let finding = judge(&p.into(), t == 0, before, &s);
             before =
                 buffer_after(&p.into(), t == 0, &s).filter(|_| !matches!(finding, Some(Finding::Missed(_))));
@@ -283,18 +294,7 @@ mod tests {
                 let (new, taken) = Update::from(of_step).step(v[i], g[i], x[i]);
                 (v[i], next[i]) = (new, x[i] - taken);
             }
-            let step: Vec<f64> = x.iter().zip(&next).map(|(a, b)| a - b).collect();
-            let s = StepSums {
-                elements: N as u64,
-                unit_roundoff: 2f64.powi(-24),
-                x2: dot(&x, &x),
-                x2_next: Some(dot(&next, &next)),
-                step2: dot(&step, &step),
-                g2: dot(&g, &g),
-                gx: dot(&g, &x),
-                g_step: dot(&g, &step),
-                d2: dot(&x, &x),
-            };
+            let s = sums(&x, &next, &g);
             last = judge(&other.into(), t == 0, before, &s);
             before = buffer_after(&other.into(), t == 0, &s);
             x = next;
@@ -326,7 +326,7 @@ mod tests {
                 true,
                 |t, x, _| {
                     if t == 17 {
-                        x.iter_mut().for_each(|v| *v = f64::from((*v * 0.999) as f32));
+                        x.iter_mut().for_each(|v| *v = single(*v * 0.999));
                     }
                 },
             );
@@ -362,18 +362,7 @@ mod tests {
                     x[i] + m[i]
                 })
                 .collect();
-            let step: Vec<f64> = x.iter().zip(&next).map(|(a, b)| a - b).collect();
-            let s = StepSums {
-                elements: N as u64,
-                unit_roundoff: 2f64.powi(-24),
-                x2: dot(&x, &x),
-                x2_next: None,
-                step2: dot(&step, &step),
-                g2: dot(&g, &g),
-                gx: dot(&g, &x),
-                g_step: dot(&g, &step),
-                d2: dot(&x, &x),
-            };
+            let s = sums(&x, &next, &g);
             if let Some(Finding::Missed(_)) = judge(&update.into(), t == 0, before, &s) {
                 found.push(t);
             }
