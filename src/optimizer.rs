@@ -7,7 +7,7 @@
 use serde_json::Value;
 
 use crate::metrics::response::{Sgd, Update};
-use crate::run::catalog::Catalog;
+use crate::run::catalog::{Catalog, Column, GROUPED};
 use crate::run::manifest::{Manifest, Optimizer};
 
 /// What an optimizer makes of its gradients.
@@ -85,18 +85,59 @@ pub struct Elementwise {
     pub eps: f64,
 }
 
+/// A hyperparameter of a parameter group that may change from step to step.
+struct Changing<'a> {
+    key: &'static str,
+    column: Option<Column<'a>>,
+    initial: Option<f64>,
+}
+
+impl Changing<'_> {
+    fn at(&self, step: u64) -> Option<f64> {
+        self.column.and_then(|c| c.latest(step)).or(self.initial)
+    }
+
+    /// Every value that it ever has.
+    fn all(&self) -> impl Iterator<Item = f64> {
+        let initial = self.initial.filter(|_| !self.column.is_some_and(|c| c.is_whole()));
+        self.column.iter().flat_map(Column::all).chain(initial)
+    }
+}
+
 /// The hyperparameters of a run.
 pub struct Hyperparameters<'a> {
     manifest: &'a Manifest,
-    catalog: &'a Catalog,
+    first: u64,
     kind: Option<&'static Kind>,
+    /// By parameter group.
+    changing: Vec<Vec<Changing<'a>>>,
+    decays: bool,
 }
 
 impl<'a> Hyperparameters<'a> {
     /// Those of a run.
     pub fn new(manifest: &'a Manifest, catalog: &'a Catalog) -> Hyperparameters<'a> {
         let key = manifest.optimizer.key();
-        Hyperparameters { manifest, catalog, kind: KINDS.iter().find(|k| k.name == key) }
+        let of_group = |g: usize| {
+            let of_key = |key: &'static str| Changing {
+                key,
+                column: catalog.column(&format!("{key}/{g}")),
+                initial: initial(manifest, g, key),
+            };
+            GROUPED.map(of_key).into()
+        };
+        let mut hyperparameters = Hyperparameters {
+            manifest,
+            first: catalog.steps.start,
+            kind: KINDS.iter().find(|k| k.name == key),
+            changing: (0..manifest.param_groups()).map(of_group).collect(),
+            decays: false,
+        };
+        hyperparameters.decays = (0..hyperparameters.groups()).any(|g| {
+            hyperparameters.decay(g) == Some(Decay::Coupled)
+                && hyperparameters.changing(g, "weight_decay").is_some_and(|c| c.all().any(|v| v != 0.0))
+        });
+        hyperparameters
     }
 
     fn declared(&self) -> &'a Optimizer {
@@ -107,20 +148,16 @@ impl<'a> Hyperparameters<'a> {
         self.kind.map_or("", |k| k.name)
     }
 
-    fn value(&self, group: usize, step: u64, key: &str) -> Option<f64> {
-        let recorded = self.catalog.latest(step, &format!("{key}/{group}"));
-        recorded.or_else(|| self.initial(group, key))
+    fn changing(&self, group: usize, key: &str) -> Option<&Changing<'a>> {
+        self.changing.get(group)?.iter().find(|c| c.key == key)
     }
 
-    /// A hyperparameter as the manifest has it; `beta1` is the first of `betas`.
+    fn value(&self, group: usize, step: u64, key: &str) -> Option<f64> {
+        self.changing(group, key)?.at(step)
+    }
+
     fn initial(&self, group: usize, key: &str) -> Option<f64> {
-        let whole = |key: &str| self.declared().initial(group, key);
-        let of_betas = |i: usize| whole("betas")?.get(i)?.as_f64();
-        match key {
-            "beta1" => of_betas(0),
-            "beta2" => of_betas(1),
-            _ => whole(key).and_then(Value::as_f64),
-        }
+        initial(self.manifest, group, key)
     }
 
     /// Number of parameter groups that tensors belong to.
@@ -130,7 +167,7 @@ impl<'a> Hyperparameters<'a> {
 
     /// The learning rate that was recorded at a step.
     pub fn lr(&self, group: usize, step: u64) -> Option<f64> {
-        self.catalog.scalar(step, &format!("lr/{group}"))
+        self.changing(group, "lr")?.column?.recorded(step)
     }
 
     fn decay(&self, group: usize) -> Option<Decay> {
@@ -162,7 +199,7 @@ impl<'a> Hyperparameters<'a> {
 
     /// What the optimizer makes of its gradients.
     pub fn law(&self) -> Law {
-        let first = self.catalog.steps.start;
+        let first = self.first;
         let decoupled = (0..self.groups()).any(|g| self.declared().flag(g, "decoupled_weight_decay"));
         let finite = |u: Option<Update>| u.is_some_and(Update::is_finite);
         let linear = |g: usize| finite(self.linear(g, first, 1));
@@ -215,12 +252,11 @@ impl<'a> Hyperparameters<'a> {
 
     /// Whether a hyperparameter is another at some step than in the manifest.
     fn changes(&self, key: &str) -> bool {
-        let of_group = |g: usize| {
-            let (column, initial) = (format!("{key}/{g}"), self.initial(g, key));
-            let other = |v: f64| initial.is_none_or(|i| i.total_cmp(&v).is_ne());
-            self.catalog.steps.clone().filter_map(|s| self.catalog.scalar(s, &column)).any(other)
+        let changes = |c: &Changing<'_>| {
+            let other = |v: f64| c.initial.is_none_or(|i| i.total_cmp(&v).is_ne());
+            c.all().any(other)
         };
-        (0..self.groups()).any(of_group)
+        (0..self.groups()).any(|g| self.changing(g, key).is_some_and(changes))
     }
 
     /// The second moment before the first step.
@@ -304,10 +340,7 @@ impl<'a> Hyperparameters<'a> {
                     Some((key, flag)) => (key, self.declared().flag(g, flag)),
                     None => (*key, true),
                 };
-                let column = format!("{key}/{g}");
-                let recorded = self.catalog.steps.clone().filter_map(|s| self.catalog.scalar(s, &column));
-                let all = recorded.chain(self.initial(g, key)).filter(|_| wanted);
-                all.fold(0.0, f64::max)
+                self.changing(g, key).filter(|_| wanted).map_or(0.0, |c| c.all().fold(0.0, f64::max))
             };
             kind.memory.iter().map(of_key).fold(0.0, f64::max)
         };
@@ -329,11 +362,17 @@ impl<'a> Hyperparameters<'a> {
 
     /// Whether there is any coupled weight decay.
     pub fn decays(&self) -> bool {
-        let steps = self.catalog.steps.clone();
-        (0..self.groups()).any(|g| {
-            let decay = |s| self.coupled_weight_decay(g, s).unwrap_or(0.0) != 0.0;
-            decay(steps.start)
-                || (self.catalog.has_scalar(&format!("weight_decay/{g}")) && steps.clone().any(decay))
-        })
+        self.decays
+    }
+}
+
+/// A hyperparameter as the manifest has it; `beta1` is the first of `betas`.
+fn initial(manifest: &Manifest, group: usize, key: &str) -> Option<f64> {
+    let whole = |key: &str| manifest.optimizer.initial(group, key);
+    let of_betas = |i: usize| whole("betas")?.get(i)?.as_f64();
+    match key {
+        "beta1" => of_betas(0),
+        "beta2" => of_betas(1),
+        _ => whole(key).and_then(Value::as_f64),
     }
 }

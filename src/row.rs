@@ -37,6 +37,8 @@ pub struct Row<'a> {
     pub trust: Trust,
     /// Why it is not known what the reference holds of the gradients, where that is the path's fault.
     pub doubt: Option<Doubt>,
+    /// What the gradient put into the reference is what it put there in shadows.
+    pub shadowed: bool,
     /// Steps that were not recorded as vectors have entered by interpolated norms.
     pub sampled: bool,
     /// The reference changes when the training goes on.
@@ -115,6 +117,7 @@ impl<'a> Row<'a> {
             t_interval: Interval::default(),
             trust: trust(&sums, rounding),
             doubt: None,
+            shadowed: false,
             sampled: false,
             provisional: false,
         }
@@ -228,6 +231,7 @@ const COLUMNS: &[Column] = columns! {
     "nonfinite" => Flag(r, r.trust.nonfinite),
     "nonfinite_scalar" => Flag(r, r.scalars.nonfinite),
     "lagged" => Flag(r, r.bias.lagged),
+    "shadowed" => Flag(r, r.shadowed),
     "excess_beyond" => Flag(r, r.bias.beyond()),
     "sampled" => Flag(r, r.sampled),
     "provisional" => Flag(r, r.provisional),

@@ -119,7 +119,7 @@ fn resolve(run: &Run, catalog: &Catalog, name: &str) -> Result<(Measured, bool, 
             }
             Ok((Measured { recorded: Some(id), form: Form::Decayed }, false, Part::DecayedGradient))
         }
-        (GRAD_PRECLIP, Some(id)) if catalog.has_scalar("clip_coef") => Ok((stored(id), true, Part::Gradient)),
+        (GRAD_PRECLIP, Some(id)) if catalog.column("clip_coef").is_some() => Ok((stored(id), true, Part::Gradient)),
         (GRAD_PRECLIP, Some(_)) => {
             Err(refuse("grad_preclip needs the scalar clip_coef, which was not recorded".to_owned()))
         }
@@ -138,7 +138,7 @@ fn offered(run: &Run, catalog: &Catalog) -> String {
     let mut names: Vec<&str> = run.manifest.streams.iter().map(|s| s.name.as_str()).collect();
     if names.contains(&GRAD) {
         names.push(GRAD_WD);
-        if catalog.has_scalar("clip_coef") {
+        if catalog.column("clip_coef").is_some() {
             names.push(GRAD_PRECLIP);
         }
     }

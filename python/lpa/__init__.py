@@ -13,13 +13,13 @@ from .reader import Run, open
 from .writer import Writer
 
 __all__ = ["Meter", "Recorder", "RecordingError", "RecordingStopped", "Run", "Writer", "analyze", "measure", "open",
-           "import_checkpoints", "record", "reference"]
+           "import_checkpoints", "record", "reference", "shadow"]
 
 # By name: the module that has it. PyTorch takes seconds to import, and readers may not have it.
 _LATER = {
     "Recorder": "recorder", "RecordingError": "errors", "RecordingStopped": "errors", "record": "recorder",
     "Meter": "online", "measure": "online", "import_checkpoints": "importer",
-    "reference": "references",
+    "reference": "references", "shadow": "shadows",
 }
 
 

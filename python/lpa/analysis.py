@@ -6,7 +6,7 @@ from . import _lpa
 
 
 def analyze(path, *, references=("final",), streams=("grad",), groups=("*",), steps=None, out=None, threads=None,
-            skip_damaged=False, backend=None, devices=(), frame=None):
+            skip_damaged=False, shadow=False, backend=None, devices=(), frame=None):
     """Measures every step of a run, as `lpa analyze` does, and returns the table.
 
     Parameters
@@ -16,6 +16,7 @@ def analyze(path, *, references=("final",), streams=("grad",), groups=("*",), st
     steps : "A..B" or "A..B:K".
     out : where the Parquet file goes; by default where the command puts it. It is not made anew where it is up to date.
     skip_damaged : leave out what is damaged or missing. A table that holds more of the same is kept, and this raises.
+    shadow : take what noise puts into the references from the run's shadows (:func:`lpa.shadow`).
     backend : "auto" (the default), "cpu" or "cuda": where to sum. The numbers are the same.
     devices : numbers of CUDA devices.
     frame : "polars" or "pandas"; by default what is installed, polars first; "path" returns the file's path.
@@ -31,6 +32,8 @@ def analyze(path, *, references=("final",), streams=("grad",), groups=("*",), st
             args += [option, os.fspath(value) if isinstance(value, os.PathLike) else str(value)]
     if skip_damaged:
         args.append("--skip-damaged")
+    if shadow:
+        args.append("--shadow")
     return _read(_lpa.analyze(args), frame)
 
 

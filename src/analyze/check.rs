@@ -164,7 +164,7 @@ impl Analysis<'_> {
         let known = self.known();
         let own = self.references.iter().any(|r| r.weights != Weights::None);
         let mut noted = StepSet::default();
-        if self.catalog.has_scalar(CHANGED) {
+        if self.catalog.column(CHANGED).is_some() {
             let changed = |t: &u64| self.catalog.scalar(*t, CHANGED).is_some_and(|tensors| tensors > 0.0);
             self.catalog.steps.clone().filter(changed).for_each(|t| noted.push(t.saturating_sub(1)));
         }

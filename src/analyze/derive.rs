@@ -22,10 +22,10 @@ use crate::sums::{Flags, Spreads, Sums};
 
 /// What a row speaks of, by number.
 #[derive(Clone, Copy)]
-struct Place {
-    reference: usize,
-    stream: usize,
-    group: usize,
+pub(super) struct Place {
+    pub(super) reference: usize,
+    pub(super) stream: usize,
+    pub(super) group: usize,
 }
 
 /// What both sweeps know beyond a record.
@@ -35,6 +35,16 @@ struct Known {
     intermittent: Vec<Vec<bool>>,
     departures: Departures,
     places: Vec<Place>,
+    /// `<s, x - r>` of shadows at the step at hand, by place.
+    shadowed: Vec<f64>,
+}
+
+impl Known {
+    /// Reads what is known at a measured step, by number.
+    fn read(&mut self, measured: &mut Measured, index: usize) -> Result<()> {
+        self.walked.read(index, measured.steps.len())?;
+        measured.shadows.mean(measured.steps[index], &mut self.shadowed)
+    }
 }
 
 impl Analysis<'_> {
@@ -47,13 +57,15 @@ impl Analysis<'_> {
         let mut pasts = Pasts::new(self, walked.past.clone(), measured.start.clone());
         let intermittent = self.intermittent(&walked);
         let departures = measured.departures.clone();
-        let mut known = Known { walked, intermittent, departures, places: self.places() };
+        let places = self.places();
+        let shadowed = vec![f64::NAN; places.len()];
+        let mut known = Known { walked, intermittent, departures, places, shadowed };
         let (mut words, mut values) = (Vec::new(), Vec::new());
         for window in windows(&measured.steps, self.catalog) {
             let spreads = self.spreads(measured, &mut known, window.clone())?;
             for i in window {
                 measured.spool.read(i, &mut words)?;
-                known.walked.read(i, measured.steps.len())?;
+                known.read(measured, i)?;
                 let record = Record { shape: &self.shape, words: &words };
                 pasts.reach(self, &known.walked, &record);
                 let groups = 0..self.options.groups.len();
@@ -84,8 +96,9 @@ impl Analysis<'_> {
                     row.doubt = self.doubt(*place, step, &known);
                     row.sampled = match self.enters(*place) {
                         Enters::Known(w) => known.walked.ahead(w).sampled() || pasts.sampled(w),
-                        Enters::Not | Enters::Unknown => false,
+                        Enters::Not | Enters::Shadowed | Enters::Unknown => false,
                     };
+                    row.shadowed = self.enters(*place) == Enters::Shadowed && row.bias.own.is_some();
                     row.provisional = reference.provisional;
                     sink.row(&row)?;
                 }
@@ -96,7 +109,7 @@ impl Analysis<'_> {
     }
 
     /// Reference, stream and group of the rows of a step, in their order.
-    fn places(&self) -> Vec<Place> {
+    pub(super) fn places(&self) -> Vec<Place> {
         let (streams, groups) = (self.options.streams.len(), self.options.groups.len());
         let mut all = Vec::new();
         for reference in 0..self.references.len() {
@@ -105,6 +118,12 @@ impl Analysis<'_> {
             }
         }
         all
+    }
+
+    /// The number of a place among [`Self::places`].
+    fn number(&self, place: Place) -> usize {
+        let (streams, groups) = (self.options.streams.len(), self.options.groups.len());
+        (place.reference * streams + place.stream) * groups + place.group
     }
 
     fn enters(&self, place: Place) -> Enters {
@@ -137,7 +156,7 @@ impl Analysis<'_> {
         let (mut words, mut values) = (Vec::new(), Vec::new());
         for i in window {
             measured.spool.read(i, &mut words)?;
-            known.walked.read(i, measured.steps.len())?;
+            known.read(measured, i)?;
             let record = Record { shape: &self.shape, words: &words };
             for (window, place) in windows.iter_mut().zip(&known.places) {
                 let flags = record.sums(place.group, &mut values);
@@ -159,7 +178,13 @@ impl Analysis<'_> {
     }
 
     /// The sums of a place, and what its stream was divided by; `None` where it has no row.
-    fn sums(&self, record: &Record<'_>, values: &[f64], flags: Flags, place: Place) -> Option<(Sums, f64)> {
+    pub(super) fn sums(
+        &self,
+        record: &Record<'_>,
+        values: &[f64],
+        flags: Flags,
+        place: Place,
+    ) -> Option<(Sums, f64)> {
         let stream = &self.options.streams[place.stream];
         let d = stream.direction;
         let update = self.options.directions[d].form == stream::Form::Update;
@@ -197,7 +222,10 @@ impl Analysis<'_> {
     /// Why it is not known what the reference of a place holds of a step's gradients, where the path is not what
     /// the optimizer makes of them.
     fn doubt(&self, place: Place, step: u64, known: &Known) -> Option<Doubt> {
-        let last = self.references[place.reference].weights.last().filter(|&last| step < last)?;
+        // A shadow was taken along the whole path.
+        let shadowed = self.enters(place) == Enters::Shadowed;
+        let last =
+            self.references[place.reference].weights.last().filter(|&last| step < last && !shadowed)?;
         if known.departures.last_void(place.group, last).is_some_and(|void| step <= void) {
             return Some(Doubt::Departed);
         }
@@ -229,6 +257,11 @@ impl Analysis<'_> {
         }
         let w = match self.enters(place) {
             Enters::Not => return exact(not),
+            Enters::Shadowed => {
+                let own = known.shadowed[self.number(place)];
+                let entry = if own.is_nan() { Entry::Unknown } else { Entry::Known { own, walk2: None } };
+                return exact(entry);
+            }
             Enters::Unknown if self.lag.is_err() => return exact(Entry::Unknown),
             Enters::Unknown => return exact(Entry::Lagged),
             Enters::Known(w) if known.intermittent[w][place.group] => return exact(Entry::Unknown),

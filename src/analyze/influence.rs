@@ -6,15 +6,14 @@
 //! the second moment is recorded, and from the last window to the first. `docs/metrics.md` has the recursion. Owns
 //! which steps are walked, and what is handed from one window to the one before; the walk is `responses`'.
 
-use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use super::mover::Movers;
 use super::seconds::Seconds;
-use crate::error::{Result, Tried};
+use super::vector_file::VectorFile;
+use crate::error::Result;
 use crate::isa::Isa;
 use crate::optimizer::{Elementwise, Hyperparameters, Moment};
 use crate::reference::Reference;
@@ -217,10 +216,9 @@ pub(super) struct Handed {
 
 /// Responses of all chunks between two windows: too many to be held.
 pub(super) struct Store {
-    file: File,
-    directory: PathBuf,
+    file: VectorFile,
     vectors: usize,
-    /// By chunk: its first byte.
+    /// By chunk: its first element in the file.
     offsets: Vec<u64>,
     handed: Vec<Mutex<Option<Handed>>>,
 }
@@ -230,12 +228,11 @@ impl Store {
         let chunks = run.table.chunks();
         let offsets = chunks.iter().scan(0, |at, chunk| {
             let offset = *at;
-            *at += (chunk.len * vectors * size_of::<f32>()) as u64;
+            *at += (chunk.len * vectors) as u64;
             Some(offset)
         });
         Ok(Store {
-            file: tempfile::tempfile_in(directory).tried("write intermediate results to", directory)?,
-            directory: directory.to_owned(),
+            file: VectorFile::new(directory)?,
             vectors,
             offsets: offsets.collect(),
             handed: chunks.iter().map(|_| Mutex::new(None)).collect(),
@@ -253,10 +250,7 @@ impl Store {
         vectors: impl Iterator<Item = &'v [f32]>,
         bytes: &mut Vec<u8>,
     ) -> Result<()> {
-        bytes.clear();
-        vectors.take(self.vectors).for_each(|v| bytes.extend(v.iter().flat_map(|v| v.to_le_bytes())));
-        let written = self.file.write_all_at(bytes, self.offsets[chunk]);
-        written.tried("write intermediate results to", &self.directory)?;
+        self.file.put(self.offsets[chunk], vectors.take(self.vectors), bytes)?;
         *self.handed[chunk].lock().unwrap_or_else(PoisonError::into_inner) = Some(handed);
         Ok(())
     }
@@ -271,17 +265,10 @@ impl Store {
         vectors: impl Iterator<Item = &'v mut [f32]>,
         bytes: &mut Vec<u8>,
     ) -> Result<Option<Handed>> {
-        let Some(handed) = self.handed[chunk].lock().unwrap_or_else(PoisonError::into_inner).take() else {
-            return Ok(None);
-        };
-        let mut at = self.offsets[chunk];
-        for vector in vectors.take(self.vectors) {
-            bytes.resize(size_of_val(vector), 0);
-            self.file.read_exact_at(bytes, at).tried("read intermediate results from", &self.directory)?;
-            at += bytes.len() as u64;
-            let numbers = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b));
-            vector.iter_mut().zip(numbers).for_each(|(v, number)| *v = number);
+        let handed = self.handed[chunk].lock().unwrap_or_else(PoisonError::into_inner).take();
+        if handed.is_some() {
+            self.file.read(self.offsets[chunk], vectors.take(self.vectors), bytes)?;
         }
-        Ok(Some(handed))
+        Ok(handed)
     }
 }

@@ -8,6 +8,7 @@ use super::book::{Book, Entry};
 use super::facts::Facts;
 use super::influence::Influence;
 use super::path::Departures;
+use super::shadow::Shadows;
 use super::skipped::Skipped;
 use super::spool::Spool;
 use super::told::Told;
@@ -41,14 +42,23 @@ pub struct Measured {
     pub(super) departures: Departures,
     /// The sums, a record a step.
     pub(super) spool: Spool,
+    /// What was measured of shadows.
+    pub shadows: Shadows,
 }
 
 impl Measured {
     /// Nothing yet, of records of `words` words.
     pub(super) fn new(words: usize, scratch: &Path, skipped: Skipped) -> Measured {
-        let (spool, facts, departures) =
-            (Spool::new(words, scratch), Facts::default(), Departures::default());
-        Measured { steps: Vec::new(), skipped, recorded: Vec::new(), start: None, facts, departures, spool }
+        Measured {
+            steps: Vec::new(),
+            skipped,
+            recorded: Vec::new(),
+            start: None,
+            facts: Facts::default(),
+            departures: Departures::default(),
+            spool: Spool::new(words, scratch),
+            shadows: Shadows::default(),
+        }
     }
 
     /// Folds `||x_0||^2` of the run's chunks.

@@ -22,11 +22,13 @@ mod path;
 mod record;
 mod responses;
 mod seconds;
+mod shadow;
 mod skipped;
 mod spool;
 mod told;
 mod unit;
 mod unusable;
+mod vector_file;
 mod walk;
 mod windows;
 
@@ -36,6 +38,7 @@ use self::lag::Lag;
 pub use self::measure::Measured;
 use self::mover::Movers;
 use self::record::Shape;
+pub use self::shadow::{Shadow, Shadows};
 pub use self::skipped::Skipped;
 pub use self::unusable::unusable;
 use self::walk::{Enters, Walk, entering};
@@ -46,6 +49,7 @@ use crate::isa::Isa;
 use crate::metrics::interval::Confidence;
 use crate::optimizer::{Hyperparameters, Law, Moment};
 use crate::reduce::order::ORDER_VERSION;
+use crate::reference::weights::Weights;
 use crate::reference::{Kin, Reference};
 use crate::row::{Row, SCHEMA_VERSION};
 use crate::run::Run;
@@ -89,6 +93,9 @@ pub struct Options {
     pub pass: Pass,
     /// Tensors that are in none of the groups, since they hold no numbers.
     pub left_out: Vec<usize>,
+    /// What tells the shadows from others that what gradients put into references is measured on; none where it is to
+    /// be computed.
+    pub shadows: Vec<String>,
 }
 
 /// Told of progress, from any thread.
@@ -146,8 +153,12 @@ impl<'a> Analysis<'a> {
         }
         let hyperparameters = Hyperparameters::new(&run.manifest, catalog);
         let law = law(run, catalog, &hyperparameters, options)?;
-        let (enters, walks) = entering(references, options, &law, hyperparameters.decays());
+        let (enters, walks) = match options.shadows.as_slice() {
+            [] => entering(references, options, &law, hyperparameters.decays()),
+            _ => (shadowed(run, references, options), Vec::new()),
+        };
         let lag = match options.pass {
+            _ if !options.shadows.is_empty() => Err("its shadows do not have it".to_owned()),
             Pass::Shards => Lag::new(&hyperparameters, catalog, references, run.manifest.parameters()),
             Pass::Training => Err("while a training goes on there is no later iterate".to_owned()),
         };
@@ -251,17 +262,24 @@ impl<'a> Analysis<'a> {
                 _ => "how this stream enters the reference is not modelled".to_owned(),
             };
             let linear = made && self.law == Law::Linear;
-            let known = linear || made && self.law == Law::Elementwise;
+            let shadows = self.options.shadows.len();
+            let known = match shadows {
+                0 => linear || made && self.law == Law::Elementwise,
+                _ => shadow::have(self.run, self.options, s),
+            };
             let unjudged = if s.part == stream::Part::DecayedGradient && self.hyperparameters.decays() {
                 Some("with weight decay it holds a part of x_t, which is no walk".to_owned())
             } else {
                 match &self.lag {
+                    Err(no) if !known && made && shadows == 0 && self.options.pass == Pass::Shards => {
+                        Some(format!("{why}, and {no}; a shadow of the run would tell (lpa.shadow in Python)"))
+                    }
                     Err(no) if !known => Some(format!("{why}, and {no}")),
                     _ => None,
                 }
             };
             let lag = self.lag.as_ref().map_or(0, |lag| lag.steps);
-            Topic { stream: s.name.clone(), with_lr: linear, unjudged, lagged: why, lag }
+            Topic { stream: s.name.clone(), with_lr: linear, unjudged, lagged: why, lag, shadows }
         };
         self.options.streams.iter().map(topic).collect()
     }
@@ -332,11 +350,22 @@ impl<'a> Analysis<'a> {
                 "lpa.steps",
                 format!("{}..{}:{}", o.steps.start, o.steps.end.min(self.run.steps().end), o.every),
             ),
+            ("lpa.shadows", serde_json::json!(o.shadows).to_string()),
             ("lpa.skip_damaged", o.skip_damaged.to_string()),
         ]
         .map(|(k, v)| (k.to_owned(), v))
         .to_vec()
     }
+}
+
+/// How each stream enters each reference where shadows are measured.
+fn shadowed(run: &Run, references: &[Reference], options: &Options) -> Vec<Vec<Enters>> {
+    let of = |r: &Reference, s: &Stream| match r.weights == Weights::None {
+        true => Enters::Not,
+        false if shadow::have(run, options, s) => Enters::Shadowed,
+        false => Enters::Unknown,
+    };
+    references.iter().map(|r| options.streams.iter().map(|s| of(r, s)).collect()).collect()
 }
 
 /// What the optimizer makes of its gradients, as far as that can be followed in this run.

@@ -348,6 +348,7 @@ impl Meter {
             skip_damaged: false,
             pass: Pass::Training,
             left_out: Vec::new(),
+            shadows: Vec::new(),
         };
         let analysis = Analysis::prepare(&run, &catalog, &references, &options)?;
         self.check(&analysis)?;

@@ -2,9 +2,7 @@
 //!
 //! Owns the pass and the file without a name that they wait in. What is made of them is `responses`'.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
@@ -12,6 +10,7 @@ use rayon::prelude::*;
 use super::influence::{Influence, Segment};
 use super::responses::single;
 use super::unit::thread_pool;
+use super::vector_file::VectorFile;
 use crate::codec::Decoder;
 use crate::error::{Result, Tried};
 use crate::isa::Isa;
@@ -84,8 +83,7 @@ impl Running {
 
 /// Second moments at the beginnings of segments.
 pub(super) struct Seconds {
-    file: File,
-    directory: PathBuf,
+    file: VectorFile,
     vectors: usize,
     /// By chunk: its first element, and last that of all.
     offsets: Vec<u64>,
@@ -111,8 +109,7 @@ impl Seconds {
         });
         let count = influence.segments().len() * chunks.len();
         let seconds = Seconds {
-            file: tempfile::tempfile_in(directory).tried("write intermediate results to", directory)?,
-            directory: directory.to_owned(),
+            file: VectorFile::new(directory)?,
             vectors: if influence.moment == Moment::Largest { 2 } else { 1 },
             offsets: std::iter::once(0).chain(offsets).collect(),
             known: (0..count).map(|_| AtomicBool::new(false)).collect(),
@@ -141,10 +138,10 @@ impl Seconds {
         segment * (self.offsets.len() - 1) + chunk
     }
 
-    /// The first byte of a chunk's vectors, of which it has `vectors` one after the other.
+    /// The first element of a chunk's vectors, of which it has `vectors` one after the other.
     fn place(&self, segment: usize, chunk: usize) -> u64 {
         let elements = self.offsets.last().copied().unwrap_or(0) * segment as u64 + self.offsets[chunk];
-        elements * (self.vectors * size_of::<f32>()) as u64
+        elements * self.vectors as u64
     }
 
     fn put<'v>(
@@ -153,10 +150,7 @@ impl Seconds {
         vectors: impl Iterator<Item = &'v mut [f32]>,
         bytes: &mut Vec<u8>,
     ) -> Result<()> {
-        bytes.clear();
-        vectors.for_each(|v| bytes.extend(v.iter().flat_map(|v| v.to_le_bytes())));
-        let written = self.file.write_all_at(bytes, self.place(segment, chunk));
-        written.tried("write intermediate results to", &self.directory)?;
+        self.file.put(self.place(segment, chunk), vectors.map(|v| &*v), bytes)?;
         self.known[self.number(segment, chunk)].store(true, Ordering::Release);
         Ok(())
     }
@@ -171,18 +165,11 @@ impl Seconds {
         vectors: impl Iterator<Item = &'v mut [f32]>,
         bytes: &mut Vec<u8>,
     ) -> Result<bool> {
-        if !self.known[self.number(segment, chunk)].load(Ordering::Acquire) {
-            return Ok(false);
+        let known = self.known[self.number(segment, chunk)].load(Ordering::Acquire);
+        if known {
+            self.file.read(self.place(segment, chunk), vectors, bytes)?;
         }
-        let mut at = self.place(segment, chunk);
-        for vector in vectors {
-            bytes.resize(size_of_val(vector), 0);
-            self.file.read_exact_at(bytes, at).tried("read intermediate results from", &self.directory)?;
-            at += bytes.len() as u64;
-            let numbers = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b));
-            vector.iter_mut().zip(numbers).for_each(|(v, number)| *v = number);
-        }
-        Ok(true)
+        Ok(known)
     }
 }
 

@@ -20,6 +20,8 @@ pub(super) enum Enters {
     Not,
     /// As the optimizer's response says, by the walk of this number.
     Known(usize),
+    /// As it enters the references of shadows.
+    Shadowed,
     /// In an unknown way, so it is compared with a later iterate.
     Unknown,
 }

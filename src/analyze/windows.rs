@@ -28,10 +28,10 @@ pub(super) fn windows(steps: &[u64], catalog: &Catalog) -> Vec<Range<usize>> {
 
 /// Runs of steps of the same epoch; none where epochs are not recorded.
 fn by_epoch(steps: &[u64], catalog: &Catalog) -> Vec<Range<usize>> {
-    if !catalog.has_scalar("epoch") {
+    let Some(epochs) = catalog.column("epoch") else {
         return Vec::new();
-    }
-    let epoch = |i: usize| catalog.latest(steps[i], "epoch").map(|e| e.floor().to_bits());
+    };
+    let epoch = |i: usize| epochs.latest(steps[i]).map(|e| e.floor().to_bits());
     let mut all = Vec::new();
     let mut start = 0;
     for i in 1..=steps.len() {

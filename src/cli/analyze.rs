@@ -8,7 +8,7 @@ use super::kept::check_keeps;
 use super::output::{Output, Place, Question, check_writable};
 use super::progress::Progress;
 use super::{RunArguments, Usage, backend, bytes, rate, say};
-use crate::analyze::{Analysis, Options, Pass, Skipped, unusable};
+use crate::analyze::{Analysis, Options, Pass, Shadow, Skipped, unusable};
 use crate::group;
 use crate::isa::Isa;
 use crate::reference::{self, Cache, Spec};
@@ -56,6 +56,10 @@ pub(super) struct Arguments {
     /// same is kept
     #[arg(long)]
     skip_damaged: bool,
+    /// Take what noise puts into the references from the run's shadows (lpa.shadow in Python): for optimizers that are
+    /// not known in closed form
+    #[arg(long)]
+    shadow: bool,
     /// Print neither progress nor summary
     #[arg(long, short)]
     quiet: bool,
@@ -121,6 +125,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<Option<PathBuf>> {
     let cache = beside.as_deref().map_or_else(Cache::temporary, Cache::below);
     let references = reference::open(&run, &catalog, &a.references, &cache, a.run.access())?;
     reference::check_cover(&run, &references, &groups)?;
+    let shadows = if a.shadow { Shadow::open_all(&run, a.run.access())? } else { Vec::new() };
     let steps = a.steps.clone().unwrap_or(Steps { range: 0..u64::MAX, every: 1, text: String::new() });
     let options = Options {
         steps: steps.range.clone(),
@@ -133,6 +138,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<Option<PathBuf>> {
         skip_damaged: a.skip_damaged,
         pass: Pass::Shards,
         left_out,
+        shadows: shadows.iter().map(Shadow::id).collect(),
     };
     let analysis = Analysis::prepare(&run, &catalog, &references, &options)?;
     if !a.quiet {
@@ -145,6 +151,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<Option<PathBuf>> {
         streams: &a.streams,
         groups: &a.groups,
         steps: a.steps.as_ref().map(|s| s.text.as_str()),
+        shadow: a.shadow,
     };
     let table = a.out.clone().or(place.map(|place| place.table(&question, &provenance)));
     let devices = a.backend.asked()?;
@@ -160,8 +167,13 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<Option<PathBuf>> {
     }
     let scratch = beside.unwrap_or_else(std::env::temp_dir);
     let measure = |devices: &[_]| {
-        let progress = Progress::new(analysis.cells(), analysis.chunks(), a.quiet);
-        let measured = analysis.measure(devices, &scratch, &progress);
+        let cells = analysis.cells() * (1 + shadows.len() as u64);
+        let progress = Progress::new(cells, analysis.chunks(), a.quiet);
+        let measured = analysis.measure(devices, &scratch, &progress).and_then(|mut measured| {
+            let of_shadows = (&cache, a.run.access());
+            measured.shadows = analysis.measure_shadows(&shadows, of_shadows, &scratch, &progress)?;
+            Ok(measured)
+        });
         (measured, progress.finish())
     };
     let partners = references.len() * options.directions.len();

@@ -34,7 +34,7 @@ impl<'a> Held<'a> {
             end: end.parse().ok()?,
             every: every.parse().ok()?,
             left_out: get(LEFT_OUT).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default(),
-            question: ["lpa.run_id", "lpa.streams", "lpa.groups"].map(get).to_vec(),
+            question: ["lpa.run_id", "lpa.streams", "lpa.groups", "lpa.shadows"].map(get).to_vec(),
             references: references.iter().filter_map(|r| Some(r["name"].as_str()?.to_owned())).collect(),
         })
     }

@@ -58,6 +58,8 @@ pub(super) struct Question<'a> {
     pub(super) groups: &'a [String],
     /// As it was typed.
     pub(super) steps: Option<&'a str>,
+    /// Shadows are measured.
+    pub(super) shadow: bool,
 }
 
 impl Question<'_> {
@@ -78,6 +80,9 @@ impl Question<'_> {
         }
         if let Some(steps) = self.steps {
             parts.push(format!("steps-{steps}"));
+        }
+        if self.shadow {
+            parts.push("shadow".to_owned());
         }
         let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.+".contains(c) { c } else { '-' };
         let text: String = parts.join(".").chars().map(plain).collect();
@@ -148,7 +153,7 @@ fn asked(provenance: &[(String, String)]) -> String {
         _ => r["name"].to_string(),
     };
     let mut all: Vec<String> = references.iter().map(identity).collect();
-    all.extend(["lpa.run_id", "lpa.streams", "lpa.groups"].map(|key| value(key).to_owned()));
+    all.extend(["lpa.run_id", "lpa.streams", "lpa.groups", "lpa.shadows"].map(|key| value(key).to_owned()));
     all.join("\n")
 }
 
@@ -181,7 +186,8 @@ mod tests {
         let name = |references: &[&str], streams: &[&str], groups: &[&str], steps| {
             let owned = |all: &[&str]| all.iter().map(|s| (*s).to_owned()).collect::<Vec<String>>();
             let (streams, groups) = (owned(streams), owned(groups));
-            file_name(&[&Question { references, streams: &streams, groups: &groups, steps }.description()])
+            let question = Question { references, streams: &streams, groups: &groups, steps, shadow: false };
+            file_name(&[&question.description()])
         };
         assert_eq!(name(&["final"], &["grad"], &["*"], None), "metrics.parquet");
         assert_eq!(name(&["final", "step:100"], &["grad"], &["*"], None), "metrics.final+step-100.parquet");

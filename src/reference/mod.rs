@@ -186,6 +186,38 @@ pub fn open(
     Ok(all)
 }
 
+/// The references that are to a companion of a run, which took the same steps, what `references` are to the run: those
+/// that are made of its iterates; and the number of each of `references` among them.
+///
+/// # Errors
+/// As [`open`].
+pub fn of_companion(
+    companion: &Run,
+    catalog: &Catalog,
+    references: &[Reference],
+    cache: &Cache,
+    access: Access,
+) -> Result<(Vec<Reference>, Vec<Option<usize>>)> {
+    let (mut resolved, mut numbers) = (Vec::new(), Vec::new());
+    for r in references {
+        let own = match r.origin {
+            Origin::Own => r.name.parse().ok(),
+            Origin::File | Origin::Run { .. } => {
+                r.step.filter(|_| r.kin.is_none()).map(|s| Spec::Own(Own::Step(s)))
+            }
+        };
+        numbers.push(match own.filter(|_| r.weights != Weights::None) {
+            Some(Spec::Own(own)) => {
+                resolved.push(resolve(companion, catalog, &own)?);
+                Some(resolved.len() - 1)
+            }
+            _ => None,
+        });
+    }
+    let opened = own::open(companion, catalog, resolved, cache, access)?;
+    Ok((opened.into_iter().map(|(r, _)| r).collect(), numbers))
+}
+
 /// The name of a reference that lies somewhere: the last parts of its path.
 struct Named {
     path: PathBuf,

@@ -20,7 +20,8 @@ pub const CHANGED: &str = "lpa/changed";
 /// Scalars that the analysis knows, besides those of parameter groups.
 const NAMES: [&str; 4] = ["epoch", "loss", "clip_coef", CHANGED];
 /// Scalars of parameter groups: `lr/0` and so on.
-const GROUPED: [&str; 8] = ["lr", "momentum", "dampening", "weight_decay", "beta1", "beta2", "eps", "alpha"];
+pub const GROUPED: [&str; 8] =
+    ["lr", "momentum", "dampening", "weight_decay", "beta1", "beta2", "eps", "alpha"];
 
 /// What is recorded at each step of a run.
 #[derive(Default)]
@@ -40,6 +41,39 @@ pub struct Catalog {
     world: u32,
     absences: Absences,
     columns: BTreeMap<String, Vec<Scalar>>,
+}
+
+/// A scalar at all steps of a run.
+#[derive(Clone, Copy)]
+pub struct Column<'a> {
+    first: u64,
+    scalars: &'a [Scalar],
+}
+
+impl Column<'_> {
+    fn get(&self, step: u64) -> Option<&Scalar> {
+        self.scalars.get(usize::try_from(step.checked_sub(self.first)?).ok()?)
+    }
+
+    /// Its value at a step, as it was recorded.
+    pub fn recorded(&self, step: u64) -> Option<f64> {
+        self.get(step).filter(|s| s.recorded).map(|s| s.value)
+    }
+
+    /// Its value at a step or, where it was not recorded there, at the last step before that has it.
+    pub fn latest(&self, step: u64) -> Option<f64> {
+        self.get(step).map(|s| s.value).filter(|v| !v.is_nan())
+    }
+
+    /// Whether it has a value from the first step on.
+    pub fn is_whole(&self) -> bool {
+        self.latest(self.first).is_some()
+    }
+
+    /// All values that were recorded.
+    pub fn all(&self) -> impl Iterator<Item = f64> {
+        self.scalars.iter().filter(|s| s.recorded).map(|s| s.value)
+    }
 }
 
 /// A scalar at one step.
@@ -190,21 +224,14 @@ impl Catalog {
         }
     }
 
+    /// A scalar that was recorded at some step.
+    pub fn column(&self, name: &str) -> Option<Column<'_>> {
+        self.columns.get(name).map(|scalars| Column { first: self.steps.start, scalars })
+    }
+
     /// A scalar of a step as it was recorded.
     pub fn scalar(&self, step: u64, name: &str) -> Option<f64> {
-        let scalar = self.columns.get(name)?.get(self.index(step)?)?;
-        scalar.recorded.then_some(scalar.value)
-    }
-
-    /// Whether a scalar was recorded at any step.
-    pub fn has_scalar(&self, name: &str) -> bool {
-        self.columns.contains_key(name)
-    }
-
-    /// A scalar at a step or, where it was not recorded there, at the last step before that has it.
-    pub fn latest(&self, step: u64, name: &str) -> Option<f64> {
-        let scalar = self.columns.get(name)?.get(self.index(step)?)?;
-        (!scalar.value.is_nan()).then_some(scalar.value)
+        self.column(name)?.recorded(step)
     }
 
     /// Whether the gradient of a tensor is there at some step of the run, and whether it is absent at

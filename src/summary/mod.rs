@@ -50,6 +50,8 @@ pub struct Topic {
     pub lagged: String,
     /// After how many steps it is taken.
     pub lag: u64,
+    /// How many shadows say what a random walk's would be; 0 where it is computed.
+    pub shadows: usize,
 }
 
 /// Collects rows into a summary.

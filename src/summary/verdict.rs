@@ -129,6 +129,15 @@ fn own_path(d: &Digest, who: &str, found: [Says; 3], topic: &Topic) -> String {
             topic.lag, topic.lagged
         ));
     }
+    if topic.shadows > 0 {
+        text.push_str(&format!(
+            " A random walk's is measured on {} of the run: the same gradients with random signs.",
+            match topic.shadows {
+                1 => "a shadow".to_owned(),
+                n => format!("{n} shadows"),
+            }
+        ));
+    }
     let rises = |q| matches!(d.thirds(q), [_, Some(middle), Some(late)] if late > middle);
     if rises(Quantity::Cos) && rises(Quantity::CosWalk) && matches!(found[2], Says::Nothing | Says::Less) {
         text.push_str(" A random walk's cosine rises at the end like this one.");

@@ -49,6 +49,8 @@ def test_the_second_pass_measures_what_analysis_of_the_first_does(tmp_path, anal
     lagged = ["dot_lag", "lagged", "run_id"]
     a, b = online.drop(lagged), offline.drop(lagged)
     assert a.equals(b), [c for c in a.columns if not a[c].equals(b[c])]
+    for table, name in ((online, "second"), (offline, "first")):
+        assert set(table["run_id"]) == {lpa.open(tmp_path / name).manifest["run_id"]}
     assert sum(p.stat().st_size for p in (tmp_path / "second" / "steps").rglob("*") if p.is_file()) \
         < 0.3 * sum(p.stat().st_size for p in (tmp_path / "first" / "steps").rglob("*") if p.is_file())
 
@@ -62,6 +64,16 @@ def test_another_pass_is_said_to_be_another(tmp_path, analyze):
                                           f"{tmp_path / 'first'}:final"))
     online = polars.read_parquet(tmp_path / "second" / "metrics.parquet")
     assert online.drop("run_id").equals(offline.drop("run_id"))
+
+
+def test_a_table_that_is_there_stays(tmp_path):
+    train(record(tmp_path / "first"))
+    (tmp_path / "second").mkdir()
+    (tmp_path / "second" / "metrics.parquet").write_text("mine")
+    with pytest.raises(lpa.RecordingError, match="there already"):
+        train(measure(tmp_path / "second", tmp_path / "first"))
+    assert [f.name for f in (tmp_path / "second").iterdir()] == ["metrics.parquet"]
+    assert (tmp_path / "second" / "metrics.parquet").read_text() == "mine"
 
 
 def test_a_reference_that_is_not_there(tmp_path):

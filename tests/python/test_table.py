@@ -23,7 +23,7 @@ def test_duckdb_pandas_and_polars_read_the_same(analyze):
     path = analyze(RUN, "--group", "*", "--group", "each")
     by_pandas, by_polars = pd.read_parquet(path), pl.read_parquet(path)
     by_duckdb = duckdb.sql(f"select * from '{path}' order by step, \"group\"").pl()
-    assert by_polars.shape == by_pandas.shape == (1100, 74)
+    assert by_polars.shape == by_pandas.shape == (1100, 75)
     assert by_polars.sort("step", "group").equals(by_duckdb)
     assert by_polars.equals(pl.from_pandas(by_pandas).cast(by_polars.schema))
 
@@ -152,8 +152,6 @@ def test_flags_say_why_a_number_is_null(of_diverged):
                for flag in ("nonfinite", "nonfinite_scalar")}
     # Step 110 has the NaN of step 111 in its next iterate.
     assert flagged == {"nonfinite": [9, 110, 111, MIDDLE], "nonfinite_scalar": [5, 7, MIDDLE, STEPS - 1]}
-    later = frame.filter(pl.col("dot_lag").is_null() & (pl.col("step") < STEPS - 50))["step"].unique().to_list()
-    assert sorted(later) == [9, 60, MIDDLE]
     sums = ["dot", "g2", "d2", "x2", "gx", "step2", "init2", "dot_next"]
     for columns, flag in ((sums, "nonfinite"), (["loss", "lr", "epoch"], "nonfinite_scalar")):
         null = pl.any_horizontal(pl.col(c).is_null() for c in columns)

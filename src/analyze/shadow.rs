@@ -1,0 +1,189 @@
+//! What noise of the same sizes puts into the references, where the optimizer is not known in closed form.
+//!
+//! A shadow is a run beside the run: the recorded gradients with random signs, through the same optimizer from the
+//! same x_0. If the signs of the gradients mean nothing, its `<s, x - r>` is distributed as the run's own. Owns how
+//! shadows are found and what they have in common with the run, and their mean by step; `docs/metrics.md` (Shadows)
+//! says what it assumes.
+
+use std::path::Path;
+
+use super::derive::Place;
+use super::record::Record;
+use super::spool::Spool;
+use super::{Analysis, Observer, Options, Pass};
+use crate::error::{Error, Result};
+use crate::reference::{self, Cache};
+use crate::run::catalog::Catalog;
+use crate::run::manifest::{GRAD, MANIFEST, TensorInfo};
+use crate::run::{Access, Run};
+use crate::stream::{self, Form, Stream};
+
+/// The directory in a run that holds its shadows.
+const DIRECTORY: &str = "shadows";
+
+/// A shadow of a run.
+pub struct Shadow {
+    run: Run,
+    catalog: Catalog,
+    /// What the signs were drawn by.
+    pub seed: String,
+}
+
+impl Shadow {
+    /// Opens those of a run, in the order of their names.
+    ///
+    /// # Errors
+    /// There is none, one is damaged, or one is not this run's.
+    pub fn open_all(run: &Run, access: Access) -> Result<Vec<Shadow>> {
+        let directory = run.path.join(DIRECTORY);
+        let entries = std::fs::read_dir(&directory).into_iter().flatten().flatten();
+        let mut paths: Vec<_> = entries.map(|e| e.path()).filter(|p| p.join(MANIFEST).exists()).collect();
+        paths.sort();
+        let shadows: Result<Vec<Shadow>> = paths.iter().map(|path| Shadow::open(run, path, access)).collect();
+        match shadows {
+            Ok(shadows) if shadows.is_empty() => {
+                let what =
+                    "--shadow needs shadows of the run; make one in Python: lpa.shadow(RUN, make_optimizer)";
+                Err(Error::NotFound { path: directory, what: what.to_owned() })
+            }
+            other => other,
+        }
+    }
+
+    fn open(run: &Run, path: &Path, access: Access) -> Result<Shadow> {
+        let shadow = Run::open(path, access)?;
+        let refuse = |what: &str| Error::NotFound { path: path.to_owned(), what: what.to_owned() };
+        let value = |key: &str| shadow.manifest.metadata.get(key).cloned().unwrap_or_default();
+        if value("shadow_of") != run.manifest.run_id.as_str() {
+            return Err(refuse("it is no shadow of this run; remove it, and make another one by lpa.shadow"));
+        }
+        let alike =
+            run.manifest.tensors.iter().map(described).eq(shadow.manifest.tensors.iter().map(described));
+        if !alike || shadow.final_step() != run.final_step() || shadow.final_step().is_none() {
+            return Err(refuse(
+                "it has not the tensors and steps of the run; remove it, and make another one by lpa.shadow",
+            ));
+        }
+        let catalog = Catalog::read(&shadow, false)?;
+        Ok(Shadow { seed: value("seed").to_string(), run: shadow, catalog })
+    }
+
+    /// What tells it from others, for provenance.
+    pub fn id(&self) -> String {
+        format!("{}:{:032x}", self.seed, self.catalog.inputs_xxh3)
+    }
+}
+
+/// What tensors of a shadow must have in common with the run's.
+fn described(t: &TensorInfo) -> (&str, String) {
+    (&t.name, t.describe())
+}
+
+/// Whether shadows have a stream: they record what the optimizer receives.
+pub(super) fn have(run: &Run, options: &Options, stream: &Stream) -> bool {
+    let direction = options.directions[stream.direction];
+    match direction.form {
+        Form::Stored => direction.recorded == run.manifest.stream_id(GRAD),
+        Form::Update => true,
+        Form::Decayed => false,
+    }
+}
+
+/// `<s, x - r>` of one shadow, for every step, reference, stream and group.
+struct Dots {
+    steps: Vec<u64>,
+    spool: Spool,
+}
+
+/// The same of all shadows.
+#[derive(Default)]
+pub struct Shadows {
+    all: Vec<Dots>,
+    words: Vec<u64>,
+}
+
+impl Shadows {
+    /// Puts their mean at a step into `out`, by reference, stream and group: NaN where one has none.
+    ///
+    /// # Errors
+    /// The scratch file cannot be read.
+    pub(super) fn mean(&mut self, step: u64, out: &mut [f64]) -> Result<()> {
+        let count = self.all.len() as f64;
+        out.fill(0.0);
+        for dots in &mut self.all {
+            match dots.steps.binary_search(&step) {
+                Ok(i) => dots.spool.read(i, &mut self.words)?,
+                Err(_) => self.words = vec![f64::NAN.to_bits(); out.len()],
+            }
+            out.iter_mut().zip(&self.words).for_each(|(sum, dot)| *sum += f64::from_bits(*dot) / count);
+        }
+        Ok(())
+    }
+}
+
+impl Analysis<'_> {
+    /// Measures shadows at the steps, and for the references, streams and groups, of this analysis.
+    ///
+    /// # Errors
+    /// As [`Analysis::measure`].
+    pub fn measure_shadows(
+        &self,
+        shadows: &[Shadow],
+        references: (&Cache, Access),
+        scratch: &Path,
+        observer: &dyn Observer,
+    ) -> Result<Shadows> {
+        let of_one = |shadow| self.measure_shadow(shadow, references, scratch, observer);
+        Ok(Shadows { all: shadows.iter().map(of_one).collect::<Result<_>>()?, words: Vec::new() })
+    }
+
+    fn measure_shadow(
+        &self,
+        shadow: &Shadow,
+        (cache, access): (&Cache, Access),
+        scratch: &Path,
+        observer: &dyn Observer,
+    ) -> Result<Dots> {
+        let own = self.options;
+        let (run, catalog) = (&shadow.run, &shadow.catalog);
+        let there = |s: &&Stream| have(self.run, own, s);
+        let names: Vec<String> = own.streams.iter().filter(there).map(|s| s.name.clone()).collect();
+        let (streams, directions) = stream::select(run, catalog, &names)?;
+        let (references, numbers) = reference::of_companion(run, catalog, self.references, cache, access)?;
+        let mut dots = Dots { steps: Vec::new(), spool: Spool::new(self.places().len(), scratch) };
+        if references.is_empty() || streams.is_empty() {
+            return Ok(dots);
+        }
+        let options = Options {
+            steps: own.steps.clone(),
+            every: own.every,
+            groups: own.groups.clone(),
+            streams,
+            directions,
+            threads: own.threads,
+            isa: own.isa,
+            skip_damaged: false,
+            pass: Pass::Shards,
+            left_out: Vec::new(),
+            shadows: own.shadows.clone(),
+        };
+        let analysis = Analysis::prepare(run, catalog, &references, &options)?;
+        let mut measured = analysis.measure(&[], scratch, observer)?;
+        let stream = |s: usize| options.streams.iter().position(|known| known.name == own.streams[s].name);
+        let (mut words, mut values) = (Vec::new(), Vec::new());
+        for i in 0..measured.steps.len() {
+            measured.spool.read(i, &mut words)?;
+            let record = Record { shape: &analysis.shape, words: &words };
+            let mut dot = |place: Place| {
+                let (reference, stream) = (numbers[place.reference]?, stream(place.stream)?);
+                let flags = record.sums(place.group, &mut values);
+                let there = Place { reference, stream, ..place };
+                analysis.sums(&record, &values, flags, there).map(|(sums, _)| sums.dot)
+            };
+            let all = self.places().into_iter().map(|p| dot(p).unwrap_or(f64::NAN).to_bits());
+            dots.spool.push(&all.collect::<Vec<u64>>())?;
+            dots.steps.push(record.step());
+        }
+        Ok(dots)
+    }
+}
