@@ -347,6 +347,20 @@ impl<'a> Hyperparameters<'a> {
         Some((0..self.groups()).map(of_group).fold(0.0, f64::max))
     }
 
+    /// The part that one gradient has in the second moment in the long run, at most; 0 where that is their sum. `None`
+    /// where it is not known what the optimizer divides by.
+    pub fn newest_part(&self) -> Option<f64> {
+        let key = match self.name() {
+            "adam" | "adamw" | "nadam" | "radam" | "adamax" => "beta2",
+            "rmsprop" => "alpha",
+            "adagrad" => return Some(0.0),
+            _ => return None,
+        };
+        let kept = |g: usize| self.changing(g, key).into_iter().flat_map(Changing::all);
+        let parts = (0..self.groups()).flat_map(kept).map(|kept| 1.0 - kept);
+        parts.filter(|part| part.is_finite()).reduce(f64::max)
+    }
+
     /// What is left of a change of the parameters after step t, which weight decay takes back in the course of
     /// time; `None` where that is not one factor for all elements.
     pub fn kept(&self, group: usize, step: u64) -> Option<f64> {

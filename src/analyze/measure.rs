@@ -210,6 +210,7 @@ impl Analysis<'_> {
             updates: &updates,
             first: self.first.filter(|&s| window.has(s, 0)),
             wants_start: out.start.is_none(),
+            sample: self.sample.as_ref(),
             influence: influence.map(|i| (i, i.segments_of(walked))),
             observer,
         };

@@ -21,6 +21,7 @@ mod past;
 mod path;
 mod record;
 mod responses;
+mod sample;
 mod seconds;
 mod shadow;
 mod skipped;
@@ -38,6 +39,7 @@ use self::lag::Lag;
 pub use self::measure::Measured;
 use self::mover::Movers;
 use self::record::Shape;
+use self::sample::Sample;
 pub use self::shadow::{Shadow, Shadows};
 pub use self::skipped::Skipped;
 pub use self::unusable::unusable;
@@ -47,6 +49,7 @@ use crate::error::{Error, Result};
 use crate::group::Group;
 use crate::isa::Isa;
 use crate::metrics::interval::Confidence;
+use crate::metrics::skewness::Skewness;
 use crate::optimizer::{Hyperparameters, Law, Moment};
 use crate::reduce::order::ORDER_VERSION;
 use crate::reference::weights::Weights;
@@ -133,6 +136,8 @@ pub struct Analysis<'a> {
     candidates: Vec<u64>,
     first: Option<u64>,
     skipped: Skipped,
+    /// Gradients, where it matters how skewed they are.
+    sample: Option<Sample>,
 }
 
 impl<'a> Analysis<'a> {
@@ -204,8 +209,17 @@ impl<'a> Analysis<'a> {
             candidates: Vec::new(),
             first: (all.start == 0).then_some(0),
             skipped,
+            sample: None,
         };
         analysis.candidates = analysis.select();
+        let judges = |e: &Enters| match e {
+            Enters::Not => false,
+            Enters::Known(_) | Enters::Shadowed => true,
+            Enters::Unknown => analysis.lag.is_ok(),
+        };
+        if analysis.law != Law::Linear && analysis.enters.iter().flatten().any(judges) {
+            analysis.sample = Some(Sample::new(run, &analysis.candidates));
+        }
         if analysis.candidates.is_empty() && analysis.skipped_steps(&analysis.skipped) == 0 {
             let last = run.final_step().unwrap_or(all.end).saturating_sub(1);
             return Err(nothing(format!(
@@ -253,8 +267,9 @@ impl<'a> Analysis<'a> {
         &self.skipped
     }
 
-    /// What the summary should know of each stream.
+    /// What the summary should know of each stream, after measuring.
     pub fn topics(&self) -> Vec<Topic> {
+        let skewness = self.sample.as_ref().map(|s| Skewness::of(s.elements()));
         let topic = |s: &Stream| {
             let made = s.part != stream::Part::None;
             let why = match &self.law {
@@ -271,15 +286,17 @@ impl<'a> Analysis<'a> {
                 Some("with weight decay it holds a part of x_t, which is no walk".to_owned())
             } else {
                 match &self.lag {
-                    Err(no) if !known && made && shadows == 0 && self.options.pass == Pass::Shards => {
-                        Some(format!("{why}, and {no}; a shadow of the run would tell (lpa.shadow in Python)"))
-                    }
+                    Err(no) if !known && made && shadows == 0 && self.options.pass == Pass::Shards => Some(
+                        format!("{why}, and {no}; a shadow of the run would tell (lpa.shadow in Python)"),
+                    ),
                     Err(no) if !known => Some(format!("{why}, and {no}")),
                     _ => None,
                 }
             };
             let lag = self.lag.as_ref().map_or(0, |lag| lag.steps);
-            Topic { stream: s.name.clone(), with_lr: linear, unjudged, lagged: why, lag, shadows }
+            let skewness = skewness.map(|s| (s, s.cosine(self.hyperparameters.newest_part())));
+            let stream = s.name.clone();
+            Topic { stream, with_lr: linear, unjudged, lagged: why, lag, shadows, skewness }
         };
         self.options.streams.iter().map(topic).collect()
     }

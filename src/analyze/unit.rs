@@ -15,6 +15,7 @@ use super::gpu::{At, Batch, Shared};
 use super::influence::{Influence, Segment};
 use super::lossy::{Along, Bounds};
 use super::responses::Responses;
+use super::sample::Sample;
 use super::told::{Told, Updates};
 use super::{Observer, Options};
 use crate::codec::{Decoder, Predictor};
@@ -51,6 +52,8 @@ pub(super) struct Unit<'a> {
     pub(super) first: Option<u64>,
     /// Whether `||x_0||^2` is still to be found.
     pub(super) wants_start: bool,
+    /// Where gradients are kept to see how skewed they are.
+    pub(super) sample: Option<&'a Sample>,
     /// Where what gradients put into references is summed element by element: how, and the segments of the window.
     pub(super) influence: Option<(&'a Influence<'a>, &'a [Segment])>,
     pub(super) observer: &'a dyn Observer,
@@ -257,7 +260,7 @@ impl Unit<'_> {
         let (told, again) = (vec![Told::default(); steps.len()], Vec::new());
         let wanted = steps;
         let mut walk =
-            Steps { unit: self, isa, wanted, init, g, references, bounds, cells, told, again, damage };
+            Steps { unit: self, isa, index, wanted, init, g, references, bounds, cells, told, again, damage };
         let batch = batch.as_ref();
         match (self.influence, responses, batch.filter(|b| b.borrow().decodes())) {
             (Some((influence, segments)), Some(responses), _) => {
@@ -315,6 +318,8 @@ impl Unit<'_> {
 struct Steps<'a> {
     unit: &'a Unit<'a>,
     isa: Isa,
+    /// The chunk's number.
+    index: usize,
     /// The steps that have a row.
     wanted: &'a [u64],
     /// x_0, where it is there.
@@ -347,7 +352,8 @@ impl Steps<'_> {
         mut noting: Option<Noting<'_>>,
         source: &mut Source<'_>,
     ) -> Result<()> {
-        let Steps { unit, isa, wanted, init, g, references, bounds, cells, told, again, damage } = self;
+        let Steps { unit, isa, index, wanted, init, g, references, bounds, cells, told, again, damage } =
+            self;
         let n = source.chunk.len;
         let mut none = Flags::default();
         let grad = unit.run.manifest.stream_id(GRAD);
@@ -412,6 +418,13 @@ impl Steps<'_> {
             let next = iterates.get(t + 1, n).unwrap_or(x);
             let (later_step, later) = (later, iterates.get(later, n).filter(|_| has_later));
             let init = init.unwrap_or(x);
+            let sample = unit.sample.filter(|s| s.wants(*index, t));
+            let on_device = batch.is_some_and(|b| b.borrow().decodes());
+            if let (Some(sample), Some(grad)) = (sample.filter(|_| on_device), grad)
+                && matches!(source.load(t, grad, &mut g[..n]), Ok(Decoded::Values))
+            {
+                sample.keep(*index, t, &g[..n]);
+            }
             if let Some(bounds) = bounds {
                 let moves = unit.directions.iter().any(|m| m.recorded.is_none());
                 let next = Some(next).filter(|_| moves && has_next);
@@ -452,6 +465,9 @@ impl Steps<'_> {
                 let known = known.filter(|_| !absent);
                 let (g, known) = (known.map_or(&g[..n], |(values, _)| values), known.is_some());
                 let v = Vectors { g, x, next, init };
+                if let Some(sample) = sample.filter(|_| !on_device && !absent && measured.recorded == grad) {
+                    sample.keep(*index, t, g);
+                }
                 if batch.is_none() {
                     sums(*isa, unit.layout, (d, direction), &v, later, references, values);
                 }

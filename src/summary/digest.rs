@@ -290,6 +290,12 @@ impl Digest {
         })
     }
 
+    /// What a cosine times it is as a t: the root of parameters times rows of a window.
+    pub(super) fn window_root(&self) -> f64 {
+        let windows: usize = self.windows().iter().map(|(_, n)| n).sum();
+        (self.parameters as f64 * self.rows as f64 / windows.max(1) as f64).sqrt()
+    }
+
     /// Why a third is not judged, where it is not: most of its rows say nothing.
     pub(super) fn withheld(&self, third: usize) -> Option<Withheld> {
         let [rows, low, departed, short] = self.thirds[third];

@@ -16,6 +16,7 @@ use crate::analyze::Sink;
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::group::ALL;
+use crate::metrics::skewness::Skewness;
 use crate::reference::{Kin, Origin};
 use crate::row::Row;
 
@@ -52,6 +53,8 @@ pub struct Topic {
     pub lag: u64,
     /// How many shadows say what a random walk's would be; 0 where it is computed.
     pub shadows: usize,
+    /// How skewed the gradients are, and how large a cosine that can make, where it matters.
+    pub skewness: Option<(Skewness, f64)>,
 }
 
 /// Collects rows into a summary.

@@ -11,6 +11,8 @@ use crate::run::manifest::GRAD;
 
 /// Beyond this a median of `t_excess` is a finding.
 const BEYOND: f64 = 4.0;
+/// What is added to t by skewness is said where it is more.
+const NOTED: f64 = 0.5;
 const THIRDS: [&str; 3] = ["early", "middle", "late"];
 
 /// What the windows of a third say.
@@ -22,10 +24,11 @@ enum Says {
     Unknown,
 }
 
-fn says(t: Option<f64>) -> Says {
+/// `skewed` is what skewness can add to t.
+fn says(t: Option<f64>, skewed: f64) -> Says {
     match t {
         None => Says::Unknown,
-        Some(t) if t > BEYOND => Says::More,
+        Some(t) if t > BEYOND + skewed => Says::More,
         Some(t) if t < -BEYOND => Says::Less,
         Some(_) => Says::Nothing,
     }
@@ -63,7 +66,8 @@ pub(super) fn verdict(d: &Digest, subject: &Subject, topic: &Topic, followed: &F
         // The same reason thrice, or the one that concerns most.
         return none(&why(if second == third { second } else { first }));
     }
-    let mut found = d.median_t().map(says);
+    let skewed = subject.last.and(topic.skewness).map_or(0.0, |(_, cosine)| cosine * d.window_root());
+    let mut found = d.median_t().map(|t| says(t, skewed));
     for (found, withheld) in found.iter_mut().zip(withheld) {
         if withheld.is_some() {
             *found = Says::Unknown;
@@ -88,7 +92,15 @@ pub(super) fn verdict(d: &Digest, subject: &Subject, topic: &Topic, followed: &F
             text.push_str(&format!(" Nothing is said of {}, {}.", when.join(" and "), why(kind)));
         }
     }
-    format!("{title}{text} ({})", figures(d))
+    if let Some((skewness, _)) = topic.skewness.filter(|_| skewed > NOTED) {
+        text.push_str(&format!(
+            " The gradients are skewed (a mean square skewness of {} in {} elements), which alone can add {skewed:.1} to \
+             t here.",
+            significant(skewness.square),
+            skewness.elements
+        ));
+    }
+    format!("{title}{text} ({})", figures(d, skewed))
 }
 
 /// Why there is no verdict on a part of the path.
@@ -182,7 +194,7 @@ fn sentence(who: &str, found: [Says; 3], words: impl Fn(Says) -> &'static str) -
 }
 
 /// The numbers that the words rest on.
-fn figures(d: &Digest) -> String {
+fn figures(d: &Digest, skewed: f64) -> String {
     let signed = |v: Option<f64>| match v {
         None => "-".to_owned(),
         Some(v) if v > 0.0 => format!("+{}", significant(v)),
@@ -192,7 +204,10 @@ fn figures(d: &Digest) -> String {
     let t = d.median_t().map(|t| t.map_or_else(|| "-".to_owned(), |t| format!("{t:.1}"))).join(" / ");
     let windows: usize = d.windows().iter().map(|(_, n)| n).sum();
     let s = if windows == 1 { "" } else { "s" };
-    format!("cos_excess {excess}; median t {t} over {windows} window{s}, where beyond 4 or -4 is a finding")
+    let beyond = if skewed > NOTED { format!("{:.1}", BEYOND + skewed) } else { "4".to_owned() };
+    format!(
+        "cos_excess {excess}; median t {t} over {windows} window{s}, where beyond {beyond} or -4 is a finding"
+    )
 }
 
 #[cfg(test)]
@@ -227,7 +242,7 @@ mod tests {
     #[test]
     fn a_finding_lies_beyond_four() {
         assert_eq!(
-            [Some(4.1), Some(4.0), Some(-4.1), None].map(says),
+            [Some(4.1), Some(4.0), Some(-4.1), None].map(|t| says(t, 0.0)),
             [Says::More, Says::Nothing, Says::Less, Says::Unknown]
         );
     }

@@ -1,9 +1,12 @@
 """On noise nothing is found, whatever the optimizer: by its own part, by a later iterate, or without a verdict."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pyarrow import parquet
 
 import lpa
 
@@ -63,6 +66,30 @@ def thirds(table):
     parts = [np.unique(t[i * STEPS // 3:(i + 1) * STEPS // 3]) for i in range(3)]
     parts = [p[np.isfinite(p)] for p in parts]
     return [float(np.median(p)) if len(p) else None for p in parts]
+
+
+@pytest.mark.parametrize("skewness", [0, 1, 2])
+def test_skewed_noise_is_no_finding(skewness, tmp_path):
+    torch.manual_seed(0)
+    p = torch.nn.Parameter(torch.randn(200, 400) * 0.02)
+    optimizer = torch.optim.Adam([p], betas=(0.9, 0.95))
+    # Gamma noise has a skewness of 2 / sqrt(shape).
+    shape = 4 / skewness**2 if skewness else None
+    with lpa.record(tmp_path / "run", {"p": p}, optimizer, verify=False):
+        for _ in range(STEPS):
+            p.grad = torch.randn(p.shape)
+            if skewness:
+                p.grad = (torch.distributions.Gamma(shape, 1.0).sample(p.shape) - shape) / shape**0.5
+            optimizer.step()
+    table = lpa.analyze(tmp_path / "run", frame="path")
+    found = thirds(pd.read_parquet(table))
+    assert max(map(abs, found)) < 4 if skewness == 0 else max(found) > 4 or skewness == 1, found
+    text = " ".join(parquet.read_metadata(table).metadata[b"lpa.summary"].decode().split())
+    assert "throughout, the gradients cannot be told from a random walk's" in text
+    square = re.search(r"are skewed \(a mean square skewness of ([0-9.]+) in 256 elements\)", text)
+    assert (square is None) == (skewness == 0)
+    if skewness:
+        assert 0.7 < float(square[1]) / skewness**2 < 1.1
 
 
 @pytest.mark.parametrize("noise", NOISE)
