@@ -43,7 +43,7 @@ pub struct Measured {
     /// The sums, a record a step.
     pub(super) spool: Spool,
     /// What was measured of shadows.
-    pub shadows: Shadows,
+    pub(super) shadows: Shadows,
 }
 
 impl Measured {

@@ -40,7 +40,7 @@ pub use self::measure::Measured;
 use self::mover::Movers;
 use self::record::Shape;
 use self::sample::Sample;
-pub use self::shadow::{Shadow, Shadows};
+pub use self::shadow::Shadow;
 pub use self::skipped::Skipped;
 pub use self::unusable::unusable;
 use self::walk::{Enters, Walk, entering};

@@ -10,7 +10,7 @@ use std::path::Path;
 use super::derive::Place;
 use super::record::Record;
 use super::spool::Spool;
-use super::{Analysis, Observer, Options, Pass};
+use super::{Analysis, Measured, Observer, Options, Pass};
 use crate::error::{Error, Result};
 use crate::reference::{self, Cache};
 use crate::run::catalog::Catalog;
@@ -89,15 +89,30 @@ pub(super) fn have(run: &Run, options: &Options, stream: &Stream) -> bool {
     }
 }
 
+/// `||g||^2` of the recorded gradients, by group, where they were measured.
+fn norms(analysis: &Analysis<'_>, record: &Record<'_>) -> Vec<f64> {
+    let options = analysis.options;
+    let grad = analysis.run.manifest.stream_id(GRAD);
+    let Some(d) = options.directions.iter().position(|d| d.form == Form::Stored && d.recorded == grad) else {
+        return Vec::new();
+    };
+    let mut values = Vec::new();
+    let of_group = |group| {
+        record.sums(group, &mut values);
+        values[analysis.shape.layout.g2(d)]
+    };
+    (0..options.groups.len()).map(of_group).collect()
+}
+
 /// `<s, x - r>` of one shadow, for every step, reference, stream and group.
 struct Dots {
     steps: Vec<u64>,
     spool: Spool,
 }
 
-/// The same of all shadows.
+/// The same of all shadows of a run.
 #[derive(Default)]
-pub struct Shadows {
+pub(super) struct Shadows {
     all: Vec<Dots>,
     words: Vec<u64>,
 }
@@ -122,25 +137,31 @@ impl Shadows {
 }
 
 impl Analysis<'_> {
-    /// Measures shadows at the steps, and for the references, streams and groups, of this analysis.
+    /// Measures shadows at the steps, and for the references, streams and groups, of this analysis, after what was
+    /// `measured` of the run.
     ///
     /// # Errors
-    /// As [`Analysis::measure`].
+    /// As [`Analysis::measure`]; or the gradients of a shadow are others.
     pub fn measure_shadows(
         &self,
         shadows: &[Shadow],
         references: (&Cache, Access),
+        measured: &mut Measured,
         scratch: &Path,
         observer: &dyn Observer,
-    ) -> Result<Shadows> {
-        let of_one = |shadow| self.measure_shadow(shadow, references, scratch, observer);
-        Ok(Shadows { all: shadows.iter().map(of_one).collect::<Result<_>>()?, words: Vec::new() })
+    ) -> Result<()> {
+        for shadow in shadows {
+            let dots = self.measure_shadow(shadow, references, measured, scratch, observer)?;
+            measured.shadows.all.push(dots);
+        }
+        Ok(())
     }
 
     fn measure_shadow(
         &self,
         shadow: &Shadow,
         (cache, access): (&Cache, Access),
+        of_run: &mut Measured,
         scratch: &Path,
         observer: &dyn Observer,
     ) -> Result<Dots> {
@@ -172,6 +193,21 @@ impl Analysis<'_> {
         let stream = |s: usize| options.streams.iter().position(|known| known.name == own.streams[s].name);
         let (mut words, mut values) = (Vec::new(), Vec::new());
         for i in 0..measured.steps.len() {
+            if let Ok(own) = of_run.steps.binary_search(&measured.steps[i]) {
+                of_run.spool.read(own, &mut words)?;
+                let own = norms(self, &Record { shape: &self.shape, words: &words });
+                measured.spool.read(i, &mut words)?;
+                let there = norms(&analysis, &Record { shape: &analysis.shape, words: &words });
+                // Parts of other ranks are summed in another order.
+                if own.iter().zip(&there).any(|(a, b)| (a - b).abs() > 1e-12 * a.abs()) {
+                    let what = format!(
+                        "its gradients at step {} are not those of the run, which was resumed or replaced since; remove \
+                         it, and make another one by lpa.shadow",
+                        measured.steps[i]
+                    );
+                    return Err(Error::NotFound { path: run.path.clone(), what });
+                }
+            }
             measured.spool.read(i, &mut words)?;
             let record = Record { shape: &analysis.shape, words: &words };
             let mut dot = |place: Place| {

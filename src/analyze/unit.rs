@@ -176,13 +176,13 @@ impl Workers {
         let cells = Cells::with_capacity(width, steps.len());
         let mut measured = vec![Measurement { cells, told: Vec::with_capacity(steps.len()) }; chunks.len()];
         let (mut starts, mut damage) = (vec![None; chunks.len()], Vec::new());
-        let per_chunk = jobs.len() / chunks.len().max(1);
+        let per_chunk = (jobs.len() / chunks.len().max(1)).max(1);
         for (i, result) in done.into_iter().enumerate() {
             let walked = result?;
-            let of_chunk = &mut measured[i / per_chunk.max(1)];
+            let of_chunk = &mut measured[i / per_chunk];
             of_chunk.cells.append(walked.cells);
             of_chunk.told.extend(walked.told);
-            starts[i / per_chunk.max(1)] = walked.start;
+            starts[i / per_chunk] = walked.start;
             damage.extend(walked.damage);
         }
         damage.sort_by_key(|(steps, _)| *steps.start());

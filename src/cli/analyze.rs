@@ -171,7 +171,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<Option<PathBuf>> {
         let progress = Progress::new(cells, analysis.chunks(), a.quiet);
         let measured = analysis.measure(devices, &scratch, &progress).and_then(|mut measured| {
             let of_shadows = (&cache, a.run.access());
-            measured.shadows = analysis.measure_shadows(&shadows, of_shadows, &scratch, &progress)?;
+            analysis.measure_shadows(&shadows, of_shadows, &mut measured, &scratch, &progress)?;
             Ok(measured)
         });
         (measured, progress.finish())

@@ -215,6 +215,16 @@ def test_shadows_that_are_not_there_or_not_the_runs(tmp_path, lpa_command):
     lpa_command("pack", run, "--profile", "fast")
     assert (run / "shadows" / "0" / "manifest.json").exists()
     lpa_command("analyze", run, "--shadow", "--format", "csv")
+    # The run goes on from an earlier step, and ends at the same one.
+    torch.manual_seed(5)
+    params = {n: torch.nn.Parameter(torch.tensor(x)) for n, x in lpa.open(run).iterate(40).items()}
+    optimizer = lion(list(params.values()))
+    with lpa.record(run, params, optimizer, resume=40):
+        for _ in range(20):
+            for p in params.values():
+                p.grad = torch.randn(p.shape)
+            optimizer.step()
+    assert "its gradients at step 40 are not those of the run" in refused()
     other = train(tmp_path / "other", lion, steps=60, seed=1)
     (run / "shadows").rename(other / "shadows")
     run = other
