@@ -3,8 +3,7 @@
 use rayon::prelude::*;
 
 use crate::codec::{Codec, Coding, DecodeError, Decoder};
-use crate::error::{Error, Result, Tried};
-use crate::isa::Isa;
+use crate::error::{Error, Result};
 use crate::reference::check_final;
 use crate::run::shard::Shard;
 use crate::run::window::{damaged_vector, read_payload};
@@ -22,11 +21,11 @@ pub struct Verified {
 
 /// Looks at every shard that counts, on all threads, and at the final iterate. A shard's first
 /// problem ends its part.
-pub fn verify(run: &Run, access: Access, isa: Isa) -> Verified {
+pub fn verify(run: &Run, access: Access) -> Verified {
     let mut problems = run.missing();
     problems.extend(run.closing_conflict());
     let segments: Vec<&Segment> = (0..run.manifest.world).flat_map(|r| run.segments(r)).collect();
-    let checked: Vec<Result<u64>> = segments.par_iter().map(|s| check(run, s, isa)).collect();
+    let checked: Vec<Result<u64>> = segments.par_iter().map(|s| check(run, s)).collect();
     let mut chunks = 0;
     for result in checked {
         match result {
@@ -43,10 +42,10 @@ pub fn verify(run: &Run, access: Access, isa: Isa) -> Verified {
 }
 
 /// Checks one shard: its structure, every payload's hash, that each decodes, and the padding.
-fn check(run: &Run, segment: &Segment, isa: Isa) -> Result<u64> {
+fn check(run: &Run, segment: &Segment) -> Result<u64> {
     let shard = run.open_shard(&segment.file)?;
     shard.prefetch();
-    let mut decoder = Decoder::new(isa).tried("start the decoder for", &run.path)?;
+    let mut decoder = run.decoder()?;
     let mut chunks = 0;
     for &(step, stream) in shard.vectors() {
         chunks += check_vector(run, &shard, step, stream, &mut decoder)?;

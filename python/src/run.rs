@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use lpa::hash::Xxh3;
-use lpa::isa::Isa;
 use lpa::run::journal::Journal;
 use lpa::run::manifest::ITERATE;
 use lpa::run::trajectory::Trajectory;
@@ -26,7 +25,8 @@ pub struct Run(OpenRun, Mutex<Vec<Trajectory>>);
 impl Run {
     #[new]
     fn new(path: PathBuf, mmap: bool) -> PyResult<Run> {
-        OpenRun::open(&path, Access { mmap }).map(|run| Run(run, Mutex::default())).map_err(raise)
+        let access = access(mmap)?;
+        OpenRun::open(&path, access).map(|run| Run(run, Mutex::default())).map_err(raise)
     }
 
     fn manifest(&self) -> String {
@@ -102,12 +102,18 @@ impl Run {
     }
 }
 
+/// How runs are read.
+fn access(mmap: bool) -> PyResult<Access> {
+    Access::from_env(mmap).map_err(|e| PyValueError::new_err(e.to_string()))
+}
+
 /// What is wrong with a run, each in words; nothing where every byte is as written.
 #[pyfunction]
 pub(crate) fn verify(py: Python<'_>, path: PathBuf) -> PyResult<Vec<String>> {
+    let access = access(true)?;
     let found = py.detach(|| {
-        let run = OpenRun::open(&path, Access::default())?;
-        Ok(lpa::verify::verify(&run, Access::default(), Isa::detect()))
+        let run = OpenRun::open(&path, access)?;
+        Ok(lpa::verify::verify(&run, access))
     });
     Ok(found.map_err(raise)?.problems.iter().map(ToString::to_string).collect())
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use lpa::isa::Isa;
 use lpa::run::manifest::{Manifest, Optimizer, Slice, Storage as Precisions, StreamInfo, TensorInfo};
 use lpa::run::writer::{Step, Writer as RunWriter, WriterOptions};
 use pyo3::buffer::PyBuffer;
@@ -65,7 +66,8 @@ pub(crate) fn options(storage: Storage) -> PyResult<WriterOptions> {
     let shard_age = Duration::try_from_secs_f64(shard_seconds)
         .map_err(|e| PyValueError::new_err(format!("shard_seconds: {e}")))?;
     let profile = profile.parse().map_err(PyValueError::new_err)?;
-    Ok(WriterOptions { shard_bytes, shard_steps: shard_steps.max(1), shard_age, profile, predict })
+    let isa = Isa::from_env().map_err(|e| PyValueError::new_err(e.to_string()))?;
+    Ok(WriterOptions { shard_bytes, shard_steps: shard_steps.max(1), shard_age, profile, predict, isa })
 }
 
 #[pymethods]

@@ -8,9 +8,8 @@
 use super::path::{Check, Known};
 use super::told::{Along, Updates};
 use super::{Analysis, Measured};
-use crate::codec::{Decoder, Predictor};
-use crate::error::{Result, Tried};
-use crate::isa::Isa;
+use crate::codec::Predictor;
+use crate::error::Result;
 use crate::metrics::response::Update;
 use crate::metrics::step::{PART, ROUNDINGS};
 use crate::optimizer::{Hyperparameters, Law};
@@ -44,18 +43,13 @@ struct Comparison {
 ///
 /// # Errors
 /// A shard cannot be read; damage ends the comparison.
-pub(super) fn departure(
-    run: &Run,
-    catalog: &Catalog,
-    hyper: &Hyperparameters<'_>,
-    isa: Isa,
-) -> Result<Option<u64>> {
+pub(super) fn departure(run: &Run, catalog: &Catalog, hyper: &Hyperparameters<'_>) -> Result<Option<u64>> {
     let Some(stream) = run.manifest.stream_id(GRAD).filter(|_| catalog.steps.start == 0) else {
         return Ok(None);
     };
     let steps: Vec<u64> = (0..=STEPS).take_while(|&s| catalog.has_iterate(s)).collect();
     let window = Window::open(run, &steps, false)?;
-    let mut decoder = Decoder::new(isa).tried("start the decoder for", &run.path)?;
+    let mut decoder = run.decoder()?;
     let mut departure: Option<u64> = None;
     let lossy = run.manifest.loses(0) || run.manifest.loses(1);
     for group in 0..hyper.groups() {

@@ -389,7 +389,7 @@ fn shadowed(run: &Run, references: &[Reference], options: &Options) -> Vec<Vec<E
 fn law(run: &Run, catalog: &Catalog, hyper: &Hyperparameters<'_>, options: &Options) -> Result<Law> {
     let law = hyper.law();
     let unknown = match law {
-        Law::Linear => check::departure(run, catalog, hyper, options.isa)?.map(|step| {
+        Law::Linear => check::departure(run, catalog, hyper)?.map(|step| {
             format!(
                 "step {step} is not what the optimizer in the manifest makes of the gradients; are its lr, \
                  momentum, dampening, nesterov and weight_decay all there?"

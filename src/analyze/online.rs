@@ -103,7 +103,9 @@ impl Meter {
         let trial = tempfile::tempdir().tried("write", &std::env::temp_dir())?;
         let trial = trial.path().join("run");
         drop(Writer::create(&trial, manifest.clone(), options)?);
-        let mut run = Run::open(&trial, Access::default())?;
+        let isa = options.isa;
+        let access = Access { isa, ..Access::default() };
+        let mut run = Run::open(&trial, access)?;
         path.clone_into(&mut run.path);
         let catalog = Catalog::read(&run, false)?;
         let refuse = |what: String| Error::Nothing { path: path.to_owned(), what };
@@ -117,7 +119,7 @@ impl Meter {
             return Err(refuse(what.to_owned()));
         }
         let cache = Cache::temporary();
-        let references = reference::open(&run, &catalog, &question.references, &cache, Access::default())?;
+        let references = reference::open(&run, &catalog, &question.references, &cache, access)?;
         if let Some(r) = references.iter().find(|r| r.is_lossy()) {
             let what = format!(
                 "the reference '{}' was stored with loss, of which a measurement while training has no \
@@ -161,7 +163,7 @@ impl Meter {
             directions,
             along,
             shape,
-            isa: Isa::detect(),
+            isa,
             measured,
             seen,
             end: None,
@@ -316,11 +318,12 @@ impl Meter {
             self.measured.set_start(&self.run, squares);
         }
         let path = self.run.path.clone();
-        let run = Run::open(&path, Access::default())?;
+        let access = Access { isa: self.isa, ..Access::default() };
+        let run = Run::open(&path, access)?;
         let mut catalog = Catalog::read(&run, false)?;
         catalog.set_absences(std::mem::take(&mut self.absence).finish());
         let cache = Cache::temporary();
-        let open = |specs: &[Spec]| reference::open(&run, &catalog, specs, &cache, Access::default());
+        let open = |specs: &[Spec]| reference::open(&run, &catalog, specs, &cache, access);
         // A reference that is, bit for bit, where this path ended, is made of this path.
         let end = match run.final_step() {
             Some(_) => open(&[Spec::Own(Own::Final)])?.pop().map(|r| r.xxh3),
@@ -385,6 +388,10 @@ impl Meter {
 }
 
 impl Recorder for Meter {
+    fn path(&self) -> &Path {
+        self.writer.path()
+    }
+
     fn slice_bytes(&self) -> &[usize] {
         self.writer.slice_bytes()
     }

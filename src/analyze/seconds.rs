@@ -188,7 +188,7 @@ impl Worker {
     fn new(influence: &Influence<'_>, isa: Isa, run: &Run) -> Result<Worker> {
         Ok(Worker {
             isa,
-            decoder: Decoder::new(isa).tried("start the decoder for", &run.path)?,
+            decoder: run.decoder()?,
             file: Vec::new(),
             g: vec![0.0; CHUNK],
             running: Running::new(influence.moment, influence.coupled),

@@ -129,7 +129,7 @@ impl Workers {
                 0 => None,
                 count => Some(shared[i % count].batch()?),
             };
-            Ok(Mutex::new(Scratch::new(*isa, layout, batch, influence, &run.path)?))
+            Ok(Mutex::new(Scratch::new(layout, batch, influence, run)?))
         };
         let scratch = (0..threads).map(scratch).collect::<Result<_>>()?;
         let offsets = run.table.chunks().iter().scan(0, |at, chunk| {
@@ -192,17 +192,16 @@ impl Workers {
 
 impl Scratch {
     fn new(
-        isa: Isa,
         layout: Layout,
         batch: Option<Batch>,
         influence: Option<&Influence<'_>>,
-        run: &Path,
+        run: &Run,
     ) -> Result<Scratch> {
         let vector = || vec![0.0f32; CHUNK];
         // x_t while x_{t+1} is the newest, or the later one that directions are compared with.
         let past = layout.lag.map_or(1, |lag| usize::try_from(lag).unwrap_or(1));
         Ok(Scratch {
-            decoder: Decoder::new(isa).tried("start the decoder for", run)?,
+            decoder: run.decoder()?,
             file: Vec::new(),
             g: vector(),
             init: vector(),

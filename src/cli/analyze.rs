@@ -10,7 +10,6 @@ use super::progress::Progress;
 use super::{RunArguments, Usage, backend, bytes, rate, say};
 use crate::analyze::{Analysis, Options, Pass, Shadow, Skipped, unusable};
 use crate::group;
-use crate::isa::Isa;
 use crate::reference::{self, Cache, Spec};
 use crate::report::{SUMMARY, report};
 use crate::run::catalog::Catalog;
@@ -105,12 +104,12 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<Option<PathBuf>> {
         return Err(Usage(what.to_owned()).into());
     }
     a.backend.check()?;
-    let isa = Isa::from_env()?;
+    let access = a.run.access()?;
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = a.threads.map_or(processors, usize::from);
     // Averages are made by the global pool; it is built once.
     let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
-    let run = Run::open(&a.run.run, a.run.access())?;
+    let run = Run::open(&a.run.run, access)?;
     let mut groups = group::select(&run, &a.groups)?;
     let catalog = Catalog::read(&run, a.skip_damaged)?;
     let left_out = group::leave_out(&run, &mut groups, &unusable(&run, &catalog)?);
@@ -123,9 +122,9 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<Option<PathBuf>> {
     let beside =
         place.as_ref().map(|p| p.directory.clone()).or(a.out.as_deref().map(|p| parent(p).to_owned()));
     let cache = beside.as_deref().map_or_else(Cache::temporary, Cache::below);
-    let references = reference::open(&run, &catalog, &a.references, &cache, a.run.access())?;
+    let references = reference::open(&run, &catalog, &a.references, &cache, access)?;
     reference::check_cover(&run, &references, &groups)?;
-    let shadows = if a.shadow { Shadow::open_all(&run, a.run.access())? } else { Vec::new() };
+    let shadows = if a.shadow { Shadow::open_all(&run, access)? } else { Vec::new() };
     let steps = a.steps.clone().unwrap_or(Steps { range: 0..u64::MAX, every: 1, text: String::new() });
     let options = Options {
         steps: steps.range.clone(),
@@ -134,7 +133,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<Option<PathBuf>> {
         streams,
         directions,
         threads,
-        isa,
+        isa: access.isa,
         skip_damaged: a.skip_damaged,
         pass: Pass::Shards,
         left_out,
@@ -170,7 +169,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<Option<PathBuf>> {
         let cells = analysis.cells() * (1 + shadows.len() as u64);
         let progress = Progress::new(cells, analysis.chunks(), a.quiet);
         let measured = analysis.measure(devices, &scratch, &progress).and_then(|mut measured| {
-            let of_shadows = (&cache, a.run.access());
+            let of_shadows = (&cache, access);
             analysis.measure_shadows(&shadows, of_shadows, &mut measured, &scratch, &progress)?;
             Ok(measured)
         });

@@ -23,7 +23,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
-    let run = Run::open(&a.run.run, a.run.access())?;
+    let run = Run::open(&a.run.run, a.run.access()?)?;
     let written = export::export(&run, a.step, &a.stream, &a.out)?;
     let absent = match written.absent {
         0 => String::new(),

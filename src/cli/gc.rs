@@ -18,7 +18,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     let look = if a.yes { remove_garbage } else { find_garbage };
-    let garbage = look(&a.run.run, a.run.access())?;
+    let garbage = look(&a.run.run, a.run.access()?)?;
     let name = a.run.run.display();
     if garbage.is_empty() {
         return say(&format!("{name}: there is nothing to remove\n{}", staying(&garbage)));

@@ -36,7 +36,7 @@ struct Survey {
 }
 
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
-    let run = Run::open(&a.run.run, a.run.access())?;
+    let run = Run::open(&a.run.run, a.run.access()?)?;
     let survey = survey(&run)?;
     let mut out = String::new();
     write_head(&run, &survey, &mut out);

@@ -75,8 +75,8 @@ struct RunArguments {
 }
 
 impl RunArguments {
-    fn access(&self) -> Access {
-        Access { mmap: !self.no_mmap }
+    fn access(&self) -> Result<Access, UnknownIsa> {
+        Access::from_env(!self.no_mmap)
     }
 }
 

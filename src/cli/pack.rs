@@ -35,7 +35,7 @@ pub(super) struct Arguments {
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     let storage = Storage { gradients: a.gradients, iterates: a.iterates };
     let options = Options { profile: a.profile, predict: !a.no_predict, storage, out: a.out.clone() };
-    let pack = Pack::prepare(&a.run.run, a.run.access(), options)?;
+    let pack = Pack::prepare(&a.run.run, a.run.access()?, options)?;
     let progress = Progress::new(pack.cells(), pack.chunks(), false);
     let packed = pack.run(&|cells, read| progress.advance(cells, read));
     let (elapsed, _) = progress.finish();

@@ -18,7 +18,7 @@ const LISTED: usize = 10;
 
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     let path = a.run.run.as_path();
-    let found = recover(path, a.run.access())?;
+    let found = recover(path, a.run.access()?)?;
     let mut out = String::new();
     write_state(path, &found, &mut out);
     for done in &found.done {

@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 
 use super::{RunArguments, say};
-use crate::isa::Isa;
 use crate::run::Run;
 use crate::summary::thousands;
 use crate::verify::verify;
@@ -15,9 +14,8 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
-    let isa = Isa::from_env()?;
-    let run = Run::open(&a.run.run, a.run.access())?;
-    let found = verify(&run, a.run.access(), isa);
+    let run = Run::open(&a.run.run, a.run.access()?)?;
+    let found = verify(&run, run.access());
     if found.problems.is_empty() {
         let state = match run.final_step() {
             Some(step) => format!("complete, final iterate x_{step}"),

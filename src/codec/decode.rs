@@ -8,6 +8,7 @@ use super::quantized::{BLOCK, NO_LEVEL, TOO_LARGE, blocks, dequantize, level_cou
 use super::residual::Residual;
 use super::{Codec, Coding, DecodeError};
 use crate::dtype::{DType, values, widen};
+use crate::float_environment::Exact;
 use crate::isa::Isa;
 use crate::reduce::order::CHUNK;
 
@@ -90,6 +91,7 @@ impl Decoder {
         payload: &[u8],
         out: &mut [f32],
     ) -> Result<(), DecodeError> {
+        let _exact = Exact::new();
         if dtype == DType::F32 {
             return self.decode32(coding, payload, out);
         }
@@ -116,6 +118,7 @@ impl Decoder {
         past: &mut Past<'_>,
         out: &mut [f32],
     ) -> Result<Predicted, DecodeError> {
+        let _exact = Exact::new();
         if coding.codec == Codec::Delta {
             let levels = Levels::read(coding, payload, out.len())?;
             self.multiples(&levels, past.x, out)?;
@@ -163,6 +166,7 @@ impl Decoder {
         values: &[f32],
         widths: &mut [f32],
     ) -> Result<Option<f64>, DecodeError> {
+        let _exact = Exact::new();
         match coding.codec {
             Codec::Quantized | Codec::Delta => {
                 let levels = Levels::read(coding, payload, values.len())?;

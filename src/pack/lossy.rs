@@ -3,9 +3,8 @@
 use rayon::prelude::*;
 
 use crate::codec::Decoder;
-use crate::error::{Result, Tried};
+use crate::error::Result;
 use crate::float_environment::Exact;
-use crate::isa::Isa;
 use crate::reduce::Direction;
 use crate::reduce::cpu::{Vectors, direction_sums};
 use crate::run::Run;
@@ -48,7 +47,7 @@ pub(super) fn beyond_bounds(old: &Run, new: &Run, progress: &dyn Fn(u64)) -> Res
     let streams: Vec<u16> = (0..=u16::try_from(old.manifest.streams.len()).unwrap_or(u16::MAX))
         .filter(|&s| new.manifest.loses(s))
         .collect();
-    let isa = Isa::detect();
+    let isa = new.access().isa;
     for range in plan_windows(old, &steps, usize::MAX)? {
         let steps = &steps[range];
         let windows = [Window::open(old, steps, true)?, Window::open(new, steps, true)?];
@@ -56,8 +55,7 @@ pub(super) fn beyond_bounds(old: &Run, new: &Run, progress: &dyn Fn(u64)) -> Res
             let _exact = Exact::new();
             windows[0].prefetch_chunk(old, index, |s| streams.contains(&s));
             windows[1].prefetch_chunk(new, index, |s| streams.contains(&s));
-            let decoder = || Decoder::new(isa).tried("start the decoder for", &old.path);
-            let (mut decoders, mut files) = ([decoder()?, decoder()?], [Vec::new(), Vec::new()]);
+            let (mut decoders, mut files) = ([old.decoder()?, new.decoder()?], [Vec::new(), Vec::new()]);
             let ([old_decoder, new_decoder], [old_file, new_file]) = (&mut decoders, &mut files);
             let mut before = Side::new(old, &windows[0], chunk, old_decoder, old_file);
             let mut after = Side::new(new, &windows[1], chunk, new_decoder, new_file);

@@ -164,6 +164,7 @@ impl Pack {
             shard_age: Duration::MAX,
             profile: self.options.profile,
             predict: self.options.predict,
+            isa: self.run.access().isa,
             ..WriterOptions::default()
         };
         let mut writer = Writer::join(new, rank, options)?;

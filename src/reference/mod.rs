@@ -28,10 +28,8 @@ use self::spec::{Found, find};
 pub use self::spec::{Own, Spec};
 use self::values::Values;
 use self::weights::Weights;
-use crate::codec::Decoder;
 use crate::dtype::{DType, round};
-use crate::error::{Error, Result, Tried};
-use crate::isa::Isa;
+use crate::error::{Error, Result};
 use crate::run::catalog::Catalog;
 use crate::run::chunk::Chunk;
 use crate::run::trajectory::{Source, Trajectory};
@@ -310,7 +308,7 @@ enum Likeness {
 /// How near values are to a recorded iterate, in all tensors that are there, rounded to their types.
 fn likeness(run: &Run, values: &Values, step: u64) -> Result<Likeness> {
     let window = Window::open(run, &[step], false)?;
-    let mut decoder = Decoder::new(Isa::detect()).tried("start the decoder for", &run.path)?;
+    let mut decoder = run.decoder()?;
     let (mut buffer, mut file, mut r) = (Vec::new(), Vec::new(), Vec::new());
     let (mut trajectory, mut widths) = (Trajectory::new(1), Vec::new());
     let mut found = Likeness::Same;

@@ -5,14 +5,14 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use rustix::process::setpriority_process;
 
 use super::process::Process;
-use super::writer::{Elements, Step, Writer};
+use super::writer::{Elements, Step, Writer, write_error};
 use crate::error::{Error, Result, Tried};
 
 /// Added to the niceness of the thread (on Linux the call is the thread's own).
@@ -22,6 +22,8 @@ const ALIGN: usize = 64;
 
 /// What takes the steps of a training, in their order.
 pub trait Recorder: Send {
+    /// Path of the run.
+    fn path(&self) -> &Path;
     /// Bytes that the elements of each tensor have, in the manifest's order.
     fn slice_bytes(&self) -> &[usize];
     /// Takes the next step.
@@ -52,6 +54,9 @@ pub trait Recorder: Send {
 }
 
 impl Recorder for Writer {
+    fn path(&self) -> &Path {
+        Writer::path(self)
+    }
     fn slice_bytes(&self) -> &[usize] {
         Writer::slice_bytes(self)
     }
@@ -171,6 +176,8 @@ impl<M> Shared<M> {
 /// ever: there it takes no job, gives no buffer and waits for nothing.
 pub struct Background<M> {
     process: Process,
+    /// Path of the run.
+    path: PathBuf,
     shared: Arc<Shared<M>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -186,16 +193,17 @@ impl<M: AsRef<[u8]> + Send + 'static> Background<M> {
         if let Some(short) = buffers.iter().find(|b| b.as_ref().len() < packing.len) {
             let what =
                 format!("a buffer of {} bytes, where {} are needed", short.as_ref().len(), packing.len);
-            return Err(Error::Write { path: PathBuf::new(), what });
+            return Err(write_error(recorder.path(), what));
         }
+        let path = recorder.path().to_owned();
         let state = State { free: buffers, jobs: VecDeque::new(), busy: false, over: false, failure: None };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         let own = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("lpa-record".to_owned())
             .spawn(move || work(&own, recorder, &packing))
-            .tried("start a thread for", std::path::Path::new("the recording"))?;
-        Ok(Background { process: Process::this(), shared, thread: Some(thread) })
+            .tried("start a thread for", &path)?;
+        Ok(Background { process: Process::this(), path, shared, thread: Some(thread) })
     }
 
     /// Takes a buffer to be filled; waits for one if `wait`. `None` where none is free, or never
@@ -254,7 +262,7 @@ impl<M: AsRef<[u8]> + Send + 'static> Background<M> {
     /// The first error, in words.
     pub fn failure(&self) -> Option<String> {
         if !self.is_here() {
-            return Some(elsewhere().to_string());
+            return Some(elsewhere(&self.path).to_string());
         }
         self.shared.lock().failure.as_ref().map(Error::to_string)
     }
@@ -265,7 +273,7 @@ impl<M: AsRef<[u8]> + Send + 'static> Background<M> {
     /// The first error that there was.
     pub fn join(&mut self) -> Result<()> {
         if !self.is_here() {
-            return Err(elsewhere());
+            return Err(elsewhere(&self.path));
         }
         self.drain();
         self.end();
@@ -300,13 +308,12 @@ impl<M> Drop for Background<M> {
     }
 }
 
-fn elsewhere() -> Error {
-    let what = "another process records, from which this one was forked";
-    Error::Write { path: PathBuf::new(), what: what.to_owned() }
+fn elsewhere(path: &Path) -> Error {
+    write_error(path, "another process records, from which this one was forked".to_owned())
 }
 
 /// Lets nobody wait for a thread that is gone.
-struct Over<'a, M>(&'a Shared<M>);
+struct Over<'a, M>(&'a Shared<M>, PathBuf);
 
 impl<M> Drop for Over<'_, M> {
     fn drop(&mut self) {
@@ -314,14 +321,14 @@ impl<M> Drop for Over<'_, M> {
         state.over = true;
         if std::thread::panicking() {
             let what = "the recording thread panicked; what is published is safe. Please report it.";
-            state.failure.get_or_insert(Error::Write { path: PathBuf::new(), what: what.to_owned() });
+            state.failure.get_or_insert(write_error(&self.1, what.to_owned()));
         }
         self.0.changed.notify_all();
     }
 }
 
 fn work<M: AsRef<[u8]>>(shared: &Shared<M>, mut recorder: Box<dyn Recorder>, packing: &Packing) {
-    let _over = Over(shared);
+    let _over = Over(shared, recorder.path().to_owned());
     // The training comes first; where it must wait for this thread, the processors are free.
     let _ = setpriority_process(None, NICE);
     loop {
@@ -435,6 +442,19 @@ mod tests {
         assert_eq!(b.free(), 3);
         let run = Run::open(&path, Access::default()).unwrap();
         assert_eq!(run.final_step(), Some(20));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_of_the_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run");
+        let w = writer(&path);
+        let len = Packing::new(w.slice_bytes()).len;
+        let error = Background::start(Box::new(w), vec![vec![0u8; len - 1]]).err().unwrap().to_string();
+        assert_eq!(
+            error,
+            format!("{}: a buffer of {} bytes, where {len} are needed", path.display(), len - 1)
+        );
     }
 
     #[test]

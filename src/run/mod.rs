@@ -52,19 +52,33 @@ pub use self::publish::{Draft, parent};
 pub(crate) use self::record::{PAYLOAD_ALIGN, RECORD, Record};
 pub(crate) use self::rule::predictor;
 use self::shard::{Shard, ShardFile, ShardName};
+use crate::codec::Decoder;
 use crate::error::{Error, Result, Tried};
 use crate::hash::xxh3_64;
+use crate::isa::{Isa, UnknownIsa};
 
 /// How shards are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access {
     /// Map files into memory, else read them piece by piece.
     pub mmap: bool,
+    /// Instruction set that vectors are decoded with.
+    pub isa: Isa,
+}
+
+impl Access {
+    /// With the instruction set that the environment asks for.
+    ///
+    /// # Errors
+    /// As [`Isa::from_env`].
+    pub fn from_env(mmap: bool) -> std::result::Result<Access, UnknownIsa> {
+        Ok(Access { mmap, isa: Isa::from_env()? })
+    }
 }
 
 impl Default for Access {
     fn default() -> Self {
-        Access { mmap: true }
+        Access { mmap: true, isa: Isa::detect() }
     }
 }
 
@@ -96,6 +110,19 @@ pub struct Run {
 }
 
 impl Run {
+    /// How it is read.
+    pub fn access(&self) -> Access {
+        self.access
+    }
+
+    /// A decoder of its vectors.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub(crate) fn decoder(&self) -> Result<Decoder> {
+        Decoder::new(self.access.isa).tried("start the decoder for", &self.path)
+    }
+
     /// Opens a run: reads the manifest and the journals and lists the shards.
     ///
     /// # Errors

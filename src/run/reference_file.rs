@@ -9,10 +9,8 @@ use super::Run;
 use super::container::{Entry, build_header};
 use super::trajectory::{Source, Trajectory};
 use super::window::Window;
-use crate::codec::Decoder;
 use crate::error::{Result, Tried};
 use crate::hash::Xxh3;
-use crate::isa::Isa;
 
 /// Value of the metadata key `format`.
 pub const REFERENCE_FORMAT: &str = "lpa-reference";
@@ -127,7 +125,7 @@ impl<'a> ReferenceFile<'a> {
         if let Some((_, e)) = window.damaged.pop() {
             return Err(e);
         }
-        let mut decoder = Decoder::new(Isa::detect()).tried("start the decoder for", &run.path)?;
+        let mut decoder = run.decoder()?;
         let (mut file, mut trajectory, mut widths) = (Vec::new(), Trajectory::new(1), Vec::new());
         for chunk in run.table.chunks() {
             let (decoder, file) = (&mut decoder, &mut file);

@@ -7,9 +7,7 @@ use super::forecast::Forecast;
 use super::manifest::GRAD;
 use super::trajectory::{Decoded, Source, Trajectory};
 use super::window::Window;
-use crate::codec::Decoder;
-use crate::error::{Result, Tried};
-use crate::isa::Isa;
+use crate::error::Result;
 
 /// Takes the state after `step` of a rank from the shards of `run`, which was opened before the
 /// resumption.
@@ -27,7 +25,7 @@ pub(super) fn restore(forecast: &mut Forecast, run: &Run, rank: u32, step: u64) 
             columns.filter_map(|name| Some((name, shard.scalar(step, name)?))).collect();
         forecast.scalars(&run.manifest, &scalars);
     }
-    let mut decoder = Decoder::new(Isa::detect()).tried("start the decoder for", &run.path)?;
+    let mut decoder = run.decoder()?;
     let (mut file, mut gradient, mut trajectory) = (Vec::new(), Vec::new(), Trajectory::new(1));
     for (place, &c) in run.table.of_rank(rank).iter().enumerate() {
         let chunk = &run.table.chunks()[c];

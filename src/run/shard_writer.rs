@@ -121,7 +121,7 @@ impl ShardWriter {
     /// Appends the next chunk of the current vector.
     pub(super) fn chunk(&mut self, coding: Coding, payload: &[u8]) -> Result<()> {
         // A payload is never longer than the 262,144 bytes of a raw chunk.
-        let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        let len = u32::try_from(payload.len()).map_err(std::io::Error::other).tried("write", &self.tmp.0)?;
         let xxh3 = if payload.is_empty() { 0 } else { xxh3_64(payload) };
         let record = Record { offset: self.at, len, coding, xxh3 };
         self.index.extend_from_slice(&record.to_bytes());

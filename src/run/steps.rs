@@ -15,8 +15,7 @@ use super::trajectory::{Source, Trajectory};
 use super::window::Window;
 use crate::codec::Decoder;
 use crate::dtype::put_bytes;
-use crate::error::{Error, Place, Result, Tried};
-use crate::isa::Isa;
+use crate::error::{Error, Place, Result};
 
 /// The elements of one vector that a rank wrote.
 #[derive(Default)]
@@ -125,7 +124,7 @@ impl<'a> StepReader<'a> {
             let largest = own.iter().map(|c| c.len).max().unwrap_or(0);
             Ok(Worker {
                 run,
-                decoder: Decoder::new(Isa::detect()).tried("start the decoder for", &run.path)?,
+                decoder: run.decoder()?,
                 file: Vec::new(),
                 values: vec![0.0; largest],
                 chunks: own.iter().map(|c| (*c, Trajectory::sized(1, c.len))).collect(),

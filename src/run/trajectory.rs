@@ -11,7 +11,6 @@ use super::window::Window;
 use crate::codec::{Codec, Coding, DecodeError, Decoder, Past, Predicted, Prediction, Predictor};
 use crate::dtype::DType;
 use crate::error::{Error, Place, Result};
-use crate::float_environment::Exact;
 use crate::reduce::order::CHUNK;
 
 /// What became of a vector's chunk.
@@ -310,7 +309,6 @@ impl<S: Slots> Trajectory<S> {
     /// # Errors
     /// As [`Source::load`], also where the damage lies in a vector that x_step is decoded from.
     pub fn reach(&mut self, step: u64, source: &mut Source<'_>) -> Result<bool> {
-        let _exact = Exact::new();
         if self.slot(step).is_some() {
             return Ok(true);
         }

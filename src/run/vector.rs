@@ -7,8 +7,7 @@ use super::trajectory::{Source, Trajectory};
 use super::window::Window;
 use crate::codec::{Codec, Decoder};
 use crate::dtype::push_bytes;
-use crate::error::{Error, Result, Tried};
-use crate::isa::Isa;
+use crate::error::{Error, Result};
 use crate::reduce::order::CHUNK;
 
 /// A recorded vector, opened for reading tensor by tensor.
@@ -51,7 +50,7 @@ impl<'a> Vector<'a> {
             };
             return Err(not_found(what));
         }
-        let decoder = Decoder::new(Isa::detect()).tried("start the decoder for", &run.path)?;
+        let decoder = run.decoder()?;
         let (trajectory, values, file) = (Trajectory::new(1), vec![0.0; CHUNK], Vec::new());
         Ok(Vector { run, window, step, stream: id, decoder, trajectory, held: None, values, file })
     }

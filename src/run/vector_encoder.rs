@@ -74,22 +74,22 @@ impl VectorEncoder {
         manifest: &Manifest,
         table: &ChunkTable,
         rank: u32,
-        profile: Profile,
-        predict: bool,
+        (profile, predict): (Profile, bool),
+        isa: Isa,
     ) -> std::io::Result<VectorEncoder> {
-        let isa = Isa::detect();
         let exponents = match profile {
             Profile::Default => Exponents::Huffman,
             Profile::Fast => Exponents::Packed,
         };
         let chunks: Vec<Chunk> = table.of_rank(rank).iter().map(|&c| table.chunks()[c]).collect();
+        let numbers =
+            table.of_rank(rank).iter().map(|&c| u32::try_from(c)).collect::<std::result::Result<_, _>>();
         Ok(VectorEncoder {
             encoder: Encoder::new(isa, exponents)?,
             forecast: predict.then(|| Forecast::new(manifest, &chunks, isa)),
             isa,
             chunks,
-            // A run has at most 2^40 elements, and tables of 2^32 tensors fit in no memory.
-            numbers: table.of_rank(rank).iter().map(|&c| u32::try_from(c).unwrap_or(u32::MAX)).collect(),
+            numbers: numbers.map_err(std::io::Error::other)?,
             seed: xxh3_64(manifest.run_id.as_bytes()),
             grad: manifest.stream_id(GRAD),
             payload: Vec::new(),
@@ -104,7 +104,7 @@ impl VectorEncoder {
         if let Some(forecast) = &mut self.forecast
             && restore(forecast, run, rank, step).is_err()
         {
-            *forecast = Forecast::new(&run.manifest, &self.chunks, Isa::detect());
+            *forecast = Forecast::new(&run.manifest, &self.chunks, self.isa);
         }
     }
 

@@ -9,9 +9,8 @@ use super::plan::plan_windows;
 use super::trajectory::{Source, Trajectory};
 use super::window::Window;
 use crate::codec::Decoder;
-use crate::error::{Result, Tried};
+use crate::error::Result;
 use crate::float_environment::Exact;
-use crate::isa::Isa;
 
 /// Goes through the iterates of `steps` (ascending) in windows of shards. `each` is given the place of a chunk
 /// in `chunks` (their numbers, ascending), the steps of a window, and what decodes its iterates there; windows
@@ -38,10 +37,7 @@ pub fn through(
             let held = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let (mut decoder, mut trajectory) = match held {
                 Some(held) => held,
-                None => {
-                    let decoder = Decoder::new(Isa::detect()).tried("start the decoder for", &run.path)?;
-                    (decoder, Trajectory::new(1))
-                }
+                None => (run.decoder()?, Trajectory::new(1)),
             };
             window.prefetch_chunk(run, number, |_| false);
             let mut file = Vec::new();

@@ -29,6 +29,7 @@ use super::vector_encoder::VectorEncoder;
 use crate::error::{Error, Result, Tried};
 use crate::float_environment::Exact;
 use crate::hash::{Xxh3, xxh3_64};
+use crate::isa::Isa;
 
 /// When a shard is published.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +45,8 @@ pub struct WriterOptions {
     /// Whether iterates are predicted from those before. That takes 12 to 20 bytes of memory a
     /// parameter, and halves what is stored.
     pub predict: bool,
+    /// Instruction set that they are encoded with.
+    pub isa: Isa,
 }
 
 impl Default for WriterOptions {
@@ -54,6 +57,7 @@ impl Default for WriterOptions {
             shard_age: Duration::from_secs(30),
             profile: Profile::Default,
             predict: true,
+            isa: Isa::detect(),
         }
     }
 }
@@ -219,8 +223,9 @@ impl Writer {
             table: table_bytes(&manifest),
         });
         wipe_tmp(&identity)?;
-        let vectors = VectorEncoder::new(&manifest, &table, rank, options.profile, options.predict)
-            .tried("start the encoder for", run)?;
+        let vectors =
+            VectorEncoder::new(&manifest, &table, rank, (options.profile, options.predict), options.isa)
+                .tried("start the encoder for", run)?;
         let mut slice_bytes = vec![0; manifest.tensors.len()];
         for chunk in table.of_rank(rank).iter().map(|&c| table.chunks()[c]) {
             slice_bytes[chunk.tensor] += chunk.len * manifest.tensors[chunk.tensor].dtype.size();
@@ -259,6 +264,11 @@ impl Writer {
     /// The step that is written next.
     pub fn next_step(&self) -> u64 {
         self.next_step
+    }
+
+    /// Path of the run.
+    pub fn path(&self) -> &Path {
+        &self.identity.run
     }
 
     /// Bytes that this rank's slices of each tensor have, in the manifest's order.
@@ -504,7 +514,7 @@ impl Drop for Writer {
     }
 }
 
-fn write_error(run: &Path, what: String) -> Error {
+pub(super) fn write_error(run: &Path, what: String) -> Error {
     Error::Write { path: run.to_owned(), what }
 }
 

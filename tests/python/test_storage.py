@@ -148,3 +148,28 @@ def test_subnormal_numbers_survive_a_training_that_flushes_them(tmp_path):
         torch.set_flush_denormal(False)
     run = lpa.open(tmp_path / "run")
     assert [run.iterate(t)["w"].tobytes() for t in range(10)] == seen
+
+
+@pytest.mark.parametrize("gradients", ["exact", "bf16", "int8"])
+@pytest.mark.parametrize("iterates", ["exact", "int8"])
+def test_whoever_flushes_subnormal_numbers_reads_the_same(tmp_path, gradients, iterates):
+    rng = np.random.default_rng(0)
+    x = {"w": np.zeros(3000, np.float32)}
+    vectors = [(rng.standard_normal(3000) * 2.0**-136).astype(np.float32) for _ in range(12)]
+    with lpa.Writer(tmp_path / "run", x, gradients=gradients, iterates=iterates) as writer:
+        for v in vectors[1:]:
+            writer.step({"w": v}, {"grad": {"w": v}})
+        writer.finish({"w": vectors[0]})
+
+    def read():
+        run = lpa.open(tmp_path / "run")
+        return [[run.stream(name, t)["w"].tobytes() for t in range(11)] for name in ("iterate", "grad")] \
+            + [run.iterate_widths(t, 0).tobytes() for t in range(11)]
+
+    expected = read()
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot flush subnormal numbers")
+    try:
+        assert read() == expected
+    finally:
+        torch.set_flush_denormal(False)

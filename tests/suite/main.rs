@@ -15,6 +15,7 @@ mod cuda;
 mod determinism;
 mod format_compat;
 mod kin;
+mod layers;
 mod lossy;
 mod maintenance;
 mod pack;
