@@ -13,8 +13,8 @@ use lpa::isa::Isa;
 use lpa::reduce::Direction;
 use lpa::reduce::cpu::{Vectors, reference_sums, step_sums, three_reference_sums};
 use lpa::reduce::spread::{Off, Sizes, Widths};
-use lpa::run::trajectory::{Source, Trajectory};
-use lpa::run::window::Window;
+use lpa::run::read::trajectory::{Source, Trajectory};
+use lpa::run::read::window::Window;
 use lpa::run::{Access, Run};
 
 const N: usize = 65_536;

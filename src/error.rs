@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::reduce::cuda::CudaError;
-use crate::run::shard::ShardName;
+use crate::cuda::CudaError;
+use crate::run::read::shard::ShardName;
 
 /// Shorthand for results of this library.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -8,10 +8,10 @@ use std::path::Path;
 use crate::codec::Predictor;
 use crate::dtype::DType;
 use crate::error::{Error, Result, Tried};
-use crate::reduce::order::CHUNK;
-use crate::run::container::{DATA_ALIGN, Header};
-use crate::run::manifest::{MOMENTS, Precision, Storage};
-use crate::run::writer::{Profile, WriterOptions};
+use crate::order::CHUNK;
+use crate::run::format::container::{DATA_ALIGN, Header};
+use crate::run::format::manifest::{MOMENTS, Precision, Storage};
+use crate::run::write::writer::{Profile, WriterOptions};
 use crate::run::{KEYFRAME_STEPS, PAYLOAD_ALIGN, RECORD, Record, Run};
 
 /// Scalars that a recorder notes of a step: its own, and the hyperparameters of one group.

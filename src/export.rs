@@ -5,10 +5,10 @@ use std::io::Write;
 use std::path::Path;
 
 use crate::error::{Error, Result, Tried};
-use crate::run::container::{Entry, Header, build_header};
-use crate::run::manifest::TensorInfo;
-use crate::run::reference_file::LOSSY;
-use crate::run::vector::Vector;
+use crate::run::format::container::{Entry, Header, build_header};
+use crate::run::format::manifest::TensorInfo;
+use crate::run::read::vector::Vector;
+use crate::run::write::reference_file::LOSSY;
 use crate::run::{Draft, Run};
 
 /// What was exported.

@@ -9,6 +9,8 @@ compile_error!("lpa runs on 64-bit Linux on x86-64 (tested) or aarch64 (written,
 pub mod analyze;
 pub mod cli;
 pub mod codec;
+pub mod cuda;
+pub mod doctor;
 pub mod dtype;
 pub mod error;
 pub mod estimate;
@@ -19,6 +21,7 @@ pub mod hash;
 pub mod isa;
 pub mod metrics;
 pub mod optimizer;
+pub mod order;
 pub mod pack;
 pub mod recover;
 pub mod reduce;

@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::reference::final_fault;
-use crate::run::hold::Held;
-use crate::run::journal::{self, Attempt, Journal, State};
-use crate::run::leftover::{Leftover, leftovers, remove};
-use crate::run::shard::ShardFile;
+use crate::run::format::journal;
+use crate::run::format::journal::{Attempt, Journal, State};
+use crate::run::read::shard::ShardFile;
+use crate::run::upkeep::hold::Held;
+use crate::run::upkeep::leftover::{Leftover, leftovers, remove};
 use crate::run::{Access, Run, check_movable, rebuild_final, set_aside};
 
 /// How one rank's recording stands.

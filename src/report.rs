@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::reference::Reference;
 use crate::row::Row;
 use crate::run::Run;
-use crate::run::manifest::Manifest;
+use crate::run::format::manifest::Manifest;
 use crate::summary::{Subject, Summary, thousands};
 
 /// Key of a table's metadata that holds the text.

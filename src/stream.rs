@@ -4,8 +4,8 @@ use crate::error::{Error, Result};
 use crate::optimizer::Hyperparameters;
 use crate::reduce::Direction;
 use crate::run::Run;
-use crate::run::catalog::Catalog;
-use crate::run::manifest::GRAD;
+use crate::run::format::manifest::GRAD;
+use crate::run::read::catalog::Catalog;
 use crate::sums::MAX_DIRECTIONS;
 
 /// The gradient with its weight decay: `fma(weight_decay, x, g)`.

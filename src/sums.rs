@@ -3,7 +3,7 @@
 //! The sums of several directions and references lie side by side in one row of numbers, whose
 //! [`Layout`] says where. Rows are folded as a whole.
 
-use crate::reduce::order::Neumaier;
+use crate::order::Neumaier;
 use crate::reduce::spread::Spread;
 
 /// Most directions of one analysis.

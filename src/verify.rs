@@ -5,8 +5,8 @@ use rayon::prelude::*;
 use crate::codec::{Codec, Coding, DecodeError, Decoder};
 use crate::error::{Error, Result};
 use crate::reference::check_final;
-use crate::run::shard::Shard;
-use crate::run::window::{damaged_vector, read_payload};
+use crate::run::read::shard::Shard;
+use crate::run::read::window::{damaged_vector, read_payload};
 use crate::run::{Access, Run, Segment};
 
 /// What was looked at, and what was found.

@@ -39,7 +39,7 @@ fn _lpa(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<meter::Meter>()?;
     m.add_class::<queue::Queue>()?;
     m.add_class::<run::Run>()?;
-    m.add("CHUNK", lpa::reduce::order::CHUNK)?;
+    m.add("CHUNK", lpa::order::CHUNK)?;
     m.add_function(wrap_pyfunction!(queue::packing, m)?)?;
     m.add_function(wrap_pyfunction!(run::verify, m)?)?;
     m.add_function(wrap_pyfunction!(run::checkpoints, m)?)?;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use lpa::analyze::online::{Meter as RunMeter, Question};
 use lpa::reference::Spec;
-use lpa::run::background::Recorder;
+use lpa::run::write::background::Recorder;
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use lpa::hash::Xxh3;
-use lpa::run::journal::Journal;
-use lpa::run::manifest::ITERATE;
-use lpa::run::trajectory::Trajectory;
-use lpa::run::vector::Vector;
-use lpa::run::window::Window;
+use lpa::run::format::journal::Journal;
+use lpa::run::format::manifest::ITERATE;
+use lpa::run::read::trajectory::Trajectory;
+use lpa::run::read::vector::Vector;
+use lpa::run::read::window::Window;
 use lpa::run::{Access, Run as OpenRun};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;

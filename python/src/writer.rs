@@ -5,8 +5,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use lpa::isa::Isa;
-use lpa::run::manifest::{Manifest, Optimizer, Slice, Storage as Precisions, StreamInfo, TensorInfo};
-use lpa::run::writer::{Step, Writer as RunWriter, WriterOptions};
+use lpa::run::format::manifest::{Manifest, Optimizer, Slice, Storage as Precisions, StreamInfo, TensorInfo};
+use lpa::run::write::writer::{Step, Writer as RunWriter, WriterOptions};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;

@@ -5,7 +5,7 @@
 
 use crate::reference::{Origin, Reference};
 use crate::run::Run;
-use crate::run::manifest::GRAD;
+use crate::run::format::manifest::GRAD;
 use crate::sums::{Flags, Layout};
 
 /// Names, and steps of each, that a note shows.

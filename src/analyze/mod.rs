@@ -5,45 +5,28 @@
 //! reference depends on the steps after it. Memory holds the sums of one window, the scalars of all
 //! steps and, per thread, the vectors of one chunk.
 
-mod book;
-mod cell;
-mod check;
 mod derive;
 mod facts;
-mod gpu;
-mod influence;
-mod lag;
-mod lossy;
 mod measure;
 mod mover;
 pub mod online;
-mod past;
-mod path;
 mod record;
-mod responses;
-mod sample;
-mod seconds;
 mod shadow;
 mod skipped;
 mod spool;
-mod told;
-mod unit;
 mod unusable;
-mod vector_file;
-mod walk;
-mod windows;
 
-pub use self::facts::Facts;
-use self::influence::Influence;
-use self::lag::Lag;
-pub use self::measure::Measured;
-use self::mover::Movers;
-use self::record::Shape;
-use self::sample::Sample;
-pub use self::shadow::Shadow;
-pub use self::skipped::Skipped;
-pub use self::unusable::unusable;
-use self::walk::{Enters, Walk, entering};
+use crate::analyze::derive::lag::Lag;
+use crate::analyze::derive::walk::{Enters, Walk, entering};
+pub use crate::analyze::facts::Facts;
+pub use crate::analyze::measure::Measured;
+use crate::analyze::measure::influence::Influence;
+use crate::analyze::measure::sample::Sample;
+use crate::analyze::mover::Movers;
+use crate::analyze::record::Shape;
+pub use crate::analyze::shadow::Shadow;
+pub use crate::analyze::skipped::Skipped;
+pub use crate::analyze::unusable::unusable;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::group::Group;
@@ -51,14 +34,15 @@ use crate::isa::Isa;
 use crate::metrics::interval::Confidence;
 use crate::metrics::skewness::Skewness;
 use crate::optimizer::{Hyperparameters, Law, Moment};
-use crate::reduce::order::ORDER_VERSION;
+use crate::order::ORDER_VERSION;
 use crate::reference::weights::Weights;
 use crate::reference::{Kin, Reference};
 use crate::row::{Row, SCHEMA_VERSION};
 use crate::run::Run;
-use crate::run::catalog::Catalog;
-use crate::run::manifest::{FORMAT_VERSION, GRAD};
-use crate::stream::{self, Stream};
+use crate::run::format::manifest::{FORMAT_VERSION, GRAD};
+use crate::run::read::catalog::Catalog;
+use crate::stream;
+use crate::stream::Stream;
 use crate::summary::Topic;
 use crate::sums::Layout;
 
@@ -389,7 +373,7 @@ fn shadowed(run: &Run, references: &[Reference], options: &Options) -> Vec<Vec<E
 fn law(run: &Run, catalog: &Catalog, hyper: &Hyperparameters<'_>, options: &Options) -> Result<Law> {
     let law = hyper.law();
     let unknown = match law {
-        Law::Linear => check::departure(run, catalog, hyper)?.map(|step| {
+        Law::Linear => measure::check::departure(run, catalog, hyper)?.map(|step| {
             format!(
                 "step {step} is not what the optimizer in the manifest makes of the gradients; are its lr, \
                  momentum, dampening, nesterov and weight_decay all there?"

@@ -3,11 +3,11 @@
 //! PyTorch does nothing to a parameter without a gradient, its buffers included. So what a reference holds of a
 //! gradient is a recursion over the steps at which its tensor has one.
 
-use crate::metrics::response::Update;
+use crate::optimizer::linear::Update;
 use crate::optimizer::{Elementwise, Hyperparameters};
-use crate::run::absence::Absence;
-use crate::run::catalog::Catalog;
-use crate::run::manifest::Manifest;
+use crate::run::format::manifest::Manifest;
+use crate::run::read::absence::Absence;
+use crate::run::read::catalog::Catalog;
 
 /// Most sets of tensors that are told apart: each has a recursion of its own.
 const MOST: usize = 64;

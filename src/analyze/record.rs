@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 
 use crate::group::Group;
-use crate::reduce::order::Neumaier;
+use crate::order::Neumaier;
 use crate::reduce::spread::Spread;
 use crate::reference::Reference;
 use crate::run::Run;
-use crate::run::manifest::TensorInfo;
+use crate::run::format::manifest::TensorInfo;
 use crate::sums::{Cells, Flags, Fold, Layout};
 
 /// The tensors of a group that move together.
 pub(super) struct Part {
-    /// By which number: [`super::mover::Movers`].
+    /// By which number: [`crate::analyze::mover::Movers`].
     pub(super) mover: usize,
     /// Indices in the tensor table.
     pub(super) tensors: Vec<usize>,

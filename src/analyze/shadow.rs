@@ -7,16 +7,18 @@
 
 use std::path::Path;
 
-use super::derive::Place;
-use super::record::Record;
-use super::spool::Spool;
-use super::{Analysis, Measured, Observer, Options, Pass};
+use crate::analyze::derive::Place;
+use crate::analyze::record::Record;
+use crate::analyze::spool::Spool;
+use crate::analyze::{Analysis, Measured, Observer, Options, Pass};
 use crate::error::{Error, Result};
-use crate::reference::{self, Cache};
-use crate::run::catalog::Catalog;
-use crate::run::manifest::{GRAD, MANIFEST, TensorInfo};
+use crate::reference;
+use crate::reference::Cache;
+use crate::run::format::manifest::{GRAD, MANIFEST, TensorInfo};
+use crate::run::read::catalog::Catalog;
 use crate::run::{Access, Run};
-use crate::stream::{self, Form, Stream};
+use crate::stream;
+use crate::stream::{Form, Stream};
 
 /// The directory in a run that holds its shadows.
 const DIRECTORY: &str = "shadows";

@@ -5,8 +5,8 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::error::Result;
 use crate::run::Run;
-use crate::run::catalog::Catalog;
-use crate::run::walk::{through, undamaged, unless_damaged};
+use crate::run::read::catalog::Catalog;
+use crate::run::read::walk::{through, undamaged, unless_damaged};
 
 /// The tensors, ascending, that never have a gradient, hold an infinity or a NaN, and are the same in all recorded
 /// iterates. `x - r` is not a number there, and would be none in every group that has one of them.

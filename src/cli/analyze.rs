@@ -3,17 +3,18 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::backend::Work;
-use super::kept::check_keeps;
-use super::output::{Output, Place, Question, check_writable};
-use super::progress::Progress;
-use super::{RunArguments, Usage, backend, bytes, rate, say};
 use crate::analyze::{Analysis, Options, Pass, Shadow, Skipped, unusable};
+use crate::cli::backend::Work;
+use crate::cli::kept::check_keeps;
+use crate::cli::output::{Output, Place, Question, check_writable};
+use crate::cli::progress::Progress;
+use crate::cli::{RunArguments, Usage, backend, bytes, rate, say};
 use crate::group;
-use crate::reference::{self, Cache, Spec};
+use crate::reference;
+use crate::reference::{Cache, Spec};
 use crate::report::{SUMMARY, report};
-use crate::run::catalog::Catalog;
-use crate::run::manifest::GRAD;
+use crate::run::format::manifest::GRAD;
+use crate::run::read::catalog::Catalog;
 use crate::run::{Run, parent};
 use crate::stream;
 use crate::summary::{significant, thousands};

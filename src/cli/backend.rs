@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use crate::analyze::Measured;
+use crate::cuda::{CudaError, Device, has_driver};
 use crate::error::{Error, Result};
-use crate::reduce::cuda::{CudaError, Device, has_driver};
 
-use super::Usage;
+use crate::cli::Usage;
 
 /// Partners of a direction from which on a GPU pays, for each processor: copying a vector to it takes as
 /// long as a processor takes for about one reference (`docs/performance.md`).

@@ -3,10 +3,11 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use super::say;
+use crate::cli::say;
+use crate::cuda::{Device, bench, device_count, driver_version};
+use crate::doctor::conformance::Check;
+use crate::doctor::{self, conformance};
 use crate::isa::Isa;
-use crate::reduce::conformance::{self, Check};
-use crate::reduce::cuda::{Device, bench, check, device_count, driver_version};
 use crate::summary::{significant, thousands};
 
 #[derive(clap::Args)]
@@ -71,7 +72,7 @@ fn report(ordinal: usize, isa: Isa, a: &Arguments) -> anyhow::Result<String> {
         gib(free),
         gib(total)
     );
-    let found = check(&device, isa, a.thorough)?;
+    let found = doctor::device::check(&device, isa, a.thorough)?;
     if let Some(different) = found.different {
         anyhow::bail!("its sums are not the CPU's: {different}");
     }

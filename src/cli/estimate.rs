@@ -3,10 +3,10 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use super::{Usage, bytes, rate, say};
+use crate::cli::{Usage, bytes, rate, say};
 use crate::estimate::{Estimate, How, Optimizer, Sample, from_run, from_tensors, tensors_of};
-use crate::run::manifest::{Precision, Storage};
-use crate::run::writer::Profile;
+use crate::run::format::manifest::{Precision, Storage};
+use crate::run::write::writer::Profile;
 use crate::run::{Access, Run};
 use crate::summary::{significant, thousands};
 

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::{RunArguments, bytes, say};
+use crate::cli::{RunArguments, bytes, say};
 use crate::export;
 use crate::run::Run;
-use crate::run::manifest::ITERATE;
+use crate::run::format::manifest::ITERATE;
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {

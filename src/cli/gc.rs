@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::{RunArguments, bytes, say};
-use crate::run::gc::{Garbage, find_garbage, remove_garbage};
+use crate::cli::{RunArguments, bytes, say};
+use crate::run::upkeep::gc::{Garbage, find_garbage, remove_garbage};
 use crate::summary::thousands;
 
 #[derive(clap::Args)]

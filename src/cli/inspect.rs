@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use super::{RunArguments, bytes, say};
+use crate::cli::{RunArguments, bytes, say};
 use crate::codec::Codec;
 use crate::error::Result;
 use crate::report::types;
 use crate::run::Run;
-use crate::run::journal::State;
+use crate::run::format::journal::State;
 use crate::summary::{significant, thousands};
 
 #[derive(clap::Args)]
@@ -113,7 +113,7 @@ fn write_head(run: &Run, survey: &Survey, out: &mut String) {
         line("ranks", m.world.to_string());
     }
     if run.attempts().len() > 1 {
-        let describe = |a: &crate::run::journal::Attempt| {
+        let describe = |a: &crate::run::format::journal::Attempt| {
             let state = match a.state {
                 State::Open => "open",
                 State::Stopped(_) => "stopped",

@@ -4,13 +4,13 @@ use std::ffi::OsStr;
 use std::io::{BufWriter, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use super::analyze::Format;
 use crate::analyze::Sink;
+use crate::cli::analyze::Format;
 use crate::error::{Error, Result};
 use crate::group::ALL;
 use crate::hash::xxh3_64;
 use crate::row::Row;
-use crate::run::manifest::GRAD;
+use crate::run::format::manifest::GRAD;
 use crate::run::{Run, parent};
 use crate::table::{Table, metadata};
 use crate::text::{Csv, JsonLines};

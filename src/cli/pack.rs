@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use super::progress::Progress;
-use super::{RunArguments, bytes, say};
 use crate::analyze::Observer as _;
+use crate::cli::progress::Progress;
+use crate::cli::{RunArguments, bytes, say};
 use crate::pack::{Options, Pack};
-use crate::run::manifest::{Precision, Storage};
-use crate::run::writer::Profile;
+use crate::run::format::manifest::{Precision, Storage};
+use crate::run::write::writer::Profile;
 use crate::summary::{significant, thousands};
 
 #[derive(clap::Args)]

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::rate;
 use crate::analyze::Observer;
+use crate::cli::rate;
 use crate::summary::significant;
 
 /// Shows steps a second, bytes a second and the time left.

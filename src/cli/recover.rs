@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::{RunArguments, bytes, say};
+use crate::cli::{RunArguments, bytes, say};
 use crate::recover::{Done, RankState, Recovered, recover};
-use crate::run::journal::{Attempt, State};
+use crate::run::format::journal::{Attempt, State};
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Usage, say};
+use crate::cli::{Usage, say};
 use crate::simulate::optimizer::Settings;
 use crate::simulate::problem::{Alm, Problem, Quadratic, RandomWalk, Sm};
 use crate::simulate::{Schedule, simulate};

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{RunArguments, say};
+use crate::cli::{RunArguments, say};
 use crate::run::Run;
 use crate::summary::thousands;
 use crate::verify::verify;

@@ -1,16 +1,16 @@
 //! Payload to elements.
 
-use super::encode::ZEROS;
-use super::packed::Packed;
-use super::planes::{bitmap_len, kept_elements, merge16, merge32};
-use super::predict::{Past, Prediction, predict};
-use super::quantized::{BLOCK, NO_LEVEL, TOO_LARGE, blocks, dequantize, level_count, step_value};
-use super::residual::Residual;
-use super::{Codec, Coding, DecodeError};
+use crate::codec::encode::ZEROS;
+use crate::codec::packed::Packed;
+use crate::codec::planes::{bitmap_len, kept_elements, merge16, merge32};
+use crate::codec::predict::{Past, Prediction, predict};
+use crate::codec::quantized::{BLOCK, NO_LEVEL, TOO_LARGE, blocks, dequantize, level_count, step_value};
+use crate::codec::residual::Residual;
+use crate::codec::{Codec, Coding, DecodeError};
 use crate::dtype::{DType, values, widen};
 use crate::float_environment::Exact;
 use crate::isa::Isa;
-use crate::reduce::order::CHUNK;
+use crate::order::CHUNK;
 
 /// Decodes chunks; reuses its buffers from one to the next.
 pub struct Decoder {

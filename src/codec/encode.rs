@@ -2,15 +2,15 @@
 
 use zstd::zstd_safe::{CParameter, ParamSwitch};
 
-use super::packed::pack;
-use super::planes::{bitmap_len, is_kept, kept_elements, split16, split32};
-use super::predict::Prediction;
-use super::quantized::{halve, quantize, steps};
-use super::residual;
-use super::{Codec, Coding, Exponents, Noise, Predictor, ZERO_BLOCK};
+use crate::codec::packed::pack;
+use crate::codec::planes::{bitmap_len, is_kept, kept_elements, split16, split32};
+use crate::codec::predict::Prediction;
+use crate::codec::quantized::{halve, quantize, steps};
+use crate::codec::residual;
+use crate::codec::{Codec, Coding, Exponents, Noise, Predictor, ZERO_BLOCK};
 use crate::dtype::{DType, push_bytes};
 use crate::isa::Isa;
-use crate::reduce::order::CHUNK;
+use crate::order::CHUNK;
 
 /// Exponents have no order to find matches in, so the level that hardly looks for any is the
 /// fastest and loses nothing: Huffman-coded literals are all the gain there is.

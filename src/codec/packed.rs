@@ -4,7 +4,7 @@
 //! distance below the base, in that many bits; bytes that are further away are patched in afterwards.
 //! Bits lie in lanes, so that one instruction (or one warp) unpacks a whole row.
 
-use super::DecodeError;
+use crate::codec::DecodeError;
 use crate::isa::multi_isa;
 
 /// Bytes that share a base and a width.

@@ -3,7 +3,7 @@
 //! A binary32 is cut into its exponent byte, a byte of sign and upper mantissa, and the lower 16
 //! bits. A bfloat16 is cut alike, without the lower bits. A binary16 is cut into its two bytes.
 
-use super::ZERO_BLOCK;
+use crate::codec::ZERO_BLOCK;
 use crate::isa::multi_isa;
 
 /// Bytes of a zero-block bitmap for `n` elements.

@@ -3,9 +3,9 @@
 //! Values are numbered in their order, so that neighbours differ by 1 whatever their exponent; the
 //! numbering is a bijection of all bit patterns, so that NaN payloads and -0.0 come back too.
 
-use super::DecodeError;
-use super::packed::{Packed, pack};
-use super::predict::{MAX_COEFFICIENTS, Prediction, Predictor};
+use crate::codec::DecodeError;
+use crate::codec::packed::{Packed, pack};
+use crate::codec::predict::{MAX_COEFFICIENTS, Prediction, Predictor};
 use crate::dtype::{DType, narrow, widen_one};
 use crate::isa::{Isa, multi_isa};
 

@@ -3,8 +3,8 @@
 //! A path of random, mutually orthogonal steps has a positive cosine with its own end. Here that
 //! part is computed and taken off; `docs/metrics.md` has the derivations.
 
-use super::interval::{Interval, OUTWARD};
-use super::ratio;
+use crate::metrics::interval::{Interval, OUTWARD};
+use crate::metrics::ratio;
 use crate::sums::Sums;
 
 /// The larger of two numbers; a NaN where there is one.

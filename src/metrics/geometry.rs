@@ -1,6 +1,6 @@
 //! RSI, EB, cosine and loLR of one step ("No Wrong Turns", arXiv 2306.11922, section 3).
 
-use super::ratio;
+use crate::metrics::ratio;
 use crate::sums::Sums;
 
 /// Where the reference lies as seen from x_t, and how the direction g_t points there.

@@ -3,8 +3,8 @@
 //! All metrics grow or fall in each of the sums that they are made of, so their bounds are found at the
 //! corners of the box that the sums lie in. `docs/numerics.md` (Lossy runs) has the derivation.
 
-use super::bias::Entry;
-use super::geometry::angle;
+use crate::metrics::bias::Entry;
+use crate::metrics::geometry::angle;
 use crate::reduce::spread::Spread;
 use crate::sums::{Spreads, Sums};
 

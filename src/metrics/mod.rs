@@ -3,7 +3,6 @@
 pub mod bias;
 pub mod geometry;
 pub mod interval;
-pub mod response;
 pub mod skewness;
 pub mod step;
 pub mod trust;

@@ -5,7 +5,7 @@
 //! without its multiple of u is known: `||s - alpha u||^2 = beta^2 ||v||^2`. All of it comes from sums that are
 //! there anyway, over all elements. `docs/metrics.md` (Whose path it is) says how well it sees.
 
-use super::response::Update;
+use crate::optimizer::linear::Update;
 
 /// Largest part of a step that it may miss, as a length.
 pub const PART: f64 = 0.01;
@@ -155,7 +155,7 @@ pub fn shortness(update: &Update, s: &StepSums) -> [f64; 2] {
 #[allow(clippy::cast_possible_truncation)]
 mod tests {
     use super::*;
-    use crate::metrics::response::Sgd;
+    use crate::optimizer::linear::Sgd;
 
     /// A generator of normal values, for paths that are not lpa's.
     struct Noise(u64);

@@ -3,7 +3,7 @@
 //! Memory: 16 bytes for each vector and each step.
 
 use crate::hash::Xxh3;
-use crate::run::steps::StepBytes;
+use crate::run::read::step_reader::StepBytes;
 
 /// Stands for the scalars of a step, after its vectors. No stream that is copied has this number.
 pub(super) const SCALARS: u16 = u16::MAX;

@@ -8,10 +8,10 @@ use crate::float_environment::Exact;
 use crate::reduce::Direction;
 use crate::reduce::cpu::{Vectors, direction_sums};
 use crate::run::Run;
-use crate::run::chunk::Chunk;
-use crate::run::plan::plan_windows;
-use crate::run::trajectory::{Source, Trajectory};
-use crate::run::window::Window;
+use crate::run::format::chunk::Chunk;
+use crate::run::read::plan::plan_windows;
+use crate::run::read::trajectory::{Source, Trajectory};
+use crate::run::read::window::Window;
 
 /// One of two runs at a chunk.
 struct Side<'a> {
@@ -100,11 +100,11 @@ pub(super) fn beyond_bounds(old: &Run, new: &Run, progress: &dyn Fn(u64)) -> Res
 mod tests {
     use std::path::{Path, PathBuf};
 
-    use super::beyond_bounds;
+    use crate::pack::lossy::beyond_bounds;
     use crate::pack::{Options, Pack};
-    use crate::run::manifest::{Manifest, Precision, Storage};
-    use crate::run::vector::Vector;
-    use crate::run::writer::{Profile, Step, Writer, WriterOptions};
+    use crate::run::format::manifest::{Manifest, Precision, Storage};
+    use crate::run::read::vector::Vector;
+    use crate::run::write::writer::{Profile, Step, Writer, WriterOptions};
     use crate::run::{Access, Run};
 
     fn parts(vector: &[Vec<u8>]) -> Vec<Option<&[u8]>> {

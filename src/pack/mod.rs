@@ -13,16 +13,16 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use self::digest::{Digest, SCALARS};
-use self::lossy::beyond_bounds;
-use self::others::Others;
 use crate::error::{Error, Result, Tried};
-use crate::run::hold::Held;
-use crate::run::journal::{Event, Journal, State};
-use crate::run::manifest::{Manifest, Storage};
-use crate::run::replace::{Replacement, remove_leftovers, whole_path};
-use crate::run::steps::{StepBytes, StepReader, VectorBytes};
-use crate::run::writer::{Profile, Step, Writer, WriterOptions};
+use crate::pack::digest::{Digest, SCALARS};
+use crate::pack::lossy::beyond_bounds;
+use crate::pack::others::Others;
+use crate::run::format::journal::{Event, Journal, State};
+use crate::run::format::manifest::{Manifest, Storage};
+use crate::run::read::step_reader::{StepBytes, StepReader, VectorBytes};
+use crate::run::upkeep::hold::Held;
+use crate::run::upkeep::replace::{Replacement, remove_leftovers, whole_path};
+use crate::run::write::writer::{Profile, Step, Writer, WriterOptions};
 use crate::run::{Access, FINAL, Run, parent};
 
 /// How the new run is stored, and where.

@@ -3,12 +3,12 @@
 //! The body walks a block several times, a tile of lanes at a time, so that all accumulators of the
 //! tile stay in registers. Lanes are independent, so the width of the tile changes no bit.
 
-use super::order::{BLOCK, LANES, fold_lanes};
-use super::vector::{Array, Number, Several, Vector};
-#[cfg(target_arch = "x86_64")]
-use super::vector::{Avx2, Avx512};
-use super::{Direction, DirectionSums, IterateSums, ReferenceSums};
 use crate::isa::{Isa, Kind, multi_isa};
+use crate::order::{BLOCK, LANES, fold_lanes};
+use crate::reduce::simd::{Array, Number, Several, Vector};
+#[cfg(target_arch = "x86_64")]
+use crate::reduce::simd::{Avx2, Avx512};
+use crate::reduce::{Direction, DirectionSums, IterateSums, ReferenceSums};
 
 /// Rows of [`LANES`] elements that the tiles pass over before going on.
 const CACHED_ROWS: usize = 32;

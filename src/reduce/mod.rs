@@ -4,13 +4,10 @@
 //! `docs/numerics.md`: every term is formed in f64 from exactly widened elements and added with one
 //! fused multiply-add.
 
-pub mod conformance;
 pub mod cpu;
-pub mod cuda;
-pub mod order;
 pub mod response;
+mod simd;
 pub mod spread;
-mod vector;
 
 /// How the elements of a direction s come from those of the stored vectors.
 #[derive(Clone, Copy, Debug, PartialEq)]

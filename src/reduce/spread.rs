@@ -4,12 +4,12 @@
 //! here bounds the errors of the sums (`docs/numerics.md`, Lossy runs); how likely a bound holds is not
 //! known here.
 
-use super::Direction;
-use super::cpu::{Terms, Vectors, chunk, scalar};
-use super::vector::{Array, Number};
-#[cfg(target_arch = "x86_64")]
-use super::vector::{Avx2, Avx512};
 use crate::isa::{Isa, Kind, multi_isa};
+use crate::reduce::Direction;
+use crate::reduce::cpu::{Terms, Vectors, chunk, scalar};
+use crate::reduce::simd::{Array, Number};
+#[cfg(target_arch = "x86_64")]
+use crate::reduce::simd::{Avx2, Avx512};
 
 /// What bounds the error of one sum.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -9,12 +9,12 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use super::weights::Weights;
 use crate::error::{Result, Tried};
 use crate::float_environment::Exact;
-use crate::run::reference_file::{LOSSY, Of, ReferenceFile};
-use crate::run::trajectory::{Source, Trajectory};
-use crate::run::walk::through;
+use crate::reference::weights::Weights;
+use crate::run::read::trajectory::{Source, Trajectory};
+use crate::run::read::walk::through;
+use crate::run::write::reference_file::{LOSSY, Of, ReferenceFile};
 use crate::run::{Draft, Run};
 
 /// A file to make.

@@ -2,20 +2,21 @@
 
 use std::path::Path;
 
-use super::locate::locate;
-use super::names::{instead, listed};
-use super::own::{self, resolve};
-use super::recognise::{Iterate, Recognised, recognise};
-use super::spec::Own;
-use super::values::{Files, Names};
-use super::weights::Weights;
-use super::{Cache, Kin, Likeness, Named, Origin, Reference, likeness};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::run::catalog::Catalog;
-use crate::run::container::Header;
-use crate::run::manifest::ITERATE;
-use crate::run::reference_file::{LOSSY, REFERENCE_FORMAT};
+use crate::reference::locate::locate;
+use crate::reference::names::{instead, listed};
+use crate::reference::own;
+use crate::reference::own::resolve;
+use crate::reference::recognise::{Iterate, Recognised, recognise};
+use crate::reference::spec::Own;
+use crate::reference::values::{Files, Names};
+use crate::reference::weights::Weights;
+use crate::reference::{Cache, Kin, Likeness, Named, Origin, Reference, likeness};
+use crate::run::format::container::Header;
+use crate::run::format::manifest::ITERATE;
+use crate::run::read::catalog::Catalog;
+use crate::run::write::reference_file::{LOSSY, REFERENCE_FORMAT};
 use crate::run::{Access, Run};
 
 /// Opens a file or a directory of files.

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::names::listed;
 use crate::error::{Error, Result, Tried};
+use crate::reference::names::listed;
 
 /// Names of files that say nothing of what is in them: every checkpoint has one.
 const SINGLE: &str = "model.safetensors";

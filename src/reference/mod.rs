@@ -19,21 +19,21 @@ pub mod weights;
 
 use std::path::{Path, PathBuf};
 
-pub(crate) use self::kin::Distances;
-pub use self::kin::Kin;
-pub use self::own::Cache;
-pub use self::own::final_fault;
-use self::own::{open_final, resolve};
-use self::spec::{Found, find};
-pub use self::spec::{Own, Spec};
-use self::values::Values;
-use self::weights::Weights;
 use crate::dtype::{DType, round};
 use crate::error::{Error, Result};
-use crate::run::catalog::Catalog;
-use crate::run::chunk::Chunk;
-use crate::run::trajectory::{Source, Trajectory};
-use crate::run::window::Window;
+pub(crate) use crate::reference::kin::Distances;
+pub use crate::reference::kin::Kin;
+pub use crate::reference::own::Cache;
+pub use crate::reference::own::final_fault;
+use crate::reference::own::{open_final, resolve};
+use crate::reference::spec::{Found, find};
+pub use crate::reference::spec::{Own, Spec};
+use crate::reference::values::Values;
+use crate::reference::weights::Weights;
+use crate::run::format::chunk::Chunk;
+use crate::run::read::catalog::Catalog;
+use crate::run::read::trajectory::{Source, Trajectory};
+use crate::run::read::window::Window;
 use crate::run::{Access, Run, parent};
 
 /// A reference iterate.

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::run::manifest::TensorInfo;
+use crate::run::format::manifest::TensorInfo;
 
 /// Words that wrappers put anywhere into names: `DistributedDataParallel`, `torch.compile`, activation
 /// checkpointing, FSDP, DeepSpeed and Lightning.

@@ -2,17 +2,18 @@
 
 use std::path::Path;
 
-use super::locate::Located;
-use super::own::{self, resolve, widths_path};
-use super::spec::Own;
-use super::values::{Files, Names, Values};
-use super::weights::Weights;
-use super::{Cache, Named, Origin, Reference};
 use crate::dtype::values as values_of;
 use crate::error::{Error, Result};
-use crate::run::catalog::Catalog;
-use crate::run::manifest::{ITERATE, TensorInfo};
-use crate::run::vector::Vector;
+use crate::reference::locate::Located;
+use crate::reference::own;
+use crate::reference::own::{resolve, widths_path};
+use crate::reference::spec::Own;
+use crate::reference::values::{Files, Names, Values};
+use crate::reference::weights::Weights;
+use crate::reference::{Cache, Named, Origin, Reference};
+use crate::run::format::manifest::{ITERATE, TensorInfo};
+use crate::run::read::catalog::Catalog;
+use crate::run::read::vector::Vector;
 use crate::run::{Access, Run};
 
 /// Opens a reference of another run.

@@ -6,17 +6,17 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::average::{Target, materialize};
-use super::locate::Located;
-use super::spec::Own;
-use super::values::{Files, Names, Values};
-use super::weights::Weights;
-use super::{Likeness, Origin, Reference, likeness};
 use crate::error::{Error, Result, Tried};
 use crate::hash::xxh3_64;
-use crate::run::catalog::Catalog;
-use crate::run::container::Header;
-use crate::run::reference_file::Of;
+use crate::reference::average::{Target, materialize};
+use crate::reference::locate::Located;
+use crate::reference::spec::Own;
+use crate::reference::values::{Files, Names, Values};
+use crate::reference::weights::Weights;
+use crate::reference::{Likeness, Origin, Reference, likeness};
+use crate::run::format::container::Header;
+use crate::run::read::catalog::Catalog;
+use crate::run::write::reference_file::Of;
 use crate::run::{Access, FINAL, Run, assemble_final};
 
 /// Where averages of iterates are kept between analyses.

@@ -5,14 +5,14 @@
 use std::ops::RangeInclusive;
 use std::sync::{Mutex, PoisonError};
 
-use super::kin::{Distances, Kin, PATH};
-use super::mixture::is_nearer;
-use super::values::{Survey, Values};
 use crate::dtype::{DType, round};
 use crate::error::Result;
+use crate::reference::kin::{Distances, Kin, PATH};
+use crate::reference::mixture::is_nearer;
+use crate::reference::values::{Survey, Values};
 use crate::run::Run;
-use crate::run::catalog::Catalog;
-use crate::run::walk::{through, undamaged, unless_damaged};
+use crate::run::read::catalog::Catalog;
+use crate::run::read::walk::{through, undamaged, unless_damaged};
 
 /// Chunks of the sample, and values of each.
 const PIECES: usize = 16;

@@ -6,16 +6,16 @@ use std::path::PathBuf;
 
 use safetensors::tensor::Dtype;
 
-use super::locate::Located;
-use super::names::{Matched, match_names};
 use crate::dtype::{DType, push_bytes, round, values};
 use crate::error::{Error, Result, Tried};
 use crate::hash::Xxh3;
+use crate::reference::locate::Located;
+use crate::reference::names::{Matched, match_names};
 use crate::run::Run;
-use crate::run::chunk::Chunk;
-use crate::run::container::Header;
-use crate::run::manifest::TensorInfo;
-use crate::run::source::Source;
+use crate::run::format::chunk::Chunk;
+use crate::run::format::container::Header;
+use crate::run::format::manifest::TensorInfo;
+use crate::run::read::mapped::Source;
 
 /// Where the values of each tensor lie.
 pub(super) struct Values {

@@ -3,59 +3,30 @@
 //! The truth is the directory listing: shards are found by name, and the journals say which attempt
 //! counts for which step. Nothing here decodes a vector.
 
-pub mod absence;
-pub mod background;
-mod bad;
-pub mod catalog;
-pub mod chunk;
-pub mod container;
-mod finish;
-mod forecast;
-pub mod gc;
-pub mod hold;
-mod inside;
-pub mod journal;
-pub mod leftover;
-pub mod manifest;
-pub mod plan;
-mod process;
-mod publish;
-mod record;
-pub mod reference_file;
-pub(crate) mod replace;
-mod resume;
-mod rule;
-mod sample;
-pub mod shard;
-mod shard_writer;
-pub mod source;
-pub(crate) mod steps;
-pub mod trajectory;
-pub mod vector;
-mod vector_encoder;
-pub mod walk;
-pub mod window;
-pub mod writer;
+pub mod format;
+pub mod read;
+pub mod upkeep;
+pub mod write;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-pub(crate) use self::bad::{check_movable, set_aside};
-use self::chunk::ChunkTable;
-pub(crate) use self::finish::rebuild_final;
-pub use self::finish::{FINAL, assemble_final};
-pub(crate) use self::forecast::KEYFRAME_STEPS;
-use self::journal::{Attempt, Journal, State};
-use self::manifest::Manifest;
-pub use self::publish::{Draft, parent};
-pub(crate) use self::record::{PAYLOAD_ALIGN, RECORD, Record};
-pub(crate) use self::rule::predictor;
-use self::shard::{Shard, ShardFile, ShardName};
 use crate::codec::Decoder;
 use crate::error::{Error, Result, Tried};
 use crate::hash::xxh3_64;
 use crate::isa::{Isa, UnknownIsa};
+use crate::run::format::chunk::ChunkTable;
+use crate::run::format::journal::{Attempt, Journal, State};
+use crate::run::format::manifest::Manifest;
+pub(crate) use crate::run::format::record::{PAYLOAD_ALIGN, RECORD, Record};
+use crate::run::read::shard::{Shard, ShardFile, ShardName};
+pub use crate::run::upkeep::publish::{Draft, parent};
+pub(crate) use crate::run::upkeep::set_aside::{check_movable, set_aside};
+pub(crate) use crate::run::write::finish::rebuild_final;
+pub use crate::run::write::finish::{FINAL, assemble_final};
+pub(crate) use crate::run::write::forecast::KEYFRAME_STEPS;
+pub(crate) use crate::run::write::rule::predictor;
 
 /// How shards are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,7 +101,7 @@ impl Run {
     pub fn open(path: &Path, access: Access) -> Result<Run> {
         let (manifest, bytes) = Manifest::read(path)?;
         let table = ChunkTable::new(&manifest)
-            .map_err(|what| Error::Manifest { path: path.join(manifest::MANIFEST), what })?;
+            .map_err(|what| Error::Manifest { path: path.join(format::manifest::MANIFEST), what })?;
         // Shards first: a shard is published after the attempt that writes it is in the journal.
         let files = list_shards(path)?;
         let mut journals = Vec::new();
@@ -151,7 +122,7 @@ impl Run {
         };
         for journal in &journals {
             run.dropped.extend(journal.events.iter().filter_map(|e| match e {
-                journal::Event::Dropped { step, why } => Some((*step, why.clone())),
+                format::journal::Event::Dropped { step, why } => Some((*step, why.clone())),
                 _ => None,
             }));
         }
@@ -173,7 +144,7 @@ impl Run {
         if let Some(segment) = self.segments.iter().flatten().next() {
             self.open_shard(&segment.file)?;
         }
-        let path = self.path.join(manifest::MANIFEST);
+        let path = self.path.join(format::manifest::MANIFEST);
         Err(Error::damaged(&path, "it is not what the run was created with (checksum)"))
     }
 
@@ -258,7 +229,7 @@ impl Run {
         use rustix::fs::{FlockOperation, flock};
         use rustix::io::Errno;
         (0..self.manifest.world).any(|rank| {
-            std::fs::File::open(journal::path(&self.path, rank))
+            std::fs::File::open(format::journal::path(&self.path, rank))
                 .is_ok_and(|f| flock(&f, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK))
         })
     }
@@ -395,7 +366,7 @@ fn resolve_segments<'a>(
         let ShardName { first, last, attempt, rank } = file.name;
         if !attempts.iter().any(|a| a.number == attempt) {
             let what = format!("it does not know attempt {attempt}, which wrote {}", file.name.file_name());
-            return Err(Error::damaged(&journal::path(run, rank), what));
+            return Err(Error::damaged(&format::journal::path(run, rank), what));
         }
         let end = starts.iter().filter(|(number, _)| *number > attempt).map(|(_, from)| *from).min();
         let last = end.map_or(Some(last), |e| e.checked_sub(1).map(|l| l.min(last)));

@@ -13,12 +13,12 @@ use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, StandardNormal};
 use serde_json::json;
 
-use self::optimizer::{Optimizer, Settings};
-use self::problem::Problem;
 use crate::dtype::DType;
 use crate::error::Result;
-use crate::run::manifest::{GRAD, Manifest, Optimizer as Recorded, StreamInfo, TensorInfo};
-use crate::run::writer::{Elements, Step, Writer, WriterOptions};
+use crate::run::format::manifest::{GRAD, Manifest, Optimizer as Recorded, StreamInfo, TensorInfo};
+use crate::run::write::writer::{Elements, Step, Writer, WriterOptions};
+use crate::simulate::optimizer::{Optimizer, Settings};
+use crate::simulate::problem::Problem;
 
 /// A generator for one purpose: streams of the same seed are independent.
 pub fn generator(seed: u64, stream: u64) -> ChaCha8Rng {

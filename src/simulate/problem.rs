@@ -6,7 +6,7 @@
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Uniform};
 
-use super::{generator, normal};
+use crate::simulate::{generator, normal};
 
 /// Gives gradients.
 pub trait Problem {

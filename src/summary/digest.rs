@@ -2,12 +2,12 @@
 
 use std::fmt::Write;
 
-use super::significant;
 use crate::dtype::DType;
 use crate::metrics::interval::FAILURE;
 use crate::metrics::trust::LOW_PRECISION;
 use crate::reference::Kin;
 use crate::row::{Doubt, Row};
+use crate::summary::significant;
 
 /// Columns of a sparkline.
 const BINS: usize = 48;

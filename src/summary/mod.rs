@@ -10,8 +10,6 @@ mod verdict;
 
 use std::fmt::Write;
 
-use self::digest::{Digest, Quantity};
-pub use self::followed::{Compared, Followed};
 use crate::analyze::Sink;
 use crate::dtype::DType;
 use crate::error::Result;
@@ -19,6 +17,8 @@ use crate::group::ALL;
 use crate::metrics::skewness::Skewness;
 use crate::reference::{Kin, Origin};
 use crate::row::Row;
+use crate::summary::digest::{Digest, Quantity};
+pub use crate::summary::followed::{Compared, Followed};
 
 /// Rows of a table in the summary.
 const LISTED: usize = 20;

@@ -3,11 +3,11 @@
 //! A third of the path agrees with a reference more, or less, than a random walk where the median of
 //! `t_excess` over its windows lies beyond 4.
 
-use super::digest::{Digest, Quantity, Withheld};
-use super::{Followed, Subject, Topic, significant};
 use crate::metrics::trust::LOW_PRECISION;
 use crate::reference::Origin;
-use crate::run::manifest::GRAD;
+use crate::run::format::manifest::GRAD;
+use crate::summary::digest::{Digest, Quantity, Withheld};
+use crate::summary::{Followed, Subject, Topic, significant};
 
 /// Beyond this a median of `t_excess` is a finding.
 const BEYOND: f64 = 4.0;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use lpa::run::writer::{Writer, WriterOptions};
+use lpa::run::write::writer::{Writer, WriterOptions};
 use lpa::run::{Access, Run};
 
 use crate::support::{borrow, manifest, run, vector, write_step};

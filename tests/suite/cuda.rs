@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use lpa::hash::xxh3_64;
-use lpa::run::writer::{Writer, WriterOptions};
+use lpa::run::write::writer::{Writer, WriterOptions};
 
 use crate::path;
 use crate::prediction::{Training, Unusual};

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use lpa::isa::Isa;
-use lpa::run::writer::WriterOptions;
+use lpa::run::write::writer::WriterOptions;
 
 use crate::support::{Ran, fixture, lpa, record};
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use lpa::codec::{Codec, Predictor};
-use lpa::run::vector::Vector;
+use lpa::run::read::vector::Vector;
 use lpa::run::{Access, Run};
 
 use crate::support::fixture;

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use lpa::run::hold::Held;
-use lpa::run::writer::{Writer, WriterOptions};
+use lpa::run::upkeep::hold::Held;
+use lpa::run::write::writer::{Writer, WriterOptions};
 use lpa::run::{Access, Run};
 
 use crate::support::{borrow, flip, manifest, record, run, vector, write_step};

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use lpa::codec::Codec;
 use lpa::dtype::DType;
 use lpa::error::Error;
-use lpa::run::journal::{Journal, State};
-use lpa::run::manifest::{Manifest, Slice, StreamInfo};
-use lpa::run::vector::Vector;
-use lpa::run::writer::{Step, Writer, WriterOptions};
+use lpa::run::format::journal::{Journal, State};
+use lpa::run::format::manifest::{Manifest, Slice, StreamInfo};
+use lpa::run::read::vector::Vector;
+use lpa::run::write::writer::{Step, Writer, WriterOptions};
 use lpa::run::{Access, Run};
 
 use crate::support::{Copy, borrow, copy_dir, fixture, manifest, run, tensors, vector, write_step};

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use lpa::run::manifest::{GRAD, Optimizer};
-use lpa::run::writer::{Step, Writer, WriterOptions};
+use lpa::run::format::manifest::{GRAD, Optimizer};
+use lpa::run::write::writer::{Step, Writer, WriterOptions};
 use serde_json::json;
 use tempfile::TempDir;
 

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use lpa::codec::Predictor;
 use lpa::estimate::from_run;
-use lpa::run::manifest::{GRAD, Optimizer};
-use lpa::run::vector::Vector;
-use lpa::run::writer::{Step, Writer, WriterOptions};
+use lpa::run::format::manifest::{GRAD, Optimizer};
+use lpa::run::read::vector::Vector;
+use lpa::run::write::writer::{Step, Writer, WriterOptions};
 use lpa::run::{Access, Run};
 use serde_json::json;
 
@@ -63,7 +63,7 @@ impl Training {
         Training { optimizer, x, m: zeros(), v: zeros(), taken: 0, iterates: BTreeMap::new() }
     }
 
-    pub fn manifest(&self) -> lpa::run::manifest::Manifest {
+    pub fn manifest(&self) -> lpa::run::format::manifest::Manifest {
         let mut m = manifest(&SIZES);
         let group = json!({"momentum": 0.9, "weight_decay": 0.01, "betas": [0.9, 0.99], "eps": 1e-8});
         let group = group.as_object().unwrap().clone();

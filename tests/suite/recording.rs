@@ -1,8 +1,8 @@
 //! The writer: ranks, attempts, gaps, absent gradients, and what it refuses.
 
-use lpa::run::manifest::Slice;
-use lpa::run::vector::Vector;
-use lpa::run::writer::{Step, Writer, WriterOptions};
+use lpa::run::format::manifest::Slice;
+use lpa::run::read::vector::Vector;
+use lpa::run::write::writer::{Step, Writer, WriterOptions};
 use lpa::run::{Access, Run};
 
 use crate::support::{borrow, manifest, record, run, two_ranks, vector, without_id, write_step};

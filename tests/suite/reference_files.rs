@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use lpa::dtype::DType;
-use lpa::run::manifest::{Manifest, StreamInfo, TensorInfo};
-use lpa::run::writer::{Step, Writer, WriterOptions};
+use lpa::run::format::manifest::{Manifest, StreamInfo, TensorInfo};
+use lpa::run::write::writer::{Step, Writer, WriterOptions};
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 
 use crate::support::{Copy, Ran, Row, flip, number, rows, run, values};

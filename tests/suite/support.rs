@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use lpa::dtype::DType;
-use lpa::run::manifest::{Manifest, Slice, StreamInfo, TensorInfo};
-use lpa::run::writer::{Step, Writer, WriterOptions};
+use lpa::run::format::manifest::{Manifest, Slice, StreamInfo, TensorInfo};
+use lpa::run::write::writer::{Step, Writer, WriterOptions};
 use tempfile::TempDir;
 
 /// What a run of the binary gave.

@@ -156,7 +156,7 @@ fn functions_without_beneficial_geometry_turn_back() {
 fn values_of(path: &Path, step: u64) -> Vec<f32> {
     let run = lpa::run::Run::open(path, lpa::run::Access::default()).unwrap();
     let mut bytes = Vec::new();
-    lpa::run::vector::Vector::open(&run, step, "iterate").unwrap().tensor(0, &mut bytes).unwrap();
+    lpa::run::read::vector::Vector::open(&run, step, "iterate").unwrap().tensor(0, &mut bytes).unwrap();
     bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
 }
 

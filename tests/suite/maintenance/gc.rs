@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use lpa::run::writer::Writer;
+use lpa::run::write::writer::Writer;
 use lpa::run::{Access, Run};
 
 use super::{SIZES, analyzed, fine, has, names, options, refused, resumed, shard, tree, truncate};

@@ -4,8 +4,8 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use lpa::run::manifest::Slice;
-use lpa::run::writer::{Step, Writer};
+use lpa::run::format::manifest::Slice;
+use lpa::run::write::writer::{Step, Writer};
 use lpa::run::{Access, Run};
 
 use super::{SIZES, analyzed, broken_off, fine, has, names, options, refused, shard, tree, truncate};

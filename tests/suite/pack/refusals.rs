@@ -5,9 +5,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use lpa::run::container::Header;
-use lpa::run::hold::Held;
-use lpa::run::writer::{Step, Writer, WriterOptions};
+use lpa::run::format::container::Header;
+use lpa::run::upkeep::hold::Held;
+use lpa::run::write::writer::{Step, Writer, WriterOptions};
 use lpa::run::{Access, Run};
 
 use super::{Contents, is_alone, pack};

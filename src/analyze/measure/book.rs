@@ -1,0 +1,120 @@
+//! Settles what was measured of each step, in the order of steps, whichever order windows come in.
+//!
+//! What single tensors do, whether the path is the optimizer's, and the sums of groups are taken from the sums of
+//! all tensors at a step. Where windows are walked from the last to the first, those wait in a file.
+
+use std::path::Path;
+
+use crate::analyze::measure::path::Check;
+use crate::analyze::measure::told::{Along, Seen, Told};
+use crate::analyze::spool::Spool;
+use crate::analyze::{Analysis, Measured};
+use crate::error::Result;
+use crate::run::format::manifest::GRAD;
+use crate::sums::Flags;
+
+/// What was measured of a step.
+pub(in crate::analyze) struct Entry {
+    pub(in crate::analyze) step: u64,
+    /// One bit a direction: it was recorded.
+    pub(in crate::analyze) recorded: u64,
+    /// The sums by tensor.
+    pub(in crate::analyze) totals: Vec<(Vec<f64>, Flags)>,
+    /// What the storage of the next iterate tells, by tensor.
+    pub(in crate::analyze) told: Vec<Told>,
+}
+
+/// Where entries go.
+pub(in crate::analyze) struct Book {
+    check: Option<Check>,
+    along: Option<Along>,
+    /// Entries that wait, the last step first, and how many there are.
+    waiting: Option<(Spool, usize)>,
+    words: Vec<u64>,
+}
+
+impl Book {
+    /// For entries that come in the order of steps, or `backward`.
+    pub(in crate::analyze) fn new(analysis: &Analysis<'_>, backward: bool, scratch: &Path) -> Book {
+        let width = analysis.shape.layout.width();
+        let words = 2 + analysis.run.manifest.tensors.len() * (width + 1 + Told::WORDS);
+        Book {
+            check: analysis.check(),
+            along: Along::find(&analysis.options.directions, analysis.run.manifest.stream_id(GRAD)),
+            waiting: backward.then(|| (Spool::new(words, scratch), 0)),
+            words: Vec::new(),
+        }
+    }
+
+    /// Whether the path is compared with the optimizer.
+    pub(in crate::analyze) fn checks(&self) -> bool {
+        self.check.is_some()
+    }
+
+    /// Takes the next entry.
+    ///
+    /// # Errors
+    /// The disk is full.
+    pub(in crate::analyze) fn enter(&mut self, analysis: &Analysis<'_>, entry: &Entry, out: &mut Measured) -> Result<()> {
+        let Some((spool, count)) = &mut self.waiting else {
+            return self.settle(analysis, entry, out);
+        };
+        self.words.clear();
+        self.words.extend([entry.step, entry.recorded]);
+        for ((sums, flags), told) in entry.totals.iter().zip(&entry.told) {
+            self.words.extend(sums.iter().map(|v| v.to_bits()));
+            self.words.push(flags.to_bits());
+            self.words.extend(told.to_words());
+        }
+        *count += 1;
+        spool.push(&self.words)
+    }
+
+    fn settle(&mut self, analysis: &Analysis<'_>, entry: &Entry, out: &mut Measured) -> Result<()> {
+        let Entry { step, recorded, totals, told } = entry;
+        let shape = &analysis.shape;
+        out.facts.see(*step, shape.layout, shape.ends(), totals);
+        if let Some(check) = &mut self.check {
+            let along = self.along.filter(|a| recorded >> a.direction & 1 == 1);
+            let of = |((sums, flags), told): (&(Vec<f64>, Flags), &Told)| {
+                Seen::of(shape.layout, along, (sums, *flags), *told)
+            };
+            let updates = analysis.linear_updates(&[*step]);
+            check.take(
+                *step,
+                totals.iter().zip(told).map(of).collect(),
+                Analysis::taken(&updates, *step, along),
+            );
+        }
+        let record = shape.fold(analysis.run, &analysis.options.groups, (*step, *recorded), totals);
+        out.push(*step, *recorded, &record)
+    }
+
+    /// Settles what waits.
+    ///
+    /// # Errors
+    /// A file without a name cannot be read, or a reference.
+    pub(in crate::analyze) fn close(mut self, analysis: &Analysis<'_>, out: &mut Measured) -> Result<()> {
+        if let Some((mut spool, count)) = self.waiting.take() {
+            let width = analysis.shape.layout.width();
+            let mut words = Vec::new();
+            for i in (0..count).rev() {
+                spool.read(i, &mut words)?;
+                let mut entry =
+                    Entry { step: words[0], recorded: words[1], totals: Vec::new(), told: Vec::new() };
+                for tensor in words[2..].chunks_exact(width + 1 + Told::WORDS) {
+                    let (sums, rest) = tensor.split_at(width);
+                    let sums = sums.iter().map(|v| f64::from_bits(*v)).collect();
+                    entry.totals.push((sums, Flags::from_bits(rest[0])));
+                    entry.told.push(Told::from_words([rest[1], rest[2]]));
+                }
+                self.settle(analysis, &entry, out)?;
+            }
+        }
+        if let Some(check) = self.check {
+            let squares = analysis.end_squares(out.steps.last().copied())?;
+            out.departures = check.finish(|t| squares.as_ref().map(|s| s[t]));
+        }
+        Ok(())
+    }
+}

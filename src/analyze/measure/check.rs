@@ -1,0 +1,226 @@
+//! Whether the recorded path is the one that the declared optimizer makes.
+//!
+//! What a reference holds of its own gradients follows from the hyperparameters in the manifest. If
+//! they are not those of the training, everything that follows is wrong, and looks right. So the
+//! first steps are made again from the recorded gradients and compared with the recorded iterates: where most
+//! differ, it is another optimizer. Single steps that are not the optimizer's are `path`'s business.
+
+use crate::analyze::measure::path::{Check, Known};
+use crate::analyze::measure::told::{Along, Updates};
+use crate::analyze::{Analysis, Measured};
+use crate::codec::Predictor;
+use crate::error::Result;
+use crate::metrics::step::{PART, ROUNDINGS};
+use crate::optimizer::linear::Update;
+use crate::optimizer::{Hyperparameters, Law};
+use crate::order::Neumaier;
+use crate::reduce::cpu::{Vectors, iterate_sums};
+use crate::reference::weights::Weights;
+use crate::run::Run;
+use crate::run::format::chunk::Chunk;
+use crate::run::format::manifest::GRAD;
+use crate::run::read::catalog::{CHANGED, Catalog};
+use crate::run::read::trajectory::{Decoded, Source, Trajectory};
+use crate::run::read::window::Window;
+use crate::step_set::StepSet;
+use crate::summary::{Compared, Followed};
+
+/// Steps that are compared.
+const STEPS: u64 = 8;
+
+/// Steps that were compared, and those that differ.
+#[derive(Clone, Copy, Default)]
+struct Comparison {
+    steps: u64,
+    different: u64,
+    /// The first that differs.
+    first: Option<u64>,
+}
+
+/// The first step that is not what the optimizer makes of the gradients, if most are not, in the first chunk
+/// of each parameter group; where vectors were stored with loss, if any is not, since nothing else tells. Where
+/// the beginning was not recorded there is nothing to compare.
+///
+/// # Errors
+/// A shard cannot be read; damage ends the comparison.
+pub(in crate::analyze) fn departure(run: &Run, catalog: &Catalog, hyper: &Hyperparameters<'_>) -> Result<Option<u64>> {
+    let Some(stream) = run.manifest.stream_id(GRAD).filter(|_| catalog.steps.start == 0) else {
+        return Ok(None);
+    };
+    let steps: Vec<u64> = (0..=STEPS).take_while(|&s| catalog.has_iterate(s)).collect();
+    let window = Window::open(run, &steps, false)?;
+    let mut decoder = run.decoder()?;
+    let mut departure: Option<u64> = None;
+    let lossy = run.manifest.loses(0) || run.manifest.loses(1);
+    for group in 0..hyper.groups() {
+        let of_group = |c: &&Chunk| run.manifest.tensors[c.tensor].param_group == group;
+        if let Some(chunk) = run.table.chunks().iter().find(of_group) {
+            let mut file = Vec::new();
+            let mut source =
+                Source { run, window: &window, chunk, decoder: &mut decoder, file: &mut file, bytes: 0 };
+            let found = compare_chunk(hyper, group, stream, &steps, &mut source);
+            let another = 2 * found.different > found.steps || lossy;
+            departure = departure.into_iter().chain(found.first.filter(|_| another)).min();
+        }
+    }
+    Ok(departure)
+}
+
+fn compare_chunk(
+    hyper: &Hyperparameters<'_>,
+    group: usize,
+    stream: u16,
+    steps: &[u64],
+    source: &mut Source<'_>,
+) -> Comparison {
+    let mut compared = Comparison::default();
+    // What cannot be compared ends it.
+    let _ = compare_steps(hyper, group, stream, steps, source, &mut compared);
+    compared
+}
+
+fn compare_steps(
+    hyper: &Hyperparameters<'_>,
+    group: usize,
+    stream: u16,
+    steps: &[u64],
+    source: &mut Source<'_>,
+    compared: &mut Comparison,
+) -> Option<()> {
+    let n = source.chunk.len;
+    let roundoff = source.run.manifest.tensors[source.chunk.tensor].dtype.unit_roundoff();
+    let (mut g, mut buffer) = (vec![0.0; n], vec![0.0f64; n]);
+    // How far they may be off, and the buffer with them, where vectors were stored with loss.
+    let (mut widths, mut off) = ([vec![0.0f32; n], vec![0.0; n], vec![0.0; n]], vec![0.0f64; n]);
+    let mut trajectory = Trajectory::new(1);
+    for t in steps.windows(2).map(|w| w[0]) {
+        let update = hyper.update(group, t, t + 1)?;
+        if !matches!(source.load(t, stream, &mut g), Ok(Decoded::Values))
+            || !matches!(trajectory.reach(t, source), Ok(true))
+            || !matches!(trajectory.reach(t + 1, source), Ok(true))
+        {
+            return None;
+        }
+        let (x, next) = (trajectory.get(t, n)?, trajectory.get(t + 1, n)?);
+        for ((step, stream, values), widths) in
+            [(t, stream, &g[..]), (t, 0, x), (t + 1, 0, next)].into_iter().zip(&mut widths)
+        {
+            source.widths(step, stream, values, widths).ok()?;
+        }
+        let (mut error, mut made, mut moved, mut size, mut lost) = (0.0, 0.0, 0.0, 0.0, 0.0);
+        for i in 0..n {
+            let (x, step) = (f64::from(x[i]), f64::from(x[i]) - f64::from(next[i]));
+            let (v, expected) = update.step(buffer[i], f64::from(g[i]), x);
+            buffer[i] = v;
+            error += (step - expected).powi(2);
+            made += expected.powi(2);
+            moved += step.powi(2);
+            size += x.powi(2);
+            let [wg, wx, wn] = [0, 1, 2].map(|w| f64::from(widths[w][i]));
+            let (o, by) = update.step(off[i], wg, wx);
+            off[i] = o;
+            lost += (by.abs() + wx + wn).powi(2);
+        }
+        // A step that was not taken at all (a loss scale that was too large) says nothing.
+        if moved == 0.0 || !(error + made).is_finite() {
+            return None;
+        }
+        compared.steps += 1;
+        if error.sqrt() > PART * made.max(moved).sqrt() + ROUNDINGS * roundoff * size.sqrt() + f64::sqrt(lost)
+        {
+            compared.different += 1;
+            compared.first.get_or_insert(t);
+        }
+    }
+    Some(())
+}
+
+impl Analysis<'_> {
+    /// How the declared optimizer's steps are predicted, where the storage of iterates tells of them.
+    pub(in crate::analyze) fn replay(&self) -> Option<Predictor> {
+        let known = self.known() == Known::Exactly;
+        crate::run::predictor(&self.run.manifest).filter(|_| known)
+    }
+
+    /// What is known of the optimizer's steps.
+    fn known(&self) -> Known {
+        let adam = || crate::run::predictor(&self.run.manifest) == Some(Predictor::Adam);
+        match &self.law {
+            Law::Unknown(_) if !adam() => Known::Nothing,
+            _ if self.run.manifest.loses(0) || self.run.manifest.loses(1) => Known::WithLoss,
+            _ => Known::Exactly,
+        }
+    }
+
+    /// What checks the whole path; `None` where nothing that is measured depends on the optimizer, or there is
+    /// nothing to go by.
+    pub(in crate::analyze) fn check(&self) -> Option<Check> {
+        let known = self.known();
+        let own = self.references.iter().any(|r| r.weights != Weights::None);
+        let mut noted = StepSet::default();
+        if self.catalog.column(CHANGED).is_some() {
+            let changed = |t: &u64| self.catalog.scalar(*t, CHANGED).is_some_and(|tensors| tensors > 0.0);
+            self.catalog.steps.clone().filter(changed).for_each(|t| noted.push(t.saturating_sub(1)));
+        }
+        let some = known == Known::Exactly || noted.first().is_some();
+        let tensors = &self.run.manifest.tensors;
+        (own && some).then(|| Check::new(tensors, &self.options.groups, known, noted))
+    }
+
+    /// How far the path follows from the gradients, in words and numbers for the summary.
+    pub fn followed(&self, measured: &Measured) -> Followed {
+        let names = self.options.groups.iter().map(|g| g.name.clone());
+        let compared = match self.law {
+            Law::Unknown(_) => Compared::NotNeeded,
+            _ if self.known() != Known::Exactly => Compared::First(STEPS),
+            _ => Compared::Steps(measured.departures.compared().clone(), self.catalog.steps.start),
+        };
+        let tensors = self.run.manifest.tensors.iter().zip(measured.departures.tensors());
+        Followed {
+            groups: names.zip(measured.departures.groups()).collect(),
+            tensors: tensors.filter_map(|(t, (first, n))| Some((t.name.clone(), first?, n))).collect(),
+            compared,
+        }
+    }
+
+    /// The updates of `steps`, ascending, where they are linear.
+    pub(in crate::analyze) fn linear_updates(&self, steps: &[u64]) -> Updates {
+        let linear = self.law == Law::Linear;
+        // Dampening begins with the second step, which only the first one tells apart.
+        let of = |group, step| self.hyperparameters.update(group, step, step + 1).filter(|_| linear);
+        Updates::new(steps, self.hyperparameters.groups(), of)
+    }
+
+    /// The updates of a step as they act on the gradient that is measured.
+    pub(in crate::analyze) fn taken(updates: &Updates, step: u64, along: Option<Along>) -> Vec<Option<Update>> {
+        let decayed = along.is_some_and(|a| a.decayed);
+        let own = |u: &Update| Update { weight_decay: if decayed { 0.0 } else { u.weight_decay }, ..*u };
+        updates.at(step).iter().map(|u| u.as_ref().map(own)).collect()
+    }
+
+    /// `||x||^2` by tensor of the iterate after the `last` measured step, where a reference is that iterate and
+    /// weight decay makes it matter.
+    ///
+    /// # Errors
+    /// The reference cannot be read.
+    pub(in crate::analyze) fn end_squares(&self, last: Option<u64>) -> Result<Option<Vec<f64>>> {
+        let decays = |step| {
+            let mut groups = 0..self.hyperparameters.groups();
+            groups
+                .any(|g| self.hyperparameters.coupled_weight_decay(g, step).is_some_and(|decay| decay != 0.0))
+        };
+        let end = last.filter(|&s| decays(s)).map(|s| s + 1);
+        let is_end = |step: u64| self.references.iter().find(|r| r.weights.single() == Some(step));
+        let Some(reference) = end.and_then(is_end) else { return Ok(None) };
+        let mut squares = vec![Neumaier::default(); self.run.manifest.tensors.len()];
+        let (mut file, mut values) = (Vec::new(), Vec::new());
+        for chunk in self.run.table.chunks() {
+            values.resize(chunk.len, 0.0);
+            reference.chunk(chunk, &mut file, &mut values)?;
+            let x = values.as_slice();
+            let x2 = iterate_sums(self.options.isa, &Vectors { g: x, x, next: x, init: x }).x2;
+            squares[chunk.tensor].add(x2);
+        }
+        Ok(Some(squares.iter().map(|s| s.total()).collect()))
+    }
+}

@@ -1,0 +1,425 @@
+//! The sums of a unit on a GPU, a few steps at a time.
+//!
+//! Owns what of a chunk's vectors is on its way to the device, and to which rows its sums go. The sums
+//! themselves are `reduce`'s.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use crate::codec::{Parts, Prediction, Residual};
+use crate::cuda::{Device, From, Lane, Plan, Resident, Term};
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::reduce::Direction;
+use crate::reduce::cpu::Vectors;
+use crate::reference::Reference;
+use crate::run::Run;
+use crate::run::format::chunk::Chunk;
+use crate::run::format::manifest::Manifest;
+use crate::run::read::trajectory::{Decoded, Slot, Slots, Source};
+use crate::stream::Measured;
+use crate::sums::{Cells, Layout};
+
+/// A device with what all its lanes share.
+pub(in crate::analyze) struct Shared {
+    device: Arc<Device>,
+    plan: Plan,
+    resident: Option<Arc<Resident>>,
+    layout: Layout,
+}
+
+impl Shared {
+    /// Plans the memory of a device for `lanes` and uploads the references if they fit.
+    ///
+    /// # Errors
+    /// Nothing fits, the device fails, or a reference cannot be read.
+    pub(in crate::analyze) fn new(
+        device: &Arc<Device>,
+        lanes: usize,
+        layout: Layout,
+        run: &Run,
+        references: &[Reference],
+    ) -> Result<Shared> {
+        let chunks = run.table.chunks();
+        let elements = chunks.iter().map(|c| c.len).sum();
+        let counts = [layout.directions, layout.references];
+        // Who meets later iterates, or walks back, needs gradients at another time than sums do.
+        let has_float32 = run.manifest.tensors.iter().any(|t| t.dtype == DType::F32);
+        let decodes = has_float32 && layout.lag.is_none() && !layout.own && !layout.lossy;
+        let plan = Plan::new(device, lanes, elements, counts, [layout.lag.is_some(), decodes])
+            .map_err(Error::Cuda)?;
+        let resident = if plan.held == 0 {
+            let lens: Vec<usize> = chunks.iter().map(|c| c.len).collect();
+            let mut file = Vec::new();
+            let read = |k: usize, i: usize, out: &mut [f32]| references[k].chunk(&chunks[i], &mut file, out);
+            let resident = Resident::upload(device, references.len(), &lens, read).map_err(Error::Cuda)?;
+            Some(Arc::new(resident?))
+        } else {
+            None
+        };
+        Ok(Shared { device: Arc::clone(device), plan, resident, layout })
+    }
+
+    /// One worker's batch.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub(in crate::analyze) fn batch(&self) -> Result<Batch> {
+        let lane =
+            Lane::new(Arc::clone(&self.device), self.resident.clone(), self.plan).map_err(Error::Cuda)?;
+        Ok(Batch {
+            lane,
+            plan: self.plan,
+            layout: self.layout,
+            decodes: false,
+            init: None,
+            iterates: Vec::new(),
+            rows: Vec::new(),
+            done: Vec::new(),
+            needed: Vec::new(),
+            gradient: None,
+            loads: 0,
+            gradient_place: 0,
+            kept: Vec::new(),
+            host: Vec::new(),
+            file: Vec::new(),
+        })
+    }
+}
+
+/// Steps of one chunk that are summed together.
+pub(in crate::analyze) struct Batch {
+    lane: Lane,
+    /// Place of x_0, once there is a step.
+    init: Option<u32>,
+    /// Steps of iterates, and their places.
+    iterates: Vec<(u64, u32)>,
+    rows: Vec<Of>,
+    /// Sums that wait for their row: the row, the place there, the sum.
+    done: Vec<(usize, usize, f64)>,
+    /// Whether the chunk's vectors are decoded on the device.
+    decodes: bool,
+    plan: Plan,
+    layout: Layout,
+    /// By iterate that is kept on the device: its step.
+    kept: Vec<Option<u64>>,
+    /// Iterates that are kept there and that terms of the batch need.
+    needed: Vec<usize>,
+    /// The step of the gradient that is kept there, and its place.
+    gradient: Option<(u64, u32)>,
+    /// Gradients of this batch that were decoded there.
+    loads: usize,
+    /// Which of the gradients kept there is the newest.
+    gradient_place: usize,
+    host: Vec<f32>,
+    file: Vec<u8>,
+}
+
+/// Where the sums of a term go.
+struct Of {
+    term: usize,
+    row: usize,
+    direction: usize,
+    later: bool,
+    /// `||s||^2` is known better than from what is stored.
+    given: bool,
+}
+
+/// A direction at a step, and what is recorded around it.
+pub(in crate::analyze) struct At<'a> {
+    /// The row of its sums.
+    pub(in crate::analyze) row: usize,
+    /// Its number.
+    pub(in crate::analyze) number: usize,
+    /// How it is had.
+    pub(in crate::analyze) direction: Direction,
+    /// The step.
+    pub(in crate::analyze) step: u64,
+    /// The vectors.
+    pub(in crate::analyze) vectors: Vectors<'a>,
+    /// Whether x_{t+1} is recorded.
+    pub(in crate::analyze) has_next: bool,
+    /// The later iterate and its step, where it is recorded.
+    pub(in crate::analyze) later: Option<(u64, &'a [f32])>,
+    /// `||s||^2` is known better than from what is stored.
+    pub(in crate::analyze) given: bool,
+    /// The direction is the gradient that the next iterate was predicted from.
+    pub(in crate::analyze) known: bool,
+    /// The direction is absent: zeros.
+    pub(in crate::analyze) absent: bool,
+}
+
+impl Batch {
+    /// Goes on with a chunk that begins at element `offset` of the model.
+    pub(in crate::analyze) fn begin(
+        &mut self,
+        manifest: &Manifest,
+        chunk: &Chunk,
+        offset: usize,
+        directions: &[Measured],
+    ) {
+        let dtype = manifest.tensors[chunk.tensor].dtype;
+        let wider = |m: &Measured| m.recorded.is_some_and(|s| manifest.dtype_of(s, chunk.tensor) != dtype);
+        let dtype = if directions.iter().any(wider) { DType::F32 } else { dtype };
+        self.decodes = self.plan.decodes && manifest.tensors[chunk.tensor].dtype == DType::F32;
+        self.lane.begin(dtype, chunk.len, offset, self.decodes);
+        self.clear();
+        // A unit that failed may have left its own.
+        self.done.clear();
+        self.kept.clear();
+        self.kept.resize(self.plan.iterates(), None);
+        (self.gradient, self.loads) = (None, 0);
+        if self.decodes {
+            self.lane.fill(self.zeros());
+        }
+    }
+
+    /// Whether the chunk's vectors are decoded on the device.
+    pub(in crate::analyze) fn decodes(&self) -> bool {
+        self.decodes
+    }
+
+    /// Iterates that are kept on the device.
+    pub(in crate::analyze) fn iterates(&self) -> usize {
+        self.plan.iterates()
+    }
+
+    /// Where zeros are kept on the device.
+    fn zeros(&self) -> u32 {
+        self.lane.kept(self.plan.iterates() + self.plan.gradients() + 2)
+    }
+
+    fn moments(&self) -> [u32; 2] {
+        let first = self.plan.iterates() + self.plan.gradients();
+        [self.lane.kept(first), self.lane.kept(first + 1)]
+    }
+
+    fn clear(&mut self) {
+        self.lane.clear();
+        self.init = None;
+        self.loads = 0;
+        self.iterates.clear();
+        self.rows.clear();
+        self.needed.clear();
+    }
+
+    /// Whether the next step has to wait for [`Self::flush`].
+    pub(in crate::analyze) fn is_full(&self) -> bool {
+        !self.lane.has_room()
+    }
+
+    fn put(&mut self, values: &[f32]) -> Result<u32> {
+        self.lane.put(values).map_err(Error::Cuda)
+    }
+
+    fn iterate(&mut self, step: u64, x: &[f32]) -> Result<u32> {
+        if let Some(i) = self.kept.iter().position(|s| *s == Some(step)) {
+            self.needed.push(i);
+            return Ok(self.lane.kept(i));
+        }
+        if let Some((_, place)) = self.iterates.iter().find(|(s, _)| *s == step) {
+            return Ok(*place);
+        }
+        let place = self.put(x)?;
+        self.iterates.push((step, place));
+        Ok(place)
+    }
+
+    /// Adds a direction at a step.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub(in crate::analyze) fn add(&mut self, at: &At<'_>) -> Result<()> {
+        let v = &at.vectors;
+        if self.init.is_none() {
+            // Without x_0 its sum is of no use.
+            self.init = Some(if v.init.is_empty() { self.zeros() } else { self.put(v.init)? });
+        }
+        let x = self.iterate(at.step, v.x)?;
+        let next = if at.has_next { self.iterate(at.step + 1, v.next)? } else { x };
+        let later = match at.later {
+            Some((step, later)) => self.iterate(step, later)?,
+            None => x,
+        };
+        let g = match self.gradient.filter(|(step, _)| at.known && self.decodes && *step == at.step) {
+            Some((_, place)) => place,
+            None if at.absent && self.decodes => self.zeros(),
+            None if at.direction == Direction::Update => x,
+            None => self.put(v.g)?,
+        };
+        let term = self.lane.term(Term { direction: at.direction, g, x, next, later });
+        let (row, direction, later, given) = (at.row, at.number, at.later.is_some(), at.given);
+        self.rows.push(Of { term, row, direction, later, given });
+        Ok(())
+    }
+
+    /// Sums what was added, into its rows of `cells`.
+    ///
+    /// # Errors
+    /// The device fails, or a reference cannot be read.
+    pub(in crate::analyze) fn flush(&mut self, references: &[Reference], chunk: &Chunk, cells: &mut Cells) -> Result<()> {
+        let mut file = std::mem::take(&mut self.file);
+        let done = self.execute(|k, out| references[k].chunk(chunk, &mut file, out));
+        self.file = file;
+        done?;
+        for (row, place, sum) in self.done.drain(..) {
+            cells.values_mut(row)[place] = sum;
+        }
+        Ok(())
+    }
+
+    /// Does what the batch holds, and begins another. Sums wait until they are asked for.
+    fn execute(&mut self, read: impl FnMut(usize, &mut [f32]) -> Result<()>) -> Result<()> {
+        self.lane.run(self.init.unwrap_or(0), read).map_err(Error::Cuda)??;
+        let (sums, layout, done) = (self.lane.sums().map_err(Error::Cuda)?, self.layout, &mut self.done);
+        for of in &self.rows {
+            let d = of.direction;
+            let mut put = |place: usize, sum: f64| done.push((of.row, place, sum));
+            let (iterates, along, first) = sums.step(of.term);
+            if d == 0 {
+                put(Layout::X2, iterates.x2);
+                put(Layout::STEP2, iterates.step2);
+                put(Layout::INIT2, iterates.init2);
+            }
+            if !of.given {
+                put(layout.g2(d), along.g2);
+            }
+            put(layout.g2(d) + 1, along.gx);
+            for k in 0..layout.references {
+                let r = if k == 0 { first } else { sums.pair(of.term, k) };
+                let dot = layout.dot(d, k);
+                put(layout.d2(k), r.d2);
+                put(dot, r.dot);
+                put(dot + 1, r.dot_next);
+                if of.later {
+                    put(dot + 2, sums.lag(of.term, k));
+                }
+            }
+        }
+        self.clear();
+        Ok(())
+    }
+
+    /// Makes room for a payload more. Where vectors are decoded on the device, references lie there too.
+    fn make_room(&mut self) -> Result<()> {
+        if self.lane.has_room_for_work() { Ok(()) } else { self.execute(|_, _| Ok(())) }
+    }
+
+    /// Decodes a vector here and copies it.
+    fn copy(&mut self, to: u32, step: u64, stream: u16, source: &mut Source<'_>) -> Result<Decoded> {
+        let mut host = std::mem::take(&mut self.host);
+        host.resize(source.chunk.len, 0.0);
+        let decoded = source.load(step, stream, &mut host);
+        let copied = match decoded {
+            Ok(Decoded::Values) => self.put(&host).map(|from| self.lane.copy(to, from)),
+            _ => {
+                self.lane.fill(to);
+                Ok(())
+            }
+        };
+        self.host = host;
+        copied.and(decoded)
+    }
+}
+
+/// The slots of a chunk that is decoded on the device: there are no values at hand.
+impl Slots for &RefCell<Batch> {
+    fn load(&mut self, at: Slot, step: u64, stream: u16, source: &mut Source<'_>) -> Result<Decoded> {
+        let batch = &mut *self.borrow_mut();
+        batch.make_room()?;
+        match at {
+            Slot::Iterate(i) => {
+                batch.vacate(i)?;
+                let decoded = batch.copy(batch.lane.kept(i), step, stream, source)?;
+                batch.kept[i] = Some(step);
+                Ok(decoded)
+            }
+            Slot::Momentum => batch.copy(batch.moments()[0], step, stream, source),
+            Slot::Second => batch.copy(batch.moments()[1], step, stream, source),
+            Slot::Gradient => {
+                let to = batch.next_gradient()?;
+                let (n, zeros) = (source.chunk.len, batch.zeros());
+                let mut host = std::mem::take(&mut batch.host);
+                // Where it lies, which is nowhere of its own if there is nothing in it.
+                let mut place = Ok(zeros);
+                let decoded = source.decode(step, stream, |decoder, dtype, coding, payload| {
+                    let parts = decoder.parts(coding, payload, n)?;
+                    if matches!(parts, Parts::Zero) {
+                        return Ok(());
+                    }
+                    place = match batch.lane.merge(to, &parts) {
+                        Ok(true) => Ok(to),
+                        Ok(false) => {
+                            host.resize(n, 0.0);
+                            decoder.decode(dtype, coding, payload, &mut host)?;
+                            batch.put(&host).map(|from| {
+                                batch.lane.copy(to, from);
+                                to
+                            })
+                        }
+                        Err(e) => Err(Error::Cuda(e)),
+                    };
+                    Ok(())
+                });
+                batch.host = host;
+                let (decoded, place) = (decoded?, place?);
+                batch.gradient = Some((step, place));
+                Ok(decoded)
+            }
+        }
+    }
+
+    fn no_gradient(&mut self, _: usize) {
+        let batch = &mut *self.borrow_mut();
+        batch.gradient = Some((u64::MAX, batch.zeros()));
+    }
+
+    fn predict(
+        &mut self,
+        step: u64,
+        [x, before, out]: [usize; 3],
+        source: &mut Source<'_>,
+    ) -> Result<(Prediction, Option<f64>)> {
+        let batch = &mut *self.borrow_mut();
+        batch.make_room()?;
+        batch.vacate(out)?;
+        let g = batch.gradient.map_or(batch.zeros(), |(_, place)| place);
+        let from =
+            From { x: batch.lane.kept(x), before: batch.lane.kept(before), g, moments: batch.moments() };
+        let (mut predicted, mut staged, n) = ((Prediction::PREVIOUS, None), Ok(()), source.chunk.len);
+        source.decode(step, 0, |decoder, dtype, coding, payload| {
+            let residual = Residual::read(coding.predictor, dtype, payload, n)?;
+            predicted = (residual.prediction, decoder.is_rounding(&residual, n).then_some(0.0));
+            staged = batch.lane.predict(batch.lane.kept(out), from, &residual);
+            Ok(())
+        })?;
+        staged.map_err(Error::Cuda)?;
+        batch.kept[out] = Some(step);
+        Ok(predicted)
+    }
+
+    fn values(&self, _: Slot, _: usize) -> &[f32] {
+        &[]
+    }
+}
+
+impl Batch {
+    /// Makes sure that nothing in the batch needs the iterate kept at `i`.
+    fn vacate(&mut self, i: usize) -> Result<()> {
+        if self.needed.contains(&i) {
+            self.execute(|_, _| Ok(()))?;
+        }
+        self.kept[i] = None;
+        Ok(())
+    }
+
+    /// Where the next gradient goes: not where one lies that the batch may need.
+    fn next_gradient(&mut self) -> Result<u32> {
+        if self.loads + 1 >= self.plan.gradients() {
+            self.execute(|_, _| Ok(()))?;
+        }
+        self.loads += 1;
+        self.gradient_place = (self.gradient_place + 1) % self.plan.gradients();
+        Ok(self.lane.kept(self.plan.iterates() + self.gradient_place))
+    }
+}

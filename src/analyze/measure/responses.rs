@@ -1,0 +1,432 @@
+//! The responses of the references to one chunk's gradients, walked backward through a segment of steps.
+//!
+//! Forward, while the steps are measured, the second moment is taken from step to step and held now and then;
+//! backward, it is made again a few steps at a time. The arithmetic is `reduce::response`'s.
+
+use std::ops::Range;
+
+use crate::analyze::measure::influence::{Handed, Influence, NOTHING, Segment};
+use crate::analyze::measure::seconds::Running;
+use crate::codec::Predictor;
+use crate::error::Result;
+use crate::isa::Isa;
+use crate::optimizer::{Elementwise, Moment};
+use crate::order::{BLOCK, CHUNK};
+use crate::reduce::cpu::own_sums;
+use crate::reduce::response::{Back, back, back_coupled, bridge, inverse, second_and_inverse};
+use crate::run::format::manifest::{GRAD, MOMENTS};
+use crate::run::read::trajectory::{Decoded, Source};
+use crate::sums::{Cells, Layout};
+
+/// Steps between the second moments that are held on the way forward.
+const HELD: usize = 12;
+
+/// What a step of the segment was to the optimizer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Noted {
+    /// It took a step.
+    Step(Elementwise),
+    /// There was no gradient, and nothing moved.
+    Rest,
+    /// That is not known.
+    Unknown,
+}
+
+/// How a target goes one step back.
+#[derive(Clone, Copy, Debug)]
+enum Move {
+    /// The step does not enter it.
+    Nothing,
+    /// Nothing moves, but the iterate has a weight.
+    Rest { weight: f32 },
+    /// By a step of the optimizer, after a gap. `known` says whether the response is.
+    Step { back: Back, gap: Option<[f32; 3]>, decay: f32, weight: f32, known: bool },
+    /// It is not known how.
+    Unknown,
+}
+
+/// Where the second moments within a segment come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// From the replay by which its iterates are decoded.
+    Replay,
+    /// They are taken from step to step here.
+    Own,
+}
+
+/// Working memory of one thread.
+pub(in crate::analyze) struct Responses {
+    /// The second moment after the newest step.
+    running: Running,
+    /// Second moments, held every so many steps: before the step, or after every one.
+    held: Vec<Vec<f32>>,
+    every: usize,
+    seconds: Origin,
+    noted: Vec<Noted>,
+    /// Gradients of a few steps.
+    gradients: Vec<Vec<f32>>,
+    /// Inverse roots of these steps, of one block of elements.
+    inverse: Vec<[f32; BLOCK]>,
+    h: [f32; BLOCK],
+    /// By target: the responses to the buffer; with coupled weight decay those to the iterate follow.
+    responses: Vec<Vec<f32>>,
+    /// The inverse roots at the first step of the segment that was walked before.
+    next_inverse: Vec<f32>,
+    handed: Handed,
+    bytes: Vec<u8>,
+}
+
+/// The arithmetic's own precision.
+#[allow(clippy::cast_possible_truncation)]
+pub(in crate::analyze) fn single(v: f64) -> f32 {
+    v as f32
+}
+
+impl Responses {
+    /// For chunks of any length.
+    pub(in crate::analyze) fn new(influence: &Influence<'_>) -> Responses {
+        let vector = || vec![0.0f32; CHUNK];
+        let every = if influence.holds_all() { 1 } else { HELD };
+        let targets = influence.targets.len();
+        let responses = if influence.coupled { 2 * targets } else { targets };
+        Responses {
+            running: Running::new(influence.moment, influence.coupled),
+            held: Vec::new(),
+            every,
+            seconds: Origin::Own,
+            noted: Vec::new(),
+            gradients: (0..every).map(|_| vector()).collect(),
+            inverse: vec![[0.0; BLOCK]; every],
+            h: [0.0; BLOCK],
+            responses: (0..responses).map(|_| vector()).collect(),
+            next_inverse: if influence.gaps { vector() } else { Vec::new() },
+            handed: Handed { doubts: Vec::new(), inverse: false },
+            bytes: Vec::new(),
+        }
+    }
+
+    /// Goes on with a chunk of `n` elements where the window behind left it.
+    ///
+    /// # Errors
+    /// That cannot be read.
+    pub(in crate::analyze) fn begin(&mut self, influence: &Influence<'_>, chunk: usize, n: usize) -> Result<()> {
+        let vectors = self.responses.iter_mut().chain(std::iter::once(&mut self.next_inverse));
+        let handed = influence.store().take(chunk, vectors.map(|v| &mut v[..n]), &mut self.bytes)?;
+        self.handed = handed.unwrap_or_else(|| {
+            self.responses.iter_mut().for_each(|v| v[..n].fill(0.0));
+            // What lies behind the last step that is walked is not known.
+            let doubt = |k| if influence.last(k) <= influence.end { 0.0 } else { 1.0 };
+            Handed { doubts: (0..influence.targets.len()).map(doubt).collect(), inverse: false }
+        });
+        Ok(())
+    }
+
+    /// Keeps what the window before goes on from.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(in crate::analyze) fn end(&mut self, influence: &Influence<'_>, chunk: usize, n: usize) -> Result<()> {
+        let vectors = self.responses.iter().chain(std::iter::once(&self.next_inverse));
+        influence.store().put(chunk, self.handed.clone(), vectors.map(|v| &v[..n]), &mut self.bytes)
+    }
+
+    /// Begins the way forward through a segment of a chunk, by number.
+    ///
+    /// # Errors
+    /// Second moments that wait in a file cannot be read.
+    pub(in crate::analyze) fn forward(
+        &mut self,
+        influence: &Influence<'_>,
+        (segment, chunk): (&Segment, usize),
+        (mover, layout): (usize, Layout),
+        source: &mut Source<'_>,
+    ) -> Result<()> {
+        self.noted.clear();
+        let replayed = |step| source.coding(step).is_some_and(|c| c.predictor == Predictor::Adam);
+        let all = (segment.steps.start + 1..segment.steps.end).all(replayed);
+        // Who looks further ahead is not at hand when a step is noted.
+        let at_hand = all && self.every > 1 && layout.lag.is_none() && influence.moment == Moment::Recorded;
+        self.seconds = if at_hand { Origin::Replay } else { Origin::Own };
+        let (first, n) = (segment.steps.start, source.chunk.len);
+        let known = if first == 0 {
+            self.running.begin(n, influence.first_moment(mover));
+            true
+        } else if let Some(seconds) = &influence.seconds {
+            seconds.read((segment.number, chunk), self.running.vectors(n), &mut self.bytes)?
+        } else {
+            matches!(source.load(first, MOMENTS[1], self.running.newest(n)), Ok(Decoded::Values))
+        };
+        if !known {
+            self.noted.extend(segment.steps.clone().map(|_| Noted::Unknown));
+        }
+        Ok(())
+    }
+
+    /// Takes the next step of the segment with what became of its gradient; `None` where it cannot be read. With it
+    /// come x and, where the next iterate is a replay, the second moment after the step.
+    pub(in crate::analyze) fn note(
+        &mut self,
+        influence: &Influence<'_>,
+        (segment, step): (&Segment, u64),
+        (isa, mover): (Isa, usize),
+        gradient: Option<(&[f32], Decoded)>,
+        [x, replayed]: [&[f32]; 2],
+    ) {
+        let at = self.noted.len() as u64;
+        if segment.steps.start + at != step {
+            return;
+        }
+        let lacks = self.seconds == Origin::Replay && replayed.is_empty() && step + 1 < segment.steps.end;
+        let noted = match (gradient, influence.update(mover, step)) {
+            (Some((g, Decoded::Values)), Some(e)) if !lacks => {
+                self.hold(x.len(), self.every > 1);
+                match self.seconds {
+                    Origin::Own => self.running.advance(isa, &e, g, influence.coupled.then_some(x)),
+                    // It is held before the next step.
+                    Origin::Replay if (self.noted.len() + 1).is_multiple_of(self.every) => {
+                        self.running.newest(replayed.len()).copy_from_slice(replayed);
+                    }
+                    Origin::Replay => {}
+                }
+                self.hold(x.len(), self.every == 1);
+                Noted::Step(e)
+            }
+            (Some((_, Decoded::Absent)), _) => {
+                self.hold(x.len(), true);
+                Noted::Rest
+            }
+            _ => Noted::Unknown,
+        };
+        self.noted.push(noted);
+        if noted == Noted::Unknown {
+            // From here on the second moment is not known.
+            self.noted.extend((step + 1..segment.steps.end).map(|_| Noted::Unknown));
+        }
+    }
+
+    /// Holds the second moment at hand, where it is `time` to.
+    fn hold(&mut self, n: usize, time: bool) {
+        if time && self.noted.len().is_multiple_of(self.every) {
+            let place = self.noted.len() / self.every;
+            if self.held.len() <= place {
+                self.held.resize_with(place + 1, || vec![0.0; CHUNK]);
+            }
+            self.held[place][..n].copy_from_slice(self.running.divisor(n));
+        }
+    }
+
+    /// Walks the segment backward and puts the sums of the `wanted` steps into their rows.
+    pub(in crate::analyze) fn back(
+        &mut self,
+        influence: &Influence<'_>,
+        segment: &Segment,
+        (isa, mover): (Isa, usize),
+        (wanted, layout, cells): (&[u64], Layout, &mut Cells),
+        source: &mut Source<'_>,
+    ) {
+        // What was not noted could not be read.
+        let steps = usize::try_from(segment.steps.end - segment.steps.start).unwrap_or(0);
+        self.noted.resize(steps, Noted::Unknown);
+        let mut after = segment.after[mover].clone();
+        let mut gap = self.gap(influence, segment, mover, &mut after);
+        for block in (0..steps.div_ceil(self.every)).rev() {
+            let places = block * self.every..((block + 1) * self.every).min(steps);
+            self.load(segment, places.clone(), source);
+            let mut moves = Vec::new();
+            for place in places.clone().rev() {
+                let step = segment.steps.start + place as u64;
+                let gap = std::mem::take(&mut gap);
+                for (k, after) in after.iter_mut().enumerate() {
+                    let at = (k, step, place);
+                    moves.push(self.one(influence, mover, at, gap.get(k).copied(), after));
+                }
+            }
+            let sums = self.go_back(influence, isa, places.clone(), &moves, source.chunk.len);
+            let targets = influence.targets.len();
+            for (i, place) in places.rev().enumerate() {
+                let Ok(row) = wanted.binary_search(&(segment.steps.start + place as u64)) else { continue };
+                for (k, sums) in sums[i * targets..(i + 1) * targets].iter().enumerate() {
+                    let first = layout.own(influence.targets[k]);
+                    cells.values_mut(row)[first..first + 2].copy_from_slice(sums);
+                }
+            }
+        }
+        self.handed.inverse = influence.gaps && matches!(self.noted.first(), Some(Noted::Step(_)));
+    }
+
+    /// How a target goes one step back. `after` is its response to the iterate after the step, and then to the one
+    /// before.
+    fn one(
+        &mut self,
+        influence: &Influence<'_>,
+        mover: usize,
+        (k, step, place): (usize, u64, usize),
+        gap: Option<[f64; 3]>,
+        after: &mut f64,
+    ) -> Move {
+        if step >= influence.last(k) {
+            return Move::Nothing;
+        }
+        let doubt = &mut self.handed.doubts[k];
+        let weight = influence.weight(k, step + 1);
+        if gap.is_some() && influence.coupled {
+            *doubt = f64::INFINITY;
+        }
+        let e = match self.noted[place] {
+            Noted::Step(e) => e,
+            Noted::Rest => {
+                *after += weight;
+                // Between the roots before and after a gap there is none to go by.
+                *doubt = if gap.is_some() { doubt.max(1.0) } else { *doubt };
+                return Move::Rest { weight: single(weight) };
+            }
+            Noted::Unknown => {
+                let shrink = influence.update(mover, step).map_or(0.0, |e| e.linear.shrink);
+                *after = (1.0 - shrink) * (*after + weight);
+                *doubt = if influence.coupled { f64::INFINITY } else { 1.0 };
+                return Move::Unknown;
+            }
+        };
+        let gap = gap.filter(|_| !influence.coupled).map(|[keep, before, behind]| {
+            *doubt *= keep;
+            match self.handed.inverse {
+                true => [keep, before, behind].map(single),
+                // Nothing is walked behind: the root stays.
+                false => [keep, before + behind, 0.0].map(single),
+            }
+        });
+        let u = e.linear;
+        // With coupled decay the response to the iterate is a vector.
+        let response = if influence.coupled { 1.0 } else { *after + weight };
+        let back = Back {
+            into_buffer: single(u.into_buffer),
+            momentum: single(u.momentum),
+            from_buffer: single(u.from_buffer * response),
+            into_step: single(u.into_step * response),
+        };
+        *after = (1.0 - u.shrink) * (*after + weight);
+        let known = *doubt <= NOTHING;
+        *doubt *= u.momentum;
+        Move::Step { back, gap, decay: single(u.weight_decay), weight: single(weight), known }
+    }
+
+    /// Goes back over a few steps, a block of elements at a time, and sums what the gradients put into each target.
+    fn go_back(
+        &mut self,
+        influence: &Influence<'_>,
+        isa: Isa,
+        places: Range<usize>,
+        moves: &[Move],
+        n: usize,
+    ) -> Vec<[f64; 2]> {
+        let targets = influence.targets.len();
+        let unknown = |m: &Move| matches!(m, Move::Unknown | Move::Step { known: false, .. });
+        let mut sums: Vec<[f64; 2]> =
+            moves.iter().map(|m| if unknown(m) { [f64::NAN; 2] } else { [0.0; 2] }).collect();
+        for begin in (0..n).step_by(BLOCK) {
+            let range = begin..(begin + BLOCK).min(n);
+            let len = range.len();
+            for (at, place) in places.clone().enumerate() {
+                let Noted::Step(e) = self.noted[place] else { continue };
+                let (numbers, out) = ([single(1.0 / e.root), single(e.eps)], &mut self.inverse[at][..len]);
+                if self.every > 1 {
+                    let g = &self.gradients[at][range.clone()];
+                    let v = &mut self.running.newest(n)[range.clone()];
+                    second_and_inverse(isa, e.second.map(single), numbers, g, v, out);
+                } else {
+                    inverse(isa, numbers, &self.held[place][range.clone()], out);
+                }
+            }
+            for (i, m) in moves.iter().enumerate() {
+                let (at, k) = (places.len() - 1 - i / targets, i % targets);
+                let (buffers, iterates) = self.responses.split_at_mut(targets);
+                match *m {
+                    Move::Nothing | Move::Unknown => {}
+                    Move::Rest { weight } => {
+                        let response = iterates.get_mut(k).map(|a| &mut a[range.clone()]);
+                        response.into_iter().flatten().for_each(|a| *a += weight);
+                    }
+                    Move::Step { back: step, gap, decay, weight, known } => {
+                        let (c, h) = (&mut buffers[k][range.clone()], &mut self.h[..len]);
+                        let here = &self.inverse[at][..len];
+                        if let Some(factors) = gap {
+                            // Where nothing is walked behind its factor is 0, and any vector will do.
+                            let behind = self.next_inverse.get(range.clone()).unwrap_or(here);
+                            bridge(isa, factors, [here, behind], c);
+                        }
+                        match iterates.get_mut(k) {
+                            None => back(isa, step, here, c, h),
+                            Some(a) => {
+                                back_coupled(isa, (step, decay, weight), here, [&mut a[range.clone()], c, h]);
+                            }
+                        }
+                        if known {
+                            let [own, squares] = own_sums(isa, h, &self.gradients[at][range.clone()]);
+                            sums[i] = [sums[i][0] + own, sums[i][1] + squares];
+                        }
+                    }
+                }
+            }
+            if places.start == 0 && influence.gaps {
+                self.next_inverse[range].copy_from_slice(&self.inverse[0][..len]);
+            }
+        }
+        sums
+    }
+
+    /// What lies between a segment and the step that is walked after it: by target, what is left of the responses to
+    /// the buffer, and what the steps between put there for a root as before, and as behind. Takes the responses
+    /// `after` back over these steps.
+    fn gap(
+        &self,
+        influence: &Influence<'_>,
+        segment: &Segment,
+        mover: usize,
+        after: &mut [f64],
+    ) -> Vec<[f64; 3]> {
+        let (end, next) = (segment.steps.end, segment.next);
+        if end == next {
+            return Vec::new();
+        }
+        let mut all = vec![[1.0, 0.0, 0.0]; after.len()];
+        for s in (end..next).rev() {
+            let share = (s + 1 - end) as f64 / (next + 1 - end) as f64;
+            let e = influence.update(mover, s);
+            for (k, (after, [keep, before, behind])) in after.iter_mut().zip(&mut all).enumerate() {
+                if s >= influence.last(k) {
+                    continue;
+                }
+                *after += influence.weight(k, s + 1);
+                let Some(Elementwise { linear: u, .. }) = e else { continue };
+                let push = u.from_buffer * *after;
+                *keep *= u.momentum;
+                *before = u.momentum * (*before + push * (1.0 - share));
+                *behind = u.momentum * (*behind + push * share);
+                *after *= 1.0 - u.shrink;
+            }
+        }
+        all
+    }
+
+    /// Decodes the gradients of a few steps again, and goes back to the second moments before them.
+    fn load(&mut self, segment: &Segment, places: Range<usize>, source: &mut Source<'_>) {
+        let n = source.chunk.len;
+        let Some(grad) = source.run.manifest.stream_id(GRAD) else { return };
+        if self.every > 1
+            && let Some(held) = self.held.get(places.start / self.every)
+        {
+            self.running.newest(n).copy_from_slice(&held[..n]);
+        }
+        let mut known = true;
+        for (at, place) in places.enumerate() {
+            if matches!(self.noted[place], Noted::Step(_)) {
+                let g = &mut self.gradients[at][..n];
+                let loaded = source.load(segment.steps.start + place as u64, grad, g);
+                known &= matches!(loaded, Ok(Decoded::Values));
+                if !known {
+                    self.noted[place] = Noted::Unknown;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! What a measured step tells of the optimizer: its sums, and how the next iterate is stored.
+
+use crate::codec::{NESTEROV, Prediction, Predictor};
+use crate::optimizer::linear::{Sgd, Update};
+use crate::run::read::trajectory::Made;
+use crate::stream::{Form, Measured};
+use crate::sums::{Flags, Layout};
+
+/// What the storage of x_{t+1} tells of the step to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(in crate::analyze) enum Told {
+    /// Nothing: it is stored by itself, as keyframes are, or in part.
+    #[default]
+    Nothing,
+    /// The writer could have stored it as what the optimizer's step missed, and did not.
+    NotReplayed,
+    /// It is stored as what the optimizer's step missed: the sum of squares of that, without rounding.
+    Missed(f64),
+    /// The same of a part of the tensor; the rest tells nothing.
+    Partly(f64),
+}
+
+impl Told {
+    /// Words that it takes.
+    pub(in crate::analyze) const WORDS: usize = 2;
+
+    /// As words.
+    pub(in crate::analyze) fn to_words(self) -> [u64; Told::WORDS] {
+        match self {
+            Told::Nothing => [0, 0],
+            Told::NotReplayed => [1, 0],
+            Told::Missed(energy) => [2, energy.to_bits()],
+            Told::Partly(energy) => [3, energy.to_bits()],
+        }
+    }
+
+    /// Reads what [`Self::to_words`] gave.
+    pub(in crate::analyze) fn from_words([kind, energy]: [u64; Told::WORDS]) -> Told {
+        match kind {
+            0 => Told::Nothing,
+            1 => Told::NotReplayed,
+            2 => Told::Missed(f64::from_bits(energy)),
+            _ => Told::Partly(f64::from_bits(energy)),
+        }
+    }
+
+    /// What a chunk's iterate tells; `None` where its values must be at hand first. `replay` is how the declared
+    /// optimizer's steps are predicted, `update` what its step is, where that is linear.
+    pub(in crate::analyze) fn of(made: Option<Made>, replay: Predictor, update: Option<&Update>) -> Option<Told> {
+        match made {
+            None | Some(Made::Keyframe) => Some(Told::Nothing),
+            Some(Made::Otherwise) => Some(Told::NotReplayed),
+            Some(Made::Replayed { prediction, missed }) => {
+                let own = prediction.predictor == replay && update.is_none_or(|u| is_of(&prediction, u));
+                if own { missed.map(Told::Missed) } else { Some(Told::Nothing) }
+            }
+        }
+    }
+
+    /// What two parts of a tensor tell together.
+    pub(in crate::analyze) fn and(self, other: Told) -> Told {
+        match (self, other) {
+            (Told::Missed(a), Told::Missed(b)) => Told::Missed(a + b),
+            (Told::NotReplayed, Told::NotReplayed) => Told::NotReplayed,
+            (Told::Missed(a) | Told::Partly(a), Told::Missed(b) | Told::Partly(b)) => Told::Partly(a + b),
+            (Told::Missed(v) | Told::Partly(v), _) | (_, Told::Missed(v) | Told::Partly(v)) => {
+                Told::Partly(v)
+            }
+            _ => Told::Nothing,
+        }
+    }
+}
+
+/// Whether a prediction is the step of `update`: its coefficients come from the writer.
+fn is_of(prediction: &Prediction, update: &Update) -> bool {
+    let [decay, momentum, keep, lr, scale, ..] = prediction.coefficients.map(f64::from);
+    let own = Update::from(Sgd {
+        lr: lr * scale,
+        momentum,
+        dampening: 1.0 - keep,
+        weight_decay: decay * scale,
+        nesterov: prediction.flags & NESTEROV != 0,
+    });
+    // Coefficients are rounded to binary32.
+    let near = |a: f64, b: f64| (a - b).abs() <= 1e-6 * b.abs();
+    prediction.predictor == Predictor::Sgd
+        && near(own.momentum, update.momentum)
+        && near(own.weight_decay, update.weight_decay)
+        && near(own.into_step, update.into_step)
+        && near(own.from_buffer, update.from_buffer)
+        // The first step of a tensor is not dampened.
+        && (near(own.into_buffer, update.into_buffer) || near(keep, 1.0))
+}
+
+/// The updates of some steps, by parameter group.
+pub(in crate::analyze) struct Updates {
+    /// Ascending.
+    steps: Vec<u64>,
+    groups: usize,
+    all: Vec<Option<Update>>,
+}
+
+impl Updates {
+    /// Those of `steps`, ascending; `of` gives that of a parameter group at a step, where it is linear.
+    pub(in crate::analyze) fn new(steps: &[u64], groups: usize, of: impl Fn(usize, u64) -> Option<Update>) -> Updates {
+        let all =
+            steps.iter().flat_map(|&s| (0..groups).map(move |g| (g, s))).map(|(g, s)| of(g, s)).collect();
+        Updates { steps: steps.to_vec(), groups, all }
+    }
+
+    /// Those of a step.
+    pub(in crate::analyze) fn at(&self, step: u64) -> &[Option<Update>] {
+        match self.steps.binary_search(&step) {
+            Ok(i) => &self.all[i * self.groups..(i + 1) * self.groups],
+            Err(_) => &[],
+        }
+    }
+}
+
+/// What is known of a gradient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::analyze) enum Gradient {
+    /// There is none.
+    Absent,
+    /// It is there.
+    There,
+    /// It was not recorded, or is not measured.
+    Unknown,
+}
+
+/// A tensor at a step.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::analyze) struct Seen {
+    pub(in crate::analyze) gradient: Gradient,
+    pub(in crate::analyze) told: Told,
+    /// `||x_t||^2`, `||x_t - x_{t+1}||^2`, `||g||^2`, `<g, x_t>`, `<g, x_t - x_{t+1}>`, `||x_t - r||^2`.
+    sums: [f64; Seen::SUMS],
+}
+
+/// Which direction is the gradient, and whether it has its weight decay already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::analyze) struct Along {
+    /// The direction.
+    pub(in crate::analyze) direction: usize,
+    /// It has its weight decay.
+    pub(in crate::analyze) decayed: bool,
+}
+
+impl Along {
+    /// The gradient among the directions that are measured, of which `grad` is the recorded stream.
+    pub(in crate::analyze) fn find(directions: &[Measured], grad: Option<u16>) -> Option<Along> {
+        let find = |form: Form| directions.iter().position(|m| m.recorded == grad && m.form == form);
+        let along = |form: Form| Some(Along { direction: find(form)?, decayed: form == Form::Decayed });
+        grad.and_then(|_| along(Form::Stored).or_else(|| along(Form::Decayed)))
+    }
+}
+
+impl Seen {
+    /// Numbers that it has.
+    const SUMS: usize = 6;
+
+    #[cfg(test)]
+    pub(in crate::analyze) fn new(gradient: Gradient, told: Told, sums: [f64; Seen::SUMS]) -> Seen {
+        Seen { gradient, told, sums }
+    }
+
+    /// What the sums of a tensor say; `None` where x_{t+1} is not recorded. The gradient lies `along` a direction,
+    /// where it was recorded.
+    pub(in crate::analyze) fn of(
+        layout: Layout,
+        along: Option<Along>,
+        (sums, flags): (&[f64], Flags),
+        told: Told,
+    ) -> Option<Seen> {
+        let [x2, step2, d2] = [sums[Layout::X2], sums[Layout::STEP2], sums[layout.d2(0)]];
+        let (gradient, of_gradient) = match along.map(|a| a.direction) {
+            None => (Gradient::Unknown, [0.0; 3]),
+            Some(d) if flags.absent >> d & 1 == 1 => (Gradient::Absent, [0.0; 3]),
+            Some(d) => {
+                let (g2, dot) = (layout.g2(d), layout.dot(d, 0));
+                (Gradient::There, [sums[g2], sums[g2 + 1], sums[dot] - sums[dot + 1]])
+            }
+        };
+        let [g2, gx, g_step] = of_gradient;
+        (!flags.no_next).then_some(Seen { gradient, told, sums: [x2, step2, g2, gx, g_step, d2] })
+    }
+
+    /// Words of a tensor of which storage tells nothing.
+    pub(in crate::analyze) const WORDS: usize = 1 + Seen::SUMS;
+
+    /// Appends what is known of a tensor to `words`.
+    pub(in crate::analyze) fn put(seen: Option<&Seen>, words: &mut Vec<u64>) {
+        words.push(match seen.map(|s| s.gradient) {
+            None => 0,
+            Some(Gradient::Absent) => 1,
+            Some(Gradient::There) => 2,
+            Some(Gradient::Unknown) => 3,
+        });
+        words.extend(seen.map_or([0.0; Seen::SUMS], |s| s.sums).map(f64::to_bits));
+    }
+
+    /// Reads what [`Self::put`] gave.
+    pub(in crate::analyze) fn from_words(words: &[u64; Seen::WORDS]) -> Option<Seen> {
+        let [kind, sums @ ..] = words;
+        let gradient = match kind {
+            0 => return None,
+            1 => Gradient::Absent,
+            2 => Gradient::There,
+            _ => Gradient::Unknown,
+        };
+        Some(Seen { gradient, told: Told::Nothing, sums: sums.map(f64::from_bits) })
+    }
+
+    /// Those sums.
+    pub(in crate::analyze) fn sums(&self) -> &[f64; Seen::SUMS] {
+        &self.sums
+    }
+
+    /// `||x_t||^2`.
+    pub(in crate::analyze) fn x2(&self) -> f64 {
+        self.sums[0]
+    }
+
+    /// `||x_t - x_{t+1}||^2`.
+    pub(in crate::analyze) fn step2(&self) -> f64 {
+        self.sums[1]
+    }
+
+    /// Whether there is a gradient.
+    pub(in crate::analyze) fn is_there(&self) -> bool {
+        matches!(self.gradient, Gradient::There)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_a_tensor_tell_together() {
+        let all = [Told::Nothing, Told::NotReplayed, Told::Missed(1.0), Told::Partly(2.0)];
+        let expected = [
+            [Told::Nothing, Told::Nothing, Told::Partly(1.0), Told::Partly(2.0)],
+            [Told::Nothing, Told::NotReplayed, Told::Partly(1.0), Told::Partly(2.0)],
+            [Told::Partly(1.0), Told::Partly(1.0), Told::Missed(2.0), Told::Partly(3.0)],
+            [Told::Partly(2.0), Told::Partly(2.0), Told::Partly(3.0), Told::Partly(4.0)],
+        ];
+        assert_eq!(all.map(|a| all.map(|b| a.and(b))), expected);
+    }
+
+    #[test]
+    fn a_prediction_is_the_optimizers_step_only_with_its_coefficients() {
+        let sgd = Sgd { lr: 0.1, momentum: 0.9, dampening: 0.5, weight_decay: 0.01, nesterov: true };
+        let update = Update::from(sgd);
+        let made = |c: [f32; 5], flags: u8| Prediction::new(Predictor::Sgd, flags, &c);
+        let own = [0.01, 0.9, 0.5, 0.1, 1.0];
+        assert!(is_of(&made(own, NESTEROV), &update));
+        // At a tensor's first step nothing is dampened.
+        assert!(is_of(&made([0.01, 0.9, 1.0, 0.1, 1.0], NESTEROV), &update));
+        assert!(!is_of(&made(own, 0), &update));
+        for (i, value) in [0.02, 0.8, 0.6, 0.11, -1.0].into_iter().enumerate() {
+            let mut other = own;
+            other[i] = value;
+            assert!(!is_of(&made(other, NESTEROV), &update), "coefficient {i}");
+        }
+        let climbing = Update::from(Sgd { lr: -0.1, weight_decay: -0.01, ..sgd });
+        assert!(is_of(&made([0.01, 0.9, 0.5, 0.1, -1.0], NESTEROV), &climbing));
+        let (missed, replay) = (Some(0.5), Predictor::Sgd);
+        let told =
+            |prediction, missed| Told::of(Some(Made::Replayed { prediction, missed }), replay, Some(&update));
+        assert_eq!(told(made(own, NESTEROV), missed), Some(Told::Missed(0.5)));
+        assert_eq!(told(made(own, NESTEROV), None), None);
+        assert_eq!(told(made(own, 0), None), Some(Told::Nothing));
+    }
+
+    #[test]
+    fn what_is_known_of_a_tensor_survives_its_words() {
+        for gradient in [Gradient::Absent, Gradient::There, Gradient::Unknown] {
+            let seen = Seen::new(gradient, Told::Nothing, [1.0, 2.0, 3.0, -4.0, 5.0, f64::INFINITY]);
+            let mut words = Vec::new();
+            Seen::put(Some(&seen), &mut words);
+            let back = Seen::from_words(words.first_chunk().unwrap()).unwrap();
+            assert_eq!((back.gradient, back.told, back.sums), (gradient, Told::Nothing, seen.sums));
+        }
+        let mut words = Vec::new();
+        Seen::put(None, &mut words);
+        assert!(Seen::from_words(words.first_chunk().unwrap()).is_none());
+    }
+}

@@ -1,0 +1,505 @@
+//! The unit of work: one chunk of parameters walked through a few steps in time.
+//!
+//! Units are independent, so threads take them in any order; what a unit computes depends on
+//! nothing but its chunk and steps.
+
+use std::cell::RefCell;
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rayon::prelude::*;
+
+use crate::analyze::measure::cell::sums;
+use crate::analyze::measure::gpu::{At, Batch, Shared};
+use crate::analyze::measure::influence::{Influence, Segment};
+use crate::analyze::measure::lossy::{Along, Bounds};
+use crate::analyze::measure::responses::Responses;
+use crate::analyze::measure::sample::Sample;
+use crate::analyze::measure::told::{Told, Updates};
+use crate::analyze::{Observer, Options};
+use crate::codec::{Decoder, Predictor};
+use crate::cuda::Device;
+use crate::error::{Error, Result, Tried};
+use crate::float_environment::Exact;
+use crate::isa::Isa;
+use crate::optimizer::Hyperparameters;
+use crate::order::CHUNK;
+use crate::reduce::Direction;
+use crate::reduce::cpu::{Vectors, iterate_sums};
+use crate::reference::Reference;
+use crate::run::Run;
+use crate::run::format::chunk::Chunk;
+use crate::run::format::manifest::GRAD;
+use crate::run::read::trajectory::{Decoded, Slots, Source, Trajectory};
+use crate::run::read::window::Window;
+use crate::stream::Measured;
+use crate::sums::{Cells, Flags, Layout};
+
+/// What all units of a window share.
+pub(in crate::analyze) struct Unit<'a> {
+    pub(in crate::analyze) run: &'a Run,
+    pub(in crate::analyze) window: &'a Window,
+    pub(in crate::analyze) layout: Layout,
+    pub(in crate::analyze) references: &'a [Reference],
+    pub(in crate::analyze) directions: &'a [Measured],
+    pub(in crate::analyze) hyperparameters: &'a Hyperparameters<'a>,
+    /// How the declared optimizer's steps are predicted, where the storage of iterates tells of them.
+    pub(in crate::analyze) replay: Option<Predictor>,
+    /// The updates of the steps, where they are linear.
+    pub(in crate::analyze) updates: &'a Updates,
+    /// The step of x_0, where it is there.
+    pub(in crate::analyze) first: Option<u64>,
+    /// Whether `||x_0||^2` is still to be found.
+    pub(in crate::analyze) wants_start: bool,
+    /// Where gradients are kept to see how skewed they are.
+    pub(in crate::analyze) sample: Option<&'a Sample>,
+    /// Where what gradients put into references is summed element by element: how, and the segments of the window.
+    pub(in crate::analyze) influence: Option<(&'a Influence<'a>, &'a [Segment])>,
+    pub(in crate::analyze) observer: &'a dyn Observer,
+}
+
+/// The threads and what each works with.
+pub(in crate::analyze) struct Workers {
+    pool: rayon::ThreadPool,
+    isa: Isa,
+    scratch: Vec<Mutex<Scratch>>,
+    /// Where each chunk begins in the model.
+    offsets: Vec<usize>,
+}
+
+/// Threads of a processor where GPUs sum: while one waits for its batch, another decodes.
+const WAITING: usize = 2;
+/// Lanes of a device at most, since each pins memory.
+const LANES: usize = 64;
+
+/// Damage that was met: the steps that it spoils, and how it shows.
+type Damage = Vec<(RangeInclusive<u64>, Error)>;
+
+/// The sums of a chunk, and what the storage of its iterates tells, by step.
+#[derive(Clone)]
+pub(in crate::analyze) struct Measurement {
+    pub(in crate::analyze) cells: Cells,
+    pub(in crate::analyze) told: Vec<Told>,
+}
+
+/// What a unit came to.
+struct Walked {
+    cells: Cells,
+    told: Vec<Told>,
+    /// `||x_0||^2`.
+    start: Option<f64>,
+    damage: Damage,
+}
+
+struct Scratch {
+    decoder: Decoder,
+    file: Vec<u8>,
+    g: Vec<f32>,
+    init: Vec<f32>,
+    iterates: Trajectory,
+    references: Vec<Vec<f32>>,
+    /// Where vectors were stored with loss.
+    bounds: Option<Bounds>,
+    /// Where there is an [`Influence`].
+    responses: Option<Responses>,
+    /// Where a GPU sums.
+    batch: Option<RefCell<Batch>>,
+}
+
+impl Workers {
+    pub(in crate::analyze) fn new(
+        options: &Options,
+        devices: &[Arc<Device>],
+        layout: Layout,
+        run: &Run,
+        references: &[Reference],
+        influence: Option<&Influence<'_>>,
+    ) -> Result<Workers> {
+        let isa = &options.isa;
+        let threads = match devices.len() {
+            0 => options.threads.max(1),
+            count => (options.threads.max(1) * WAITING).min(count * LANES),
+        };
+        let lanes = threads.div_ceil(devices.len().max(1));
+        let shared = devices.iter().map(|d| Shared::new(d, lanes, layout, run, references));
+        let shared = shared.collect::<Result<Vec<_>>>()?;
+        let scratch = |i: usize| {
+            let batch = match shared.len() {
+                0 => None,
+                count => Some(shared[i % count].batch()?),
+            };
+            Ok(Mutex::new(Scratch::new(layout, batch, influence, run)?))
+        };
+        let scratch = (0..threads).map(scratch).collect::<Result<_>>()?;
+        let offsets = run.table.chunks().iter().scan(0, |at, chunk| {
+            *at += chunk.len;
+            Some(*at - chunk.len)
+        });
+        Ok(Workers { pool: thread_pool(threads, &run.path)?, isa: *isa, scratch, offsets: offsets.collect() })
+    }
+
+    /// The sums of every chunk at every step, `||x_0||^2` of every chunk where x_0 is there and it is wanted,
+    /// and the damage met.
+    pub(in crate::analyze) fn measure(
+        &self,
+        unit: &Unit<'_>,
+        steps: &[u64],
+    ) -> Result<(Vec<Measurement>, Vec<Option<f64>>, Damage)> {
+        let chunks = unit.run.table.chunks();
+        // Models of few chunks are also cut in time, so that every thread has work. A piece decodes
+        // the iterates after its last step too, of which there are many where directions meet a
+        // later one.
+        let pieces = (4 * self.scratch.len()).div_ceil(chunks.len().max(1));
+        let least = unit.layout.lag.map_or(8, |lag| 4 * usize::try_from(lag).unwrap_or(2));
+        let piece = steps.len().div_ceil(pieces).max(least);
+        let cut = |c: usize| steps.chunks(piece).map(move |s| (c, s));
+        let jobs: Vec<(usize, &[u64])> = match unit.influence {
+            None => (0..chunks.len()).flat_map(cut).collect(),
+            // Who walks backward does so from the end, also where no row is wanted.
+            Some(_) => (0..chunks.len()).map(|c| (c, steps)).collect(),
+        };
+        let done: Vec<Result<Walked>> = self.pool.install(|| {
+            jobs.par_iter()
+                .with_max_len(1)
+                .map(|&(index, steps)| {
+                    let wanted = |s| unit.directions.iter().any(|m| m.recorded == Some(s));
+                    unit.window.prefetch_chunk(unit.run, index, wanted);
+                    let thread = rayon::current_thread_index().unwrap_or(0);
+                    let slot = &self.scratch[thread % self.scratch.len()];
+                    let mut scratch = slot.lock().unwrap_or_else(PoisonError::into_inner);
+                    unit.walk(self.isa, (index, self.offsets[index]), steps, &mut scratch)
+                })
+                .collect()
+        });
+        let width = unit.layout.width();
+        let cells = Cells::with_capacity(width, steps.len());
+        let mut measured = vec![Measurement { cells, told: Vec::with_capacity(steps.len()) }; chunks.len()];
+        let (mut starts, mut damage) = (vec![None; chunks.len()], Vec::new());
+        let per_chunk = (jobs.len() / chunks.len().max(1)).max(1);
+        for (i, result) in done.into_iter().enumerate() {
+            let walked = result?;
+            let of_chunk = &mut measured[i / per_chunk];
+            of_chunk.cells.append(walked.cells);
+            of_chunk.told.extend(walked.told);
+            starts[i / per_chunk] = walked.start;
+            damage.extend(walked.damage);
+        }
+        damage.sort_by_key(|(steps, _)| *steps.start());
+        Ok((measured, starts, damage))
+    }
+}
+
+impl Scratch {
+    fn new(
+        layout: Layout,
+        batch: Option<Batch>,
+        influence: Option<&Influence<'_>>,
+        run: &Run,
+    ) -> Result<Scratch> {
+        let vector = || vec![0.0f32; CHUNK];
+        // x_t while x_{t+1} is the newest, or the later one that directions are compared with.
+        let past = layout.lag.map_or(1, |lag| usize::try_from(lag).unwrap_or(1));
+        Ok(Scratch {
+            decoder: run.decoder()?,
+            file: Vec::new(),
+            g: vector(),
+            init: vector(),
+            iterates: Trajectory::new(past),
+            // A GPU has its own.
+            references: (0..if batch.is_some() && !layout.lossy { 0 } else { layout.references })
+                .map(|_| vector())
+                .collect(),
+            bounds: layout.lossy.then(|| Bounds::new(layout)),
+            responses: influence.map(Responses::new),
+            batch: batch.map(RefCell::new),
+        })
+    }
+}
+
+impl Unit<'_> {
+    /// Walks a chunk through `steps`, keeping iterates from one step to the next.
+    fn walk(
+        &self,
+        isa: Isa,
+        (index, offset): (usize, usize),
+        steps: &[u64],
+        s: &mut Scratch,
+    ) -> Result<Walked> {
+        let chunk = &self.run.table.chunks()[index];
+        let n = chunk.len;
+        let cells = Cells::zeros(self.layout.width(), steps.len());
+        let mut damage = Vec::new();
+        let Scratch { decoder, file, g, init, iterates, references, bounds, responses, batch } = s;
+        if let Some(batch) = batch {
+            batch.borrow_mut().begin(&self.run.manifest, chunk, offset, self.directions);
+        }
+        for (reference, values) in self.references.iter().zip(references.iter_mut()) {
+            reference.chunk(chunk, file, &mut values[..n])?;
+        }
+        if let Some(bounds) = bounds {
+            bounds.begin(self.references, chunk, file)?;
+        }
+        let mut source = Source { run: self.run, window: self.window, chunk, decoder, file, bytes: 0 };
+        iterates.clear();
+        let (mut start, mut has_init) = (None, false);
+        if let Some(first) = self.first {
+            match iterates.recorded(first, &mut source) {
+                Ok(x) => {
+                    init[..n].copy_from_slice(x);
+                    has_init = true;
+                    start = self
+                        .wants_start
+                        .then(|| iterate_sums(isa, &Vectors { g: x, x, next: x, init: x }).x2);
+                }
+                Err(e) => damage.push((first..=first, keep(e)?)),
+            }
+        }
+        let init = has_init.then_some(&init[..n]);
+        let (told, again) = (vec![Told::default(); steps.len()], Vec::new());
+        let wanted = steps;
+        let mut walk =
+            Steps { unit: self, isa, index, wanted, init, g, references, bounds, cells, told, again, damage };
+        let batch = batch.as_ref();
+        match (self.influence, responses, batch.filter(|b| b.borrow().decodes())) {
+            (Some((influence, segments)), Some(responses), _) => {
+                let mover = influence.movers.of(chunk.tensor);
+                responses.begin(influence, index, n)?;
+                for segment in segments.iter().rev() {
+                    // What is held is of later steps, which would be kept for longer than those that come.
+                    iterates.clear();
+                    responses.forward(influence, (segment, index), (mover, self.layout), &mut source)?;
+                    let walked: Vec<u64> = segment.steps.clone().collect();
+                    let noting = Noting { responses, influence, segment, mover };
+                    walk.take(&walked, iterates, batch, Some(noting), &mut source)?;
+                    let rows = (steps, self.layout, &mut walk.cells);
+                    responses.back(influence, segment, (isa, mover), rows, &mut source);
+                }
+                if segments.first().is_some_and(|s| s.number > 0) {
+                    responses.end(influence, index, n)?;
+                }
+            }
+            (_, _, None) => walk.take(steps, iterates, batch, None, &mut source)?,
+            (_, _, Some(on_device)) => {
+                let count = on_device.borrow().iterates();
+                walk.take(steps, &mut Trajectory::over(on_device, count), batch, None, &mut source)?;
+            }
+        }
+        let Steps { mut cells, mut told, again, damage, .. } = walk;
+        let bytes = source.bytes;
+        // A device has not shown what was missed; there is something at few steps, if any.
+        for (row, step) in again {
+            iterates.recorded(step + 1, &mut source)?;
+            told[row] = self.told(iterates, step, chunk.tensor).unwrap_or_default();
+        }
+        if let Some(batch) = batch {
+            batch.borrow_mut().flush(self.references, chunk, &mut cells)?;
+        }
+        self.observer.advance(steps.len() as u64, bytes);
+        Ok(Walked { cells, told, start, damage })
+    }
+
+    /// What the storage of x_{t+1} tells of step t; `None` where its values must be at hand first.
+    fn told<S: Slots>(&self, iterates: &Trajectory<S>, step: u64, tensor: usize) -> Option<Told> {
+        let Some(replay) = self.replay else { return Some(Told::Nothing) };
+        let group = self.run.manifest.tensors[tensor].param_group;
+        let update = self.updates.at(step).get(group).and_then(Option::as_ref);
+        Told::of(iterates.made(step + 1), replay, update)
+    }
+
+    fn direction(&self, measured: &Measured, chunk: &Chunk, step: u64) -> Direction {
+        let group = self.run.manifest.tensors[chunk.tensor].param_group;
+        measured.direction(|| self.hyperparameters.coupled_weight_decay(group, step).unwrap_or(0.0))
+    }
+}
+
+/// A walk through the steps of a unit.
+struct Steps<'a> {
+    unit: &'a Unit<'a>,
+    isa: Isa,
+    /// The chunk's number.
+    index: usize,
+    /// The steps that have a row.
+    wanted: &'a [u64],
+    /// x_0, where it is there.
+    init: Option<&'a [f32]>,
+    g: &'a mut [f32],
+    references: &'a [Vec<f32>],
+    bounds: &'a mut Option<Bounds>,
+    cells: Cells,
+    told: Vec<Told>,
+    /// Rows and steps of which more is told once the values are at hand.
+    again: Vec<(usize, u64)>,
+    damage: Damage,
+}
+
+/// Who is told of the gradients on the way, to walk back over them.
+struct Noting<'a> {
+    responses: &'a mut Responses,
+    influence: &'a Influence<'a>,
+    segment: &'a Segment,
+    mover: usize,
+}
+
+impl Steps<'_> {
+    /// Takes `steps`, with iterates held wherever they are; in a batch where a GPU sums.
+    fn take<S: Slots>(
+        &mut self,
+        steps: &[u64],
+        iterates: &mut Trajectory<S>,
+        batch: Option<&RefCell<Batch>>,
+        mut noting: Option<Noting<'_>>,
+        source: &mut Source<'_>,
+    ) -> Result<()> {
+        let Steps { unit, isa, index, wanted, init, g, references, bounds, cells, told, again, damage } =
+            self;
+        let n = source.chunk.len;
+        let mut none = Flags::default();
+        let grad = unit.run.manifest.stream_id(GRAD);
+        // Steps whose iterates cannot be decoded.
+        let mut lost: Option<RangeInclusive<u64>> = None;
+        // Up to here iterates were looked for.
+        let mut ahead = 0;
+        for &t in steps {
+            let row = wanted.binary_search(&t).ok();
+            if let Some(batch) = batch.filter(|b| b.borrow().is_full()) {
+                batch.borrow_mut().flush(unit.references, source.chunk, cells)?;
+            }
+            let mut reach = |step: u64| {
+                if lost.as_ref().is_some_and(|lost| lost.contains(&step)) {
+                    return Ok(false);
+                }
+                iterates.reach(step, source).or_else(|e| {
+                    let e = keep(e)?;
+                    let end = unit.run.next_keyframe(step)?.map_or(u64::MAX, |k| k - 1);
+                    lost = Some(step..=end);
+                    // The final iterate has no row.
+                    let last = unit.run.final_step().unwrap_or(unit.run.steps().end).saturating_sub(1);
+                    damage.push((step..=last.min(end).max(step), e));
+                    Ok(false)
+                })
+            };
+            let (_, has_next) = (reach(t)?, reach(t + 1)?);
+            let later = unit.layout.lag.map_or(t, |lag| t + lag);
+            // A later iterate may be decoded without those before it, which the next steps need: in order.
+            let needed = |s: &u64| steps.binary_search(s).is_ok() || steps.binary_search(&(s - 1)).is_ok();
+            for between in ((t + 2).max(ahead + 1)..later).filter(needed) {
+                reach(between)?;
+            }
+            ahead = later;
+            let has_later = later > t && row.is_some() && reach(later)?;
+            if let Some(row) = row {
+                match unit.told(iterates, t, source.chunk.tensor) {
+                    Some(of_step) => told[row] = of_step,
+                    None => again.push((row, t)),
+                }
+            }
+            let (values, flags) = match row {
+                Some(row) => cells.row_mut(row),
+                None => (&mut [][..], &mut none),
+            };
+            flags.no_init = init.is_none();
+            let Some(x) = iterates.get(t, n) else {
+                flags.damaged = true;
+                continue;
+            };
+            if let Some(Noting { responses, influence, segment, mover }) = &mut noting {
+                let known = iterates.gradient(t, n).or_else(|| {
+                    let decoded = source.load(t, grad?, &mut g[..n]).ok()?;
+                    Some((&g[..n], decoded))
+                });
+                let second = iterates.second_after(t, n).unwrap_or_default();
+                responses.note(influence, (segment, t), (*isa, *mover), known, [x, second]);
+            }
+            let Some(row) = row else { continue };
+            flags.no_next = !has_next;
+            flags.no_later = !has_later;
+            let next = iterates.get(t + 1, n).unwrap_or(x);
+            let (later_step, later) = (later, iterates.get(later, n).filter(|_| has_later));
+            let init = init.unwrap_or(x);
+            let sample = unit.sample.filter(|s| s.wants(*index, t));
+            let on_device = batch.is_some_and(|b| b.borrow().decodes());
+            if let (Some(sample), Some(grad)) = (sample.filter(|_| on_device), grad)
+                && matches!(source.load(t, grad, &mut g[..n]), Ok(Decoded::Values))
+            {
+                sample.keep(*index, t, &g[..n]);
+            }
+            if let Some(bounds) = bounds {
+                let moves = unit.directions.iter().any(|m| m.recorded.is_none());
+                let next = Some(next).filter(|_| moves && has_next);
+                bounds.iterates(source, [(t, Some(x)), (t + 1, next), (later_step, later)])?;
+            }
+            let mut held = None;
+            for (d, measured) in unit.directions.iter().enumerate() {
+                // The next iterate was predicted from the gradient.
+                let known = iterates.gradient(t, n).filter(|_| measured.recorded == grad);
+                let absent = match measured.recorded {
+                    None => flags.no_next,
+                    Some(stream) if held.is_some_and(|(known, _)| known == stream) => {
+                        held.is_some_and(|(_, absent)| absent)
+                    }
+                    Some(_) if known.is_some() => known.is_some_and(|(_, d)| d != Decoded::Values),
+                    Some(stream) => match source.load(t, stream, &mut g[..n]) {
+                        Ok(Decoded::Values) => false,
+                        Ok(Decoded::Absent | Decoded::Missing) => true,
+                        Err(e) => {
+                            damage.push((t..=t, keep(e)?));
+                            flags.damaged = true;
+                            continue;
+                        }
+                    },
+                };
+                held = measured.recorded.map(|stream| (stream, absent)).or(held);
+                let mut direction = unit.direction(measured, source.chunk, t);
+                if absent {
+                    // Its part of every sum is 0.
+                    g[..n].fill(0.0);
+                    if measured.recorded.is_none() {
+                        held = None;
+                    }
+                    direction = Direction::Stored;
+                    flags.absent |= 1 << d;
+                    flags.all_absent |= 1 << d;
+                }
+                let known = known.filter(|_| !absent);
+                let (g, known) = (known.map_or(&g[..n], |(values, _)| values), known.is_some());
+                let v = Vectors { g, x, next, init };
+                if let Some(sample) = sample.filter(|_| !on_device && !absent && measured.recorded == grad) {
+                    sample.keep(*index, t, g);
+                }
+                if batch.is_none() {
+                    sums(*isa, unit.layout, (d, direction), &v, later, references, values);
+                }
+                let mut given = false;
+                if let Some(bounds) = bounds {
+                    let stored = measured.recorded.filter(|_| !absent);
+                    let along = Along { number: d, direction, step: t, stored, vectors: v };
+                    given = bounds.add(*isa, unit.layout, &along, (later, references), source, values)?;
+                }
+                if let Some(batch) = batch {
+                    let (number, step, vectors) = (d, t, v);
+                    let later = later.map(|values| (later_step, values));
+                    let at =
+                        At { row, number, direction, step, vectors, has_next, later, given, known, absent };
+                    batch.borrow_mut().add(&at)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Threads whose arithmetic is exact.
+pub(in crate::analyze) fn thread_pool(threads: usize, run: &Path) -> Result<rayon::ThreadPool> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads.max(1))
+        .start_handler(|_| std::mem::forget(Exact::new()))
+        .build()
+        .map_err(std::io::Error::other)
+        .tried("start threads for", run)
+}
+
+/// Passes damage on to be collected; anything else ends the analysis.
+fn keep(e: Error) -> Result<Error> {
+    if e.is_damage() { Ok(e) } else { Err(e) }
+}

@@ -1,0 +1,300 @@
+//! How fast a device copies and sums: what `docs/gpu-results.md` shows.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Barrier};
+
+use cudarc::driver::sys::CUdevice_attribute as Attribute;
+use cudarc::driver::sys::CUevent_flags::CU_EVENT_DEFAULT;
+use cudarc::driver::{CudaSlice, CudaStream, DriverError, PushKernelArg};
+
+use crate::codec::{Decoder, Encoder, Exponents, Prediction, Predictor, Residual};
+use crate::cuda::lane::{Packed, grid, wide};
+use crate::cuda::{Device, From, Kernel, Lane, Plan, Resident, Result, Term};
+use crate::dtype::{DType, push_bytes};
+use crate::isa::Isa;
+use crate::order::{BLOCK, CHUNK};
+use crate::reduce::Direction;
+
+/// Elements of a vector at most: many times a device's cache.
+const LARGE: usize = 1 << 26;
+/// Part of the free memory that a vector takes at most, in bytes an element.
+const SHARE: usize = 128;
+/// Terms and references of the kernels that are bound by arithmetic.
+const PAIRS: [usize; 2] = [64, 64];
+/// Runs of which the median counts.
+const RUNS: usize = 7;
+/// Seconds that launches of a kernel fill together, so that their beginning and end do not count.
+const LONG: f64 = 0.02;
+
+/// A measurement.
+#[derive(Clone, Debug)]
+pub struct Speed {
+    /// What was measured.
+    pub what: String,
+    /// Seconds, the median of many runs.
+    pub seconds: f64,
+    /// How many of `unit` that is a second.
+    pub rate: f64,
+    /// GB/s or 10^9 float64 operations/s.
+    pub unit: &'static str,
+    /// What it is compared with, and the rate of that, where there is something.
+    pub beside: Option<(&'static str, f64)>,
+}
+
+/// Measures the speed of a copy and of every kernel on values that are no zeros, in up to 2 GiB.
+///
+/// # Errors
+/// The device fails, or has too little memory.
+pub fn bench(device: &Arc<Device>) -> Result<Vec<Speed>> {
+    let mut all = measure(device).map_err(|e| device.failed("be measured", e))?;
+    let copied = all.first().map_or(0.0, |copy| copy.rate);
+    for count in [1, 8, 32] {
+        let Some(mut lanes) = lanes(device, count)? else { break };
+        let parameters = count * lanes[0].0.plan().steps * CHUNK;
+        let seconds =
+            together(&mut lanes, |lane, init| lane.run(init, |_, _| Ok::<(), Infallible>(())).map(drop))?;
+        all.push(Speed {
+            what: format!("payloads of SGD copied, decoded, predicted and summed, {count} lanes"),
+            seconds,
+            rate: parameters as f64 / seconds / 1e6,
+            unit: "10^6 parameters a second",
+            beside: None,
+        });
+        let bytes: usize = lanes.iter().map(|(lane, _)| lane.staged()).sum();
+        let walk = |lane: &mut Lane, init: u32, times: u16| {
+            (0..times).try_for_each(|_| lane.walk(init))?;
+            lane.wait()
+        };
+        let once = together(&mut lanes, |lane, init| walk(lane, init, 1))?;
+        let times: u16 = [1, 10, 100].into_iter().find(|t| f64::from(*t) * once >= LONG).unwrap_or(1000);
+        let seconds = together(&mut lanes, |lane, init| walk(lane, init, times))?;
+        all.push(Speed {
+            what: format!("`walk_f32` alone, {count} chunks at a time: {bytes} bytes of payloads"),
+            seconds: seconds / f64::from(times),
+            rate: f64::from(times) * bytes as f64 / seconds / 1e9,
+            unit: "GB/s",
+            beside: Some(("of the copy", copied)),
+        });
+    }
+    Ok(all)
+}
+
+/// Lanes with a batch each, and the place of x_0 there. Nothing where so many do not fit.
+fn lanes(device: &Arc<Device>, count: usize) -> Result<Option<Vec<(Lane, u32)>>> {
+    let plan = Plan { steps: 16, directions: 1, references: 1, lagged: false, decodes: true, held: 0 };
+    if device.memory()?.0 < count * plan.lane_bytes() + (16 << 20) {
+        return Ok(None);
+    }
+    let values: Vec<f32> = (0..wide(CHUNK)).map(value).collect();
+    let read = |_: usize, _: usize, out: &mut [f32]| {
+        out.copy_from_slice(&values);
+        Ok::<(), Infallible>(())
+    };
+    let Ok(resident) = Resident::upload(device, 1, &[CHUNK], read)?;
+    let resident = Arc::new(resident);
+    let mut all = Vec::new();
+    for _ in 0..count {
+        let mut lane = Lane::new(Arc::clone(device), Some(Arc::clone(&resident)), plan)?;
+        lane.begin(DType::F32, CHUNK, 0, true);
+        let Some(init) = fill(&mut lane, &values, plan)? else { return Ok(None) };
+        all.push((lane, init));
+    }
+    Ok(Some(all))
+}
+
+/// The median of the seconds that all lanes take to `run` side by side, after one that warms up.
+fn together(lanes: &mut [(Lane, u32)], run: impl Fn(&mut Lane, u32) -> Result<()> + Sync) -> Result<f64> {
+    let (run, mut times) = (&run, Vec::new());
+    let start = &Barrier::new(lanes.len() + 1);
+    for i in 0..=RUNS {
+        let begin = std::thread::scope(|scope| {
+            let running: Vec<_> = lanes
+                .iter_mut()
+                .map(|(lane, init)| {
+                    scope.spawn(move || {
+                        start.wait();
+                        run(lane, *init)
+                    })
+                })
+                .collect();
+            // Starting threads takes as long as some kernels.
+            start.wait();
+            let begin = std::time::Instant::now();
+            running.into_iter().try_for_each(|thread| thread.join().unwrap_or(Ok(()))).map(|()| begin)
+        })?;
+        if i > 0 {
+            times.push(begin.elapsed().as_secs_f64());
+        }
+    }
+    times.sort_unstable_by(f64::total_cmp);
+    Ok(times[times.len() / 2])
+}
+
+/// Fills a lane with 16 steps of SGD as the fast profile stores them. Returns the place of x_0; nothing if
+/// there is no encoder.
+fn fill(lane: &mut Lane, values: &[f32], plan: Plan) -> Result<Option<u32>> {
+    let isa = Isa::detect();
+    let (Ok(mut encoder), Ok(mut decoder)) = (Encoder::new(isa, Exponents::Packed), Decoder::new(isa)) else {
+        return Ok(None);
+    };
+    let (mut bytes, mut gradient, mut residual) = (Vec::new(), Vec::new(), Vec::new());
+    push_bytes(DType::F32, values, &mut bytes);
+    let Ok(coding) = encoder.encode(DType::F32, &bytes, &mut gradient) else { return Ok(None) };
+    let rule = Prediction::new(Predictor::Sgd, 0, &[5e-4, 0.9, 1.0, 1e-4, 1.0]);
+    encoder.encode_residual(DType::F32, &rule, values, values, &mut residual);
+    let moments = plan.iterates() + plan.gradients();
+    let moments = [lane.kept(moments), lane.kept(moments + 1)];
+    let init = lane.put(values)?;
+    lane.copy(lane.kept(0), init);
+    lane.fill(moments[0]);
+    for t in 0..plan.steps {
+        let (g, x, next) = (lane.kept(plan.iterates() + t), lane.kept(t), lane.kept(t + 1));
+        let (Ok(parts), Ok(missed)) = (
+            decoder.parts(coding, &gradient, CHUNK),
+            Residual::read(Predictor::Sgd, DType::F32, &residual, CHUNK),
+        ) else {
+            return Ok(None);
+        };
+        lane.merge(g, &parts)?;
+        lane.predict(next, From { x, before: x, g, moments }, &missed)?;
+        lane.term(Term { direction: Direction::Stored, g, x, next, later: x });
+    }
+    Ok(Some(init))
+}
+
+fn measure(device: &Device) -> std::result::Result<Vec<Speed>, DriverError> {
+    let stream = device.context.new_stream()?;
+    let (free, _) = device.context.mem_get_info()?;
+    let size = (free / SHARE / BLOCK * BLOCK).clamp(64 * BLOCK, LARGE);
+    let (elements, [terms, references]) = ((size / 64 / BLOCK * BLOCK).min(CHUNK), PAIRS);
+    let mut bytes = Vec::new();
+    let values: Vec<f32> = (0..1u32 << 20).map(value).collect();
+    push_bytes(DType::F32, &values, &mut bytes);
+    // Five vectors of float32, from a piece that is repeated.
+    let large: CudaSlice<u8> = filled(&stream, 5 * size * 4, &bytes)?;
+    let mut all = Vec::new();
+    // SAFETY: nobody reads what it holds.
+    let mut copy = unsafe { stream.alloc::<u8>(2 * size * 4) }?;
+    let seconds = median(&stream, || stream.memcpy_dtod(&large.slice(..2 * size * 4), &mut copy))?;
+    let copied = (4 * size * 4) as f64 / seconds / 1e9;
+    all.push(Speed {
+        what: "copy on the device".to_owned(),
+        seconds,
+        rate: copied,
+        unit: "GB/s",
+        beside: None,
+    });
+    for (dtype, width) in [(DType::F32, 20), (DType::BF16, 12), (DType::F16, 12)] {
+        let term = Packed { g: 0, x: 1, next: 2, later: 0, kind: 0, unused: 0, weight_decay: 0.0 };
+        let terms = stream.clone_htod(&[term])?;
+        let units = size / BLOCK;
+        // SAFETY: the kernel writes all of it.
+        let mut out = unsafe { stream.alloc::<f64>(units * 8) }?;
+        let (stride, init, one, n) = (size as u64, 3u32, 1u32, wide(size));
+        let reference = large.slice(4 * size * 4..);
+        let seconds = median(&stream, || {
+            let mut launch = stream.launch_builder(device.function(Kernel::Step, dtype));
+            launch
+                .arg(&large)
+                .arg(&stride)
+                .arg(&init)
+                .arg(&reference)
+                .arg(&terms)
+                .arg(&one)
+                .arg(&n)
+                .arg(&mut out);
+            // SAFETY: the arguments are the kernel's; five vectors of `size` elements lie there.
+            unsafe { launch.launch(grid(units)) }.map(drop)
+        })?;
+        let rate = (size * width) as f64 / seconds / 1e9;
+        let what = format!("`step_{dtype}`: 8 sums, {width} bytes an element").to_lowercase();
+        all.push(Speed { what, seconds, rate, unit: "GB/s", beside: Some(("of the copy", copied)) });
+    }
+    let packed = |t: usize| {
+        let [g, x, next, later] = [t, t + 1, t + 2, t + 3].map(wide);
+        Packed { g, x, next, later, kind: 0, unused: 0, weight_decay: 0.0 }
+    };
+    let of_terms = stream.clone_htod(&(0..terms).map(packed).collect::<Vec<_>>())?;
+    let blocks = elements / BLOCK;
+    // SAFETY: the kernels write all that is read.
+    let mut out = unsafe { stream.alloc::<f64>(terms * blocks * references * 3) }?;
+    let (stride, count, number, n) = (elements as u64, wide(terms), wide(references), wide(elements));
+    let view = large.slice(2 * size * 4..);
+    let peak = peak(device)?;
+    let pairs = (terms * references * elements) as f64;
+    for (kernel, units, operations, what) in [
+        (Kernel::Pairs, blocks * (terms / 2) * (references / 4), 5.0, "`pairs_f32`: 3 sums of 64 x 64 pairs"),
+        (Kernel::Lags, blocks * terms * (references / 8), 2.0, "`lags_f32`: 1 sum of 64 x 64 pairs"),
+    ] {
+        let seconds = median(&stream, || {
+            let mut launch = stream.launch_builder(device.function(kernel, DType::F32));
+            launch.arg(&large).arg(&stride).arg(&view).arg(&stride).arg(&number).arg(&of_terms);
+            launch.arg(&count).arg(&n).arg(&mut out);
+            // SAFETY: the arguments are the kernel's; 67 vectors lie at the front and 64
+            // references at `view`.
+            unsafe { launch.launch(grid(units)) }.map(drop)
+        })?;
+        let rate = pairs * operations / seconds / 1e9;
+        let beside = peak.map(|p| ("of its float64 units", p));
+        all.push(Speed { what: what.to_owned(), seconds, rate, unit: "10^9 float64 operations/s", beside });
+    }
+    Ok(all)
+}
+
+/// A value of the size of an iterate's, not zero, in no pattern that a cache or a compressor knows.
+fn value(i: u32) -> f32 {
+    let mixed = i.wrapping_mul(0x9e37_79b9) ^ i.wrapping_mul(0x85eb_ca6b).rotate_left(13);
+    f32::from_bits((mixed & 0x807f_ffff) | ((118 + mixed % 6) << 23))
+}
+
+/// Memory of so many bytes, filled with `piece` again and again.
+fn filled(
+    stream: &Arc<CudaStream>,
+    bytes: usize,
+    piece: &[u8],
+) -> std::result::Result<CudaSlice<u8>, DriverError> {
+    // SAFETY: all of it is written here.
+    let mut all = unsafe { stream.alloc::<u8>(bytes) }?;
+    for from in (0..bytes).step_by(piece.len()) {
+        let len = piece.len().min(bytes - from);
+        stream.memcpy_htod(&piece[..len], &mut all.slice_mut(from..from + len))?;
+    }
+    stream.synchronize()?;
+    Ok(all)
+}
+
+/// The median of the seconds that `run` takes on the stream, after one that warms up.
+fn median(
+    stream: &Arc<CudaStream>,
+    mut run: impl FnMut() -> std::result::Result<(), DriverError>,
+) -> std::result::Result<f64, DriverError> {
+    let mut times = Vec::new();
+    for i in 0..=RUNS {
+        let event = || stream.context().new_event(Some(CU_EVENT_DEFAULT));
+        let (begin, end) = (event()?, event()?);
+        begin.record(stream)?;
+        run()?;
+        end.record(stream)?;
+        stream.synchronize()?;
+        if i > 0 {
+            times.push(f64::from(begin.elapsed_ms(&end)?) / 1e3);
+        }
+    }
+    times.sort_unstable_by(f64::total_cmp);
+    Ok(times[times.len() / 2])
+}
+
+/// 10^9 float64 additions or fused operations a second that all multiprocessors can do at their highest
+/// clock; `None` where it is not known. Units by compute capability: CUDA C++ Programming Guide, Arithmetic
+/// Instructions.
+fn peak(device: &Device) -> std::result::Result<Option<f64>, DriverError> {
+    let units = match device.context.compute_capability()? {
+        (7, 0) | (8, 0) => 32.0,
+        (9 | 10, 0) => 64.0,
+        (7, 5) | (8, 6 | 9) | (12, 0) => 2.0,
+        _ => return Ok(None),
+    };
+    let processors = device.context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+    let kilohertz = device.context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?;
+    Ok(Some(units * f64::from(processors) * f64::from(kilohertz) / 1e6))
+}

@@ -1,0 +1,5 @@
+//! What `lpa doctor` runs: comparisons with the definition of the sums, and measurements.
+
+pub mod conformance;
+pub(crate) mod decoding;
+pub(crate) mod device;

@@ -1,0 +1,431 @@
+//! `manifest.json`: what a run is, written once and never changed.
+//!
+//! Owns the tensor table, the streams, the optimizer and the rank slices; knows nothing of shards.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::dtype::DType;
+use crate::error::{Error, Result, Tried};
+use crate::run::upkeep::replace::was_interrupted;
+
+/// Version of the run format that this library reads and writes.
+pub const FORMAT_VERSION: u32 = 1;
+/// Value of the key `format`.
+pub const FORMAT_NAME: &str = "lpa-run";
+/// File name inside the run directory.
+pub const MANIFEST: &str = "manifest.json";
+/// Name of the stream that holds the gradient as the optimizer receives it.
+pub const GRAD: &str = "grad";
+/// The numbers of the optimizer's own vectors, which go with a keyframe: its momentum and its second
+/// moment before the step. They are float32 whatever the tensor's type.
+pub const MOMENTS: [u16; 2] = [65_534, 65_535];
+/// What the index calls stream 0, the iterate.
+pub const ITERATE: &str = "iterate";
+/// Most elements that a run may hold: far above any model, far below what would exhaust memory.
+const MAX_ELEMENTS: u64 = 1 << 40;
+
+/// Most streams of a run.
+const MAX_STREAMS: usize = 65_000;
+/// Most ranks of a run.
+const MAX_RANKS: u32 = 1 << 16;
+/// Most parameter groups of an optimizer.
+const MAX_PARAM_GROUPS: usize = 1 << 16;
+
+/// One parameter tensor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TensorInfo {
+    /// Name in the model.
+    pub name: String,
+    /// Shape; empty for a scalar. Elements are stored in row-major order.
+    pub shape: Vec<u64>,
+    /// Element type of the iterates and of all streams.
+    pub dtype: DType,
+    /// Index of the optimizer's parameter group.
+    #[serde(default)]
+    pub param_group: usize,
+    /// Further names of the same storage (tied parameters). They are counted once, under `name`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
+}
+
+impl TensorInfo {
+    /// A tensor of parameter group 0 without aliases.
+    pub fn new(name: &str, shape: &[u64], dtype: DType) -> TensorInfo {
+        let (name, shape) = (name.to_owned(), shape.to_vec());
+        TensorInfo { name, shape, dtype, param_group: 0, aliases: Vec::new() }
+    }
+
+    /// Number of elements; saturates, and [`Manifest::check`] refuses what is too large.
+    pub fn elements(&self) -> u64 {
+        if self.shape.contains(&0) {
+            return 0;
+        }
+        self.shape.iter().fold(1, |n: u64, &d| n.saturating_mul(d))
+    }
+
+    /// Type and shape as error messages show them: `F32 [20, 64]`.
+    pub fn describe(&self) -> String {
+        format!("{} {:?}", self.dtype, self.shape)
+    }
+}
+
+/// One direction that is recorded beside the iterates.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamInfo {
+    /// Name: `grad`, `full`, `probe/NAME`, ...
+    pub name: String,
+    /// At which point of the training step it was taken, in the writer's words. For `grad`:
+    /// as the optimizer receives it, after unscaling, accumulation and clipping.
+    #[serde(default)]
+    pub stage: String,
+}
+
+/// The optimizer, as far as the analysis needs it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Optimizer {
+    /// `sgd`, `adam`, `adamw` or any other name.
+    #[serde(default)]
+    pub name: String,
+    /// Initial hyperparameters per parameter group. What a step changes is among its scalars, under
+    /// `KEY/GROUP`: `lr/0`, `momentum/1`, ...
+    #[serde(default)]
+    pub param_groups: Vec<Map<String, Value>>,
+}
+
+impl Optimizer {
+    /// Its name as it is compared.
+    pub fn key(&self) -> String {
+        self.name.to_ascii_lowercase()
+    }
+
+    /// An initial hyperparameter of a parameter group.
+    pub fn initial(&self, group: usize, key: &str) -> Option<&Value> {
+        self.param_groups.get(group)?.get(key)
+    }
+
+    /// Whether a parameter group has a switch on.
+    pub fn flag(&self, group: usize, key: &str) -> bool {
+        self.initial(group, key).and_then(Value::as_bool).unwrap_or(false)
+    }
+
+    /// The sign of the gradient in the update: -1 where the optimizer climbs.
+    pub fn sign(&self, group: usize) -> f64 {
+        if self.flag(group, "maximize") { -1.0 } else { 1.0 }
+    }
+}
+
+/// How much of the values of vectors is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// All: every bit.
+    #[default]
+    Exact,
+    /// Float32 rounded to bfloat16, at random.
+    Bf16,
+    /// 8 bits and a step for each block, rounded at random. Of iterates: of their differences.
+    Int8,
+}
+
+impl std::str::FromStr for Precision {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Precision, String> {
+        [Precision::Exact, Precision::Bf16, Precision::Int8]
+            .into_iter()
+            .find(|p| p.name() == name)
+            .ok_or_else(|| format!("'{name}' is none of exact, bf16, int8"))
+    }
+}
+
+impl Precision {
+    /// The name that users give.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Precision::Exact => "exact",
+            Precision::Bf16 => "bf16",
+            Precision::Int8 => "int8",
+        }
+    }
+}
+
+/// What of a run is stored with loss.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Storage {
+    /// Of all streams.
+    #[serde(default)]
+    pub gradients: Precision,
+    /// Of the iterates.
+    #[serde(default)]
+    pub iterates: Precision,
+}
+
+impl Storage {
+    /// Whether nothing is lost.
+    pub fn is_exact(&self) -> bool {
+        *self == Storage::default()
+    }
+
+    /// How vectors of a stream (0: the iterates) of a type may be stored; [`Precision::Exact`] where nothing
+    /// of that type is lost.
+    pub fn of(self, stream: u16, dtype: DType) -> Precision {
+        let precision = if stream == 0 { self.iterates } else { self.gradients };
+        match (precision, dtype) {
+            (Precision::Int8, _) if stream > 0 => precision,
+            (_, DType::F32) => precision,
+            _ => Precision::Exact,
+        }
+    }
+
+    fn check(self, tensors: &[TensorInfo]) -> std::result::Result<(), String> {
+        let coarse = self.iterates == Precision::Bf16 && tensors.iter().any(|t| t.dtype != DType::BF16);
+        if coarse {
+            return Err(
+                "iterates cannot be stored as bf16: late in a training x_t and x* differ by less than \
+                        bfloat16 can tell apart, and RSI would be wrong by up to 100 %. Store them as int8, \
+                        which holds their differences and is smaller; or exact"
+                    .to_owned(),
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The elements `begin..end` of a tensor that one rank writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slice {
+    /// Index in the tensor table.
+    pub tensor: usize,
+    /// First element.
+    pub begin: u64,
+    /// One past the last element.
+    pub end: u64,
+    /// The rank.
+    pub rank: u32,
+}
+
+/// What a run is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Always [`FORMAT_NAME`].
+    pub format: String,
+    /// Always [`FORMAT_VERSION`].
+    pub version: u32,
+    /// Features that a reader must have; a reader refuses what it does not know.
+    #[serde(default)]
+    pub requires: Vec<String>,
+    /// 128 random bits in hexadecimal: shards name the run that they belong to.
+    pub run_id: String,
+    /// The program that wrote the run.
+    #[serde(default)]
+    pub writer: String,
+    /// When the run was created, in seconds since 1970-01-01 UTC.
+    #[serde(default)]
+    pub created_unix_s: u64,
+    /// The tensor table. Its order is the order of every fold over tensors.
+    pub tensors: Vec<TensorInfo>,
+    /// The streams that may be recorded, besides the iterate.
+    pub streams: Vec<StreamInfo>,
+    /// The optimizer.
+    #[serde(default)]
+    pub optimizer: Optimizer,
+    /// What is stored with loss.
+    #[serde(default, skip_serializing_if = "Storage::is_exact")]
+    pub storage: Storage,
+    /// Number of ranks that write.
+    #[serde(default = "one")]
+    pub world: u32,
+    /// Who writes what. Empty where rank 0 writes all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub slices: Vec<Slice>,
+    /// Whatever the user adds: git commit, configuration, notes.
+    #[serde(default)]
+    pub metadata: Map<String, Value>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// The keys that are read before all others, so that another version is refused by its number and
+/// not by what else it changed.
+#[derive(Deserialize)]
+struct Envelope {
+    format: String,
+    version: u64,
+    #[serde(default)]
+    requires: Vec<String>,
+}
+
+impl Manifest {
+    /// A manifest with a new run id; the caller fills in the rest.
+    ///
+    /// # Errors
+    /// The system has no random numbers.
+    pub fn new(tensors: Vec<TensorInfo>, streams: Vec<StreamInfo>) -> Result<Manifest> {
+        let created = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        Ok(Manifest {
+            format: FORMAT_NAME.to_owned(),
+            version: FORMAT_VERSION,
+            requires: Vec::new(),
+            run_id: random_id()?,
+            writer: concat!("lpa ", env!("CARGO_PKG_VERSION")).to_owned(),
+            created_unix_s: created.map_or(0, |d| d.as_secs()),
+            tensors,
+            streams,
+            optimizer: Optimizer::default(),
+            storage: Storage::default(),
+            world: 1,
+            slices: Vec::new(),
+            metadata: Map::new(),
+        })
+    }
+
+    /// Reads and checks `run/manifest.json`; also returns its bytes.
+    ///
+    /// # Errors
+    /// There is none, it is another version's, or it contradicts itself.
+    pub fn read(run: &Path) -> Result<(Manifest, Vec<u8>)> {
+        let path = run.join(MANIFEST);
+        let bytes = match std::fs::read(&path) {
+            Err(e)
+                if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) =>
+            {
+                return Err(not_a_run(run));
+            }
+            other => other.tried("read", &path)?,
+        };
+        let bad = |what: String| Error::Manifest { path: path.clone(), what };
+        let json = |e: serde_json::Error| bad(format!("not a manifest: {e}. Restore it from a copy."));
+        let envelope: Envelope = serde_json::from_slice(&bytes).map_err(json)?;
+        if envelope.format != FORMAT_NAME {
+            return Err(bad(format!("the format is '{}', not '{FORMAT_NAME}'", envelope.format)));
+        }
+        if envelope.version != u64::from(FORMAT_VERSION) {
+            return Err(Error::Version {
+                path,
+                found: envelope.version,
+                supported: u64::from(FORMAT_VERSION),
+            });
+        }
+        if let Some(feature) = envelope.requires.first() {
+            return Err(Error::Requires { path, feature: feature.clone() });
+        }
+        let manifest: Manifest = serde_json::from_slice(&bytes).map_err(json)?;
+        manifest.check().map_err(bad)?;
+        Ok((manifest, bytes))
+    }
+
+    /// Checks that the manifest does not contradict itself.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub fn check(&self) -> std::result::Result<(), String> {
+        let mut names = std::collections::HashSet::new();
+        let mut total: u64 = 0;
+        for t in &self.tensors {
+            for name in std::iter::once(&t.name).chain(&t.aliases) {
+                if name.is_empty() || name == "__metadata__" {
+                    return Err(format!("'{name}' cannot be the name of a tensor"));
+                }
+                if !names.insert(name) {
+                    return Err(format!("the tensor name '{name}' is there twice"));
+                }
+            }
+            if t.param_group >= MAX_PARAM_GROUPS {
+                return Err(format!("tensor '{}' is of parameter group {}", t.name, t.param_group));
+            }
+            total = total.saturating_add(t.elements());
+        }
+        if total > MAX_ELEMENTS {
+            return Err(format!("{total} elements are more than a run can hold (2^40)"));
+        }
+        let mut streams = std::collections::HashSet::from([ITERATE]);
+        for s in &self.streams {
+            if s.name.is_empty() || !streams.insert(&s.name) {
+                return Err(format!("'{}' cannot be the name of a stream, or is there twice", s.name));
+            }
+        }
+        self.storage.check(&self.tensors)?;
+        if self.streams.len() > MAX_STREAMS {
+            return Err(format!("more than {MAX_STREAMS} streams"));
+        }
+        if self.world == 0 || self.world > MAX_RANKS {
+            return Err(format!("a world of {} ranks", self.world));
+        }
+        if let Some(s) = self.slices.iter().find(|s| s.tensor >= self.tensors.len()) {
+            return Err(format!("a slice of tensor {}, of {}", s.tensor, self.tensors.len()));
+        }
+        if self.slices.is_empty() && self.world > 1 {
+            return Err(format!("{} ranks, but no slices say who writes what", self.world));
+        }
+        Ok(())
+    }
+
+    /// Number of parameter groups that tensors belong to.
+    pub fn param_groups(&self) -> usize {
+        self.tensors.iter().map(|t| t.param_group + 1).max().unwrap_or(0)
+    }
+
+    /// Number of parameters, each counted once.
+    pub fn parameters(&self) -> u64 {
+        self.tensors.iter().map(TensorInfo::elements).sum()
+    }
+
+    /// The number by which index records name a stream; 0 is the iterate.
+    pub fn stream_id(&self, name: &str) -> Option<u16> {
+        if name == ITERATE {
+            return Some(0);
+        }
+        let at = self.streams.iter().position(|s| s.name == name)?;
+        u16::try_from(at + 1).ok()
+    }
+
+    /// The name of a stream by its number.
+    pub fn stream_name(&self, id: u16) -> &str {
+        match id.checked_sub(1) {
+            None => ITERATE,
+            Some(_) if id == MOMENTS[0] => "(moment-1)",
+            Some(_) if id == MOMENTS[1] => "(moment-2)",
+            Some(at) => self.streams.get(usize::from(at)).map_or("unknown", |s| &s.name),
+        }
+    }
+
+    /// Whether vectors of a stream (0: the iterates) may have lost something.
+    pub fn loses(&self, stream: u16) -> bool {
+        self.tensors.iter().any(|t| self.storage.of(stream, t.dtype) != Precision::Exact)
+    }
+
+    /// The type in which a tensor's elements of a stream are stored.
+    pub fn dtype_of(&self, stream: u16, tensor: usize) -> DType {
+        let wide = MOMENTS.contains(&stream) || (stream != 0 && self.storage.gradients == Precision::Int8);
+        if wide { DType::F32 } else { self.tensors[tensor].dtype }
+    }
+}
+
+fn not_a_run(run: &Path) -> Error {
+    let why = if was_interrupted(run) {
+        "lpa pack was interrupted while it gave the new run its name; call it again, which puts the run back"
+            .to_owned()
+    } else if !run.exists() {
+        "there is nothing at this path".to_owned()
+    } else if !run.is_dir() {
+        "it is a file; give the directory that the recorder wrote".to_owned()
+    } else if run.join("..").join(MANIFEST).exists() {
+        "it is a part of one; give the directory above".to_owned()
+    } else {
+        format!("it has no {MANIFEST}; give the directory that the recorder wrote")
+    };
+    Error::NotARun { path: run.to_owned(), why }
+}
+
+fn random_id() -> Result<String> {
+    use std::io::Read;
+    let path = Path::new("/dev/urandom");
+    let mut bytes = [0u8; 16];
+    std::fs::File::open(path).and_then(|mut f| f.read_exact(&mut bytes)).tried("read", path)?;
+    Ok(format!("{:032x}", u128::from_le_bytes(bytes)))
+}

@@ -1,0 +1,329 @@
+//! What is recorded at each step: which steps have an iterate, and the scalars.
+//!
+//! Read once, from the tails of all shards, before any vector is. Memory: 16 bytes a step and
+//! scalar that the analysis knows.
+
+use std::collections::BTreeMap;
+use std::ops::{Range, RangeInclusive};
+
+use crate::codec::Codec;
+use crate::error::{Error, Result};
+use crate::hash::xxh3_128;
+use crate::run::format::manifest::{GRAD, MOMENTS};
+use crate::run::read::absence::{Absence, AbsenceLog, Absences};
+use crate::run::read::shard::{Shard, check_header};
+use crate::run::{Keyframes, Run, Segment};
+
+/// How many tensors were changed outside of the optimizer between the step before and this one; not there where
+/// none was.
+pub const CHANGED: &str = "lpa/changed";
+/// Scalars that the analysis knows, besides those of parameter groups.
+const NAMES: [&str; 4] = ["epoch", "loss", "clip_coef", CHANGED];
+/// Scalars of parameter groups: `lr/0` and so on.
+pub const GROUPED: [&str; 8] =
+    ["lr", "momentum", "dampening", "weight_decay", "beta1", "beta2", "eps", "alpha"];
+
+/// What is recorded at each step of a run.
+#[derive(Default)]
+pub struct Catalog {
+    /// All steps that the run should have.
+    pub steps: Range<u64>,
+    /// Stands for every byte of every shard, as it was written.
+    pub inputs_xxh3: u128,
+    /// By shard: its steps, and what stands for its bytes.
+    shards: Vec<(RangeInclusive<u64>, u128)>,
+    /// Shards that are missing or damaged, by their steps.
+    pub damage: Vec<(RangeInclusive<u64>, Error)>,
+    /// Per step, how many ranks have recorded x_t.
+    iterates: Vec<u32>,
+    /// Steps at which the optimizer's second moment is recorded, and by how many ranks.
+    moments: BTreeMap<u64, u32>,
+    world: u32,
+    absences: Absences,
+    columns: BTreeMap<String, Vec<Scalar>>,
+}
+
+/// A scalar at all steps of a run.
+#[derive(Clone, Copy)]
+pub struct Column<'a> {
+    first: u64,
+    scalars: &'a [Scalar],
+}
+
+impl Column<'_> {
+    fn get(&self, step: u64) -> Option<&Scalar> {
+        self.scalars.get(usize::try_from(step.checked_sub(self.first)?).ok()?)
+    }
+
+    /// Its value at a step, as it was recorded.
+    pub fn recorded(&self, step: u64) -> Option<f64> {
+        self.get(step).filter(|s| s.recorded).map(|s| s.value)
+    }
+
+    /// Its value at a step or, where it was not recorded there, at the last step before that has it.
+    pub fn latest(&self, step: u64) -> Option<f64> {
+        self.get(step).map(|s| s.value).filter(|v| !v.is_nan())
+    }
+
+    /// Whether it has a value from the first step on.
+    pub fn is_whole(&self) -> bool {
+        self.latest(self.first).is_some()
+    }
+
+    /// All values that were recorded.
+    pub fn all(&self) -> impl Iterator<Item = f64> {
+        self.scalars.iter().filter(|s| s.recorded).map(|s| s.value)
+    }
+}
+
+/// A scalar at one step.
+#[derive(Clone, Copy)]
+struct Scalar {
+    /// What was recorded; else what was recorded last before; else NaN.
+    value: f64,
+    recorded: bool,
+}
+
+impl Catalog {
+    /// Reads the tails of all shards. With `skip_damaged`, damage is listed instead of returned.
+    ///
+    /// # Errors
+    /// A shard is missing, damaged or another run's.
+    pub fn read(run: &Run, skip_damaged: bool) -> Result<Catalog> {
+        let mut catalog = Catalog { world: run.manifest.world, steps: run.steps(), ..Catalog::default() };
+        for missing in run.missing() {
+            match missing {
+                Error::MissingShard { first, last, .. } if skip_damaged => {
+                    catalog.damage.push((first..=last, missing));
+                }
+                other => return Err(other),
+            }
+        }
+        catalog.iterates = vec![0; catalog.len()];
+        let mut absence = AbsenceLog::new(run.manifest.tensors.len());
+        let mut keyframes = Keyframes::default();
+        for rank in 0..run.manifest.world {
+            for segment in run.segments(rank) {
+                match catalog.add(run, segment, &mut keyframes, &mut absence) {
+                    Ok(hash) => catalog.shards.push((segment.first..=segment.last, hash)),
+                    Err(e) if e.is_damage() && skip_damaged => {
+                        catalog.damage.push((segment.first..=segment.last, e));
+                    }
+                    Err(e) => return Err(e),
+                }
+            }
+            absence.next_rank();
+        }
+        catalog.absences = absence.finish();
+        run.know_keyframes(keyframes);
+        catalog.spread_damage(run)?;
+        catalog.inputs_xxh3 = catalog.shards_xxh3(&[]);
+        for column in catalog.columns.values_mut() {
+            let mut last = f64::NAN;
+            for scalar in column {
+                last = if scalar.recorded { scalar.value } else { last };
+                scalar.value = last;
+            }
+        }
+        Ok(catalog)
+    }
+
+    /// Iterates are decoded from those before, so damage reaches up to the next keyframe.
+    fn spread_damage(&mut self, run: &Run) -> Result<()> {
+        let end = self.steps.end;
+        let mut lost = Vec::new();
+        for (range, _) in &mut self.damage {
+            let next = run.next_keyframe(*range.end())?;
+            lost.push(*range.start()..next.unwrap_or(end).min(end));
+            // The final iterate has no row of its own.
+            let last = next.or(run.final_step()).unwrap_or(end).saturating_sub(1);
+            *range = *range.start()..=last.max(*range.end());
+        }
+        for step in lost.into_iter().flatten() {
+            if let Some(i) = self.index(step) {
+                self.iterates[i] = 0;
+            }
+        }
+        Ok(())
+    }
+
+    /// Stands for the bytes of the shards that hold one of `steps` (ascending); of all, where there
+    /// are none.
+    pub fn shards_xxh3(&self, steps: &[u64]) -> u128 {
+        let holds = |range: &RangeInclusive<u64>| {
+            let at = steps.partition_point(|s| s < range.start());
+            steps.is_empty() || steps.get(at).is_some_and(|s| range.contains(s))
+        };
+        let used = self.shards.iter().filter(|(range, _)| holds(range));
+        let bytes: Vec<u8> = used.flat_map(|(_, hash)| hash.to_le_bytes()).collect();
+        xxh3_128(&bytes)
+    }
+
+    fn len(&self) -> usize {
+        usize::try_from(self.steps.end - self.steps.start).unwrap_or(0)
+    }
+
+    fn index(&self, step: u64) -> Option<usize> {
+        let at = step.checked_sub(self.steps.start).filter(|_| step < self.steps.end)?;
+        usize::try_from(at).ok()
+    }
+
+    fn add(
+        &mut self,
+        run: &Run,
+        segment: &Segment,
+        keyframes: &mut Keyframes,
+        absence: &mut AbsenceLog,
+    ) -> Result<u128> {
+        let shard = match run.open_shard(&segment.file) {
+            Ok(shard) => shard,
+            // Damage to the header says more than what follows from it.
+            Err(e @ Error::TableMismatch { .. }) => return Err(e),
+            Err(e) => return check_header(&segment.file, &run.manifest).and(Err(e)),
+        };
+        keyframes.add(segment, &shard);
+        let grad = run.manifest.stream_id(GRAD);
+        let chunks = run.table.of_rank(segment.file.name.rank);
+        for (v, &(step, stream)) in shard.vectors().iter().enumerate() {
+            let Some(i) = self.index(step).filter(|_| (segment.first..=segment.last).contains(&step)) else {
+                continue;
+            };
+            if stream == 0 {
+                self.iterates[i] += 1;
+            } else if stream == MOMENTS[1] {
+                *self.moments.entry(step).or_default() += 1;
+            } else if Some(stream) == grad {
+                for (record, &chunk) in shard.records(v).zip(chunks) {
+                    let absent = record.coding.codec == Codec::Absent;
+                    absence.see(run.table.chunks()[chunk].tensor, step, absent);
+                }
+            }
+        }
+        if segment.file.name.rank == 0 {
+            self.add_scalars(segment, &shard);
+        }
+        Ok(shard.header_xxh3())
+    }
+
+    fn add_scalars(&mut self, segment: &Segment, shard: &Shard) {
+        let missing = Scalar { value: f64::NAN, recorded: false };
+        for name in shard.columns() {
+            let grouped = name.split_once('/').is_some_and(|(key, _)| GROUPED.contains(&key));
+            if !grouped && !NAMES.contains(&name.as_str()) {
+                continue;
+            }
+            let len = self.len();
+            let mut column = self.columns.remove(name).unwrap_or_else(|| vec![missing; len]);
+            for step in segment.first..=segment.last {
+                if let Some(i) = self.index(step) {
+                    column[i] =
+                        shard.scalar(step, name).map_or(missing, |value| Scalar { value, recorded: true });
+                }
+            }
+            self.columns.insert(name.clone(), column);
+        }
+    }
+
+    /// A scalar that was recorded at some step.
+    pub fn column(&self, name: &str) -> Option<Column<'_>> {
+        self.columns.get(name).map(|scalars| Column { first: self.steps.start, scalars })
+    }
+
+    /// A scalar of a step as it was recorded.
+    pub fn scalar(&self, step: u64, name: &str) -> Option<f64> {
+        self.column(name)?.recorded(step)
+    }
+
+    /// Whether the gradient of a tensor is there at some step of the run, and whether it is absent at
+    /// some.
+    pub fn absent(&self, tensor: usize) -> [bool; 2] {
+        self.absences.sometimes.get(tensor).copied().unwrap_or_default()
+    }
+
+    /// The distinct sets of steps at which tensors are absent, of those that are there at others; `None` where
+    /// they are too many to be held. A step whose gradients were not recorded is in none of them.
+    pub fn absences(&self) -> Option<&[Absence]> {
+        self.absences.patterns.as_deref()
+    }
+
+    /// Which of [`Self::absences`] a tensor has; `None` where it is always there, never, or where they are too
+    /// many.
+    pub fn absence(&self, tensor: usize) -> Option<usize> {
+        self.absences.of.get(tensor).copied().flatten()
+    }
+
+    /// Whether a tensor that is there at other steps is absent at this one, as far as [`Self::absences`] are
+    /// known.
+    pub fn absent_at(&self, tensor: usize, step: u64) -> bool {
+        let pattern = self.absence(tensor).and_then(|i| self.absences()?.get(i));
+        pattern.is_some_and(|p| p.contains(step))
+    }
+
+    /// Takes what [`Self::absences`] and [`Self::absent`] say, where gradients were seen but not recorded.
+    pub(crate) fn set_absences(&mut self, absences: Absences) {
+        self.absences = absences;
+    }
+
+    /// Whether every rank has recorded x_t.
+    pub fn has_iterate(&self, step: u64) -> bool {
+        self.index(step).is_some_and(|i| self.iterates[i] == self.world)
+    }
+
+    /// Whether every keyframe has the optimizer's second moment with it, but for the first, at which it is known, and
+    /// the final iterate.
+    ///
+    /// # Errors
+    /// As [`Run::keyframes`].
+    pub fn has_second_moments(&self, run: &Run) -> Result<bool> {
+        let last = run.final_step();
+        let mut keyframes = run.keyframes()?.iter().filter(|k| **k > 0 && Some(**k) != last);
+        Ok(keyframes
+            .all(|k| !self.has_iterate(*k) || self.moments.get(k).is_some_and(|count| *count == self.world)))
+    }
+
+    /// The steps among `range` whose iterates are recorded, ascending.
+    pub fn iterates(&self, range: Range<u64>) -> impl DoubleEndedIterator<Item = u64> {
+        let (from, to) = (range.start.max(self.steps.start), range.end.min(self.steps.end));
+        (from..to).filter(|&s| self.has_iterate(s))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtype::DType;
+    use crate::run::Access;
+    use crate::run::format::manifest::{Manifest, StreamInfo, TensorInfo};
+    use crate::run::write::writer::{Step, Writer, WriterOptions};
+
+    #[test]
+    fn a_catalog_knows_at_which_steps_a_tensor_is_absent() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run");
+        let tensors = ["a", "b", "c"].map(|n| TensorInfo::new(n, &[1], DType::F32)).to_vec();
+        let grad = StreamInfo { name: GRAD.to_owned(), stage: String::new() };
+        // Shards of three steps, so that patterns go on from one to the next.
+        let options = WriterOptions { shard_steps: 3, ..WriterOptions::default() };
+        let mut writer = Writer::create(&path, Manifest::new(tensors, vec![grad]).unwrap(), options).unwrap();
+        let value = 1f32.to_le_bytes();
+        let x = [Some(&value[..]); 3];
+        for step in 0..10u64 {
+            let there = |absent: bool| (!absent).then_some(&value[..]);
+            // "a" never, "b" over the boundary of two shards and at step 8, "c" at all but one; no gradient is
+            // recorded at step 6.
+            let g = [there(false), there((2..5).contains(&step) || step == 8), there(step != 9)];
+            let streams = [(GRAD, &g[..])];
+            let streams = if step == 6 { &[][..] } else { &streams[..] };
+            writer.step(&Step { iterate: Some(&x), streams, ..Step::default() }).unwrap();
+        }
+        writer.finish(&x).unwrap();
+        let run = Run::open(&path, Access::default()).unwrap();
+        let catalog = Catalog::read(&run, false).unwrap();
+        let ranges: Vec<_> = catalog.absences().unwrap().iter().map(Absence::ranges).collect();
+        assert_eq!(ranges, [&[2..5, 8..9][..], &[0..6, 7..9]]);
+        assert_eq!([0, 1, 2].map(|t| catalog.absence(t)), [None, Some(0), Some(1)]);
+        assert_eq!([4, 5, 8].map(|s| catalog.absent_at(1, s)), [true, false, true]);
+        assert!(!catalog.absent_at(0, 3) && !catalog.absent_at(2, 6) && catalog.absent_at(2, 7));
+        assert_eq!(catalog.absent(2), [true, true]);
+    }
+}

@@ -1,0 +1,222 @@
+//! Whole steps of one rank, read in order.
+//!
+//! Owns which shards are open meanwhile, and how decoded chunks become vectors; knows nothing of what
+//! they are read for. Memory: 24 bytes for each parameter of the rank, for what iterates are decoded
+//! from, and the elements of all vectors of one step. Two shards are open at most.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::codec::Decoder;
+use crate::dtype::put_bytes;
+use crate::error::{Error, Place, Result};
+use crate::run::Run;
+use crate::run::format::chunk::Chunk;
+use crate::run::format::manifest::MOMENTS;
+use crate::run::read::trajectory::{Source, Trajectory};
+use crate::run::read::window::Window;
+
+/// The elements of one vector that a rank wrote.
+#[derive(Default)]
+pub(crate) struct VectorBytes {
+    /// The number of its stream; 0 for the iterate.
+    pub(crate) stream: u16,
+    bytes: Vec<u8>,
+    /// By tensor: where its elements lie; `None` where it is absent.
+    tensors: Vec<Option<Range<usize>>>,
+}
+
+impl VectorBytes {
+    /// The elements of every tensor, little endian, in the manifest's order; `None` where it is absent.
+    pub(crate) fn elements(&self) -> Vec<Option<&[u8]>> {
+        self.tensors.iter().map(|t| t.clone().map(|range| &self.bytes[range])).collect()
+    }
+}
+
+/// Everything that a rank recorded at one step.
+#[derive(Default)]
+pub(crate) struct StepBytes {
+    /// The step.
+    pub(crate) step: u64,
+    /// Its scalars by name, each once.
+    pub(crate) scalars: Vec<(String, f64)>,
+    /// What the optimizer goes on with, where that is stored.
+    pub(crate) moments: Vec<VectorBytes>,
+    vectors: Vec<VectorBytes>,
+    /// How many of `vectors` are this step's; the others are kept for their memory.
+    count: usize,
+}
+
+impl StepBytes {
+    /// The vectors in the order of their streams.
+    pub(crate) fn vectors(&self) -> &[VectorBytes] {
+        &self.vectors[..self.count]
+    }
+}
+
+/// Consecutive chunks that one thread decodes.
+struct Worker<'a> {
+    run: &'a Run,
+    decoder: Decoder,
+    file: Vec<u8>,
+    values: Vec<f32>,
+    chunks: Vec<(&'a Chunk, Trajectory)>,
+    /// Bytes of a vector that its chunks have.
+    len: usize,
+    /// By chunk, whether it is absent in the vector at hand.
+    absent: Vec<bool>,
+    /// Stored bytes that were read.
+    read: u64,
+}
+
+impl Worker<'_> {
+    /// Decodes its chunks of a vector into `out`.
+    fn decode(&mut self, window: &Window, step: u64, stream: u16, mut out: &mut [u8]) -> Result<()> {
+        self.absent.clear();
+        for (chunk, trajectory) in &mut self.chunks {
+            let chunk: &Chunk = chunk;
+            let dtype = self.run.manifest.tensors[chunk.tensor].dtype;
+            let (own, rest) = std::mem::take(&mut out).split_at_mut(chunk.len * dtype.size());
+            out = rest;
+            let (run, decoder, file) = (self.run, &mut self.decoder, &mut self.file);
+            let mut source = Source { run, window, chunk, decoder, file, bytes: 0 };
+            let values = trajectory.vector(step, stream, &mut source, &mut self.values)?;
+            self.absent.push(values.is_none());
+            match values {
+                Some(values) => put_bytes(dtype, values, own),
+                None => own.fill(0),
+            }
+            self.read += source.bytes;
+        }
+        Ok(())
+    }
+}
+
+/// Reads the steps of one rank, from the first on.
+pub(crate) struct StepReader<'a> {
+    run: &'a Run,
+    rank: u32,
+    window: Window,
+    workers: Vec<Worker<'a>>,
+    /// By tensor: where its elements lie in a vector.
+    tensors: Vec<Range<usize>>,
+    steps: Range<u64>,
+}
+
+impl<'a> StepReader<'a> {
+    /// For the steps of `rank` that count and were published without a gap before them.
+    ///
+    /// # Errors
+    /// A decoder cannot be made.
+    pub(crate) fn new(run: &'a Run, rank: u32) -> Result<StepReader<'a>> {
+        let chunks: Vec<&Chunk> = run.table.of_rank(rank).iter().map(|&c| &run.table.chunks()[c]).collect();
+        let size = |c: &Chunk| c.len * run.manifest.tensors[c.tensor].dtype.size();
+        let mut lens = vec![0; run.manifest.tensors.len()];
+        chunks.iter().for_each(|c| lens[c.tensor] += size(c));
+        let mut at = 0;
+        let mut place = |len: usize| {
+            at += len;
+            at - len..at
+        };
+        let each = chunks.len().div_ceil(rayon::current_num_threads()).max(1);
+        let worker = |own: &[&'a Chunk]| -> Result<Worker<'a>> {
+            let largest = own.iter().map(|c| c.len).max().unwrap_or(0);
+            Ok(Worker {
+                run,
+                decoder: run.decoder()?,
+                file: Vec::new(),
+                values: vec![0.0; largest],
+                chunks: own.iter().map(|c| (*c, Trajectory::sized(1, c.len))).collect(),
+                len: own.iter().map(|c| size(c)).sum(),
+                absent: Vec::new(),
+                read: 0,
+            })
+        };
+        let first = run.segments(rank).first().map_or(0, |s| s.first);
+        Ok(StepReader {
+            run,
+            rank,
+            window: Window::default(),
+            workers: chunks.chunks(each).map(worker).collect::<Result<_>>()?,
+            tensors: lens.into_iter().map(&mut place).collect(),
+            steps: first..run.end_of_rank(rank),
+        })
+    }
+
+    /// Reads the next step into `out`; false after the last one.
+    ///
+    /// # Errors
+    /// What was recorded is damaged or missing, or cannot be read.
+    pub(crate) fn read(&mut self, out: &mut StepBytes) -> Result<bool> {
+        let Some(step) = self.steps.next() else {
+            return Ok(false);
+        };
+        self.window.slide(self.run, self.rank, step)?;
+        let path = self.run.path.clone();
+        let missing = Error::MissingShard { path, first: step, last: step, rank: self.rank };
+        let shard = self.window.shard(step, self.rank).ok_or(missing)?;
+        let all = shard.vectors();
+        let from = all.partition_point(|(s, _)| *s < step);
+        let streams = all[from..].iter().take_while(|(s, _)| *s == step).map(|(_, stream)| *stream);
+        let (moments, streams): (Vec<u16>, Vec<u16>) = streams.partition(|s| MOMENTS.contains(s));
+        let value = |name: &String| Some((name.clone(), shard.scalar(step, name)?));
+        out.scalars = shard.columns().iter().filter_map(value).collect();
+        out.scalars.sort_by(|a, b| a.0.cmp(&b.0));
+        out.scalars.dedup_by(|a, b| a.0 == b.0);
+        (out.step, out.count) = (step, streams.len());
+        out.vectors.resize_with(out.vectors.len().max(out.count), VectorBytes::default);
+        for (vector, stream) in out.vectors.iter_mut().zip(streams) {
+            vector.stream = stream;
+            self.vector(step, vector)?;
+        }
+        out.moments.clear();
+        for stream in moments {
+            let mut vector = VectorBytes { stream, ..VectorBytes::default() };
+            self.vector(step, &mut vector)?;
+            out.moments.push(vector);
+        }
+        Ok(true)
+    }
+
+    /// Stored bytes that were read since this was asked last.
+    pub(crate) fn take_read(&mut self) -> u64 {
+        self.workers.iter_mut().map(|w| std::mem::take(&mut w.read)).sum()
+    }
+
+    fn vector(&mut self, step: u64, out: &mut VectorBytes) -> Result<()> {
+        out.bytes.resize(self.tensors.last().map_or(0, |range| range.end), 0);
+        let (window, stream) = (&self.window, out.stream);
+        let mut rest = out.bytes.as_mut_slice();
+        let mut parts = Vec::new();
+        for worker in &mut self.workers {
+            let (own, after) = std::mem::take(&mut rest).split_at_mut(worker.len);
+            rest = after;
+            parts.push((worker, own));
+        }
+        parts.into_par_iter().try_for_each(|(worker, own)| worker.decode(window, step, stream, own))?;
+        out.tensors.clear();
+        out.tensors.extend(self.tensors.iter().cloned().map(Some));
+        let mut before = None;
+        for ((chunk, _), &absent) in self.workers.iter().flat_map(|w| w.chunks.iter().zip(&w.absent)) {
+            let partly = before.is_some_and(|b| b == (chunk.tensor, !absent));
+            if partly && !MOMENTS.contains(&stream) {
+                return Err(self.half_absent(step, stream, chunk.tensor));
+            }
+            before = Some((chunk.tensor, absent));
+            // Of moments some chunks may be absent, and are 0 then.
+            if absent && !MOMENTS.contains(&stream) {
+                out.tensors[chunk.tensor] = None;
+            }
+        }
+        Ok(())
+    }
+
+    fn half_absent(&self, step: u64, stream: u16, tensor: usize) -> Error {
+        let manifest = &self.run.manifest;
+        let path = self.window.shard(step, self.rank).map_or(&self.run.path, |s| &s.file.path);
+        let vector = Some((manifest.stream_name(stream).to_owned(), manifest.tensors[tensor].name.clone()));
+        let place = Place { step: Some(step), vector, offset: None };
+        Error::damaged_at(path, place, "some chunks of the tensor are absent and others are not")
+    }
+}

@@ -1,0 +1,449 @@
+//! The vectors of one chunk, decoded from the shards of a window.
+//!
+//! Streams are decoded by themselves. Iterates are predicted from those before, so they are decoded in
+//! the order of steps, from a keyframe on; a [`Trajectory`] holds what that takes. Owns which vectors a
+//! prediction looks at; the arithmetic is `codec`'s.
+
+use crate::codec::{Codec, Coding, DecodeError, Decoder, Past, Predicted, Prediction, Predictor};
+use crate::dtype::DType;
+use crate::error::{Error, Place, Result};
+use crate::order::CHUNK;
+use crate::run::Run;
+use crate::run::format::chunk::Chunk;
+use crate::run::format::manifest::{GRAD, MOMENTS};
+use crate::run::read::window::Window;
+
+/// What became of a vector's chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decoded {
+    /// It was decoded.
+    Values,
+    /// There is no gradient.
+    Absent,
+    /// It was not recorded.
+    Missing,
+}
+
+/// Where the vectors of one chunk come from.
+pub struct Source<'a> {
+    /// The run.
+    pub run: &'a Run,
+    /// Open shards, those of the keyframes before included.
+    pub window: &'a Window,
+    /// The chunk.
+    pub chunk: &'a Chunk,
+    /// Decodes it.
+    pub decoder: &'a mut Decoder,
+    /// Used where shards are read and not mapped.
+    pub file: &'a mut Vec<u8>,
+    /// Stored bytes that were read.
+    pub bytes: u64,
+}
+
+impl Source<'_> {
+    /// Decodes the chunk of a vector that is not predicted into `out`, which has its length.
+    ///
+    /// # Errors
+    /// The bytes are not what was written, or cannot be read.
+    pub fn load(&mut self, step: u64, stream: u16, out: &mut [f32]) -> Result<Decoded> {
+        self.decode(step, stream, |decoder, dtype, coding, bytes| decoder.decode(dtype, coding, bytes, out))
+    }
+
+    /// Fills `widths` with bounds of the errors of a vector that was decoded to `values`, as
+    /// [`Decoder::widths`], which also says what is returned. Zeros where there is no such vector.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn widths(
+        &mut self,
+        step: u64,
+        stream: u16,
+        values: &[f32],
+        widths: &mut [f32],
+    ) -> Result<Option<f64>> {
+        // They were counted when they were decoded.
+        let (mut g2, bytes) = (None, self.bytes);
+        let decoded = self.decode(step, stream, |_, _, coding, payload| {
+            g2 = Decoder::widths(coding, payload, values, widths)?;
+            Ok(())
+        })?;
+        self.bytes = bytes;
+        if decoded != Decoded::Values {
+            widths.fill(0.0);
+        }
+        Ok(g2)
+    }
+
+    /// Gives the payload of the chunk of a vector, checked against its hash, to `how`.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn decode(
+        &mut self,
+        step: u64,
+        stream: u16,
+        how: impl for<'p> FnOnce(&'p mut Decoder, DType, Coding, &'p [u8]) -> std::result::Result<(), DecodeError>,
+    ) -> Result<Decoded> {
+        let Some(payload) = self.window.payload(self.run, step, stream, self.chunk, self.file)? else {
+            return Ok(Decoded::Missing);
+        };
+        self.bytes += payload.bytes.len() as u64;
+        if payload.coding.codec == Codec::Absent {
+            return Ok(Decoded::Absent);
+        }
+        let dtype = self.run.manifest.dtype_of(stream, self.chunk.tensor);
+        how(self.decoder, dtype, payload.coding, payload.bytes).map_err(|e| {
+            let offset = payload.offset;
+            self.window.undecodable(self.run, step, stream, self.chunk, offset, &e.to_string())
+        })?;
+        Ok(Decoded::Values)
+    }
+
+    /// How the chunk of x_step is stored; `None` where it was not recorded.
+    pub(crate) fn coding(&self, step: u64) -> Option<Coding> {
+        self.window.shard(step, self.chunk.rank)?.coding(step, 0, self.chunk.place)
+    }
+
+    /// The step from which x_step is decoded.
+    fn keyframe(&self, step: u64) -> Option<u64> {
+        self.window.shard(step, self.chunk.rank)?.keyframe(step)
+    }
+}
+
+/// How an iterate is stored, as far as that tells what the optimizer made of it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Made {
+    /// By itself, as keyframes are.
+    Keyframe,
+    /// By itself or as what another prediction missed, though the optimizer's step could have been one.
+    Otherwise,
+    /// As what the optimizer's step missed.
+    Replayed {
+        /// The step.
+        prediction: Prediction,
+        /// The sum of the squares of what it missed by more than two units of the last place; `None` where
+        /// there is something, and the values are not at hand.
+        missed: Option<f64>,
+    },
+}
+
+/// Where a trajectory holds a vector of its chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slot {
+    /// The gradient that was decoded last.
+    Gradient,
+    /// The optimizer's momentum.
+    Momentum,
+    /// The optimizer's second moment.
+    Second,
+    /// An iterate, by number.
+    Iterate(usize),
+}
+
+/// Holds the vectors of a trajectory and does the arithmetic on them.
+pub trait Slots {
+    /// Decodes the chunk of a stored vector that is not predicted into a slot; zeros where there is none.
+    ///
+    /// # Errors
+    /// As [`Source::load`].
+    fn load(&mut self, at: Slot, step: u64, stream: u16, source: &mut Source<'_>) -> Result<Decoded>;
+
+    /// Makes the gradient, of `n` elements, zero: no stream of gradients was recorded.
+    fn no_gradient(&mut self, n: usize);
+
+    /// Decodes the iterate of `step` into the last of three slots of iterates, predicted from the first and
+    /// from the one before that in the second, the gradient and the moments, which are taken a step further.
+    /// Returns the prediction and what it missed, as [`Made::Replayed`] has it.
+    ///
+    /// # Errors
+    /// As [`Source::load`].
+    fn predict(
+        &mut self,
+        step: u64,
+        iterates: [usize; 3],
+        source: &mut Source<'_>,
+    ) -> Result<(Prediction, Option<f64>)>;
+
+    /// The values in a slot; empty where they are not at hand.
+    fn values(&self, at: Slot, n: usize) -> &[f32];
+}
+
+/// Slots in memory.
+pub struct Memory {
+    gradient: Vec<f32>,
+    momentum: Vec<f32>,
+    second: Vec<f32>,
+    iterates: Vec<Vec<f32>>,
+}
+
+impl Memory {
+    fn slot(&mut self, at: Slot) -> &mut [f32] {
+        match at {
+            Slot::Gradient => &mut self.gradient,
+            Slot::Momentum => &mut self.momentum,
+            Slot::Second => &mut self.second,
+            Slot::Iterate(i) => &mut self.iterates[i],
+        }
+    }
+}
+
+impl Slots for Memory {
+    fn load(&mut self, at: Slot, step: u64, stream: u16, source: &mut Source<'_>) -> Result<Decoded> {
+        let n = source.chunk.len;
+        let values = &mut self.slot(at)[..n];
+        let decoded = source.load(step, stream, values)?;
+        if decoded != Decoded::Values {
+            values.fill(0.0);
+        }
+        Ok(decoded)
+    }
+
+    fn no_gradient(&mut self, n: usize) {
+        self.gradient[..n].fill(0.0);
+    }
+
+    fn predict(
+        &mut self,
+        step: u64,
+        [x, before, out]: [usize; 3],
+        source: &mut Source<'_>,
+    ) -> Result<(Prediction, Option<f64>)> {
+        let n = source.chunk.len;
+        let mut values = std::mem::take(&mut self.iterates[out]);
+        let (x, before) = (&self.iterates[x][..n], &self.iterates[before][..n]);
+        let (momentum, second) = (&mut self.momentum[..n], &mut self.second[..n]);
+        let mut past = Past { x, before, g: &self.gradient[..n], momentum, second };
+        let mut predicted = Predicted { prediction: Prediction::PREVIOUS, missed: 0.0 };
+        let decoded = source.decode(step, 0, |decoder, dtype, coding, bytes| {
+            predicted = decoder.decode_predicted(dtype, coding, bytes, &mut past, &mut values[..n])?;
+            Ok(())
+        });
+        self.iterates[out] = values;
+        decoded.map(|_| (predicted.prediction, Some(predicted.missed)))
+    }
+
+    fn values(&self, at: Slot, n: usize) -> &[f32] {
+        match at {
+            Slot::Gradient => &self.gradient[..n],
+            Slot::Momentum => &self.momentum[..n],
+            Slot::Second => &self.second[..n],
+            Slot::Iterate(i) => &self.iterates[i][..n],
+        }
+    }
+}
+
+/// Iterates of one chunk that are held, and what the next one is predicted from.
+pub struct Trajectory<S = Memory> {
+    slots: S,
+    /// By slot of iterates: the step.
+    steps: Vec<Option<u64>>,
+    /// By slot of iterates: how it is stored.
+    made: Vec<Made>,
+    /// The newest iterate that was decoded.
+    head: Option<u64>,
+    /// The step of the gradient that is held, and what became of it.
+    held: Option<(u64, Decoded)>,
+    /// A keyframe and the step after it from which on nothing can be decoded.
+    broken: Option<(u64, u64)>,
+    /// The last replay of the optimizer's step.
+    replay: Option<Prediction>,
+}
+
+impl Trajectory {
+    /// Holds the newest iterate of any chunk and `past` before it.
+    pub fn new(past: usize) -> Trajectory {
+        Trajectory::sized(past, CHUNK)
+    }
+
+    /// The same for chunks of at most `len` elements.
+    pub fn sized(past: usize, len: usize) -> Trajectory {
+        let vector = || vec![0.0; len];
+        // One more is predicted from.
+        let iterates: Vec<Vec<f32>> = (0..past + 2).map(|_| vector()).collect();
+        let count = iterates.len();
+        Trajectory::over(Memory { gradient: vector(), momentum: vector(), second: vector(), iterates }, count)
+    }
+
+    /// A vector of a step: x_step, or a stream, which is decoded into `buffer`; `None` where it is absent
+    /// or was not recorded.
+    ///
+    /// # Errors
+    /// As [`Self::recorded`] and [`Source::load`].
+    pub(crate) fn vector<'t>(
+        &'t mut self,
+        step: u64,
+        stream: u16,
+        source: &mut Source<'_>,
+        buffer: &'t mut [f32],
+    ) -> Result<Option<&'t [f32]>> {
+        if stream == 0 {
+            return self.recorded(step, source).map(Some);
+        }
+        let values = &mut buffer[..source.chunk.len];
+        Ok((source.load(step, stream, values)? == Decoded::Values).then_some(&*values))
+    }
+
+    /// The optimizer's moments before the newest iterate's step, and the last replay of a step that was
+    /// met on the way to it.
+    pub(crate) fn optimizer(&self, n: usize) -> ([&[f32]; 2], Option<Prediction>) {
+        ([&self.slots.momentum[..n], &self.slots.second[..n]], self.replay)
+    }
+}
+
+impl<S: Slots> Trajectory<S> {
+    /// Holds up to `count` iterates, at least three, in `slots`.
+    pub fn over(slots: S, count: usize) -> Trajectory<S> {
+        let (steps, made) = (vec![None; count], vec![Made::Keyframe; count]);
+        Trajectory { slots, steps, made, head: None, held: None, broken: None, replay: None }
+    }
+
+    /// Forgets all: what follows is another chunk's, or another window's.
+    pub fn clear(&mut self) {
+        self.steps.fill(None);
+        (self.head, self.held, self.broken, self.replay) = (None, None, None, None);
+    }
+
+    /// Makes x_step be held, with everything between the newest iterate so far and it; false where it
+    /// was not recorded. A step before the newest one is held only while there is room.
+    ///
+    /// # Errors
+    /// As [`Source::load`], also where the damage lies in a vector that x_step is decoded from.
+    pub fn reach(&mut self, step: u64, source: &mut Source<'_>) -> Result<bool> {
+        if self.slot(step).is_some() {
+            return Ok(true);
+        }
+        let Some(keyframe) = source.keyframe(step) else {
+            return Ok(false);
+        };
+        if let Some((from, at)) = self.broken
+            && from == keyframe
+            && step >= at
+        {
+            return Err(follows_damage(source, step, at, "it is damaged"));
+        }
+        let mut at = match self.head {
+            Some(head) if head >= keyframe && head < step => head + 1,
+            _ => keyframe,
+        };
+        while at <= step {
+            if let Err(e) = self.advance(at, keyframe, source) {
+                self.head = None;
+                self.broken = Some((keyframe, at));
+                let own = at == step || !e.is_damage();
+                return Err(if own { e } else { follows_damage(source, step, at, &e.to_string()) });
+            }
+            at += 1;
+        }
+        Ok(true)
+    }
+
+    fn slot(&self, step: u64) -> Option<usize> {
+        self.steps.iter().position(|held| *held == Some(step))
+    }
+
+    /// x_step, of `n` elements, where it is held; empty where its values are not at hand.
+    pub fn get(&self, step: u64, n: usize) -> Option<&[f32]> {
+        self.slot(step).map(|slot| self.slots.values(Slot::Iterate(slot), n))
+    }
+
+    /// How x_step is stored, where it is held.
+    pub fn made(&self, step: u64) -> Option<Made> {
+        self.slot(step).map(|slot| self.made[slot])
+    }
+
+    /// x_step, which is there.
+    ///
+    /// # Errors
+    /// As [`Self::reach`], and where it was not recorded.
+    pub fn recorded(&mut self, step: u64, source: &mut Source<'_>) -> Result<&[f32]> {
+        if self.reach(step, source)?
+            && let Some(slot) = self.slot(step)
+        {
+            return Ok(self.slots.values(Slot::Iterate(slot), source.chunk.len));
+        }
+        Err(missing(source, step))
+    }
+
+    /// The gradient of a step, where it was decoded on the way to the newest iterate.
+    pub fn gradient(&self, step: u64, n: usize) -> Option<(&[f32], Decoded)> {
+        let (_, decoded) = self.held.filter(|(held, _)| *held == step)?;
+        Some((self.slots.values(Slot::Gradient, n), decoded))
+    }
+
+    /// The second moment after a step, where the iterate after it is the newest one. It is the optimizer's where all
+    /// iterates since the keyframe are replays.
+    pub fn second_after(&self, step: u64, n: usize) -> Option<&[f32]> {
+        (self.head == Some(step + 1)).then(|| self.slots.values(Slot::Second, n))
+    }
+
+    /// Decodes x_step, which follows the newest iterate or is a keyframe.
+    fn advance(&mut self, step: u64, keyframe: u64, source: &mut Source<'_>) -> Result<()> {
+        let recorded = source.coding(step);
+        let coding = recorded.ok_or_else(|| missing(source, step))?;
+        let previous = step.checked_sub(1).filter(|_| step > keyframe).and_then(|p| self.slot(p));
+        // The iterate before the last is looked at by one predictor only.
+        let looks_back = coding.predictor == Predictor::Linear;
+        let before = step.checked_sub(2).filter(|p| looks_back && *p >= keyframe).and_then(|p| self.slot(p));
+        let oldest = |i: &usize| self.steps[*i].map_or(0, |s| s + 1);
+        let free =
+            (0..self.steps.len()).filter(|i| Some(*i) != previous && Some(*i) != before).min_by_key(oldest);
+        let free = free.unwrap_or(0);
+        self.steps[free] = None;
+        let made = self.decode(step, coding, [previous, before], free, source)?;
+        self.made[free] = if step == keyframe { Made::Keyframe } else { made };
+        if step == keyframe {
+            for (stream, moment) in MOMENTS.into_iter().zip([Slot::Momentum, Slot::Second]) {
+                self.slots.load(moment, step, stream, source)?;
+            }
+        }
+        self.steps[free] = Some(step);
+        self.head = Some(step);
+        Ok(())
+    }
+
+    fn decode(
+        &mut self,
+        step: u64,
+        coding: Coding,
+        [previous, before]: [Option<usize>; 2],
+        out: usize,
+        source: &mut Source<'_>,
+    ) -> Result<Made> {
+        if !coding.codec.follows() {
+            return self.slots.load(Slot::Iterate(out), step, 0, source).map(|_| Made::Otherwise);
+        }
+        let previous = previous.ok_or_else(|| missing(source, step.saturating_sub(1)))?;
+        if coding.predictor != Predictor::Previous {
+            self.held = None;
+            let decoded = match source.run.manifest.stream_id(GRAD) {
+                Some(stream) => self.slots.load(Slot::Gradient, step - 1, stream, source)?,
+                None => {
+                    self.slots.no_gradient(source.chunk.len);
+                    Decoded::Missing
+                }
+            };
+            self.held = Some((step - 1, decoded));
+        }
+        let before = before.unwrap_or(previous);
+        let (prediction, missed) = self.slots.predict(step, [previous, before, out], source)?;
+        if prediction.predictor.moments() == 0 {
+            return Ok(Made::Otherwise);
+        }
+        self.replay = Some(prediction);
+        Ok(Made::Replayed { prediction, missed })
+    }
+}
+
+/// The error for an iterate that is decoded from a damaged one.
+fn follows_damage(source: &Source<'_>, step: u64, at: u64, why: &str) -> Error {
+    let path = source.window.shard(step, source.chunk.rank).map_or(&source.run.path, |s| &s.file.path);
+    let name = &source.run.manifest.tensors[source.chunk.tensor].name;
+    let vector = Some((source.run.manifest.stream_name(0).to_owned(), name.clone()));
+    let place = Place { step: Some(step), vector, offset: None };
+    let what = format!("it is decoded from those before, of which step {at} cannot be read ({why})");
+    Error::damaged_at(path, place, what)
+}
+
+fn missing(source: &Source<'_>, step: u64) -> Error {
+    Error::MissingShard { path: source.run.path.clone(), first: step, last: step, rank: source.chunk.rank }
+}

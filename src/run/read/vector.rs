@@ -1,0 +1,152 @@
+//! One recorded vector, read tensor by tensor in its own type.
+
+use crate::codec::{Codec, Decoder};
+use crate::dtype::push_bytes;
+use crate::error::{Error, Result};
+use crate::order::CHUNK;
+use crate::run::Run;
+use crate::run::format::chunk::Chunk;
+use crate::run::format::manifest::ITERATE;
+use crate::run::read::trajectory::{Source, Trajectory};
+use crate::run::read::window::Window;
+
+/// A recorded vector, opened for reading tensor by tensor.
+pub struct Vector<'a> {
+    run: &'a Run,
+    window: Window,
+    step: u64,
+    stream: u16,
+    decoder: Decoder,
+    trajectory: Trajectory,
+    /// By chunk, where they were given or are to be kept.
+    held: Option<Vec<Trajectory>>,
+    values: Vec<f32>,
+    file: Vec<u8>,
+}
+
+impl<'a> Vector<'a> {
+    /// Finds `stream` (or `iterate`) at `step`.
+    ///
+    /// # Errors
+    /// It was not recorded, or its shard is damaged.
+    pub fn open(run: &'a Run, step: u64, stream: &str) -> Result<Vector<'a>> {
+        let not_found = |what| Error::NotFound { path: run.path.clone(), what };
+        let Some(id) = run.manifest.stream_id(stream) else {
+            let named = run.manifest.streams.iter().map(|s| format!(", '{}'", s.name));
+            let named: String = named.collect();
+            let what = format!("no stream is named '{stream}'. There is '{ITERATE}'{named}");
+            return Err(not_found(what));
+        };
+        let mut window = Window::open(run, &[step], false)?;
+        if let Some((_, e)) = window.damaged.pop() {
+            return Err(e);
+        }
+        if !window.has(step, id) {
+            let steps = run.steps();
+            let what = if steps.contains(&step) {
+                format!("the {stream} of step {step} was not recorded")
+            } else {
+                format!("step {step} was not recorded; there are {} to {}", steps.start, steps.end.max(1) - 1)
+            };
+            return Err(not_found(what));
+        }
+        let decoder = run.decoder()?;
+        let (trajectory, values, file) = (Trajectory::new(1), vec![0.0; CHUNK], Vec::new());
+        Ok(Vector { run, window, step, stream: id, decoder, trajectory, held: None, values, file })
+    }
+
+    /// The number of its stream; 0 for the iterate.
+    pub fn stream(&self) -> u16 {
+        self.stream
+    }
+
+    /// Goes on from where an earlier vector of the same run ended, so that iterates that are read one after
+    /// the other are decoded once; from nothing where `held` is empty. Takes 24 bytes of memory a
+    /// parameter.
+    pub fn go_on(&mut self, held: Vec<Trajectory>) {
+        let chunks = self.run.table.chunks();
+        let fits = held.len() == chunks.len();
+        let new = || chunks.iter().map(|c| Trajectory::sized(1, c.len)).collect();
+        self.held = Some(if fits { held } else { new() });
+    }
+
+    /// What a later vector can go on from.
+    pub fn held(self) -> Vec<Trajectory> {
+        self.held.unwrap_or_default()
+    }
+
+    /// The chunks of a tensor with their numbers, in order.
+    fn chunks(&self, tensor: usize) -> impl Iterator<Item = (usize, &'a Chunk)> + use<'a> {
+        let all = self.run.table.chunks();
+        let from = all.partition_point(|c| c.tensor < tensor);
+        all.iter().enumerate().skip(from).take_while(move |(_, c)| c.tensor == tensor)
+    }
+
+    /// Whether a tensor has no vector here. All of its chunks are absent, or none is.
+    ///
+    /// # Errors
+    /// As [`Self::tensor`].
+    pub fn is_absent(&self, tensor: usize) -> Result<bool> {
+        let Some((_, chunk)) = self.chunks(tensor).next() else {
+            return Ok(false);
+        };
+        let mut buffer = Vec::new();
+        let found = self.window.payload(self.run, self.step, self.stream, chunk, &mut buffer)?;
+        Ok(found.is_none_or(|p| p.coding.codec == Codec::Absent))
+    }
+
+    /// Replaces `out` by how far the elements of a tensor can be off; zeros where nothing was lost.
+    ///
+    /// # Errors
+    /// As [`Self::tensor`].
+    pub fn widths(&mut self, tensor: usize, out: &mut Vec<f32>) -> Result<()> {
+        out.clear();
+        let (step, stream) = (self.step, self.stream);
+        for (_, chunk) in self.chunks(tensor) {
+            let (decoder, file) = (&mut self.decoder, &mut self.file);
+            let mut source = Source { run: self.run, window: &self.window, chunk, decoder, file, bytes: 0 };
+            self.trajectory.clear();
+            let values = self.trajectory.vector(step, stream, &mut source, &mut self.values)?;
+            let at = out.len();
+            out.resize(at + chunk.len, 0.0);
+            if let Some(values) = values {
+                source.widths(step, stream, values, &mut out[at..])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an element may be off.
+    pub fn is_lossy(&self) -> bool {
+        self.run.table.chunks().iter().any(|chunk| {
+            let shard = self.window.shard(self.step, chunk.rank);
+            let coding = shard.and_then(|s| s.coding(self.step, self.stream, chunk.place));
+            coding.is_some_and(|c| c.codec.is_lossy())
+        })
+    }
+
+    /// Appends the elements of a tensor to `out`, little endian; false where it is absent.
+    ///
+    /// # Errors
+    /// The bytes are not what was written.
+    pub fn tensor(&mut self, tensor: usize, out: &mut Vec<u8>) -> Result<bool> {
+        let dtype = self.run.manifest.dtype_of(self.stream, tensor);
+        for (number, chunk) in self.chunks(tensor) {
+            let (decoder, file) = (&mut self.decoder, &mut self.file);
+            let mut source = Source { run: self.run, window: &self.window, chunk, decoder, file, bytes: 0 };
+            let trajectory = match self.held.as_mut().and_then(|held| held.get_mut(number)) {
+                Some(held) => held,
+                None => {
+                    self.trajectory.clear();
+                    &mut self.trajectory
+                }
+            };
+            let values = trajectory.vector(self.step, self.stream, &mut source, &mut self.values)?;
+            let Some(values) = values else {
+                return Ok(false);
+            };
+            push_bytes(dtype, values, out);
+        }
+        Ok(true)
+    }
+}

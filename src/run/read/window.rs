@@ -1,0 +1,249 @@
+//! A set of open shards in which any vector of some steps can be found.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::error::{Error, Place, Result};
+use crate::run::Run;
+use crate::run::format::chunk::Chunk;
+use crate::run::format::manifest::{GRAD, MOMENTS};
+use crate::run::read::plan::WINDOW_BYTES;
+use crate::run::read::shard::{Payload, Shard};
+
+/// Stored bytes that are asked for at once. A larger window, which is that of a large model and reaches from
+/// one keyframe to the next, is asked for chunk by chunk: it may be more than what memory holds.
+const AT_ONCE: u64 = 2 * WINDOW_BYTES;
+
+/// Open shards of all ranks, by step.
+#[derive(Default)]
+pub struct Window {
+    /// Per rank: first step that counts to (last step that counts, shard).
+    ranks: Vec<BTreeMap<u64, (u64, Shard)>>,
+    /// Rank and first step of the shards that were opened, or could not be.
+    tried: BTreeSet<(u32, u64)>,
+    /// Shards that could not be opened, by their first step that counts.
+    pub damaged: Vec<(RangeInclusive<u64>, Error)>,
+    /// Where chunks are asked for one by one: the steps that are decoded, and by chunk whether it was.
+    spans: Vec<RangeInclusive<u64>>,
+    asked: Vec<AtomicBool>,
+}
+
+impl Window {
+    /// Opens every shard that holds one of `steps` (in ascending order), and those that their iterates
+    /// are decoded from. A damaged shard is left out and reported.
+    ///
+    /// # Errors
+    /// Anything but damage.
+    pub fn open(run: &Run, steps: &[u64], prefetch: bool) -> Result<Window> {
+        let mut window = Window::default();
+        for rank in 0..run.manifest.world {
+            window.ranks.push(BTreeMap::new());
+            let mut rest = steps;
+            while let Some(&step) = rest.first() {
+                rest = match window.open_at(run, rank, step)? {
+                    Some(last) => &rest[rest.partition_point(|&s| s <= last)..],
+                    None => &rest[1..],
+                };
+                // What was opened says where decoding begins, which may be in shards before.
+                let mut keyframe = window.shard(step, rank).and_then(|s| s.keyframe(step));
+                while let Some(from) = keyframe.filter(|&from| from < step) {
+                    // Behind a hole nothing can be decoded.
+                    keyframe = window.open_at(run, rank, from)?.map(|last| last + 1);
+                }
+            }
+        }
+        if prefetch {
+            window.prefetch(run, steps, AT_ONCE);
+        }
+        Ok(window)
+    }
+
+    fn shards(&self) -> impl Iterator<Item = &Shard> {
+        self.ranks.iter().flat_map(|shards| shards.values().map(|(_, shard)| shard))
+    }
+
+    /// Asks for all of it where it is at most so many bytes, or prepares for [`Self::prefetch_chunk`].
+    fn prefetch(&mut self, run: &Run, steps: &[u64], at_once: u64) {
+        if self.shards().map(Shard::size).sum::<u64>() <= at_once {
+            self.shards().for_each(Shard::prefetch);
+            return;
+        }
+        self.shards().for_each(Shard::expect_payloads);
+        self.asked = run.table.chunks().iter().map(|_| AtomicBool::new(false)).collect();
+        for &step in steps {
+            let keyframe = |rank| self.shard(step, rank).and_then(|s| s.keyframe(step));
+            let from = (0..run.manifest.world).filter_map(keyframe).min().unwrap_or(step);
+            match self.spans.last_mut() {
+                Some(span) if from <= *span.end() + 1 => *span = (*span.start()).min(from)..=step,
+                _ => self.spans.push(from..=step),
+            }
+        }
+    }
+
+    /// Asks for what is about to be read of a large window: chunk number `index` and the one after it, of the
+    /// streams that are `wanted`; what iterates are decoded from is wanted anyway.
+    pub fn prefetch_chunk(&self, run: &Run, index: usize, wanted: impl Fn(u16) -> bool) {
+        for (chunk, asked) in run.table.chunks().iter().zip(&self.asked).skip(index).take(2) {
+            if asked.swap(true, Ordering::Relaxed) {
+                continue;
+            }
+            let shards = self.ranks.get(chunk.rank as usize).into_iter().flat_map(BTreeMap::values);
+            for (_, shard) in shards {
+                for (i, (step, stream)) in shard.vectors().iter().enumerate() {
+                    let decoded = *stream == 0 || MOMENTS.contains(stream);
+                    let decoded = decoded || run.manifest.stream_id(GRAD) == Some(*stream);
+                    if (decoded || wanted(*stream)) && self.spans.iter().any(|span| span.contains(step)) {
+                        shard.prefetch_payload(i, chunk.place);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Makes the shards of one rank be open that hold `step` and the one before, and no others. That is
+    /// enough for who reads all steps in order.
+    ///
+    /// # Errors
+    /// The shard of `step` is damaged or cannot be read.
+    pub(crate) fn slide(&mut self, run: &Run, rank: u32, step: u64) -> Result<()> {
+        let index = rank as usize;
+        self.ranks.resize_with(self.ranks.len().max(index + 1), BTreeMap::new);
+        self.ranks[index].retain(|_, (last, _)| *last + 1 >= step);
+        let was_open = self.shard(step, rank).is_some();
+        self.open_at(run, rank, step)?;
+        if let Some(shard) = self.shard(step, rank).filter(|_| !was_open) {
+            shard.prefetch();
+        }
+        self.damaged.pop().map_or(Ok(()), |(_, e)| Err(e))
+    }
+
+    /// Opens the shard of `rank` that holds `step`, if it is not open. Returns the last step of the
+    /// shard; `None` where there is none.
+    fn open_at(&mut self, run: &Run, rank: u32, step: u64) -> Result<Option<u64>> {
+        let segments = run.segments(rank);
+        let segment = segments.get(segments.partition_point(|s| s.last < step)).filter(|s| s.first <= step);
+        let (Some(segment), Some(shards)) = (segment, self.ranks.get_mut(rank as usize)) else {
+            return Ok(None);
+        };
+        let range = segment.first..=segment.last;
+        if !self.tried.insert((rank, segment.first)) {
+            return Ok(Some(segment.last));
+        }
+        match run.open_shard(&segment.file) {
+            Ok(shard) => {
+                shards.insert(segment.first, (segment.last, shard));
+            }
+            Err(e) if e.is_damage() => self.damaged.push((range, e)),
+            Err(e) => return Err(e),
+        }
+        Ok(Some(segment.last))
+    }
+
+    /// The shard of `rank` that holds `step`.
+    pub fn shard(&self, step: u64, rank: u32) -> Option<&Shard> {
+        let (_, (last, shard)) = self.ranks.get(rank as usize)?.range(..=step).next_back()?;
+        (step <= *last).then_some(shard)
+    }
+
+    /// Whether every rank has recorded this vector.
+    pub fn has(&self, step: u64, stream: u16) -> bool {
+        let world = u32::try_from(self.ranks.len()).unwrap_or(0);
+        world > 0 && (0..world).all(|r| self.shard(step, r).is_some_and(|s| s.has(step, stream)))
+    }
+
+    /// The payload of a chunk, checked against its hash; `None` where it was not recorded.
+    ///
+    /// # Errors
+    /// The bytes are not what was written. The error names the stream and the tensor.
+    pub fn payload<'a>(
+        &'a self,
+        run: &Run,
+        step: u64,
+        stream: u16,
+        chunk: &Chunk,
+        buffer: &'a mut Vec<u8>,
+    ) -> Result<Option<Payload<'a>>> {
+        let Some(shard) = self.shard(step, chunk.rank) else {
+            return Ok(None);
+        };
+        read_payload(run, shard, (step, stream), chunk, buffer)
+    }
+
+    /// The error for a payload that passed its checksum and yet does not decode.
+    pub fn undecodable(
+        &self,
+        run: &Run,
+        step: u64,
+        stream: u16,
+        chunk: &Chunk,
+        offset: u64,
+        what: &str,
+    ) -> Error {
+        let path = self.shard(step, chunk.rank).map_or(&run.path, |s| &s.file.path);
+        damaged_vector(run, path, (step, stream), chunk, offset, what)
+    }
+
+    /// A scalar of a step, as rank 0 recorded it.
+    pub fn scalar(&self, step: u64, column: &str) -> Option<f64> {
+        self.shard(step, 0)?.scalar(step, column)
+    }
+}
+
+/// The payload of a chunk in a shard, checked against its hash; `None` where it was not recorded.
+///
+/// # Errors
+/// The bytes are not what was written. The error names the stream and the tensor.
+pub fn read_payload<'a>(
+    run: &Run,
+    shard: &'a Shard,
+    (step, stream): (u64, u16),
+    chunk: &Chunk,
+    buffer: &'a mut Vec<u8>,
+) -> Result<Option<Payload<'a>>> {
+    shard.payload(step, stream, chunk.place, buffer).map_err(|e| match e {
+        Error::Damaged { path, place, what } => {
+            let offset = place.offset.unwrap_or(0);
+            damaged_vector(run, &path, (step, stream), chunk, offset, &what)
+        }
+        other => other,
+    })
+}
+
+/// The error for damage to a chunk of a vector, given by its step and stream.
+pub fn damaged_vector(
+    run: &Run,
+    path: &Path,
+    (step, stream): (u64, u16),
+    chunk: &Chunk,
+    offset: u64,
+    what: &str,
+) -> Error {
+    let tensor = run.manifest.tensors.get(chunk.tensor).map_or("?", |t| &t.name);
+    let vector = Some((run.manifest.stream_name(stream).to_owned(), tensor.to_owned()));
+    Error::damaged_at(path, Place { step: Some(step), vector, offset: Some(offset) }, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::Access;
+
+    #[test]
+    fn a_large_window_is_asked_for_from_its_keyframes_on() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/digits_mlp");
+        let run = Run::open(&path, Access::default()).unwrap();
+        let steps = [0, 130, 131, 132];
+        let mut window = Window::open(&run, &steps, true).unwrap();
+        assert!(window.asked.is_empty(), "it is small");
+        window.prefetch(&run, &steps, 1000);
+        assert_eq!(window.spans, [0..=0, 128..=132]);
+        let asked = |w: &Window| w.asked.iter().filter(|a| a.load(Ordering::Relaxed)).count();
+        assert_eq!((window.asked.len(), asked(&window)), (run.table.chunks().len(), 0));
+        window.prefetch_chunk(&run, 1, |_| false);
+        assert_eq!(asked(&window), 2);
+        window.prefetch_chunk(&run, window.asked.len() - 1, |_| true);
+        assert_eq!(asked(&window), 3);
+    }
+}

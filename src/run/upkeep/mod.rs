@@ -1,0 +1,9 @@
+//! What keeps a directory in order: publishing, locks, leftovers, what is superseded, replacing.
+
+pub mod gc;
+pub mod hold;
+pub(crate) mod inside;
+pub mod leftover;
+pub(crate) mod publish;
+pub(crate) mod replace;
+pub(crate) mod set_aside;

@@ -1,0 +1,89 @@
+//! Files appear whole or not at all.
+//!
+//! A file of a run is written under `tmp/`, flushed to the disk, then renamed to its name without
+//! replacing anything, and the directory is flushed. A reader therefore never sees a file that
+//! changes. A result that may be written again is a [`Draft`] beside its place until it is whole.
+
+use std::fs::{File, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+use tempfile::NamedTempFile;
+
+use crate::error::{Result, Tried};
+
+/// Publishes the finished file `tmp` as `path`. Nothing is replaced: it is an error if `path` exists.
+pub(crate) fn publish_new(file: &File, tmp: &Path, path: &Path) -> Result<()> {
+    file.sync_data().tried("write", tmp)?;
+    match renameat_with(CWD, tmp, CWD, path, RenameFlags::NOREPLACE) {
+        Ok(()) => {}
+        // File systems without the flag (NFS among them) have hard links, which never replace.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+            std::fs::hard_link(tmp, path).tried("publish", path)?;
+            std::fs::remove_file(tmp).tried("remove", tmp)?;
+        }
+        Err(e) => return Err(e).tried("publish", path),
+    }
+    sync_parent(path)
+}
+
+/// The directory that holds `path`.
+pub fn parent(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Flushes the directory that holds `path`, so that the name survives a power loss.
+pub(crate) fn sync_parent(path: &Path) -> Result<()> {
+    let dir = parent(path);
+    File::open(dir).and_then(|d| d.sync_all()).tried("write", dir)
+}
+
+/// An empty file under a name of its own in `dir`, readable by whom the umask lets.
+pub(crate) fn unique_file(dir: &Path, prefix: &str) -> std::io::Result<NamedTempFile> {
+    let permissions = Permissions::from_mode(0o666);
+    tempfile::Builder::new().prefix(prefix).suffix(".tmp").permissions(permissions).tempfile_in(dir)
+}
+
+/// A file that is being written beside its place and then takes it, replacing what is there. A
+/// draft that is dropped leaves nothing.
+pub struct Draft {
+    tmp: NamedTempFile,
+    path: PathBuf,
+}
+
+impl Draft {
+    /// Starts a file that will be `path`.
+    ///
+    /// # Errors
+    /// The directory cannot be written.
+    pub fn create(path: &Path) -> Result<Draft> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let tmp = unique_file(parent(path), &format!(".{name}.")).tried("write", path)?;
+        Ok(Draft { tmp, path: path.to_owned() })
+    }
+
+    /// The file to write to.
+    pub fn file(&self) -> &File {
+        self.tmp.as_file()
+    }
+
+    /// The place that the file will take.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Flushes the file and gives it its name. Returns its size.
+    ///
+    /// # Errors
+    /// The disk refuses. What had the name before is then still there.
+    pub fn commit(self) -> Result<u64> {
+        let file = self.tmp.as_file();
+        file.sync_all().tried("write", &self.path)?;
+        let size = file.metadata().tried("write", &self.path)?.len();
+        self.tmp.persist(&self.path).map_err(|e| e.error).tried("write", &self.path)?;
+        sync_parent(&self.path)?;
+        Ok(size)
+    }
+}

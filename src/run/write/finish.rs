@@ -1,0 +1,78 @@
+//! Turning the final iterate in the shards into `ref/final.safetensors`.
+
+use std::path::Path;
+
+use tempfile::NamedTempFile;
+
+use crate::error::{Error, Result, Tried};
+use crate::run::upkeep::inside::Inside;
+use crate::run::upkeep::leftover::TMP;
+use crate::run::upkeep::publish::{parent, publish_new, unique_file};
+use crate::run::upkeep::set_aside::set_aside;
+use crate::run::write::reference_file::{Of, ReferenceFile};
+use crate::run::{Access, Run};
+
+/// Where a run keeps its final iterate.
+pub const FINAL: &str = "ref/final.safetensors";
+
+/// Writes `ref/final.safetensors` if every rank has recorded its final iterate; else does nothing,
+/// and the rank that closes last will. Two ranks that do it at once write the same bytes.
+///
+/// # Errors
+/// The ranks ended at different steps, a shard is damaged, or the disk refuses.
+pub fn assemble_final(run: &Path, tmp_prefix: &str) -> Result<()> {
+    let run = Run::open(run, Access::default())?;
+    if let Some(conflict) = run.closing_conflict() {
+        return Err(conflict);
+    }
+    let Some(step) = run.final_step() else {
+        return Ok(());
+    };
+    let draft = draft(&run, step, tmp_prefix)?;
+    publish(&run, draft)
+}
+
+/// Makes `ref/final.safetensors` of a complete run again, and sets aside what has the name. That is
+/// touched only once the shards have given all of x_T.
+///
+/// # Errors
+/// A shard is damaged or missing, or the disk refuses.
+pub(crate) fn rebuild_final(run: &Run, step: u64, tmp_prefix: &str, why: &str) -> Result<()> {
+    let draft = draft(run, step, tmp_prefix)?;
+    if run.path.join(FINAL).exists() {
+        set_aside(&run.path, Path::new(FINAL), why)?;
+    }
+    publish(run, draft)
+}
+
+/// x_T in a file under `tmp/`, which is removed where it is not published.
+fn draft(run: &Run, step: u64, tmp_prefix: &str) -> Result<NamedTempFile> {
+    // It is said before x_T is decoded.
+    Inside::make(&run.path, parent(Path::new(FINAL)))?;
+    let tmp = Inside::make(&run.path, Path::new(TMP))?;
+    let draft = unique_file(tmp.path(), &format!("{tmp_prefix}final.")).tried("create", tmp.path())?;
+    let mut out = ReferenceFile::create(
+        run,
+        draft.as_file(),
+        draft.path(),
+        Of::Values,
+        vec![("step", step.to_string())],
+    )?;
+    out.push_iterate(step)?;
+    out.finish()?;
+    Ok(draft)
+}
+
+/// Gives the draft its name, where no other process was faster: that one has made the same bytes.
+fn publish(run: &Run, draft: NamedTempFile) -> Result<()> {
+    let path = run.path.join(FINAL);
+    Inside::make(&run.path, parent(Path::new(FINAL)))?;
+    let (file, tmp) = draft.into_parts();
+    match publish_new(&file, &tmp, &path) {
+        // The file has its name now; there is nothing under `tmp/` to remove.
+        Ok(()) => drop(tmp.keep()),
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(e) => return Err(e),
+    }
+    Ok(())
+}

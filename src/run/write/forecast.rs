@@ -1,0 +1,388 @@
+//! What a writer expects the next iterate to be, and how it chooses between predictors.
+//!
+//! Holds the newest iterate, the one before, the gradient and the optimizer's moments of all chunks.
+//! Choices are made on a sample of each chunk; whatever is chosen, the residual makes it exact.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use crate::codec::{Coding, Encoder, FUSED, Lossy, Noise, Past, Prediction, Predictor, predict};
+use crate::dtype::{DType, largest};
+use crate::isa::Isa;
+use crate::run::format::chunk::Chunk;
+use crate::run::format::manifest::Manifest;
+use crate::run::read::trajectory::Trajectory;
+use crate::run::write::rule::{Rule, predictor, rules};
+use crate::run::write::sample::{Sample, Trial};
+
+/// A step that is a multiple of this is a keyframe, so that those of several ranks meet.
+pub(crate) const KEYFRAME_STEPS: u64 = 128;
+
+/// What the moments of a chunk are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moments {
+    /// Anything: steps are missing.
+    Unknown,
+    /// The optimizer's, though not what a reader has.
+    Followed,
+    /// The optimizer's, and a reader has them.
+    Live,
+}
+
+/// A chunk as the forecast knows it.
+struct Place {
+    range: Range<usize>,
+    tensor: usize,
+    param_group: usize,
+    dtype: DType,
+    moments: Moments,
+    /// Flags of the last replay that was chosen.
+    flags: Option<u8>,
+    /// The prediction at hand misses so little that no step of a quantizer could be smaller.
+    close: bool,
+}
+
+/// The forecast of one rank's chunks.
+pub(crate) struct Forecast {
+    isa: Isa,
+    /// How the declared optimizer's steps are predicted.
+    replay: Option<Predictor>,
+    /// Iterates may lose something, except keyframes.
+    lossy: bool,
+    places: Vec<Place>,
+    /// The iterate at hand, as far as it was taken; beyond that, and until then, the one two before it.
+    x: Vec<f32>,
+    /// The iterate before the one at hand.
+    before: Vec<f32>,
+    gradient: Vec<f32>,
+    moments: [Vec<f32>; 2],
+    /// By tensor: whether the gradient at the newest iterate is there.
+    present: Vec<bool>,
+    /// By tensor: steps that the optimizer has taken, and whether it has taken the one at hand.
+    counts: Vec<(u64, bool)>,
+    scalars: BTreeMap<String, f64>,
+    rules: Vec<Option<Rule>>,
+    newest: Option<u64>,
+    keyframe: u64,
+    /// The iterate at hand follows the newest one.
+    follows: bool,
+    /// The one before it is a keyframe, behind which predictions do not look.
+    after_keyframe: bool,
+    /// The newest one was recorded before an interruption.
+    resumed: bool,
+    /// The moments at the iterate at hand were given, since the steps before it were not recorded.
+    given: bool,
+    sample: Sample,
+    predicted: Vec<f32>,
+    unused: Vec<f32>,
+}
+
+impl Forecast {
+    /// For the chunks of one rank, in the order in which it writes them.
+    pub(crate) fn new(manifest: &Manifest, chunks: &[Chunk], isa: Isa) -> Forecast {
+        let mut at = 0;
+        let place = |chunk: &Chunk| {
+            let info = &manifest.tensors[chunk.tensor];
+            let range = at..at + chunk.len;
+            at = range.end;
+            let (tensor, param_group, dtype) = (chunk.tensor, info.param_group, info.dtype);
+            Place { range, tensor, param_group, dtype, moments: Moments::Unknown, flags: None, close: false }
+        };
+        Forecast {
+            isa,
+            // What loses something does not follow the optimizer closely enough.
+            replay: predictor(manifest).filter(|_| !manifest.loses(0)),
+            lossy: manifest.loses(0),
+            places: chunks.iter().map(place).collect(),
+            x: Vec::new(),
+            before: Vec::new(),
+            gradient: Vec::new(),
+            moments: [Vec::new(), Vec::new()],
+            present: vec![false; manifest.tensors.len()],
+            counts: vec![(0, false); manifest.tensors.len()],
+            scalars: BTreeMap::new(),
+            rules: Vec::new(),
+            newest: None,
+            keyframe: 0,
+            follows: false,
+            after_keyframe: false,
+            resumed: false,
+            given: false,
+            sample: Sample::default(),
+            predicted: Vec::new(),
+            unused: Vec::new(),
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.places.last().map_or(0, |p| p.range.end)
+    }
+
+    /// Whether the iterate at hand is a keyframe.
+    fn at_keyframe(&self) -> bool {
+        self.newest == Some(self.keyframe)
+    }
+
+    /// How many moments the declared optimizer has.
+    fn moment_count(&self) -> usize {
+        self.replay.map_or(0, Predictor::moments)
+    }
+
+    /// Goes on with a chunk of a recording that was interrupted after `step`, as it was read from the
+    /// shards. The iterate that comes next is a keyframe all the same.
+    pub(crate) fn resume(
+        &mut self,
+        chunk: usize,
+        step: u64,
+        trajectory: &Trajectory,
+        gradient: Option<&[f32]>,
+    ) {
+        let (range, tensor) = (self.places[chunk].range.clone(), self.places[chunk].tensor);
+        let n = range.len();
+        let Some(x) = trajectory.get(step, n) else { return };
+        let before = step.checked_sub(1).and_then(|s| trajectory.get(s, n)).unwrap_or(x);
+        let (moments, replay) = trajectory.optimizer(n);
+        let (len, count) = (self.len(), self.moment_count());
+        for (all, own) in [(&mut self.x, x), (&mut self.before, before)] {
+            all.resize(len, 0.0);
+            all[range.clone()].copy_from_slice(own);
+        }
+        for (all, own) in self.moments.iter_mut().zip(moments).take(count) {
+            all.resize(len, 0.0);
+            all[range.clone()].copy_from_slice(own);
+        }
+        let own = self.gradient(chunk, gradient.is_some());
+        gradient.into_iter().for_each(|values| own.copy_from_slice(values));
+        // What a keyframe goes with is known too, though nothing was replayed since.
+        let stored = moments.iter().any(|m| m.iter().any(|v| *v != 0.0));
+        self.places[chunk].moments =
+            if replay.is_some() || stored { Moments::Live } else { Moments::Unknown };
+        self.places[chunk].flags = replay.map(|r| r.flags);
+        let rule = self.rules.get(self.places[chunk].param_group).copied().flatten();
+        let counted = replay.zip(rule).and_then(|(replay, rule)| rule.count(&replay));
+        self.counts[tensor].0 = counted.unwrap_or(self.counts[tensor].0.max(step));
+        (self.newest, self.resumed) = (Some(step), true);
+    }
+
+    /// Begins with x_step, which may be the `last` one: returns the keyframe that it is decoded from,
+    /// which may be itself.
+    pub(crate) fn begin(&mut self, step: u64, last: bool) -> u64 {
+        self.follows = self.newest.is_some_and(|newest| newest + 1 == step);
+        self.given = false;
+        self.after_keyframe = self.at_keyframe();
+        let len = self.len();
+        if self.follows {
+            std::mem::swap(&mut self.x, &mut self.before);
+            self.gradient.resize(len, 0.0);
+            for m in 0..self.moment_count() {
+                self.moments[m].resize(len, 0.0);
+            }
+        } else {
+            // A training starts with an optimizer that has done nothing yet.
+            let fresh = self.newest.is_none() && step == 0;
+            let moments = if fresh { Moments::Live } else { Moments::Unknown };
+            self.places.iter_mut().for_each(|p| p.moments = moments);
+        }
+        self.x.resize(len, 0.0);
+        // What everything is compared with loses nothing.
+        let exact = last && self.lossy;
+        if !self.follows || self.resumed || exact || step.is_multiple_of(KEYFRAME_STEPS) {
+            self.keyframe = step;
+        }
+        self.resumed = false;
+        self.newest = Some(step);
+        self.keyframe
+    }
+
+    /// How many moments help where the steps before the iterate at hand were not recorded.
+    pub(crate) fn wanted_moments(&self) -> usize {
+        if self.follows { 0 } else { self.moment_count() }
+    }
+
+    /// Takes one of the moments of a chunk before the step at hand, as the optimizer has it; `None` where
+    /// it has none yet.
+    pub(crate) fn give(&mut self, chunk: usize, which: usize, values: Option<&[f32]>) {
+        let (len, place) = (self.len(), &mut self.places[chunk]);
+        self.moments[which].resize(len, 0.0);
+        let own = &mut self.moments[which][place.range.clone()];
+        match values {
+            Some(values) => own.copy_from_slice(values),
+            None => own.fill(0.0),
+        }
+        (place.moments, self.given) = (Moments::Live, true);
+        // Every step that the optimizer has taken has a number.
+        self.counts[place.tensor].0 = self.newest.unwrap_or(0);
+    }
+
+    /// Takes the iterate at hand of a chunk. Where it is predicted, appends to `out` what the prediction
+    /// missed and returns how that is stored.
+    ///
+    /// # Errors
+    /// As [`Encoder::encode_delta`].
+    pub(crate) fn take(
+        &mut self,
+        chunk: usize,
+        values: &[f32],
+        noise: Noise,
+        encoder: &mut Encoder,
+        out: &mut Vec<u8>,
+    ) -> std::io::Result<Option<Coding>> {
+        let (range, dtype) = (self.places[chunk].range.clone(), self.places[chunk].dtype);
+        let keyframe = self.at_keyframe();
+        let mut coding = None;
+        if self.follows {
+            let (prediction, shadow) = self.choose(chunk, values, encoder);
+            self.predicted.resize(values.len(), 0.0);
+            let [momentum, second] = &mut self.moments;
+            let x = &self.before[range.clone()];
+            let mut past = Past {
+                x,
+                before: if self.after_keyframe { x } else { &self.x[range.clone()] },
+                g: &self.gradient[range.clone()],
+                momentum: momentum.get_mut(range.clone()).unwrap_or_default(),
+                second: second.get_mut(range.clone()).unwrap_or_default(),
+            };
+            predict(self.isa, &prediction, &mut past, &mut self.predicted);
+            if let Some(shadow) = shadow {
+                self.unused.resize(values.len(), 0.0);
+                predict(self.isa, &shadow, &mut past, &mut self.unused);
+            }
+            // Where the prediction misses little, nothing has to be lost.
+            let lossy = self.lossy && dtype == DType::F32 && !keyframe && !self.places[chunk].close;
+            if lossy {
+                let lossy = Lossy { values, noise, decoded: &mut self.predicted };
+                coding = encoder.encode_delta(lossy, &self.before[range.clone()], out)?;
+            }
+            if coding.is_some() {
+                // What a reader has, so that errors do not add up.
+                self.x[range].copy_from_slice(&self.predicted);
+                return Ok(coding);
+            }
+            if !keyframe {
+                let start = out.len();
+                let stored = encoder.encode_residual(dtype, &prediction, values, &self.predicted, out);
+                // The moments of a replay have gone on, and so must a reader's.
+                let large = 8 * (out.len() - start) > 7 * values.len() * dtype.size();
+                if large && prediction.predictor.moments() == 0 {
+                    out.truncate(start);
+                } else {
+                    coding = Some(stored);
+                }
+            }
+        }
+        self.x[range].copy_from_slice(values);
+        Ok(coding)
+    }
+
+    /// After the chunks of an iterate.
+    pub(crate) fn end(&mut self) {
+        for (count, taken) in &mut self.counts {
+            *count += u64::from(std::mem::take(taken));
+        }
+        self.present.fill(false);
+    }
+
+    /// How many moments go with the iterate at hand: none, except with a keyframe.
+    pub(crate) fn stored_moments(&self) -> usize {
+        // At the first step of a training they are all 0, which is what a reader takes them for.
+        if (self.follows || self.given)
+            && self.at_keyframe()
+            && self.places.iter().any(|p| p.moments == Moments::Live)
+        {
+            self.moment_count()
+        } else {
+            0
+        }
+    }
+
+    /// One of the moments of a chunk before the step at hand; `None` where it is not known.
+    pub(crate) fn moment(&self, chunk: usize, which: usize) -> Option<&[f32]> {
+        let place = &self.places[chunk];
+        (place.moments == Moments::Live).then(|| &self.moments[which][place.range.clone()])
+    }
+
+    /// Where the gradient of a chunk at the newest iterate goes: to be filled, or zeros where it is not
+    /// `there`.
+    pub(crate) fn gradient(&mut self, chunk: usize, there: bool) -> &mut [f32] {
+        let (place, len) = (&self.places[chunk], self.len());
+        self.gradient.resize(len, 0.0);
+        self.present[place.tensor] = there;
+        let own = &mut self.gradient[place.range.clone()];
+        if !there {
+            own.fill(0.0);
+        }
+        own
+    }
+
+    /// Takes the scalars of the step at hand.
+    pub(crate) fn scalars(&mut self, manifest: &Manifest, scalars: &[(&str, f64)]) {
+        self.scalars.extend(scalars.iter().map(|(name, value)| ((*name).to_owned(), *value)));
+        self.rules = rules(manifest, &self.scalars);
+    }
+
+    /// The predictor that takes the fewest bits on a sample; at a tie, the optimizer's own step. Where that is
+    /// not it, its moments are followed in the shadow, so that it can be taken up at a keyframe, with
+    /// which they are stored: what was wrong with them fades.
+    fn choose(
+        &mut self,
+        chunk: usize,
+        values: &[f32],
+        encoder: &mut Encoder,
+    ) -> (Prediction, Option<Prediction>) {
+        let keyframe = self.at_keyframe();
+        let place = &mut self.places[chunk];
+        let range = place.range.clone();
+        let x = &self.before[range.clone()];
+        let before = if self.after_keyframe { x } else { &self.x[range.clone()] };
+        let present = self.present[place.tensor];
+        if !present {
+            // What the gradient was before says nothing.
+            self.gradient[range.clone()].fill(0.0);
+        }
+        let g = &self.gradient[range.clone()];
+        let moments = [0, 1].map(|m| self.moments[m].get(range.clone()).unwrap_or_default());
+        self.sample.take(values, x, before, g, moments);
+        let count = &mut self.counts[place.tensor];
+        let rule = self.rules.get(place.param_group).copied().flatten();
+        let can = present && self.replay.is_some() && largest(g) < f32::INFINITY.to_bits();
+        let own = rule.filter(|_| can).map(|r| r.prediction(count.0 + 1));
+        let replay = own.filter(|_| place.moments == Moments::Live || keyframe);
+        let mut trial = Trial { isa: self.isa, dtype: place.dtype, sample: &mut self.sample, encoder };
+        let mut best = (u64::MAX, Prediction::PREVIOUS);
+        if keyframe && place.moments != Moments::Unknown {
+            // It is stored whole, and with it the moments, whatever would have told it best.
+            place.moments = Moments::Live;
+            if let Some(own) = replay {
+                let flags = place.flags.unwrap_or(own.flags);
+                (place.flags, count.1) = (Some(flags), true);
+                return (Prediction { flags, ..own }, None);
+            }
+        }
+        if let Some(own) = replay {
+            let own = Prediction { flags: place.flags.unwrap_or(own.flags), ..own };
+            trial.compare(own, &mut best);
+            if !trial.is_good(best.0) && own.predictor == Predictor::Sgd {
+                trial.compare(Prediction { flags: own.flags ^ FUSED, ..own }, &mut best);
+            }
+        }
+        if !trial.is_good(best.0) {
+            trial.compare(Prediction::PREVIOUS, &mut best);
+            if let Some(linear) = trial.sample.fit() {
+                trial.compare(linear, &mut best);
+            }
+        }
+        let close = trial.is_close(best.0);
+        place.close = close;
+        let chosen = best.1;
+        if chosen.predictor.moments() > 0 {
+            (place.flags, place.moments, count.1) = (Some(chosen.flags), Moments::Live, true);
+        } else if values.iter().zip(x).any(|(v, x)| v.to_bits() != x.to_bits()) {
+            // Something else held the iterate. Moments that go on are the optimizer's, but not what a reader has.
+            let known = place.moments != Moments::Unknown && own.is_some();
+            place.moments = if known { Moments::Followed } else { Moments::Unknown };
+            count.1 = true;
+            return (chosen, own);
+        }
+        (chosen, None)
+    }
+}

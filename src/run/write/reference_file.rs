@@ -1,0 +1,149 @@
+//! Reference files: one float32 value a parameter, in the manifest's order (`docs/format.md`).
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use crate::error::{Result, Tried};
+use crate::hash::Xxh3;
+use crate::run::Run;
+use crate::run::format::container::{Entry, build_header};
+use crate::run::read::trajectory::{Source, Trajectory};
+use crate::run::read::window::Window;
+
+/// Value of the metadata key `format`.
+pub const REFERENCE_FORMAT: &str = "lpa-reference";
+
+/// The metadata key of a file whose values were stored with loss.
+pub const LOSSY: &str = "lossy";
+
+/// What of an iterate is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Of {
+    /// Its values.
+    Values,
+    /// How far they can be off, where it was stored with loss.
+    Widths,
+}
+
+impl Of {
+    /// The value of the metadata key `format` of files that hold it.
+    pub fn format(self) -> &'static str {
+        match self {
+            Of::Values => REFERENCE_FORMAT,
+            Of::Widths => "lpa-widths",
+        }
+    }
+
+    /// Takes it of a chunk of x_step, which was decoded to `values`.
+    ///
+    /// # Errors
+    /// As [`Source::widths`].
+    pub fn take<'v>(
+        self,
+        step: u64,
+        values: &'v [f32],
+        source: &mut Source<'_>,
+        widths: &'v mut Vec<f32>,
+    ) -> Result<&'v [f32]> {
+        if self == Of::Values {
+            return Ok(values);
+        }
+        widths.resize(values.len(), 0.0);
+        source.widths(step, 0, values, widths)?;
+        Ok(widths)
+    }
+}
+
+/// A reference file that is being written.
+pub struct ReferenceFile<'a> {
+    run: &'a Run,
+    of: Of,
+    /// Metadata besides what every reference file has.
+    more: Vec<(&'a str, String)>,
+    file: BufWriter<&'a File>,
+    /// For messages.
+    path: &'a Path,
+    hash: Xxh3,
+    bytes: Vec<u8>,
+}
+
+impl<'a> ReferenceFile<'a> {
+    /// Starts a file for the parameters of `run`.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn create(
+        run: &'a Run,
+        file: &'a File,
+        path: &'a Path,
+        of: Of,
+        more: Vec<(&'a str, String)>,
+    ) -> Result<ReferenceFile<'a>> {
+        let file = BufWriter::with_capacity(1 << 20, file);
+        let mut out = ReferenceFile { run, of, more, file, path, hash: Xxh3::default(), bytes: Vec::new() };
+        // The hash in the header has a fixed length, so the header's size is known before its value.
+        let placeholder = out.header(0);
+        out.file.write_all(&placeholder).tried("write", path)?;
+        Ok(out)
+    }
+
+    fn header(&self, hash: u64) -> Vec<u8> {
+        let tensors = self.run.manifest.tensors.iter();
+        let entries: Vec<Entry<'_>> = tensors
+            .map(|t| Entry { name: &t.name, dtype: "F32", shape: t.shape.clone(), len: t.elements() * 4 })
+            .collect();
+        let mut metadata = vec![
+            ("format", self.of.format().to_owned()),
+            ("version", self.run.manifest.version.to_string()),
+            ("run_id", self.run.manifest.run_id.clone()),
+        ];
+        metadata.extend_from_slice(&self.more);
+        metadata.push(("xxh3", format!("{hash:016x}")));
+        build_header(&metadata, &entries)
+    }
+
+    /// Appends values, in the order of the chunk table.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn push(&mut self, values: impl Iterator<Item = f32>) -> Result<()> {
+        self.bytes.clear();
+        self.bytes.extend(values.flat_map(f32::to_le_bytes));
+        self.hash.update(&self.bytes);
+        self.file.write_all(&self.bytes).tried("write", self.path)
+    }
+
+    /// Appends the iterate of a step, which has every value; or how far it can be off.
+    ///
+    /// # Errors
+    /// It is damaged or missing, or the disk refuses.
+    pub fn push_iterate(&mut self, step: u64) -> Result<()> {
+        let run = self.run;
+        let mut window = Window::open(run, &[step], false)?;
+        if let Some((_, e)) = window.damaged.pop() {
+            return Err(e);
+        }
+        let mut decoder = run.decoder()?;
+        let (mut file, mut trajectory, mut widths) = (Vec::new(), Trajectory::new(1), Vec::new());
+        for chunk in run.table.chunks() {
+            let (decoder, file) = (&mut decoder, &mut file);
+            let mut source = Source { run, window: &window, chunk, decoder, file, bytes: 0 };
+            trajectory.clear();
+            let values = trajectory.recorded(step, &mut source)?;
+            self.push(self.of.take(step, values, &mut source, &mut widths)?.iter().copied())?;
+        }
+        Ok(())
+    }
+
+    /// Writes the header with the hash.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn finish(self) -> Result<()> {
+        let header = self.header(self.hash.digest());
+        let file = self.file.into_inner().map_err(|e| e.into_error()).tried("write", self.path)?;
+        file.write_all_at(&header, 0).tried("write", self.path)
+    }
+}

@@ -1,0 +1,47 @@
+//! What a writer goes on with after an interruption: the last step of the shards.
+//!
+//! Without it the optimizer's moments would not be known any more, and its steps not be predicted.
+
+use crate::error::Result;
+use crate::run::Run;
+use crate::run::format::manifest::GRAD;
+use crate::run::read::trajectory::{Decoded, Source, Trajectory};
+use crate::run::read::window::Window;
+use crate::run::write::forecast::Forecast;
+
+/// Takes the state after `step` of a rank from the shards of `run`, which was opened before the
+/// resumption.
+///
+/// # Errors
+/// The shards are damaged or cannot be read. The forecast is then to be made anew.
+pub(crate) fn restore(forecast: &mut Forecast, run: &Run, rank: u32, step: u64) -> Result<()> {
+    let mut window = Window::open(run, &[step], false)?;
+    if let Some((_, e)) = window.damaged.pop() {
+        return Err(e);
+    }
+    if let Some(shard) = window.shard(step, rank) {
+        let columns = shard.columns().iter().map(String::as_str);
+        let scalars: Vec<(&str, f64)> =
+            columns.filter_map(|name| Some((name, shard.scalar(step, name)?))).collect();
+        forecast.scalars(&run.manifest, &scalars);
+    }
+    let mut decoder = run.decoder()?;
+    let (mut file, mut gradient, mut trajectory) = (Vec::new(), Vec::new(), Trajectory::new(1));
+    for (place, &c) in run.table.of_rank(rank).iter().enumerate() {
+        let chunk = &run.table.chunks()[c];
+        let (decoder, file) = (&mut decoder, &mut file);
+        let mut source = Source { run, window: &window, chunk, decoder, file, bytes: 0 };
+        trajectory.clear();
+        if !trajectory.reach(step, &mut source)? {
+            return Ok(());
+        }
+        gradient.resize(chunk.len, 0.0);
+        let decoded = match run.manifest.stream_id(GRAD) {
+            Some(stream) => source.load(step, stream, &mut gradient)?,
+            None => Decoded::Missing,
+        };
+        let there = (decoded == Decoded::Values).then_some(gradient.as_slice());
+        forecast.resume(place, step, &trajectory, there);
+    }
+    Ok(())
+}
