@@ -163,6 +163,12 @@ pub fn put_bytes(dtype: DType, values: &[f32], out: &mut [u8]) {
     }
 }
 
+/// Rounded to binary32.
+#[allow(clippy::cast_possible_truncation)]
+pub(crate) fn single(v: f64) -> f32 {
+    v as f32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

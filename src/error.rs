@@ -2,11 +2,63 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::cuda::CudaError;
-use crate::run::read::shard::ShardName;
-
 /// Shorthand for results of this library.
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// A GPU cannot be used, or has failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CudaError {
+    /// There is no driver.
+    #[error("there is no NVIDIA driver here (libcuda.so.1 was not found)")]
+    NoDriver,
+    /// The driver is too old.
+    #[error(
+        "the NVIDIA driver supports CUDA {}.{}, but CUDA 11.8 (driver 520) or newer is needed: update the \
+         driver, or use --backend cpu", .0 / 1000, .0 % 1000 / 10
+    )]
+    OldDriver(i32),
+    /// There is no such device.
+    #[error("there is no CUDA device {asked}: the driver knows {count} (numbered from 0)")]
+    NoDevice {
+        /// What was asked for.
+        asked: usize,
+        /// How many there are.
+        count: usize,
+    },
+    /// The device is too old.
+    #[error("CUDA device {device} has compute capability {major}.{minor}; 7.0 (Volta) or newer is needed")]
+    OldDevice {
+        /// The device.
+        device: usize,
+        /// Its compute capability.
+        major: i32,
+        /// And after the point.
+        minor: i32,
+    },
+    /// What is asked for does not fit.
+    #[error(
+        "CUDA device {device} has {free} MiB free, and at least {needed} MiB are needed: use fewer --threads, \
+         or --backend cpu"
+    )]
+    Memory {
+        /// The device.
+        device: usize,
+        /// MiB that are free.
+        free: usize,
+        /// MiB that are needed.
+        needed: usize,
+    },
+    /// The driver reports a failure.
+    #[error("CUDA device {device} failed to {action}: {what}")]
+    Failed {
+        /// The device.
+        device: usize,
+        /// What it was to do.
+        action: &'static str,
+        /// What the driver says.
+        what: String,
+    },
+}
 
 /// Where in a file damage was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,6 +69,8 @@ pub struct Place {
     pub vector: Option<(String, String)>,
     /// Byte offset in the file.
     pub offset: Option<u64>,
+    /// The file is a shard, which can be done without.
+    pub in_shard: bool,
 }
 
 impl std::fmt::Display for Place {
@@ -103,7 +157,7 @@ pub enum Error {
     },
     /// Bytes are not what was written.
     #[error("{} is damaged{place}: {what}. Restore the file from a copy{}.", path.display(),
-        if is_shard(path) { ", or go on without it by --skip-damaged" } else { "" })]
+        if place.in_shard { ", or go on without it by --skip-damaged" } else { "" })]
     Damaged {
         /// Path of the file.
         path: PathBuf,
@@ -175,24 +229,28 @@ pub enum Error {
     },
 }
 
-/// Only shards can be done without.
-fn is_shard(path: &Path) -> bool {
-    path.file_name().and_then(|n| n.to_str()).and_then(ShardName::parse).is_some()
-}
-
 impl Error {
     /// Damage that `--skip-damaged` may step over.
     pub fn is_damage(&self) -> bool {
         match self {
-            Error::Damaged { path, .. } => is_shard(path),
+            Error::Damaged { place, .. } => place.in_shard,
             Error::MissingShard { .. } => true,
             _ => false,
         }
     }
 
-    /// Damage at a place in a file.
+    /// Damage at a place in a shard.
     pub(crate) fn damaged_at(path: &Path, place: Place, what: impl Into<String>) -> Error {
-        Error::Damaged { path: path.to_owned(), place: Box::new(place), what: what.into() }
+        let place = Box::new(Place { in_shard: true, ..place });
+        Error::Damaged { path: path.to_owned(), place, what: what.into() }
+    }
+
+    /// The same error, where the file is a shard.
+    pub(crate) fn of_shard(mut self) -> Error {
+        if let Error::Damaged { place, .. } = &mut self {
+            place.in_shard = true;
+        }
+        self
     }
 
     /// Damage to a file as a whole.

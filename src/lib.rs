@@ -19,6 +19,7 @@ pub mod float_environment;
 pub mod group;
 pub mod hash;
 pub mod isa;
+pub mod meter;
 pub mod metrics;
 pub mod optimizer;
 pub mod order;

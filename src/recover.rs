@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::reference::final_fault;
 use crate::run::format::journal;
 use crate::run::format::journal::{Attempt, Journal, State};
-use crate::run::read::shard::ShardFile;
+use crate::run::format::shard_name::ShardFile;
 use crate::run::upkeep::hold::Held;
 use crate::run::upkeep::leftover::{Leftover, leftovers, remove};
 use crate::run::{Access, Run, check_movable, rebuild_final, set_aside};

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use crate::analyze::{Analysis, Measured, Options, Sink};
+use crate::analyze::{Analysis, Measured, Options};
 use crate::error::Result;
 use crate::reference::Reference;
-use crate::row::Row;
+use crate::row::{Row, Sink};
 use crate::run::Run;
 use crate::run::format::manifest::Manifest;
 use crate::summary::{Subject, Summary, thousands};

@@ -3,6 +3,7 @@
 //! Owns the column table, which is the one place that knows names, types and units; tables and text
 //! output follow it.
 
+use crate::error::Result;
 use crate::group::Group;
 use crate::metrics::bias::Bias;
 use crate::metrics::geometry::{Geometry, geometry};
@@ -127,6 +128,15 @@ impl<'a> Row<'a> {
     pub fn sign_unresolved(&self) -> bool {
         self.geometry.cos.is_some() && self.intervals.is_some_and(|i| i.cos.holds_zero())
     }
+}
+
+/// Takes the rows, in the order of steps, then references, streams and groups.
+pub trait Sink {
+    /// Takes one row.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    fn row(&mut self, row: &Row<'_>) -> Result<()>;
 }
 
 /// The value of one column of a row.

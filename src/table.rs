@@ -10,8 +10,8 @@ use std::sync::PoisonError;
 use polars::io::parquet::write::ParquetMetadataContext;
 use polars::prelude::*;
 
-use crate::analyze::Sink;
 use crate::error::{Error, Result, Tried};
+use crate::row::Sink;
 use crate::row::{Cell, Column as RowColumn, Kind, Row, columns};
 use crate::run::Draft;
 

@@ -8,9 +8,8 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::analyze::Sink;
 use crate::error::{Error, Result, Tried};
-use crate::row::{Cell, Row, columns};
+use crate::row::{Cell, Row, Sink, columns};
 
 /// CSV with a header line.
 pub struct Csv<W: Write>(csv::Writer<W>);

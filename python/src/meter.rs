@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use lpa::analyze::online::{Meter as RunMeter, Question};
+use lpa::meter::{Meter as RunMeter, Question};
 use lpa::reference::Spec;
 use lpa::run::write::background::Recorder;
 use pyo3::buffer::PyBuffer;

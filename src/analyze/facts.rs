@@ -74,7 +74,7 @@ impl Steps {
 impl Facts {
     /// Takes in the sums of all tensors at a step. Steps come in their order. `ends` has the step of each reference
     /// that is an iterate.
-    pub(super) fn see(
+    pub(crate) fn see(
         &mut self,
         step: u64,
         layout: Layout,

@@ -7,19 +7,19 @@
 
 mod derive;
 mod facts;
-mod measure;
+pub(crate) mod measure;
 mod mover;
-pub mod online;
-mod record;
+pub(crate) mod record;
 mod shadow;
 mod skipped;
-mod spool;
+pub(crate) mod spool;
 mod unusable;
 
 use crate::analyze::derive::lag::Lag;
 use crate::analyze::derive::walk::{Enters, Walk, entering};
 pub use crate::analyze::facts::Facts;
 pub use crate::analyze::measure::Measured;
+use crate::analyze::measure::course::Course;
 use crate::analyze::measure::influence::Influence;
 use crate::analyze::measure::sample::Sample;
 use crate::analyze::mover::Movers;
@@ -37,7 +37,7 @@ use crate::optimizer::{Hyperparameters, Law, Moment};
 use crate::order::ORDER_VERSION;
 use crate::reference::weights::Weights;
 use crate::reference::{Kin, Reference};
-use crate::row::{Row, SCHEMA_VERSION};
+use crate::row::SCHEMA_VERSION;
 use crate::run::Run;
 use crate::run::format::manifest::{FORMAT_VERSION, GRAD};
 use crate::run::read::catalog::Catalog;
@@ -89,15 +89,6 @@ pub struct Options {
 pub trait Observer: Sync {
     /// `cells` pairs of step and chunk are done, for which `bytes` stored bytes were read.
     fn advance(&self, cells: u64, bytes: u64);
-}
-
-/// Takes the rows, in the order of steps, then references, streams and groups.
-pub trait Sink {
-    /// Takes one row.
-    ///
-    /// # Errors
-    /// It cannot be written.
-    fn row(&mut self, row: &Row<'_>) -> Result<()>;
 }
 
 /// A prepared analysis.
@@ -225,7 +216,8 @@ impl<'a> Analysis<'a> {
         let optimizer = (&self.hyperparameters, &self.movers);
         let of = (self.references, targets);
         let how = (self.options.isa, self.options.threads);
-        Influence::new((self.run, self.catalog), optimizer, of, &self.candidates, how, scratch).map(Some)
+        let course = Course::new((self.run, self.catalog), optimizer, of, &self.candidates)?;
+        Influence::new(self.run, course, how, scratch).map(Some)
     }
 
     /// The recorded steps that were asked for and are not left out.

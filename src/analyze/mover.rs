@@ -21,7 +21,7 @@ struct Mover<'a> {
 }
 
 /// How the tensors of a run fall into such sets.
-pub(super) struct Movers<'a> {
+pub(crate) struct Movers<'a> {
     all: Vec<Mover<'a>>,
     /// By tensor: its set.
     of: Vec<usize>,
@@ -31,7 +31,7 @@ pub(super) struct Movers<'a> {
 
 impl<'a> Movers<'a> {
     /// Those of a run.
-    pub(super) fn new(manifest: &Manifest, catalog: &'a Catalog) -> Movers<'a> {
+    pub(crate) fn new(manifest: &Manifest, catalog: &'a Catalog) -> Movers<'a> {
         let mut keys: Vec<(usize, Option<usize>)> = (0..manifest.param_groups()).map(|g| (g, None)).collect();
         let (mut of, mut irregular) = (Vec::new(), Vec::new());
         for (t, info) in manifest.tensors.iter().enumerate() {
@@ -60,22 +60,22 @@ impl<'a> Movers<'a> {
     }
 
     /// How many sets there are.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.all.len()
     }
 
     /// The set of a tensor.
-    pub(super) fn of(&self, tensor: usize) -> usize {
+    pub(crate) fn of(&self, tensor: usize) -> usize {
         self.of[tensor]
     }
 
     /// The parameter group of a set.
-    pub(super) fn param_group(&self, mover: usize) -> usize {
+    pub(crate) fn param_group(&self, mover: usize) -> usize {
         self.all[mover].param_group
     }
 
     /// Whether it is not known at which steps a tensor has a gradient.
-    pub(super) fn is_irregular(&self, tensor: usize) -> bool {
+    pub(crate) fn is_irregular(&self, tensor: usize) -> bool {
         self.irregular[tensor]
     }
 
@@ -96,7 +96,7 @@ impl<'a> Movers<'a> {
     }
 
     /// The update of a set at a step, as [`Hyperparameters::update`].
-    pub(super) fn update(&self, hyper: &Hyperparameters<'_>, mover: usize, step: u64) -> Option<Update> {
+    pub(crate) fn update(&self, hyper: &Hyperparameters<'_>, mover: usize, step: u64) -> Option<Update> {
         if self.rests(mover, step) {
             return Some(Update::NOTHING);
         }
@@ -104,7 +104,7 @@ impl<'a> Movers<'a> {
     }
 
     /// The same, as [`Hyperparameters::elementwise`]; `None` also where there is no gradient.
-    pub(super) fn elementwise(
+    pub(crate) fn elementwise(
         &self,
         hyper: &Hyperparameters<'_>,
         mover: usize,

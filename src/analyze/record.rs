@@ -11,21 +11,21 @@ use crate::run::format::manifest::TensorInfo;
 use crate::sums::{Cells, Flags, Fold, Layout};
 
 /// The tensors of a group that move together.
-pub(super) struct Part {
+pub(crate) struct Part {
     /// By which number: [`crate::analyze::mover::Movers`].
-    pub(super) mover: usize,
+    pub(crate) mover: usize,
     /// Indices in the tensor table.
-    pub(super) tensors: Vec<usize>,
+    pub(crate) tensors: Vec<usize>,
     /// Where the record has, of each of its pieces, squared norms, one a direction, their spreads where there are any,
     /// and what gradients put into references. Empty where the part is the whole group.
     own: Vec<usize>,
 }
 
 /// Where everything lies in a record.
-pub(super) struct Shape {
-    pub(super) layout: Layout,
+pub(crate) struct Shape {
+    pub(crate) layout: Layout,
     /// Parts by group.
-    pub(super) parts: Vec<Vec<Part>>,
+    pub(crate) parts: Vec<Vec<Part>>,
     /// By group: tensors whose sums are kept apart.
     pieces: Vec<Vec<Vec<usize>>>,
     groups: Vec<usize>,
@@ -43,7 +43,7 @@ pub(super) struct Shape {
 impl Shape {
     /// For the given groups of a run's tensors, whose parts are those of one key each; the tensors of a key are of
     /// one mover.
-    pub(super) fn new(
+    pub(crate) fn new(
         layout: Layout,
         groups: &[Group],
         (tensors, references): (&[TensorInfo], &[Reference]),
@@ -105,12 +105,12 @@ impl Shape {
     }
 
     /// By reference that is an iterate: its step.
-    pub(super) fn ends(&self) -> &[Option<u64>] {
+    pub(crate) fn ends(&self) -> &[Option<u64>] {
         &self.ends
     }
 
     /// Folds the chunks of a step into tensors: their sums, by tensor.
-    pub(super) fn totals(&self, run: &Run, cells: &[&Cells], row: usize) -> Vec<(Vec<f64>, Flags)> {
+    pub(crate) fn totals(&self, run: &Run, cells: &[&Cells], row: usize) -> Vec<(Vec<f64>, Flags)> {
         let width = self.layout.width();
         let mut totals: Vec<(Vec<f64>, Flags)> = Vec::with_capacity(run.manifest.tensors.len());
         let mut fold = Fold::new(width);
@@ -129,7 +129,7 @@ impl Shape {
     }
 
     /// Folds the tensors of a step into groups: a record.
-    pub(super) fn fold(
+    pub(crate) fn fold(
         &self,
         run: &Run,
         groups: &[Group],
@@ -172,25 +172,25 @@ impl Shape {
     }
 
     /// Words a record.
-    pub(super) fn words(&self) -> usize {
+    pub(crate) fn words(&self) -> usize {
         self.words
     }
 }
 
 /// A record that is being read.
-pub(super) struct Record<'a> {
-    pub(super) shape: &'a Shape,
-    pub(super) words: &'a [u64],
+pub(crate) struct Record<'a> {
+    pub(crate) shape: &'a Shape,
+    pub(crate) words: &'a [u64],
 }
 
 impl Record<'_> {
     /// The step.
-    pub(super) fn step(&self) -> u64 {
+    pub(crate) fn step(&self) -> u64 {
         self.words[0]
     }
 
     /// Whether a direction was recorded at this step.
-    pub(super) fn recorded(&self, direction: usize) -> bool {
+    pub(crate) fn recorded(&self, direction: usize) -> bool {
         self.words[1] >> direction & 1 == 1
     }
 
@@ -199,7 +199,7 @@ impl Record<'_> {
     }
 
     /// Copies the sums of a group to `out` and returns their flags.
-    pub(super) fn sums(&self, group: usize, out: &mut Vec<f64>) -> Flags {
+    pub(crate) fn sums(&self, group: usize, out: &mut Vec<f64>) -> Flags {
         let (from, width) = (self.shape.groups[group], self.shape.layout.width());
         out.clear();
         out.extend(self.words[from..from + width].iter().map(|w| f64::from_bits(*w)));
@@ -207,7 +207,7 @@ impl Record<'_> {
     }
 
     /// How far rounding can have moved x_t - r in a group.
-    pub(super) fn rounding(&self, group: usize, reference: usize) -> f64 {
+    pub(crate) fn rounding(&self, group: usize, reference: usize) -> f64 {
         self.real(self.shape.roundings[group] + reference)
     }
 
@@ -226,24 +226,24 @@ impl Record<'_> {
     }
 
     /// `||s||^2` of a direction over a part of a group.
-    pub(super) fn g2(&self, group: usize, part: &Part, direction: usize) -> f64 {
+    pub(crate) fn g2(&self, group: usize, part: &Part, direction: usize) -> f64 {
         self.total(part, direction, self.shape.groups[group] + self.shape.layout.g2(direction))
     }
 
     /// What the gradient itself put between x_t and a reference, over a group: `sum h g^2`.
-    pub(super) fn own(&self, group: usize, reference: usize) -> f64 {
+    pub(crate) fn own(&self, group: usize, reference: usize) -> f64 {
         self.real(self.shape.groups[group] + self.shape.layout.own(reference))
     }
 
     /// The squared length of that, over a part of a group: `sum (h g)^2`.
-    pub(super) fn own2(&self, group: usize, part: &Part, reference: usize) -> f64 {
+    pub(crate) fn own2(&self, group: usize, part: &Part, reference: usize) -> f64 {
         let layout = self.shape.layout;
         let norms = layout.directions * if layout.lossy { 1 + Spread::WORDS } else { 1 };
         self.total(part, norms + reference, self.shape.groups[group] + layout.own(reference) + 1)
     }
 
     /// The spread of `||s||^2` of a direction over a part of a group; zero where nothing was lost.
-    pub(super) fn g2_spread(&self, group: usize, part: &Part, direction: usize) -> Spread {
+    pub(crate) fn g2_spread(&self, group: usize, part: &Part, direction: usize) -> Spread {
         let layout = self.shape.layout;
         if !layout.lossy {
             return Spread::default();

@@ -14,7 +14,8 @@ use crate::analyze::{Analysis, Measured, Observer, Options, Pass};
 use crate::error::{Error, Result};
 use crate::reference;
 use crate::reference::Cache;
-use crate::run::format::manifest::{GRAD, MANIFEST, TensorInfo};
+use crate::run::directory::MANIFEST;
+use crate::run::format::manifest::{GRAD, TensorInfo};
 use crate::run::read::catalog::Catalog;
 use crate::run::{Access, Run};
 use crate::stream;
@@ -82,7 +83,7 @@ fn described(t: &TensorInfo) -> (&str, String) {
 }
 
 /// Whether shadows have a stream: they record what the optimizer receives.
-pub(super) fn have(run: &Run, options: &Options, stream: &Stream) -> bool {
+pub(crate) fn have(run: &Run, options: &Options, stream: &Stream) -> bool {
     let direction = options.directions[stream.direction];
     match direction.form {
         Form::Stored => direction.recorded == run.manifest.stream_id(GRAD),
@@ -114,7 +115,7 @@ struct Dots {
 
 /// The same of all shadows of a run.
 #[derive(Default)]
-pub(super) struct Shadows {
+pub(crate) struct Shadows {
     all: Vec<Dots>,
     words: Vec<u64>,
 }
@@ -124,7 +125,7 @@ impl Shadows {
     ///
     /// # Errors
     /// The scratch file cannot be read.
-    pub(super) fn mean(&mut self, step: u64, out: &mut [f64]) -> Result<()> {
+    pub(crate) fn mean(&mut self, step: u64, out: &mut [f64]) -> Result<()> {
         let count = self.all.len() as f64;
         out.fill(0.0);
         for dots in &mut self.all {

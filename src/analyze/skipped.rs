@@ -14,7 +14,7 @@ pub struct Skipped {
 
 impl Skipped {
     /// Notes that `steps` are left out. Ranges that meet become one, with the first reason.
-    pub(super) fn add(&mut self, steps: RangeInclusive<u64>, why: &str) {
+    pub(crate) fn add(&mut self, steps: RangeInclusive<u64>, why: &str) {
         let (mut first, mut last) = steps.into_inner();
         let mut why = why.to_owned();
         while let Some((from, (to, known))) = self.meeting(first, last) {

@@ -12,7 +12,7 @@ use crate::error::{Result, Tried};
 const IN_MEMORY: usize = 1 << 20;
 
 /// Records of `words` numbers of 64 bits.
-pub(super) struct Spool {
+pub(crate) struct Spool {
     file: SpooledTempFile,
     directory: PathBuf,
     words: usize,
@@ -21,7 +21,7 @@ pub(super) struct Spool {
 
 impl Spool {
     /// Empty; a file, if one is needed, goes to `directory`.
-    pub(super) fn new(words: usize, directory: &Path) -> Spool {
+    pub(crate) fn new(words: usize, directory: &Path) -> Spool {
         let file = spooled_tempfile_in(IN_MEMORY, directory);
         Spool { file, directory: directory.to_owned(), words, bytes: Vec::new() }
     }
@@ -30,7 +30,7 @@ impl Spool {
     ///
     /// # Errors
     /// The disk is full.
-    pub(super) fn push(&mut self, record: &[u64]) -> Result<()> {
+    pub(crate) fn push(&mut self, record: &[u64]) -> Result<()> {
         debug_assert_eq!(record.len(), self.words);
         self.bytes.clear();
         self.bytes.extend(record.iter().flat_map(|w| w.to_le_bytes()));
@@ -41,7 +41,7 @@ impl Spool {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub(super) fn read(&mut self, index: usize, out: &mut Vec<u64>) -> Result<()> {
+    pub(crate) fn read(&mut self, index: usize, out: &mut Vec<u64>) -> Result<()> {
         self.bytes.resize(self.words * 8, 0);
         let offset = index as u64 * self.words as u64 * 8;
         let read =

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::analyze::{Analysis, Options, Pass, Shadow, Skipped, unusable};
 use crate::cli::backend::Work;
 use crate::cli::kept::check_keeps;
-use crate::cli::output::{Output, Place, Question, check_writable};
+use crate::cli::output::{Format, Output, Place, Question, check_writable};
 use crate::cli::progress::Progress;
 use crate::cli::{RunArguments, Usage, backend, bytes, rate, say};
 use crate::group;
@@ -63,13 +63,6 @@ pub(super) struct Arguments {
     /// Print neither progress nor summary
     #[arg(long, short)]
     quiet: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Format {
-    Parquet,
-    Csv,
-    Jsonl,
 }
 
 #[derive(Clone)]

@@ -4,12 +4,11 @@ use std::ffi::OsStr;
 use std::io::{BufWriter, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use crate::analyze::Sink;
-use crate::cli::analyze::Format;
 use crate::error::{Error, Result};
 use crate::group::ALL;
 use crate::hash::xxh3_64;
 use crate::row::Row;
+use crate::row::Sink;
 use crate::run::format::manifest::GRAD;
 use crate::run::{Run, parent};
 use crate::table::{Table, metadata};
@@ -20,6 +19,14 @@ const LONGEST: usize = 80;
 
 /// Digits of a hash in a file name, which tell runs of the same name apart.
 const WHICH: usize = 12;
+
+/// How rows are written.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Format {
+    Parquet,
+    Csv,
+    Jsonl,
+}
 
 /// Where rows go.
 pub(super) enum Output {

@@ -8,7 +8,8 @@ use cudarc::driver::sys::CUevent_flags::CU_EVENT_DEFAULT;
 use cudarc::driver::{CudaSlice, CudaStream, DriverError, PushKernelArg};
 
 use crate::codec::{Decoder, Encoder, Exponents, Prediction, Predictor, Residual};
-use crate::cuda::lane::{Packed, grid, wide};
+use crate::cuda::lane::grid;
+use crate::cuda::layout::{Packed, wide};
 use crate::cuda::{Device, From, Kernel, Lane, Plan, Resident, Result, Term};
 use crate::dtype::{DType, push_bytes};
 use crate::isa::Isa;

@@ -6,11 +6,10 @@
 use std::sync::Arc;
 
 use cudarc::driver::sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC;
-use cudarc::driver::{
-    CudaEvent, CudaSlice, CudaStream, DeviceRepr, LaunchConfig, PinnedHostSlice, PushKernelArg,
-};
+use cudarc::driver::{CudaEvent, CudaSlice, CudaStream, LaunchConfig, PinnedHostSlice, PushKernelArg};
 
 use crate::codec::{Parts, Residual};
+use crate::cuda::layout::{Packed, UPDATE, wide};
 use crate::cuda::operations::{From, MOST_TERMS, PAYLOAD, Work};
 use crate::cuda::{CudaError, Device, Kernel, Plan, Resident, Result};
 use crate::dtype::{DType, put_bytes};
@@ -26,8 +25,6 @@ const PAIR_TILE: [usize; 2] = [2, 4];
 const LAG_TILE: usize = 8;
 /// Warps of a thread block.
 pub(crate) const WARPS: usize = 4;
-/// The kind of a term that is the difference of two iterates.
-pub(crate) const UPDATE: u32 = 2;
 
 /// A direction at a step, by the places of its vectors in the batch.
 #[derive(Clone, Copy, Debug)]
@@ -44,32 +41,11 @@ pub struct Term {
     pub later: u32,
 }
 
-/// At most what a device's buffers hold.
-pub(crate) fn wide(n: usize) -> u32 {
-    u32::try_from(n).unwrap_or(u32::MAX)
-}
-
 /// As many thread blocks as so many warps take.
 pub(crate) fn grid(warps: usize) -> LaunchConfig {
     let (blocks, threads) = (wide(warps.div_ceil(WARPS)), wide(WARPS * LANES));
     LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (threads, 1, 1), shared_mem_bytes: 0 }
 }
-
-/// A term as `kernels/vectors.cuh` has it.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub(crate) struct Packed {
-    pub(crate) g: u32,
-    pub(crate) x: u32,
-    pub(crate) next: u32,
-    pub(crate) later: u32,
-    pub(crate) kind: u32,
-    pub(crate) unused: u32,
-    pub(crate) weight_decay: f64,
-}
-
-// SAFETY: it is plain data, laid out as C lays it out, without padding.
-unsafe impl DeviceRepr for Packed {}
 
 /// A worker's stream and buffers.
 pub struct Lane {

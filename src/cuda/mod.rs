@@ -5,6 +5,7 @@
 
 mod bench;
 mod lane;
+mod layout;
 mod operations;
 mod plan;
 
@@ -19,66 +20,12 @@ use cudarc::driver::{CudaContext, CudaFunction, CudaModule, DriverError, result,
 use cudarc::nvrtc::Ptx;
 
 use crate::dtype::DType;
+pub use crate::error::CudaError;
 
 /// The kernels, compiled for the oldest GPU; the driver compiles them for the one that is there.
 const PTX: &str = include_str!("../../kernels/lpa.ptx");
 /// The oldest driver that knows this version of PTX: CUDA 11.8, which came with driver 520.
 const LEAST_DRIVER: i32 = 11_080;
-
-/// A GPU cannot be used, or has failed.
-#[derive(Debug, thiserror::Error)]
-pub enum CudaError {
-    /// There is no driver.
-    #[error("there is no NVIDIA driver here (libcuda.so.1 was not found)")]
-    NoDriver,
-    /// The driver is too old.
-    #[error(
-        "the NVIDIA driver supports CUDA {}.{}, but CUDA 11.8 (driver 520) or newer is needed: update the \
-         driver, or use --backend cpu", .0 / 1000, .0 % 1000 / 10
-    )]
-    OldDriver(i32),
-    /// There is no such device.
-    #[error("there is no CUDA device {asked}: the driver knows {count} (numbered from 0)")]
-    NoDevice {
-        /// What was asked for.
-        asked: usize,
-        /// How many there are.
-        count: usize,
-    },
-    /// The device is too old.
-    #[error("CUDA device {device} has compute capability {major}.{minor}; 7.0 (Volta) or newer is needed")]
-    OldDevice {
-        /// The device.
-        device: usize,
-        /// Its compute capability.
-        major: i32,
-        /// And after the point.
-        minor: i32,
-    },
-    /// What is asked for does not fit.
-    #[error(
-        "CUDA device {device} has {free} MiB free, and at least {needed} MiB are needed: use fewer --threads, \
-         or --backend cpu"
-    )]
-    Memory {
-        /// The device.
-        device: usize,
-        /// MiB that are free.
-        free: usize,
-        /// MiB that are needed.
-        needed: usize,
-    },
-    /// The driver reports a failure.
-    #[error("CUDA device {device} failed to {action}: {what}")]
-    Failed {
-        /// The device.
-        device: usize,
-        /// What it was to do.
-        action: &'static str,
-        /// What the driver says.
-        what: String,
-    },
-}
 
 /// The result of what a GPU does.
 pub type Result<T> = std::result::Result<T, CudaError>;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use cudarc::driver::{CudaSlice, CudaStream, DeviceRepr, PinnedHostSlice};
 
 use crate::codec::{Bytes, Packed, Parts, Predictor, Residual};
-use crate::cuda::lane::{Packed as Term, UPDATE, wide};
+use crate::cuda::layout::{Packed as Term, UPDATE, wide};
 use crate::cuda::{Device, Plan, Result};
 
 /// No place.

@@ -10,7 +10,7 @@ use crate::codec::{
 use crate::cuda::{Device, From, Lane, Plan, Resident, Result, Term};
 use crate::doctor::conformance;
 use crate::doctor::conformance::{Check, Chunk, DIRECTIONS, awkward};
-use crate::doctor::device::put_sums;
+use crate::doctor::lane_sums::put_sums;
 use crate::dtype::{DType, push_bytes};
 use crate::isa::Isa;
 use crate::reduce::Direction;

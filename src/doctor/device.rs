@@ -4,8 +4,9 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use crate::cuda::{Device, Lane, Plan, Resident, Result, Term};
-use crate::doctor::conformance::{Case, Check, Chunk, DIRECTIONS, cases, put_term};
+use crate::doctor::conformance::{Case, Check, Chunk, DIRECTIONS, cases};
 use crate::doctor::decoding::check_work;
+use crate::doctor::lane_sums::put_sums;
 use crate::isa::Isa;
 
 /// Compares the sums of every kernel, type and direction, and what the device decodes, with the CPU's.
@@ -66,17 +67,4 @@ fn sums(device: &Arc<Device>, case: &Case, chunk: &Chunk) -> Result<Vec<f64>> {
         put_sums(&lane, &plan, &terms, &mut all)?;
     }
     Ok(all)
-}
-
-/// The sums of these terms, as [`Chunk::sums`] lays them out.
-pub(crate) fn put_sums(lane: &Lane, plan: &Plan, terms: &[usize], all: &mut Vec<f64>) -> Result<()> {
-    let sums = lane.sums()?;
-    for &term in terms {
-        let (iterate, along, first) = sums.step(term);
-        let along = [iterate.x2, iterate.step2, iterate.init2, along.g2, along.gx];
-        let further = (1..plan.references).map(|k| sums.pair(term, k));
-        let lags = (0..plan.references).filter(|_| plan.lagged).map(|k| sums.lag(term, k));
-        put_term(all, along, std::iter::once(first).chain(further), lags);
-    }
-    Ok(())
 }

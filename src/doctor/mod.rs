@@ -3,3 +3,4 @@
 pub mod conformance;
 pub(crate) mod decoding;
 pub(crate) mod device;
+mod lane_sums;

@@ -3,6 +3,7 @@
 //! A path of random, mutually orthogonal steps has a positive cosine with its own end. Here that
 //! part is computed and taken off; `docs/metrics.md` has the derivations.
 
+use crate::metrics::entry::Entry;
 use crate::metrics::interval::{Interval, OUTWARD};
 use crate::metrics::ratio;
 use crate::sums::Sums;
@@ -14,23 +15,6 @@ fn nan_or_larger(a: f64, b: f64) -> f64 {
 
 /// Fewest steps of a window whose `t_excess` is given.
 pub const MIN_WINDOW: u64 = 10;
-
-/// What is known of how a direction enters the reference.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Entry {
-    /// It enters with known coefficients: `own` is their sum over tensors, weighted by the squared
-    /// norms, and `walk2` the squared distance of a walk of orthogonal steps.
-    Known {
-        /// `sum h ||s||^2`.
-        own: f64,
-        /// `None` for directions that the path is not made of.
-        walk2: Option<f64>,
-    },
-    /// It enters in an unknown way, which is over when the later iterate comes.
-    Lagged,
-    /// Nothing is known.
-    Unknown,
-}
 
 /// The bias kit of one row.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -3,7 +3,7 @@
 //! All metrics grow or fall in each of the sums that they are made of, so their bounds are found at the
 //! corners of the box that the sums lie in. `docs/numerics.md` (Lossy runs) has the derivation.
 
-use crate::metrics::bias::Entry;
+use crate::metrics::entry::Entry;
 use crate::metrics::geometry::angle;
 use crate::reduce::spread::Spread;
 use crate::sums::{Spreads, Sums};

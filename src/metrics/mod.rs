@@ -1,6 +1,7 @@
 //! Metrics: pure functions of sums. Null (`None`), never NaN, where a denominator is 0.
 
 pub mod bias;
+pub mod entry;
 pub mod geometry;
 pub mod interval;
 pub mod skewness;

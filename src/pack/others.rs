@@ -4,9 +4,9 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result, Tried};
+use crate::run::directory::MANIFEST;
 use crate::run::format::journal;
-use crate::run::format::manifest::MANIFEST;
-use crate::run::read::shard::{ShardName, is_directory_name};
+use crate::run::format::shard_name::{ShardName, is_directory_name};
 use crate::run::{FINAL, Run};
 
 /// What is in a run besides what lpa recorded. Paths are below the run.

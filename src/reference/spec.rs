@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use crate::run::format::manifest::MANIFEST;
+use crate::run::directory::MANIFEST;
 
 /// A reference as it was asked for.
 #[derive(Clone, Debug, PartialEq)]

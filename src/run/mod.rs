@@ -3,6 +3,7 @@
 //! The truth is the directory listing: shards are found by name, and the journals say which attempt
 //! counts for which step. Nothing here decodes a vector.
 
+pub mod directory;
 pub mod format;
 pub mod read;
 pub mod upkeep;
@@ -16,12 +17,13 @@ use crate::codec::Decoder;
 use crate::error::{Error, Result, Tried};
 use crate::hash::xxh3_64;
 use crate::isa::{Isa, UnknownIsa};
+pub use crate::run::directory::publish::{Draft, parent};
 use crate::run::format::chunk::ChunkTable;
 use crate::run::format::journal::{Attempt, Journal, State};
 use crate::run::format::manifest::Manifest;
 pub(crate) use crate::run::format::record::{PAYLOAD_ALIGN, RECORD, Record};
-use crate::run::read::shard::{Shard, ShardFile, ShardName};
-pub use crate::run::upkeep::publish::{Draft, parent};
+use crate::run::format::shard_name::{ShardFile, ShardName};
+use crate::run::read::shard::Shard;
 pub(crate) use crate::run::upkeep::set_aside::{check_movable, set_aside};
 pub(crate) use crate::run::write::finish::rebuild_final;
 pub use crate::run::write::finish::{FINAL, assemble_final};
@@ -101,7 +103,7 @@ impl Run {
     pub fn open(path: &Path, access: Access) -> Result<Run> {
         let (manifest, bytes) = Manifest::read(path)?;
         let table = ChunkTable::new(&manifest)
-            .map_err(|what| Error::Manifest { path: path.join(format::manifest::MANIFEST), what })?;
+            .map_err(|what| Error::Manifest { path: path.join(directory::MANIFEST), what })?;
         // Shards first: a shard is published after the attempt that writes it is in the journal.
         let files = list_shards(path)?;
         let mut journals = Vec::new();
@@ -144,7 +146,7 @@ impl Run {
         if let Some(segment) = self.segments.iter().flatten().next() {
             self.open_shard(&segment.file)?;
         }
-        let path = self.path.join(format::manifest::MANIFEST);
+        let path = self.path.join(directory::MANIFEST);
         Err(Error::damaged(&path, "it is not what the run was created with (checksum)"))
     }
 
@@ -380,7 +382,7 @@ fn resolve_segments<'a>(
     segments.sort_by_key(|s| s.first);
     if let Some(w) = segments.windows(2).find(|w| w[1].first <= w[0].last) {
         let what = format!("it holds steps that {} holds too", w[0].file.name.file_name());
-        return Err(Error::damaged(&w[1].file.path, what));
+        return Err(Error::damaged(&w[1].file.path, what).of_shard());
     }
     Ok((segments, superseded))
 }

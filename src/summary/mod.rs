@@ -10,13 +10,13 @@ mod verdict;
 
 use std::fmt::Write;
 
-use crate::analyze::Sink;
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::group::ALL;
 use crate::metrics::skewness::Skewness;
 use crate::reference::{Kin, Origin};
 use crate::row::Row;
+use crate::row::Sink;
 use crate::summary::digest::{Digest, Quantity};
 pub use crate::summary::followed::{Compared, Followed};
 

@@ -15,9 +15,9 @@ const LEAST: u64 = 51;
 const MOST: u64 = 160;
 
 /// After how many steps directions are compared.
-pub(in crate::analyze) struct Lag {
+pub(crate) struct Lag {
     /// The number of steps.
-    pub(in crate::analyze) steps: u64,
+    pub(crate) steps: u64,
     /// A rest that does not show.
     rest: f64,
     /// By reference, parameter group and step of the run: what the reference holds of x_step, where weight decay
@@ -31,7 +31,7 @@ impl Lag {
     ///
     /// # Errors
     /// Nothing can be compared; the text says why.
-    pub(in crate::analyze) fn new(
+    pub(crate) fn new(
         hyper: &Hyperparameters<'_>,
         catalog: &Catalog,
         references: &[Reference],
@@ -58,13 +58,13 @@ impl Lag {
 
     /// Whether a reference holds next to nothing of the iterates between x_step and the later one, in which the
     /// direction is still at work.
-    pub(in crate::analyze) fn is_over(&self, reference: &Reference, step: u64) -> bool {
+    pub(crate) fn is_over(&self, reference: &Reference, step: u64) -> bool {
         reference.weights.mass(step + 1..step + self.steps) <= self.rest
     }
 
     /// What a reference, by number, holds of the iterate that a direction of `step` is compared with; `None` where
     /// that is not the same for all parts.
-    pub(in crate::analyze) fn held(
+    pub(crate) fn held(
         &self,
         reference: usize,
         parts: &[Part],

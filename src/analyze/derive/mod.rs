@@ -1,9 +1,9 @@
 //! The second phase: rows from sums.
 
-pub(in crate::analyze) mod lag;
-pub(in crate::analyze) mod past;
-pub(in crate::analyze) mod walk;
-pub(in crate::analyze) mod windows;
+pub(crate) mod lag;
+pub(crate) mod past;
+pub(crate) mod walk;
+pub(crate) mod windows;
 
 use std::ops::Range;
 use std::path::Path;
@@ -13,24 +13,25 @@ use crate::analyze::derive::walk::{Enters, Walked};
 use crate::analyze::derive::windows::windows;
 use crate::analyze::measure::path::Departures;
 use crate::analyze::record::{Part, Record};
-use crate::analyze::{Analysis, Measured, Sink};
+use crate::analyze::{Analysis, Measured};
 use crate::error::Result;
 use crate::group::Group;
-use crate::metrics::bias::{Entry, Window, bias};
+use crate::metrics::bias::{Window, bias};
+use crate::metrics::entry::Entry;
 use crate::metrics::interval::{Interval, intervals};
 use crate::optimizer::Law;
 use crate::reduce::spread::Spread;
 use crate::reference::weights::Weights;
-use crate::row::{Doubt, Names, Row, Scalars};
+use crate::row::{Doubt, Names, Row, Scalars, Sink};
 use crate::stream;
 use crate::sums::{Flags, Spreads, Sums};
 
 /// What a row speaks of, by number.
 #[derive(Clone, Copy)]
-pub(in crate::analyze) struct Place {
-    pub(in crate::analyze) reference: usize,
-    pub(in crate::analyze) stream: usize,
-    pub(in crate::analyze) group: usize,
+pub(crate) struct Place {
+    pub(crate) reference: usize,
+    pub(crate) stream: usize,
+    pub(crate) group: usize,
 }
 
 /// What both sweeps know beyond a record.
@@ -114,7 +115,7 @@ impl Analysis<'_> {
     }
 
     /// Reference, stream and group of the rows of a step, in their order.
-    pub(in crate::analyze) fn places(&self) -> Vec<Place> {
+    pub(crate) fn places(&self) -> Vec<Place> {
         let (streams, groups) = (self.options.streams.len(), self.options.groups.len());
         let mut all = Vec::new();
         for reference in 0..self.references.len() {
@@ -183,7 +184,7 @@ impl Analysis<'_> {
     }
 
     /// The sums of a place, and what its stream was divided by; `None` where it has no row.
-    pub(in crate::analyze) fn sums(
+    pub(crate) fn sums(
         &self,
         record: &Record<'_>,
         values: &[f64],

@@ -6,7 +6,7 @@ use crate::analyze::record::{Part, Record};
 use crate::optimizer::linear::{Past, Update};
 
 /// The pasts of all walks at a step.
-pub(in crate::analyze) struct Pasts {
+pub(crate) struct Pasts {
     /// By walk, group and part.
     states: Vec<Vec<Vec<Past>>>,
     /// By walk: the last recorded step, and the norms there by group and part.
@@ -22,7 +22,7 @@ pub(in crate::analyze) struct Pasts {
 impl Pasts {
     /// Before the first step. `matters` says for which walks the past lies between x_t and r; `start` is
     /// `||x_0||^2` by tensor, where it is known.
-    pub(in crate::analyze) fn new(analysis: &Analysis<'_>, matters: Vec<bool>, start: Option<Vec<f64>>) -> Pasts {
+    pub(crate) fn new(analysis: &Analysis<'_>, matters: Vec<bool>, start: Option<Vec<f64>>) -> Pasts {
         let of_group = |parts: &Vec<Part>| vec![Past::default(); parts.len()];
         let of_walk = || analysis.shape.parts.iter().map(of_group).collect();
         Pasts {
@@ -35,23 +35,23 @@ impl Pasts {
     }
 
     /// The state of a walk, by part of a group; `None` where the past does not matter.
-    pub(in crate::analyze) fn of(&self, walk: usize, group: usize) -> Option<&[Past]> {
+    pub(crate) fn of(&self, walk: usize, group: usize) -> Option<&[Past]> {
         self.matters[walk].then(|| self.states[walk][group].as_slice())
     }
 
     /// Whether steps of the past have entered by interpolated norms.
-    pub(in crate::analyze) fn sampled(&self, walk: usize) -> bool {
+    pub(crate) fn sampled(&self, walk: usize) -> bool {
         self.matters[walk] && self.sampled[walk]
     }
 
     /// Whether x_0 was recorded.
-    pub(in crate::analyze) fn knows_start(&self) -> bool {
+    pub(crate) fn knows_start(&self) -> bool {
         self.start.is_some()
     }
 
     /// Goes up to the step of `record`, through steps that were not recorded, with norms between
     /// those of the recorded steps around them.
-    pub(in crate::analyze) fn reach(&mut self, analysis: &Analysis<'_>, walked: &Walked, record: &Record<'_>) {
+    pub(crate) fn reach(&mut self, analysis: &Analysis<'_>, walked: &Walked, record: &Record<'_>) {
         let step = record.step();
         for w in 0..self.states.len() {
             let walk = &analysis.walks[w];
@@ -88,7 +88,7 @@ impl Pasts {
     }
 
     /// Takes in the recorded step itself.
-    pub(in crate::analyze) fn take_in(&mut self, analysis: &Analysis<'_>, record: &Record<'_>) {
+    pub(crate) fn take_in(&mut self, analysis: &Analysis<'_>, record: &Record<'_>) {
         let updates = analysis.updates(record.step());
         for w in 0..self.states.len() {
             if let Some((step, norms)) = self.lower[w].clone()

@@ -15,7 +15,7 @@ use crate::stream::{Form, Part};
 
 /// How a stream enters a reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::analyze) enum Enters {
+pub(crate) enum Enters {
     /// Not at all: the reference is not made of this path.
     Not,
     /// As the optimizer's response says, by the walk of this number.
@@ -28,23 +28,23 @@ pub(in crate::analyze) enum Enters {
 
 /// A reference met by a direction that its path is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::analyze) struct Walk {
-    pub(in crate::analyze) reference: usize,
-    pub(in crate::analyze) direction: usize,
+pub(crate) struct Walk {
+    pub(crate) reference: usize,
+    pub(crate) direction: usize,
     /// The direction has its weight decay already.
     decayed: bool,
 }
 
 impl Walk {
     /// An update as the walk sees it.
-    pub(in crate::analyze) fn update(&self, u: &Update) -> Update {
+    pub(crate) fn update(&self, u: &Update) -> Update {
         Update { weight_decay: if self.decayed { 0.0 } else { u.weight_decay }, ..*u }
     }
 }
 
 /// How each stream enters each reference, and the walks to take for it. `law` is the optimizer's; `decays` says
 /// whether it adds weight decay to the gradient.
-pub(in crate::analyze) fn entering(
+pub(crate) fn entering(
     references: &[Reference],
     options: &Options,
     law: &Law,
@@ -82,14 +82,14 @@ pub(in crate::analyze) fn entering(
 }
 
 /// What the backward pass found, by measured step.
-pub(in crate::analyze) struct Walked {
+pub(crate) struct Walked {
     /// By walk: whether the past lies between x_t and the reference too, by momentum, weight decay,
     /// or because the reference is an average.
-    pub(in crate::analyze) past: Vec<bool>,
+    pub(crate) past: Vec<bool>,
     /// By walk: whether weight decay shrinks what was there before.
-    pub(in crate::analyze) decays: Vec<bool>,
+    pub(crate) decays: Vec<bool>,
     /// By walk: whether a parameter moves without a gradient, by momentum or weight decay.
-    pub(in crate::analyze) moves: Vec<bool>,
+    pub(crate) moves: Vec<bool>,
     spool: Spool,
     movers: usize,
     groups: usize,
@@ -97,25 +97,25 @@ pub(in crate::analyze) struct Walked {
 }
 
 /// What the backward pass found for one walk at one step.
-pub(in crate::analyze) struct Ahead<'a> {
+pub(crate) struct Ahead<'a> {
     words: &'a [u64],
     movers: usize,
 }
 
 impl Ahead<'_> {
     /// The adjoint of a mover; where optimizers divide by the root of a second moment, that for a root of 1.
-    pub(in crate::analyze) fn adjoint(&self, mover: usize) -> Adjoint {
+    pub(crate) fn adjoint(&self, mover: usize) -> Adjoint {
         let real = |i: usize| f64::from_bits(self.words[3 * mover + i]);
         Adjoint { h: real(0), a: real(1), c: real(2) }
     }
 
     /// Squared length of the walk from here on, for a group; NaN where it is not known.
-    pub(in crate::analyze) fn distance2(&self, group: usize) -> f64 {
+    pub(crate) fn distance2(&self, group: usize) -> f64 {
         f64::from_bits(self.words[3 * self.movers + 1 + group])
     }
 
     /// Steps from here on enter by interpolated norms.
-    pub(in crate::analyze) fn sampled(&self) -> bool {
+    pub(crate) fn sampled(&self) -> bool {
         self.words[3 * self.movers] == 1
     }
 }
@@ -164,14 +164,14 @@ struct State {
 
 impl Analysis<'_> {
     /// The updates of step t by mover.
-    pub(in crate::analyze) fn updates(&self, step: u64) -> Vec<Update> {
+    pub(crate) fn updates(&self, step: u64) -> Vec<Update> {
         let update = |m| self.movers.update(&self.hyperparameters, m, step).unwrap_or_default();
         (0..self.movers.len()).map(update).collect()
     }
 
     /// Norms by group and part of the direction that a walk is made of. Element by element, where the adjoint is
     /// for a root of 1: of the direction divided by the roots, as the reference answers to it.
-    pub(in crate::analyze) fn norms(
+    pub(crate) fn norms(
         &self,
         record: &Record<'_>,
         walk: &Walk,
@@ -189,7 +189,7 @@ impl Analysis<'_> {
     }
 
     /// Walks from the references back to the first measured step.
-    pub(in crate::analyze) fn walk_back(&self, measured: &mut Measured, scratch: &Path) -> Result<Walked> {
+    pub(crate) fn walk_back(&self, measured: &mut Measured, scratch: &Path) -> Result<Walked> {
         let (movers, groups) = (self.movers.len(), self.options.groups.len());
         let state = |walk: &Walk| State {
             adjoints: vec![Adjoint::default(); movers],
@@ -296,12 +296,12 @@ impl Walked {
     ///
     /// # Errors
     /// The scratch file cannot be read.
-    pub(in crate::analyze) fn read(&mut self, index: usize, count: usize) -> Result<()> {
+    pub(crate) fn read(&mut self, index: usize, count: usize) -> Result<()> {
         if self.past.is_empty() { Ok(()) } else { self.spool.read(count - 1 - index, &mut self.words) }
     }
 
     /// What was found for a walk at the step that was read.
-    pub(in crate::analyze) fn ahead(&self, walk: usize) -> Ahead<'_> {
+    pub(crate) fn ahead(&self, walk: usize) -> Ahead<'_> {
         let size = 3 * self.movers + 1 + self.groups;
         Ahead { words: &self.words[walk * size..(walk + 1) * size], movers: self.movers }
     }

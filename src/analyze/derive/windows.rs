@@ -13,7 +13,7 @@ const WINDOWS: usize = 6;
 /// Cuts measured steps into windows; the ranges are places in `steps`. An epoch is a window where
 /// epochs are recorded and most have enough measured steps, but no more than a third of all. Else
 /// a window has 50 measured steps, or fewer, down to 10, where the path is short.
-pub(in crate::analyze) fn windows(steps: &[u64], catalog: &Catalog) -> Vec<Range<usize>> {
+pub(crate) fn windows(steps: &[u64], catalog: &Catalog) -> Vec<Range<usize>> {
     let epochs = by_epoch(steps, catalog);
     let mut sizes: Vec<usize> = epochs.iter().map(Range::len).collect();
     sizes.sort_unstable();

@@ -14,18 +14,18 @@ use crate::run::format::manifest::GRAD;
 use crate::sums::Flags;
 
 /// What was measured of a step.
-pub(in crate::analyze) struct Entry {
-    pub(in crate::analyze) step: u64,
+pub(crate) struct Entry {
+    pub(crate) step: u64,
     /// One bit a direction: it was recorded.
-    pub(in crate::analyze) recorded: u64,
+    pub(crate) recorded: u64,
     /// The sums by tensor.
-    pub(in crate::analyze) totals: Vec<(Vec<f64>, Flags)>,
+    pub(crate) totals: Vec<(Vec<f64>, Flags)>,
     /// What the storage of the next iterate tells, by tensor.
-    pub(in crate::analyze) told: Vec<Told>,
+    pub(crate) told: Vec<Told>,
 }
 
 /// Where entries go.
-pub(in crate::analyze) struct Book {
+pub(crate) struct Book {
     check: Option<Check>,
     along: Option<Along>,
     /// Entries that wait, the last step first, and how many there are.
@@ -35,7 +35,7 @@ pub(in crate::analyze) struct Book {
 
 impl Book {
     /// For entries that come in the order of steps, or `backward`.
-    pub(in crate::analyze) fn new(analysis: &Analysis<'_>, backward: bool, scratch: &Path) -> Book {
+    pub(crate) fn new(analysis: &Analysis<'_>, backward: bool, scratch: &Path) -> Book {
         let width = analysis.shape.layout.width();
         let words = 2 + analysis.run.manifest.tensors.len() * (width + 1 + Told::WORDS);
         Book {
@@ -47,7 +47,7 @@ impl Book {
     }
 
     /// Whether the path is compared with the optimizer.
-    pub(in crate::analyze) fn checks(&self) -> bool {
+    pub(crate) fn checks(&self) -> bool {
         self.check.is_some()
     }
 
@@ -55,7 +55,7 @@ impl Book {
     ///
     /// # Errors
     /// The disk is full.
-    pub(in crate::analyze) fn enter(&mut self, analysis: &Analysis<'_>, entry: &Entry, out: &mut Measured) -> Result<()> {
+    pub(crate) fn enter(&mut self, analysis: &Analysis<'_>, entry: &Entry, out: &mut Measured) -> Result<()> {
         let Some((spool, count)) = &mut self.waiting else {
             return self.settle(analysis, entry, out);
         };
@@ -94,7 +94,7 @@ impl Book {
     ///
     /// # Errors
     /// A file without a name cannot be read, or a reference.
-    pub(in crate::analyze) fn close(mut self, analysis: &Analysis<'_>, out: &mut Measured) -> Result<()> {
+    pub(crate) fn close(mut self, analysis: &Analysis<'_>, out: &mut Measured) -> Result<()> {
         if let Some((mut spool, count)) = self.waiting.take() {
             let width = analysis.shape.layout.width();
             let mut words = Vec::new();

@@ -8,7 +8,7 @@ use crate::reduce::{Direction, ReferenceSums};
 use crate::sums::Layout;
 
 /// All sums of one direction at one step; with the first also those of the iterates alone.
-pub(in crate::analyze) fn sums(
+pub(crate) fn sums(
     isa: Isa,
     layout: Layout,
     (d, direction): (usize, Direction),

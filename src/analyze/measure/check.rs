@@ -43,7 +43,7 @@ struct Comparison {
 ///
 /// # Errors
 /// A shard cannot be read; damage ends the comparison.
-pub(in crate::analyze) fn departure(run: &Run, catalog: &Catalog, hyper: &Hyperparameters<'_>) -> Result<Option<u64>> {
+pub(crate) fn departure(run: &Run, catalog: &Catalog, hyper: &Hyperparameters<'_>) -> Result<Option<u64>> {
     let Some(stream) = run.manifest.stream_id(GRAD).filter(|_| catalog.steps.start == 0) else {
         return Ok(None);
     };
@@ -137,7 +137,7 @@ fn compare_steps(
 
 impl Analysis<'_> {
     /// How the declared optimizer's steps are predicted, where the storage of iterates tells of them.
-    pub(in crate::analyze) fn replay(&self) -> Option<Predictor> {
+    pub(crate) fn replay(&self) -> Option<Predictor> {
         let known = self.known() == Known::Exactly;
         crate::run::predictor(&self.run.manifest).filter(|_| known)
     }
@@ -154,7 +154,7 @@ impl Analysis<'_> {
 
     /// What checks the whole path; `None` where nothing that is measured depends on the optimizer, or there is
     /// nothing to go by.
-    pub(in crate::analyze) fn check(&self) -> Option<Check> {
+    pub(crate) fn check(&self) -> Option<Check> {
         let known = self.known();
         let own = self.references.iter().any(|r| r.weights != Weights::None);
         let mut noted = StepSet::default();
@@ -184,7 +184,7 @@ impl Analysis<'_> {
     }
 
     /// The updates of `steps`, ascending, where they are linear.
-    pub(in crate::analyze) fn linear_updates(&self, steps: &[u64]) -> Updates {
+    pub(crate) fn linear_updates(&self, steps: &[u64]) -> Updates {
         let linear = self.law == Law::Linear;
         // Dampening begins with the second step, which only the first one tells apart.
         let of = |group, step| self.hyperparameters.update(group, step, step + 1).filter(|_| linear);
@@ -192,7 +192,7 @@ impl Analysis<'_> {
     }
 
     /// The updates of a step as they act on the gradient that is measured.
-    pub(in crate::analyze) fn taken(updates: &Updates, step: u64, along: Option<Along>) -> Vec<Option<Update>> {
+    pub(crate) fn taken(updates: &Updates, step: u64, along: Option<Along>) -> Vec<Option<Update>> {
         let decayed = along.is_some_and(|a| a.decayed);
         let own = |u: &Update| Update { weight_decay: if decayed { 0.0 } else { u.weight_decay }, ..*u };
         updates.at(step).iter().map(|u| u.as_ref().map(own)).collect()
@@ -203,7 +203,7 @@ impl Analysis<'_> {
     ///
     /// # Errors
     /// The reference cannot be read.
-    pub(in crate::analyze) fn end_squares(&self, last: Option<u64>) -> Result<Option<Vec<f64>>> {
+    pub(crate) fn end_squares(&self, last: Option<u64>) -> Result<Option<Vec<f64>>> {
         let decays = |step| {
             let mut groups = 0..self.hyperparameters.groups();
             groups

@@ -21,7 +21,7 @@ use crate::stream::Measured;
 use crate::sums::{Cells, Layout};
 
 /// A device with what all its lanes share.
-pub(in crate::analyze) struct Shared {
+pub(crate) struct Shared {
     device: Arc<Device>,
     plan: Plan,
     resident: Option<Arc<Resident>>,
@@ -33,7 +33,7 @@ impl Shared {
     ///
     /// # Errors
     /// Nothing fits, the device fails, or a reference cannot be read.
-    pub(in crate::analyze) fn new(
+    pub(crate) fn new(
         device: &Arc<Device>,
         lanes: usize,
         layout: Layout,
@@ -64,7 +64,7 @@ impl Shared {
     ///
     /// # Errors
     /// The device fails.
-    pub(in crate::analyze) fn batch(&self) -> Result<Batch> {
+    pub(crate) fn batch(&self) -> Result<Batch> {
         let lane =
             Lane::new(Arc::clone(&self.device), self.resident.clone(), self.plan).map_err(Error::Cuda)?;
         Ok(Batch {
@@ -88,7 +88,7 @@ impl Shared {
 }
 
 /// Steps of one chunk that are summed together.
-pub(in crate::analyze) struct Batch {
+pub(crate) struct Batch {
     lane: Lane,
     /// Place of x_0, once there is a step.
     init: Option<u32>,
@@ -126,32 +126,32 @@ struct Of {
 }
 
 /// A direction at a step, and what is recorded around it.
-pub(in crate::analyze) struct At<'a> {
+pub(crate) struct At<'a> {
     /// The row of its sums.
-    pub(in crate::analyze) row: usize,
+    pub(crate) row: usize,
     /// Its number.
-    pub(in crate::analyze) number: usize,
+    pub(crate) number: usize,
     /// How it is had.
-    pub(in crate::analyze) direction: Direction,
+    pub(crate) direction: Direction,
     /// The step.
-    pub(in crate::analyze) step: u64,
+    pub(crate) step: u64,
     /// The vectors.
-    pub(in crate::analyze) vectors: Vectors<'a>,
+    pub(crate) vectors: Vectors<'a>,
     /// Whether x_{t+1} is recorded.
-    pub(in crate::analyze) has_next: bool,
+    pub(crate) has_next: bool,
     /// The later iterate and its step, where it is recorded.
-    pub(in crate::analyze) later: Option<(u64, &'a [f32])>,
+    pub(crate) later: Option<(u64, &'a [f32])>,
     /// `||s||^2` is known better than from what is stored.
-    pub(in crate::analyze) given: bool,
+    pub(crate) given: bool,
     /// The direction is the gradient that the next iterate was predicted from.
-    pub(in crate::analyze) known: bool,
+    pub(crate) known: bool,
     /// The direction is absent: zeros.
-    pub(in crate::analyze) absent: bool,
+    pub(crate) absent: bool,
 }
 
 impl Batch {
     /// Goes on with a chunk that begins at element `offset` of the model.
-    pub(in crate::analyze) fn begin(
+    pub(crate) fn begin(
         &mut self,
         manifest: &Manifest,
         chunk: &Chunk,
@@ -175,12 +175,12 @@ impl Batch {
     }
 
     /// Whether the chunk's vectors are decoded on the device.
-    pub(in crate::analyze) fn decodes(&self) -> bool {
+    pub(crate) fn decodes(&self) -> bool {
         self.decodes
     }
 
     /// Iterates that are kept on the device.
-    pub(in crate::analyze) fn iterates(&self) -> usize {
+    pub(crate) fn iterates(&self) -> usize {
         self.plan.iterates()
     }
 
@@ -204,7 +204,7 @@ impl Batch {
     }
 
     /// Whether the next step has to wait for [`Self::flush`].
-    pub(in crate::analyze) fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         !self.lane.has_room()
     }
 
@@ -229,7 +229,7 @@ impl Batch {
     ///
     /// # Errors
     /// The device fails.
-    pub(in crate::analyze) fn add(&mut self, at: &At<'_>) -> Result<()> {
+    pub(crate) fn add(&mut self, at: &At<'_>) -> Result<()> {
         let v = &at.vectors;
         if self.init.is_none() {
             // Without x_0 its sum is of no use.
@@ -257,7 +257,7 @@ impl Batch {
     ///
     /// # Errors
     /// The device fails, or a reference cannot be read.
-    pub(in crate::analyze) fn flush(&mut self, references: &[Reference], chunk: &Chunk, cells: &mut Cells) -> Result<()> {
+    pub(crate) fn flush(&mut self, references: &[Reference], chunk: &Chunk, cells: &mut Cells) -> Result<()> {
         let mut file = std::mem::take(&mut self.file);
         let done = self.execute(|k, out| references[k].chunk(chunk, &mut file, out));
         self.file = file;

@@ -12,7 +12,7 @@ use crate::run::read::trajectory::Source;
 use crate::sums::Layout;
 
 /// Widths of the vectors at hand.
-pub(in crate::analyze) struct Bounds {
+pub(crate) struct Bounds {
     g: Vec<f32>,
     x: Vec<f32>,
     next: Vec<f32>,
@@ -22,19 +22,19 @@ pub(in crate::analyze) struct Bounds {
 }
 
 /// A direction at a step.
-pub(in crate::analyze) struct Along<'a> {
+pub(crate) struct Along<'a> {
     /// Its number among those that are measured.
-    pub(in crate::analyze) number: usize,
-    pub(in crate::analyze) direction: Direction,
+    pub(crate) number: usize,
+    pub(crate) direction: Direction,
     /// The step, and the stream where it was stored and is there.
-    pub(in crate::analyze) step: u64,
-    pub(in crate::analyze) stored: Option<u16>,
-    pub(in crate::analyze) vectors: Vectors<'a>,
+    pub(crate) step: u64,
+    pub(crate) stored: Option<u16>,
+    pub(crate) vectors: Vectors<'a>,
 }
 
 impl Bounds {
     /// For as many references as the layout has.
-    pub(in crate::analyze) fn new(layout: Layout) -> Bounds {
+    pub(crate) fn new(layout: Layout) -> Bounds {
         let vector = || vec![0.0f32; CHUNK];
         let references = (0..layout.references).map(|_| (vector(), false)).collect();
         let (g, x, next, later) = (vector(), vector(), vector(), vector());
@@ -42,7 +42,7 @@ impl Bounds {
     }
 
     /// Goes on with another chunk.
-    pub(in crate::analyze) fn begin(
+    pub(crate) fn begin(
         &mut self,
         references: &[Reference],
         chunk: &Chunk,
@@ -57,7 +57,7 @@ impl Bounds {
     }
 
     /// Goes on with the iterates of another step.
-    pub(in crate::analyze) fn iterates(
+    pub(crate) fn iterates(
         &mut self,
         source: &mut Source<'_>,
         [x, next, later]: [(u64, Option<&[f32]>); 3],
@@ -74,7 +74,7 @@ impl Bounds {
 
     /// Puts the spreads of the sums of a direction beside them, and the exact square of one that was
     /// stored with loss in its place; says whether there is one.
-    pub(in crate::analyze) fn add(
+    pub(crate) fn add(
         &mut self,
         isa: Isa,
         layout: Layout,

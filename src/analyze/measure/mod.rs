@@ -1,18 +1,20 @@
 //! The first phase: every step's sums, in one pass over the shards.
 
-pub(in crate::analyze) mod book;
-pub(in crate::analyze) mod cell;
-pub(in crate::analyze) mod check;
-pub(in crate::analyze) mod gpu;
-pub(in crate::analyze) mod influence;
-pub(in crate::analyze) mod lossy;
-pub(in crate::analyze) mod path;
-pub(in crate::analyze) mod responses;
-pub(in crate::analyze) mod sample;
-pub(in crate::analyze) mod seconds;
-pub(in crate::analyze) mod told;
-pub(in crate::analyze) mod unit;
-pub(in crate::analyze) mod vector_file;
+pub(crate) mod book;
+pub(crate) mod cell;
+pub(crate) mod check;
+pub(crate) mod course;
+pub(crate) mod gpu;
+pub(crate) mod influence;
+pub(crate) mod lossy;
+pub(crate) mod path;
+pub(crate) mod responses;
+pub(crate) mod sample;
+pub(crate) mod seconds;
+mod threads;
+pub(crate) mod told;
+pub(crate) mod unit;
+pub(crate) mod vector_file;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -47,22 +49,22 @@ pub struct Measured {
     /// Steps left out because of damage.
     pub skipped: Skipped,
     /// By step: one bit a direction, that it was recorded.
-    pub(in crate::analyze) recorded: Vec<u64>,
+    pub(crate) recorded: Vec<u64>,
     /// `||x_0||^2` by tensor; `None` where it is not known.
-    pub(in crate::analyze) start: Option<Vec<f64>>,
+    pub(crate) start: Option<Vec<f64>>,
     /// What single tensors do.
     pub facts: Facts,
     /// Where the path is not what the optimizer makes of the gradients.
-    pub(in crate::analyze) departures: Departures,
+    pub(crate) departures: Departures,
     /// The sums, a record a step.
-    pub(in crate::analyze) spool: Spool,
+    pub(crate) spool: Spool,
     /// What was measured of shadows.
-    pub(in crate::analyze) shadows: Shadows,
+    pub(crate) shadows: Shadows,
 }
 
 impl Measured {
     /// Nothing yet, of records of `words` words.
-    pub(in crate::analyze) fn new(words: usize, scratch: &Path, skipped: Skipped) -> Measured {
+    pub(crate) fn new(words: usize, scratch: &Path, skipped: Skipped) -> Measured {
         Measured {
             steps: Vec::new(),
             skipped,
@@ -76,7 +78,7 @@ impl Measured {
     }
 
     /// Folds `||x_0||^2` of the run's chunks.
-    pub(in crate::analyze) fn set_start(&mut self, run: &Run, squares: impl Iterator<Item = Option<f64>>) {
+    pub(crate) fn set_start(&mut self, run: &Run, squares: impl Iterator<Item = Option<f64>>) {
         let mut sums = vec![Neumaier::default(); run.manifest.tensors.len()];
         for (chunk, square) in run.table.chunks().iter().zip(squares) {
             let Some(square) = square else { return };
@@ -86,7 +88,7 @@ impl Measured {
     }
 
     /// Adds the next step.
-    pub(in crate::analyze) fn push(&mut self, step: u64, recorded: u64, record: &[u64]) -> Result<()> {
+    pub(crate) fn push(&mut self, step: u64, recorded: u64, record: &[u64]) -> Result<()> {
         self.spool.push(record)?;
         self.steps.push(step);
         self.recorded.push(recorded);
@@ -96,7 +98,7 @@ impl Measured {
 
 /// One bit a direction: it was recorded at a step, of which it is known whether a stream `has` a vector
 /// there and whether x_{t+1} is there.
-pub(in crate::analyze) fn recorded(directions: &[stream::Measured], has: impl Fn(u16) -> bool, next: bool) -> u64 {
+pub(crate) fn recorded(directions: &[stream::Measured], has: impl Fn(u16) -> bool, next: bool) -> u64 {
     directions.iter().enumerate().fold(0, |bits, (d, m)| match m.recorded {
         Some(id) if !has(id) => bits,
         None if !next => bits,
@@ -121,7 +123,7 @@ impl Analysis<'_> {
         let influence = self.influence(scratch)?;
         let influence = influence.as_ref();
         let workers = Workers::new(self.options, devices, layout, self.run, self.references, influence)?;
-        let walked = influence.map_or_else(|| self.candidates.clone(), Influence::steps);
+        let walked = influence.map_or_else(|| self.candidates.clone(), |i| i.course.steps());
         let mut book = Book::new(self, influence.is_some(), scratch);
         let row = size_of::<f64>() * layout.width() + size_of::<Flags>() + size_of::<Told>();
         let max_steps = SUMS_BYTES / row / self.run.table.chunks().len().max(1);
@@ -131,7 +133,7 @@ impl Analysis<'_> {
         let plan = match influence {
             None => plan_windows(self.run, &walked, max_steps)?,
             Some(influence) => {
-                let mut plan = plan_windows_at(self.run, &walked, max_steps, &influence.begins());
+                let mut plan = plan_windows_at(self.run, &walked, max_steps, &influence.course.begins());
                 // What a gradient put into a reference is known by the steps after it.
                 plan.reverse();
                 plan
@@ -225,7 +227,7 @@ impl Analysis<'_> {
             first: self.first.filter(|&s| window.has(s, 0)),
             wants_start: out.start.is_none(),
             sample: self.sample.as_ref(),
-            influence: influence.map(|i| (i, i.segments_of(walked))),
+            influence: influence.map(|i| (i, i.course.segments_of(walked))),
             observer,
         };
         let (chunks, starts, damage) = workers.measure(&unit, &measured)?;

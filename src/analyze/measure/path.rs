@@ -48,7 +48,7 @@ enum Outcome {
 
 /// The steps of a group at which the path is not what it should be.
 #[derive(Clone, Debug, Default)]
-pub(in crate::analyze) struct OfGroup {
+pub(crate) struct OfGroup {
     /// Steps that are not the optimizer's.
     departures: StepSet,
     /// These, and those after them of which it is not known.
@@ -59,7 +59,7 @@ pub(in crate::analyze) struct OfGroup {
 
 /// The departures of a tensor.
 #[derive(Clone, Copy, Debug, Default)]
-pub(in crate::analyze) struct OfTensor {
+pub(crate) struct OfTensor {
     /// The first step that is not the optimizer's.
     first: Option<u64>,
     /// How many there are.
@@ -68,7 +68,7 @@ pub(in crate::analyze) struct OfTensor {
 
 /// What was found.
 #[derive(Clone, Debug, Default)]
-pub(in crate::analyze) struct Departures {
+pub(crate) struct Departures {
     /// By group; empty where nothing was compared.
     groups: Vec<OfGroup>,
     /// By tensor.
@@ -79,32 +79,32 @@ pub(in crate::analyze) struct Departures {
 
 impl Departures {
     /// The last step before `end` at which a group is not the optimizer's, or may not be.
-    pub(in crate::analyze) fn last_void(&self, group: usize, end: u64) -> Option<u64> {
+    pub(crate) fn last_void(&self, group: usize, end: u64) -> Option<u64> {
         self.groups.get(group)?.void.last_before(end)
     }
 
     /// Whether a step of a group is mostly rounding.
-    pub(in crate::analyze) fn is_short(&self, group: usize, step: u64) -> bool {
+    pub(crate) fn is_short(&self, group: usize, step: u64) -> bool {
         self.groups.get(group).is_some_and(|g| g.short.contains(step))
     }
 
     /// By group: the steps that are not the optimizer's.
-    pub(in crate::analyze) fn groups(&self) -> impl Iterator<Item = StepSet> {
+    pub(crate) fn groups(&self) -> impl Iterator<Item = StepSet> {
         self.groups.iter().map(|g| g.departures.clone())
     }
 
     /// By tensor: the first step that is not the optimizer's, and how many there are.
-    pub(in crate::analyze) fn tensors(&self) -> impl Iterator<Item = (Option<u64>, u64)> {
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = (Option<u64>, u64)> {
         self.tensors.iter().map(|t| (t.first, t.count))
     }
 
     /// Steps that were compared in all tensors.
-    pub(in crate::analyze) fn compared(&self) -> &StepSet {
+    pub(crate) fn compared(&self) -> &StepSet {
         &self.compared
     }
 
     /// Whether parameters of a group were changed before a step.
-    pub(in crate::analyze) fn changed_before(&self, group: usize, step: u64) -> bool {
+    pub(crate) fn changed_before(&self, group: usize, step: u64) -> bool {
         self.groups.get(group).is_some_and(|g| g.departures.first().is_some_and(|first| first < step))
     }
 }
@@ -118,7 +118,7 @@ struct Pending {
 
 /// What is known of the optimizer's steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::analyze) enum Known {
+pub(crate) enum Known {
     /// What they are, and sums say what was recorded.
     Exactly,
     /// What they are, but vectors were stored with loss.
@@ -128,7 +128,7 @@ pub(in crate::analyze) enum Known {
 }
 
 /// Takes the steps one after the other.
-pub(in crate::analyze) struct Check {
+pub(crate) struct Check {
     tensors: Vec<Tensor>,
     /// By group: its tensors that have elements.
     groups: Vec<Vec<usize>>,
@@ -142,7 +142,7 @@ pub(in crate::analyze) struct Check {
 
 impl Check {
     /// For the groups of a run's tensors. The recorder has `noted` after which steps parameters changed.
-    pub(in crate::analyze) fn new(tensors: &[TensorInfo], groups: &[Group], known: Known, noted: StepSet) -> Check {
+    pub(crate) fn new(tensors: &[TensorInfo], groups: &[Group], known: Known, noted: StepSet) -> Check {
         let tensor = |t: &TensorInfo| Tensor {
             elements: t.elements(),
             unit_roundoff: t.dtype.unit_roundoff(),
@@ -171,7 +171,7 @@ impl Check {
     }
 
     /// Takes the next step: by tensor what its sums say, by parameter group the update where it is linear.
-    pub(in crate::analyze) fn take(&mut self, step: u64, tensors: Vec<Option<Seen>>, updates: Vec<Option<Update>>) {
+    pub(crate) fn take(&mut self, step: u64, tensors: Vec<Option<Seen>>, updates: Vec<Option<Update>>) {
         if self.pending.is_none() && step > 0 {
             self.tensors.iter_mut().for_each(|t| t.fresh = false);
         }
@@ -181,7 +181,7 @@ impl Check {
     }
 
     /// What was found. `x2` gives `||x||^2` of a tensor of the iterate after the last step, where it is known.
-    pub(in crate::analyze) fn finish(mut self, x2: impl Fn(usize) -> Option<f64>) -> Departures {
+    pub(crate) fn finish(mut self, x2: impl Fn(usize) -> Option<f64>) -> Departures {
         self.settle(None, x2);
         self.found
     }

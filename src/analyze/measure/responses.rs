@@ -5,9 +5,11 @@
 
 use std::ops::Range;
 
-use crate::analyze::measure::influence::{Handed, Influence, NOTHING, Segment};
+use crate::analyze::measure::course::{NOTHING, Segment};
+use crate::analyze::measure::influence::{Handed, Influence};
 use crate::analyze::measure::seconds::Running;
 use crate::codec::Predictor;
+use crate::dtype::single;
 use crate::error::Result;
 use crate::isa::Isa;
 use crate::optimizer::{Elementwise, Moment};
@@ -55,7 +57,7 @@ enum Origin {
 }
 
 /// Working memory of one thread.
-pub(in crate::analyze) struct Responses {
+pub(crate) struct Responses {
     /// The second moment after the newest step.
     running: Running,
     /// Second moments, held every so many steps: before the step, or after every one.
@@ -76,21 +78,15 @@ pub(in crate::analyze) struct Responses {
     bytes: Vec<u8>,
 }
 
-/// The arithmetic's own precision.
-#[allow(clippy::cast_possible_truncation)]
-pub(in crate::analyze) fn single(v: f64) -> f32 {
-    v as f32
-}
-
 impl Responses {
     /// For chunks of any length.
-    pub(in crate::analyze) fn new(influence: &Influence<'_>) -> Responses {
+    pub(crate) fn new(influence: &Influence<'_>) -> Responses {
         let vector = || vec![0.0f32; CHUNK];
-        let every = if influence.holds_all() { 1 } else { HELD };
-        let targets = influence.targets.len();
-        let responses = if influence.coupled { 2 * targets } else { targets };
+        let every = if influence.course.holds_all() { 1 } else { HELD };
+        let targets = influence.course.targets.len();
+        let responses = if influence.course.coupled { 2 * targets } else { targets };
         Responses {
-            running: Running::new(influence.moment, influence.coupled),
+            running: Running::new(influence.course.moment, influence.course.coupled),
             held: Vec::new(),
             every,
             seconds: Origin::Own,
@@ -99,7 +95,7 @@ impl Responses {
             inverse: vec![[0.0; BLOCK]; every],
             h: [0.0; BLOCK],
             responses: (0..responses).map(|_| vector()).collect(),
-            next_inverse: if influence.gaps { vector() } else { Vec::new() },
+            next_inverse: if influence.course.gaps { vector() } else { Vec::new() },
             handed: Handed { doubts: Vec::new(), inverse: false },
             bytes: Vec::new(),
         }
@@ -109,14 +105,14 @@ impl Responses {
     ///
     /// # Errors
     /// That cannot be read.
-    pub(in crate::analyze) fn begin(&mut self, influence: &Influence<'_>, chunk: usize, n: usize) -> Result<()> {
+    pub(crate) fn begin(&mut self, influence: &Influence<'_>, chunk: usize, n: usize) -> Result<()> {
         let vectors = self.responses.iter_mut().chain(std::iter::once(&mut self.next_inverse));
-        let handed = influence.store().take(chunk, vectors.map(|v| &mut v[..n]), &mut self.bytes)?;
+        let handed = influence.store.take(chunk, vectors.map(|v| &mut v[..n]), &mut self.bytes)?;
         self.handed = handed.unwrap_or_else(|| {
             self.responses.iter_mut().for_each(|v| v[..n].fill(0.0));
             // What lies behind the last step that is walked is not known.
-            let doubt = |k| if influence.last(k) <= influence.end { 0.0 } else { 1.0 };
-            Handed { doubts: (0..influence.targets.len()).map(doubt).collect(), inverse: false }
+            let doubt = |k| if influence.course.last(k) <= influence.course.end { 0.0 } else { 1.0 };
+            Handed { doubts: (0..influence.course.targets.len()).map(doubt).collect(), inverse: false }
         });
         Ok(())
     }
@@ -125,16 +121,16 @@ impl Responses {
     ///
     /// # Errors
     /// It cannot be written.
-    pub(in crate::analyze) fn end(&mut self, influence: &Influence<'_>, chunk: usize, n: usize) -> Result<()> {
+    pub(crate) fn end(&mut self, influence: &Influence<'_>, chunk: usize, n: usize) -> Result<()> {
         let vectors = self.responses.iter().chain(std::iter::once(&self.next_inverse));
-        influence.store().put(chunk, self.handed.clone(), vectors.map(|v| &v[..n]), &mut self.bytes)
+        influence.store.put(chunk, self.handed.clone(), vectors.map(|v| &v[..n]), &mut self.bytes)
     }
 
     /// Begins the way forward through a segment of a chunk, by number.
     ///
     /// # Errors
     /// Second moments that wait in a file cannot be read.
-    pub(in crate::analyze) fn forward(
+    pub(crate) fn forward(
         &mut self,
         influence: &Influence<'_>,
         (segment, chunk): (&Segment, usize),
@@ -145,11 +141,12 @@ impl Responses {
         let replayed = |step| source.coding(step).is_some_and(|c| c.predictor == Predictor::Adam);
         let all = (segment.steps.start + 1..segment.steps.end).all(replayed);
         // Who looks further ahead is not at hand when a step is noted.
-        let at_hand = all && self.every > 1 && layout.lag.is_none() && influence.moment == Moment::Recorded;
+        let at_hand =
+            all && self.every > 1 && layout.lag.is_none() && influence.course.moment == Moment::Recorded;
         self.seconds = if at_hand { Origin::Replay } else { Origin::Own };
         let (first, n) = (segment.steps.start, source.chunk.len);
         let known = if first == 0 {
-            self.running.begin(n, influence.first_moment(mover));
+            self.running.begin(n, influence.course.first_moment(mover));
             true
         } else if let Some(seconds) = &influence.seconds {
             seconds.read((segment.number, chunk), self.running.vectors(n), &mut self.bytes)?
@@ -164,7 +161,7 @@ impl Responses {
 
     /// Takes the next step of the segment with what became of its gradient; `None` where it cannot be read. With it
     /// come x and, where the next iterate is a replay, the second moment after the step.
-    pub(in crate::analyze) fn note(
+    pub(crate) fn note(
         &mut self,
         influence: &Influence<'_>,
         (segment, step): (&Segment, u64),
@@ -177,11 +174,11 @@ impl Responses {
             return;
         }
         let lacks = self.seconds == Origin::Replay && replayed.is_empty() && step + 1 < segment.steps.end;
-        let noted = match (gradient, influence.update(mover, step)) {
+        let noted = match (gradient, influence.course.update(mover, step)) {
             (Some((g, Decoded::Values)), Some(e)) if !lacks => {
                 self.hold(x.len(), self.every > 1);
                 match self.seconds {
-                    Origin::Own => self.running.advance(isa, &e, g, influence.coupled.then_some(x)),
+                    Origin::Own => self.running.advance(isa, &e, g, influence.course.coupled.then_some(x)),
                     // It is held before the next step.
                     Origin::Replay if (self.noted.len() + 1).is_multiple_of(self.every) => {
                         self.running.newest(replayed.len()).copy_from_slice(replayed);
@@ -216,7 +213,7 @@ impl Responses {
     }
 
     /// Walks the segment backward and puts the sums of the `wanted` steps into their rows.
-    pub(in crate::analyze) fn back(
+    pub(crate) fn back(
         &mut self,
         influence: &Influence<'_>,
         segment: &Segment,
@@ -242,16 +239,16 @@ impl Responses {
                 }
             }
             let sums = self.go_back(influence, isa, places.clone(), &moves, source.chunk.len);
-            let targets = influence.targets.len();
+            let targets = influence.course.targets.len();
             for (i, place) in places.rev().enumerate() {
                 let Ok(row) = wanted.binary_search(&(segment.steps.start + place as u64)) else { continue };
                 for (k, sums) in sums[i * targets..(i + 1) * targets].iter().enumerate() {
-                    let first = layout.own(influence.targets[k]);
+                    let first = layout.own(influence.course.targets[k]);
                     cells.values_mut(row)[first..first + 2].copy_from_slice(sums);
                 }
             }
         }
-        self.handed.inverse = influence.gaps && matches!(self.noted.first(), Some(Noted::Step(_)));
+        self.handed.inverse = influence.course.gaps && matches!(self.noted.first(), Some(Noted::Step(_)));
     }
 
     /// How a target goes one step back. `after` is its response to the iterate after the step, and then to the one
@@ -264,12 +261,12 @@ impl Responses {
         gap: Option<[f64; 3]>,
         after: &mut f64,
     ) -> Move {
-        if step >= influence.last(k) {
+        if step >= influence.course.last(k) {
             return Move::Nothing;
         }
         let doubt = &mut self.handed.doubts[k];
-        let weight = influence.weight(k, step + 1);
-        if gap.is_some() && influence.coupled {
+        let weight = influence.course.weight(k, step + 1);
+        if gap.is_some() && influence.course.coupled {
             *doubt = f64::INFINITY;
         }
         let e = match self.noted[place] {
@@ -281,13 +278,13 @@ impl Responses {
                 return Move::Rest { weight: single(weight) };
             }
             Noted::Unknown => {
-                let shrink = influence.update(mover, step).map_or(0.0, |e| e.linear.shrink);
+                let shrink = influence.course.update(mover, step).map_or(0.0, |e| e.linear.shrink);
                 *after = (1.0 - shrink) * (*after + weight);
-                *doubt = if influence.coupled { f64::INFINITY } else { 1.0 };
+                *doubt = if influence.course.coupled { f64::INFINITY } else { 1.0 };
                 return Move::Unknown;
             }
         };
-        let gap = gap.filter(|_| !influence.coupled).map(|[keep, before, behind]| {
+        let gap = gap.filter(|_| !influence.course.coupled).map(|[keep, before, behind]| {
             *doubt *= keep;
             match self.handed.inverse {
                 true => [keep, before, behind].map(single),
@@ -297,7 +294,7 @@ impl Responses {
         });
         let u = e.linear;
         // With coupled decay the response to the iterate is a vector.
-        let response = if influence.coupled { 1.0 } else { *after + weight };
+        let response = if influence.course.coupled { 1.0 } else { *after + weight };
         let back = Back {
             into_buffer: single(u.into_buffer),
             momentum: single(u.momentum),
@@ -319,7 +316,7 @@ impl Responses {
         moves: &[Move],
         n: usize,
     ) -> Vec<[f64; 2]> {
-        let targets = influence.targets.len();
+        let targets = influence.course.targets.len();
         let unknown = |m: &Move| matches!(m, Move::Unknown | Move::Step { known: false, .. });
         let mut sums: Vec<[f64; 2]> =
             moves.iter().map(|m| if unknown(m) { [f64::NAN; 2] } else { [0.0; 2] }).collect();
@@ -367,7 +364,7 @@ impl Responses {
                     }
                 }
             }
-            if places.start == 0 && influence.gaps {
+            if places.start == 0 && influence.course.gaps {
                 self.next_inverse[range].copy_from_slice(&self.inverse[0][..len]);
             }
         }
@@ -391,12 +388,12 @@ impl Responses {
         let mut all = vec![[1.0, 0.0, 0.0]; after.len()];
         for s in (end..next).rev() {
             let share = (s + 1 - end) as f64 / (next + 1 - end) as f64;
-            let e = influence.update(mover, s);
+            let e = influence.course.update(mover, s);
             for (k, (after, [keep, before, behind])) in after.iter_mut().zip(&mut all).enumerate() {
-                if s >= influence.last(k) {
+                if s >= influence.course.last(k) {
                     continue;
                 }
-                *after += influence.weight(k, s + 1);
+                *after += influence.course.weight(k, s + 1);
                 let Some(Elementwise { linear: u, .. }) = e else { continue };
                 let push = u.from_buffer * *after;
                 *keep *= u.momentum;

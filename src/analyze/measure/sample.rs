@@ -10,7 +10,7 @@ const ELEMENTS: u64 = 256;
 const STEPS: usize = 4096;
 
 /// Elements that are kept as they come, from any thread.
-pub(in crate::analyze) struct Sample {
+pub(crate) struct Sample {
     /// By chunk: the number of its first element among all, and where its elements lie.
     places: Vec<(usize, Vec<usize>)>,
     /// Ascending.
@@ -21,7 +21,7 @@ pub(in crate::analyze) struct Sample {
 
 impl Sample {
     /// Of a run, at some of `steps`.
-    pub(in crate::analyze) fn new(run: &Run, steps: &[u64]) -> Sample {
+    pub(crate) fn new(run: &Run, steps: &[u64]) -> Sample {
         let every = steps.len().div_ceil(STEPS).max(1);
         let steps: Vec<u64> = steps.iter().copied().step_by(every).collect();
         let all = run.manifest.parameters();
@@ -45,12 +45,12 @@ impl Sample {
     }
 
     /// Whether something of a chunk is kept at a step.
-    pub(in crate::analyze) fn wants(&self, chunk: usize, step: u64) -> bool {
+    pub(crate) fn wants(&self, chunk: usize, step: u64) -> bool {
         !self.places[chunk].1.is_empty() && self.steps.binary_search(&step).is_ok()
     }
 
     /// Keeps what is to be kept of a chunk's gradient.
-    pub(in crate::analyze) fn keep(&self, chunk: usize, step: u64, g: &[f32]) {
+    pub(crate) fn keep(&self, chunk: usize, step: u64, g: &[f32]) {
         let Ok(at) = self.steps.binary_search(&step) else { return };
         let (first, inside) = &self.places[chunk];
         for (k, &i) in inside.iter().enumerate() {
@@ -59,7 +59,7 @@ impl Sample {
     }
 
     /// The elements, each with its values in the order of steps; NaN where there is none.
-    pub(in crate::analyze) fn elements(&self) -> impl Iterator<Item = Vec<f32>> {
+    pub(crate) fn elements(&self) -> impl Iterator<Item = Vec<f32>> {
         let value = |v: &AtomicU32| f32::from_bits(v.load(Ordering::Relaxed));
         self.values.chunks(self.steps.len().max(1)).map(move |all| all.iter().map(value).collect())
     }

@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
 
-use crate::analyze::measure::influence::{Influence, Segment};
-use crate::analyze::measure::responses::single;
-use crate::analyze::measure::unit::thread_pool;
+use crate::analyze::measure::course::{Course, Segment};
+use crate::analyze::measure::threads::thread_pool;
 use crate::analyze::measure::vector_file::VectorFile;
 use crate::codec::Decoder;
+use crate::dtype::single;
 use crate::error::{Result, Tried};
 use crate::isa::Isa;
 use crate::optimizer::{Elementwise, Moment};
@@ -24,7 +24,7 @@ use crate::run::read::trajectory::{Decoded, Source, Trajectory};
 use crate::run::read::window::Window;
 
 /// A second moment that is taken from step to step, and the largest so far where that counts.
-pub(in crate::analyze) struct Running {
+pub(crate) struct Running {
     v: Vec<f32>,
     largest: Vec<f32>,
     u: Vec<f32>,
@@ -33,19 +33,19 @@ pub(in crate::analyze) struct Running {
 
 impl Running {
     /// For chunks of any length.
-    pub(in crate::analyze) fn new(moment: Moment, coupled: bool) -> Running {
+    pub(crate) fn new(moment: Moment, coupled: bool) -> Running {
         let vector = |there: bool| if there { vec![0.0f32; CHUNK] } else { Vec::new() };
         Running { v: vector(true), largest: vector(moment == Moment::Largest), u: vector(coupled), moment }
     }
 
     /// Begins with these second moments of `n` elements.
-    pub(in crate::analyze) fn begin(&mut self, n: usize, value: f64) {
+    pub(crate) fn begin(&mut self, n: usize, value: f64) {
         self.v[..n].fill(single(value));
         self.largest.iter_mut().take(n).for_each(|v| *v = 0.0);
     }
 
     /// The vectors that go from step to step.
-    pub(in crate::analyze) fn vectors(&mut self, n: usize) -> impl Iterator<Item = &mut [f32]> {
+    pub(crate) fn vectors(&mut self, n: usize) -> impl Iterator<Item = &mut [f32]> {
         let largest = self.moment == Moment::Largest;
         [Some(&mut self.v), Some(&mut self.largest).filter(|_| largest)]
             .into_iter()
@@ -54,17 +54,17 @@ impl Running {
     }
 
     /// The newest one, of `n` elements.
-    pub(in crate::analyze) fn newest(&mut self, n: usize) -> &mut [f32] {
+    pub(crate) fn newest(&mut self, n: usize) -> &mut [f32] {
         &mut self.v[..n]
     }
 
     /// What is divided by the root of.
-    pub(in crate::analyze) fn divisor(&self, n: usize) -> &[f32] {
+    pub(crate) fn divisor(&self, n: usize) -> &[f32] {
         if self.moment == Moment::Largest { &self.largest[..n] } else { &self.v[..n] }
     }
 
     /// Takes it a step on, with a gradient and, where weight decay is added to that, x.
-    pub(in crate::analyze) fn advance(&mut self, isa: Isa, e: &Elementwise, g: &[f32], x: Option<&[f32]>) {
+    pub(crate) fn advance(&mut self, isa: Isa, e: &Elementwise, g: &[f32], x: Option<&[f32]>) {
         let (n, factors) = (g.len(), e.second.map(single));
         let v = &mut self.v[..n];
         match x {
@@ -82,7 +82,7 @@ impl Running {
 }
 
 /// Second moments at the beginnings of segments.
-pub(in crate::analyze) struct Seconds {
+pub(crate) struct Seconds {
     file: VectorFile,
     vectors: usize,
     /// By chunk: its first element, and last that of all.
@@ -96,9 +96,9 @@ impl Seconds {
     ///
     /// # Errors
     /// A shard cannot be read, or `directory` cannot be written. Damage leaves what follows it unknown.
-    pub(in crate::analyze) fn follow(
+    pub(crate) fn follow(
         run: &Run,
-        influence: &Influence<'_>,
+        course: &Course<'_>,
         (isa, threads): (Isa, usize),
         directory: &Path,
     ) -> Result<Seconds> {
@@ -107,23 +107,23 @@ impl Seconds {
             *at += chunk.len as u64;
             Some(*at)
         });
-        let count = influence.segments().len() * chunks.len();
+        let count = course.segments().len() * chunks.len();
         let seconds = Seconds {
             file: VectorFile::new(directory)?,
-            vectors: if influence.moment == Moment::Largest { 2 } else { 1 },
+            vectors: if course.moment == Moment::Largest { 2 } else { 1 },
             offsets: std::iter::once(0).chain(offsets).collect(),
             known: (0..count).map(|_| AtomicBool::new(false)).collect(),
         };
         let pool = thread_pool(threads, &run.path)?;
-        let steps = influence.steps();
-        for range in plan_windows_at(run, &steps, usize::MAX, &influence.begins()) {
-            let segments = influence.segments_of(&steps[range.clone()]);
+        let steps = course.steps();
+        for range in plan_windows_at(run, &steps, usize::MAX, &course.begins()) {
+            let segments = course.segments_of(&steps[range.clone()]);
             let window = Window::open(run, &steps[range], true)?;
             pool.install(|| {
                 (0..chunks.len()).into_par_iter().with_max_len(1).try_for_each_init(
-                    || Worker::new(influence, isa, run),
+                    || Worker::new(course, isa, run),
                     |worker, chunk| match worker {
-                        Ok(worker) => worker.follow(&seconds, influence, (run, &window), segments, chunk),
+                        Ok(worker) => worker.follow(&seconds, course, (run, &window), segments, chunk),
                         Err(e) => {
                             Err(std::io::Error::other(e.to_string())).tried("start a decoder for", &run.path)
                         }
@@ -159,7 +159,7 @@ impl Seconds {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub(in crate::analyze) fn read<'v>(
+    pub(crate) fn read<'v>(
         &self,
         (segment, chunk): (usize, usize),
         vectors: impl Iterator<Item = &'v mut [f32]>,
@@ -185,13 +185,13 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(influence: &Influence<'_>, isa: Isa, run: &Run) -> Result<Worker> {
+    fn new(course: &Course<'_>, isa: Isa, run: &Run) -> Result<Worker> {
         Ok(Worker {
             isa,
             decoder: run.decoder()?,
             file: Vec::new(),
             g: vec![0.0; CHUNK],
-            running: Running::new(influence.moment, influence.coupled),
+            running: Running::new(course.moment, course.coupled),
             iterates: Trajectory::new(1),
             bytes: Vec::new(),
         })
@@ -201,25 +201,25 @@ impl Worker {
     fn follow(
         &mut self,
         seconds: &Seconds,
-        influence: &Influence<'_>,
+        course: &Course<'_>,
         (run, window): (&Run, &Window),
         segments: &[Segment],
         index: usize,
     ) -> Result<()> {
         let chunk = &run.table.chunks()[index];
-        let (n, mover) = (chunk.len, influence.movers.of(chunk.tensor));
+        let (n, mover) = (chunk.len, course.movers.of(chunk.tensor));
         let Worker { isa, decoder, file, g, running, iterates, bytes } = self;
         let mut source = Source { run, window, chunk, decoder, file, bytes: 0 };
         iterates.clear();
         let Some(grad) = run.manifest.stream_id(GRAD) else { return Ok(()) };
         for (i, segment) in segments.iter().enumerate() {
             if segment.number == 0 {
-                running.begin(n, influence.first_moment(mover));
+                running.begin(n, course.first_moment(mover));
             } else if i == 0 && !seconds.read((segment.number, index), running.vectors(n), bytes)? {
                 return Ok(());
             }
             for step in segment.steps.clone() {
-                let Some(e) = influence.update(mover, step) else { continue };
+                let Some(e) = course.update(mover, step) else { continue };
                 match source.load(step, grad, &mut g[..n]) {
                     Ok(Decoded::Values) => {}
                     Ok(Decoded::Absent) => continue,
@@ -227,7 +227,7 @@ impl Worker {
                     Err(e) if e.is_damage() => return Ok(()),
                     Err(e) => return Err(e),
                 }
-                let x = match influence.coupled {
+                let x = match course.coupled {
                     false => None,
                     true => match iterates.recorded(step, &mut source) {
                         Ok(x) => Some(x),
@@ -237,7 +237,7 @@ impl Worker {
                 };
                 running.advance(*isa, &e, &g[..n], x);
             }
-            if segment.next != segment.steps.end || segment.number + 1 >= influence.segments().len() {
+            if segment.next != segment.steps.end || segment.number + 1 >= course.segments().len() {
                 return Ok(());
             }
             seconds.put((segment.number + 1, index), running.vectors(n), bytes)?;

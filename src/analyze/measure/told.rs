@@ -8,7 +8,7 @@ use crate::sums::{Flags, Layout};
 
 /// What the storage of x_{t+1} tells of the step to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(in crate::analyze) enum Told {
+pub(crate) enum Told {
     /// Nothing: it is stored by itself, as keyframes are, or in part.
     #[default]
     Nothing,
@@ -22,10 +22,10 @@ pub(in crate::analyze) enum Told {
 
 impl Told {
     /// Words that it takes.
-    pub(in crate::analyze) const WORDS: usize = 2;
+    pub(crate) const WORDS: usize = 2;
 
     /// As words.
-    pub(in crate::analyze) fn to_words(self) -> [u64; Told::WORDS] {
+    pub(crate) fn to_words(self) -> [u64; Told::WORDS] {
         match self {
             Told::Nothing => [0, 0],
             Told::NotReplayed => [1, 0],
@@ -35,7 +35,7 @@ impl Told {
     }
 
     /// Reads what [`Self::to_words`] gave.
-    pub(in crate::analyze) fn from_words([kind, energy]: [u64; Told::WORDS]) -> Told {
+    pub(crate) fn from_words([kind, energy]: [u64; Told::WORDS]) -> Told {
         match kind {
             0 => Told::Nothing,
             1 => Told::NotReplayed,
@@ -46,7 +46,7 @@ impl Told {
 
     /// What a chunk's iterate tells; `None` where its values must be at hand first. `replay` is how the declared
     /// optimizer's steps are predicted, `update` what its step is, where that is linear.
-    pub(in crate::analyze) fn of(made: Option<Made>, replay: Predictor, update: Option<&Update>) -> Option<Told> {
+    pub(crate) fn of(made: Option<Made>, replay: Predictor, update: Option<&Update>) -> Option<Told> {
         match made {
             None | Some(Made::Keyframe) => Some(Told::Nothing),
             Some(Made::Otherwise) => Some(Told::NotReplayed),
@@ -58,7 +58,7 @@ impl Told {
     }
 
     /// What two parts of a tensor tell together.
-    pub(in crate::analyze) fn and(self, other: Told) -> Told {
+    pub(crate) fn and(self, other: Told) -> Told {
         match (self, other) {
             (Told::Missed(a), Told::Missed(b)) => Told::Missed(a + b),
             (Told::NotReplayed, Told::NotReplayed) => Told::NotReplayed,
@@ -93,7 +93,7 @@ fn is_of(prediction: &Prediction, update: &Update) -> bool {
 }
 
 /// The updates of some steps, by parameter group.
-pub(in crate::analyze) struct Updates {
+pub(crate) struct Updates {
     /// Ascending.
     steps: Vec<u64>,
     groups: usize,
@@ -102,14 +102,14 @@ pub(in crate::analyze) struct Updates {
 
 impl Updates {
     /// Those of `steps`, ascending; `of` gives that of a parameter group at a step, where it is linear.
-    pub(in crate::analyze) fn new(steps: &[u64], groups: usize, of: impl Fn(usize, u64) -> Option<Update>) -> Updates {
+    pub(crate) fn new(steps: &[u64], groups: usize, of: impl Fn(usize, u64) -> Option<Update>) -> Updates {
         let all =
             steps.iter().flat_map(|&s| (0..groups).map(move |g| (g, s))).map(|(g, s)| of(g, s)).collect();
         Updates { steps: steps.to_vec(), groups, all }
     }
 
     /// Those of a step.
-    pub(in crate::analyze) fn at(&self, step: u64) -> &[Option<Update>] {
+    pub(crate) fn at(&self, step: u64) -> &[Option<Update>] {
         match self.steps.binary_search(&step) {
             Ok(i) => &self.all[i * self.groups..(i + 1) * self.groups],
             Err(_) => &[],
@@ -119,7 +119,7 @@ impl Updates {
 
 /// What is known of a gradient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::analyze) enum Gradient {
+pub(crate) enum Gradient {
     /// There is none.
     Absent,
     /// It is there.
@@ -130,25 +130,25 @@ pub(in crate::analyze) enum Gradient {
 
 /// A tensor at a step.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::analyze) struct Seen {
-    pub(in crate::analyze) gradient: Gradient,
-    pub(in crate::analyze) told: Told,
+pub(crate) struct Seen {
+    pub(crate) gradient: Gradient,
+    pub(crate) told: Told,
     /// `||x_t||^2`, `||x_t - x_{t+1}||^2`, `||g||^2`, `<g, x_t>`, `<g, x_t - x_{t+1}>`, `||x_t - r||^2`.
     sums: [f64; Seen::SUMS],
 }
 
 /// Which direction is the gradient, and whether it has its weight decay already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::analyze) struct Along {
+pub(crate) struct Along {
     /// The direction.
-    pub(in crate::analyze) direction: usize,
+    pub(crate) direction: usize,
     /// It has its weight decay.
-    pub(in crate::analyze) decayed: bool,
+    pub(crate) decayed: bool,
 }
 
 impl Along {
     /// The gradient among the directions that are measured, of which `grad` is the recorded stream.
-    pub(in crate::analyze) fn find(directions: &[Measured], grad: Option<u16>) -> Option<Along> {
+    pub(crate) fn find(directions: &[Measured], grad: Option<u16>) -> Option<Along> {
         let find = |form: Form| directions.iter().position(|m| m.recorded == grad && m.form == form);
         let along = |form: Form| Some(Along { direction: find(form)?, decayed: form == Form::Decayed });
         grad.and_then(|_| along(Form::Stored).or_else(|| along(Form::Decayed)))
@@ -160,13 +160,13 @@ impl Seen {
     const SUMS: usize = 6;
 
     #[cfg(test)]
-    pub(in crate::analyze) fn new(gradient: Gradient, told: Told, sums: [f64; Seen::SUMS]) -> Seen {
+    pub(crate) fn new(gradient: Gradient, told: Told, sums: [f64; Seen::SUMS]) -> Seen {
         Seen { gradient, told, sums }
     }
 
     /// What the sums of a tensor say; `None` where x_{t+1} is not recorded. The gradient lies `along` a direction,
     /// where it was recorded.
-    pub(in crate::analyze) fn of(
+    pub(crate) fn of(
         layout: Layout,
         along: Option<Along>,
         (sums, flags): (&[f64], Flags),
@@ -186,10 +186,10 @@ impl Seen {
     }
 
     /// Words of a tensor of which storage tells nothing.
-    pub(in crate::analyze) const WORDS: usize = 1 + Seen::SUMS;
+    pub(crate) const WORDS: usize = 1 + Seen::SUMS;
 
     /// Appends what is known of a tensor to `words`.
-    pub(in crate::analyze) fn put(seen: Option<&Seen>, words: &mut Vec<u64>) {
+    pub(crate) fn put(seen: Option<&Seen>, words: &mut Vec<u64>) {
         words.push(match seen.map(|s| s.gradient) {
             None => 0,
             Some(Gradient::Absent) => 1,
@@ -200,7 +200,7 @@ impl Seen {
     }
 
     /// Reads what [`Self::put`] gave.
-    pub(in crate::analyze) fn from_words(words: &[u64; Seen::WORDS]) -> Option<Seen> {
+    pub(crate) fn from_words(words: &[u64; Seen::WORDS]) -> Option<Seen> {
         let [kind, sums @ ..] = words;
         let gradient = match kind {
             0 => return None,
@@ -212,22 +212,22 @@ impl Seen {
     }
 
     /// Those sums.
-    pub(in crate::analyze) fn sums(&self) -> &[f64; Seen::SUMS] {
+    pub(crate) fn sums(&self) -> &[f64; Seen::SUMS] {
         &self.sums
     }
 
     /// `||x_t||^2`.
-    pub(in crate::analyze) fn x2(&self) -> f64 {
+    pub(crate) fn x2(&self) -> f64 {
         self.sums[0]
     }
 
     /// `||x_t - x_{t+1}||^2`.
-    pub(in crate::analyze) fn step2(&self) -> f64 {
+    pub(crate) fn step2(&self) -> f64 {
         self.sums[1]
     }
 
     /// Whether there is a gradient.
-    pub(in crate::analyze) fn is_there(&self) -> bool {
+    pub(crate) fn is_there(&self) -> bool {
         matches!(self.gradient, Gradient::There)
     }
 }

@@ -5,23 +5,23 @@
 
 use std::cell::RefCell;
 use std::ops::RangeInclusive;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
 
 use crate::analyze::measure::cell::sums;
+use crate::analyze::measure::course::Segment;
 use crate::analyze::measure::gpu::{At, Batch, Shared};
-use crate::analyze::measure::influence::{Influence, Segment};
+use crate::analyze::measure::influence::Influence;
 use crate::analyze::measure::lossy::{Along, Bounds};
 use crate::analyze::measure::responses::Responses;
 use crate::analyze::measure::sample::Sample;
+use crate::analyze::measure::threads::thread_pool;
 use crate::analyze::measure::told::{Told, Updates};
 use crate::analyze::{Observer, Options};
 use crate::codec::{Decoder, Predictor};
 use crate::cuda::Device;
-use crate::error::{Error, Result, Tried};
-use crate::float_environment::Exact;
+use crate::error::{Error, Result};
 use crate::isa::Isa;
 use crate::optimizer::Hyperparameters;
 use crate::order::CHUNK;
@@ -37,30 +37,30 @@ use crate::stream::Measured;
 use crate::sums::{Cells, Flags, Layout};
 
 /// What all units of a window share.
-pub(in crate::analyze) struct Unit<'a> {
-    pub(in crate::analyze) run: &'a Run,
-    pub(in crate::analyze) window: &'a Window,
-    pub(in crate::analyze) layout: Layout,
-    pub(in crate::analyze) references: &'a [Reference],
-    pub(in crate::analyze) directions: &'a [Measured],
-    pub(in crate::analyze) hyperparameters: &'a Hyperparameters<'a>,
+pub(crate) struct Unit<'a> {
+    pub(crate) run: &'a Run,
+    pub(crate) window: &'a Window,
+    pub(crate) layout: Layout,
+    pub(crate) references: &'a [Reference],
+    pub(crate) directions: &'a [Measured],
+    pub(crate) hyperparameters: &'a Hyperparameters<'a>,
     /// How the declared optimizer's steps are predicted, where the storage of iterates tells of them.
-    pub(in crate::analyze) replay: Option<Predictor>,
+    pub(crate) replay: Option<Predictor>,
     /// The updates of the steps, where they are linear.
-    pub(in crate::analyze) updates: &'a Updates,
+    pub(crate) updates: &'a Updates,
     /// The step of x_0, where it is there.
-    pub(in crate::analyze) first: Option<u64>,
+    pub(crate) first: Option<u64>,
     /// Whether `||x_0||^2` is still to be found.
-    pub(in crate::analyze) wants_start: bool,
+    pub(crate) wants_start: bool,
     /// Where gradients are kept to see how skewed they are.
-    pub(in crate::analyze) sample: Option<&'a Sample>,
+    pub(crate) sample: Option<&'a Sample>,
     /// Where what gradients put into references is summed element by element: how, and the segments of the window.
-    pub(in crate::analyze) influence: Option<(&'a Influence<'a>, &'a [Segment])>,
-    pub(in crate::analyze) observer: &'a dyn Observer,
+    pub(crate) influence: Option<(&'a Influence<'a>, &'a [Segment])>,
+    pub(crate) observer: &'a dyn Observer,
 }
 
 /// The threads and what each works with.
-pub(in crate::analyze) struct Workers {
+pub(crate) struct Workers {
     pool: rayon::ThreadPool,
     isa: Isa,
     scratch: Vec<Mutex<Scratch>>,
@@ -78,9 +78,9 @@ type Damage = Vec<(RangeInclusive<u64>, Error)>;
 
 /// The sums of a chunk, and what the storage of its iterates tells, by step.
 #[derive(Clone)]
-pub(in crate::analyze) struct Measurement {
-    pub(in crate::analyze) cells: Cells,
-    pub(in crate::analyze) told: Vec<Told>,
+pub(crate) struct Measurement {
+    pub(crate) cells: Cells,
+    pub(crate) told: Vec<Told>,
 }
 
 /// What a unit came to.
@@ -108,7 +108,7 @@ struct Scratch {
 }
 
 impl Workers {
-    pub(in crate::analyze) fn new(
+    pub(crate) fn new(
         options: &Options,
         devices: &[Arc<Device>],
         layout: Layout,
@@ -141,7 +141,7 @@ impl Workers {
 
     /// The sums of every chunk at every step, `||x_0||^2` of every chunk where x_0 is there and it is wanted,
     /// and the damage met.
-    pub(in crate::analyze) fn measure(
+    pub(crate) fn measure(
         &self,
         unit: &Unit<'_>,
         steps: &[u64],
@@ -263,7 +263,7 @@ impl Unit<'_> {
         let batch = batch.as_ref();
         match (self.influence, responses, batch.filter(|b| b.borrow().decodes())) {
             (Some((influence, segments)), Some(responses), _) => {
-                let mover = influence.movers.of(chunk.tensor);
+                let mover = influence.course.movers.of(chunk.tensor);
                 responses.begin(influence, index, n)?;
                 for segment in segments.iter().rev() {
                     // What is held is of later steps, which would be kept for longer than those that come.
@@ -487,16 +487,6 @@ impl Steps<'_> {
         }
         Ok(())
     }
-}
-
-/// Threads whose arithmetic is exact.
-pub(in crate::analyze) fn thread_pool(threads: usize, run: &Path) -> Result<rayon::ThreadPool> {
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads.max(1))
-        .start_handler(|_| std::mem::forget(Exact::new()))
-        .build()
-        .map_err(std::io::Error::other)
-        .tried("start threads for", run)
 }
 
 /// Passes damage on to be collected; anything else ends the analysis.

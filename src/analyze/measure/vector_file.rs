@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Result, Tried};
 
 /// A file without a name. Any thread may write and read any place of it.
-pub(in crate::analyze) struct VectorFile {
+pub(crate) struct VectorFile {
     file: File,
     directory: PathBuf,
 }
@@ -17,7 +17,7 @@ impl VectorFile {
     ///
     /// # Errors
     /// That cannot be written.
-    pub(in crate::analyze) fn new(directory: &Path) -> Result<VectorFile> {
+    pub(crate) fn new(directory: &Path) -> Result<VectorFile> {
         let file = tempfile::tempfile_in(directory).tried("write intermediate results to", directory)?;
         Ok(VectorFile { file, directory: directory.to_owned() })
     }
@@ -26,7 +26,7 @@ impl VectorFile {
     ///
     /// # Errors
     /// The disk is full.
-    pub(in crate::analyze) fn put<'v>(
+    pub(crate) fn put<'v>(
         &self,
         at: u64,
         vectors: impl Iterator<Item = &'v [f32]>,
@@ -42,7 +42,7 @@ impl VectorFile {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub(in crate::analyze) fn read<'v>(
+    pub(crate) fn read<'v>(
         &self,
         at: u64,
         vectors: impl Iterator<Item = &'v mut [f32]>,

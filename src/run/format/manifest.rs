@@ -9,14 +9,13 @@ use serde_json::{Map, Value};
 
 use crate::dtype::DType;
 use crate::error::{Error, Result, Tried};
-use crate::run::upkeep::replace::was_interrupted;
+use crate::run::directory::MANIFEST;
+use crate::run::directory::beside::was_interrupted;
 
 /// Version of the run format that this library reads and writes.
 pub const FORMAT_VERSION: u32 = 1;
 /// Value of the key `format`.
 pub const FORMAT_NAME: &str = "lpa-run";
-/// File name inside the run directory.
-pub const MANIFEST: &str = "manifest.json";
 /// Name of the stream that holds the gradient as the optimizer receives it.
 pub const GRAD: &str = "grad";
 /// The numbers of the optimizer's own vectors, which go with a keyframe: its momentum and its second

@@ -5,3 +5,4 @@ pub mod container;
 pub mod journal;
 pub mod manifest;
 pub(crate) mod record;
+pub mod shard_name;

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use safetensors::tensor::Dtype;
 
@@ -16,74 +16,11 @@ use crate::run::format::chunk::ChunkTable;
 use crate::run::format::container::Header;
 use crate::run::format::manifest::{MOMENTS, Manifest, Precision};
 use crate::run::format::record::{PAYLOAD_ALIGN, RECORD, Record};
+use crate::run::format::shard_name::{ShardFile, ShardName};
 use crate::run::read::mapped::Source;
 
 /// Value of the metadata key `format`.
 pub const SHARD_FORMAT: &str = "lpa-shard";
-
-/// Steps are below this: a file name holds ten digits.
-pub const MAX_STEPS: u64 = 10_000_000_000;
-
-/// A shard has at most so many steps.
-pub const MAX_SHARD_STEPS: u64 = 1_000_000;
-
-/// What a shard's file name says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ShardName {
-    /// First step.
-    pub first: u64,
-    /// Last step.
-    pub last: u64,
-    /// Attempt that wrote it.
-    pub attempt: u32,
-    /// Rank that wrote it.
-    pub rank: u32,
-}
-
-impl ShardName {
-    /// The directory below `steps/`.
-    pub fn directory(self) -> String {
-        format!("{:06}", self.first / 1000)
-    }
-
-    /// The file name.
-    pub fn file_name(self) -> String {
-        let ShardName { first, last, attempt, rank } = self;
-        format!("s{first:010}-{last:010}.a{attempt}.r{rank}.safetensors")
-    }
-
-    /// Reads a file name; `None` where it is not exactly one that [`Self::file_name`] gives.
-    pub fn parse(name: &str) -> Option<ShardName> {
-        let body = name.strip_prefix('s')?.strip_suffix(".safetensors")?;
-        let mut parts = body.split('.');
-        let (steps, attempt, rank) = (parts.next()?, parts.next()?, parts.next()?);
-        let (first, last) = steps.split_once('-')?;
-        let parsed = ShardName {
-            first: first.parse().ok()?,
-            last: last.parse().ok()?,
-            attempt: attempt.strip_prefix('a')?.parse().ok()?,
-            rank: rank.strip_prefix('r')?.parse().ok()?,
-        };
-        let sane = parsed.first <= parsed.last
-            && parsed.last < MAX_STEPS
-            && parsed.last - parsed.first < MAX_SHARD_STEPS;
-        (sane && parsed.file_name() == name).then_some(parsed)
-    }
-}
-
-/// Whether a name below `steps/` is that of a directory of shards.
-pub(crate) fn is_directory_name(name: &str) -> bool {
-    name.len() >= 6 && name.bytes().all(|b| b.is_ascii_digit())
-}
-
-/// A shard found in the directory: its path and what its name says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ShardFile {
-    /// Path of the file.
-    pub path: PathBuf,
-    /// What the name says.
-    pub name: ShardName,
-}
 
 /// The tensor table as a shard carries it: names, types and shapes, in the manifest's order.
 pub fn table_bytes(manifest: &Manifest) -> Vec<u8> {
@@ -130,7 +67,7 @@ pub struct Shard {
 /// The file is missing, damaged or another run's.
 pub(crate) fn check_header(file: &ShardFile, manifest: &Manifest) -> Result<()> {
     let handle = File::open(&file.path).tried("open", &file.path)?;
-    let header = Header::read(&handle, &file.path)?;
+    let header = Header::read(&handle, &file.path).map_err(Error::of_shard)?;
     check_identity(&header, file, manifest)
 }
 
@@ -149,7 +86,7 @@ fn check_identity(header: &Header, file: &ShardFile, manifest: &Manifest) -> Res
         let found = header.value(key).unwrap_or("absent");
         if found != value {
             let what = format!("its {key} is {found}, where {value} was expected");
-            return Err(Error::damaged(&file.path, what));
+            return Err(Error::damaged_at(&file.path, Place::default(), what));
         }
     }
     Ok(())
@@ -163,9 +100,9 @@ impl Shard {
     pub fn open(file: &ShardFile, manifest: &Manifest, table: &ChunkTable, mmap: bool) -> Result<Shard> {
         let path = file.path.as_path();
         let handle = File::open(path).tried("open", path)?;
-        let header = Header::read(&handle, path)?;
+        let header = Header::read(&handle, path).map_err(Error::of_shard)?;
         check_identity(&header, file, manifest)?;
-        let bad = |what: String| Error::damaged(path, what);
+        let bad = |what: String| Error::damaged_at(path, Place::default(), what);
         let part = |name: &str, dtype: Dtype| match header.tensor(name) {
             Some((found, shape, offset, len)) if found == dtype => Ok((shape, offset, len)),
             _ => Err(bad(format!("it has no tensor '{name}' of type {dtype}"))),
@@ -369,12 +306,12 @@ impl Shard {
         let path = self.file.path.as_path();
         let record = self
             .record(vector * self.chunks_per_vector + place)
-            .map_err(|what| Error::damaged(path, what))?;
+            .map_err(|what| Error::damaged_at(path, Place::default(), what))?;
         let offset = self.chunks_at + record.offset;
         let len = record.len as usize;
         let bytes = self.source.bytes(offset, len, buffer).tried("read", path)?;
         if len > 0 && xxh3_64(bytes) != record.xxh3 {
-            let place = Place { step: Some(step), vector: None, offset: Some(offset) };
+            let place = Place { step: Some(step), offset: Some(offset), ..Place::default() };
             return Err(Error::damaged_at(path, place, "the bytes are not what was written (checksum)"));
         }
         Ok(Some(Payload { coding: record.coding, bytes, offset }))
@@ -413,7 +350,7 @@ impl Shard {
         let path = self.file.path.as_path();
         let mut buffer = Vec::new();
         for i in 0..self.vectors.len() * self.chunks_per_vector {
-            let record = self.record(i).map_err(|what| Error::damaged(path, what))?;
+            let record = self.record(i).map_err(|what| Error::damaged_at(path, Place::default(), what))?;
             let end = record.offset + u64::from(record.len);
             let pad = end.next_multiple_of(PAYLOAD_ALIGN) - end;
             let at = self.chunks_at + end;
@@ -462,8 +399,9 @@ fn check_table(path: &Path, found: &[u8], manifest: &Manifest) -> Result<()> {
     if found == table_bytes(manifest) {
         return Ok(());
     }
-    let rows: Vec<(String, String, Vec<u64>)> = serde_json::from_slice(found)
-        .map_err(|e| Error::damaged(path, format!("its tensor table cannot be read ({e})")))?;
+    let rows: Vec<(String, String, Vec<u64>)> = serde_json::from_slice(found).map_err(|e| {
+        Error::damaged_at(path, Place::default(), format!("its tensor table cannot be read ({e})"))
+    })?;
     let mismatch = |tensor: &str, shard: String, manifest: String| Error::TableMismatch {
         path: path.to_owned(),
         tensor: tensor.to_owned(),
@@ -480,7 +418,7 @@ fn check_table(path: &Path, found: &[u8], manifest: &Manifest) -> Result<()> {
     }
     match manifest.tensors.get(rows.len()) {
         Some(t) => Err(mismatch(&t.name, "not there".to_owned(), t.describe())),
-        None => Err(Error::damaged(path, "its tensor table is spelled differently")),
+        None => Err(Error::damaged_at(path, Place::default(), "its tensor table is spelled differently")),
     }
 }
 

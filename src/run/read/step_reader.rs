@@ -216,7 +216,7 @@ impl<'a> StepReader<'a> {
         let manifest = &self.run.manifest;
         let path = self.window.shard(step, self.rank).map_or(&self.run.path, |s| &s.file.path);
         let vector = Some((manifest.stream_name(stream).to_owned(), manifest.tensors[tensor].name.clone()));
-        let place = Place { step: Some(step), vector, offset: None };
+        let place = Place { step: Some(step), vector, ..Place::default() };
         Error::damaged_at(path, place, "some chunks of the tensor are absent and others are not")
     }
 }

@@ -439,7 +439,7 @@ fn follows_damage(source: &Source<'_>, step: u64, at: u64, why: &str) -> Error {
     let path = source.window.shard(step, source.chunk.rank).map_or(&source.run.path, |s| &s.file.path);
     let name = &source.run.manifest.tensors[source.chunk.tensor].name;
     let vector = Some((source.run.manifest.stream_name(0).to_owned(), name.clone()));
-    let place = Place { step: Some(step), vector, offset: None };
+    let place = Place { step: Some(step), vector, ..Place::default() };
     let what = format!("it is decoded from those before, of which step {at} cannot be read ({why})");
     Error::damaged_at(path, place, what)
 }

@@ -222,7 +222,11 @@ pub fn damaged_vector(
 ) -> Error {
     let tensor = run.manifest.tensors.get(chunk.tensor).map_or("?", |t| &t.name);
     let vector = Some((run.manifest.stream_name(stream).to_owned(), tensor.to_owned()));
-    Error::damaged_at(path, Place { step: Some(step), vector, offset: Some(offset) }, what)
+    Error::damaged_at(
+        path,
+        Place { step: Some(step), vector, offset: Some(offset), ..Place::default() },
+        what,
+    )
 }
 
 #[cfg(test)]

@@ -11,12 +11,13 @@ use std::ops::Range;
 use std::path::Path;
 
 use crate::error::{Error, Result, Tried};
+use crate::run::directory::inside::Inside;
+use crate::run::directory::publish::parent;
 use crate::run::format::journal;
-use crate::run::read::shard::{ShardFile, check_header, is_directory_name};
+use crate::run::format::shard_name::{ShardFile, is_directory_name};
+use crate::run::read::shard::check_header;
 use crate::run::upkeep::hold::{Held, being_recorded};
-use crate::run::upkeep::inside::Inside;
 use crate::run::upkeep::leftover::{Leftover, leftovers, remove};
-use crate::run::upkeep::publish::parent;
 use crate::run::{Access, Run};
 
 /// What can be removed from a run.

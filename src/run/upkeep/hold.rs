@@ -12,9 +12,9 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result, Tried};
+use crate::run::directory::inside::Inside;
 use crate::run::format::journal;
 use crate::run::format::manifest::Manifest;
-use crate::run::upkeep::inside::Inside;
 
 /// A reader that looks whether the run is being written holds a lock for a moment; processes that a
 /// killed training has forked (PyTorch's data loaders) hold it until they notice, after 5 s.

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Result, Tried};
+use crate::run::directory::inside::Inside;
 use crate::run::upkeep::hold::Held;
-use crate::run::upkeep::inside::Inside;
 
 /// A file that no lock guards is nobody's when it was not written to for so long.
 const YOUNG: Duration = Duration::from_secs(3600);

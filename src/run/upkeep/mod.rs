@@ -2,8 +2,6 @@
 
 pub mod gc;
 pub mod hold;
-pub(crate) mod inside;
 pub mod leftover;
-pub(crate) mod publish;
 pub(crate) mod replace;
 pub(crate) mod set_aside;

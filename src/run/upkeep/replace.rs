@@ -4,34 +4,16 @@
 //! change, and what is done with those that a crash left. A draft gets the run's name only once it is
 //! whole, so a run under its own name is whole at any moment, and what lies beside it is not needed.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result, Tried};
-use crate::run::format::manifest::MANIFEST;
+use crate::run::directory::MANIFEST;
+use crate::run::directory::beside::{DRAFT, REPLACED, beside};
+use crate::run::directory::publish::{parent, sync_parent};
 use crate::run::upkeep::hold::Held;
-use crate::run::upkeep::publish::{parent, sync_parent};
-
-/// A draft; where directories can be exchanged, also what it replaced.
-const DRAFT: &str = "lpa-packing";
-/// What is replaced, where directories cannot be exchanged.
-const REPLACED: &str = "lpa-unpacked";
-
-/// The name beside `target` for a purpose: hidden, so that `runs/*` does not find it.
-fn beside(target: &Path, purpose: &str) -> PathBuf {
-    let mut name = OsString::from(".");
-    name.push(target.file_name().unwrap_or_default());
-    name.push(format!(".{purpose}"));
-    parent(target).join(name)
-}
-
-/// Whether a run lacks its name because a crash came between the two renamings of a replacement.
-pub(crate) fn was_interrupted(path: &Path) -> bool {
-    !path.exists() && beside(path, REPLACED).join(MANIFEST).exists()
-}
 
 /// The whole path of a run. Where a crash came between the two renamings of a replacement, what was to
 /// be replaced gets its name back first.

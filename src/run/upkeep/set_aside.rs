@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 
 use crate::error::{Result, Tried};
-use crate::run::upkeep::inside::Inside;
+use crate::run::directory::inside::Inside;
 
 /// The directory in a run.
 const BAD: &str = "bad";

@@ -13,7 +13,8 @@ use rustix::process::setpriority_process;
 
 use crate::error::{Error, Result, Tried};
 use crate::run::write::process::Process;
-use crate::run::write::writer::{Elements, Step, Writer, write_error};
+use crate::run::write::step::{Elements, Step};
+use crate::run::write::writer::{Writer, write_error};
 
 /// Added to the niceness of the thread (on Linux the call is the thread's own).
 const NICE: i32 = 10;

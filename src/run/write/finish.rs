@@ -5,9 +5,9 @@ use std::path::Path;
 use tempfile::NamedTempFile;
 
 use crate::error::{Error, Result, Tried};
-use crate::run::upkeep::inside::Inside;
+use crate::run::directory::inside::Inside;
+use crate::run::directory::publish::{parent, publish_new, unique_file};
 use crate::run::upkeep::leftover::TMP;
-use crate::run::upkeep::publish::{parent, publish_new, unique_file};
 use crate::run::upkeep::set_aside::set_aside;
 use crate::run::write::reference_file::{Of, ReferenceFile};
 use crate::run::{Access, Run};

@@ -9,5 +9,6 @@ pub(crate) mod resume;
 pub(crate) mod rule;
 pub(crate) mod sample;
 pub(crate) mod shard_writer;
+pub mod step;
 pub(crate) mod vector_encoder;
 pub mod writer;

@@ -14,12 +14,13 @@ use serde_json::json;
 use crate::codec::Coding;
 use crate::error::{Error, Result, Tried};
 use crate::hash::xxh3_64;
+use crate::run::directory::inside::Inside;
+use crate::run::directory::publish::publish_new;
 use crate::run::format::container::{DATA_ALIGN, Entry, build_header};
 use crate::run::format::record::{PAYLOAD_ALIGN, RECORD, Record};
-use crate::run::read::shard::{SHARD_FORMAT, ShardName};
-use crate::run::upkeep::inside::Inside;
+use crate::run::format::shard_name::ShardName;
+use crate::run::read::shard::SHARD_FORMAT;
 use crate::run::upkeep::leftover::TMP;
-use crate::run::upkeep::publish::publish_new;
 
 /// A file under `tmp/`; removed when it goes out of use without having been published.
 struct TmpPath(PathBuf);

@@ -18,7 +18,7 @@ use crate::run::format::manifest::{GRAD, MOMENTS, Manifest, Precision};
 use crate::run::write::forecast::Forecast;
 use crate::run::write::resume::restore;
 use crate::run::write::shard_writer::ShardWriter;
-use crate::run::write::writer::{Elements, Step};
+use crate::run::write::step::{Elements, Step};
 
 /// How vectors are stored. What is lost, if anything, is not a profile's business.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

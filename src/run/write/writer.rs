@@ -17,20 +17,26 @@ use crate::error::{Error, Result, Tried};
 use crate::float_environment::Exact;
 use crate::hash::{Xxh3, xxh3_64};
 use crate::isa::Isa;
+use crate::run::directory::MANIFEST;
+use crate::run::directory::inside::Inside;
+use crate::run::directory::publish::{publish_new, sync_parent, unique_file};
 use crate::run::format::chunk::ChunkTable;
 use crate::run::format::journal;
 use crate::run::format::journal::{Event, Journal};
-use crate::run::format::manifest::{MANIFEST, Manifest};
-use crate::run::read::shard::{MAX_SHARD_STEPS, table_bytes};
+use crate::run::format::manifest::Manifest;
+use crate::run::format::shard_name::MAX_SHARD_STEPS;
+use crate::run::read::shard::table_bytes;
 use crate::run::upkeep::hold::{MOST_TRIES, PATIENCE, is_named, wait_for_lock};
-use crate::run::upkeep::inside::Inside;
 use crate::run::upkeep::leftover::TMP;
-use crate::run::upkeep::publish::{publish_new, sync_parent, unique_file};
 use crate::run::write::finish::assemble_final;
 use crate::run::write::process::Process;
 use crate::run::write::shard_writer::{Identity, ShardWriter};
+pub use crate::run::write::step::{Elements, Step};
 pub use crate::run::write::vector_encoder::Profile;
 use crate::run::write::vector_encoder::VectorEncoder;
+
+/// What the names of manifests begin with that are being written.
+const MANIFEST_DRAFT: &str = "manifest.";
 
 /// When a shard is published.
 #[derive(Clone, Copy, Debug)]
@@ -61,26 +67,6 @@ impl Default for WriterOptions {
             isa: Isa::detect(),
         }
     }
-}
-
-/// The elements of every tensor that this rank writes, in the manifest's order: little endian, as
-/// long as the rank's slices. `None` is an absent vector (no gradient), which is not zero.
-pub type Elements<'a> = [Option<&'a [u8]>];
-
-/// Everything recorded at one step.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Step<'a> {
-    /// The iterate x_t before update t.
-    pub iterate: Option<&'a Elements<'a>>,
-    /// Streams by name.
-    pub streams: &'a [(&'a str, &'a Elements<'a>)],
-    /// Scalars by name.
-    pub scalars: &'a [(&'a str, f64)],
-    /// What the optimizer goes on with, as it is before the step: the momentum of SGD; both moments of
-    /// Adam. Looked at where the step before was not recorded; without them what follows takes more bytes.
-    pub moments: &'a [&'a Elements<'a>],
-    /// It is the final one, whose iterate is stored without loss.
-    pub last: bool,
 }
 
 /// Whether a writer can go on.
@@ -138,13 +124,14 @@ impl Writer {
         let bytes = serde_json::to_vec_pretty(&manifest)
             .map_err(|e| write_error(run, format!("the manifest is no JSON: {e}")))?;
         // Of several creators at once, each has a file of its own and one wins the name.
-        let mut file = unique_file(&run.join(TMP), "manifest.").tried("create", &path)?;
+        let mut file = unique_file(&run.join(TMP), MANIFEST_DRAFT).tried("create", &path)?;
         file.write_all(&bytes).tried("write", &path)?;
         let (file, tmp) = file.into_parts();
         match publish_new(&file, &tmp, &path) {
             // The file has its name now; there is nothing under `tmp/` to remove.
             Ok(()) => drop(tmp.keep()),
-            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists => {
+            // Whoever won has cleared what the others left, which may be this.
+            Err(Error::Io { .. }) if path.exists() => {
                 let what = "there is a run already. Choose another directory, or resume this one.";
                 return Err(write_error(run, what.to_owned()));
             }
@@ -583,7 +570,10 @@ fn wipe_tmp(identity: &Identity) -> Result<()> {
     let tmp = Inside::make(&identity.run, Path::new(TMP))?;
     for entry in std::fs::read_dir(tmp.path()).tried("list", tmp.path())? {
         let name = entry.tried("list", tmp.path())?.file_name();
-        if name.to_str().is_some_and(|n| n.starts_with(&identity.tmp_prefix())) {
+        let own = |n: &str| n.starts_with(&identity.tmp_prefix());
+        // A process that was killed while it made the run; there is a manifest by now.
+        let first = |n: &str| identity.rank == 0 && n.starts_with(MANIFEST_DRAFT);
+        if name.to_str().is_some_and(|n| own(n) || first(n)) {
             tmp.remove_file(&name)?;
         }
     }
