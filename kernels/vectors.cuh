@@ -34,7 +34,7 @@ __device__ inline float widen(F16 v) {
 // How a direction is had from what is stored: the twins are `Direction` and `Element` in src/reduce.
 enum Kind : unsigned { STORED = 0, DECAYED = 1, UPDATE = 2 };
 
-// A direction at a step, by the places of its vectors; src/reduce/cuda/lane.rs lays it out alike.
+// A direction at a step, by the places of its vectors; src/cuda/layout.rs lays it out alike.
 struct Term {
     unsigned g, x, next, later;
     unsigned kind, unused;

@@ -39,7 +39,7 @@ enum Rule : unsigned { PREVIOUS = 1, LINEAR = 2, SGD = 3, ADAM = 4 };
 constexpr unsigned NESTEROV = 1, FUSED = 2, COUPLED = 1;
 constexpr unsigned WRITE_G = 1, WRITE_NEXT = 2;
 
-// One operation on a chunk; src/reduce/cuda/work.rs lays it out alike. Vectors are places of the batch.
+// One operation on a chunk; src/cuda/operations.rs lays it out alike. Vectors are places of the batch.
 struct Operation {
     // FILL and COPY write `to`; so does a STEP, the next iterate, if it is asked to.
     unsigned work, to, from;

@@ -10,7 +10,8 @@ use crate::dtype::DType;
 use crate::error::{Error, Result, Tried};
 use crate::order::CHUNK;
 use crate::run::format::container::{DATA_ALIGN, Header};
-use crate::run::format::manifest::{MOMENTS, Precision, Storage};
+use crate::run::format::manifest::{Precision, Storage};
+use crate::run::format::vector_id::{StreamId, VectorId};
 use crate::run::write::writer::{Profile, WriterOptions};
 use crate::run::{KEYFRAME_STEPS, PAYLOAD_ALIGN, RECORD, Record, Run};
 
@@ -218,7 +219,7 @@ pub fn from_run(run: &Run, steps: u64) -> Result<Estimate> {
     for segment in (0..run.manifest.world).flat_map(|rank| run.segments(rank)) {
         let shard = run.open_shard(&segment.file)?;
         let of_vectors = sums.total();
-        for (v, &(step, stream)) in shard.vectors().iter().enumerate() {
+        for (v, &VectorId { step, stream }) in shard.vectors().iter().enumerate() {
             let size = |r: Record| RECORD as u64 + u64::from(r.len).next_multiple_of(PAYLOAD_ALIGN);
             let bytes: u64 = shard.records(v).map(size).sum();
             let whole = shard.records(v).all(|r| !r.coding.codec.follows());
@@ -278,18 +279,18 @@ struct Sums {
 }
 
 impl Sums {
-    fn add(&mut self, stream: u16, bytes: u64, keyframe: bool, replayed: bool) {
+    fn add(&mut self, stream: StreamId, bytes: u64, keyframe: bool, replayed: bool) {
         let kind = match stream {
-            0 if keyframe => &mut self.keyframes,
-            0 => &mut self.residuals,
-            _ if MOMENTS.contains(&stream) => &mut self.moments,
+            StreamId::Iterate if keyframe => &mut self.keyframes,
+            StreamId::Iterate => &mut self.residuals,
+            _ if stream.is_moment() => &mut self.moments,
             _ => &mut self.streams,
         };
         kind.0 += bytes;
         kind.1 += 1;
-        if stream == MOMENTS[1] {
+        if stream == StreamId::MOMENTS[1] {
             self.kinds = 2;
-        } else if stream == MOMENTS[0] || replayed {
+        } else if stream == StreamId::MOMENTS[0] || replayed {
             self.kinds = self.kinds.max(1);
         }
     }

@@ -28,6 +28,7 @@ use crate::reference;
 use crate::reference::{Cache, Distances, Origin, Own, Reference, Spec};
 use crate::report::{SUMMARY, report};
 use crate::run::format::manifest::{GRAD, Manifest, TensorInfo};
+use crate::run::format::vector_id::StreamId;
 use crate::run::read::absence::AbsenceLog;
 use crate::run::read::catalog::Catalog;
 use crate::run::write::background::Recorder;
@@ -87,7 +88,7 @@ struct Held {
 
 /// A stream's values, tensor after tensor, and which tensors are absent (there are zeros).
 struct Stream {
-    id: u16,
+    id: StreamId,
     values: Vec<f32>,
     absent: Vec<bool>,
 }

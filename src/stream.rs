@@ -5,6 +5,7 @@ use crate::optimizer::Hyperparameters;
 use crate::reduce::Direction;
 use crate::run::Run;
 use crate::run::format::manifest::GRAD;
+use crate::run::format::vector_id::StreamId;
 use crate::run::read::catalog::Catalog;
 use crate::sums::MAX_DIRECTIONS;
 
@@ -30,7 +31,7 @@ pub enum Form {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Measured {
     /// Number of the recorded stream; `None` where iterates are enough.
-    pub recorded: Option<u16>,
+    pub recorded: Option<StreamId>,
     /// How its elements are formed.
     pub form: Form,
 }
@@ -97,8 +98,8 @@ pub fn select(run: &Run, catalog: &Catalog, wanted: &[String]) -> Result<(Vec<St
 
 fn resolve(run: &Run, catalog: &Catalog, name: &str) -> Result<(Measured, bool, Part)> {
     let refuse = |what: String| Error::NotFound { path: run.path.clone(), what };
-    let stored = |id: u16| Measured { recorded: Some(id), form: Form::Stored };
-    let recorded = |name: &str| run.manifest.stream_id(name).filter(|id| *id > 0);
+    let stored = |id: StreamId| Measured { recorded: Some(id), form: Form::Stored };
+    let recorded = |name: &str| run.manifest.stream_id(name).filter(|id| *id > StreamId::Iterate);
     if let Some(id) = recorded(name) {
         let part = if name == GRAD { Part::Gradient } else { Part::None };
         return Ok((stored(id), false, part));

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use crate::codec::{Codec, Coding, DecodeError, Decoder};
 use crate::error::{Error, Result};
 use crate::reference::check_final;
+use crate::run::format::vector_id::{StreamId, VectorId};
 use crate::run::read::shard::Shard;
 use crate::run::read::window::{damaged_vector, read_payload};
 use crate::run::{Access, Run, Segment};
@@ -47,19 +48,19 @@ fn check(run: &Run, segment: &Segment) -> Result<u64> {
     shard.prefetch();
     let mut decoder = run.decoder()?;
     let mut chunks = 0;
-    for &(step, stream) in shard.vectors() {
+    for &VectorId { step, stream } in shard.vectors() {
         chunks += check_vector(run, &shard, step, stream, &mut decoder)?;
     }
     shard.check_padding()?;
     Ok(chunks)
 }
 
-fn check_vector(run: &Run, shard: &Shard, step: u64, stream: u16, decoder: &mut Decoder) -> Result<u64> {
+fn check_vector(run: &Run, shard: &Shard, step: u64, stream: StreamId, decoder: &mut Decoder) -> Result<u64> {
     let (mut buffer, mut out) = (Vec::new(), Vec::new());
     let own = run.table.of_rank(shard.file.name.rank);
     for &c in own {
         let chunk = &run.table.chunks()[c];
-        let Some(payload) = read_payload(run, shard, (step, stream), chunk, &mut buffer)? else {
+        let Some(payload) = read_payload(run, shard, VectorId { step, stream }, chunk, &mut buffer)? else {
             continue;
         };
         let dtype = run.manifest.dtype_of(stream, chunk.tensor);
@@ -72,7 +73,14 @@ fn check_vector(run: &Run, shard: &Shard, step: u64, stream: u16, decoder: &mut 
         };
         let honest = || honest_squares(coding, bytes, &out);
         decodes.and_then(|()| honest()).map_err(|e| {
-            damaged_vector(run, &shard.file.path, (step, stream), chunk, payload.offset, &e.to_string())
+            damaged_vector(
+                run,
+                &shard.file.path,
+                VectorId { step, stream },
+                chunk,
+                payload.offset,
+                &e.to_string(),
+            )
         })?;
     }
     Ok(own.len() as u64)

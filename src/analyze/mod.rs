@@ -40,6 +40,7 @@ use crate::reference::{Kin, Reference};
 use crate::row::SCHEMA_VERSION;
 use crate::run::Run;
 use crate::run::format::manifest::{FORMAT_VERSION, GRAD};
+use crate::run::format::vector_id::StreamId;
 use crate::run::read::catalog::Catalog;
 use crate::stream;
 use crate::stream::Stream;
@@ -148,8 +149,8 @@ impl<'a> Analysis<'a> {
             references: references.len(),
             lag: lag.as_ref().ok().filter(|_| meets_later).map(|lag| lag.steps),
             own: law == Law::Elementwise && !walks.is_empty(),
-            lossy: run.manifest.loses(0)
-                || run.manifest.loses(1)
+            lossy: run.manifest.loses(StreamId::Iterate)
+                || run.manifest.loses(StreamId::Direction(0))
                 || references.iter().any(Reference::is_lossy),
         };
         let movers = Movers::new(&run.manifest, catalog);
@@ -176,7 +177,8 @@ impl<'a> Analysis<'a> {
             law,
             lag,
             shape,
-            confidence: if run.manifest.loses(0) || references.iter().any(Reference::is_lossy) {
+            confidence: if run.manifest.loses(StreamId::Iterate) || references.iter().any(Reference::is_lossy)
+            {
                 Confidence::adaptive()
             } else {
                 Confidence::independent()
@@ -394,7 +396,7 @@ fn second_moments_unknown(
     if manifest.stream_id(GRAD).is_none() {
         return of("no gradients were recorded");
     }
-    if manifest.loses(1) || manifest.loses(0) {
+    if manifest.loses(StreamId::Direction(0)) || manifest.loses(StreamId::Iterate) {
         return of("the run was stored with loss");
     }
     if let Some(t) = manifest.tensors.iter().find(|t| t.dtype != DType::F32) {

@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::report::types;
 use crate::run::Run;
 use crate::run::format::journal::State;
+use crate::run::format::vector_id::{StreamId, VectorId};
 use crate::summary::{significant, thousands};
 
 #[derive(clap::Args)]
@@ -28,7 +29,7 @@ struct Stored {
 /// Everything that is read off the shards.
 #[derive(Default)]
 struct Survey {
-    streams: BTreeMap<u16, Stored>,
+    streams: BTreeMap<StreamId, Stored>,
     columns: BTreeSet<String>,
     file_bytes: u64,
     shards: u64,
@@ -63,7 +64,7 @@ fn survey(run: &Run) -> Result<Survey> {
             s.shards += 1;
             s.file_bytes += std::fs::metadata(&segment.file.path).map_or(0, |m| m.len());
             s.columns.extend(shard.columns().iter().cloned());
-            for (i, (step, stream)) in shard.vectors().iter().enumerate() {
+            for (i, VectorId { step, stream }) in shard.vectors().iter().enumerate() {
                 if !(segment.first..=segment.last).contains(step) {
                     continue;
                 }

@@ -2,7 +2,7 @@
 //!
 //! Owns where they are found (a scalar of the step, else the manifest), which optimizers are linear in
 //! their gradients or would be for given second moments, and how long others remember a gradient. What
-//! follows from that is `metrics::response`'s business.
+//! follows from that is `linear`'s business.
 
 pub mod linear;
 

@@ -3,18 +3,25 @@
 //! Memory: 16 bytes for each vector and each step.
 
 use crate::hash::Xxh3;
+use crate::run::format::vector_id::StreamId;
 use crate::run::read::step_reader::StepBytes;
 
-/// Stands for the scalars of a step, after its vectors. No stream that is copied has this number.
-pub(super) const SCALARS: u16 = u16::MAX;
+/// A part of a step, in the order in which they are hashed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Part {
+    /// A vector.
+    Vector(StreamId),
+    /// All scalars.
+    Scalars,
+}
 
 /// Whether iterates, and whether streams may lose something.
 pub(super) type Lossy = [bool; 2];
 
-/// The hashes of a rank's steps: of each vector with the number of its stream, then of the scalars. Of
+/// The hashes of a rank's steps: of each vector, then of the scalars. Of
 /// vectors that may lose something, only that they are there.
 pub(super) struct Digest {
-    hashes: Vec<(u16, u64)>,
+    hashes: Vec<(Part, u64)>,
     lossy: Lossy,
 }
 
@@ -36,16 +43,16 @@ impl Digest {
 }
 
 /// Compares steps with those of a digest.
-pub(super) struct Check<'a>(std::slice::Iter<'a, (u16, u64)>, Lossy);
+pub(super) struct Check<'a>(std::slice::Iter<'a, (Part, u64)>, Lossy);
 
 impl Check<'_> {
-    /// The number of the first vector of the next step, or [`SCALARS`], that is not what it was.
-    pub(super) fn difference(&mut self, step: &StepBytes) -> Option<u16> {
+    /// The first part of the next step that is not what it was.
+    pub(super) fn difference(&mut self, step: &StepBytes) -> Option<Part> {
         hashes(step, self.1).find_map(|found| {
             let expected = self.0.next();
             // Where one of the two lacks a vector, it is the one that comes first.
-            let number = expected.map_or(found.0, |e| e.0.min(found.0));
-            (expected != Some(&found)).then_some(number)
+            let part = expected.map_or(found.0, |e| e.0.min(found.0));
+            (expected != Some(&found)).then_some(part)
         })
     }
 
@@ -55,17 +62,17 @@ impl Check<'_> {
     }
 }
 
-fn hashes(step: &StepBytes, lossy: Lossy) -> impl Iterator<Item = (u16, u64)> {
+fn hashes(step: &StepBytes, lossy: Lossy) -> impl Iterator<Item = (Part, u64)> {
     let vectors = step.vectors().iter().map(move |vector| {
-        if lossy[usize::from(vector.stream > 0)] {
-            return (vector.stream, 0);
+        if lossy[usize::from(vector.stream.is_direction())] {
+            return (Part::Vector(vector.stream), 0);
         }
         let mut hash = Xxh3::default();
         for tensor in vector.elements() {
             hash.update(&[u8::from(tensor.is_some())]);
             hash.update(tensor.unwrap_or_default());
         }
-        (vector.stream, hash.digest())
+        (Part::Vector(vector.stream), hash.digest())
     });
     vectors.chain(std::iter::once_with(|| {
         let mut hash = Xxh3::default();
@@ -74,6 +81,6 @@ fn hashes(step: &StepBytes, lossy: Lossy) -> impl Iterator<Item = (u16, u64)> {
             hash.update(name.as_bytes());
             hash.update(&value.to_bits().to_le_bytes());
         }
-        (SCALARS, hash.digest())
+        (Part::Scalars, hash.digest())
     }))
 }

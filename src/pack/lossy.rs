@@ -9,6 +9,7 @@ use crate::reduce::Direction;
 use crate::reduce::cpu::{Vectors, direction_sums};
 use crate::run::Run;
 use crate::run::format::chunk::Chunk;
+use crate::run::format::vector_id::{StreamId, VectorId};
 use crate::run::read::plan::plan_windows;
 use crate::run::read::trajectory::{Source, Trajectory};
 use crate::run::read::window::Window;
@@ -32,7 +33,7 @@ impl<'a> Side<'a> {
         Side { source, trajectory: Trajectory::sized(1, chunk.len), values: vec![0.0; chunk.len] }
     }
 
-    fn vector(&mut self, step: u64, stream: u16) -> Result<Option<&[f32]>> {
+    fn vector(&mut self, step: u64, stream: StreamId) -> Result<Option<&[f32]>> {
         self.trajectory.vector(step, stream, &mut self.source, &mut self.values)
     }
 }
@@ -42,16 +43,16 @@ impl<'a> Side<'a> {
 ///
 /// # Errors
 /// A shard is damaged or cannot be read.
-pub(super) fn beyond_bounds(old: &Run, new: &Run, progress: &dyn Fn(u64)) -> Result<Option<(u64, u16)>> {
+pub(super) fn beyond_bounds(old: &Run, new: &Run, progress: &dyn Fn(u64)) -> Result<Option<VectorId>> {
     let steps: Vec<u64> = old.steps().collect();
-    let streams: Vec<u16> = (0..=u16::try_from(old.manifest.streams.len()).unwrap_or(u16::MAX))
-        .filter(|&s| new.manifest.loses(s))
-        .collect();
+    let directions = (0..).zip(&old.manifest.streams).map(|(place, _)| StreamId::Direction(place));
+    let streams: Vec<StreamId> =
+        std::iter::once(StreamId::Iterate).chain(directions).filter(|&s| new.manifest.loses(s)).collect();
     let isa = new.access().isa;
     for range in plan_windows(old, &steps, usize::MAX)? {
         let steps = &steps[range];
         let windows = [Window::open(old, steps, true)?, Window::open(new, steps, true)?];
-        let of_chunk = |(index, chunk): (usize, &Chunk)| -> Result<(Option<(u64, u16)>, u64)> {
+        let of_chunk = |(index, chunk): (usize, &Chunk)| -> Result<(Option<VectorId>, u64)> {
             let _exact = Exact::new();
             windows[0].prefetch_chunk(old, index, |s| streams.contains(&s));
             windows[1].prefetch_chunk(new, index, |s| streams.contains(&s));
@@ -65,7 +66,7 @@ pub(super) fn beyond_bounds(old: &Run, new: &Run, progress: &dyn Fn(u64)) -> Res
                     let recorded = before.vector(step, stream)?;
                     let Some(stored) = after.vector(step, stream)?.map(<[f32]>::to_vec) else {
                         if recorded.is_some() {
-                            return Ok((Some((step, stream)), 0));
+                            return Ok((Some(VectorId { step, stream }), 0));
                         }
                         continue;
                     };
@@ -81,7 +82,7 @@ pub(super) fn beyond_bounds(old: &Run, new: &Run, progress: &dyn Fn(u64)) -> Res
                             && g2.is_none_or(|g2| g2.to_bits() == squares().to_bits())
                     });
                     if !all {
-                        return Ok((Some((step, stream)), 0));
+                        return Ok((Some(VectorId { step, stream }), 0));
                     }
                 }
             }
@@ -103,6 +104,7 @@ mod tests {
     use crate::pack::lossy::beyond_bounds;
     use crate::pack::{Options, Pack};
     use crate::run::format::manifest::{Manifest, Precision, Storage};
+    use crate::run::format::vector_id::{StreamId, VectorId};
     use crate::run::read::vector::Vector;
     use crate::run::write::writer::{Profile, Step, Writer, WriterOptions};
     use crate::run::{Access, Run};
@@ -157,7 +159,10 @@ mod tests {
             Pack::prepare(&run.path, Access::default(), options).unwrap().run(&|_, _| {}).unwrap();
             let packed = Run::open(&out, Access::default()).unwrap();
             assert_eq!(beyond_bounds(&run, &packed, &|_| {}).unwrap(), None);
-            assert_eq!(beyond_bounds(&changed, &packed, &|_| {}).unwrap(), Some((2, 1)));
+            assert_eq!(
+                beyond_bounds(&changed, &packed, &|_| {}).unwrap(),
+                Some(VectorId { step: 2, stream: StreamId::Direction(0) })
+            );
         }
     }
 }

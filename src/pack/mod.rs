@@ -14,11 +14,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Error, Result, Tried};
-use crate::pack::digest::{Digest, SCALARS};
+use crate::pack::digest::{Digest, Part};
 use crate::pack::lossy::beyond_bounds;
 use crate::pack::others::Others;
 use crate::run::format::journal::{Event, Journal, State};
 use crate::run::format::manifest::{Manifest, Storage};
+use crate::run::format::vector_id::{StreamId, VectorId};
 use crate::run::read::step_reader::{StepBytes, StepReader, VectorBytes};
 use crate::run::upkeep::hold::Held;
 use crate::run::upkeep::replace::{Replacement, remove_leftovers, whole_path};
@@ -170,14 +171,15 @@ impl Pack {
         let mut writer = Writer::join(new, rank, options)?;
         let mut reader = StepReader::new(&self.run, rank)?;
         let stored = Manifest { storage: self.options.storage, ..manifest.clone() };
-        let lossy = [stored.loses(0), stored.loses(1)];
+        let lossy = [stored.loses(StreamId::Iterate), stored.loses(StreamId::Direction(0))];
         let (mut digest, mut step) = (Digest::new(lossy), StepBytes::default());
         let mut dropped = plan.dropped.iter().peekable();
         while reader.read(&mut step).map_err(|e| refuse(&self.run.path, e))? {
             digest.push(&step);
             let vectors: Vec<_> = step.vectors().iter().map(|v| (v.stream, v.elements())).collect();
-            let iterate = vectors.iter().find(|(stream, _)| *stream == 0).map(|(_, e)| e.as_slice());
-            let streams = vectors.iter().filter(|(stream, _)| *stream > 0);
+            let iterate =
+                vectors.iter().find(|(stream, _)| *stream == StreamId::Iterate).map(|(_, e)| e.as_slice());
+            let streams = vectors.iter().filter(|(stream, _)| stream.is_direction());
             let streams: Vec<_> = streams.map(|(s, e)| (manifest.stream_name(*s), e.as_slice())).collect();
             let scalars: Vec<_> = step.scalars.iter().map(|(n, v)| (n.as_str(), *v)).collect();
             let last = plan.closed && step.step + 1 == plan.end;
@@ -227,7 +229,7 @@ impl Pack {
             self.compare_final(new)?;
         }
         if !self.options.storage.is_exact()
-            && let Some((step, stream)) =
+            && let Some(VectorId { step, stream }) =
                 beyond_bounds(&self.run, &run, &|bytes| progress(0, bytes)).map_err(unreadable)?
         {
             let name = run.manifest.stream_name(stream);
@@ -250,10 +252,10 @@ impl Pack {
         }
     }
 
-    fn differs(&self, rank: u32, step: u64, stream: u16) -> Error {
-        match stream {
-            SCALARS => self.bug(&format!("the scalars of step {step} (rank {rank})")),
-            _ => {
+    fn differs(&self, rank: u32, step: u64, part: Part) -> Error {
+        match part {
+            Part::Scalars => self.bug(&format!("the scalars of step {step} (rank {rank})")),
+            Part::Vector(stream) => {
                 let name = self.run.manifest.stream_name(stream);
                 self.bug(&format!("the {name} of step {step} (rank {rank})"))
             }

@@ -12,6 +12,7 @@ use rayon::prelude::*;
 use crate::error::{Result, Tried};
 use crate::float_environment::Exact;
 use crate::reference::weights::Weights;
+use crate::run::format::vector_id::StreamId;
 use crate::run::read::trajectory::{Source, Trajectory};
 use crate::run::read::walk::through;
 use crate::run::write::reference_file::{LOSSY, Of, ReferenceFile};
@@ -66,7 +67,7 @@ fn write(
     values: impl FnOnce(&mut ReferenceFile<'_>) -> Result<()>,
 ) -> Result<()> {
     let draft = Draft::create(target.path)?;
-    if run.manifest.loses(0) {
+    if run.manifest.loses(StreamId::Iterate) {
         more.push((LOSSY, "true".to_owned()));
     }
     let mut out = ReferenceFile::create(run, draft.file(), target.path, target.of, more)?;

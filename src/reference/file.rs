@@ -15,6 +15,7 @@ use crate::reference::weights::Weights;
 use crate::reference::{Cache, Kin, Likeness, Named, Origin, Reference, likeness};
 use crate::run::format::container::Header;
 use crate::run::format::manifest::ITERATE;
+use crate::run::format::vector_id::StreamId;
 use crate::run::read::catalog::Catalog;
 use crate::run::write::reference_file::{LOSSY, REFERENCE_FORMAT};
 use crate::run::{Access, Run};
@@ -92,7 +93,7 @@ pub(super) fn open(
     reference.name = reference.place.as_ref().map(Named::to_string).unwrap_or_default();
     match found {
         // As it was recorded it is exact, or says how far it is off.
-        What::Iterate(i) if i.rounded.is_some() || run.manifest.loses(0) => {
+        What::Iterate(i) if i.rounded.is_some() || run.manifest.loses(StreamId::Iterate) => {
             let resolved = vec![resolve(run, catalog, &Own::Step(i.step))?];
             if let Some((recorded, _)) = own::open(run, catalog, resolved, cache, access)?.pop() {
                 let there = std::mem::replace(&mut reference.values, recorded.values);

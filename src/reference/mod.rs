@@ -31,6 +31,7 @@ pub use crate::reference::spec::{Own, Spec};
 use crate::reference::values::Values;
 use crate::reference::weights::Weights;
 use crate::run::format::chunk::Chunk;
+use crate::run::format::vector_id::StreamId;
 use crate::run::read::catalog::Catalog;
 use crate::run::read::trajectory::{Source, Trajectory};
 use crate::run::read::window::Window;
@@ -324,7 +325,7 @@ fn likeness(run: &Run, values: &Values, step: u64) -> Result<Likeness> {
             continue;
         }
         widths.resize(chunk.len, 0.0);
-        source.widths(step, 0, x, &mut widths)?;
+        source.widths(step, StreamId::Iterate, x, &mut widths)?;
         if !x.iter().zip(&r).zip(&widths).all(|((x, r), w)| (x - r).abs() <= *w) {
             return Ok(Likeness::Other);
         }

@@ -15,6 +15,7 @@ use crate::reference::values::{Files, Names, Values};
 use crate::reference::weights::Weights;
 use crate::reference::{Likeness, Origin, Reference, likeness};
 use crate::run::format::container::Header;
+use crate::run::format::vector_id::StreamId;
 use crate::run::read::catalog::Catalog;
 use crate::run::write::reference_file::Of;
 use crate::run::{Access, FINAL, Run, assemble_final};
@@ -250,7 +251,7 @@ pub(super) fn open(
         };
         places.push((path, is_final));
     }
-    let lossy = run.manifest.loses(0);
+    let lossy = run.manifest.loses(StreamId::Iterate);
     let widths: Vec<PathBuf> = places.iter().map(|(path, _)| widths_path(path)).collect();
     let mut targets: Vec<Target<'_>> = Vec::new();
     let wanted = resolved.iter().zip(&places).zip(&widths).filter(|((_, (_, is_final)), _)| !is_final);

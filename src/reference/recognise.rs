@@ -11,6 +11,7 @@ use crate::reference::kin::{Distances, Kin, PATH};
 use crate::reference::mixture::is_nearer;
 use crate::reference::values::{Survey, Values};
 use crate::run::Run;
+use crate::run::format::vector_id::StreamId;
 use crate::run::read::catalog::Catalog;
 use crate::run::read::walk::{through, undamaged, unless_damaged};
 
@@ -260,7 +261,7 @@ impl Search<'_> {
     /// Goes along the path, and says what all pieces together see. Memory holds some steps of each.
     fn look(&self, pieces: &[Mutex<Piece>]) -> Result<Looked> {
         let chunks: Vec<usize> = pieces.iter().map(|p| lock(p).chunk).collect();
-        let lossy = self.run.manifest.loses(0);
+        let lossy = self.run.manifest.loses(StreamId::Iterate);
         let mut looked = Looked::default();
         for steps in self.steps.chunks(AT_ONCE) {
             through(self.run, steps, &chunks, |place, steps, trajectory, mut source| {
@@ -268,7 +269,7 @@ impl Search<'_> {
                 undamaged(steps, trajectory, &mut source, |step, x, source| {
                     if lossy {
                         widths.resize(x.len(), 0.0);
-                        if unless_damaged(source.widths(step, 0, x, &mut widths))?.is_none() {
+                        if unless_damaged(source.widths(step, StreamId::Iterate, x, &mut widths))?.is_none() {
                             return Ok(());
                         }
                     }

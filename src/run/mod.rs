@@ -23,6 +23,7 @@ use crate::run::format::journal::{Attempt, Journal, State};
 use crate::run::format::manifest::Manifest;
 pub(crate) use crate::run::format::record::{PAYLOAD_ALIGN, RECORD, Record};
 use crate::run::format::shard_name::{ShardFile, ShardName};
+use crate::run::format::vector_id::{StreamId, VectorId};
 use crate::run::read::shard::Shard;
 pub(crate) use crate::run::upkeep::set_aside::{check_movable, set_aside};
 pub(crate) use crate::run::write::finish::rebuild_final;
@@ -321,8 +322,8 @@ struct Keyframes(BTreeMap<u64, u32>);
 impl Keyframes {
     /// Adds those of a shard that count.
     fn add(&mut self, segment: &Segment, shard: &Shard) {
-        for &(step, stream) in shard.vectors() {
-            let counts = stream == 0 && (segment.first..=segment.last).contains(&step);
+        for &VectorId { step, stream } in shard.vectors() {
+            let counts = stream == StreamId::Iterate && (segment.first..=segment.last).contains(&step);
             if counts && shard.keyframe(step) == Some(step) {
                 *self.0.entry(step).or_default() += 1;
             }

@@ -7,6 +7,7 @@ use std::path::Path;
 use lpa::codec::Predictor;
 use lpa::estimate::from_run;
 use lpa::run::format::manifest::{GRAD, Optimizer};
+use lpa::run::format::vector_id::{StreamId, VectorId};
 use lpa::run::read::vector::Vector;
 use lpa::run::write::writer::{Step, Writer, WriterOptions};
 use lpa::run::{Access, Run};
@@ -153,8 +154,8 @@ fn stored(path: &Path) -> BTreeMap<u64, (Vec<Predictor>, f64)> {
     let mut all = BTreeMap::new();
     for segment in run.segments(0) {
         let shard = run.open_shard(&segment.file).unwrap();
-        for (v, &(step, stream)) in shard.vectors().iter().enumerate() {
-            if stream == 0 && (segment.first..=segment.last).contains(&step) {
+        for (v, &VectorId { step, stream }) in shard.vectors().iter().enumerate() {
+            if stream == StreamId::Iterate && (segment.first..=segment.last).contains(&step) {
                 let predictors = shard.records(v).map(|r| r.coding.predictor).collect();
                 let bits = shard.records(v).map(|r| f64::from(r.len) * 8.0).sum::<f64>() / parameters;
                 all.insert(step, (predictors, bits));

@@ -19,6 +19,7 @@ use crate::reference::weights::Weights;
 use crate::run::Run;
 use crate::run::format::chunk::Chunk;
 use crate::run::format::manifest::GRAD;
+use crate::run::format::vector_id::StreamId;
 use crate::run::read::catalog::{CHANGED, Catalog};
 use crate::run::read::trajectory::{Decoded, Source, Trajectory};
 use crate::run::read::window::Window;
@@ -51,7 +52,7 @@ pub(crate) fn departure(run: &Run, catalog: &Catalog, hyper: &Hyperparameters<'_
     let window = Window::open(run, &steps, false)?;
     let mut decoder = run.decoder()?;
     let mut departure: Option<u64> = None;
-    let lossy = run.manifest.loses(0) || run.manifest.loses(1);
+    let lossy = run.manifest.loses(StreamId::Iterate) || run.manifest.loses(StreamId::Direction(0));
     for group in 0..hyper.groups() {
         let of_group = |c: &&Chunk| run.manifest.tensors[c.tensor].param_group == group;
         if let Some(chunk) = run.table.chunks().iter().find(of_group) {
@@ -69,7 +70,7 @@ pub(crate) fn departure(run: &Run, catalog: &Catalog, hyper: &Hyperparameters<'_
 fn compare_chunk(
     hyper: &Hyperparameters<'_>,
     group: usize,
-    stream: u16,
+    stream: StreamId,
     steps: &[u64],
     source: &mut Source<'_>,
 ) -> Comparison {
@@ -82,7 +83,7 @@ fn compare_chunk(
 fn compare_steps(
     hyper: &Hyperparameters<'_>,
     group: usize,
-    stream: u16,
+    stream: StreamId,
     steps: &[u64],
     source: &mut Source<'_>,
     compared: &mut Comparison,
@@ -103,7 +104,9 @@ fn compare_steps(
         }
         let (x, next) = (trajectory.get(t, n)?, trajectory.get(t + 1, n)?);
         for ((step, stream, values), widths) in
-            [(t, stream, &g[..]), (t, 0, x), (t + 1, 0, next)].into_iter().zip(&mut widths)
+            [(t, stream, &g[..]), (t, StreamId::Iterate, x), (t + 1, StreamId::Iterate, next)]
+                .into_iter()
+                .zip(&mut widths)
         {
             source.widths(step, stream, values, widths).ok()?;
         }
@@ -147,7 +150,11 @@ impl Analysis<'_> {
         let adam = || crate::run::predictor(&self.run.manifest) == Some(Predictor::Adam);
         match &self.law {
             Law::Unknown(_) if !adam() => Known::Nothing,
-            _ if self.run.manifest.loses(0) || self.run.manifest.loses(1) => Known::WithLoss,
+            _ if self.run.manifest.loses(StreamId::Iterate)
+                || self.run.manifest.loses(StreamId::Direction(0)) =>
+            {
+                Known::WithLoss
+            }
             _ => Known::Exactly,
         }
     }

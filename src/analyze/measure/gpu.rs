@@ -16,6 +16,7 @@ use crate::reference::Reference;
 use crate::run::Run;
 use crate::run::format::chunk::Chunk;
 use crate::run::format::manifest::Manifest;
+use crate::run::format::vector_id::StreamId;
 use crate::run::read::trajectory::{Decoded, Slot, Slots, Source};
 use crate::stream::Measured;
 use crate::sums::{Cells, Layout};
@@ -306,7 +307,7 @@ impl Batch {
     }
 
     /// Decodes a vector here and copies it.
-    fn copy(&mut self, to: u32, step: u64, stream: u16, source: &mut Source<'_>) -> Result<Decoded> {
+    fn copy(&mut self, to: u32, step: u64, stream: StreamId, source: &mut Source<'_>) -> Result<Decoded> {
         let mut host = std::mem::take(&mut self.host);
         host.resize(source.chunk.len, 0.0);
         let decoded = source.load(step, stream, &mut host);
@@ -324,7 +325,7 @@ impl Batch {
 
 /// The slots of a chunk that is decoded on the device: there are no values at hand.
 impl Slots for &RefCell<Batch> {
-    fn load(&mut self, at: Slot, step: u64, stream: u16, source: &mut Source<'_>) -> Result<Decoded> {
+    fn load(&mut self, at: Slot, step: u64, stream: StreamId, source: &mut Source<'_>) -> Result<Decoded> {
         let batch = &mut *self.borrow_mut();
         batch.make_room()?;
         match at {
@@ -387,7 +388,7 @@ impl Slots for &RefCell<Batch> {
         let from =
             From { x: batch.lane.kept(x), before: batch.lane.kept(before), g, moments: batch.moments() };
         let (mut predicted, mut staged, n) = ((Prediction::PREVIOUS, None), Ok(()), source.chunk.len);
-        source.decode(step, 0, |decoder, dtype, coding, payload| {
+        source.decode(step, StreamId::Iterate, |decoder, dtype, coding, payload| {
             let residual = Residual::read(coding.predictor, dtype, payload, n)?;
             predicted = (residual.prediction, decoder.is_rounding(&residual, n).then_some(0.0));
             staged = batch.lane.predict(batch.lane.kept(out), from, &residual);

@@ -8,6 +8,7 @@ use crate::reduce::cpu::Vectors;
 use crate::reduce::spread::{Off, Sizes, Spread, Widths};
 use crate::reference::Reference;
 use crate::run::format::chunk::Chunk;
+use crate::run::format::vector_id::StreamId;
 use crate::run::read::trajectory::Source;
 use crate::sums::Layout;
 
@@ -28,7 +29,7 @@ pub(crate) struct Along<'a> {
     pub(crate) direction: Direction,
     /// The step, and the stream where it was stored and is there.
     pub(crate) step: u64,
-    pub(crate) stored: Option<u16>,
+    pub(crate) stored: Option<StreamId>,
     pub(crate) vectors: Vectors<'a>,
 }
 
@@ -65,7 +66,7 @@ impl Bounds {
         let n = source.chunk.len;
         for ((step, values), widths) in [(x, &mut self.x), (next, &mut self.next), (later, &mut self.later)] {
             match values {
-                Some(values) => drop(source.widths(step, 0, values, &mut widths[..n])?),
+                Some(values) => drop(source.widths(step, StreamId::Iterate, values, &mut widths[..n])?),
                 None => widths[..n].fill(0.0),
             }
         }

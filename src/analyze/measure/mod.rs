@@ -34,6 +34,7 @@ use crate::cuda::Device;
 use crate::error::{Error, Result};
 use crate::order::Neumaier;
 use crate::run::Run;
+use crate::run::format::vector_id::StreamId;
 use crate::run::read::plan::{plan_windows, plan_windows_at};
 use crate::run::read::window::Window;
 use crate::stream;
@@ -98,7 +99,7 @@ impl Measured {
 
 /// One bit a direction: it was recorded at a step, of which it is known whether a stream `has` a vector
 /// there and whether x_{t+1} is there.
-pub(crate) fn recorded(directions: &[stream::Measured], has: impl Fn(u16) -> bool, next: bool) -> u64 {
+pub(crate) fn recorded(directions: &[stream::Measured], has: impl Fn(StreamId) -> bool, next: bool) -> u64 {
     directions.iter().enumerate().fold(0, |bits, (d, m)| match m.recorded {
         Some(id) if !has(id) => bits,
         None if !next => bits,
@@ -211,7 +212,7 @@ impl Analysis<'_> {
         let measured: Vec<u64> = steps
             .iter()
             .copied()
-            .filter(|&s| window.has(s, 0) && self.recorded(window, s) != 0)
+            .filter(|&s| window.has(s, StreamId::Iterate) && self.recorded(window, s) != 0)
             .filter(|&s| !out.skipped.contains(s))
             .collect();
         let updates = self.linear_updates(&measured);
@@ -224,7 +225,7 @@ impl Analysis<'_> {
             hyperparameters: &self.hyperparameters,
             replay: self.replay().filter(|_| book.checks()),
             updates: &updates,
-            first: self.first.filter(|&s| window.has(s, 0)),
+            first: self.first.filter(|&s| window.has(s, StreamId::Iterate)),
             wants_start: out.start.is_none(),
             sample: self.sample.as_ref(),
             influence: influence.map(|i| (i, i.course.segments_of(walked))),
@@ -276,6 +277,6 @@ impl Analysis<'_> {
 
     /// One bit a direction: it was recorded at this step.
     fn recorded(&self, window: &Window, step: u64) -> u64 {
-        recorded(&self.options.directions, |id| window.has(step, id), window.has(step + 1, 0))
+        recorded(&self.options.directions, |id| window.has(step, id), window.has(step + 1, StreamId::Iterate))
     }
 }

@@ -16,7 +16,8 @@ use crate::optimizer::{Elementwise, Moment};
 use crate::order::{BLOCK, CHUNK};
 use crate::reduce::cpu::own_sums;
 use crate::reduce::response::{Back, back, back_coupled, bridge, inverse, second_and_inverse};
-use crate::run::format::manifest::{GRAD, MOMENTS};
+use crate::run::format::manifest::GRAD;
+use crate::run::format::vector_id::StreamId;
 use crate::run::read::trajectory::{Decoded, Source};
 use crate::sums::{Cells, Layout};
 
@@ -151,7 +152,7 @@ impl Responses {
         } else if let Some(seconds) = &influence.seconds {
             seconds.read((segment.number, chunk), self.running.vectors(n), &mut self.bytes)?
         } else {
-            matches!(source.load(first, MOMENTS[1], self.running.newest(n)), Ok(Decoded::Values))
+            matches!(source.load(first, StreamId::MOMENTS[1], self.running.newest(n)), Ok(Decoded::Values))
         };
         if !known {
             self.noted.extend(segment.steps.clone().map(|_| Noted::Unknown));

@@ -2,6 +2,7 @@
 
 use crate::codec::{NESTEROV, Prediction, Predictor};
 use crate::optimizer::linear::{Sgd, Update};
+use crate::run::format::vector_id::StreamId;
 use crate::run::read::trajectory::Made;
 use crate::stream::{Form, Measured};
 use crate::sums::{Flags, Layout};
@@ -148,7 +149,7 @@ pub(crate) struct Along {
 
 impl Along {
     /// The gradient among the directions that are measured, of which `grad` is the recorded stream.
-    pub(crate) fn find(directions: &[Measured], grad: Option<u16>) -> Option<Along> {
+    pub(crate) fn find(directions: &[Measured], grad: Option<StreamId>) -> Option<Along> {
         let find = |form: Form| directions.iter().position(|m| m.recorded == grad && m.form == form);
         let along = |form: Form| Some(Along { direction: find(form)?, decayed: form == Form::Decayed });
         grad.and_then(|_| along(Form::Stored).or_else(|| along(Form::Decayed)))

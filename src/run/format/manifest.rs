@@ -11,6 +11,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result, Tried};
 use crate::run::directory::MANIFEST;
 use crate::run::directory::beside::was_interrupted;
+use crate::run::format::vector_id::{Moment, StreamId};
 
 /// Version of the run format that this library reads and writes.
 pub const FORMAT_VERSION: u32 = 1;
@@ -18,10 +19,7 @@ pub const FORMAT_VERSION: u32 = 1;
 pub const FORMAT_NAME: &str = "lpa-run";
 /// Name of the stream that holds the gradient as the optimizer receives it.
 pub const GRAD: &str = "grad";
-/// The numbers of the optimizer's own vectors, which go with a keyframe: its momentum and its second
-/// moment before the step. They are float32 whatever the tensor's type.
-pub const MOMENTS: [u16; 2] = [65_534, 65_535];
-/// What the index calls stream 0, the iterate.
+/// What the iterate is called where streams are named.
 pub const ITERATE: &str = "iterate";
 /// Most elements that a run may hold: far above any model, far below what would exhaust memory.
 const MAX_ELEMENTS: u64 = 1 << 40;
@@ -168,12 +166,13 @@ impl Storage {
         *self == Storage::default()
     }
 
-    /// How vectors of a stream (0: the iterates) of a type may be stored; [`Precision::Exact`] where nothing
+    /// How vectors of a stream of a type may be stored; [`Precision::Exact`] where nothing
     /// of that type is lost.
-    pub fn of(self, stream: u16, dtype: DType) -> Precision {
-        let precision = if stream == 0 { self.iterates } else { self.gradients };
+    pub fn of(self, stream: StreamId, dtype: DType) -> Precision {
+        let precision = if stream == StreamId::Iterate { self.iterates } else { self.gradients };
         match (precision, dtype) {
-            (Precision::Int8, _) if stream > 0 => precision,
+            // Multiples of a step are float32 whatever the tensor's type.
+            (Precision::Int8, _) if stream != StreamId::Iterate => precision,
             (_, DType::F32) => precision,
             _ => Precision::Exact,
         }
@@ -374,33 +373,34 @@ impl Manifest {
         self.tensors.iter().map(TensorInfo::elements).sum()
     }
 
-    /// The number by which index records name a stream; 0 is the iterate.
-    pub fn stream_id(&self, name: &str) -> Option<u16> {
+    /// Which vector a name means; `None` where there is no such stream.
+    pub fn stream_id(&self, name: &str) -> Option<StreamId> {
         if name == ITERATE {
-            return Some(0);
+            return Some(StreamId::Iterate);
         }
         let at = self.streams.iter().position(|s| s.name == name)?;
-        u16::try_from(at + 1).ok()
+        u16::try_from(at).ok().map(StreamId::Direction)
     }
 
-    /// The name of a stream by its number.
-    pub fn stream_name(&self, id: u16) -> &str {
-        match id.checked_sub(1) {
-            None => ITERATE,
-            Some(_) if id == MOMENTS[0] => "(moment-1)",
-            Some(_) if id == MOMENTS[1] => "(moment-2)",
-            Some(at) => self.streams.get(usize::from(at)).map_or("unknown", |s| &s.name),
+    /// What a vector is called.
+    pub fn stream_name(&self, id: StreamId) -> &str {
+        match id {
+            StreamId::Iterate => ITERATE,
+            StreamId::Moment(Moment::First) => "(moment-1)",
+            StreamId::Moment(Moment::Second) => "(moment-2)",
+            StreamId::Direction(at) => self.streams.get(usize::from(at)).map_or("unknown", |s| &s.name),
         }
     }
 
-    /// Whether vectors of a stream (0: the iterates) may have lost something.
-    pub fn loses(&self, stream: u16) -> bool {
+    /// Whether vectors of a stream may have lost something.
+    pub fn loses(&self, stream: StreamId) -> bool {
         self.tensors.iter().any(|t| self.storage.of(stream, t.dtype) != Precision::Exact)
     }
 
     /// The type in which a tensor's elements of a stream are stored.
-    pub fn dtype_of(&self, stream: u16, tensor: usize) -> DType {
-        let wide = MOMENTS.contains(&stream) || (stream != 0 && self.storage.gradients == Precision::Int8);
+    pub fn dtype_of(&self, stream: StreamId, tensor: usize) -> DType {
+        let wide =
+            stream.is_moment() || (stream != StreamId::Iterate && self.storage.gradients == Precision::Int8);
         if wide { DType::F32 } else { self.tensors[tensor].dtype }
     }
 }

@@ -6,3 +6,4 @@ pub mod journal;
 pub mod manifest;
 pub(crate) mod record;
 pub mod shard_name;
+pub mod vector_id;

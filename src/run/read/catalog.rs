@@ -9,7 +9,8 @@ use std::ops::{Range, RangeInclusive};
 use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::hash::xxh3_128;
-use crate::run::format::manifest::{GRAD, MOMENTS};
+use crate::run::format::manifest::GRAD;
+use crate::run::format::vector_id::{StreamId, VectorId};
 use crate::run::read::absence::{Absence, AbsenceLog, Absences};
 use crate::run::read::shard::{Shard, check_header};
 use crate::run::{Keyframes, Run, Segment};
@@ -184,13 +185,13 @@ impl Catalog {
         keyframes.add(segment, &shard);
         let grad = run.manifest.stream_id(GRAD);
         let chunks = run.table.of_rank(segment.file.name.rank);
-        for (v, &(step, stream)) in shard.vectors().iter().enumerate() {
+        for (v, &VectorId { step, stream }) in shard.vectors().iter().enumerate() {
             let Some(i) = self.index(step).filter(|_| (segment.first..=segment.last).contains(&step)) else {
                 continue;
             };
-            if stream == 0 {
+            if stream == StreamId::Iterate {
                 self.iterates[i] += 1;
-            } else if stream == MOMENTS[1] {
+            } else if stream == StreamId::MOMENTS[1] {
                 *self.moments.entry(step).or_default() += 1;
             } else if Some(stream) == grad {
                 for (record, &chunk) in shard.records(v).zip(chunks) {

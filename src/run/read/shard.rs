@@ -14,13 +14,17 @@ use crate::error::{Error, Place, Result, Tried};
 use crate::hash::{xxh3_64, xxh3_128};
 use crate::run::format::chunk::ChunkTable;
 use crate::run::format::container::Header;
-use crate::run::format::manifest::{MOMENTS, Manifest, Precision};
+use crate::run::format::manifest::{Manifest, Precision};
 use crate::run::format::record::{PAYLOAD_ALIGN, RECORD, Record};
 use crate::run::format::shard_name::{ShardFile, ShardName};
+use crate::run::format::vector_id::{StreamId, VectorId};
 use crate::run::read::mapped::Source;
 
 /// Value of the metadata key `format`.
 pub const SHARD_FORMAT: &str = "lpa-shard";
+
+/// What is said where the list of vectors is not one that a writer makes.
+const UNLISTED: &str = "its list of vectors is out of order or names unknown ones";
 
 /// The tensor table as a shard carries it: names, types and shapes, in the manifest's order.
 pub fn table_bytes(manifest: &Manifest) -> Vec<u8> {
@@ -54,7 +58,7 @@ pub struct Shard {
     present: Range<usize>,
     scalars: Range<usize>,
     columns: Vec<String>,
-    vectors: Vec<(u64, u16)>,
+    vectors: Vec<VectorId>,
     /// By vector: the step from which it is decoded.
     from: Vec<u64>,
     chunks_per_vector: usize,
@@ -131,7 +135,8 @@ impl Shard {
         check_table(path, &tail[place("table", Dtype::U8)?], manifest)?;
         let columns: Vec<String> = serde_json::from_slice(&tail[place("columns", Dtype::U8)?])
             .map_err(|e| bad(format!("the scalar columns are no list of names ({e})")))?;
-        let (vectors, from) = parse_vectors(&tail[place("vectors", Dtype::I64)?]);
+        let listed = parse_vectors(&tail[place("vectors", Dtype::I64)?], manifest.streams.len());
+        let (vectors, from) = listed.ok_or_else(|| bad(UNLISTED.to_owned()))?;
         let (index, present) = (place("index", Dtype::U8)?, place("present", Dtype::U8)?);
         let scalars = place("scalars", Dtype::F64)?;
         let shard = Shard {
@@ -166,13 +171,12 @@ impl Shard {
             return Err(format!("its scalars are not {steps} steps of {}", self.columns.len()));
         }
         let ordered = self.vectors.windows(2).all(|w| w[0] < w[1]);
-        let known = |(&(step, stream), &from): (&(u64, u16), &u64)| {
-            let stream_is_known = usize::from(stream) <= manifest.streams.len() || MOMENTS.contains(&stream);
-            let from_is_known = if stream == 0 { from <= step } else { from == step };
-            (first..=last).contains(&step) && stream_is_known && from_is_known
+        let known = |(&VectorId { step, stream }, &from): (&VectorId, &u64)| {
+            let from_is_known = if stream == StreamId::Iterate { from <= step } else { from == step };
+            (first..=last).contains(&step) && from_is_known
         };
         if !ordered || !self.vectors.iter().zip(&self.from).all(known) {
-            return Err("its list of vectors is out of order or names unknown ones".to_owned());
+            return Err(UNLISTED.to_owned());
         }
         self.check_keyframes()?;
         let records = self.vectors.len() * self.chunks_per_vector;
@@ -187,22 +191,22 @@ impl Shard {
         for i in 0..records {
             let r = self.record(i).map_err(|what| format!("index record {i}: {what}"))?;
             let stored = !matches!(r.coding.codec, Codec::Zero | Codec::Absent);
-            let (step, stream) = self.vectors[i / self.chunks_per_vector];
-            if stream == 0 && r.coding.codec == Codec::Absent {
+            let VectorId { step, stream } = self.vectors[i / self.chunks_per_vector];
+            if stream == StreamId::Iterate && r.coding.codec == Codec::Absent {
                 return Err(format!("index record {i}: an iterate cannot be absent"));
             }
             let keyframe = self.from[i / self.chunks_per_vector] == step;
             let codec = r.coding.codec;
-            if codec.follows() && (stream != 0 || keyframe) {
+            if codec.follows() && (stream != StreamId::Iterate || keyframe) {
                 return Err(format!("index record {i}: only iterates after a keyframe are predicted"));
             }
-            let direction = stream != 0 && !MOMENTS.contains(&stream);
+            let direction = stream != StreamId::Iterate && !stream.is_moment();
             let dtype = manifest.tensors[table.chunks()[own[i % own.len()]].tensor].dtype;
             let precision = manifest.storage.of(stream, dtype);
             let told = match codec {
                 Codec::Quantized => direction && precision == Precision::Int8,
                 Codec::Rounded => direction && precision == Precision::Bf16,
-                Codec::Delta => stream == 0 && precision == Precision::Int8,
+                Codec::Delta => stream == StreamId::Iterate && precision == Precision::Int8,
                 _ => true,
             };
             if !told {
@@ -229,8 +233,8 @@ impl Shard {
     /// before. What the first one of the shard goes back to is in another.
     fn check_keyframes(&self) -> std::result::Result<(), String> {
         let mut before: Option<(u64, u64)> = None;
-        for (&(step, stream), &from) in self.vectors.iter().zip(&self.from) {
-            if stream != 0 {
+        for (&VectorId { step, stream }, &from) in self.vectors.iter().zip(&self.from) {
+            if stream != StreamId::Iterate {
                 continue;
             }
             let follows = match before {
@@ -261,24 +265,24 @@ impl Shard {
     }
 
     /// The (step, stream) pairs of the vectors that this shard holds, in order.
-    pub fn vectors(&self) -> &[(u64, u16)] {
+    pub fn vectors(&self) -> &[VectorId] {
         &self.vectors
     }
 
     /// The step from which x_step is decoded: its keyframe. `None` where it was not recorded.
     pub fn keyframe(&self, step: u64) -> Option<u64> {
-        self.vectors.binary_search(&(step, 0)).ok().map(|v| self.from[v])
+        self.vectors.binary_search(&VectorId { step, stream: StreamId::Iterate }).ok().map(|v| self.from[v])
     }
 
     /// Whether a vector was recorded.
-    pub fn has(&self, step: u64, stream: u16) -> bool {
-        self.vectors.binary_search(&(step, stream)).is_ok()
+    pub fn has(&self, step: u64, stream: StreamId) -> bool {
+        self.vectors.binary_search(&VectorId { step, stream }).is_ok()
     }
 
     /// How the chunk at `place` among the rank's chunks is stored; `None` where the vector was not
     /// recorded.
-    pub fn coding(&self, step: u64, stream: u16, place: usize) -> Option<Coding> {
-        let vector = self.vectors.binary_search(&(step, stream)).ok()?;
+    pub fn coding(&self, step: u64, stream: StreamId, place: usize) -> Option<Coding> {
+        let vector = self.vectors.binary_search(&VectorId { step, stream }).ok()?;
         Some(self.record(vector * self.chunks_per_vector + place).ok()?.coding)
     }
 
@@ -296,11 +300,11 @@ impl Shard {
     pub fn payload<'a>(
         &'a self,
         step: u64,
-        stream: u16,
+        stream: StreamId,
         place: usize,
         buffer: &'a mut Vec<u8>,
     ) -> Result<Option<Payload<'a>>> {
-        let Ok(vector) = self.vectors.binary_search(&(step, stream)) else {
+        let Ok(vector) = self.vectors.binary_search(&VectorId { step, stream }) else {
             return Ok(None);
         };
         let path = self.file.path.as_path();
@@ -383,15 +387,15 @@ impl Shard {
     }
 }
 
-fn parse_vectors(bytes: &[u8]) -> (Vec<(u64, u16)>, Vec<u64>) {
+/// The vectors of a shard, and from which step each is decoded; `None` where a number means none of `streams`.
+fn parse_vectors(bytes: &[u8], streams: usize) -> Option<(Vec<VectorId>, Vec<u64>)> {
     let (words, _) = bytes.as_chunks::<8>();
     let (rows, _) = words.as_chunks::<3>();
-    // No stream has this number.
-    let stream = |w: &[u8; 8]| u16::try_from(u64::from_le_bytes(*w)).unwrap_or(MOMENTS[0] - 1);
-    let row = |[step, id, from]: &[[u8; 8]; 3]| {
-        ((u64::from_le_bytes(*step), stream(id)), u64::from_le_bytes(*from))
+    let row = |row: &[[u8; 8]; 3]| {
+        let [step, id, from] = row.map(u64::from_le_bytes);
+        Some((VectorId { step, stream: StreamId::from_number(id, streams)? }, from))
     };
-    rows.iter().map(row).unzip()
+    rows.iter().map(row).collect()
 }
 
 /// Compares the shard's tensor table with the manifest's and names the first difference.

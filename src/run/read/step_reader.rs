@@ -13,15 +13,15 @@ use crate::dtype::put_bytes;
 use crate::error::{Error, Place, Result};
 use crate::run::Run;
 use crate::run::format::chunk::Chunk;
-use crate::run::format::manifest::MOMENTS;
+use crate::run::format::vector_id::StreamId;
 use crate::run::read::trajectory::{Source, Trajectory};
 use crate::run::read::window::Window;
 
 /// The elements of one vector that a rank wrote.
 #[derive(Default)]
 pub(crate) struct VectorBytes {
-    /// The number of its stream; 0 for the iterate.
-    pub(crate) stream: u16,
+    /// Which one it is.
+    pub(crate) stream: StreamId,
     bytes: Vec<u8>,
     /// By tensor: where its elements lie; `None` where it is absent.
     tensors: Vec<Option<Range<usize>>>,
@@ -72,7 +72,7 @@ struct Worker<'a> {
 
 impl Worker<'_> {
     /// Decodes its chunks of a vector into `out`.
-    fn decode(&mut self, window: &Window, step: u64, stream: u16, mut out: &mut [u8]) -> Result<()> {
+    fn decode(&mut self, window: &Window, step: u64, stream: StreamId, mut out: &mut [u8]) -> Result<()> {
         self.absent.clear();
         for (chunk, trajectory) in &mut self.chunks {
             let chunk: &Chunk = chunk;
@@ -157,9 +157,9 @@ impl<'a> StepReader<'a> {
         let missing = Error::MissingShard { path, first: step, last: step, rank: self.rank };
         let shard = self.window.shard(step, self.rank).ok_or(missing)?;
         let all = shard.vectors();
-        let from = all.partition_point(|(s, _)| *s < step);
-        let streams = all[from..].iter().take_while(|(s, _)| *s == step).map(|(_, stream)| *stream);
-        let (moments, streams): (Vec<u16>, Vec<u16>) = streams.partition(|s| MOMENTS.contains(s));
+        let from = all.partition_point(|v| v.step < step);
+        let streams = all[from..].iter().take_while(|v| v.step == step).map(|v| v.stream);
+        let (moments, streams): (Vec<StreamId>, Vec<StreamId>) = streams.partition(|s| s.is_moment());
         let value = |name: &String| Some((name.clone(), shard.scalar(step, name)?));
         out.scalars = shard.columns().iter().filter_map(value).collect();
         out.scalars.sort_by(|a, b| a.0.cmp(&b.0));
@@ -200,19 +200,19 @@ impl<'a> StepReader<'a> {
         let mut before = None;
         for ((chunk, _), &absent) in self.workers.iter().flat_map(|w| w.chunks.iter().zip(&w.absent)) {
             let partly = before.is_some_and(|b| b == (chunk.tensor, !absent));
-            if partly && !MOMENTS.contains(&stream) {
+            if partly && !stream.is_moment() {
                 return Err(self.half_absent(step, stream, chunk.tensor));
             }
             before = Some((chunk.tensor, absent));
             // Of moments some chunks may be absent, and are 0 then.
-            if absent && !MOMENTS.contains(&stream) {
+            if absent && !stream.is_moment() {
                 out.tensors[chunk.tensor] = None;
             }
         }
         Ok(())
     }
 
-    fn half_absent(&self, step: u64, stream: u16, tensor: usize) -> Error {
+    fn half_absent(&self, step: u64, stream: StreamId, tensor: usize) -> Error {
         let manifest = &self.run.manifest;
         let path = self.window.shard(step, self.rank).map_or(&self.run.path, |s| &s.file.path);
         let vector = Some((manifest.stream_name(stream).to_owned(), manifest.tensors[tensor].name.clone()));

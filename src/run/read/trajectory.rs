@@ -10,7 +10,8 @@ use crate::error::{Error, Place, Result};
 use crate::order::CHUNK;
 use crate::run::Run;
 use crate::run::format::chunk::Chunk;
-use crate::run::format::manifest::{GRAD, MOMENTS};
+use crate::run::format::manifest::GRAD;
+use crate::run::format::vector_id::StreamId;
 use crate::run::read::window::Window;
 
 /// What became of a vector's chunk.
@@ -45,7 +46,7 @@ impl Source<'_> {
     ///
     /// # Errors
     /// The bytes are not what was written, or cannot be read.
-    pub fn load(&mut self, step: u64, stream: u16, out: &mut [f32]) -> Result<Decoded> {
+    pub fn load(&mut self, step: u64, stream: StreamId, out: &mut [f32]) -> Result<Decoded> {
         self.decode(step, stream, |decoder, dtype, coding, bytes| decoder.decode(dtype, coding, bytes, out))
     }
 
@@ -57,7 +58,7 @@ impl Source<'_> {
     pub fn widths(
         &mut self,
         step: u64,
-        stream: u16,
+        stream: StreamId,
         values: &[f32],
         widths: &mut [f32],
     ) -> Result<Option<f64>> {
@@ -81,7 +82,7 @@ impl Source<'_> {
     pub fn decode(
         &mut self,
         step: u64,
-        stream: u16,
+        stream: StreamId,
         how: impl for<'p> FnOnce(&'p mut Decoder, DType, Coding, &'p [u8]) -> std::result::Result<(), DecodeError>,
     ) -> Result<Decoded> {
         let Some(payload) = self.window.payload(self.run, step, stream, self.chunk, self.file)? else {
@@ -101,7 +102,7 @@ impl Source<'_> {
 
     /// How the chunk of x_step is stored; `None` where it was not recorded.
     pub(crate) fn coding(&self, step: u64) -> Option<Coding> {
-        self.window.shard(step, self.chunk.rank)?.coding(step, 0, self.chunk.place)
+        self.window.shard(step, self.chunk.rank)?.coding(step, StreamId::Iterate, self.chunk.place)
     }
 
     /// The step from which x_step is decoded.
@@ -146,7 +147,7 @@ pub trait Slots {
     ///
     /// # Errors
     /// As [`Source::load`].
-    fn load(&mut self, at: Slot, step: u64, stream: u16, source: &mut Source<'_>) -> Result<Decoded>;
+    fn load(&mut self, at: Slot, step: u64, stream: StreamId, source: &mut Source<'_>) -> Result<Decoded>;
 
     /// Makes the gradient, of `n` elements, zero: no stream of gradients was recorded.
     fn no_gradient(&mut self, n: usize);
@@ -188,7 +189,7 @@ impl Memory {
 }
 
 impl Slots for Memory {
-    fn load(&mut self, at: Slot, step: u64, stream: u16, source: &mut Source<'_>) -> Result<Decoded> {
+    fn load(&mut self, at: Slot, step: u64, stream: StreamId, source: &mut Source<'_>) -> Result<Decoded> {
         let n = source.chunk.len;
         let values = &mut self.slot(at)[..n];
         let decoded = source.load(step, stream, values)?;
@@ -214,7 +215,7 @@ impl Slots for Memory {
         let (momentum, second) = (&mut self.momentum[..n], &mut self.second[..n]);
         let mut past = Past { x, before, g: &self.gradient[..n], momentum, second };
         let mut predicted = Predicted { prediction: Prediction::PREVIOUS, missed: 0.0 };
-        let decoded = source.decode(step, 0, |decoder, dtype, coding, bytes| {
+        let decoded = source.decode(step, StreamId::Iterate, |decoder, dtype, coding, bytes| {
             predicted = decoder.decode_predicted(dtype, coding, bytes, &mut past, &mut values[..n])?;
             Ok(())
         });
@@ -272,11 +273,11 @@ impl Trajectory {
     pub(crate) fn vector<'t>(
         &'t mut self,
         step: u64,
-        stream: u16,
+        stream: StreamId,
         source: &mut Source<'_>,
         buffer: &'t mut [f32],
     ) -> Result<Option<&'t [f32]>> {
-        if stream == 0 {
+        if stream == StreamId::Iterate {
             return self.recorded(step, source).map(Some);
         }
         let values = &mut buffer[..source.chunk.len];
@@ -392,7 +393,7 @@ impl<S: Slots> Trajectory<S> {
         let made = self.decode(step, coding, [previous, before], free, source)?;
         self.made[free] = if step == keyframe { Made::Keyframe } else { made };
         if step == keyframe {
-            for (stream, moment) in MOMENTS.into_iter().zip([Slot::Momentum, Slot::Second]) {
+            for (stream, moment) in StreamId::MOMENTS.into_iter().zip([Slot::Momentum, Slot::Second]) {
                 self.slots.load(moment, step, stream, source)?;
             }
         }
@@ -410,7 +411,10 @@ impl<S: Slots> Trajectory<S> {
         source: &mut Source<'_>,
     ) -> Result<Made> {
         if !coding.codec.follows() {
-            return self.slots.load(Slot::Iterate(out), step, 0, source).map(|_| Made::Otherwise);
+            return self
+                .slots
+                .load(Slot::Iterate(out), step, StreamId::Iterate, source)
+                .map(|_| Made::Otherwise);
         }
         let previous = previous.ok_or_else(|| missing(source, step.saturating_sub(1)))?;
         if coding.predictor != Predictor::Previous {
@@ -438,7 +442,7 @@ impl<S: Slots> Trajectory<S> {
 fn follows_damage(source: &Source<'_>, step: u64, at: u64, why: &str) -> Error {
     let path = source.window.shard(step, source.chunk.rank).map_or(&source.run.path, |s| &s.file.path);
     let name = &source.run.manifest.tensors[source.chunk.tensor].name;
-    let vector = Some((source.run.manifest.stream_name(0).to_owned(), name.clone()));
+    let vector = Some((source.run.manifest.stream_name(StreamId::Iterate).to_owned(), name.clone()));
     let place = Place { step: Some(step), vector, ..Place::default() };
     let what = format!("it is decoded from those before, of which step {at} cannot be read ({why})");
     Error::damaged_at(path, place, what)

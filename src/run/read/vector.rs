@@ -7,6 +7,7 @@ use crate::order::CHUNK;
 use crate::run::Run;
 use crate::run::format::chunk::Chunk;
 use crate::run::format::manifest::ITERATE;
+use crate::run::format::vector_id::StreamId;
 use crate::run::read::trajectory::{Source, Trajectory};
 use crate::run::read::window::Window;
 
@@ -15,7 +16,7 @@ pub struct Vector<'a> {
     run: &'a Run,
     window: Window,
     step: u64,
-    stream: u16,
+    stream: StreamId,
     decoder: Decoder,
     trajectory: Trajectory,
     /// By chunk, where they were given or are to be kept.
@@ -55,8 +56,8 @@ impl<'a> Vector<'a> {
         Ok(Vector { run, window, step, stream: id, decoder, trajectory, held: None, values, file })
     }
 
-    /// The number of its stream; 0 for the iterate.
-    pub fn stream(&self) -> u16 {
+    /// Which one it is.
+    pub fn stream(&self) -> StreamId {
         self.stream
     }
 

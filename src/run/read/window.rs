@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::error::{Error, Place, Result};
 use crate::run::Run;
 use crate::run::format::chunk::Chunk;
-use crate::run::format::manifest::{GRAD, MOMENTS};
+use crate::run::format::manifest::GRAD;
+use crate::run::format::vector_id::{StreamId, VectorId};
 use crate::run::read::plan::WINDOW_BYTES;
 use crate::run::read::shard::{Payload, Shard};
 
@@ -84,15 +85,15 @@ impl Window {
 
     /// Asks for what is about to be read of a large window: chunk number `index` and the one after it, of the
     /// streams that are `wanted`; what iterates are decoded from is wanted anyway.
-    pub fn prefetch_chunk(&self, run: &Run, index: usize, wanted: impl Fn(u16) -> bool) {
+    pub fn prefetch_chunk(&self, run: &Run, index: usize, wanted: impl Fn(StreamId) -> bool) {
         for (chunk, asked) in run.table.chunks().iter().zip(&self.asked).skip(index).take(2) {
             if asked.swap(true, Ordering::Relaxed) {
                 continue;
             }
             let shards = self.ranks.get(chunk.rank as usize).into_iter().flat_map(BTreeMap::values);
             for (_, shard) in shards {
-                for (i, (step, stream)) in shard.vectors().iter().enumerate() {
-                    let decoded = *stream == 0 || MOMENTS.contains(stream);
+                for (i, VectorId { step, stream }) in shard.vectors().iter().enumerate() {
+                    let decoded = *stream == StreamId::Iterate || stream.is_moment();
                     let decoded = decoded || run.manifest.stream_id(GRAD) == Some(*stream);
                     if (decoded || wanted(*stream)) && self.spans.iter().any(|span| span.contains(step)) {
                         shard.prefetch_payload(i, chunk.place);
@@ -148,7 +149,7 @@ impl Window {
     }
 
     /// Whether every rank has recorded this vector.
-    pub fn has(&self, step: u64, stream: u16) -> bool {
+    pub fn has(&self, step: u64, stream: StreamId) -> bool {
         let world = u32::try_from(self.ranks.len()).unwrap_or(0);
         world > 0 && (0..world).all(|r| self.shard(step, r).is_some_and(|s| s.has(step, stream)))
     }
@@ -161,14 +162,14 @@ impl Window {
         &'a self,
         run: &Run,
         step: u64,
-        stream: u16,
+        stream: StreamId,
         chunk: &Chunk,
         buffer: &'a mut Vec<u8>,
     ) -> Result<Option<Payload<'a>>> {
         let Some(shard) = self.shard(step, chunk.rank) else {
             return Ok(None);
         };
-        read_payload(run, shard, (step, stream), chunk, buffer)
+        read_payload(run, shard, VectorId { step, stream }, chunk, buffer)
     }
 
     /// The error for a payload that passed its checksum and yet does not decode.
@@ -176,13 +177,13 @@ impl Window {
         &self,
         run: &Run,
         step: u64,
-        stream: u16,
+        stream: StreamId,
         chunk: &Chunk,
         offset: u64,
         what: &str,
     ) -> Error {
         let path = self.shard(step, chunk.rank).map_or(&run.path, |s| &s.file.path);
-        damaged_vector(run, path, (step, stream), chunk, offset, what)
+        damaged_vector(run, path, VectorId { step, stream }, chunk, offset, what)
     }
 
     /// A scalar of a step, as rank 0 recorded it.
@@ -198,14 +199,14 @@ impl Window {
 pub fn read_payload<'a>(
     run: &Run,
     shard: &'a Shard,
-    (step, stream): (u64, u16),
+    VectorId { step, stream }: VectorId,
     chunk: &Chunk,
     buffer: &'a mut Vec<u8>,
 ) -> Result<Option<Payload<'a>>> {
     shard.payload(step, stream, chunk.place, buffer).map_err(|e| match e {
         Error::Damaged { path, place, what } => {
             let offset = place.offset.unwrap_or(0);
-            damaged_vector(run, &path, (step, stream), chunk, offset, &what)
+            damaged_vector(run, &path, VectorId { step, stream }, chunk, offset, &what)
         }
         other => other,
     })
@@ -215,7 +216,7 @@ pub fn read_payload<'a>(
 pub fn damaged_vector(
     run: &Run,
     path: &Path,
-    (step, stream): (u64, u16),
+    VectorId { step, stream }: VectorId,
     chunk: &Chunk,
     offset: u64,
     what: &str,

@@ -11,6 +11,7 @@ use crate::dtype::{DType, largest};
 use crate::isa::Isa;
 use crate::run::format::chunk::Chunk;
 use crate::run::format::manifest::Manifest;
+use crate::run::format::vector_id::StreamId;
 use crate::run::read::trajectory::Trajectory;
 use crate::run::write::rule::{Rule, predictor, rules};
 use crate::run::write::sample::{Sample, Trial};
@@ -91,8 +92,8 @@ impl Forecast {
         Forecast {
             isa,
             // What loses something does not follow the optimizer closely enough.
-            replay: predictor(manifest).filter(|_| !manifest.loses(0)),
-            lossy: manifest.loses(0),
+            replay: predictor(manifest).filter(|_| !manifest.loses(StreamId::Iterate)),
+            lossy: manifest.loses(StreamId::Iterate),
             places: chunks.iter().map(place).collect(),
             x: Vec::new(),
             before: Vec::new(),

@@ -9,6 +9,7 @@ use crate::error::{Result, Tried};
 use crate::hash::Xxh3;
 use crate::run::Run;
 use crate::run::format::container::{Entry, build_header};
+use crate::run::format::vector_id::StreamId;
 use crate::run::read::trajectory::{Source, Trajectory};
 use crate::run::read::window::Window;
 
@@ -51,7 +52,7 @@ impl Of {
             return Ok(values);
         }
         widths.resize(values.len(), 0.0);
-        source.widths(step, 0, values, widths)?;
+        source.widths(step, StreamId::Iterate, values, widths)?;
         Ok(widths)
     }
 }

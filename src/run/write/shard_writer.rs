@@ -19,6 +19,7 @@ use crate::run::directory::publish::publish_new;
 use crate::run::format::container::{DATA_ALIGN, Entry, build_header};
 use crate::run::format::record::{PAYLOAD_ALIGN, RECORD, Record};
 use crate::run::format::shard_name::ShardName;
+use crate::run::format::vector_id::StreamId;
 use crate::run::read::shard::SHARD_FORMAT;
 use crate::run::upkeep::leftover::TMP;
 
@@ -112,9 +113,9 @@ impl ShardWriter {
 
     /// Starts a vector of the current step, which is decoded from the step `from` on; from its own
     /// where that is `None`.
-    pub(crate) fn start_vector(&mut self, stream: u16, from: Option<u64>) {
+    pub(crate) fn start_vector(&mut self, stream: StreamId, from: Option<u64>) {
         let step = self.first + self.steps - 1;
-        for word in [step, u64::from(stream), from.unwrap_or(step)] {
+        for word in [step, u64::from(stream.number()), from.unwrap_or(step)] {
             self.vectors.extend_from_slice(&word.to_le_bytes());
         }
     }

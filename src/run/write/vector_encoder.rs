@@ -14,7 +14,8 @@ use crate::reduce::Direction;
 use crate::reduce::cpu::{Vectors, direction_sums};
 use crate::run::Run;
 use crate::run::format::chunk::{Chunk, ChunkTable};
-use crate::run::format::manifest::{GRAD, MOMENTS, Manifest, Precision};
+use crate::run::format::manifest::{GRAD, Manifest, Precision};
+use crate::run::format::vector_id::{StreamId, VectorId};
 use crate::run::write::forecast::Forecast;
 use crate::run::write::resume::restore;
 use crate::run::write::shard_writer::ShardWriter;
@@ -59,7 +60,7 @@ pub(crate) struct VectorEncoder {
     /// By chunk: its number in the run.
     numbers: Vec<u32>,
     seed: u64,
-    grad: Option<u16>,
+    grad: Option<StreamId>,
     payload: Vec<u8>,
     values: Vec<f32>,
     decoded: Vec<f32>,
@@ -115,14 +116,14 @@ impl VectorEncoder {
     pub(crate) fn step(
         &mut self,
         (manifest, run, step): (&Manifest, &Path, u64),
-        vectors: &[(u16, &Elements<'_>)],
+        vectors: &[(StreamId, &Elements<'_>)],
         given: &Step<'_>,
         shard: &mut ShardWriter,
     ) -> Result<()> {
         let mut moments = 0;
         for (id, elements) in vectors {
             let role = match id {
-                0 => Role::Iterate,
+                StreamId::Iterate => Role::Iterate,
                 _ if Some(*id) == self.grad => Role::Gradient,
                 _ => Role::Other,
             };
@@ -132,7 +133,7 @@ impl VectorEncoder {
                 self.take_moments(manifest, given.moments);
             }
             shard.start_vector(*id, keyframe);
-            self.vector((manifest, run), (step, *id), elements, role, shard)?;
+            self.vector((manifest, run), VectorId { step, stream: *id }, elements, role, shard)?;
             if let Some(forecast) = self.forecast.as_mut().filter(|_| role == Role::Iterate) {
                 forecast.end();
                 moments = forecast.stored_moments();
@@ -141,7 +142,7 @@ impl VectorEncoder {
         if let Some(forecast) = &mut self.forecast {
             forecast.scalars(manifest, given.scalars);
         }
-        for (which, stream) in MOMENTS.into_iter().enumerate().take(moments) {
+        for (which, stream) in StreamId::MOMENTS.into_iter().enumerate().take(moments) {
             shard.start_vector(stream, None);
             self.moment(which, run, shard)?;
         }
@@ -151,7 +152,7 @@ impl VectorEncoder {
     fn vector(
         &mut self,
         (manifest, run): (&Manifest, &Path),
-        (step, stream): (u64, u16),
+        VectorId { step, stream }: VectorId,
         elements: &Elements<'_>,
         role: Role,
         shard: &mut ShardWriter,
@@ -172,7 +173,7 @@ impl VectorEncoder {
             let end = begin + chunk.len * dtype.size();
             at[chunk.tensor] = end;
             let bytes = &bytes[begin..end];
-            let noise = Noise { seed: self.seed, step, stream, chunk: self.numbers[place] };
+            let noise = Noise { seed: self.seed, step, stream: stream.number(), chunk: self.numbers[place] };
             let precision = manifest.storage.of(stream, dtype);
             let mut coding = None;
             match (&mut forecast, role) {

@@ -25,6 +25,7 @@ use crate::run::format::journal;
 use crate::run::format::journal::{Event, Journal};
 use crate::run::format::manifest::Manifest;
 use crate::run::format::shard_name::MAX_SHARD_STEPS;
+use crate::run::format::vector_id::StreamId;
 use crate::run::read::shard::table_bytes;
 use crate::run::upkeep::hold::{MOST_TRIES, PATIENCE, is_named, wait_for_lock};
 use crate::run::upkeep::leftover::TMP;
@@ -277,11 +278,11 @@ impl Writer {
                 let what = "an iterate has every tensor; only streams can be absent".to_owned();
                 return Err(write_error(&self.identity.run, what));
             }
-            vectors.push((0, elements));
+            vectors.push((StreamId::Iterate, elements));
         }
         for (name, elements) in step.streams {
             match self.manifest.stream_id(name) {
-                Some(id) if id > 0 => vectors.push((id, *elements)),
+                Some(id) if id.is_direction() => vectors.push((id, *elements)),
                 _ => {
                     let what = format!("the manifest has no stream '{name}'");
                     return Err(write_error(&self.identity.run, what));
@@ -333,7 +334,7 @@ impl Writer {
         Err(write_error(&self.identity.run, what))
     }
 
-    fn append(&mut self, vectors: &[(u16, &Elements<'_>)], step: &Step<'_>) -> Result<()> {
+    fn append(&mut self, vectors: &[(StreamId, &Elements<'_>)], step: &Step<'_>) -> Result<()> {
         let _exact = Exact::new();
         let (mut shard, since) = match self.shard.take() {
             Some(open) => open,
@@ -508,7 +509,7 @@ pub(crate) fn write_error(run: &Path, what: String) -> Error {
 
 /// Checks that a run can be recorded so.
 fn check_options(run: &Path, manifest: &Manifest, options: WriterOptions) -> Result<()> {
-    if manifest.loses(0) && !options.predict {
+    if manifest.loses(StreamId::Iterate) && !options.predict {
         let what = "int8 iterates are differences to the one before, which needs predict";
         return Err(write_error(run, what.to_owned()));
     }
