@@ -222,9 +222,10 @@ pub fn from_run(run: &Run, steps: u64) -> Result<Estimate> {
         for (v, &VectorId { step, stream }) in shard.vectors().iter().enumerate() {
             let size = |r: Record| RECORD as u64 + u64::from(r.len).next_multiple_of(PAYLOAD_ALIGN);
             let bytes: u64 = shard.records(v).map(size).sum();
-            let whole = shard.records(v).all(|r| !r.coding.codec.follows());
-            let replayed =
-                shard.records(v).any(|r| matches!(r.coding.predictor, Predictor::Sgd | Predictor::Adam));
+            let whole = shard.records(v).all(|r| !r.coding.follows());
+            let replayed = shard
+                .records(v)
+                .any(|r| matches!(r.coding.predictor(), Some(Predictor::Sgd | Predictor::Adam)));
             sums.add(stream, bytes, whole && shard.keyframe(step) == Some(step), replayed);
         }
         let file = std::fs::metadata(&segment.file.path).tried("read", &segment.file.path)?.len();

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::codec::{Codec, Coding, DecodeError, Decoder};
+use crate::codec::{Coding, DecodeError, Decoder};
 use crate::error::{Error, Result};
 use crate::reference::check_final;
 use crate::run::format::vector_id::{StreamId, VectorId};
@@ -66,9 +66,9 @@ fn check_vector(run: &Run, shard: &Shard, step: u64, stream: StreamId, decoder: 
         let dtype = run.manifest.dtype_of(stream, chunk.tensor);
         let (coding, bytes) = (payload.coding, payload.bytes);
         out.resize(chunk.len, 0.0);
-        let decodes = match coding.codec {
-            Codec::Absent => continue,
-            codec if codec.follows() => decoder.check_predicted(dtype, coding, bytes, chunk.len),
+        let decodes = match coding {
+            Coding::Absent => continue,
+            _ if coding.follows() => decoder.check_predicted(dtype, coding, bytes, chunk.len),
             _ => decoder.decode(dtype, coding, bytes, &mut out),
         };
         let honest = || honest_squares(coding, bytes, &out);
@@ -89,7 +89,7 @@ fn check_vector(run: &Run, shard: &Shard, step: u64, stream: StreamId, decoder: 
 /// Whether the sum of squares that a lossy payload states can be that of what it was made from.
 fn honest_squares(coding: Coding, payload: &[u8], values: &[f32]) -> std::result::Result<(), DecodeError> {
     // What is predicted was not decoded.
-    if !coding.codec.is_lossy() || coding.codec.follows() {
+    if !coding.is_lossy() || coding.follows() {
         return Ok(());
     }
     let mut widths = vec![0.0; values.len()];

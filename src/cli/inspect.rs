@@ -72,7 +72,7 @@ fn survey(run: &Run) -> Result<Survey> {
                 stored.steps.insert(*step);
                 for record in shard.records(i) {
                     stored.bytes += u64::from(record.len);
-                    *stored.codecs.entry(record.coding.codec).or_default() += 1;
+                    *stored.codecs.entry(record.coding.codec()).or_default() += 1;
                 }
             }
         }

@@ -6,7 +6,7 @@ use crate::codec::planes::{bitmap_len, kept_elements, merge16, merge32};
 use crate::codec::predict::{Past, Prediction, predict};
 use crate::codec::quantized::{BLOCK, NO_LEVEL, TOO_LARGE, blocks, dequantize, level_count, step_value};
 use crate::codec::residual::Residual;
-use crate::codec::{Codec, Coding, DecodeError};
+use crate::codec::{Coding, DecodeError, Exponents, Plane};
 use crate::dtype::{DType, values, widen};
 use crate::float_environment::Exact;
 use crate::isa::Isa;
@@ -119,12 +119,16 @@ impl Decoder {
         out: &mut [f32],
     ) -> Result<Predicted, DecodeError> {
         let _exact = Exact::new();
-        if coding.codec == Codec::Delta {
-            let levels = Levels::read(coding, payload, out.len())?;
-            self.multiples(&levels, past.x, out)?;
-            return Ok(Predicted { prediction: Prediction::PREVIOUS, missed: 0.0 });
-        }
-        let residual = Residual::read(coding.predictor, dtype, payload, out.len())?;
+        let predictor = match coding {
+            Coding::Delta(plane) => {
+                let levels = Levels::read("delta", None, plane, payload, out.len())?;
+                self.multiples(&levels, past.x, out)?;
+                return Ok(Predicted { prediction: Prediction::PREVIOUS, missed: 0.0 });
+            }
+            Coding::Residual(predictor) => predictor,
+            _ => return Err(DecodeError::NotPredicted),
+        };
+        let residual = Residual::read(predictor, dtype, payload, out.len())?;
         predict(self.isa, &residual.prediction, past, out);
         let missed = residual.correct(self.isa, dtype, &mut self.exponent, &mut self.distances, out);
         Ok(Predicted { prediction: residual.prediction, missed })
@@ -147,11 +151,11 @@ impl Decoder {
         payload: &[u8],
         n: usize,
     ) -> Result<(), DecodeError> {
-        if coding.codec == Codec::Delta {
-            let levels = Levels::read(coding, payload, n)?;
-            return self.levels(&levels);
+        match coding {
+            Coding::Delta(plane) => self.levels(&Levels::read("delta", None, plane, payload, n)?),
+            Coding::Residual(predictor) => Residual::read(predictor, dtype, payload, n).map(drop),
+            _ => Err(DecodeError::NotPredicted),
         }
-        Residual::read(coding.predictor, dtype, payload, n).map(drop)
     }
 
     /// Fills `widths` with how far apart the two values are of which one was stored at random, at most:
@@ -167,10 +171,10 @@ impl Decoder {
         widths: &mut [f32],
     ) -> Result<Option<f64>, DecodeError> {
         let _exact = Exact::new();
-        match coding.codec {
-            Codec::Quantized | Codec::Delta => {
-                let levels = Levels::read(coding, payload, values.len())?;
-                let delta = coding.codec == Codec::Delta;
+        match coding {
+            Coding::Quantized(_) | Coding::Delta(_) => {
+                let levels = Levels::of(coding, payload, values.len())?;
+                let delta = matches!(coding, Coding::Delta(_));
                 let blocks = values.chunks(BLOCK).zip(widths.chunks_mut(BLOCK));
                 for (step, (values, widths)) in levels.steps.iter().zip(blocks) {
                     let step = step_value(u16::from_le_bytes(*step));
@@ -186,7 +190,7 @@ impl Decoder {
                 }
                 Ok(levels.g2)
             }
-            Codec::Rounded => {
+            Coding::Rounded { .. } => {
                 for (width, value) in widths.iter_mut().zip(values) {
                     // The distance between bfloat16 neighbours, also of the smallest.
                     *width = value.abs() * 2.0f32.powi(-7) + step_value(1);
@@ -209,7 +213,7 @@ impl Decoder {
 
     /// Decompresses multiples into `self.exponent`.
     fn levels(&mut self, levels: &Levels<'_>) -> Result<(), DecodeError> {
-        self.expand(levels.packed, levels.frame, levels.count)?;
+        self.expand(levels.how, levels.frame, levels.count)?;
         if self.exponent[..levels.count].contains(&NO_LEVEL) {
             return Err(DecodeError::Plane("a multiple of -128".to_owned()));
         }
@@ -217,25 +221,25 @@ impl Decoder {
     }
 
     fn decode32(&mut self, coding: Coding, payload: &[u8], out: &mut [f32]) -> Result<(), DecodeError> {
-        match coding.codec {
-            Codec::Raw => {
+        match coding {
+            Coding::Raw => {
                 expect_len("raw", payload, out.len() * 4)?;
                 values(DType::F32, payload, out);
             }
-            Codec::Zero => {
+            Coding::Zero => {
                 expect_len("zero", payload, 0)?;
                 out.fill(0.0);
             }
-            Codec::Absent => return Err(DecodeError::Absent),
-            Codec::Residual | Codec::Delta => return Err(DecodeError::Predicted),
-            Codec::Quantized => {
-                let levels = Levels::read(coding, payload, out.len())?;
+            Coding::Absent => return Err(DecodeError::Absent),
+            Coding::Residual(_) | Coding::Delta(_) => return Err(DecodeError::Predicted),
+            Coding::Quantized(_) => {
+                let levels = Levels::of(coding, payload, out.len())?;
                 self.multiples(&levels, &ZEROS, out)?;
             }
-            Codec::Rounded => {
+            Coding::Rounded { exponents, zero_blocks } => {
                 let mut words = std::mem::take(&mut self.words);
                 words.resize(out.len(), 0);
-                let cut = self.cut(DType::BF16, out.len(), coding, g2_of(payload)?.1);
+                let cut = self.cut(DType::BF16, out.len(), (exponents, zero_blocks), g2_of(payload)?.1);
                 let merged = cut.map(|cut| {
                     let exponent = &self.exponent[..cut.high.len()];
                     merge16(self.isa, false, exponent, cut.high, cut.bitmap, &mut words);
@@ -244,8 +248,8 @@ impl Decoder {
                 self.words = words;
                 merged?;
             }
-            Codec::Planes | Codec::Packed => {
-                let cut = self.cut(DType::F32, out.len(), coding, payload)?;
+            Coding::Planes { exponents, zero_blocks } => {
+                let cut = self.cut(DType::F32, out.len(), (exponents, zero_blocks), payload)?;
                 let exponent = &self.exponent[..cut.high.len()];
                 merge32(self.isa, exponent, cut.high, cut.low, cut.bitmap, out);
             }
@@ -260,24 +264,26 @@ impl Decoder {
         payload: &[u8],
         out: &mut [u16],
     ) -> Result<(), DecodeError> {
-        match coding.codec {
-            Codec::Raw => {
+        match coding {
+            Coding::Raw => {
                 expect_len("raw", payload, out.len() * 2)?;
                 for (o, word) in out.iter_mut().zip(payload.as_chunks::<2>().0) {
                     *o = u16::from_le_bytes(*word);
                 }
             }
-            Codec::Zero => {
+            Coding::Zero => {
                 expect_len("zero", payload, 0)?;
                 out.fill(0);
             }
-            Codec::Absent => return Err(DecodeError::Absent),
-            Codec::Residual | Codec::Delta => return Err(DecodeError::Predicted),
-            Codec::Quantized | Codec::Rounded => return Err(DecodeError::Packed("it is float32's")),
-            Codec::Planes | Codec::Packed => {
-                let cut = self.cut(dtype, out.len(), coding, payload)?;
+            Coding::Absent => return Err(DecodeError::Absent),
+            Coding::Residual(_) | Coding::Delta(_) => return Err(DecodeError::Predicted),
+            Coding::Quantized(_) | Coding::Rounded { .. } => {
+                return Err(DecodeError::Packed("it is float32's"));
+            }
+            Coding::Planes { exponents, zero_blocks } => {
+                let cut = self.cut(dtype, out.len(), (exponents, zero_blocks), payload)?;
                 let exponent = &self.exponent[..cut.high.len()];
-                let bytes = dtype == DType::F16 && coding.codec == Codec::Planes;
+                let bytes = dtype == DType::F16 && exponents.how == Exponents::Huffman;
                 merge16(self.isa, bytes, exponent, cut.high, cut.bitmap, out);
             }
         }
@@ -295,15 +301,16 @@ impl Decoder {
         payload: &'p [u8],
         n: usize,
     ) -> Result<Parts<'p>, DecodeError> {
-        match coding.codec {
-            Codec::Zero => expect_len("zero", payload, 0).map(|()| Parts::Zero),
-            Codec::Planes | Codec::Packed => {
-                let (cut, kept, frame) = split(DType::F32, n, coding, payload)?;
-                let exponents = if coding.packed || coding.codec == Codec::Packed {
-                    Bytes::Packed(whole(frame, kept)?)
-                } else {
-                    self.expand(false, frame, kept)?;
-                    Bytes::Plain(&self.exponent[..kept])
+        match coding {
+            Coding::Zero => expect_len("zero", payload, 0).map(|()| Parts::Zero),
+            Coding::Planes { exponents, zero_blocks } => {
+                let (cut, kept, frame) = split(DType::F32, n, (exponents, zero_blocks), payload)?;
+                let exponents = match exponents.how {
+                    Exponents::Packed => Bytes::Packed(whole(frame, kept)?),
+                    Exponents::Huffman => {
+                        self.expand(Exponents::Huffman, frame, kept)?;
+                        Bytes::Plain(&self.exponent[..kept])
+                    }
                 };
                 Ok(Parts::Planes { low: cut.low, high: cut.high, bitmap: cut.bitmap, exponents })
             }
@@ -316,18 +323,18 @@ impl Decoder {
         &mut self,
         dtype: DType,
         n: usize,
-        coding: Coding,
+        (exponents, zero_blocks): (Plane, bool),
         payload: &'p [u8],
     ) -> Result<Cut<'p>, DecodeError> {
-        let (cut, kept, frame) = split(dtype, n, coding, payload)?;
-        self.expand(coding.packed || coding.codec == Codec::Packed, frame, kept)?;
+        let (cut, kept, frame) = split(dtype, n, (exponents, zero_blocks), payload)?;
+        self.expand(exponents.how, frame, kept)?;
         Ok(cut)
     }
 
     /// Decompresses a plane of `len` bytes, at most 65,536, into `self.exponent`.
-    fn expand(&mut self, packed: bool, frame: &[u8], len: usize) -> Result<(), DecodeError> {
+    fn expand(&mut self, how: Exponents, frame: &[u8], len: usize) -> Result<(), DecodeError> {
         let out = &mut self.exponent[..len];
-        if packed {
+        if how == Exponents::Packed {
             whole(frame, len)?.unpack(self.isa, out);
             return Ok(());
         }
@@ -344,16 +351,16 @@ impl Decoder {
 fn split(
     dtype: DType,
     n: usize,
-    coding: Coding,
+    (exponents, zero_blocks): (Plane, bool),
     payload: &[u8],
 ) -> Result<(Cut<'_>, usize, &[u8]), DecodeError> {
-    let bitmap_len = if coding.zero_blocks { bitmap_len(n) } else { 0 };
+    let bitmap_len = if zero_blocks { bitmap_len(n) } else { 0 };
     let short = |expected| DecodeError::Length { codec: "planes", found: payload.len(), expected };
     let split = payload.len().checked_sub(bitmap_len).ok_or_else(|| short(bitmap_len))?;
     let (body, bitmap) = payload.split_at(split);
-    let kept = if coding.zero_blocks { kept_elements(bitmap, n).ok_or(DecodeError::Bitmap)? } else { n };
+    let kept = if zero_blocks { kept_elements(bitmap, n).ok_or(DecodeError::Bitmap)? } else { n };
     let raw_len = kept * (dtype.size() - 1);
-    let expected = raw_len + coding.plane_len as usize;
+    let expected = raw_len + exponents.len as usize;
     if body.len() != expected || kept > CHUNK {
         return Err(short(expected + bitmap_len));
     }
@@ -375,21 +382,35 @@ struct Levels<'a> {
     g2: Option<f64>,
     steps: &'a [[u8; 2]],
     frame: &'a [u8],
-    packed: bool,
+    how: Exponents,
     /// Multiples that are stored.
     count: usize,
 }
 
 impl<'a> Levels<'a> {
-    /// Cuts a payload of `n` elements, at most 65,536.
-    fn read(coding: Coding, payload: &'a [u8], n: usize) -> Result<Levels<'a>, DecodeError> {
-        let (g2, rest) = match coding.codec {
-            Codec::Quantized => g2_of(payload).map(|(g2, rest)| (Some(g2), rest))?,
-            _ => (None, payload),
-        };
-        let expected = 2 * blocks(n) + coding.plane_len as usize;
+    /// Cuts the payload of what is stored in multiples.
+    fn of(coding: Coding, payload: &'a [u8], n: usize) -> Result<Levels<'a>, DecodeError> {
+        match coding {
+            Coding::Quantized(plane) => {
+                let (g2, rest) = g2_of(payload)?;
+                Levels::read("quantized", Some(g2), plane, rest, n)
+            }
+            Coding::Delta(plane) => Levels::read("delta", None, plane, payload, n),
+            _ => Err(DecodeError::NotPredicted),
+        }
+    }
+
+    /// Cuts steps and multiples of `n` elements, at most 65,536.
+    fn read(
+        codec: &'static str,
+        g2: Option<f64>,
+        plane: Plane,
+        rest: &'a [u8],
+        n: usize,
+    ) -> Result<Levels<'a>, DecodeError> {
+        let expected = 2 * blocks(n) + plane.len as usize;
         if rest.len() != expected || n > CHUNK {
-            return Err(DecodeError::Length { codec: coding.codec.name(), found: rest.len(), expected });
+            return Err(DecodeError::Length { codec, found: rest.len(), expected });
         }
         let (steps, frame) = rest.split_at(2 * blocks(n));
         let steps = steps.as_chunks::<2>().0;
@@ -398,7 +419,7 @@ impl<'a> Levels<'a> {
             return Err(DecodeError::Bound(f64::from(step_value(bad))));
         }
         let count = level_count(steps, n);
-        Ok(Levels { g2, steps, frame, packed: coding.packed, count })
+        Ok(Levels { g2, steps, frame, how: plane.how, count })
     }
 }
 

@@ -7,7 +7,7 @@ use crate::codec::planes::{bitmap_len, is_kept, kept_elements, split16, split32}
 use crate::codec::predict::Prediction;
 use crate::codec::quantized::{halve, quantize, steps};
 use crate::codec::residual;
-use crate::codec::{Codec, Coding, Exponents, Noise, Predictor, ZERO_BLOCK};
+use crate::codec::{Coding, Exponents, Noise, Plane, ZERO_BLOCK};
 use crate::dtype::{DType, push_bytes};
 use crate::isa::Isa;
 use crate::order::CHUNK;
@@ -81,7 +81,7 @@ impl Encoder {
         self.distances.resize(values.len(), 0);
         residual::distances(self.isa, dtype, values, predicted, &mut self.distances);
         residual::encode(self.isa, prediction, &self.distances, &mut self.bytes, out);
-        Coding { predictor: prediction.predictor, ..Coding::plain(Codec::Residual) }
+        Coding::Residual(prediction.predictor)
     }
 
     /// Bits that the residual of `values` takes, about.
@@ -97,22 +97,18 @@ impl Encoder {
     /// zstd failed, which for input of this size means that memory ran out.
     pub fn encode(&mut self, dtype: DType, elements: &[u8], out: &mut Vec<u8>) -> std::io::Result<Coding> {
         if elements.iter().all(|&b| b == 0) {
-            return Ok(Coding::plain(Codec::Zero));
+            return Ok(Coding::Zero);
         }
         let zero_blocks = self.mark_blocks(dtype, elements);
         self.split(dtype, elements, zero_blocks);
-        let plane_len = self.compress()?;
+        let exponents = self.compress()?;
         let bitmap = if zero_blocks { self.bitmap.len() } else { 0 };
         if self.low.len() + self.high.len() + self.frame.len() + bitmap >= elements.len() {
             out.extend_from_slice(elements);
-            return Ok(Coding::plain(Codec::Raw));
+            return Ok(Coding::Raw);
         }
         self.put_planes(zero_blocks, out);
-        let codec = match self.exponents {
-            Exponents::Huffman => Codec::Planes,
-            Exponents::Packed => Codec::Packed,
-        };
-        Ok(Coding { zero_blocks, plane_len, ..Coding::plain(codec) })
+        Ok(Coding::Planes { exponents, zero_blocks })
     }
 
     /// Appends the payload of a chunk in multiples of a step, with `g2`, the sum of its squares. `None`
@@ -129,11 +125,11 @@ impl Encoder {
         let before = &ZEROS[..lossy.values.len()];
         let start = out.len();
         out.extend_from_slice(&g2.to_le_bytes());
-        let coding = self.multiples(lossy, before, Codec::Quantized, out)?;
-        if coding.is_none() {
+        let plane = self.multiples(lossy, before, out)?;
+        if plane.is_none() {
             out.truncate(start);
         }
-        Ok(coding)
+        Ok(plane.map(Coding::Quantized))
     }
 
     /// The same of the distance to `before`, the iterate before as a reader sees it.
@@ -146,27 +142,25 @@ impl Encoder {
         before: &[f32],
         out: &mut Vec<u8>,
     ) -> std::io::Result<Option<Coding>> {
-        let coding = self.multiples(lossy, before, Codec::Delta, out)?;
-        Ok(coding.map(|c| Coding { predictor: Predictor::Previous, ..c }))
+        Ok(self.multiples(lossy, before, out)?.map(Coding::Delta))
     }
 
     fn multiples(
         &mut self,
         lossy: Lossy<'_>,
         before: &[f32],
-        codec: Codec,
         out: &mut Vec<u8>,
-    ) -> std::io::Result<Option<Coding>> {
+    ) -> std::io::Result<Option<Plane>> {
         if !steps(self.isa, lossy.values, before, &mut self.steps) {
             return Ok(None);
         }
         self.draw(&lossy);
         let Lossy { values, decoded, .. } = lossy;
         quantize(self.isa, &self.steps, values, before, &self.random, &mut self.exponent, decoded);
-        let plane_len = self.compress()?;
+        let plane = self.compress()?;
         out.extend(self.steps.iter().flat_map(|s| s.to_le_bytes()));
         out.extend_from_slice(&self.frame);
-        Ok(Some(Coding { packed: self.exponents == Exponents::Packed, plane_len, ..Coding::plain(codec) }))
+        Ok(Some(plane))
     }
 
     /// Appends the payload of a binary32 chunk rounded to bfloat16, with `g2`, the sum of its squares.
@@ -190,11 +184,10 @@ impl Encoder {
         let zero_blocks = self.mark_blocks(DType::BF16, &elements);
         self.split(DType::BF16, &elements, zero_blocks);
         self.bytes = elements;
-        let plane_len = self.compress()?;
+        let exponents = self.compress()?;
         out.extend_from_slice(&g2.to_le_bytes());
         self.put_planes(zero_blocks, out);
-        let packed = self.exponents == Exponents::Packed;
-        Ok(Some(Coding { zero_blocks, packed, plane_len, ..Coding::plain(Codec::Rounded) }))
+        Ok(Some(Coding::Rounded { exponents, zero_blocks }))
     }
 
     /// Draws the random numbers of a chunk.
@@ -203,8 +196,8 @@ impl Encoder {
         lossy.noise.fill(self.isa, &mut self.random);
     }
 
-    /// Compresses the plane in `self.exponent` into `self.frame`; returns the frame's length.
-    fn compress(&mut self) -> std::io::Result<u32> {
+    /// Compresses the plane in `self.exponent` into `self.frame`.
+    fn compress(&mut self) -> std::io::Result<Plane> {
         self.frame.clear();
         match self.exponents {
             Exponents::Huffman => {
@@ -215,7 +208,8 @@ impl Encoder {
             Exponents::Packed => pack(self.isa, &self.exponent, &mut self.frame),
         }
         // A plane has at most 65,536 bytes, so the frame's length fits.
-        u32::try_from(self.frame.len()).map_err(std::io::Error::other)
+        let len = u32::try_from(self.frame.len()).map_err(std::io::Error::other)?;
+        Ok(Plane { how: self.exponents, len })
     }
 
     /// Appends the planes as they lie in a payload.

@@ -10,8 +10,6 @@ use crate::isa::multi_isa;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u16)]
 pub enum Predictor {
-    /// Not at all.
-    None = 0,
     /// As the iterate before.
     Previous = 1,
     /// A fitted combination of the step before, the iterate and the gradient.
@@ -25,7 +23,7 @@ pub enum Predictor {
 impl Predictor {
     /// The predictor with this id in an index record.
     pub fn from_id(id: u16) -> Option<Predictor> {
-        [Predictor::None, Predictor::Previous, Predictor::Linear, Predictor::Sgd, Predictor::Adam]
+        [Predictor::Previous, Predictor::Linear, Predictor::Sgd, Predictor::Adam]
             .into_iter()
             .find(|p| p.id() == id)
     }
@@ -38,7 +36,6 @@ impl Predictor {
     /// The name that `lpa inspect` shows.
     pub const fn name(self) -> &'static str {
         match self {
-            Predictor::None => "none",
             Predictor::Previous => "previous",
             Predictor::Linear => "linear",
             Predictor::Sgd => "sgd",
@@ -49,7 +46,7 @@ impl Predictor {
     /// How many coefficients it has.
     pub const fn coefficients(self) -> usize {
         match self {
-            Predictor::None | Predictor::Previous => 0,
+            Predictor::Previous => 0,
             Predictor::Linear => 3,
             Predictor::Sgd => 5,
             Predictor::Adam => 8,
@@ -59,7 +56,7 @@ impl Predictor {
     /// Flags that it knows.
     pub const fn flags(self) -> u8 {
         match self {
-            Predictor::None | Predictor::Previous | Predictor::Linear => 0,
+            Predictor::Previous | Predictor::Linear => 0,
             Predictor::Sgd => NESTEROV | FUSED,
             Predictor::Adam => COUPLED,
         }
@@ -68,7 +65,7 @@ impl Predictor {
     /// How many vectors of the optimizer's own it goes on with: the momentum, the second moment.
     pub const fn moments(self) -> usize {
         match self {
-            Predictor::None | Predictor::Previous | Predictor::Linear => 0,
+            Predictor::Previous | Predictor::Linear => 0,
             Predictor::Sgd => 1,
             Predictor::Adam => 2,
         }
@@ -201,7 +198,7 @@ pub fn predict(isa: crate::isa::Isa, prediction: &Prediction, past: &mut Past<'_
     let c = prediction.coefficients;
     let has = |flag| prediction.flags & flag != 0;
     match prediction.predictor {
-        Predictor::None | Predictor::Previous => out.copy_from_slice(&past.x[..out.len()]),
+        Predictor::Previous => out.copy_from_slice(&past.x[..out.len()]),
         Predictor::Linear => linear(isa, c, past, out),
         Predictor::Sgd => match (has(NESTEROV), has(FUSED)) {
             (false, false) => sgd(isa, c, past, out),

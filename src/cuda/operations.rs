@@ -250,10 +250,6 @@ impl Work {
             *place = self.packed(device, packed, n)?;
         }
         let prediction = &residual.prediction;
-        let rule = match prediction.predictor {
-            Predictor::None => Predictor::Previous,
-            other => other,
-        };
         let joins = self
             .list
             .last()
@@ -261,7 +257,8 @@ impl Work {
         let joined = if joins { self.list.pop() } else { None };
         let step = joined.unwrap_or_else(|| {
             // Where the rule does not look at it, it is whatever was decoded last.
-            let (gradient, g) = if rule == Predictor::Previous { (NONE, NOWHERE) } else { (PLACE, from.g) };
+            let (gradient, g) =
+                if prediction.predictor == Predictor::Previous { (NONE, NOWHERE) } else { (PLACE, from.g) };
             Operation { gradient, g, ..Operation::new(STEP) }
         });
         if step.gradient == PLACE {
@@ -270,7 +267,7 @@ impl Work {
         if self.held != from.x {
             self.need(from.x);
         }
-        if rule == Predictor::Linear && from.before != from.x {
+        if prediction.predictor == Predictor::Linear && from.before != from.x {
             self.need(from.before);
         }
         self.held = to;
@@ -282,7 +279,7 @@ impl Work {
             before: from.before,
             momentum,
             second,
-            rule: u32::from(rule.id()),
+            rule: u32::from(prediction.predictor.id()),
             flags: u32::from(prediction.flags),
             plane_count: wide(residual.planes.len()),
             planes,

@@ -107,7 +107,7 @@ fn codecs(path: &Path) -> BTreeMap<Codec, usize> {
     for segment in (0..run.manifest.world).flat_map(|rank| run.segments(rank)) {
         let shard = run.open_shard(&segment.file).unwrap();
         for record in (0..shard.vectors().len()).flat_map(|v| shard.records(v)) {
-            *all.entry(record.coding.codec).or_insert(0) += 1;
+            *all.entry(record.coding.codec()).or_insert(0) += 1;
         }
     }
     all

@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use crate::codec::{Parts, Prediction, Residual};
+use crate::codec::{Coding, DecodeError, Parts, Prediction, Residual};
 use crate::cuda::{Device, From, Lane, Plan, Resident, Term};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -389,7 +389,8 @@ impl Slots for &RefCell<Batch> {
             From { x: batch.lane.kept(x), before: batch.lane.kept(before), g, moments: batch.moments() };
         let (mut predicted, mut staged, n) = ((Prediction::PREVIOUS, None), Ok(()), source.chunk.len);
         source.decode(step, StreamId::Iterate, |decoder, dtype, coding, payload| {
-            let residual = Residual::read(coding.predictor, dtype, payload, n)?;
+            let Coding::Residual(predictor) = coding else { return Err(DecodeError::NotPredicted) };
+            let residual = Residual::read(predictor, dtype, payload, n)?;
             predicted = (residual.prediction, decoder.is_rounding(&residual, n).then_some(0.0));
             staged = batch.lane.predict(batch.lane.kept(out), from, &residual);
             Ok(())

@@ -139,7 +139,7 @@ impl Responses {
         source: &mut Source<'_>,
     ) -> Result<()> {
         self.noted.clear();
-        let replayed = |step| source.coding(step).is_some_and(|c| c.predictor == Predictor::Adam);
+        let replayed = |step| source.coding(step).is_some_and(|c| c.predictor() == Some(Predictor::Adam));
         let all = (segment.steps.start + 1..segment.steps.end).all(replayed);
         // Who looks further ahead is not at hand when a step is noted.
         let at_hand =

@@ -1,16 +1,11 @@
 //! The index record: 32 bytes that say how one chunk is stored.
 
-use crate::codec::{Codec, Coding, Predictor};
+use crate::codec::{Coding, Stated};
 
 /// Bytes of a record.
 pub(crate) const RECORD: usize = 32;
 /// Payloads start at multiples of this inside `chunks`.
 pub(crate) const PAYLOAD_ALIGN: u64 = 64;
-/// Flag: zero blocks were left out.
-const ZERO_BLOCKS: u32 = 1;
-/// Flag: the plane of a lossy codec is packed.
-const PACKED: u32 = 2;
-
 /// How and where one chunk is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -30,12 +25,11 @@ impl Record {
         let mut b = [0u8; RECORD];
         b[0..8].copy_from_slice(&self.offset.to_le_bytes());
         b[8..12].copy_from_slice(&self.len.to_le_bytes());
-        b[12..16].copy_from_slice(&self.coding.plane_len.to_le_bytes());
-        b[16..18].copy_from_slice(&self.coding.codec.id().to_le_bytes());
-        b[18..20].copy_from_slice(&self.coding.predictor.id().to_le_bytes());
-        let flag = |on: bool, flag: u32| if on { flag } else { 0 };
-        let flags = flag(self.coding.zero_blocks, ZERO_BLOCKS) | flag(self.coding.packed, PACKED);
-        b[20..24].copy_from_slice(&flags.to_le_bytes());
+        let stated = self.coding.stated();
+        b[12..16].copy_from_slice(&stated.plane_len.to_le_bytes());
+        b[16..18].copy_from_slice(&stated.codec.to_le_bytes());
+        b[18..20].copy_from_slice(&stated.predictor.to_le_bytes());
+        b[20..24].copy_from_slice(&stated.flags.to_le_bytes());
         b[24..32].copy_from_slice(&self.xxh3.to_le_bytes());
         b
     }
@@ -48,30 +42,9 @@ impl Record {
         let u16_at = |i: usize| u16::from_le_bytes([b[i], b[i + 1]]);
         let u32_at = |i: usize| u32::from_le_bytes([b[i], b[i + 1], b[i + 2], b[i + 3]]);
         let u64_at = |i: usize| u64::from(u32_at(i)) | u64::from(u32_at(i + 4)) << 32;
-        let codec = Codec::from_id(u16_at(16)).ok_or_else(|| format!("unknown codec {}", u16_at(16)))?;
-        let predictor =
-            Predictor::from_id(u16_at(18)).ok_or_else(|| format!("unknown predictor {}", u16_at(18)))?;
-        let fits = match codec {
-            Codec::Residual => predictor != Predictor::None,
-            Codec::Delta => predictor == Predictor::Previous,
-            _ => predictor == Predictor::None,
-        };
-        if !fits {
-            return Err(format!("predictor {} with codec {}", predictor.name(), codec.name()));
-        }
-        let flags = u32_at(20);
-        if flags & !(ZERO_BLOCKS | PACKED) != 0 {
-            return Err(format!("unknown flags {flags:#x}"));
-        }
-        let (zero_blocks, packed, plane_len) = (flags & ZERO_BLOCKS != 0, flags & PACKED != 0, u32_at(12));
-        let blocks = matches!(codec, Codec::Planes | Codec::Packed | Codec::Rounded);
-        if (zero_blocks && !blocks) || (packed && !codec.is_lossy()) {
-            return Err(format!("flags {flags:#x} with codec {}", codec.name()));
-        }
-        if plane_len != 0 && !blocks && !codec.is_lossy() {
-            return Err(format!("a compressed plane with codec {}", codec.name()));
-        }
-        let coding = Coding { codec, predictor, zero_blocks, packed, plane_len };
+        let stated =
+            Stated { codec: u16_at(16), predictor: u16_at(18), flags: u32_at(20), plane_len: u32_at(12) };
+        let coding = Coding::read(stated)?;
         Ok(Record { offset: u64_at(0), len: u32_at(8), coding, xxh3: u64_at(24) })
     }
 }
@@ -79,10 +52,12 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::{Exponents, Plane};
 
     #[test]
     fn a_record_is_laid_out_as_documented() {
-        let coding = Coding { zero_blocks: true, plane_len: 0x0a0b, ..Coding::plain(Codec::Planes) };
+        let exponents = Plane { how: Exponents::Huffman, len: 0x0a0b };
+        let coding = Coding::Planes { exponents, zero_blocks: true };
         let record = Record { offset: 0x1_0000_0040, len: 0x0c0d, coding, xxh3: 0x1122_3344_5566_7788 };
         let bytes = record.to_bytes();
         let expected = [

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
 
-use crate::codec::Codec;
+use crate::codec::Coding;
 use crate::error::{Error, Result};
 use crate::hash::xxh3_128;
 use crate::run::format::manifest::GRAD;
@@ -195,7 +195,7 @@ impl Catalog {
                 *self.moments.entry(step).or_default() += 1;
             } else if Some(stream) == grad {
                 for (record, &chunk) in shard.records(v).zip(chunks) {
-                    let absent = record.coding.codec == Codec::Absent;
+                    let absent = record.coding == Coding::Absent;
                     absence.see(run.table.chunks()[chunk].tensor, step, absent);
                 }
             }

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use safetensors::tensor::Dtype;
 
-use crate::codec::{Codec, Coding};
+use crate::codec::Coding;
 use crate::error::{Error, Place, Result, Tried};
 use crate::hash::{xxh3_64, xxh3_128};
 use crate::run::format::chunk::ChunkTable;
@@ -190,28 +190,28 @@ impl Shard {
         let mut at = 0u64;
         for i in 0..records {
             let r = self.record(i).map_err(|what| format!("index record {i}: {what}"))?;
-            let stored = !matches!(r.coding.codec, Codec::Zero | Codec::Absent);
+            let stored = !matches!(r.coding, Coding::Zero | Coding::Absent);
             let VectorId { step, stream } = self.vectors[i / self.chunks_per_vector];
-            if stream == StreamId::Iterate && r.coding.codec == Codec::Absent {
+            if stream == StreamId::Iterate && r.coding == Coding::Absent {
                 return Err(format!("index record {i}: an iterate cannot be absent"));
             }
             let keyframe = self.from[i / self.chunks_per_vector] == step;
-            let codec = r.coding.codec;
-            if codec.follows() && (stream != StreamId::Iterate || keyframe) {
+            if r.coding.follows() && (stream != StreamId::Iterate || keyframe) {
                 return Err(format!("index record {i}: only iterates after a keyframe are predicted"));
             }
             let direction = stream != StreamId::Iterate && !stream.is_moment();
             let dtype = manifest.tensors[table.chunks()[own[i % own.len()]].tensor].dtype;
             let precision = manifest.storage.of(stream, dtype);
-            let told = match codec {
-                Codec::Quantized => direction && precision == Precision::Int8,
-                Codec::Rounded => direction && precision == Precision::Bf16,
-                Codec::Delta => stream == StreamId::Iterate && precision == Precision::Int8,
+            let told = match r.coding {
+                Coding::Quantized(_) => direction && precision == Precision::Int8,
+                Coding::Rounded { .. } => direction && precision == Precision::Bf16,
+                Coding::Delta(_) => stream == StreamId::Iterate && precision == Precision::Int8,
                 _ => true,
             };
             if !told {
                 return Err(format!(
-                    "index record {i}: the manifest does not say that codec {codec:?} may be here"
+                    "index record {i}: the manifest does not say that codec {:?} may be here",
+                    r.coding.codec()
                 ));
             }
             if r.offset != at || stored != (r.len > 0) {

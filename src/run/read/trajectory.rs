@@ -4,7 +4,7 @@
 //! the order of steps, from a keyframe on; a [`Trajectory`] holds what that takes. Owns which vectors a
 //! prediction looks at; the arithmetic is `codec`'s.
 
-use crate::codec::{Codec, Coding, DecodeError, Decoder, Past, Predicted, Prediction, Predictor};
+use crate::codec::{Coding, DecodeError, Decoder, Past, Predicted, Prediction, Predictor};
 use crate::dtype::DType;
 use crate::error::{Error, Place, Result};
 use crate::order::CHUNK;
@@ -89,7 +89,7 @@ impl Source<'_> {
             return Ok(Decoded::Missing);
         };
         self.bytes += payload.bytes.len() as u64;
-        if payload.coding.codec == Codec::Absent {
+        if payload.coding == Coding::Absent {
             return Ok(Decoded::Absent);
         }
         let dtype = self.run.manifest.dtype_of(stream, self.chunk.tensor);
@@ -383,7 +383,7 @@ impl<S: Slots> Trajectory<S> {
         let coding = recorded.ok_or_else(|| missing(source, step))?;
         let previous = step.checked_sub(1).filter(|_| step > keyframe).and_then(|p| self.slot(p));
         // The iterate before the last is looked at by one predictor only.
-        let looks_back = coding.predictor == Predictor::Linear;
+        let looks_back = coding.predictor() == Some(Predictor::Linear);
         let before = step.checked_sub(2).filter(|p| looks_back && *p >= keyframe).and_then(|p| self.slot(p));
         let oldest = |i: &usize| self.steps[*i].map_or(0, |s| s + 1);
         let free =
@@ -410,14 +410,14 @@ impl<S: Slots> Trajectory<S> {
         out: usize,
         source: &mut Source<'_>,
     ) -> Result<Made> {
-        if !coding.codec.follows() {
+        if !coding.follows() {
             return self
                 .slots
                 .load(Slot::Iterate(out), step, StreamId::Iterate, source)
                 .map(|_| Made::Otherwise);
         }
         let previous = previous.ok_or_else(|| missing(source, step.saturating_sub(1)))?;
-        if coding.predictor != Predictor::Previous {
+        if coding.predictor() != Some(Predictor::Previous) {
             self.held = None;
             let decoded = match source.run.manifest.stream_id(GRAD) {
                 Some(stream) => self.slots.load(Slot::Gradient, step - 1, stream, source)?,

@@ -1,6 +1,6 @@
 //! One recorded vector, read tensor by tensor in its own type.
 
-use crate::codec::{Codec, Decoder};
+use crate::codec::{Coding, Decoder};
 use crate::dtype::push_bytes;
 use crate::error::{Error, Result};
 use crate::order::CHUNK;
@@ -93,7 +93,7 @@ impl<'a> Vector<'a> {
         };
         let mut buffer = Vec::new();
         let found = self.window.payload(self.run, self.step, self.stream, chunk, &mut buffer)?;
-        Ok(found.is_none_or(|p| p.coding.codec == Codec::Absent))
+        Ok(found.is_none_or(|p| p.coding == Coding::Absent))
     }
 
     /// Replaces `out` by how far the elements of a tensor can be off; zeros where nothing was lost.
@@ -122,7 +122,7 @@ impl<'a> Vector<'a> {
         self.run.table.chunks().iter().any(|chunk| {
             let shard = self.window.shard(self.step, chunk.rank);
             let coding = shard.and_then(|s| s.coding(self.step, self.stream, chunk.place));
-            coding.is_some_and(|c| c.codec.is_lossy())
+            coding.is_some_and(Coding::is_lossy)
         })
     }
 

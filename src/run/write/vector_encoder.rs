@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use crate::codec::{Codec, Coding, Encoder, Exponents, Lossy, Noise};
+use crate::codec::{Coding, Encoder, Exponents, Lossy, Noise};
 use crate::dtype::{DType, push_bytes, values};
 use crate::error::{Result, Tried};
 use crate::hash::xxh3_64;
@@ -166,7 +166,7 @@ impl VectorEncoder {
                 if let Some(forecast) = &mut forecast {
                     forecast.gradient(place, false);
                 }
-                shard.chunk(Coding::plain(Codec::Absent), &self.payload)?;
+                shard.chunk(Coding::Absent, &self.payload)?;
                 continue;
             };
             let begin = at[chunk.tensor];
@@ -251,7 +251,7 @@ impl VectorEncoder {
         let mut bytes = Vec::new();
         for place in 0..self.chunks.len() {
             self.payload.clear();
-            let mut coding = Coding::plain(Codec::Absent);
+            let mut coding = Coding::Absent;
             if let Some(moment) = self.forecast.as_ref().and_then(|f| f.moment(place, which)) {
                 bytes.clear();
                 push_bytes(DType::F32, moment, &mut bytes);
