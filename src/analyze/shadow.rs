@@ -204,8 +204,7 @@ impl Analysis<'_> {
                 // Parts of other ranks are summed in another order.
                 if own.iter().zip(&there).any(|(a, b)| (a - b).abs() > 1e-12 * a.abs()) {
                     let what = format!(
-                        "its gradients at step {} are not those of the run, which was resumed or replaced since; remove \
-                         it, and make another one by lpa.shadow",
+                        "its gradients at step {} are not those of the run; remove it, and make another one by lpa.shadow",
                         measured.steps[i]
                     );
                     return Err(Error::NotFound { path: run.path.clone(), what });
