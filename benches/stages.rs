@@ -13,7 +13,8 @@ use lpa::isa::Isa;
 use lpa::reduce::Direction;
 use lpa::reduce::cpu::{Vectors, reference_sums, step_sums, three_reference_sums};
 use lpa::reduce::spread::{Off, Sizes, Widths};
-use lpa::run::read::trajectory::{Source, Trajectory};
+use lpa::run::read::chunk_reader::Reader;
+use lpa::run::read::trajectory::Trajectory;
 use lpa::run::read::window::Window;
 use lpa::run::{Access, Run};
 
@@ -65,11 +66,9 @@ fn decoding(path: &Path) -> f64 {
     for _ in 0..3 {
         let start = Instant::now();
         let window = Window::open(&run, &steps, true).expect("its shards open");
-        let mut decoder = Decoder::new(Isa::detect()).expect("zstd starts");
-        let (mut file, mut trajectory) = (Vec::new(), Trajectory::new(1));
+        let (mut reader, mut trajectory) = (Reader::new(&run).expect("zstd starts"), Trajectory::new(1));
         for chunk in run.table.chunks() {
-            let (decoder, file) = (&mut decoder, &mut file);
-            let mut source = Source { run: &run, window: &window, chunk, decoder, file, bytes: 0 };
+            let mut source = reader.at(&run, &window, chunk);
             trajectory.clear();
             for &step in &steps {
                 black_box(trajectory.reach(step, &mut source).expect("it decodes"));

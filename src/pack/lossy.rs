@@ -2,7 +2,6 @@
 
 use rayon::prelude::*;
 
-use crate::codec::Decoder;
 use crate::error::Result;
 use crate::float_environment::Exact;
 use crate::reduce::Direction;
@@ -10,26 +9,21 @@ use crate::reduce::cpu::{Vectors, direction_sums};
 use crate::run::Run;
 use crate::run::format::chunk::Chunk;
 use crate::run::format::vector_id::{StreamId, VectorId};
+use crate::run::read::chunk_reader::{ChunkReader, Reader};
 use crate::run::read::plan::plan_windows;
-use crate::run::read::trajectory::{Source, Trajectory};
+use crate::run::read::trajectory::Trajectory;
 use crate::run::read::window::Window;
 
 /// One of two runs at a chunk.
 struct Side<'a> {
-    source: Source<'a>,
+    source: ChunkReader<'a>,
     trajectory: Trajectory,
     values: Vec<f32>,
 }
 
 impl<'a> Side<'a> {
-    fn new(
-        run: &'a Run,
-        window: &'a Window,
-        chunk: &'a Chunk,
-        decoder: &'a mut Decoder,
-        file: &'a mut Vec<u8>,
-    ) -> Side<'a> {
-        let source = Source { run, window, chunk, decoder, file, bytes: 0 };
+    fn new(run: &'a Run, window: &'a Window, chunk: &'a Chunk, reader: &'a mut Reader) -> Side<'a> {
+        let source = reader.at(run, window, chunk);
         Side { source, trajectory: Trajectory::sized(1, chunk.len), values: vec![0.0; chunk.len] }
     }
 
@@ -56,10 +50,9 @@ pub(super) fn beyond_bounds(old: &Run, new: &Run, progress: &dyn Fn(u64)) -> Res
             let _exact = Exact::new();
             windows[0].prefetch_chunk(old, index, |s| streams.contains(&s));
             windows[1].prefetch_chunk(new, index, |s| streams.contains(&s));
-            let (mut decoders, mut files) = ([old.decoder()?, new.decoder()?], [Vec::new(), Vec::new()]);
-            let ([old_decoder, new_decoder], [old_file, new_file]) = (&mut decoders, &mut files);
-            let mut before = Side::new(old, &windows[0], chunk, old_decoder, old_file);
-            let mut after = Side::new(new, &windows[1], chunk, new_decoder, new_file);
+            let (mut old_reader, mut new_reader) = (Reader::new(old)?, Reader::new(new)?);
+            let mut before = Side::new(old, &windows[0], chunk, &mut old_reader);
+            let mut after = Side::new(new, &windows[1], chunk, &mut new_reader);
             let mut widths = vec![0.0f32; chunk.len];
             for &step in steps {
                 for &stream in streams.iter().filter(|&&s| windows[0].has(step, s)) {

@@ -13,7 +13,8 @@ use crate::error::{Result, Tried};
 use crate::float_environment::Exact;
 use crate::reference::weights::Weights;
 use crate::run::format::vector_id::StreamId;
-use crate::run::read::trajectory::{Source, Trajectory};
+use crate::run::read::chunk_reader::ChunkReader;
+use crate::run::read::trajectory::Trajectory;
 use crate::run::read::walk::through;
 use crate::run::write::reference_file::{LOSSY, Of, ReferenceFile};
 use crate::run::{Draft, Run};
@@ -95,7 +96,7 @@ fn add(
     sums: &Sums<'_>,
     index: usize,
     trajectory: &mut Trajectory,
-    mut source: Source<'_>,
+    mut source: ChunkReader<'_>,
 ) -> Result<()> {
     let mut held: Vec<(usize, &Target<'_>, Vec<f64>)> = Vec::new();
     for (t, target) in targets.iter().enumerate() {

@@ -33,7 +33,8 @@ use crate::reference::weights::Weights;
 use crate::run::format::chunk::Chunk;
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::catalog::Catalog;
-use crate::run::read::trajectory::{Source, Trajectory};
+use crate::run::read::chunk_reader::Reader;
+use crate::run::read::trajectory::Trajectory;
 use crate::run::read::window::Window;
 use crate::run::{Access, Run, parent};
 
@@ -309,14 +310,13 @@ enum Likeness {
 /// How near values are to a recorded iterate, in all tensors that are there, rounded to their types.
 fn likeness(run: &Run, values: &Values, step: u64) -> Result<Likeness> {
     let window = Window::open(run, &[step], false)?;
-    let mut decoder = run.decoder()?;
-    let (mut buffer, mut file, mut r) = (Vec::new(), Vec::new(), Vec::new());
+    let mut reader = Reader::new(run)?;
+    let (mut buffer, mut r) = (Vec::new(), Vec::new());
     let (mut trajectory, mut widths) = (Trajectory::new(1), Vec::new());
     let mut found = Likeness::Same;
     for chunk in run.table.chunks() {
         let Some(dtype) = values.dtype(chunk.tensor) else { continue };
-        let (decoder, file) = (&mut decoder, &mut file);
-        let mut source = Source { run, window: &window, chunk, decoder, file, bytes: 0 };
+        let mut source = reader.at(run, &window, chunk);
         trajectory.clear();
         let x = trajectory.recorded(step, &mut source)?;
         r.resize(chunk.len, 0.0);

@@ -21,7 +21,8 @@ use crate::run::format::chunk::Chunk;
 use crate::run::format::manifest::GRAD;
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::catalog::{CHANGED, Catalog};
-use crate::run::read::trajectory::{Decoded, Source, Trajectory};
+use crate::run::read::chunk_reader::{ChunkReader, Decoded, Reader};
+use crate::run::read::trajectory::Trajectory;
 use crate::run::read::window::Window;
 use crate::step_set::StepSet;
 use crate::summary::{Compared, Followed};
@@ -50,15 +51,13 @@ pub(crate) fn departure(run: &Run, catalog: &Catalog, hyper: &Hyperparameters<'_
     };
     let steps: Vec<u64> = (0..=STEPS).take_while(|&s| catalog.has_iterate(s)).collect();
     let window = Window::open(run, &steps, false)?;
-    let mut decoder = run.decoder()?;
+    let mut reader = Reader::new(run)?;
     let mut departure: Option<u64> = None;
     let lossy = run.manifest.loses(StreamId::Iterate) || run.manifest.loses(StreamId::Direction(0));
     for group in 0..hyper.groups() {
         let of_group = |c: &&Chunk| run.manifest.tensors[c.tensor].param_group == group;
         if let Some(chunk) = run.table.chunks().iter().find(of_group) {
-            let mut file = Vec::new();
-            let mut source =
-                Source { run, window: &window, chunk, decoder: &mut decoder, file: &mut file, bytes: 0 };
+            let mut source = reader.at(run, &window, chunk);
             let found = compare_chunk(hyper, group, stream, &steps, &mut source);
             let another = 2 * found.different > found.steps || lossy;
             departure = departure.into_iter().chain(found.first.filter(|_| another)).min();
@@ -72,7 +71,7 @@ fn compare_chunk(
     group: usize,
     stream: StreamId,
     steps: &[u64],
-    source: &mut Source<'_>,
+    source: &mut ChunkReader<'_>,
 ) -> Comparison {
     let mut compared = Comparison::default();
     // What cannot be compared ends it.
@@ -85,7 +84,7 @@ fn compare_steps(
     group: usize,
     stream: StreamId,
     steps: &[u64],
-    source: &mut Source<'_>,
+    source: &mut ChunkReader<'_>,
     compared: &mut Comparison,
 ) -> Option<()> {
     let n = source.chunk.len;

@@ -17,7 +17,8 @@ use crate::run::Run;
 use crate::run::format::chunk::Chunk;
 use crate::run::format::manifest::Manifest;
 use crate::run::format::vector_id::StreamId;
-use crate::run::read::trajectory::{Decoded, Slot, Slots, Source};
+use crate::run::read::chunk_reader::{ChunkReader, Decoded};
+use crate::run::read::trajectory::{Slot, Slots};
 use crate::stream::Measured;
 use crate::sums::{Cells, Layout};
 
@@ -307,7 +308,13 @@ impl Batch {
     }
 
     /// Decodes a vector here and copies it.
-    fn copy(&mut self, to: u32, step: u64, stream: StreamId, source: &mut Source<'_>) -> Result<Decoded> {
+    fn copy(
+        &mut self,
+        to: u32,
+        step: u64,
+        stream: StreamId,
+        source: &mut ChunkReader<'_>,
+    ) -> Result<Decoded> {
         let mut host = std::mem::take(&mut self.host);
         host.resize(source.chunk.len, 0.0);
         let decoded = source.load(step, stream, &mut host);
@@ -325,7 +332,13 @@ impl Batch {
 
 /// The slots of a chunk that is decoded on the device: there are no values at hand.
 impl Slots for &RefCell<Batch> {
-    fn load(&mut self, at: Slot, step: u64, stream: StreamId, source: &mut Source<'_>) -> Result<Decoded> {
+    fn load(
+        &mut self,
+        at: Slot,
+        step: u64,
+        stream: StreamId,
+        source: &mut ChunkReader<'_>,
+    ) -> Result<Decoded> {
         let batch = &mut *self.borrow_mut();
         batch.make_room()?;
         match at {
@@ -379,7 +392,7 @@ impl Slots for &RefCell<Batch> {
         &mut self,
         step: u64,
         [x, before, out]: [usize; 3],
-        source: &mut Source<'_>,
+        source: &mut ChunkReader<'_>,
     ) -> Result<(Prediction, Option<f64>)> {
         let batch = &mut *self.borrow_mut();
         batch.make_room()?;

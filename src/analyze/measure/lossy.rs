@@ -9,7 +9,7 @@ use crate::reduce::spread::{Off, Sizes, Spread, Widths};
 use crate::reference::Reference;
 use crate::run::format::chunk::Chunk;
 use crate::run::format::vector_id::StreamId;
-use crate::run::read::trajectory::Source;
+use crate::run::read::chunk_reader::ChunkReader;
 use crate::sums::Layout;
 
 /// Widths of the vectors at hand.
@@ -60,7 +60,7 @@ impl Bounds {
     /// Goes on with the iterates of another step.
     pub(crate) fn iterates(
         &mut self,
-        source: &mut Source<'_>,
+        source: &mut ChunkReader<'_>,
         [x, next, later]: [(u64, Option<&[f32]>); 3],
     ) -> Result<()> {
         let n = source.chunk.len;
@@ -81,7 +81,7 @@ impl Bounds {
         layout: Layout,
         along: &Along<'_>,
         (later, references): (Option<&[f32]>, &[Vec<f32>]),
-        source: &mut Source<'_>,
+        source: &mut ChunkReader<'_>,
         values: &mut [f64],
     ) -> Result<bool> {
         let (n, d, v) = (along.vectors.x.len(), along.number, &along.vectors);

@@ -18,7 +18,7 @@ use crate::reduce::cpu::own_sums;
 use crate::reduce::response::{Back, back, back_coupled, bridge, inverse, second_and_inverse};
 use crate::run::format::manifest::GRAD;
 use crate::run::format::vector_id::StreamId;
-use crate::run::read::trajectory::{Decoded, Source};
+use crate::run::read::chunk_reader::{ChunkReader, Decoded};
 use crate::sums::{Cells, Layout};
 
 /// Steps between the second moments that are held on the way forward.
@@ -136,7 +136,7 @@ impl Responses {
         influence: &Influence<'_>,
         (segment, chunk): (&Segment, usize),
         (mover, layout): (usize, Layout),
-        source: &mut Source<'_>,
+        source: &mut ChunkReader<'_>,
     ) -> Result<()> {
         self.noted.clear();
         let replayed = |step| source.coding(step).is_some_and(|c| c.predictor() == Some(Predictor::Adam));
@@ -220,7 +220,7 @@ impl Responses {
         segment: &Segment,
         (isa, mover): (Isa, usize),
         (wanted, layout, cells): (&[u64], Layout, &mut Cells),
-        source: &mut Source<'_>,
+        source: &mut ChunkReader<'_>,
     ) {
         // What was not noted could not be read.
         let steps = usize::try_from(segment.steps.end - segment.steps.start).unwrap_or(0);
@@ -407,7 +407,7 @@ impl Responses {
     }
 
     /// Decodes the gradients of a few steps again, and goes back to the second moments before them.
-    fn load(&mut self, segment: &Segment, places: Range<usize>, source: &mut Source<'_>) {
+    fn load(&mut self, segment: &Segment, places: Range<usize>, source: &mut ChunkReader<'_>) {
         let n = source.chunk.len;
         let Some(grad) = source.run.manifest.stream_id(GRAD) else { return };
         if self.every > 1

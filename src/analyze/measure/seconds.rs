@@ -10,7 +10,6 @@ use rayon::prelude::*;
 use crate::analyze::measure::course::{Course, Segment};
 use crate::analyze::measure::threads::thread_pool;
 use crate::analyze::measure::vector_file::VectorFile;
-use crate::codec::Decoder;
 use crate::dtype::single;
 use crate::error::{Result, Tried};
 use crate::isa::Isa;
@@ -19,8 +18,9 @@ use crate::order::CHUNK;
 use crate::reduce::response::{decayed, larger, second};
 use crate::run::Run;
 use crate::run::format::manifest::GRAD;
+use crate::run::read::chunk_reader::{Decoded, Reader};
 use crate::run::read::plan::plan_windows_at;
-use crate::run::read::trajectory::{Decoded, Source, Trajectory};
+use crate::run::read::trajectory::Trajectory;
 use crate::run::read::window::Window;
 
 /// A second moment that is taken from step to step, and the largest so far where that counts.
@@ -176,8 +176,7 @@ impl Seconds {
 /// What a thread works with.
 struct Worker {
     isa: Isa,
-    decoder: Decoder,
-    file: Vec<u8>,
+    reader: Reader,
     g: Vec<f32>,
     running: Running,
     iterates: Trajectory,
@@ -188,8 +187,7 @@ impl Worker {
     fn new(course: &Course<'_>, isa: Isa, run: &Run) -> Result<Worker> {
         Ok(Worker {
             isa,
-            decoder: run.decoder()?,
-            file: Vec::new(),
+            reader: Reader::new(run)?,
             g: vec![0.0; CHUNK],
             running: Running::new(course.moment, course.coupled),
             iterates: Trajectory::new(1),
@@ -208,8 +206,8 @@ impl Worker {
     ) -> Result<()> {
         let chunk = &run.table.chunks()[index];
         let (n, mover) = (chunk.len, course.movers.of(chunk.tensor));
-        let Worker { isa, decoder, file, g, running, iterates, bytes } = self;
-        let mut source = Source { run, window, chunk, decoder, file, bytes: 0 };
+        let Worker { isa, reader, g, running, iterates, bytes } = self;
+        let mut source = reader.at(run, window, chunk);
         iterates.clear();
         let Some(grad) = run.manifest.stream_id(GRAD) else { return Ok(()) };
         for (i, segment) in segments.iter().enumerate() {

@@ -19,7 +19,7 @@ use crate::analyze::measure::sample::Sample;
 use crate::analyze::measure::threads::thread_pool;
 use crate::analyze::measure::told::{Told, Updates};
 use crate::analyze::{Observer, Options};
-use crate::codec::{Decoder, Predictor};
+use crate::codec::Predictor;
 use crate::cuda::Device;
 use crate::error::{Error, Result};
 use crate::isa::Isa;
@@ -31,7 +31,8 @@ use crate::reference::Reference;
 use crate::run::Run;
 use crate::run::format::chunk::Chunk;
 use crate::run::format::manifest::GRAD;
-use crate::run::read::trajectory::{Decoded, Slots, Source, Trajectory};
+use crate::run::read::chunk_reader::{ChunkReader, Decoded, Reader};
+use crate::run::read::trajectory::{Slots, Trajectory};
 use crate::run::read::window::Window;
 use crate::stream::Measured;
 use crate::sums::{Cells, Flags, Layout};
@@ -93,8 +94,7 @@ struct Walked {
 }
 
 struct Scratch {
-    decoder: Decoder,
-    file: Vec<u8>,
+    reader: Reader,
     g: Vec<f32>,
     init: Vec<f32>,
     iterates: Trajectory,
@@ -201,8 +201,7 @@ impl Scratch {
         // x_t while x_{t+1} is the newest, or the later one that directions are compared with.
         let past = layout.lag.map_or(1, |lag| usize::try_from(lag).unwrap_or(1));
         Ok(Scratch {
-            decoder: run.decoder()?,
-            file: Vec::new(),
+            reader: Reader::new(run)?,
             g: vector(),
             init: vector(),
             iterates: Trajectory::new(past),
@@ -230,17 +229,17 @@ impl Unit<'_> {
         let n = chunk.len;
         let cells = Cells::zeros(self.layout.width(), steps.len());
         let mut damage = Vec::new();
-        let Scratch { decoder, file, g, init, iterates, references, bounds, responses, batch } = s;
+        let Scratch { reader, g, init, iterates, references, bounds, responses, batch } = s;
         if let Some(batch) = batch {
             batch.borrow_mut().begin(&self.run.manifest, chunk, offset, self.directions);
         }
         for (reference, values) in self.references.iter().zip(references.iter_mut()) {
-            reference.chunk(chunk, file, &mut values[..n])?;
+            reference.chunk(chunk, reader.buffer(), &mut values[..n])?;
         }
         if let Some(bounds) = bounds {
-            bounds.begin(self.references, chunk, file)?;
+            bounds.begin(self.references, chunk, reader.buffer())?;
         }
-        let mut source = Source { run: self.run, window: self.window, chunk, decoder, file, bytes: 0 };
+        let mut source = reader.at(self.run, self.window, chunk);
         iterates.clear();
         let (mut start, mut has_init) = (None, false);
         if let Some(first) = self.first {
@@ -349,7 +348,7 @@ impl Steps<'_> {
         iterates: &mut Trajectory<S>,
         batch: Option<&RefCell<Batch>>,
         mut noting: Option<Noting<'_>>,
-        source: &mut Source<'_>,
+        source: &mut ChunkReader<'_>,
     ) -> Result<()> {
         let Steps { unit, isa, index, wanted, init, g, references, bounds, cells, told, again, damage } =
             self;

@@ -2,6 +2,7 @@
 
 pub mod absence;
 pub mod catalog;
+pub mod chunk_reader;
 pub mod mapped;
 pub mod plan;
 pub mod shard;

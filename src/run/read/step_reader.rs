@@ -8,13 +8,13 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::codec::Decoder;
 use crate::dtype::put_bytes;
 use crate::error::{Error, Place, Result};
 use crate::run::Run;
 use crate::run::format::chunk::Chunk;
 use crate::run::format::vector_id::StreamId;
-use crate::run::read::trajectory::{Source, Trajectory};
+use crate::run::read::chunk_reader::Reader;
+use crate::run::read::trajectory::Trajectory;
 use crate::run::read::window::Window;
 
 /// The elements of one vector that a rank wrote.
@@ -58,8 +58,7 @@ impl StepBytes {
 /// Consecutive chunks that one thread decodes.
 struct Worker<'a> {
     run: &'a Run,
-    decoder: Decoder,
-    file: Vec<u8>,
+    reader: Reader,
     values: Vec<f32>,
     chunks: Vec<(&'a Chunk, Trajectory)>,
     /// Bytes of a vector that its chunks have.
@@ -79,8 +78,7 @@ impl Worker<'_> {
             let dtype = self.run.manifest.tensors[chunk.tensor].dtype;
             let (own, rest) = std::mem::take(&mut out).split_at_mut(chunk.len * dtype.size());
             out = rest;
-            let (run, decoder, file) = (self.run, &mut self.decoder, &mut self.file);
-            let mut source = Source { run, window, chunk, decoder, file, bytes: 0 };
+            let mut source = self.reader.at(self.run, window, chunk);
             let values = trajectory.vector(step, stream, &mut source, &mut self.values)?;
             self.absent.push(values.is_none());
             match values {
@@ -124,8 +122,7 @@ impl<'a> StepReader<'a> {
             let largest = own.iter().map(|c| c.len).max().unwrap_or(0);
             Ok(Worker {
                 run,
-                decoder: run.decoder()?,
-                file: Vec::new(),
+                reader: Reader::new(run)?,
                 values: vec![0.0; largest],
                 chunks: own.iter().map(|c| (*c, Trajectory::sized(1, c.len))).collect(),
                 len: own.iter().map(|c| size(c)).sum(),

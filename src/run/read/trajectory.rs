@@ -4,112 +4,12 @@
 //! the order of steps, from a keyframe on; a [`Trajectory`] holds what that takes. Owns which vectors a
 //! prediction looks at; the arithmetic is `codec`'s.
 
-use crate::codec::{Coding, DecodeError, Decoder, Past, Predicted, Prediction, Predictor};
-use crate::dtype::DType;
+use crate::codec::{Coding, Past, Predicted, Prediction, Predictor};
 use crate::error::{Error, Place, Result};
 use crate::order::CHUNK;
-use crate::run::Run;
-use crate::run::format::chunk::Chunk;
 use crate::run::format::manifest::GRAD;
 use crate::run::format::vector_id::StreamId;
-use crate::run::read::window::Window;
-
-/// What became of a vector's chunk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decoded {
-    /// It was decoded.
-    Values,
-    /// There is no gradient.
-    Absent,
-    /// It was not recorded.
-    Missing,
-}
-
-/// Where the vectors of one chunk come from.
-pub struct Source<'a> {
-    /// The run.
-    pub run: &'a Run,
-    /// Open shards, those of the keyframes before included.
-    pub window: &'a Window,
-    /// The chunk.
-    pub chunk: &'a Chunk,
-    /// Decodes it.
-    pub decoder: &'a mut Decoder,
-    /// Used where shards are read and not mapped.
-    pub file: &'a mut Vec<u8>,
-    /// Stored bytes that were read.
-    pub bytes: u64,
-}
-
-impl Source<'_> {
-    /// Decodes the chunk of a vector that is not predicted into `out`, which has its length.
-    ///
-    /// # Errors
-    /// The bytes are not what was written, or cannot be read.
-    pub fn load(&mut self, step: u64, stream: StreamId, out: &mut [f32]) -> Result<Decoded> {
-        self.decode(step, stream, |decoder, dtype, coding, bytes| decoder.decode(dtype, coding, bytes, out))
-    }
-
-    /// Fills `widths` with bounds of the errors of a vector that was decoded to `values`, as
-    /// [`Decoder::widths`], which also says what is returned. Zeros where there is no such vector.
-    ///
-    /// # Errors
-    /// As [`Self::load`].
-    pub fn widths(
-        &mut self,
-        step: u64,
-        stream: StreamId,
-        values: &[f32],
-        widths: &mut [f32],
-    ) -> Result<Option<f64>> {
-        // They were counted when they were decoded.
-        let (mut g2, bytes) = (None, self.bytes);
-        let decoded = self.decode(step, stream, |_, _, coding, payload| {
-            g2 = Decoder::widths(coding, payload, values, widths)?;
-            Ok(())
-        })?;
-        self.bytes = bytes;
-        if decoded != Decoded::Values {
-            widths.fill(0.0);
-        }
-        Ok(g2)
-    }
-
-    /// Gives the payload of the chunk of a vector, checked against its hash, to `how`.
-    ///
-    /// # Errors
-    /// As [`Self::load`].
-    pub fn decode(
-        &mut self,
-        step: u64,
-        stream: StreamId,
-        how: impl for<'p> FnOnce(&'p mut Decoder, DType, Coding, &'p [u8]) -> std::result::Result<(), DecodeError>,
-    ) -> Result<Decoded> {
-        let Some(payload) = self.window.payload(self.run, step, stream, self.chunk, self.file)? else {
-            return Ok(Decoded::Missing);
-        };
-        self.bytes += payload.bytes.len() as u64;
-        if payload.coding == Coding::Absent {
-            return Ok(Decoded::Absent);
-        }
-        let dtype = self.run.manifest.dtype_of(stream, self.chunk.tensor);
-        how(self.decoder, dtype, payload.coding, payload.bytes).map_err(|e| {
-            let offset = payload.offset;
-            self.window.undecodable(self.run, step, stream, self.chunk, offset, &e.to_string())
-        })?;
-        Ok(Decoded::Values)
-    }
-
-    /// How the chunk of x_step is stored; `None` where it was not recorded.
-    pub(crate) fn coding(&self, step: u64) -> Option<Coding> {
-        self.window.shard(step, self.chunk.rank)?.coding(step, StreamId::Iterate, self.chunk.place)
-    }
-
-    /// The step from which x_step is decoded.
-    fn keyframe(&self, step: u64) -> Option<u64> {
-        self.window.shard(step, self.chunk.rank)?.keyframe(step)
-    }
-}
+use crate::run::read::chunk_reader::{ChunkReader, Decoded};
 
 /// How an iterate is stored, as far as that tells what the optimizer made of it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -146,8 +46,14 @@ pub trait Slots {
     /// Decodes the chunk of a stored vector that is not predicted into a slot; zeros where there is none.
     ///
     /// # Errors
-    /// As [`Source::load`].
-    fn load(&mut self, at: Slot, step: u64, stream: StreamId, source: &mut Source<'_>) -> Result<Decoded>;
+    /// As [`ChunkReader::load`].
+    fn load(
+        &mut self,
+        at: Slot,
+        step: u64,
+        stream: StreamId,
+        source: &mut ChunkReader<'_>,
+    ) -> Result<Decoded>;
 
     /// Makes the gradient, of `n` elements, zero: no stream of gradients was recorded.
     fn no_gradient(&mut self, n: usize);
@@ -157,12 +63,12 @@ pub trait Slots {
     /// Returns the prediction and what it missed, as [`Made::Replayed`] has it.
     ///
     /// # Errors
-    /// As [`Source::load`].
+    /// As [`ChunkReader::load`].
     fn predict(
         &mut self,
         step: u64,
         iterates: [usize; 3],
-        source: &mut Source<'_>,
+        source: &mut ChunkReader<'_>,
     ) -> Result<(Prediction, Option<f64>)>;
 
     /// The values in a slot; empty where they are not at hand.
@@ -189,7 +95,13 @@ impl Memory {
 }
 
 impl Slots for Memory {
-    fn load(&mut self, at: Slot, step: u64, stream: StreamId, source: &mut Source<'_>) -> Result<Decoded> {
+    fn load(
+        &mut self,
+        at: Slot,
+        step: u64,
+        stream: StreamId,
+        source: &mut ChunkReader<'_>,
+    ) -> Result<Decoded> {
         let n = source.chunk.len;
         let values = &mut self.slot(at)[..n];
         let decoded = source.load(step, stream, values)?;
@@ -207,7 +119,7 @@ impl Slots for Memory {
         &mut self,
         step: u64,
         [x, before, out]: [usize; 3],
-        source: &mut Source<'_>,
+        source: &mut ChunkReader<'_>,
     ) -> Result<(Prediction, Option<f64>)> {
         let n = source.chunk.len;
         let mut values = std::mem::take(&mut self.iterates[out]);
@@ -269,12 +181,12 @@ impl Trajectory {
     /// or was not recorded.
     ///
     /// # Errors
-    /// As [`Self::recorded`] and [`Source::load`].
+    /// As [`Self::recorded`] and [`ChunkReader::load`].
     pub(crate) fn vector<'t>(
         &'t mut self,
         step: u64,
         stream: StreamId,
-        source: &mut Source<'_>,
+        source: &mut ChunkReader<'_>,
         buffer: &'t mut [f32],
     ) -> Result<Option<&'t [f32]>> {
         if stream == StreamId::Iterate {
@@ -308,8 +220,8 @@ impl<S: Slots> Trajectory<S> {
     /// was not recorded. A step before the newest one is held only while there is room.
     ///
     /// # Errors
-    /// As [`Source::load`], also where the damage lies in a vector that x_step is decoded from.
-    pub fn reach(&mut self, step: u64, source: &mut Source<'_>) -> Result<bool> {
+    /// As [`ChunkReader::load`], also where the damage lies in a vector that x_step is decoded from.
+    pub fn reach(&mut self, step: u64, source: &mut ChunkReader<'_>) -> Result<bool> {
         if self.slot(step).is_some() {
             return Ok(true);
         }
@@ -356,7 +268,7 @@ impl<S: Slots> Trajectory<S> {
     ///
     /// # Errors
     /// As [`Self::reach`], and where it was not recorded.
-    pub fn recorded(&mut self, step: u64, source: &mut Source<'_>) -> Result<&[f32]> {
+    pub fn recorded(&mut self, step: u64, source: &mut ChunkReader<'_>) -> Result<&[f32]> {
         if self.reach(step, source)?
             && let Some(slot) = self.slot(step)
         {
@@ -378,7 +290,7 @@ impl<S: Slots> Trajectory<S> {
     }
 
     /// Decodes x_step, which follows the newest iterate or is a keyframe.
-    fn advance(&mut self, step: u64, keyframe: u64, source: &mut Source<'_>) -> Result<()> {
+    fn advance(&mut self, step: u64, keyframe: u64, source: &mut ChunkReader<'_>) -> Result<()> {
         let recorded = source.coding(step);
         let coding = recorded.ok_or_else(|| missing(source, step))?;
         let previous = step.checked_sub(1).filter(|_| step > keyframe).and_then(|p| self.slot(p));
@@ -408,7 +320,7 @@ impl<S: Slots> Trajectory<S> {
         coding: Coding,
         [previous, before]: [Option<usize>; 2],
         out: usize,
-        source: &mut Source<'_>,
+        source: &mut ChunkReader<'_>,
     ) -> Result<Made> {
         if !coding.follows() {
             return self
@@ -439,7 +351,7 @@ impl<S: Slots> Trajectory<S> {
 }
 
 /// The error for an iterate that is decoded from a damaged one.
-fn follows_damage(source: &Source<'_>, step: u64, at: u64, why: &str) -> Error {
+fn follows_damage(source: &ChunkReader<'_>, step: u64, at: u64, why: &str) -> Error {
     let path = source.window.shard(step, source.chunk.rank).map_or(&source.run.path, |s| &s.file.path);
     let name = &source.run.manifest.tensors[source.chunk.tensor].name;
     let vector = Some((source.run.manifest.stream_name(StreamId::Iterate).to_owned(), name.clone()));
@@ -448,6 +360,6 @@ fn follows_damage(source: &Source<'_>, step: u64, at: u64, why: &str) -> Error {
     Error::damaged_at(path, place, what)
 }
 
-fn missing(source: &Source<'_>, step: u64) -> Error {
+fn missing(source: &ChunkReader<'_>, step: u64) -> Error {
     Error::MissingShard { path: source.run.path.clone(), first: step, last: step, rank: source.chunk.rank }
 }

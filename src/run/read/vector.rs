@@ -1,6 +1,6 @@
 //! One recorded vector, read tensor by tensor in its own type.
 
-use crate::codec::{Coding, Decoder};
+use crate::codec::Coding;
 use crate::dtype::push_bytes;
 use crate::error::{Error, Result};
 use crate::order::CHUNK;
@@ -8,7 +8,8 @@ use crate::run::Run;
 use crate::run::format::chunk::Chunk;
 use crate::run::format::manifest::ITERATE;
 use crate::run::format::vector_id::StreamId;
-use crate::run::read::trajectory::{Source, Trajectory};
+use crate::run::read::chunk_reader::Reader;
+use crate::run::read::trajectory::Trajectory;
 use crate::run::read::window::Window;
 
 /// A recorded vector, opened for reading tensor by tensor.
@@ -17,12 +18,11 @@ pub struct Vector<'a> {
     window: Window,
     step: u64,
     stream: StreamId,
-    decoder: Decoder,
+    reader: Reader,
     trajectory: Trajectory,
     /// By chunk, where they were given or are to be kept.
     held: Option<Vec<Trajectory>>,
     values: Vec<f32>,
-    file: Vec<u8>,
 }
 
 impl<'a> Vector<'a> {
@@ -51,9 +51,9 @@ impl<'a> Vector<'a> {
             };
             return Err(not_found(what));
         }
-        let decoder = run.decoder()?;
-        let (trajectory, values, file) = (Trajectory::new(1), vec![0.0; CHUNK], Vec::new());
-        Ok(Vector { run, window, step, stream: id, decoder, trajectory, held: None, values, file })
+        let reader = Reader::new(run)?;
+        let (trajectory, values) = (Trajectory::new(1), vec![0.0; CHUNK]);
+        Ok(Vector { run, window, step, stream: id, reader, trajectory, held: None, values })
     }
 
     /// Which one it is.
@@ -104,8 +104,7 @@ impl<'a> Vector<'a> {
         out.clear();
         let (step, stream) = (self.step, self.stream);
         for (_, chunk) in self.chunks(tensor) {
-            let (decoder, file) = (&mut self.decoder, &mut self.file);
-            let mut source = Source { run: self.run, window: &self.window, chunk, decoder, file, bytes: 0 };
+            let mut source = self.reader.at(self.run, &self.window, chunk);
             self.trajectory.clear();
             let values = self.trajectory.vector(step, stream, &mut source, &mut self.values)?;
             let at = out.len();
@@ -133,8 +132,7 @@ impl<'a> Vector<'a> {
     pub fn tensor(&mut self, tensor: usize, out: &mut Vec<u8>) -> Result<bool> {
         let dtype = self.run.manifest.dtype_of(self.stream, tensor);
         for (number, chunk) in self.chunks(tensor) {
-            let (decoder, file) = (&mut self.decoder, &mut self.file);
-            let mut source = Source { run: self.run, window: &self.window, chunk, decoder, file, bytes: 0 };
+            let mut source = self.reader.at(self.run, &self.window, chunk);
             let trajectory = match self.held.as_mut().and_then(|held| held.get_mut(number)) {
                 Some(held) => held,
                 None => {

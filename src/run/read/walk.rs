@@ -4,12 +4,12 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use crate::codec::Decoder;
 use crate::error::Result;
 use crate::float_environment::Exact;
 use crate::run::Run;
+use crate::run::read::chunk_reader::{ChunkReader, Reader};
 use crate::run::read::plan::plan_windows;
-use crate::run::read::trajectory::{Source, Trajectory};
+use crate::run::read::trajectory::Trajectory;
 use crate::run::read::window::Window;
 
 /// Goes through the iterates of `steps` (ascending) in windows of shards. `each` is given the place of a chunk
@@ -22,10 +22,10 @@ pub fn through(
     run: &Run,
     steps: &[u64],
     chunks: &[usize],
-    each: impl Fn(usize, &[u64], &mut Trajectory, Source<'_>) -> Result<()> + Sync,
+    each: impl Fn(usize, &[u64], &mut Trajectory, ChunkReader<'_>) -> Result<()> + Sync,
 ) -> Result<()> {
     // One of each a thread, in turn.
-    let idle: Mutex<Vec<(Decoder, Trajectory)>> = Mutex::new(Vec::new());
+    let idle: Mutex<Vec<(Reader, Trajectory)>> = Mutex::new(Vec::new());
     for range in plan_windows(run, steps, usize::MAX)? {
         let steps = &steps[range];
         let mut window = Window::open(run, steps, true)?;
@@ -35,17 +35,15 @@ pub fn through(
         chunks.par_iter().enumerate().try_for_each(|(place, &number)| {
             let _exact = Exact::new();
             let held = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let (mut decoder, mut trajectory) = match held {
+            let (mut reader, mut trajectory) = match held {
                 Some(held) => held,
-                None => (run.decoder()?, Trajectory::new(1)),
+                None => (Reader::new(run)?, Trajectory::new(1)),
             };
             window.prefetch_chunk(run, number, |_| false);
-            let mut file = Vec::new();
-            let (chunk, decoder_of, file) = (&run.table.chunks()[number], &mut decoder, &mut file);
-            let source = Source { run, window: &window, chunk, decoder: decoder_of, file, bytes: 0 };
             trajectory.clear();
+            let source = reader.at(run, &window, &run.table.chunks()[number]);
             let result = each(place, steps, &mut trajectory, source);
-            idle.lock().unwrap_or_else(PoisonError::into_inner).push((decoder, trajectory));
+            idle.lock().unwrap_or_else(PoisonError::into_inner).push((reader, trajectory));
             result
         })?;
     }
@@ -60,8 +58,8 @@ pub fn through(
 pub fn undamaged(
     steps: &[u64],
     trajectory: &mut Trajectory,
-    source: &mut Source<'_>,
-    mut each: impl FnMut(u64, &[f32], &mut Source<'_>) -> Result<()>,
+    source: &mut ChunkReader<'_>,
+    mut each: impl FnMut(u64, &[f32], &mut ChunkReader<'_>) -> Result<()>,
 ) -> Result<()> {
     let mut lost = 0;
     for &step in steps.iter() {

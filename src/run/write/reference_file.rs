@@ -10,7 +10,8 @@ use crate::hash::Xxh3;
 use crate::run::Run;
 use crate::run::format::container::{Entry, build_header};
 use crate::run::format::vector_id::StreamId;
-use crate::run::read::trajectory::{Source, Trajectory};
+use crate::run::read::chunk_reader::{ChunkReader, Reader};
+use crate::run::read::trajectory::Trajectory;
 use crate::run::read::window::Window;
 
 /// Value of the metadata key `format`.
@@ -45,7 +46,7 @@ impl Of {
         self,
         step: u64,
         values: &'v [f32],
-        source: &mut Source<'_>,
+        source: &mut ChunkReader<'_>,
         widths: &'v mut Vec<f32>,
     ) -> Result<&'v [f32]> {
         if self == Of::Values {
@@ -126,11 +127,10 @@ impl<'a> ReferenceFile<'a> {
         if let Some((_, e)) = window.damaged.pop() {
             return Err(e);
         }
-        let mut decoder = run.decoder()?;
-        let (mut file, mut trajectory, mut widths) = (Vec::new(), Trajectory::new(1), Vec::new());
+        let mut reader = Reader::new(run)?;
+        let (mut trajectory, mut widths) = (Trajectory::new(1), Vec::new());
         for chunk in run.table.chunks() {
-            let (decoder, file) = (&mut decoder, &mut file);
-            let mut source = Source { run, window: &window, chunk, decoder, file, bytes: 0 };
+            let mut source = reader.at(run, &window, chunk);
             trajectory.clear();
             let values = trajectory.recorded(step, &mut source)?;
             self.push(self.of.take(step, values, &mut source, &mut widths)?.iter().copied())?;

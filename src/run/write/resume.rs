@@ -5,7 +5,8 @@
 use crate::error::Result;
 use crate::run::Run;
 use crate::run::format::manifest::GRAD;
-use crate::run::read::trajectory::{Decoded, Source, Trajectory};
+use crate::run::read::chunk_reader::{Decoded, Reader};
+use crate::run::read::trajectory::Trajectory;
 use crate::run::read::window::Window;
 use crate::run::write::forecast::Forecast;
 
@@ -25,12 +26,11 @@ pub(crate) fn restore(forecast: &mut Forecast, run: &Run, rank: u32, step: u64) 
             columns.filter_map(|name| Some((name, shard.scalar(step, name)?))).collect();
         forecast.scalars(&run.manifest, &scalars);
     }
-    let mut decoder = run.decoder()?;
-    let (mut file, mut gradient, mut trajectory) = (Vec::new(), Vec::new(), Trajectory::new(1));
+    let mut reader = Reader::new(run)?;
+    let (mut gradient, mut trajectory) = (Vec::new(), Trajectory::new(1));
     for (place, &c) in run.table.of_rank(rank).iter().enumerate() {
         let chunk = &run.table.chunks()[c];
-        let (decoder, file) = (&mut decoder, &mut file);
-        let mut source = Source { run, window: &window, chunk, decoder, file, bytes: 0 };
+        let mut source = reader.at(run, &window, chunk);
         trajectory.clear();
         if !trajectory.reach(step, &mut source)? {
             return Ok(());
