@@ -41,7 +41,7 @@ impl Of {
     /// Takes it of a chunk of x_step, which was decoded to `values`.
     ///
     /// # Errors
-    /// As [`Source::widths`].
+    /// As [`ChunkReader::widths`].
     pub fn take<'v>(
         self,
         step: u64,
