@@ -43,6 +43,9 @@ def test_memory_is_flat_in_steps_and_small(tmp_path, threads):
     for steps in (3000, 9000):
         run = tmp_path / str(steps)
         record(run, steps)
-        peaks.append(peak_anonymous_mib(BINARY, "analyze", run, "--group", "each", "--threads", threads))
+        # A process is looked at now and then, and its peak may fall in between.
+        out = [tmp_path / f"{steps}.{k}.parquet" for k in range(3)]
+        question = ["analyze", run, "--group", "each", "--threads", threads]
+        peaks.append(max(peak_anonymous_mib(BINARY, *question, "--out", o) for o in out))
     assert 1 < peaks[0] < 64 + 8 * threads
     assert peaks[1] < peaks[0] + 4, peaks
