@@ -97,3 +97,21 @@ fn kill_at_random_moments() {
     assert_eq!(ran.code, 0, "{}", ran.err);
     assert!(ran.out.contains(&format!("against reference final (x_{})", end + 1)), "{}", ran.out);
 }
+
+/// A process that is killed while it writes the manifest leaves a draft, which nobody else would take away.
+#[test]
+fn what_is_left_of_a_manifest_is_taken_away_by_the_next_recording() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    let mut writer = Writer::create(&path, manifest(&SIZES), options()).unwrap();
+    write_step(&mut writer, &SIZES);
+    writer.stop().unwrap();
+    for name in ["manifest.a1B2c3.tmp", "r7.s0000000000", "notes.txt"] {
+        std::fs::write(path.join("tmp").join(name), "{").unwrap();
+    }
+    drop(Writer::resume(&path, 0, 1, options()).unwrap());
+    let mut left: Vec<_> =
+        std::fs::read_dir(path.join("tmp")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["notes.txt", "r7.s0000000000"]);
+}
