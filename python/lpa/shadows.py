@@ -120,7 +120,7 @@ class _Walker:
         self.optimizer.step()
 
     def values(self):
-        """The parameters as they are, None where there is nothing."""
+        """The parameters as they are."""
         return [p.detach() for p in self.params]
 
 

@@ -193,14 +193,17 @@ impl Analysis<'_> {
         };
         let analysis = Analysis::prepare(run, catalog, &references, &options)?;
         let mut measured = analysis.measure(&[], scratch, observer)?;
-        let stream = |s: usize| options.streams.iter().position(|known| known.name == own.streams[s].name);
-        let (mut words, mut values) = (Vec::new(), Vec::new());
+        let number = |s: &Stream| options.streams.iter().position(|known| known.name == s.name);
+        let streams: Vec<Option<usize>> = own.streams.iter().map(number).collect();
+        let places = self.places();
+        let (mut words, mut of_run_words, mut values) = (Vec::new(), Vec::new(), Vec::new());
         for i in 0..measured.steps.len() {
+            measured.spool.read(i, &mut words)?;
+            let record = Record { shape: &analysis.shape, words: &words };
             if let Ok(own) = of_run.steps.binary_search(&measured.steps[i]) {
-                of_run.spool.read(own, &mut words)?;
-                let own = norms(self, &Record { shape: &self.shape, words: &words });
-                measured.spool.read(i, &mut words)?;
-                let there = norms(&analysis, &Record { shape: &analysis.shape, words: &words });
+                of_run.spool.read(own, &mut of_run_words)?;
+                let own = norms(self, &Record { shape: &self.shape, words: &of_run_words });
+                let there = norms(&analysis, &record);
                 // Parts of other ranks are summed in another order.
                 if own.iter().zip(&there).any(|(a, b)| (a - b).abs() > 1e-12 * a.abs()) {
                     let what = format!(
@@ -210,15 +213,13 @@ impl Analysis<'_> {
                     return Err(Error::NotFound { path: run.path.clone(), what });
                 }
             }
-            measured.spool.read(i, &mut words)?;
-            let record = Record { shape: &analysis.shape, words: &words };
             let mut dot = |place: Place| {
-                let (reference, stream) = (numbers[place.reference]?, stream(place.stream)?);
+                let (reference, stream) = (numbers[place.reference]?, streams[place.stream]?);
                 let flags = record.sums(place.group, &mut values);
                 let there = Place { reference, stream, ..place };
                 analysis.sums(&record, &values, flags, there).map(|(sums, _)| sums.dot)
             };
-            let all = self.places().into_iter().map(|p| dot(p).unwrap_or(f64::NAN).to_bits());
+            let all = places.iter().map(|p| dot(*p).unwrap_or(f64::NAN).to_bits());
             dots.spool.push(&all.collect::<Vec<u64>>())?;
             dots.steps.push(record.step());
         }

@@ -120,8 +120,8 @@ impl Decoder {
     ) -> Result<Predicted, DecodeError> {
         let _exact = Exact::new();
         let predictor = match coding {
-            Coding::Delta(plane) => {
-                let levels = Levels::read("delta", None, plane, payload, out.len())?;
+            Coding::Delta(_) => {
+                let levels = Levels::of(coding, payload, out.len())?;
                 self.multiples(&levels, past.x, out)?;
                 return Ok(Predicted { prediction: Prediction::PREVIOUS, missed: 0.0 });
             }
@@ -152,7 +152,7 @@ impl Decoder {
         n: usize,
     ) -> Result<(), DecodeError> {
         match coding {
-            Coding::Delta(plane) => self.levels(&Levels::read("delta", None, plane, payload, n)?),
+            Coding::Delta(_) => self.levels(&Levels::of(coding, payload, n)?),
             Coding::Residual(predictor) => Residual::read(predictor, dtype, payload, n).map(drop),
             _ => Err(DecodeError::NotPredicted),
         }

@@ -4,6 +4,8 @@ pub mod bias;
 pub mod entry;
 pub mod geometry;
 pub mod interval;
+#[cfg(test)]
+mod noise;
 pub mod skewness;
 pub mod step;
 pub mod trust;

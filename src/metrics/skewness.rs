@@ -65,16 +65,7 @@ fn of_element(values: &[f32]) -> Option<(f64, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// A generator of values between 0 and 1.
-    struct Noise(u64);
-
-    impl Noise {
-        fn uniform(&mut self) -> f64 {
-            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            ((self.0 >> 33) as f64 + 0.5) / 2f64.powi(31)
-        }
-    }
+    use crate::metrics::noise::Noise;
 
     #[allow(clippy::cast_possible_truncation)]
     fn skewness(of: impl Fn(&mut Noise, f64) -> f64) -> f64 {

@@ -155,22 +155,8 @@ pub fn shortness(update: &Update, s: &StepSums) -> [f64; 2] {
 #[allow(clippy::cast_possible_truncation)]
 mod tests {
     use super::*;
+    use crate::metrics::noise::Noise;
     use crate::optimizer::linear::Sgd;
-
-    /// A generator of normal values, for paths that are not lpa's.
-    struct Noise(u64);
-
-    impl Noise {
-        fn uniform(&mut self) -> f64 {
-            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            ((self.0 >> 33) as f64 + 0.5) / 2f64.powi(31)
-        }
-
-        fn normal(&mut self) -> f64 {
-            let (a, b) = (self.uniform(), self.uniform());
-            (-2.0 * a.ln()).sqrt() * (std::f64::consts::TAU * b).cos()
-        }
-    }
 
     fn dot(a: &[f64], b: &[f64]) -> f64 {
         a.iter().zip(b).map(|(a, b)| a * b).sum()
