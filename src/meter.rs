@@ -8,8 +8,8 @@
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use crate::analyze::measure::cell::sums;
 use crate::analyze::measure::recorded;
+use crate::analyze::measure::term::{Supply, Term};
 use crate::analyze::measure::told::{Along, Seen, Told};
 use crate::analyze::record::Shape;
 use crate::analyze::spool::Spool;
@@ -241,12 +241,11 @@ impl Meter {
         }
         self.approach(held.step, &cells);
         let totals = self.shape.totals(&self.run, &cells.iter().collect::<Vec<_>>(), 0);
-        self.measured.facts.see(held.step, self.shape.layout, self.shape.ends(), &totals);
+        self.measured.facts.see(held.step, self.shape.ends(), &totals);
         let along = self.along.filter(|a| recorded >> a.direction & 1 == 1);
         let mut words = Vec::with_capacity(totals.len() * Seen::WORDS);
-        for (sums, flags) in &totals {
-            let seen = Seen::of(self.shape.layout, along, (sums, *flags), Told::Nothing);
-            Seen::put(seen.as_ref(), &mut words);
+        for row in totals.rows() {
+            Seen::put(Seen::of(row, along, Told::Nothing).as_ref(), &mut words);
         }
         self.seen.push(&words)?;
         let record = self.shape.fold(&self.run, &self.groups, (held.step, recorded), &totals);
@@ -255,14 +254,13 @@ impl Meter {
 
     /// Takes in how far a step is from the references, in the tensors that they have.
     fn approach(&mut self, step: u64, cells: &[Cells]) {
-        let layout = self.shape.layout;
         for (k, (reference, (near, moved2))) in self.references.iter().zip(&mut self.near).enumerate() {
             let (mut d2, mut next2) = (0.0, Some(0.0));
             let of = self.run.table.chunks().iter().zip(cells).filter(|(c, _)| reference.has(c.tensor));
             for (_, cells) in of {
-                let (values, flags) = cells.row(0);
-                d2 += values[layout.d2(k)];
-                next2 = next2.filter(|_| !flags.no_next).map(|sum| sum + values[Layout::STEP2]);
+                let row = cells.row(0);
+                d2 += row.d2(k);
+                next2 = next2.zip(row.step2()).map(|(sum, step2)| sum + step2);
             }
             near.add(step, d2, std::mem::replace(moved2, next2));
         }
@@ -277,33 +275,37 @@ impl Meter {
         range: std::ops::Range<usize>,
         references: &[Vec<f32>],
     ) -> Cells {
-        let layout = self.shape.layout;
-        let mut cells = Cells::with_capacity(layout.width(), 1);
-        let (values, flags) = cells.push();
-        let x = &held.x[range.clone()];
-        flags.no_next = next.is_none();
-        flags.no_init = self.init.is_none();
+        let mut cells = Cells::zeros(self.shape.layout, 1);
+        let mut row = cells.row_mut(0);
+        let (x, has_next) = (&held.x[range.clone()], next.is_some());
+        (row.flags.no_next, row.flags.no_init) = (!has_next, self.init.is_none());
         let next = next.map_or(x, |v| &v[range.clone()]);
         let init = self.init.as_ref().map_or(x, |v| &v[range.clone()]);
         let zeros = vec![0.0; x.len()];
         for (d, measured) in self.directions.iter().enumerate() {
             let stream = measured.recorded.and_then(|id| held.streams.iter().find(|s| s.id == id));
             let there = match measured.recorded {
-                None => !flags.no_next,
+                None => has_next,
                 Some(_) => stream.is_some_and(|s| !s.absent[tensor]),
             };
             let g = match stream {
                 Some(s) if there => &s.values[range.clone()],
                 _ => &zeros,
             };
+            let supply = match measured.recorded {
+                _ if !there => Supply::Absent,
+                Some(stream) => Supply::Read(stream),
+                None => Supply::Iterates,
+            };
             // What is absent is a stream of zeros.
             let direction = if there { measured.direction(|| 0.0) } else { Direction::Stored };
             if !there {
-                flags.absent |= 1 << d;
-                flags.all_absent |= 1 << d;
+                row.flags.absent |= 1 << d;
+                row.flags.all_absent |= 1 << d;
             }
-            let v = Vectors { g, x, next, init };
-            sums(self.isa, layout, (d, direction), &v, None, references, values);
+            let (vectors, step) = (Vectors { g, x, next, init }, held.step);
+            let term = Term { number: d, step, direction, supply, vectors, has_next, later: None };
+            term.sum(self.isa, references, &mut row);
         }
         cells
     }

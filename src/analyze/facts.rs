@@ -6,7 +6,7 @@
 use crate::reference::{Origin, Reference};
 use crate::run::Run;
 use crate::run::format::manifest::GRAD;
-use crate::sums::{Flags, Layout};
+use crate::sums::Cells;
 
 /// Names, and steps of each, that a note shows.
 const NAMES: usize = 3;
@@ -74,27 +74,21 @@ impl Steps {
 impl Facts {
     /// Takes in the sums of all tensors at a step. Steps come in their order. `ends` has the step of each reference
     /// that is an iterate.
-    pub(crate) fn see(
-        &mut self,
-        step: u64,
-        layout: Layout,
-        ends: &[Option<u64>],
-        totals: &[(Vec<f64>, Flags)],
-    ) {
+    pub(crate) fn see(&mut self, step: u64, ends: &[Option<u64>], totals: &Cells) {
         self.tensors.resize_with(totals.len(), Fact::default);
-        for (fact, (sums, flags)) in self.tensors.iter_mut().zip(totals) {
+        for (fact, row) in self.tensors.iter_mut().zip(totals.rows()) {
             // Not a number is a difference.
-            let moved = !flags.no_next && sums[Layout::STEP2] != 0.0;
-            fact.moves |= moved || (!flags.no_init && sums[Layout::INIT2] != 0.0);
-            if !flags.no_next && !moved {
+            let differs = |distance2: Option<f64>| distance2.is_some_and(|d2| d2 != 0.0);
+            fact.moves |= differs(row.step2()) || differs(row.init2());
+            if row.step2().is_some_and(|d2| d2 == 0.0) {
                 fact.still.add(step);
             }
-            fact.against.resize_with(layout.references, Against::default);
+            fact.against.resize_with(ends.len(), Against::default);
             for (k, against) in fact.against.iter_mut().enumerate() {
                 if ends[k].is_some_and(|end| step >= end) {
                     continue;
                 }
-                if sums[layout.d2(k)] == 0.0 {
+                if row.d2(k) == 0.0 {
                     against.now.add(step);
                 } else {
                     against.early.extend(std::mem::take(&mut against.now));
@@ -197,6 +191,8 @@ impl Facts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reduce::{IterateSums, ReferenceSums};
+    use crate::sums::{Layout, Part};
 
     const LAYOUT: Layout = Layout { directions: 1, references: 1, lag: None, own: false, lossy: false };
 
@@ -204,9 +200,11 @@ mod tests {
     fn seen(steps: &[(f64, f64)], end: Option<u64>) -> Fact {
         let mut facts = Facts::default();
         for (step, (d2, step2)) in steps.iter().enumerate() {
-            let mut sums = vec![0.0; LAYOUT.width()];
-            (sums[LAYOUT.d2(0)], sums[Layout::STEP2]) = (*d2, *step2);
-            facts.see(step as u64, LAYOUT, &[end], &[(sums, Flags::default())]);
+            let mut totals = Cells::zeros(LAYOUT, 1);
+            let mut row = totals.row_mut(0);
+            row.put(Part::Iterates(IterateSums { step2: *step2, ..IterateSums::default() }));
+            row.put(Part::Against(0, 0, ReferenceSums { d2: *d2, ..ReferenceSums::default() }));
+            facts.see(step as u64, &[end], &totals);
         }
         facts.tensors.remove(0)
     }

@@ -8,7 +8,7 @@ use crate::reduce::spread::Spread;
 use crate::reference::Reference;
 use crate::run::Run;
 use crate::run::format::manifest::TensorInfo;
-use crate::sums::{Cells, Flags, Fold, Layout};
+use crate::sums::{Cells, Flags, Fold, Layout, SumRow};
 
 /// The tensors of a group that move together.
 pub(crate) struct Part {
@@ -93,12 +93,12 @@ impl Shape {
 
     /// How far rounding can have moved x_t - r in some tensors: the iterates' type, and the reference's where that
     /// is coarser. Where x_t is the reference nothing was moved, so such a tensor counts only if all are.
-    fn rounding(&self, reference: usize, tensors: &[usize], totals: &[(Vec<f64>, Flags)]) -> f64 {
-        let apart = |t: &usize| totals[*t].0[self.layout.d2(reference)] != 0.0;
+    fn rounding(&self, reference: usize, tensors: &[usize], totals: &Cells) -> f64 {
+        let apart = |t: &usize| totals.row(*t).d2(reference) != 0.0;
         let all = tensors.iter().all(|t| !apart(t));
         let (mut here, mut there) = (Neumaier::default(), Neumaier::default());
         for &t in tensors.iter().filter(|t| all || apart(t)) {
-            here.add(self.units2[t] * totals[t].0[Layout::X2]);
+            here.add(self.units2[t] * totals.row(t).x2());
             there.add(self.moved2[reference][t]);
         }
         here.total().sqrt() + there.total().sqrt()
@@ -110,20 +110,17 @@ impl Shape {
     }
 
     /// Folds the chunks of a step into tensors: their sums, by tensor.
-    pub(crate) fn totals(&self, run: &Run, cells: &[&Cells], row: usize) -> Vec<(Vec<f64>, Flags)> {
-        let width = self.layout.width();
-        let mut totals: Vec<(Vec<f64>, Flags)> = Vec::with_capacity(run.manifest.tensors.len());
-        let mut fold = Fold::new(width);
+    pub(crate) fn totals(&self, run: &Run, cells: &[&Cells], row: usize) -> Cells {
+        let tensors = run.manifest.tensors.len();
+        let mut totals = Cells::with_capacity(self.layout, tensors);
+        let mut fold = Fold::new(self.layout);
         let mut chunks = run.table.chunks().iter().zip(cells).peekable();
-        for tensor in 0..run.manifest.tensors.len() {
+        for tensor in 0..tensors {
             fold.clear();
             while let Some((_, cells)) = chunks.next_if(|(c, _)| c.tensor == tensor) {
-                let (values, flags) = cells.row(row);
-                fold.add(values, flags);
+                fold.add(cells.row(row));
             }
-            let mut out = Vec::with_capacity(width);
-            let flags = fold.total(&mut out);
-            totals.push((out, flags));
+            fold.total_into(&mut totals);
         }
         totals
     }
@@ -134,37 +131,32 @@ impl Shape {
         run: &Run,
         groups: &[Group],
         (step, recorded): (u64, u64),
-        totals: &[(Vec<f64>, Flags)],
+        totals: &Cells,
     ) -> Vec<u64> {
         let (tensors, layout) = (&run.manifest.tensors, self.layout);
-        let mut fold = Fold::new(layout.width());
+        let mut fold = Fold::new(layout);
         let mut words = vec![step, recorded];
-        let mut sums = Vec::with_capacity(layout.width());
-        let mut total = |tensors: &mut dyn Iterator<Item = usize>, sums: &mut Vec<f64>| {
-            fold.clear();
-            tensors.for_each(|t| fold.add(&totals[t].0, totals[t].1));
-            sums.clear();
-            fold.total(sums)
-        };
         for (group, pieces) in groups.iter().zip(&self.pieces) {
+            fold.clear();
             // Tensors without elements have no gradient to be absent or next iterate to be missing.
-            let mut members = group.tensors.iter().copied().filter(|&t| tensors[t].elements() > 0);
-            let flags = total(&mut members, &mut sums);
-            words.extend(sums.iter().map(|v| v.to_bits()));
-            words.push(flags.to_bits());
+            let members = group.tensors.iter().filter(|&&t| tensors[t].elements() > 0);
+            members.for_each(|&t| fold.add(totals.row(t)));
+            let row = fold.total();
+            words.extend(row.words());
+            words.push(row.flags.to_bits());
             let rounding = |k| self.rounding(k, &group.tensors, totals).to_bits();
             words.extend((0..layout.references).map(rounding));
-            if pieces.len() > 1 {
-                for piece in pieces {
-                    total(&mut piece.iter().copied(), &mut sums);
-                    words.extend((0..layout.directions).map(|d| sums[layout.g2(d)].to_bits()));
-                    if layout.lossy {
-                        let spreads = layout.g2_spread(0)..layout.g2_spread(layout.directions);
-                        words.extend(sums[spreads].iter().map(|v| v.to_bits()));
-                    }
-                    if layout.own {
-                        words.extend((0..layout.references).map(|k| sums[layout.own(k) + 1].to_bits()));
-                    }
+            for piece in pieces.iter().filter(|_| pieces.len() > 1) {
+                fold.clear();
+                piece.iter().for_each(|&t| fold.add(totals.row(t)));
+                let row = fold.total();
+                words.extend((0..layout.directions).map(|d| row.g2(d).to_bits()));
+                if layout.lossy {
+                    let spreads = (0..layout.directions).flat_map(|d| row.g2_spread(d).to_words());
+                    words.extend(spreads.map(f64::to_bits));
+                }
+                if layout.own {
+                    words.extend((0..layout.references).map(|k| row.own2(k).to_bits()));
                 }
             }
         }
@@ -198,12 +190,10 @@ impl Record<'_> {
         f64::from_bits(self.words[at])
     }
 
-    /// Copies the sums of a group to `out` and returns their flags.
-    pub(crate) fn sums(&self, group: usize, out: &mut Vec<f64>) -> Flags {
-        let (from, width) = (self.shape.groups[group], self.shape.layout.width());
-        out.clear();
-        out.extend(self.words[from..from + width].iter().map(|w| f64::from_bits(*w)));
-        Flags::from_bits(self.words[from + width])
+    /// The sums of a group.
+    pub(crate) fn sums(&self, group: usize) -> SumRow<'_, [u64]> {
+        let (layout, words) = (self.shape.layout, &self.words[self.shape.groups[group]..]);
+        SumRow::from_words(layout, words, Flags::from_bits(words[layout.width()]))
     }
 
     /// How far rounding can have moved x_t - r in a group.
@@ -211,35 +201,35 @@ impl Record<'_> {
         self.real(self.shape.roundings[group] + reference)
     }
 
-    /// The sum over the pieces of a part of what lies so far behind the place of each; `whole` is where the record
-    /// has it of a group.
-    fn total(&self, part: &Part, behind: usize, whole: usize) -> f64 {
+    /// The sum over the pieces of a part of what lies so far behind the place of each; `None` where the part is the
+    /// whole group, which has it itself.
+    fn total(&self, part: &Part, behind: usize) -> Option<f64> {
         match part.own.as_slice() {
-            [] => self.real(whole),
-            [at] => self.real(at + behind),
+            [] => None,
+            [at] => Some(self.real(at + behind)),
             all => {
                 let mut sum = Neumaier::default();
                 all.iter().for_each(|at| sum.add(self.real(at + behind)));
-                sum.total()
+                Some(sum.total())
             }
         }
     }
 
     /// `||s||^2` of a direction over a part of a group.
     pub(crate) fn g2(&self, group: usize, part: &Part, direction: usize) -> f64 {
-        self.total(part, direction, self.shape.groups[group] + self.shape.layout.g2(direction))
+        self.total(part, direction).unwrap_or_else(|| self.sums(group).g2(direction))
     }
 
     /// What the gradient itself put between x_t and a reference, over a group: `sum h g^2`.
     pub(crate) fn own(&self, group: usize, reference: usize) -> f64 {
-        self.real(self.shape.groups[group] + self.shape.layout.own(reference))
+        self.sums(group).own(reference)
     }
 
     /// The squared length of that, over a part of a group: `sum (h g)^2`.
     pub(crate) fn own2(&self, group: usize, part: &Part, reference: usize) -> f64 {
         let layout = self.shape.layout;
         let norms = layout.directions * if layout.lossy { 1 + Spread::WORDS } else { 1 };
-        self.total(part, norms + reference, self.shape.groups[group] + layout.own(reference) + 1)
+        self.total(part, norms + reference).unwrap_or_else(|| self.sums(group).own2(reference))
     }
 
     /// The spread of `||s||^2` of a direction over a part of a group; zero where nothing was lost.
@@ -248,10 +238,10 @@ impl Record<'_> {
         if !layout.lossy {
             return Spread::default();
         }
-        let (behind, whole) = (
-            layout.directions + Spread::WORDS * direction,
-            self.shape.groups[group] + layout.g2_spread(direction),
-        );
-        Spread::at(&[0, 1, 2].map(|i| self.total(part, behind + i, whole + i)), 0)
+        let behind = layout.directions + Spread::WORDS * direction;
+        match [0, 1, 2].map(|i| self.total(part, behind + i)) {
+            [Some(variance), Some(squares), Some(offset)] => Spread { variance, squares, offset },
+            _ => self.sums(group).g2_spread(direction),
+        }
     }
 }

@@ -99,12 +99,7 @@ fn norms(analysis: &Analysis<'_>, record: &Record<'_>) -> Vec<f64> {
     let Some(d) = options.directions.iter().position(|d| d.form == Form::Stored && d.recorded == grad) else {
         return Vec::new();
     };
-    let mut values = Vec::new();
-    let of_group = |group| {
-        record.sums(group, &mut values);
-        values[analysis.shape.layout.g2(d)]
-    };
-    (0..options.groups.len()).map(of_group).collect()
+    (0..options.groups.len()).map(|group| record.sums(group).g2(d)).collect()
 }
 
 /// `<s, x - r>` of one shadow, for every step, reference, stream and group.
@@ -196,7 +191,7 @@ impl Analysis<'_> {
         let number = |s: &Stream| options.streams.iter().position(|known| known.name == s.name);
         let streams: Vec<Option<usize>> = own.streams.iter().map(number).collect();
         let places = self.places();
-        let (mut words, mut of_run_words, mut values) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut words, mut of_run_words) = (Vec::new(), Vec::new());
         for i in 0..measured.steps.len() {
             measured.spool.read(i, &mut words)?;
             let record = Record { shape: &analysis.shape, words: &words };
@@ -213,11 +208,10 @@ impl Analysis<'_> {
                     return Err(Error::NotFound { path: run.path.clone(), what });
                 }
             }
-            let mut dot = |place: Place| {
+            let dot = |place: Place| {
                 let (reference, stream) = (numbers[place.reference]?, streams[place.stream]?);
-                let flags = record.sums(place.group, &mut values);
                 let there = Place { reference, stream, ..place };
-                analysis.sums(&record, &values, flags, there).map(|(sums, _)| sums.dot)
+                analysis.sums(&record, there).map(|(sums, _)| sums.dot)
             };
             let all = places.iter().map(|p| dot(*p).unwrap_or(f64::NAN).to_bits());
             dots.spool.push(&all.collect::<Vec<u64>>())?;

@@ -23,6 +23,36 @@ pub struct Spread {
     pub offset: f64,
 }
 
+impl Spread {
+    /// Numbers that it has.
+    pub const WORDS: usize = 3;
+
+    /// The spread of these numbers.
+    pub fn from_words([variance, squares, offset]: [f64; Spread::WORDS]) -> Spread {
+        Spread { variance, squares, offset }
+    }
+
+    /// Its numbers.
+    pub fn to_words(self) -> [f64; Spread::WORDS] {
+        [self.variance, self.squares, self.offset]
+    }
+
+    /// That of the sum times `c`.
+    pub fn times(self, c: f64) -> Spread {
+        let by = c.abs();
+        Spread { variance: self.variance * c * c, squares: self.squares * by, offset: self.offset * by }
+    }
+
+    /// That of a sum of two.
+    pub fn plus(self, other: Spread) -> Spread {
+        Spread {
+            variance: self.variance + other.variance,
+            squares: self.squares + other.squares,
+            offset: self.offset + other.offset,
+        }
+    }
+}
+
 /// What rounding the terms of a sum and adding them up can make of it, as a part of the sum of their sizes:
 /// far more than the depth of the fold.
 const ROUNDINGS: f64 = 64.0 / (1u64 << 53) as f64;

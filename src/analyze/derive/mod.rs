@@ -24,7 +24,7 @@ use crate::reduce::spread::Spread;
 use crate::reference::weights::Weights;
 use crate::row::{Doubt, Names, Row, Scalars, Sink};
 use crate::stream;
-use crate::sums::{Flags, Spreads, Sums};
+use crate::sums::{Spreads, Sums};
 
 /// What a row speaks of, by number.
 #[derive(Clone, Copy)]
@@ -66,7 +66,7 @@ impl Analysis<'_> {
         let places = self.places();
         let shadowed = vec![f64::NAN; places.len()];
         let mut known = Known { walked, intermittent, departures, places, shadowed };
-        let (mut words, mut values) = (Vec::new(), Vec::new());
+        let mut words = Vec::new();
         for window in windows(&measured.steps, self.catalog) {
             let spreads = self.spreads(measured, &mut known, window.clone())?;
             for i in window {
@@ -77,8 +77,7 @@ impl Analysis<'_> {
                 let groups = 0..self.options.groups.len();
                 let scalars: Vec<Scalars> = groups.map(|g| self.scalars(record.step(), g)).collect();
                 for (place, spreads) in known.places.iter().zip(&spreads) {
-                    let flags = record.sums(place.group, &mut values);
-                    let Some((sums, scale)) = self.sums(&record, &values, flags, *place) else { continue };
+                    let Some((sums, scale)) = self.sums(&record, *place) else { continue };
                     let (entry, own) = self.entry(&record, *place, scale, &known, Some(&pasts));
                     let group = &self.options.groups[place.group];
                     let (step, reference) = (record.step(), &self.references[place.reference]);
@@ -159,14 +158,13 @@ impl Analysis<'_> {
         window: Range<usize>,
     ) -> Result<Vec<[Window; 2]>> {
         let mut windows = vec![[Window::default(); 2]; known.places.len()];
-        let (mut words, mut values) = (Vec::new(), Vec::new());
+        let mut words = Vec::new();
         for i in window {
             measured.spool.read(i, &mut words)?;
             known.read(measured, i)?;
             let record = Record { shape: &self.shape, words: &words };
             for (window, place) in windows.iter_mut().zip(&known.places) {
-                let flags = record.sums(place.group, &mut values);
-                if let Some((sums, scale)) = self.sums(&record, &values, flags, *place) {
+                if let Some((sums, scale)) = self.sums(&record, *place) {
                     let (entry, own) = self.entry(&record, *place, scale, known, None);
                     let within = |s| intervals(&sums, s, 1, entry, own, self.confidence).cos_excess;
                     let interval = sums.spreads.as_ref().map_or(Interval::default(), within);
@@ -184,21 +182,16 @@ impl Analysis<'_> {
     }
 
     /// The sums of a place, and what its stream was divided by; `None` where it has no row.
-    pub(crate) fn sums(
-        &self,
-        record: &Record<'_>,
-        values: &[f64],
-        flags: Flags,
-        place: Place,
-    ) -> Option<(Sums, f64)> {
+    pub(crate) fn sums(&self, record: &Record<'_>, place: Place) -> Option<(Sums, f64)> {
         let stream = &self.options.streams[place.stream];
         let d = stream.direction;
         let update = self.options.directions[d].form == stream::Form::Update;
+        let row = record.sums(place.group);
         // An update is not known where x_{t+1} is not, be it for one tensor.
-        if !record.recorded(d) || (update && flags.no_next) {
+        if !record.recorded(d) || (update && row.flags.no_next) {
             return None;
         }
-        let mut sums = Sums::of(self.shape.layout, values, flags, d, place.reference);
+        let mut sums = Sums::of(row, d, place.reference);
         let step = record.step();
         if self.enters(place) == Enters::Unknown {
             sums.dot_lag = self.dot_later(&sums, place, step);

@@ -11,7 +11,7 @@ use crate::analyze::spool::Spool;
 use crate::analyze::{Analysis, Measured};
 use crate::error::Result;
 use crate::run::format::manifest::GRAD;
-use crate::sums::Flags;
+use crate::sums::{Cells, Flags, SumRow};
 
 /// What was measured of a step.
 pub(crate) struct Entry {
@@ -19,7 +19,7 @@ pub(crate) struct Entry {
     /// One bit a direction: it was recorded.
     pub(crate) recorded: u64,
     /// The sums by tensor.
-    pub(crate) totals: Vec<(Vec<f64>, Flags)>,
+    pub(crate) totals: Cells,
     /// What the storage of the next iterate tells, by tensor.
     pub(crate) told: Vec<Told>,
 }
@@ -61,9 +61,9 @@ impl Book {
         };
         self.words.clear();
         self.words.extend([entry.step, entry.recorded]);
-        for ((sums, flags), told) in entry.totals.iter().zip(&entry.told) {
-            self.words.extend(sums.iter().map(|v| v.to_bits()));
-            self.words.push(flags.to_bits());
+        for (row, told) in entry.totals.rows().zip(&entry.told) {
+            self.words.extend(row.words());
+            self.words.push(row.flags.to_bits());
             self.words.extend(told.to_words());
         }
         *count += 1;
@@ -73,16 +73,13 @@ impl Book {
     fn settle(&mut self, analysis: &Analysis<'_>, entry: &Entry, out: &mut Measured) -> Result<()> {
         let Entry { step, recorded, totals, told } = entry;
         let shape = &analysis.shape;
-        out.facts.see(*step, shape.layout, shape.ends(), totals);
+        out.facts.see(*step, shape.ends(), totals);
         if let Some(check) = &mut self.check {
             let along = self.along.filter(|a| recorded >> a.direction & 1 == 1);
-            let of = |((sums, flags), told): (&(Vec<f64>, Flags), &Told)| {
-                Seen::of(shape.layout, along, (sums, *flags), *told)
-            };
             let updates = analysis.linear_updates(&[*step]);
             check.take(
                 *step,
-                totals.iter().zip(told).map(of).collect(),
+                totals.rows().zip(told).map(|(row, told)| Seen::of(row, along, *told)).collect(),
                 Analysis::taken(&updates, *step, along),
             );
         }
@@ -96,16 +93,15 @@ impl Book {
     /// A file without a name cannot be read, or a reference.
     pub(crate) fn close(mut self, analysis: &Analysis<'_>, out: &mut Measured) -> Result<()> {
         if let Some((mut spool, count)) = self.waiting.take() {
-            let width = analysis.shape.layout.width();
+            let layout = analysis.shape.layout;
             let mut words = Vec::new();
             for i in (0..count).rev() {
                 spool.read(i, &mut words)?;
-                let mut entry =
-                    Entry { step: words[0], recorded: words[1], totals: Vec::new(), told: Vec::new() };
-                for tensor in words[2..].chunks_exact(width + 1 + Told::WORDS) {
-                    let (sums, rest) = tensor.split_at(width);
-                    let sums = sums.iter().map(|v| f64::from_bits(*v)).collect();
-                    entry.totals.push((sums, Flags::from_bits(rest[0])));
+                let totals = Cells::with_capacity(layout, analysis.run.manifest.tensors.len());
+                let mut entry = Entry { step: words[0], recorded: words[1], totals, told: Vec::new() };
+                for tensor in words[2..].chunks_exact(layout.width() + 1 + Told::WORDS) {
+                    let (sums, rest) = tensor.split_at(layout.width());
+                    entry.totals.push(SumRow::from_words(layout, sums, Flags::from_bits(rest[0])));
                     entry.told.push(Told::from_words([rest[1], rest[2]]));
                 }
                 self.settle(analysis, &entry, out)?;

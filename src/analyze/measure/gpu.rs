@@ -6,12 +6,11 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
+use crate::analyze::measure::term::{Supply, Term};
 use crate::codec::{Coding, DecodeError, Parts, Prediction, Residual};
-use crate::cuda::{Device, From, Lane, Plan, Resident, Term};
+use crate::cuda::{self, Device, From, Lane, Plan, Resident};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::reduce::Direction;
-use crate::reduce::cpu::Vectors;
 use crate::reference::Reference;
 use crate::run::Run;
 use crate::run::format::chunk::Chunk;
@@ -20,7 +19,7 @@ use crate::run::format::vector_id::StreamId;
 use crate::run::read::chunk_reader::{ChunkReader, Decoded};
 use crate::run::read::trajectory::{Slot, Slots};
 use crate::stream::Measured;
-use crate::sums::{Cells, Layout};
+use crate::sums::{Cells, Layout, Part};
 
 /// A device with what all its lanes share.
 pub(crate) struct Shared {
@@ -97,8 +96,8 @@ pub(crate) struct Batch {
     /// Steps of iterates, and their places.
     iterates: Vec<(u64, u32)>,
     rows: Vec<Of>,
-    /// Sums that wait for their row: the row, the place there, the sum.
-    done: Vec<(usize, usize, f64)>,
+    /// Sums that wait for their row, and its number.
+    done: Vec<(usize, Part)>,
     /// Whether the chunk's vectors are decoded on the device.
     decodes: bool,
     plan: Plan,
@@ -125,30 +124,6 @@ struct Of {
     later: bool,
     /// `||s||^2` is known better than from what is stored.
     given: bool,
-}
-
-/// A direction at a step, and what is recorded around it.
-pub(crate) struct At<'a> {
-    /// The row of its sums.
-    pub(crate) row: usize,
-    /// Its number.
-    pub(crate) number: usize,
-    /// How it is had.
-    pub(crate) direction: Direction,
-    /// The step.
-    pub(crate) step: u64,
-    /// The vectors.
-    pub(crate) vectors: Vectors<'a>,
-    /// Whether x_{t+1} is recorded.
-    pub(crate) has_next: bool,
-    /// The later iterate and its step, where it is recorded.
-    pub(crate) later: Option<(u64, &'a [f32])>,
-    /// `||s||^2` is known better than from what is stored.
-    pub(crate) given: bool,
-    /// The direction is the gradient that the next iterate was predicted from.
-    pub(crate) known: bool,
-    /// The direction is absent: zeros.
-    pub(crate) absent: bool,
 }
 
 impl Batch {
@@ -227,30 +202,31 @@ impl Batch {
         Ok(place)
     }
 
-    /// Adds a direction at a step.
+    /// Adds a term whose sums go to `row`; `given` where its `||s||^2` is known better than from what is stored.
     ///
     /// # Errors
     /// The device fails.
-    pub(crate) fn add(&mut self, at: &At<'_>) -> Result<()> {
-        let v = &at.vectors;
+    pub(crate) fn add(&mut self, of: &Term<'_>, row: usize, given: bool) -> Result<()> {
+        let v = &of.vectors;
         if self.init.is_none() {
             // Without x_0 its sum is of no use.
             self.init = Some(if v.init.is_empty() { self.zeros() } else { self.put(v.init)? });
         }
-        let x = self.iterate(at.step, v.x)?;
-        let next = if at.has_next { self.iterate(at.step + 1, v.next)? } else { x };
-        let later = match at.later {
+        let x = self.iterate(of.step, v.x)?;
+        let next = if of.has_next { self.iterate(of.step + 1, v.next)? } else { x };
+        let later = match of.later {
             Some((step, later)) => self.iterate(step, later)?,
             None => x,
         };
-        let g = match self.gradient.filter(|(step, _)| at.known && self.decodes && *step == at.step) {
-            Some((_, place)) => place,
-            None if at.absent && self.decodes => self.zeros(),
-            None if at.direction == Direction::Update => x,
-            None => self.put(v.g)?,
+        let decoded = self.gradient.filter(|(step, _)| self.decodes && *step == of.step);
+        let g = match (of.supply, decoded) {
+            (Supply::AtHand(_), Some((_, place))) => place,
+            (Supply::Absent, _) if self.decodes => self.zeros(),
+            (Supply::Iterates, _) => x,
+            _ => self.put(v.g)?,
         };
-        let term = self.lane.term(Term { direction: at.direction, g, x, next, later });
-        let (row, direction, later, given) = (at.row, at.number, at.later.is_some(), at.given);
+        let term = self.lane.term(cuda::Term { direction: of.direction, g, x, next, later });
+        let (direction, later) = (of.number, of.later.is_some());
         self.rows.push(Of { term, row, direction, later, given });
         Ok(())
     }
@@ -264,8 +240,8 @@ impl Batch {
         let done = self.execute(|k, out| references[k].chunk(chunk, &mut file, out));
         self.file = file;
         done?;
-        for (row, place, sum) in self.done.drain(..) {
-            cells.values_mut(row)[place] = sum;
+        for (row, part) in self.done.drain(..) {
+            cells.row_mut(row).put(part);
         }
         Ok(())
     }
@@ -276,25 +252,16 @@ impl Batch {
         let (sums, layout, done) = (self.lane.sums().map_err(Error::Cuda)?, self.layout, &mut self.done);
         for of in &self.rows {
             let d = of.direction;
-            let mut put = |place: usize, sum: f64| done.push((of.row, place, sum));
+            let mut put = |part: Part| done.push((of.row, part));
             let (iterates, along, first) = sums.step(of.term);
             if d == 0 {
-                put(Layout::X2, iterates.x2);
-                put(Layout::STEP2, iterates.step2);
-                put(Layout::INIT2, iterates.init2);
+                put(Part::Iterates(iterates));
             }
-            if !of.given {
-                put(layout.g2(d), along.g2);
-            }
-            put(layout.g2(d) + 1, along.gx);
+            put(if of.given { Part::Product(d, along.gx) } else { Part::Along(d, along) });
             for k in 0..layout.references {
-                let r = if k == 0 { first } else { sums.pair(of.term, k) };
-                let dot = layout.dot(d, k);
-                put(layout.d2(k), r.d2);
-                put(dot, r.dot);
-                put(dot + 1, r.dot_next);
+                put(Part::Against(d, k, if k == 0 { first } else { sums.pair(of.term, k) }));
                 if of.later {
-                    put(dot + 2, sums.lag(of.term, k));
+                    put(Part::Lagged(d, k, sums.lag(of.term, k)));
                 }
             }
         }

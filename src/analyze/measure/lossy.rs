@@ -1,16 +1,16 @@
 //! How far the sums of one chunk at one step can be off, where vectors were stored with loss.
 
+use crate::analyze::measure::term::Term;
 use crate::error::Result;
 use crate::isa::Isa;
 use crate::order::CHUNK;
 use crate::reduce::Direction;
-use crate::reduce::cpu::Vectors;
-use crate::reduce::spread::{Off, Sizes, Spread, Widths};
+use crate::reduce::spread::{Off, Sizes, Widths};
 use crate::reference::Reference;
 use crate::run::format::chunk::Chunk;
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::chunk_reader::ChunkReader;
-use crate::sums::Layout;
+use crate::sums::{Layout, SumRowMut};
 
 /// Widths of the vectors at hand.
 pub(crate) struct Bounds {
@@ -20,17 +20,6 @@ pub(crate) struct Bounds {
     later: Vec<f32>,
     references: Vec<(Vec<f32>, bool)>,
     sizes: Sizes,
-}
-
-/// A direction at a step.
-pub(crate) struct Along<'a> {
-    /// Its number among those that are measured.
-    pub(crate) number: usize,
-    pub(crate) direction: Direction,
-    /// The step, and the stream where it was stored and is there.
-    pub(crate) step: u64,
-    pub(crate) stored: Option<StreamId>,
-    pub(crate) vectors: Vectors<'a>,
 }
 
 impl Bounds {
@@ -73,41 +62,40 @@ impl Bounds {
         Ok(())
     }
 
-    /// Puts the spreads of the sums of a direction beside them, and the exact square of one that was
-    /// stored with loss in its place; says whether there is one.
+    /// Puts the spreads of a term's sums beside them, and the exact square of a direction that was stored with loss
+    /// in its place; says whether there is one.
     pub(crate) fn add(
         &mut self,
         isa: Isa,
-        layout: Layout,
-        along: &Along<'_>,
-        (later, references): (Option<&[f32]>, &[Vec<f32>]),
+        term: &Term<'_>,
+        references: &[Vec<f32>],
         source: &mut ChunkReader<'_>,
-        values: &mut [f64],
+        row: &mut SumRowMut<'_>,
     ) -> Result<bool> {
-        let (n, d, v) = (along.vectors.x.len(), along.number, &along.vectors);
-        let exact = match along.stored {
-            Some(stream) => source.widths(along.step, stream, v.g, &mut self.g[..n])?,
+        let (n, d, v) = (term.vectors.x.len(), term.number, &term.vectors);
+        let exact = match term.supply.stream() {
+            Some(stream) => source.widths(term.step, stream, v.g, &mut self.g[..n])?,
             None => {
                 self.g[..n].fill(0.0);
                 None
             }
         };
         let widths = Widths { g: &self.g[..n], x: &self.x[..n], next: &self.next[..n] };
-        self.sizes.take(along.direction, v, &widths);
-        let exact = exact.filter(|_| along.direction == Direction::Stored);
+        self.sizes.take(term.direction, v, &widths);
+        let exact = exact.filter(|_| term.direction == Direction::Stored);
         match exact {
-            Some(g2) => values[layout.g2(d)] = g2,
-            _ if along.direction == Direction::Stored => {}
-            _ => self.sizes.squared(isa).put(values, layout.g2_spread(d)),
+            Some(g2) => row.put_g2(d, g2),
+            _ if term.direction == Direction::Stored => {}
+            _ => row.put_g2_spread(d, self.sizes.squared(isa)),
         }
         for (k, (r, (widths, rounded))) in references.iter().zip(&self.references).enumerate() {
             let r = Off { values: &r[..n], widths: &widths[..n], rounded: *rounded };
             let [dot, d2] = self.sizes.against(isa, [v.x, &self.x[..n]], r);
-            dot.put(values, layout.dot_spread(d, k));
-            d2.put(values, layout.d2_spread(k));
-            if let Some(later) = later {
+            row.put_dot_spread(d, k, dot);
+            row.put_d2_spread(k, d2);
+            if let Some((_, later)) = term.later {
                 let [dot, _] = self.sizes.against(isa, [later, &self.later[..n]], r);
-                dot.put(values, layout.dot_spread(d, k) + Spread::WORDS);
+                row.put_dot_lag_spread(d, k, dot);
             }
         }
         Ok(exact.is_some())

@@ -1,7 +1,6 @@
 //! The first phase: every step's sums, in one pass over the shards.
 
 pub(crate) mod book;
-pub(crate) mod cell;
 pub(crate) mod check;
 pub(crate) mod course;
 pub(crate) mod gpu;
@@ -11,6 +10,7 @@ pub(crate) mod path;
 pub(crate) mod responses;
 pub(crate) mod sample;
 pub(crate) mod seconds;
+pub(crate) mod term;
 mod threads;
 pub(crate) mod told;
 pub(crate) mod unit;
@@ -253,7 +253,7 @@ impl Analysis<'_> {
         for i in 0..measured.len() {
             let i = if influence.is_some() { measured.len() - 1 - i } else { i };
             let step = measured[i];
-            if cells.iter().all(|chunk| !chunk.row(i).1.damaged) {
+            if cells.iter().all(|chunk| !chunk.row(i).flags.damaged) {
                 let (totals, told) = (self.shape.totals(self.run, &cells, i), self.told(&chunks, i));
                 let recorded = self.recorded(window, step);
                 book.enter(self, &Entry { step, recorded, totals, told }, out)?;

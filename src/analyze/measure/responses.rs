@@ -219,7 +219,7 @@ impl Responses {
         influence: &Influence<'_>,
         segment: &Segment,
         (isa, mover): (Isa, usize),
-        (wanted, layout, cells): (&[u64], Layout, &mut Cells),
+        (wanted, cells): (&[u64], &mut Cells),
         source: &mut ChunkReader<'_>,
     ) {
         // What was not noted could not be read.
@@ -244,8 +244,7 @@ impl Responses {
             for (i, place) in places.rev().enumerate() {
                 let Ok(row) = wanted.binary_search(&(segment.steps.start + place as u64)) else { continue };
                 for (k, sums) in sums[i * targets..(i + 1) * targets].iter().enumerate() {
-                    let first = layout.own(influence.course.targets[k]);
-                    cells.values_mut(row)[first..first + 2].copy_from_slice(sums);
+                    cells.row_mut(row).put_own(influence.course.targets[k], *sums);
                 }
             }
         }

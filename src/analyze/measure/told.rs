@@ -5,7 +5,7 @@ use crate::optimizer::linear::{Sgd, Update};
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::trajectory::Made;
 use crate::stream::{Form, Measured};
-use crate::sums::{Flags, Layout};
+use crate::sums::SumRow;
 
 /// What the storage of x_{t+1} tells of the step to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -167,23 +167,14 @@ impl Seen {
 
     /// What the sums of a tensor say; `None` where x_{t+1} is not recorded. The gradient lies `along` a direction,
     /// where it was recorded.
-    pub(crate) fn of(
-        layout: Layout,
-        along: Option<Along>,
-        (sums, flags): (&[f64], Flags),
-        told: Told,
-    ) -> Option<Seen> {
-        let [x2, step2, d2] = [sums[Layout::X2], sums[Layout::STEP2], sums[layout.d2(0)]];
-        let (gradient, of_gradient) = match along.map(|a| a.direction) {
+    pub(crate) fn of(row: SumRow<'_>, along: Option<Along>, told: Told) -> Option<Seen> {
+        let step2 = row.step2()?;
+        let (gradient, [g2, gx, g_step]) = match along.map(|a| a.direction) {
             None => (Gradient::Unknown, [0.0; 3]),
-            Some(d) if flags.absent >> d & 1 == 1 => (Gradient::Absent, [0.0; 3]),
-            Some(d) => {
-                let (g2, dot) = (layout.g2(d), layout.dot(d, 0));
-                (Gradient::There, [sums[g2], sums[g2 + 1], sums[dot] - sums[dot + 1]])
-            }
+            Some(d) if row.flags.absent >> d & 1 == 1 => (Gradient::Absent, [0.0; 3]),
+            Some(d) => (Gradient::There, [row.g2(d), row.gx(d), row.dot(d, 0) - row.dot_next(d, 0)?]),
         };
-        let [g2, gx, g_step] = of_gradient;
-        (!flags.no_next).then_some(Seen { gradient, told, sums: [x2, step2, g2, gx, g_step, d2] })
+        Some(Seen { gradient, told, sums: [row.x2(), step2, g2, gx, g_step, row.d2(0)] })
     }
 
     /// Words of a tensor of which storage tells nothing.

@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use crate::analyze::measure::cell::sums;
 use crate::analyze::measure::course::Segment;
-use crate::analyze::measure::gpu::{At, Batch, Shared};
+use crate::analyze::measure::gpu::{Batch, Shared};
 use crate::analyze::measure::influence::Influence;
-use crate::analyze::measure::lossy::{Along, Bounds};
+use crate::analyze::measure::lossy::Bounds;
 use crate::analyze::measure::responses::Responses;
 use crate::analyze::measure::sample::Sample;
+use crate::analyze::measure::term::{Supply, Term};
 use crate::analyze::measure::threads::thread_pool;
 use crate::analyze::measure::told::{Told, Updates};
 use crate::analyze::{Observer, Options};
@@ -35,7 +35,7 @@ use crate::run::read::chunk_reader::{ChunkReader, Decoded, Reader};
 use crate::run::read::trajectory::{Slots, Trajectory};
 use crate::run::read::window::Window;
 use crate::stream::Measured;
-use crate::sums::{Cells, Flags, Layout};
+use crate::sums::{Cells, Layout};
 
 /// What all units of a window share.
 pub(crate) struct Unit<'a> {
@@ -172,8 +172,7 @@ impl Workers {
                 })
                 .collect()
         });
-        let width = unit.layout.width();
-        let cells = Cells::with_capacity(width, steps.len());
+        let cells = Cells::with_capacity(unit.layout, steps.len());
         let mut measured = vec![Measurement { cells, told: Vec::with_capacity(steps.len()) }; chunks.len()];
         let (mut starts, mut damage) = (vec![None; chunks.len()], Vec::new());
         let per_chunk = (jobs.len() / chunks.len().max(1)).max(1);
@@ -227,7 +226,7 @@ impl Unit<'_> {
     ) -> Result<Walked> {
         let chunk = &self.run.table.chunks()[index];
         let n = chunk.len;
-        let cells = Cells::zeros(self.layout.width(), steps.len());
+        let cells = Cells::zeros(self.layout, steps.len());
         let mut damage = Vec::new();
         let Scratch { reader, g, init, iterates, references, bounds, responses, batch } = s;
         if let Some(batch) = batch {
@@ -271,7 +270,7 @@ impl Unit<'_> {
                     let walked: Vec<u64> = segment.steps.clone().collect();
                     let noting = Noting { responses, influence, segment, mover };
                     walk.take(&walked, iterates, batch, Some(noting), &mut source)?;
-                    let rows = (steps, self.layout, &mut walk.cells);
+                    let rows = (steps, &mut walk.cells);
                     responses.back(influence, segment, (isa, mover), rows, &mut source);
                 }
                 if segments.first().is_some_and(|s| s.number > 0) {
@@ -332,6 +331,23 @@ struct Steps<'a> {
     damage: Damage,
 }
 
+/// How far iterates were looked for.
+#[derive(Default)]
+struct Reached {
+    /// Steps whose iterates cannot be decoded.
+    lost: Option<RangeInclusive<u64>>,
+    /// Up to here all that are needed were taken.
+    ahead: u64,
+}
+
+/// Which iterates around a step are at hand.
+#[derive(Clone, Copy)]
+struct Around {
+    has_next: bool,
+    /// The step of the later iterate that directions meet.
+    later: Option<u64>,
+}
+
 /// Who is told of the gradients on the way, to walk back over them.
 struct Noting<'a> {
     responses: &'a mut Responses,
@@ -350,138 +366,175 @@ impl Steps<'_> {
         mut noting: Option<Noting<'_>>,
         source: &mut ChunkReader<'_>,
     ) -> Result<()> {
-        let Steps { unit, isa, index, wanted, init, g, references, bounds, cells, told, again, damage } =
-            self;
         let n = source.chunk.len;
-        let mut none = Flags::default();
-        let grad = unit.run.manifest.stream_id(GRAD);
-        // Steps whose iterates cannot be decoded.
-        let mut lost: Option<RangeInclusive<u64>> = None;
-        // Up to here iterates were looked for.
-        let mut ahead = 0;
+        let mut reached = Reached::default();
         for &t in steps {
-            let row = wanted.binary_search(&t).ok();
+            let row = self.wanted.binary_search(&t).ok();
             if let Some(batch) = batch.filter(|b| b.borrow().is_full()) {
-                batch.borrow_mut().flush(unit.references, source.chunk, cells)?;
+                batch.borrow_mut().flush(self.unit.references, source.chunk, &mut self.cells)?;
             }
-            let mut reach = |step: u64| {
-                if lost.as_ref().is_some_and(|lost| lost.contains(&step)) {
-                    return Ok(false);
-                }
-                iterates.reach(step, source).or_else(|e| {
-                    let e = keep(e)?;
-                    let end = unit.run.next_keyframe(step)?.map_or(u64::MAX, |k| k - 1);
-                    lost = Some(step..=end);
-                    // The final iterate has no row.
-                    let last = unit.run.final_step().unwrap_or(unit.run.steps().end).saturating_sub(1);
-                    damage.push((step..=last.min(end).max(step), e));
-                    Ok(false)
-                })
-            };
-            let (_, has_next) = (reach(t)?, reach(t + 1)?);
-            let later = unit.layout.lag.map_or(t, |lag| t + lag);
-            // A later iterate may be decoded without those before it, which the next steps need: in order.
-            let needed = |s: &u64| steps.binary_search(s).is_ok() || steps.binary_search(&(s - 1)).is_ok();
-            for between in ((t + 2).max(ahead + 1)..later).filter(needed) {
-                reach(between)?;
-            }
-            ahead = later;
-            let has_later = later > t && row.is_some() && reach(later)?;
+            let around = self.reach_around(t, row.is_some(), steps, &mut reached, iterates, source)?;
             if let Some(row) = row {
-                match unit.told(iterates, t, source.chunk.tensor) {
-                    Some(of_step) => told[row] = of_step,
-                    None => again.push((row, t)),
+                match self.unit.told(iterates, t, source.chunk.tensor) {
+                    Some(of_step) => self.told[row] = of_step,
+                    None => self.again.push((row, t)),
                 }
             }
-            let (values, flags) = match row {
-                Some(row) => cells.row_mut(row),
-                None => (&mut [][..], &mut none),
-            };
-            flags.no_init = init.is_none();
             let Some(x) = iterates.get(t, n) else {
-                flags.damaged = true;
+                row.into_iter().for_each(|row| self.cells.row_mut(row).flags.damaged = true);
                 continue;
             };
-            if let Some(Noting { responses, influence, segment, mover }) = &mut noting {
-                let known = iterates.gradient(t, n).or_else(|| {
-                    let decoded = source.load(t, grad?, &mut g[..n]).ok()?;
-                    Some((&g[..n], decoded))
-                });
-                let second = iterates.second_after(t, n).unwrap_or_default();
-                responses.note(influence, (segment, t), (*isa, *mover), known, [x, second]);
+            if let Some(noting) = &mut noting {
+                self.note(noting, t, x, iterates, source);
             }
-            let Some(row) = row else { continue };
-            flags.no_next = !has_next;
-            flags.no_later = !has_later;
-            let next = iterates.get(t + 1, n).unwrap_or(x);
-            let (later_step, later) = (later, iterates.get(later, n).filter(|_| has_later));
-            let init = init.unwrap_or(x);
-            let sample = unit.sample.filter(|s| s.wants(*index, t));
-            let on_device = batch.is_some_and(|b| b.borrow().decodes());
-            if let (Some(sample), Some(grad)) = (sample.filter(|_| on_device), grad)
-                && matches!(source.load(t, grad, &mut g[..n]), Ok(Decoded::Values))
-            {
-                sample.keep(*index, t, &g[..n]);
+            if let Some(row) = row {
+                self.fill(row, t, around, iterates, batch, source)?;
             }
-            if let Some(bounds) = bounds {
-                let moves = unit.directions.iter().any(|m| m.recorded.is_none());
-                let next = Some(next).filter(|_| moves && has_next);
-                bounds.iterates(source, [(t, Some(x)), (t + 1, next), (later_step, later)])?;
+        }
+        Ok(())
+    }
+
+    /// Decodes the iterates that a step needs.
+    fn reach_around<S: Slots>(
+        &mut self,
+        t: u64,
+        has_row: bool,
+        steps: &[u64],
+        reached: &mut Reached,
+        iterates: &mut Trajectory<S>,
+        source: &mut ChunkReader<'_>,
+    ) -> Result<Around> {
+        let (run, Reached { lost, ahead }) = (self.unit.run, reached);
+        let mut reach = |step: u64| {
+            if lost.as_ref().is_some_and(|lost| lost.contains(&step)) {
+                return Ok(false);
             }
-            let mut held = None;
-            for (d, measured) in unit.directions.iter().enumerate() {
-                // The next iterate was predicted from the gradient.
-                let known = iterates.gradient(t, n).filter(|_| measured.recorded == grad);
-                let absent = match measured.recorded {
-                    None => flags.no_next,
-                    Some(stream) if held.is_some_and(|(known, _)| known == stream) => {
-                        held.is_some_and(|(_, absent)| absent)
+            iterates.reach(step, source).or_else(|e| {
+                let e = keep(e)?;
+                let end = run.next_keyframe(step)?.map_or(u64::MAX, |k| k - 1);
+                *lost = Some(step..=end);
+                // The final iterate has no row.
+                let last = run.final_step().unwrap_or(run.steps().end).saturating_sub(1);
+                self.damage.push((step..=last.min(end).max(step), e));
+                Ok(false)
+            })
+        };
+        let (_, has_next) = (reach(t)?, reach(t + 1)?);
+        let later = self.unit.layout.lag.map_or(t, |lag| t + lag);
+        // A later iterate may be decoded without those before it, which the next steps need: in order.
+        let needed = |s: &u64| steps.binary_search(s).is_ok() || steps.binary_search(&(s - 1)).is_ok();
+        for between in ((t + 2).max(*ahead + 1)..later).filter(needed) {
+            reach(between)?;
+        }
+        *ahead = later;
+        let has_later = later > t && has_row && reach(later)?;
+        Ok(Around { has_next, later: has_later.then_some(later) })
+    }
+
+    /// Notes a step's gradient for the walk back.
+    fn note<S: Slots>(
+        &mut self,
+        noting: &mut Noting<'_>,
+        t: u64,
+        x: &[f32],
+        iterates: &Trajectory<S>,
+        source: &mut ChunkReader<'_>,
+    ) {
+        let Noting { responses, influence, segment, mover } = noting;
+        let n = source.chunk.len;
+        let known = iterates.gradient(t, n).or_else(|| {
+            let grad = self.unit.run.manifest.stream_id(GRAD)?;
+            let decoded = source.load(t, grad, &mut self.g[..n]).ok()?;
+            Some((&self.g[..n], decoded))
+        });
+        let second = iterates.second_after(t, n).unwrap_or_default();
+        responses.note(influence, (segment, t), (self.isa, *mover), known, [x, second]);
+    }
+
+    /// Fills the row of a step, or adds it to the batch.
+    fn fill<S: Slots>(
+        &mut self,
+        row: usize,
+        t: u64,
+        around: Around,
+        iterates: &Trajectory<S>,
+        batch: Option<&RefCell<Batch>>,
+        source: &mut ChunkReader<'_>,
+    ) -> Result<()> {
+        let (unit, n) = (self.unit, source.chunk.len);
+        let (grad, has_next) = (unit.run.manifest.stream_id(GRAD), around.has_next);
+        let x = iterates.get(t, n).unwrap_or_default();
+        let next = iterates.get(t + 1, n).unwrap_or(x);
+        let later = around.later.and_then(|step| Some((step, iterates.get(step, n)?)));
+        let init = self.init.unwrap_or(x);
+        let sample = unit.sample.filter(|s| s.wants(self.index, t));
+        let on_device = batch.is_some_and(|b| b.borrow().decodes());
+        if let (Some(sample), Some(grad)) = (sample.filter(|_| on_device), grad)
+            && matches!(source.load(t, grad, &mut self.g[..n]), Ok(Decoded::Values))
+        {
+            sample.keep(self.index, t, &self.g[..n]);
+        }
+        if let Some(bounds) = self.bounds {
+            let moves = unit.directions.iter().any(|m| m.recorded.is_none());
+            let next = Some(next).filter(|_| moves && has_next);
+            let later = later.map_or((t, None), |(step, values)| (step, Some(values)));
+            bounds.iterates(source, [(t, Some(x)), (t + 1, next), later])?;
+        }
+        let mut sums = self.cells.row_mut(row);
+        (sums.flags.no_init, sums.flags.no_next) = (self.init.is_none(), !has_next);
+        sums.flags.no_later = later.is_none();
+        // The stream whose values the buffer holds.
+        let mut held = None;
+        for (d, measured) in unit.directions.iter().enumerate() {
+            let at_hand = iterates.gradient(t, n).filter(|_| measured.recorded == grad);
+            let supply = match (measured.recorded, at_hand) {
+                (None, _) if has_next => Supply::Iterates,
+                (None, _) => Supply::Absent,
+                (Some(stream), Some((_, Decoded::Values))) => Supply::AtHand(stream),
+                (Some(_), Some(_)) => Supply::Absent,
+                (Some(stream), None) if held == Some(stream) => Supply::Read(stream),
+                (Some(stream), None) => match source.load(t, stream, &mut self.g[..n]) {
+                    Ok(Decoded::Values) => Supply::Read(stream),
+                    Ok(Decoded::Absent | Decoded::Missing) => Supply::Absent,
+                    Err(e) => {
+                        self.damage.push((t..=t, keep(e)?));
+                        sums.flags.damaged = true;
+                        continue;
                     }
-                    Some(_) if known.is_some() => known.is_some_and(|(_, d)| d != Decoded::Values),
-                    Some(stream) => match source.load(t, stream, &mut g[..n]) {
-                        Ok(Decoded::Values) => false,
-                        Ok(Decoded::Absent | Decoded::Missing) => true,
-                        Err(e) => {
-                            damage.push((t..=t, keep(e)?));
-                            flags.damaged = true;
-                            continue;
-                        }
-                    },
-                };
-                held = measured.recorded.map(|stream| (stream, absent)).or(held);
-                let mut direction = unit.direction(measured, source.chunk, t);
-                if absent {
+                },
+            };
+            let mut direction = unit.direction(measured, source.chunk, t);
+            match supply {
+                Supply::Read(stream) => held = Some(stream),
+                Supply::Absent => {
                     // Its part of every sum is 0.
-                    g[..n].fill(0.0);
-                    if measured.recorded.is_none() {
-                        held = None;
-                    }
-                    direction = Direction::Stored;
-                    flags.absent |= 1 << d;
-                    flags.all_absent |= 1 << d;
+                    self.g[..n].fill(0.0);
+                    (held, direction) = (None, Direction::Stored);
+                    sums.flags.absent |= 1 << d;
+                    sums.flags.all_absent |= 1 << d;
                 }
-                let known = known.filter(|_| !absent);
-                let (g, known) = (known.map_or(&g[..n], |(values, _)| values), known.is_some());
-                let v = Vectors { g, x, next, init };
-                if let Some(sample) = sample.filter(|_| !on_device && !absent && measured.recorded == grad) {
-                    sample.keep(*index, t, g);
-                }
-                if batch.is_none() {
-                    sums(*isa, unit.layout, (d, direction), &v, later, references, values);
-                }
-                let mut given = false;
-                if let Some(bounds) = bounds {
-                    let stored = measured.recorded.filter(|_| !absent);
-                    let along = Along { number: d, direction, step: t, stored, vectors: v };
-                    given = bounds.add(*isa, unit.layout, &along, (later, references), source, values)?;
-                }
-                if let Some(batch) = batch {
-                    let (number, step, vectors) = (d, t, v);
-                    let later = later.map(|values| (later_step, values));
-                    let at =
-                        At { row, number, direction, step, vectors, has_next, later, given, known, absent };
-                    batch.borrow_mut().add(&at)?;
-                }
+                Supply::AtHand(_) | Supply::Iterates => {}
+            }
+            let g = match (supply, at_hand) {
+                (Supply::AtHand(_), Some((values, _))) => values,
+                _ => &self.g[..n],
+            };
+            if let Some(sample) = sample.filter(|_| !on_device && measured.recorded == grad)
+                && supply.stream().is_some()
+            {
+                sample.keep(self.index, t, g);
+            }
+            let vectors = Vectors { g, x, next, init };
+            let term = Term { number: d, step: t, direction, supply, vectors, has_next, later };
+            if batch.is_none() {
+                term.sum(self.isa, self.references, &mut sums);
+            }
+            let given = match self.bounds {
+                Some(bounds) => bounds.add(self.isa, &term, self.references, source, &mut sums)?,
+                None => false,
+            };
+            if let Some(batch) = batch {
+                batch.borrow_mut().add(&term, row, given)?;
             }
         }
         Ok(())

@@ -1,0 +1,148 @@
+//! Rows of sums, and how several are folded to one.
+
+use crate::order::Neumaier;
+use crate::sums::{Flags, Layout, SumRow, SumRowMut};
+
+/// Rows of sums of one layout: of a chunk at some steps, or of all tensors at one.
+#[derive(Clone, Debug)]
+pub struct Cells {
+    layout: Layout,
+    values: Vec<f64>,
+    flags: Vec<Flags>,
+}
+
+impl Cells {
+    /// No rows, with room for some.
+    pub fn with_capacity(layout: Layout, rows: usize) -> Cells {
+        let values = Vec::with_capacity(layout.width() * rows);
+        Cells { layout, values, flags: Vec::with_capacity(rows) }
+    }
+
+    /// Rows of zeros.
+    pub fn zeros(layout: Layout, rows: usize) -> Cells {
+        Cells { layout, values: vec![0.0; layout.width() * rows], flags: vec![Flags::default(); rows] }
+    }
+
+    /// Which sums each row has.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// How many rows there are.
+    pub fn len(&self) -> usize {
+        self.flags.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.flags.is_empty()
+    }
+
+    /// A row.
+    pub fn row(&self, i: usize) -> SumRow<'_> {
+        let width = self.layout.width();
+        let numbers = &self.values[i * width..(i + 1) * width];
+        SumRow { layout: self.layout, flags: self.flags[i], numbers }
+    }
+
+    /// All rows.
+    pub fn rows(&self) -> impl Iterator<Item = SumRow<'_>> {
+        (0..self.len()).map(|i| self.row(i))
+    }
+
+    /// A row, to be filled.
+    pub fn row_mut(&mut self, i: usize) -> SumRowMut<'_> {
+        let width = self.layout.width();
+        let numbers = &mut self.values[i * width..(i + 1) * width];
+        SumRowMut { layout: self.layout, flags: &mut self.flags[i], numbers }
+    }
+
+    /// Adds the row of a record.
+    pub fn push(&mut self, row: SumRow<'_, [u64]>) {
+        self.values.extend(row.words().map(f64::from_bits));
+        self.flags.push(row.flags);
+    }
+
+    /// Adds the rows of `other`, which has the same layout.
+    pub fn append(&mut self, mut other: Cells) {
+        self.values.append(&mut other.values);
+        self.flags.append(&mut other.flags);
+    }
+}
+
+/// Folds rows of sums, one compensated accumulator a sum.
+#[derive(Debug)]
+pub struct Fold {
+    layout: Layout,
+    sums: Vec<Neumaier>,
+    totals: Vec<f64>,
+    flags: Flags,
+    terms: usize,
+}
+
+impl Fold {
+    /// An empty fold.
+    pub fn new(layout: Layout) -> Fold {
+        let width = layout.width();
+        let (sums, totals) = (vec![Neumaier::default(); width], vec![0.0; width]);
+        Fold { layout, sums, totals, flags: Flags::default(), terms: 0 }
+    }
+
+    /// Starts over.
+    pub fn clear(&mut self) {
+        self.sums.fill(Neumaier::default());
+        self.flags = Flags::default();
+        self.terms = 0;
+    }
+
+    /// Adds the next row: a chunk of a tensor, or a tensor of a group.
+    pub fn add(&mut self, row: SumRow<'_>) {
+        for (sum, &term) in self.sums.iter_mut().zip(row.numbers) {
+            sum.add(term);
+        }
+        let all_absent = if self.terms == 0 { u32::MAX } else { self.flags.all_absent };
+        let (f, flags) = (&mut self.flags, row.flags);
+        f.absent |= flags.absent;
+        f.all_absent = all_absent & flags.all_absent;
+        f.no_next |= flags.no_next;
+        f.no_init |= flags.no_init;
+        f.no_later |= flags.no_later;
+        f.damaged |= flags.damaged;
+        self.terms += 1;
+    }
+
+    /// The row of the sums of all that was added.
+    pub fn total(&mut self) -> SumRow<'_> {
+        for (total, sum) in self.totals.iter_mut().zip(&self.sums) {
+            *total = sum.total();
+        }
+        SumRow { layout: self.layout, flags: self.flags, numbers: &self.totals }
+    }
+
+    /// Appends that row to `cells`, which have the same layout.
+    pub fn total_into(&self, cells: &mut Cells) {
+        cells.values.extend(self.sums.iter().map(|s| s.total()));
+        cells.flags.push(self.flags);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reduce::IterateSums;
+    use crate::sums::Part;
+
+    #[test]
+    fn absence_folds_to_any_and_all() {
+        let layout = Layout { directions: 2, references: 1, lag: None, own: false, lossy: false };
+        let mut fold = Fold::new(layout);
+        for (x2, absent) in [(0.0, 0b11), (2.5, 0b01)] {
+            let mut cells = Cells::zeros(layout, 1);
+            cells.row_mut(0).put(Part::Iterates(IterateSums { x2, ..IterateSums::default() }));
+            *cells.row_mut(0).flags = Flags { absent, all_absent: absent, ..Flags::default() };
+            fold.add(cells.row(0));
+        }
+        let total = fold.total();
+        assert_eq!((total.x2(), total.flags.absent, total.flags.all_absent), (2.5, 0b11, 0b01));
+    }
+}
