@@ -104,7 +104,7 @@ pub enum Error {
     },
     /// A GPU cannot be used, or has failed.
     #[error(transparent)]
-    Cuda(CudaError),
+    Cuda(#[from] CudaError),
     /// The path holds no run.
     #[error("{} is no lpa run: {why}", path.display())]
     NotARun {

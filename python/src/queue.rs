@@ -35,7 +35,7 @@ type Given = (usize, Vec<bool>);
 pub struct Queue {
     /// In a process that was forked from this one a lock may be held for ever.
     process: u32,
-    background: Mutex<Background<Slot>>,
+    background: Background<Slot>,
     lent: Mutex<BTreeMap<usize, Slot>>,
 }
 
@@ -46,16 +46,15 @@ impl Queue {
         }
         let slots = buffers.into_iter().enumerate().map(|(number, buffer)| Slot { number, buffer });
         let background = Background::start(recorder, slots.collect()).map_err(raise)?;
-        let (background, lent) = (Mutex::new(background), Mutex::new(BTreeMap::new()));
-        Ok(Queue { process: std::process::id(), background, lent })
+        Ok(Queue { process: std::process::id(), background, lent: Mutex::new(BTreeMap::new()) })
     }
 
-    fn background(&self) -> PyResult<MutexGuard<'_, Background<Slot>>> {
+    fn background(&self) -> PyResult<&Background<Slot>> {
         if std::process::id() != self.process {
             let what = "another process records, from which this one was forked";
             return Err(PyValueError::new_err(what));
         }
-        Ok(self.background.lock().unwrap_or_else(PoisonError::into_inner))
+        Ok(&self.background)
     }
 
     fn lent(&self) -> MutexGuard<'_, BTreeMap<usize, Slot>> {
@@ -143,7 +142,7 @@ impl Queue {
 impl Queue {
     fn end(&self, py: Python<'_>, job: Job<Slot>) -> PyResult<()> {
         py.detach(|| {
-            let mut background = self.background()?;
+            let background = self.background()?;
             background.submit(job);
             background.join().map_err(raise)
         })

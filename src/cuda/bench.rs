@@ -1,6 +1,5 @@
 //! How fast a device copies and sums: what `docs/gpu-results.md` shows.
 
-use std::convert::Infallible;
 use std::sync::{Arc, Barrier};
 
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
@@ -9,8 +8,8 @@ use cudarc::driver::{CudaSlice, CudaStream, DriverError, PushKernelArg};
 
 use crate::codec::{Decoder, Encoder, Exponents, Prediction, Predictor, Residual};
 use crate::cuda::lane::grid;
-use crate::cuda::layout::{Packed, wide};
-use crate::cuda::{Device, From, Kernel, Lane, Plan, Resident, Result, Term};
+use crate::cuda::layout::{TermOfKernel, wide};
+use crate::cuda::{CudaError, Device, Inputs, Kept, Kernel, Lane, Place, Plan, Resident, Result, Term};
 use crate::dtype::{DType, push_bytes};
 use crate::isa::Isa;
 use crate::order::{BLOCK, CHUNK};
@@ -52,8 +51,7 @@ pub fn bench(device: &Arc<Device>) -> Result<Vec<Speed>> {
     for count in [1, 8, 32] {
         let Some(mut lanes) = lanes(device, count)? else { break };
         let parameters = count * lanes[0].0.plan().steps * CHUNK;
-        let seconds =
-            together(&mut lanes, |lane, init| lane.run(init, |_, _| Ok::<(), Infallible>(())).map(drop))?;
+        let seconds = together(&mut lanes, |lane, init| lane.run(init, |_, _| Ok(())))?;
         all.push(Speed {
             what: format!("payloads of SGD copied, decoded, predicted and summed, {count} lanes"),
             seconds,
@@ -62,7 +60,7 @@ pub fn bench(device: &Arc<Device>) -> Result<Vec<Speed>> {
             beside: None,
         });
         let bytes: usize = lanes.iter().map(|(lane, _)| lane.staged()).sum();
-        let walk = |lane: &mut Lane, init: u32, times: u16| {
+        let walk = |lane: &mut Lane, init: Place, times: u16| {
             (0..times).try_for_each(|_| lane.walk(init))?;
             lane.wait()
         };
@@ -81,7 +79,7 @@ pub fn bench(device: &Arc<Device>) -> Result<Vec<Speed>> {
 }
 
 /// Lanes with a batch each, and the place of x_0 there. Nothing where so many do not fit.
-fn lanes(device: &Arc<Device>, count: usize) -> Result<Option<Vec<(Lane, u32)>>> {
+fn lanes(device: &Arc<Device>, count: usize) -> Result<Option<Vec<(Lane, Place)>>> {
     let plan = Plan { steps: 16, directions: 1, references: 1, lagged: false, decodes: true, held: 0 };
     if device.memory()?.0 < count * plan.lane_bytes() + (16 << 20) {
         return Ok(None);
@@ -89,9 +87,9 @@ fn lanes(device: &Arc<Device>, count: usize) -> Result<Option<Vec<(Lane, u32)>>>
     let values: Vec<f32> = (0..wide(CHUNK)).map(value).collect();
     let read = |_: usize, _: usize, out: &mut [f32]| {
         out.copy_from_slice(&values);
-        Ok::<(), Infallible>(())
+        Ok::<(), CudaError>(())
     };
-    let Ok(resident) = Resident::upload(device, 1, &[CHUNK], read)?;
+    let resident = Resident::upload(device, 1, &[CHUNK], read)?;
     let resident = Arc::new(resident);
     let mut all = Vec::new();
     for _ in 0..count {
@@ -104,7 +102,7 @@ fn lanes(device: &Arc<Device>, count: usize) -> Result<Option<Vec<(Lane, u32)>>>
 }
 
 /// The median of the seconds that all lanes take to `run` side by side, after one that warms up.
-fn together(lanes: &mut [(Lane, u32)], run: impl Fn(&mut Lane, u32) -> Result<()> + Sync) -> Result<f64> {
+fn together(lanes: &mut [(Lane, Place)], run: impl Fn(&mut Lane, Place) -> Result<()> + Sync) -> Result<f64> {
     let (run, mut times) = (&run, Vec::new());
     let start = &Barrier::new(lanes.len() + 1);
     for i in 0..=RUNS {
@@ -133,7 +131,7 @@ fn together(lanes: &mut [(Lane, u32)], run: impl Fn(&mut Lane, u32) -> Result<()
 
 /// Fills a lane with 16 steps of SGD as the fast profile stores them. Returns the place of x_0; nothing if
 /// there is no encoder.
-fn fill(lane: &mut Lane, values: &[f32], plan: Plan) -> Result<Option<u32>> {
+fn fill(lane: &mut Lane, values: &[f32], plan: Plan) -> Result<Option<Place>> {
     let isa = Isa::detect();
     let (Ok(mut encoder), Ok(mut decoder)) = (Encoder::new(isa, Exponents::Packed), Decoder::new(isa)) else {
         return Ok(None);
@@ -143,13 +141,13 @@ fn fill(lane: &mut Lane, values: &[f32], plan: Plan) -> Result<Option<u32>> {
     let Ok(coding) = encoder.encode(DType::F32, &bytes, &mut gradient) else { return Ok(None) };
     let rule = Prediction::new(Predictor::Sgd, 0, &[5e-4, 0.9, 1.0, 1e-4, 1.0]);
     encoder.encode_residual(DType::F32, &rule, values, values, &mut residual);
-    let moments = plan.iterates() + plan.gradients();
-    let moments = [lane.kept(moments), lane.kept(moments + 1)];
+    let moments = [0, 1].map(|k| lane.kept(Kept::Moment(k)));
     let init = lane.put(values)?;
-    lane.copy(lane.kept(0), init);
+    lane.copy(lane.kept(Kept::Iterate(0)), init);
     lane.fill(moments[0]);
     for t in 0..plan.steps {
-        let (g, x, next) = (lane.kept(plan.iterates() + t), lane.kept(t), lane.kept(t + 1));
+        let [x, next] = [t, t + 1].map(|t| lane.kept(Kept::Iterate(t)));
+        let g = lane.kept(Kept::Gradient(t));
         let (Ok(parts), Ok(missed)) = (
             decoder.parts(coding, &gradient, CHUNK),
             Residual::read(Predictor::Sgd, DType::F32, &residual, CHUNK),
@@ -157,7 +155,7 @@ fn fill(lane: &mut Lane, values: &[f32], plan: Plan) -> Result<Option<u32>> {
             return Ok(None);
         };
         lane.merge(g, &parts)?;
-        lane.predict(next, From { x, before: x, g, moments }, &missed)?;
+        lane.predict(next, Inputs { x, before: x, g, moments }, &missed)?;
         lane.term(Term { direction: Direction::Stored, g, x, next, later: x });
     }
     Ok(Some(init))
@@ -186,7 +184,7 @@ fn measure(device: &Device) -> std::result::Result<Vec<Speed>, DriverError> {
         beside: None,
     });
     for (dtype, width) in [(DType::F32, 20), (DType::BF16, 12), (DType::F16, 12)] {
-        let term = Packed { g: 0, x: 1, next: 2, later: 0, kind: 0, unused: 0, weight_decay: 0.0 };
+        let term = TermOfKernel { g: 0, x: 1, next: 2, later: 0, kind: 0, unused: 0, weight_decay: 0.0 };
         let terms = stream.clone_htod(&[term])?;
         let units = size / BLOCK;
         // SAFETY: the kernel writes all of it.
@@ -213,7 +211,7 @@ fn measure(device: &Device) -> std::result::Result<Vec<Speed>, DriverError> {
     }
     let packed = |t: usize| {
         let [g, x, next, later] = [t, t + 1, t + 2, t + 3].map(wide);
-        Packed { g, x, next, later, kind: 0, unused: 0, weight_decay: 0.0 }
+        TermOfKernel { g, x, next, later, kind: 0, unused: 0, weight_decay: 0.0 }
     };
     let of_terms = stream.clone_htod(&(0..terms).map(packed).collect::<Vec<_>>())?;
     let blocks = elements / BLOCK;

@@ -9,9 +9,11 @@ use cudarc::driver::sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC;
 use cudarc::driver::{CudaEvent, CudaSlice, CudaStream, LaunchConfig, PinnedHostSlice, PushKernelArg};
 
 use crate::codec::{Parts, Residual};
-use crate::cuda::layout::{Packed, UPDATE, wide};
-use crate::cuda::operations::{From, MOST_TERMS, PAYLOAD, Work};
-use crate::cuda::{CudaError, Device, Kernel, Plan, Resident, Result};
+use crate::cuda::layout::{TermOfKernel, UPDATE, wide};
+use crate::cuda::operations::Work;
+use crate::cuda::plan::{Kept, MOST_TERMS, PAYLOAD, Place, Plan, Resident};
+use crate::cuda::term::{Inputs, Term};
+use crate::cuda::{CudaError, Device, Kernel, Result};
 use crate::dtype::{DType, put_bytes};
 use crate::order::{BLOCK, CHUNK, LANES};
 use crate::reduce::{Direction, DirectionSums, IterateSums, ReferenceSums};
@@ -25,21 +27,6 @@ const PAIR_TILE: [usize; 2] = [2, 4];
 const LAG_TILE: usize = 8;
 /// Warps of a thread block.
 pub(crate) const WARPS: usize = 4;
-
-/// A direction at a step, by the places of its vectors in the batch.
-#[derive(Clone, Copy, Debug)]
-pub struct Term {
-    /// How it is had from what is stored.
-    pub direction: Direction,
-    /// The stored direction.
-    pub g: u32,
-    /// x_t.
-    pub x: u32,
-    /// x_{t+1}.
-    pub next: u32,
-    /// The later iterate; any other where there is none, and its sum is of no use.
-    pub later: u32,
-}
 
 /// As many thread blocks as so many warps take.
 pub(crate) fn grid(warps: usize) -> LaunchConfig {
@@ -56,7 +43,7 @@ pub struct Lane {
     done: CudaEvent,
     vectors: CudaSlice<u8>,
     host_vectors: PinnedHostSlice<u8>,
-    terms: CudaSlice<Packed>,
+    terms: CudaSlice<TermOfKernel>,
     sums: CudaSlice<f64>,
     host_sums: PinnedHostSlice<f64>,
     work: Option<Work>,
@@ -69,7 +56,7 @@ pub struct Lane {
     /// Where the chunk begins in a reference.
     offset: usize,
     slots: usize,
-    batch: Vec<Packed>,
+    batch: Vec<TermOfKernel>,
 }
 
 impl Lane {
@@ -147,20 +134,20 @@ impl Lane {
             })
     }
 
-    /// Where vectors lie that stay on the device from one batch to the next, as the plan counts them.
-    pub fn kept(&self, place: usize) -> u32 {
-        wide(self.plan.slots() + place)
+    /// Where a vector lies that stays on the device from one batch to the next.
+    pub fn kept(&self, kept: Kept) -> Place {
+        self.plan.place(kept)
     }
 
     /// Fills a vector with zeros.
-    pub fn fill(&mut self, to: u32) {
+    pub fn fill(&mut self, to: Place) {
         if let Some(work) = &mut self.work {
             work.fill(to);
         }
     }
 
     /// Copies a vector.
-    pub fn copy(&mut self, to: u32, from: u32) {
+    pub fn copy(&mut self, to: Place, from: Place) {
         if let Some(work) = &mut self.work {
             work.copy(to, from);
         }
@@ -170,7 +157,7 @@ impl Lane {
     ///
     /// # Errors
     /// The device fails.
-    pub fn merge(&mut self, to: u32, parts: &Parts<'_>) -> Result<bool> {
+    pub fn merge(&mut self, to: Place, parts: &Parts<'_>) -> Result<bool> {
         match &mut self.work {
             Some(work) => work.merge(&self.device, to, parts, self.n),
             None => Ok(false),
@@ -181,7 +168,7 @@ impl Lane {
     ///
     /// # Errors
     /// The device fails.
-    pub fn predict(&mut self, to: u32, from: From, residual: &Residual<'_>) -> Result<()> {
+    pub fn predict(&mut self, to: Place, from: Inputs, residual: &Residual<'_>) -> Result<()> {
         match &mut self.work {
             Some(work) => work.predict(&self.device, to, from, residual, self.n),
             None => Ok(()),
@@ -203,13 +190,13 @@ impl Lane {
     ///
     /// # Errors
     /// The device fails.
-    pub fn put(&mut self, values: &[f32]) -> Result<u32> {
+    pub fn put(&mut self, values: &[f32]) -> Result<Place> {
         let size = self.dtype.size();
         let at = self.slots * self.stride() * size;
         let host = self.host_vectors.as_mut_slice().map_err(|e| self.device.failed("give a buffer", e))?;
         put_bytes(self.dtype, &values[..self.n], &mut host[at..at + self.n * size]);
         self.slots += 1;
-        Ok(wide(self.slots - 1))
+        Ok(Place(wide(self.slots - 1)))
     }
 
     /// Adds a term. Returns its number.
@@ -219,11 +206,11 @@ impl Lane {
             Direction::Decayed(weight_decay) => (1, weight_decay),
             Direction::Update => (UPDATE, 0.0),
         };
-        let Term { g, x, next, later, .. } = t;
-        let (number, term) = (self.batch.len(), Packed { g, x, next, later, kind, unused: 0, weight_decay });
-        self.batch.push(term);
+        let [g, x, next, later] = [t.g, t.x, t.next, t.later].map(|place| place.0);
+        let number = self.batch.len();
+        self.batch.push(TermOfKernel { g, x, next, later, kind, unused: 0, weight_decay });
         if let Some(work) = self.work.as_mut().filter(|_| self.decodes) {
-            work.term(wide(number), &term, self.plan.references > 1);
+            work.term(wide(number), &t, self.plan.references > 1);
         }
         number
     }
@@ -232,28 +219,28 @@ impl Lane {
     /// not lie on the device.
     ///
     /// # Errors
-    /// The device fails; or, as the inner result, `read` does.
-    pub fn run<E>(
+    /// The device fails, or `read` does.
+    pub fn run<E: From<CudaError>>(
         &mut self,
-        init: u32,
+        init: Place,
         read: impl FnMut(usize, &mut [f32]) -> std::result::Result<(), E>,
-    ) -> Result<std::result::Result<(), E>> {
+    ) -> std::result::Result<(), E> {
         let done = self.sum(init, read);
-        if !matches!(done, Ok(Ok(()))) {
+        if done.is_err() {
             // Copies may be under way from and to buffers that are about to be used for something else.
             let _ = self.stream.synchronize();
         }
         done
     }
 
-    fn sum<E>(
+    fn sum<E: From<CudaError>>(
         &mut self,
-        init: u32,
+        init: Place,
         mut read: impl FnMut(usize, &mut [f32]) -> std::result::Result<(), E>,
-    ) -> Result<std::result::Result<(), E>> {
+    ) -> std::result::Result<(), E> {
         let idle = self.work.as_ref().is_none_or(|w| w.list.is_empty());
         if self.batch.is_empty() && idle || self.n == 0 {
-            return Ok(Ok(()));
+            return Ok(());
         }
         let device = Arc::clone(&self.device);
         let take = |e| device.failed("take vectors", e);
@@ -270,7 +257,7 @@ impl Lane {
             self.walk(init)?;
         }
         if self.batch.is_empty() {
-            return self.wait().map(Ok);
+            return Ok(self.wait()?);
         }
         let group = self.group();
         let mut buffer = Vec::new();
@@ -279,9 +266,7 @@ impl Lane {
             if let Some(references) = &mut self.references {
                 buffer.resize(self.n, 0.0);
                 for k in 0..count {
-                    if let Err(e) = read(first + k, &mut buffer) {
-                        return Ok(Err(e));
-                    }
+                    read(first + k, &mut buffer)?;
                     let mut place = references.slice_mut(k * CHUNK..k * CHUNK + self.n);
                     self.stream.memcpy_htod(&buffer, &mut place).map_err(take)?;
                     // The buffer is filled again.
@@ -295,7 +280,7 @@ impl Lane {
         let back = |e| device.failed("give sums", e);
         let host = &mut self.host_sums.as_mut_slice().map_err(back)?[..len];
         self.stream.memcpy_dtoh(&self.sums.slice(..len), host).map_err(back)?;
-        self.wait().map(Ok)
+        Ok(self.wait()?)
     }
 
     /// Waits for all that was asked of the device, without keeping a processor busy.
@@ -315,7 +300,7 @@ impl Lane {
     }
 
     /// Walks the chunk through the operations of the batch, and sums its terms against the first reference.
-    pub(crate) fn walk(&mut self, init: u32) -> Result<()> {
+    pub(crate) fn walk(&mut self, Place(init): Place) -> Result<()> {
         let (stride, blocks) = (self.stride() as u64, self.n.div_ceil(BLOCK));
         let (Some(work), Some(resident)) = (&self.work, &self.resident) else { return Ok(()) };
         if self.batch.len() > MOST_TERMS || !work.fits(self.plan.vectors()) {
@@ -335,7 +320,7 @@ impl Lane {
     }
 
     /// Launches the kernels for references `first` and on.
-    fn launch(&mut self, first: usize, count: usize, init: u32) -> Result<()> {
+    fn launch(&mut self, first: usize, count: usize, Place(init): Place) -> Result<()> {
         let (terms, n) = (self.batch.len(), self.n);
         let blocks = n.div_ceil(BLOCK);
         let stride = self.stride() as u64;
@@ -407,7 +392,7 @@ impl Lane {
     }
 
     /// A vector as it lies on the device.
-    pub(crate) fn vector(&self, place: u32) -> Result<Vec<f32>> {
+    pub(crate) fn vector(&self, Place(place): Place) -> Result<Vec<f32>> {
         let of = |e| self.device.failed("give a vector", e);
         let at = place as usize * self.stride() * size_of::<f32>();
         let view = self.vectors.slice(at..at + self.n * size_of::<f32>());

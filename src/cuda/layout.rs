@@ -5,7 +5,7 @@ use cudarc::driver::DeviceRepr;
 /// The kind of a term that is the difference of two iterates.
 pub(crate) const UPDATE: u32 = 2;
 
-/// At most what a device's buffers hold.
+/// A length as kernels take it; saturated, and no device's buffers hold so much.
 pub(crate) fn wide(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
@@ -13,7 +13,7 @@ pub(crate) fn wide(n: usize) -> u32 {
 /// A term as `kernels/vectors.cuh` has it.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub(crate) struct Packed {
+pub(crate) struct TermOfKernel {
     pub(crate) g: u32,
     pub(crate) x: u32,
     pub(crate) next: u32,
@@ -24,4 +24,4 @@ pub(crate) struct Packed {
 }
 
 // SAFETY: it is plain data, laid out as C lays it out, without padding.
-unsafe impl DeviceRepr for Packed {}
+unsafe impl DeviceRepr for TermOfKernel {}

@@ -8,11 +8,12 @@ mod lane;
 mod layout;
 mod operations;
 mod plan;
+mod term;
 
 pub use bench::{Speed, bench};
-pub use lane::{Lane, Term};
-pub use operations::From;
-pub use plan::{Plan, Resident};
+pub use lane::Lane;
+pub use plan::{Kept, Place, Plan, Resident};
+pub use term::{Inputs, Term};
 
 use std::sync::Arc;
 

@@ -9,8 +9,11 @@ use std::sync::Arc;
 use cudarc::driver::{CudaSlice, CudaStream, DeviceRepr, PinnedHostSlice};
 
 use crate::codec::{Bytes, Packed, Parts, Predictor, Residual};
-use crate::cuda::layout::{Packed as Term, UPDATE, wide};
-use crate::cuda::{Device, Plan, Result};
+use crate::cuda::layout::wide;
+use crate::cuda::plan::{Place, Plan};
+use crate::cuda::term::{Inputs, Term};
+use crate::cuda::{Device, Result};
+use crate::reduce::Direction;
 
 /// No place.
 const NOWHERE: u32 = u32::MAX;
@@ -18,12 +21,8 @@ const NOWHERE: u32 = u32::MAX;
 const ALIGN: usize = 64;
 /// Elements that a warp takes at a time (`kernels/walk.cu`).
 const GROUP: usize = 256;
-/// Terms whose sums a thread block can hold.
-pub(crate) const MOST_TERMS: usize = 16;
 /// Elements that a bit of a bitmap keeps.
 const ZERO_BLOCK: usize = 64;
-/// Bytes that one payload of a chunk can take when it is staged: four planes, all of it patched.
-pub(crate) const PAYLOAD: usize = 20 * crate::order::CHUNK;
 
 /// A plane as `kernels/walk.cu` has it.
 #[derive(Clone, Copy, Default)]
@@ -83,19 +82,6 @@ const DECODED: u32 = 2;
 const WRITE_G: u32 = 1;
 const WRITE_NEXT: u32 = 2;
 
-/// What an iterate is predicted from, by places of the batch.
-#[derive(Clone, Copy, Debug)]
-pub struct From {
-    /// The iterate before it.
-    pub x: u32,
-    /// The one before that.
-    pub before: u32,
-    /// The gradient.
-    pub g: u32,
-    /// The optimizer's moments.
-    pub moments: [u32; 2],
-}
-
 /// Staged payloads and the operations on them.
 pub(crate) struct Work {
     pub(crate) staged: CudaSlice<u8>,
@@ -103,8 +89,8 @@ pub(crate) struct Work {
     pub(crate) operations: CudaSlice<Operation>,
     pub(crate) list: Vec<Operation>,
     pub(crate) used: usize,
-    /// Place of the iterate that the kernel holds.
-    held: u32,
+    /// Where the iterate lies that the kernel holds.
+    held: Option<Place>,
 }
 
 impl Work {
@@ -121,13 +107,13 @@ impl Work {
             )
         };
         let list = Vec::with_capacity(plan.operations());
-        Ok(Work { staged, host, operations, list, used: 0, held: NOWHERE })
+        Ok(Work { staged, host, operations, list, used: 0, held: None })
     }
 
     pub(crate) fn clear(&mut self) {
         self.list.clear();
         self.used = 0;
-        self.held = NOWHERE;
+        self.held = None;
     }
 
     /// Copies what was staged, and the operations, to the device. What the next batch may go on with is
@@ -175,25 +161,23 @@ impl Work {
         })
     }
 
-    pub(crate) fn fill(&mut self, to: u32) {
-        self.list.push(Operation { to, ..Operation::new(FILL) });
+    pub(crate) fn fill(&mut self, to: Place) {
+        self.list.push(Operation { to: to.0, ..Operation::new(FILL) });
         self.forget(to);
     }
 
-    pub(crate) fn copy(&mut self, to: u32, from: u32) {
-        self.list.push(Operation { to, from, ..Operation::new(COPY) });
+    pub(crate) fn copy(&mut self, to: Place, from: Place) {
+        self.list.push(Operation { to: to.0, from: from.0, ..Operation::new(COPY) });
         self.forget(to);
     }
 
     /// What is held of a place is not what is there now.
-    fn forget(&mut self, place: u32) {
-        if self.held == place {
-            self.held = NOWHERE;
-        }
+    fn forget(&mut self, place: Place) {
+        self.held = self.held.filter(|held| *held != place);
     }
 
     /// Makes sure that a vector is written to its place, and not only held.
-    fn need(&mut self, place: u32) {
+    fn need(&mut self, Place(place): Place) {
         for o in self.list.iter_mut().rev() {
             match o.work {
                 STEP if o.next == DECODED && o.to == place => o.writes |= WRITE_NEXT,
@@ -206,7 +190,7 @@ impl Work {
     }
 
     /// Puts a vector of `n` elements together from planes; false where the parts are others.
-    pub(crate) fn merge(&mut self, device: &Device, to: u32, parts: &Parts<'_>, n: usize) -> Result<bool> {
+    pub(crate) fn merge(&mut self, device: &Device, to: Place, parts: &Parts<'_>, n: usize) -> Result<bool> {
         let Parts::Planes { low, high, bitmap, exponents } = parts else {
             return Ok(false);
         };
@@ -224,7 +208,7 @@ impl Work {
         };
         self.list.push(Operation {
             gradient: DECODED,
-            g: to,
+            g: to.0,
             low,
             high,
             bitmap,
@@ -240,8 +224,8 @@ impl Work {
     pub(crate) fn predict(
         &mut self,
         device: &Device,
-        to: u32,
-        from: From,
+        to: Place,
+        from: Inputs,
         residual: &Residual<'_>,
         n: usize,
     ) -> Result<()> {
@@ -253,32 +237,32 @@ impl Work {
         let joins = self
             .list
             .last()
-            .is_some_and(|o| o.work == STEP && o.gradient == DECODED && o.g == from.g && o.next == NONE);
+            .is_some_and(|o| o.work == STEP && o.gradient == DECODED && o.g == from.g.0 && o.next == NONE);
         let joined = if joins { self.list.pop() } else { None };
         let step = joined.unwrap_or_else(|| {
             // Where the rule does not look at it, it is whatever was decoded last.
             let (gradient, g) =
-                if prediction.predictor == Predictor::Previous { (NONE, NOWHERE) } else { (PLACE, from.g) };
+                if prediction.predictor == Predictor::Previous { (NONE, NOWHERE) } else { (PLACE, from.g.0) };
             Operation { gradient, g, ..Operation::new(STEP) }
         });
         if step.gradient == PLACE {
             self.need(from.g);
         }
-        if self.held != from.x {
+        if self.held != Some(from.x) {
             self.need(from.x);
         }
         if prediction.predictor == Predictor::Linear && from.before != from.x {
             self.need(from.before);
         }
-        self.held = to;
+        self.held = Some(to);
         let [momentum, second] = from.moments;
         self.list.push(Operation {
             next: DECODED,
-            to,
-            x: from.x,
-            before: from.before,
-            momentum,
-            second,
+            to: to.0,
+            x: from.x.0,
+            before: from.before.0,
+            momentum: momentum.0,
+            second: second.0,
             rule: u32::from(prediction.predictor.id()),
             flags: u32::from(prediction.flags),
             plane_count: wide(residual.planes.len()),
@@ -292,18 +276,18 @@ impl Work {
     /// Sums a term, the `number`-th of the batch: in the last step, if it has the term's vectors. They are written if
     /// others `share` them.
     pub(crate) fn term(&mut self, number: u32, t: &Term, share: bool) {
-        let moves = t.kind == UPDATE;
+        let moves = t.direction == Direction::Update;
+        let (x, to, g) = (t.x.0, t.next.0, t.g.0);
         let last = self.list.last_mut().filter(|o| {
-            let has_g = moves || o.gradient != NONE && o.g == t.g;
-            o.term == NOWHERE && o.next == DECODED && [o.x, o.to] == [t.x, t.next] && has_g
+            let has_g = moves || o.gradient != NONE && o.g == g;
+            o.term == NOWHERE && o.next == DECODED && [o.x, o.to] == [x, to] && has_g
         });
         let joins = last.map(|o| o.term = number).is_some();
         if !joins {
             let next = if t.next == t.x { NONE } else { PLACE };
             let gradient = if moves { NONE } else { PLACE };
-            let (x, to, g) = (t.x, t.next, t.g);
             self.list.push(Operation { gradient, g, next, x, to, term: number, ..Operation::new(STEP) });
-            self.held = t.next;
+            self.held = Some(t.next);
         }
         if share || !joins {
             [t.x, t.next].into_iter().chain((!moves).then_some(t.g)).for_each(|place| self.need(place));

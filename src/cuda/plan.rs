@@ -2,7 +2,7 @@
 
 use cudarc::driver::CudaSlice;
 
-use crate::cuda::operations::{MOST_TERMS, PAYLOAD};
+use crate::cuda::layout::wide;
 use crate::cuda::{CudaError, Device, Result};
 use crate::order::{BLOCK, CHUNK};
 
@@ -12,6 +12,11 @@ const MARGIN: usize = 64 << 20;
 const PIECE: usize = 2 << 20;
 /// Steps that a lane takes at a time: many warps in few bytes of memory. Lanes together fill a device.
 const STEPS: usize = 16;
+
+/// Terms whose sums a thread block can hold.
+pub(crate) const MOST_TERMS: usize = 16;
+/// Bytes that one payload of a chunk can take when it is staged: four planes, all of it patched.
+pub(crate) const PAYLOAD: usize = 20 * CHUNK;
 
 /// The shape of what lanes measure, and where references lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,9 +94,20 @@ impl Plan {
         self.steps + 2
     }
 
-    /// All vectors of a lane: those that are copied, then iterates, gradients, two moments and zeros.
+    /// Where a kept vector lies: behind those that are copied.
+    pub fn place(&self, kept: Kept) -> Place {
+        let behind = match kept {
+            Kept::Iterate(i) => i,
+            Kept::Gradient(i) => self.iterates() + i,
+            Kept::Moment(k) => self.iterates() + self.gradients() + k,
+            Kept::Zeros => self.iterates() + self.gradients() + 2,
+        };
+        Place(wide(self.slots() + behind))
+    }
+
+    /// All vectors of a lane.
     pub(crate) fn vectors(&self) -> usize {
-        self.slots() + if self.decodes { self.iterates() + self.gradients() + 3 } else { 0 }
+        if self.decodes { self.place(Kept::Zeros).0 as usize + 1 } else { self.slots() }
     }
 
     /// Bytes of staged payloads at most.
@@ -119,6 +135,28 @@ impl Plan {
     }
 }
 
+/// Where a vector lies among those of a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place(pub(crate) u32);
+
+impl Place {
+    /// That of the first vector that is copied.
+    pub const FIRST: Place = Place(0);
+}
+
+/// A vector that stays on the device from one batch to the next, where it decodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// One of [`Plan::iterates`].
+    Iterate(usize),
+    /// One of [`Plan::gradients`].
+    Gradient(usize),
+    /// One of the optimizer's moments: 0 or 1.
+    Moment(usize),
+    /// Zeros, for what is absent.
+    Zeros,
+}
+
 /// References that lie on a device in full, chunk after chunk.
 pub struct Resident {
     pub(crate) values: CudaSlice<f32>,
@@ -130,13 +168,13 @@ impl Resident {
     /// Uploads `count` references in pieces of these lengths, at most 65,536 each; `read` fills a piece of one.
     ///
     /// # Errors
-    /// The device fails; or, as the inner result, `read` does.
-    pub fn upload<E>(
+    /// The device fails, or `read` does.
+    pub fn upload<E: From<CudaError>>(
         device: &Device,
         count: usize,
         lens: &[usize],
         mut read: impl FnMut(usize, usize, &mut [f32]) -> std::result::Result<(), E>,
-    ) -> Result<std::result::Result<Resident, E>> {
+    ) -> std::result::Result<Resident, E> {
         let of = |e| device.failed("take the references", e);
         let stream = device.context.new_stream().map_err(of)?;
         let elements: usize = lens.iter().sum();
@@ -147,9 +185,7 @@ impl Resident {
         for reference in 0..count {
             for (i, &len) in lens.iter().enumerate() {
                 let part = &mut part[..len];
-                if let Err(e) = read(reference, i, part) {
-                    return Ok(Err(e));
-                }
+                read(reference, i, part)?;
                 let mut place = values.slice_mut(at..at + len);
                 at += len;
                 stream.memcpy_htod(part, &mut place).map_err(of)?;
@@ -157,6 +193,6 @@ impl Resident {
                 stream.synchronize().map_err(of)?;
             }
         }
-        Ok(Ok(Resident { values, elements }))
+        Ok(Resident { values, elements })
     }
 }

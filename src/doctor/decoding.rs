@@ -1,13 +1,12 @@
 //! Whether a device decodes and sums to the CPU's bits: gradients of every form, and iterates by every rule.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use crate::codec::{
     COUPLED, Coding, Decoder, Encoder, Exponents, FUSED, NESTEROV, Past, Prediction, Predictor, Residual,
     predict,
 };
-use crate::cuda::{Device, From, Lane, Plan, Resident, Result, Term};
+use crate::cuda::{CudaError, Device, Inputs, Kept, Lane, Place, Plan, Resident, Result, Term};
 use crate::doctor::conformance;
 use crate::doctor::conformance::{Check, Chunk, DIRECTIONS, awkward};
 use crate::doctor::lane_sums::put_sums;
@@ -160,25 +159,24 @@ impl Case {
         let Some((chunk, payloads)) = self.encode(isa) else { return Ok(None) };
         let read = |k: usize, _: usize, out: &mut [f32]| {
             out.copy_from_slice(&chunk.references[k]);
-            Ok::<(), Infallible>(())
+            Ok::<(), CudaError>(())
         };
-        let Ok(resident) = Resident::upload(device, references, &[n], read)?;
+        let resident = Resident::upload(device, references, &[n], read)?;
         let mut lane = Lane::new(Arc::clone(device), Some(Arc::new(resident)), plan)?;
         let Ok(mut decoder) = Decoder::new(isa) else { return Ok(None) };
         lane.begin(DType::F32, n, 0, true);
-        let place = |t: usize| lane.kept(t);
-        let gradients: Vec<u32> = (0..STEPS).map(|t| place(plan.iterates() + t)).collect();
-        let iterates: Vec<u32> = (0..=STEPS).map(place).collect();
-        let moments = [0, 1].map(|k| place(plan.iterates() + plan.gradients() + k));
-        let unused = place(plan.iterates() - 1);
+        let gradients: Vec<Place> = (0..STEPS).map(|t| lane.kept(Kept::Gradient(t))).collect();
+        let iterates: Vec<Place> = (0..=STEPS).map(|t| lane.kept(Kept::Iterate(t))).collect();
+        let moments = [0, 1].map(|k| lane.kept(Kept::Moment(k)));
+        let unused = lane.kept(Kept::Iterate(plan.iterates() - 1));
         let (mut got, mut terms) = (Vec::new(), Vec::new());
         let mut init = lane.put(&chunk.init)?;
         let first = lane.put(&chunk.iterates[0])?;
         lane.copy(iterates[0], first);
         moments.into_iter().for_each(|moment| lane.fill(moment));
         // Ends a batch, and begins another.
-        let mut cut = |lane: &mut Lane, terms: &mut Vec<usize>, init: &mut u32| -> Result<()> {
-            let Ok(()) = lane.run(*init, |_, _| Ok::<(), Infallible>(()))?;
+        let mut cut = |lane: &mut Lane, terms: &mut Vec<usize>, init: &mut Place| -> Result<()> {
+            lane.run(*init, |_, _| Ok::<(), CudaError>(()))?;
             put_sums(lane, &plan, terms, &mut got)?;
             lane.clear();
             terms.clear();
@@ -225,10 +223,10 @@ impl Case {
             };
             // A keyframe has nothing before it.
             let before = if t == BEFORE_KEYFRAME + 1 && self.keyframe { x } else { before };
-            lane.predict(next, From { x, before, g, moments }, &residual)?;
+            lane.predict(next, Inputs { x, before, g, moments }, &residual)?;
             add(&mut lane, &mut terms);
         }
-        let Ok(()) = lane.run(init, |_, _| Ok::<(), Infallible>(()))?;
+        lane.run(init, |_, _| Ok::<(), CudaError>(()))?;
         put_sums(&lane, &plan, &terms, &mut got)?;
         let case = conformance::Case { dtype: DType::F32, n, references, steps: STEPS, number: 0 };
         case.compare(&format!("{self:?}, the device"), &got, &chunk.sums(isa, directions), found);

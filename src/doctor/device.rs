@@ -1,9 +1,8 @@
 //! Whether a device gives the CPU's bits: every kernel, on awkward values and sizes.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
-use crate::cuda::{Device, Lane, Plan, Resident, Result, Term};
+use crate::cuda::{CudaError, Device, Lane, Plan, Resident, Result, Term};
 use crate::doctor::conformance::{Case, Check, Chunk, DIRECTIONS, cases};
 use crate::doctor::decoding::check_work;
 use crate::doctor::lane_sums::put_sums;
@@ -38,10 +37,10 @@ fn sums(device: &Arc<Device>, case: &Case, chunk: &Chunk) -> Result<Vec<f64>> {
     let plan = Plan { steps, directions: DIRECTIONS.len(), references, lagged: true, decodes: false, held };
     let read = |k: usize, out: &mut [f32]| {
         out.copy_from_slice(&chunk.references[k]);
-        Ok::<(), Infallible>(())
+        Ok::<(), CudaError>(())
     };
     let resident = if held == 0 {
-        let Ok(resident) = Resident::upload(device, references, &[n], |k, _, part| read(k, part))?;
+        let resident = Resident::upload(device, references, &[n], |k, _, part| read(k, part))?;
         Some(Arc::new(resident))
     } else {
         None
@@ -61,7 +60,7 @@ fn sums(device: &Arc<Device>, case: &Case, chunk: &Chunk) -> Result<Vec<f64>> {
             terms.push(lane.term(Term { direction, g, x, next, later }));
         }
     }
-    let Ok(()) = lane.run(init, read)?;
+    lane.run(init, read)?;
     let mut all = Vec::new();
     if n > 0 {
         put_sums(&lane, &plan, &terms, &mut all)?;

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use crate::analyze::measure::term::{Supply, Term};
 use crate::codec::{Coding, DecodeError, Parts, Prediction, Residual};
-use crate::cuda::{self, Device, From, Lane, Plan, Resident};
+use crate::cuda::{self, Device, Inputs, Kept, Lane, Place, Plan, Resident};
 use crate::dtype::DType;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::reference::Reference;
 use crate::run::Run;
 use crate::run::format::chunk::Chunk;
@@ -47,14 +47,12 @@ impl Shared {
         // Who meets later iterates, or walks back, needs gradients at another time than sums do.
         let has_float32 = run.manifest.tensors.iter().any(|t| t.dtype == DType::F32);
         let decodes = has_float32 && layout.lag.is_none() && !layout.own && !layout.lossy;
-        let plan = Plan::new(device, lanes, elements, counts, [layout.lag.is_some(), decodes])
-            .map_err(Error::Cuda)?;
+        let plan = Plan::new(device, lanes, elements, counts, [layout.lag.is_some(), decodes])?;
         let resident = if plan.held == 0 {
             let lens: Vec<usize> = chunks.iter().map(|c| c.len).collect();
             let mut file = Vec::new();
             let read = |k: usize, i: usize, out: &mut [f32]| references[k].chunk(&chunks[i], &mut file, out);
-            let resident = Resident::upload(device, references.len(), &lens, read).map_err(Error::Cuda)?;
-            Some(Arc::new(resident?))
+            Some(Arc::new(Resident::upload(device, references.len(), &lens, read)?))
         } else {
             None
         };
@@ -66,8 +64,7 @@ impl Shared {
     /// # Errors
     /// The device fails.
     pub(crate) fn batch(&self) -> Result<Batch> {
-        let lane =
-            Lane::new(Arc::clone(&self.device), self.resident.clone(), self.plan).map_err(Error::Cuda)?;
+        let lane = Lane::new(Arc::clone(&self.device), self.resident.clone(), self.plan)?;
         Ok(Batch {
             lane,
             plan: self.plan,
@@ -92,9 +89,9 @@ impl Shared {
 pub(crate) struct Batch {
     lane: Lane,
     /// Place of x_0, once there is a step.
-    init: Option<u32>,
+    init: Option<Place>,
     /// Steps of iterates, and their places.
-    iterates: Vec<(u64, u32)>,
+    iterates: Vec<(u64, Place)>,
     rows: Vec<Of>,
     /// Sums that wait for their row, and its number.
     done: Vec<(usize, Part)>,
@@ -107,7 +104,7 @@ pub(crate) struct Batch {
     /// Iterates that are kept there and that terms of the batch need.
     needed: Vec<usize>,
     /// The step of the gradient that is kept there, and its place.
-    gradient: Option<(u64, u32)>,
+    gradient: Option<(u64, Place)>,
     /// Gradients of this batch that were decoded there.
     loads: usize,
     /// Which of the gradients kept there is the newest.
@@ -162,13 +159,12 @@ impl Batch {
     }
 
     /// Where zeros are kept on the device.
-    fn zeros(&self) -> u32 {
-        self.lane.kept(self.plan.iterates() + self.plan.gradients() + 2)
+    fn zeros(&self) -> Place {
+        self.lane.kept(Kept::Zeros)
     }
 
-    fn moments(&self) -> [u32; 2] {
-        let first = self.plan.iterates() + self.plan.gradients();
-        [self.lane.kept(first), self.lane.kept(first + 1)]
+    fn moments(&self) -> [Place; 2] {
+        [0, 1].map(|k| self.lane.kept(Kept::Moment(k)))
     }
 
     fn clear(&mut self) {
@@ -185,14 +181,14 @@ impl Batch {
         !self.lane.has_room()
     }
 
-    fn put(&mut self, values: &[f32]) -> Result<u32> {
-        self.lane.put(values).map_err(Error::Cuda)
+    fn put(&mut self, values: &[f32]) -> Result<Place> {
+        Ok(self.lane.put(values)?)
     }
 
-    fn iterate(&mut self, step: u64, x: &[f32]) -> Result<u32> {
+    fn iterate(&mut self, step: u64, x: &[f32]) -> Result<Place> {
         if let Some(i) = self.kept.iter().position(|s| *s == Some(step)) {
             self.needed.push(i);
-            return Ok(self.lane.kept(i));
+            return Ok(self.lane.kept(Kept::Iterate(i)));
         }
         if let Some((_, place)) = self.iterates.iter().find(|(s, _)| *s == step) {
             return Ok(*place);
@@ -248,8 +244,10 @@ impl Batch {
 
     /// Does what the batch holds, and begins another. Sums wait until they are asked for.
     fn execute(&mut self, read: impl FnMut(usize, &mut [f32]) -> Result<()>) -> Result<()> {
-        self.lane.run(self.init.unwrap_or(0), read).map_err(Error::Cuda)??;
-        let (sums, layout, done) = (self.lane.sums().map_err(Error::Cuda)?, self.layout, &mut self.done);
+        // Without a term nothing looks at x_0.
+        let init = self.init.unwrap_or(Place::FIRST);
+        self.lane.run(init, read)?;
+        let (sums, layout, done) = (self.lane.sums()?, self.layout, &mut self.done);
         for of in &self.rows {
             let d = of.direction;
             let mut put = |part: Part| done.push((of.row, part));
@@ -277,7 +275,7 @@ impl Batch {
     /// Decodes a vector here and copies it.
     fn copy(
         &mut self,
-        to: u32,
+        to: Place,
         step: u64,
         stream: StreamId,
         source: &mut ChunkReader<'_>,
@@ -311,7 +309,7 @@ impl Slots for &RefCell<Batch> {
         match at {
             Slot::Iterate(i) => {
                 batch.vacate(i)?;
-                let decoded = batch.copy(batch.lane.kept(i), step, stream, source)?;
+                let decoded = batch.copy(batch.lane.kept(Kept::Iterate(i)), step, stream, source)?;
                 batch.kept[i] = Some(step);
                 Ok(decoded)
             }
@@ -338,7 +336,7 @@ impl Slots for &RefCell<Batch> {
                                 to
                             })
                         }
-                        Err(e) => Err(Error::Cuda(e)),
+                        Err(e) => Err(e.into()),
                     };
                     Ok(())
                 });
@@ -365,17 +363,17 @@ impl Slots for &RefCell<Batch> {
         batch.make_room()?;
         batch.vacate(out)?;
         let g = batch.gradient.map_or(batch.zeros(), |(_, place)| place);
-        let from =
-            From { x: batch.lane.kept(x), before: batch.lane.kept(before), g, moments: batch.moments() };
+        let [x, before, to] = [x, before, out].map(|i| batch.lane.kept(Kept::Iterate(i)));
+        let from = Inputs { x, before, g, moments: batch.moments() };
         let (mut predicted, mut staged, n) = ((Prediction::PREVIOUS, None), Ok(()), source.chunk.len);
         source.decode(step, StreamId::Iterate, |decoder, dtype, coding, payload| {
             let Coding::Residual(predictor) = coding else { return Err(DecodeError::NotPredicted) };
             let residual = Residual::read(predictor, dtype, payload, n)?;
             predicted = (residual.prediction, decoder.is_rounding(&residual, n).then_some(0.0));
-            staged = batch.lane.predict(batch.lane.kept(out), from, &residual);
+            staged = batch.lane.predict(to, from, &residual);
             Ok(())
         })?;
-        staged.map_err(Error::Cuda)?;
+        staged?;
         batch.kept[out] = Some(step);
         Ok(predicted)
     }
@@ -396,12 +394,12 @@ impl Batch {
     }
 
     /// Where the next gradient goes: not where one lies that the batch may need.
-    fn next_gradient(&mut self) -> Result<u32> {
+    fn next_gradient(&mut self) -> Result<Place> {
         if self.loads + 1 >= self.plan.gradients() {
             self.execute(|_, _| Ok(()))?;
         }
         self.loads += 1;
         self.gradient_place = (self.gradient_place + 1) % self.plan.gradients();
-        Ok(self.lane.kept(self.plan.iterates() + self.gradient_place))
+        Ok(self.lane.kept(Kept::Gradient(self.gradient_place)))
     }
 }

@@ -140,7 +140,7 @@ impl Analysis<'_> {
                 plan
             }
         };
-        std::thread::scope(|scope| {
+        std::thread::scope(|scope| -> Result<()> {
             // One window is opened, and its pages brought in, while the one before is measured.
             let (send, receive) = sync_channel::<Result<(&[u64], Window)>>(0);
             let walked = &walked;

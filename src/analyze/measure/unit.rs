@@ -405,7 +405,7 @@ impl Steps<'_> {
         source: &mut ChunkReader<'_>,
     ) -> Result<Around> {
         let (run, Reached { lost, ahead }) = (self.unit.run, reached);
-        let mut reach = |step: u64| {
+        let mut reach = |step: u64| -> Result<bool> {
             if lost.as_ref().is_some_and(|lost| lost.contains(&step)) {
                 return Ok(false);
             }

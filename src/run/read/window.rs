@@ -26,9 +26,17 @@ pub struct Window {
     tried: BTreeSet<(u32, u64)>,
     /// Shards that could not be opened, by their first step that counts.
     pub damaged: Vec<(RangeInclusive<u64>, Error)>,
-    /// Where chunks are asked for one by one: the steps that are decoded, and by chunk whether it was.
-    spans: Vec<RangeInclusive<u64>>,
-    asked: Vec<AtomicBool>,
+    prefetch: Prefetch,
+}
+
+/// What the system was asked to read ahead.
+#[derive(Default)]
+enum Prefetch {
+    /// All of it, or nothing.
+    #[default]
+    Over,
+    /// Chunks, one by one: the steps that are decoded, and by chunk whether it was asked for.
+    ByChunk { spans: Vec<RangeInclusive<u64>>, asked: Vec<AtomicBool> },
 }
 
 impl Window {
@@ -72,21 +80,24 @@ impl Window {
             return;
         }
         self.shards().for_each(Shard::expect_payloads);
-        self.asked = run.table.chunks().iter().map(|_| AtomicBool::new(false)).collect();
+        let asked = run.table.chunks().iter().map(|_| AtomicBool::new(false)).collect();
+        let mut spans: Vec<RangeInclusive<u64>> = Vec::new();
         for &step in steps {
             let keyframe = |rank| self.shard(step, rank).and_then(|s| s.keyframe(step));
             let from = (0..run.manifest.world).filter_map(keyframe).min().unwrap_or(step);
-            match self.spans.last_mut() {
+            match spans.last_mut() {
                 Some(span) if from <= *span.end() + 1 => *span = (*span.start()).min(from)..=step,
-                _ => self.spans.push(from..=step),
+                _ => spans.push(from..=step),
             }
         }
+        self.prefetch = Prefetch::ByChunk { spans, asked };
     }
 
     /// Asks for what is about to be read of a large window: chunk number `index` and the one after it, of the
     /// streams that are `wanted`; what iterates are decoded from is wanted anyway.
     pub fn prefetch_chunk(&self, run: &Run, index: usize, wanted: impl Fn(StreamId) -> bool) {
-        for (chunk, asked) in run.table.chunks().iter().zip(&self.asked).skip(index).take(2) {
+        let Prefetch::ByChunk { spans, asked } = &self.prefetch else { return };
+        for (chunk, asked) in run.table.chunks().iter().zip(asked).skip(index).take(2) {
             if asked.swap(true, Ordering::Relaxed) {
                 continue;
             }
@@ -95,7 +106,7 @@ impl Window {
                 for (i, VectorId { step, stream }) in shard.vectors().iter().enumerate() {
                     let decoded = *stream == StreamId::Iterate || stream.is_moment();
                     let decoded = decoded || run.manifest.stream_id(GRAD) == Some(*stream);
-                    if (decoded || wanted(*stream)) && self.spans.iter().any(|span| span.contains(step)) {
+                    if (decoded || wanted(*stream)) && spans.iter().any(|span| span.contains(step)) {
                         shard.prefetch_payload(i, chunk.place);
                     }
                 }
@@ -241,14 +252,18 @@ mod tests {
         let run = Run::open(&path, Access::default()).unwrap();
         let steps = [0, 130, 131, 132];
         let mut window = Window::open(&run, &steps, true).unwrap();
-        assert!(window.asked.is_empty(), "it is small");
+        assert!(matches!(window.prefetch, Prefetch::Over), "it is small");
         window.prefetch(&run, &steps, 1000);
-        assert_eq!(window.spans, [0..=0, 128..=132]);
-        let asked = |w: &Window| w.asked.iter().filter(|a| a.load(Ordering::Relaxed)).count();
-        assert_eq!((window.asked.len(), asked(&window)), (run.table.chunks().len(), 0));
+        let chunks = run.table.chunks().len();
+        let count = |window: &Window| {
+            let Prefetch::ByChunk { spans, asked } = &window.prefetch else { unreachable!() };
+            assert_eq!((spans.as_slice(), asked.len()), (&[0..=0, 128..=132][..], chunks));
+            asked.iter().filter(|a| a.load(Ordering::Relaxed)).count()
+        };
+        assert_eq!(count(&window), 0);
         window.prefetch_chunk(&run, 1, |_| false);
-        assert_eq!(asked(&window), 2);
-        window.prefetch_chunk(&run, window.asked.len() - 1, |_| true);
-        assert_eq!(asked(&window), 3);
+        assert_eq!(count(&window), 2);
+        window.prefetch_chunk(&run, chunks - 1, |_| true);
+        assert_eq!(count(&window), 3);
     }
 }

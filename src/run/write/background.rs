@@ -148,11 +148,37 @@ pub enum Job<M> {
 struct State<M> {
     free: Vec<M>,
     jobs: VecDeque<Job<M>>,
-    /// A job is being done.
-    busy: bool,
-    /// No job is taken any more.
-    over: bool,
+    worker: Worker,
     failure: Option<Error>,
+}
+
+/// What the thread does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Worker {
+    /// It waits for a job.
+    Idle,
+    Busy,
+    /// It does what is left and ends: no job comes any more.
+    Leaving,
+    Gone,
+}
+
+impl<M> State<M> {
+    /// Goes from one to the other; who is leaving stays so.
+    fn turn(&mut self, from: Worker, to: Worker) {
+        if self.worker == from {
+            self.worker = to;
+        }
+    }
+
+    /// Whether a job is left that will be done.
+    fn has_work(&self) -> bool {
+        match self.worker {
+            Worker::Busy => true,
+            Worker::Idle => !self.jobs.is_empty(),
+            Worker::Leaving | Worker::Gone => false,
+        }
+    }
 }
 
 struct Shared<M> {
@@ -180,7 +206,7 @@ pub struct Background<M> {
     /// Path of the run.
     path: PathBuf,
     shared: Arc<Shared<M>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl<M: AsRef<[u8]> + Send + 'static> Background<M> {
@@ -197,14 +223,14 @@ impl<M: AsRef<[u8]> + Send + 'static> Background<M> {
             return Err(write_error(recorder.path(), what));
         }
         let path = recorder.path().to_owned();
-        let state = State { free: buffers, jobs: VecDeque::new(), busy: false, over: false, failure: None };
+        let state = State { free: buffers, jobs: VecDeque::new(), worker: Worker::Idle, failure: None };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         let own = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("lpa-record".to_owned())
             .spawn(move || work(&own, recorder, &packing))
             .tried("start a thread for", &path)?;
-        Ok(Background { process: Process::this(), path, shared, thread: Some(thread) })
+        Ok(Background { process: Process::this(), path, shared, thread: Mutex::new(Some(thread)) })
     }
 
     /// Takes a buffer to be filled; waits for one if `wait`. `None` where none is free, or never
@@ -218,8 +244,7 @@ impl<M: AsRef<[u8]> + Send + 'static> Background<M> {
             if let Some(buffer) = state.free.pop() {
                 return Some(buffer);
             }
-            let idle = state.jobs.is_empty() && !state.busy;
-            if !wait || state.over || idle {
+            if !wait || !state.has_work() {
                 return None;
             }
             state = self.shared.wait(state);
@@ -255,7 +280,7 @@ impl<M: AsRef<[u8]> + Send + 'static> Background<M> {
             return;
         }
         let mut state = self.shared.lock();
-        while !state.over && (state.busy || !state.jobs.is_empty()) {
+        while state.has_work() {
             state = self.shared.wait(state);
         }
     }
@@ -272,7 +297,7 @@ impl<M: AsRef<[u8]> + Send + 'static> Background<M> {
     ///
     /// # Errors
     /// The first error that there was.
-    pub fn join(&mut self) -> Result<()> {
+    pub fn join(&self) -> Result<()> {
         if !self.is_here() {
             return Err(elsewhere(&self.path));
         }
@@ -288,15 +313,15 @@ impl<M> Background<M> {
         self.process.is_this()
     }
 
-    fn end(&mut self) {
-        if !self.is_here() {
-            // There is no thread that could be waited for or detached.
-            std::mem::forget(self.thread.take());
-            return;
+    fn end(&self) {
+        let mut state = self.shared.lock();
+        if state.worker != Worker::Gone {
+            state.worker = Worker::Leaving;
         }
-        self.shared.lock().over = true;
+        drop(state);
         self.shared.changed.notify_all();
-        if let Some(thread) = self.thread.take() {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
             // If it panicked, that is the failure already.
             let _ = thread.join();
         }
@@ -305,7 +330,12 @@ impl<M> Background<M> {
 
 impl<M> Drop for Background<M> {
     fn drop(&mut self) {
-        self.end();
+        if self.is_here() {
+            self.end();
+        } else {
+            // There is no thread that could be waited for or detached.
+            std::mem::forget(self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take());
+        }
     }
 }
 
@@ -319,7 +349,7 @@ struct Over<'a, M>(&'a Shared<M>, PathBuf);
 impl<M> Drop for Over<'_, M> {
     fn drop(&mut self) {
         let mut state = self.0.lock();
-        state.over = true;
+        state.worker = Worker::Gone;
         if std::thread::panicking() {
             let what = "the recording thread panicked; what is published is safe. Please report it.";
             state.failure.get_or_insert(write_error(&self.1, what.to_owned()));
@@ -337,16 +367,16 @@ fn work<M: AsRef<[u8]>>(shared: &Shared<M>, mut recorder: Box<dyn Recorder>, pac
         let job = loop {
             match state.jobs.pop_front() {
                 Some(job) => break job,
-                None if state.over => return,
+                None if state.worker == Worker::Leaving => return,
                 None => state = shared.wait(state),
             }
         };
-        state.busy = true;
+        state.turn(Worker::Idle, Worker::Busy);
         let failed = state.failure.is_some();
         drop(state);
         let result = if failed { Ok(()) } else { perform(&mut *recorder, packing, &job) };
         let mut state = shared.lock();
-        state.busy = false;
+        state.turn(Worker::Busy, Worker::Idle);
         if let Err(e) = result {
             state.failure.get_or_insert(e);
         }
@@ -426,7 +456,7 @@ mod tests {
         let path = dir.path().join("run");
         let w = writer(&path);
         let len = Packing::new(w.slice_bytes()).len;
-        let mut b = Background::start(Box::new(w), vec![vec![0u8; len]; 3]).unwrap();
+        let b = Background::start(Box::new(w), vec![vec![0u8; len]; 3]).unwrap();
         for step in 0..20u8 {
             let (mut x, g) = (b.take(true).unwrap(), b.take(true).unwrap());
             x[0] = step;
@@ -463,7 +493,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let w = writer(&dir.path().join("run"));
         let len = Packing::new(w.slice_bytes()).len;
-        let mut b = Background::start(Box::new(w), vec![vec![0u8; len]; 1]).unwrap();
+        let b = Background::start(Box::new(w), vec![vec![0u8; len]; 1]).unwrap();
         for _ in 0..3 {
             let x = b.take(true).unwrap();
             b.submit(Job::Step {

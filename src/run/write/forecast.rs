@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use crate::codec::{Coding, Encoder, FUSED, Lossy, Noise, Past, Prediction, Predictor, predict};
+use crate::codec::{self, Coding, Encoder, FUSED, Lossy, Noise, Prediction, Predictor, predict};
 use crate::dtype::{DType, largest};
 use crate::isa::Isa;
 use crate::run::format::chunk::Chunk;
@@ -28,6 +28,45 @@ enum Moments {
     Followed,
     /// The optimizer's, and a reader has them.
     Live,
+}
+
+/// What the iterate at hand can be predicted from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Past {
+    /// Nothing: the step before was not recorded.
+    Nothing,
+    /// Nothing, but the moments before it were given.
+    Moments,
+    /// A keyframe, behind which predictions do not look.
+    Keyframe,
+    /// The iterate before it, and the one before that.
+    Iterates,
+}
+
+/// The newest step that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Newest {
+    Nothing,
+    Recorded(u64),
+    /// It was recorded before an interruption.
+    Resumed(u64),
+}
+
+impl Newest {
+    fn step(self) -> Option<u64> {
+        match self {
+            Newest::Nothing => None,
+            Newest::Recorded(step) | Newest::Resumed(step) => Some(step),
+        }
+    }
+}
+
+/// The steps that the optimizer has taken in a tensor.
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    before: u64,
+    /// Whether it has taken the one that led to the iterate at hand.
+    now: bool,
 }
 
 /// A chunk as the forecast knows it.
@@ -52,6 +91,7 @@ pub(crate) struct Forecast {
     lossy: bool,
     places: Vec<Place>,
     /// The iterate at hand, as far as it was taken; beyond that, and until then, the one two before it.
+    // A third vector would say it more plainly, and take four bytes more a parameter from the training.
     x: Vec<f32>,
     /// The iterate before the one at hand.
     before: Vec<f32>,
@@ -59,20 +99,13 @@ pub(crate) struct Forecast {
     moments: [Vec<f32>; 2],
     /// By tensor: whether the gradient at the newest iterate is there.
     present: Vec<bool>,
-    /// By tensor: steps that the optimizer has taken, and whether it has taken the one at hand.
-    counts: Vec<(u64, bool)>,
+    /// By tensor.
+    counts: Vec<Count>,
     scalars: BTreeMap<String, f64>,
     rules: Vec<Option<Rule>>,
-    newest: Option<u64>,
+    newest: Newest,
     keyframe: u64,
-    /// The iterate at hand follows the newest one.
-    follows: bool,
-    /// The one before it is a keyframe, behind which predictions do not look.
-    after_keyframe: bool,
-    /// The newest one was recorded before an interruption.
-    resumed: bool,
-    /// The moments at the iterate at hand were given, since the steps before it were not recorded.
-    given: bool,
+    past: Past,
     sample: Sample,
     predicted: Vec<f32>,
     unused: Vec<f32>,
@@ -100,15 +133,12 @@ impl Forecast {
             gradient: Vec::new(),
             moments: [Vec::new(), Vec::new()],
             present: vec![false; manifest.tensors.len()],
-            counts: vec![(0, false); manifest.tensors.len()],
+            counts: vec![Count::default(); manifest.tensors.len()],
             scalars: BTreeMap::new(),
             rules: Vec::new(),
-            newest: None,
+            newest: Newest::Nothing,
             keyframe: 0,
-            follows: false,
-            after_keyframe: false,
-            resumed: false,
-            given: false,
+            past: Past::Nothing,
             sample: Sample::default(),
             predicted: Vec::new(),
             unused: Vec::new(),
@@ -119,9 +149,14 @@ impl Forecast {
         self.places.last().map_or(0, |p| p.range.end)
     }
 
+    /// Whether the iterate at hand comes right after one that is known.
+    fn follows(&self) -> bool {
+        matches!(self.past, Past::Keyframe | Past::Iterates)
+    }
+
     /// Whether the iterate at hand is a keyframe.
     fn at_keyframe(&self) -> bool {
-        self.newest == Some(self.keyframe)
+        self.newest.step() == Some(self.keyframe)
     }
 
     /// How many moments the declared optimizer has.
@@ -161,18 +196,22 @@ impl Forecast {
         self.places[chunk].flags = replay.map(|r| r.flags);
         let rule = self.rules.get(self.places[chunk].param_group).copied().flatten();
         let counted = replay.zip(rule).and_then(|(replay, rule)| rule.count(&replay));
-        self.counts[tensor].0 = counted.unwrap_or(self.counts[tensor].0.max(step));
-        (self.newest, self.resumed) = (Some(step), true);
+        let count = &mut self.counts[tensor].before;
+        *count = counted.unwrap_or((*count).max(step));
+        self.newest = Newest::Resumed(step);
     }
 
     /// Begins with x_step, which may be the `last` one: returns the keyframe that it is decoded from,
     /// which may be itself.
     pub(crate) fn begin(&mut self, step: u64, last: bool) -> u64 {
-        self.follows = self.newest.is_some_and(|newest| newest + 1 == step);
-        self.given = false;
-        self.after_keyframe = self.at_keyframe();
+        let follows = self.newest.step().is_some_and(|newest| newest + 1 == step);
+        self.past = match (follows, self.at_keyframe()) {
+            (false, _) => Past::Nothing,
+            (true, true) => Past::Keyframe,
+            (true, false) => Past::Iterates,
+        };
         let len = self.len();
-        if self.follows {
+        if follows {
             std::mem::swap(&mut self.x, &mut self.before);
             self.gradient.resize(len, 0.0);
             for m in 0..self.moment_count() {
@@ -180,24 +219,24 @@ impl Forecast {
             }
         } else {
             // A training starts with an optimizer that has done nothing yet.
-            let fresh = self.newest.is_none() && step == 0;
+            let fresh = self.newest == Newest::Nothing && step == 0;
             let moments = if fresh { Moments::Live } else { Moments::Unknown };
             self.places.iter_mut().for_each(|p| p.moments = moments);
         }
         self.x.resize(len, 0.0);
         // What everything is compared with loses nothing.
         let exact = last && self.lossy;
-        if !self.follows || self.resumed || exact || step.is_multiple_of(KEYFRAME_STEPS) {
+        let resumed = matches!(self.newest, Newest::Resumed(_));
+        if !follows || resumed || exact || step.is_multiple_of(KEYFRAME_STEPS) {
             self.keyframe = step;
         }
-        self.resumed = false;
-        self.newest = Some(step);
+        self.newest = Newest::Recorded(step);
         self.keyframe
     }
 
     /// How many moments help where the steps before the iterate at hand were not recorded.
     pub(crate) fn wanted_moments(&self) -> usize {
-        if self.follows { 0 } else { self.moment_count() }
+        if self.follows() { 0 } else { self.moment_count() }
     }
 
     /// Takes one of the moments of a chunk before the step at hand, as the optimizer has it; `None` where
@@ -210,9 +249,9 @@ impl Forecast {
             Some(values) => own.copy_from_slice(values),
             None => own.fill(0.0),
         }
-        (place.moments, self.given) = (Moments::Live, true);
+        (place.moments, self.past) = (Moments::Live, Past::Moments);
         // Every step that the optimizer has taken has a number.
-        self.counts[place.tensor].0 = self.newest.unwrap_or(0);
+        self.counts[place.tensor].before = self.newest.step().unwrap_or(0);
     }
 
     /// Takes the iterate at hand of a chunk. Where it is predicted, appends to `out` what the prediction
@@ -231,14 +270,14 @@ impl Forecast {
         let (range, dtype) = (self.places[chunk].range.clone(), self.places[chunk].dtype);
         let keyframe = self.at_keyframe();
         let mut coding = None;
-        if self.follows {
+        if self.follows() {
             let (prediction, shadow) = self.choose(chunk, values, encoder);
             self.predicted.resize(values.len(), 0.0);
             let [momentum, second] = &mut self.moments;
             let x = &self.before[range.clone()];
-            let mut past = Past {
+            let mut past = codec::Past {
                 x,
-                before: if self.after_keyframe { x } else { &self.x[range.clone()] },
+                before: if self.past == Past::Keyframe { x } else { &self.x[range.clone()] },
                 g: &self.gradient[range.clone()],
                 momentum: momentum.get_mut(range.clone()).unwrap_or_default(),
                 second: second.get_mut(range.clone()).unwrap_or_default(),
@@ -277,8 +316,8 @@ impl Forecast {
 
     /// After the chunks of an iterate.
     pub(crate) fn end(&mut self) {
-        for (count, taken) in &mut self.counts {
-            *count += u64::from(std::mem::take(taken));
+        for count in &mut self.counts {
+            count.before += u64::from(std::mem::take(&mut count.now));
         }
         self.present.fill(false);
     }
@@ -286,7 +325,7 @@ impl Forecast {
     /// How many moments go with the iterate at hand: none, except with a keyframe.
     pub(crate) fn stored_moments(&self) -> usize {
         // At the first step of a training they are all 0, which is what a reader takes them for.
-        if (self.follows || self.given)
+        if self.past != Past::Nothing
             && self.at_keyframe()
             && self.places.iter().any(|p| p.moments == Moments::Live)
         {
@@ -334,7 +373,7 @@ impl Forecast {
         let place = &mut self.places[chunk];
         let range = place.range.clone();
         let x = &self.before[range.clone()];
-        let before = if self.after_keyframe { x } else { &self.x[range.clone()] };
+        let before = if self.past == Past::Keyframe { x } else { &self.x[range.clone()] };
         let present = self.present[place.tensor];
         if !present {
             // What the gradient was before says nothing.
@@ -346,7 +385,7 @@ impl Forecast {
         let count = &mut self.counts[place.tensor];
         let rule = self.rules.get(place.param_group).copied().flatten();
         let can = present && self.replay.is_some() && largest(g) < f32::INFINITY.to_bits();
-        let own = rule.filter(|_| can).map(|r| r.prediction(count.0 + 1));
+        let own = rule.filter(|_| can).map(|r| r.prediction(count.before + 1));
         let replay = own.filter(|_| place.moments == Moments::Live || keyframe);
         let mut trial = Trial { isa: self.isa, dtype: place.dtype, sample: &mut self.sample, encoder };
         let mut best = (u64::MAX, Prediction::PREVIOUS);
@@ -355,7 +394,7 @@ impl Forecast {
             place.moments = Moments::Live;
             if let Some(own) = replay {
                 let flags = place.flags.unwrap_or(own.flags);
-                (place.flags, count.1) = (Some(flags), true);
+                (place.flags, count.now) = (Some(flags), true);
                 return (Prediction { flags, ..own }, None);
             }
         }
@@ -376,12 +415,12 @@ impl Forecast {
         place.close = close;
         let chosen = best.1;
         if chosen.predictor.moments() > 0 {
-            (place.flags, place.moments, count.1) = (Some(chosen.flags), Moments::Live, true);
+            (place.flags, place.moments, count.now) = (Some(chosen.flags), Moments::Live, true);
         } else if values.iter().zip(x).any(|(v, x)| v.to_bits() != x.to_bits()) {
             // Something else held the iterate. Moments that go on are the optimizer's, but not what a reader has.
             let known = place.moments != Moments::Unknown && own.is_some();
             place.moments = if known { Moments::Followed } else { Moments::Unknown };
-            count.1 = true;
+            count.now = true;
             return (chosen, own);
         }
         (chosen, None)
