@@ -229,7 +229,90 @@ pub enum Error {
     },
 }
 
+/// The kinds of what can go wrong, by what helps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The operating system refused: permissions, space, the network.
+    Io,
+    /// Bytes are not what was written: a copy helps.
+    Damaged,
+    /// What was asked for is not there.
+    Missing,
+    /// Another version of lpa is needed.
+    Incompatible,
+    /// What is there does not allow what was asked for; nothing was changed.
+    Refused,
+    /// A GPU cannot be used, or has failed: the processors give the same numbers.
+    Device,
+}
+
 impl Error {
+    /// What kind it is of.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::Io { .. } | Error::Table { .. } => ErrorKind::Io,
+            Error::Cuda(_) => ErrorKind::Device,
+            Error::Damaged { .. }
+            | Error::MissingShard { .. }
+            | Error::Manifest { .. }
+            | Error::TableMismatch { .. } => ErrorKind::Damaged,
+            Error::Version { .. } | Error::Requires { .. } => ErrorKind::Incompatible,
+            Error::NotARun { .. }
+            | Error::NoFinal { .. }
+            | Error::Nothing { .. }
+            | Error::NotFound { .. } => ErrorKind::Missing,
+            Error::Reference { .. } | Error::Write { .. } => ErrorKind::Refused,
+        }
+    }
+
+    /// The path that it is about.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Error::Cuda(_) => None,
+            Error::Io { path, .. }
+            | Error::NotARun { path, .. }
+            | Error::Manifest { path, .. }
+            | Error::Version { path, .. }
+            | Error::Requires { path, .. }
+            | Error::TableMismatch { path, .. }
+            | Error::Damaged { path, .. }
+            | Error::MissingShard { path, .. }
+            | Error::NoFinal { path, .. }
+            | Error::Nothing { path, .. }
+            | Error::NotFound { path, .. }
+            | Error::Reference { path, .. }
+            | Error::Write { path, .. }
+            | Error::Table { path, .. } => Some(path),
+        }
+    }
+
+    /// The step that it is about; the first one, where there are several.
+    pub fn step(&self) -> Option<u64> {
+        match self {
+            Error::Damaged { place, .. } => place.step,
+            Error::MissingShard { first, .. } => Some(*first),
+            _ => None,
+        }
+    }
+
+    /// The tensor that it is about.
+    pub fn tensor(&self) -> Option<&str> {
+        match self {
+            Error::Damaged { place, .. } => place.vector.as_ref().map(|(_, tensor)| tensor.as_str()),
+            Error::TableMismatch { tensor, .. } => Some(tensor),
+            _ => None,
+        }
+    }
+
+    /// The byte of the file that it is about.
+    pub fn offset(&self) -> Option<u64> {
+        match self {
+            Error::Damaged { place, .. } => place.offset,
+            _ => None,
+        }
+    }
+
     /// Damage that `--skip-damaged` may step over.
     pub fn is_damage(&self) -> bool {
         match self {

@@ -24,6 +24,7 @@ pub mod metrics;
 pub mod optimizer;
 pub mod order;
 pub mod pack;
+pub mod question;
 pub mod recover;
 pub mod reduce;
 pub mod reference;
@@ -39,4 +40,4 @@ pub mod table;
 pub mod text;
 pub mod verify;
 
-pub use error::{Error, Result};
+pub use error::{Error, ErrorKind, Result};

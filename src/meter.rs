@@ -22,11 +22,11 @@ use crate::group;
 use crate::group::Group;
 use crate::isa::Isa;
 use crate::order::Neumaier;
+use crate::question::{Question, Steps, answer};
 use crate::reduce::Direction;
 use crate::reduce::cpu::{Vectors, iterate_sums};
 use crate::reference;
 use crate::reference::{Cache, Distances, Origin, Own, Reference, Spec};
-use crate::report::{SUMMARY, report};
 use crate::run::format::manifest::{GRAD, Manifest, TensorInfo};
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::absence::AbsenceLog;
@@ -41,16 +41,6 @@ use crate::table::Table;
 
 /// The table, in the run.
 const TABLE: &str = "metrics.parquet";
-
-/// What to measure.
-pub struct Question {
-    /// The references: files, or references of other runs.
-    pub references: Vec<Spec>,
-    /// The streams.
-    pub streams: Vec<String>,
-    /// The groups.
-    pub groups: Vec<String>,
-}
 
 /// Measures a training step by step; its run holds scalars, x_0 and x_T.
 pub struct Meter {
@@ -119,12 +109,16 @@ impl Meter {
                         gradients= and iterates=";
             return Err(refuse(what.to_owned()));
         }
+        if question.steps != Steps::default() || question.shadow || question.skip_damaged {
+            let what = "a measurement is of all steps, as they come; ask for some, or for shadows, of a recorded run";
+            return Err(refuse(what.to_owned()));
+        }
         if question.references.iter().any(|r| matches!(r, Spec::Own(_))) {
             let what = "the run has no iterate yet; a reference is a safetensors file or another run";
             return Err(refuse(what.to_owned()));
         }
         let cache = Cache::temporary();
-        let references = reference::open(&run, &catalog, &question.references, &cache, access)?;
+        let references = reference::open(&run, &catalog, &question.references, &cache)?;
         if let Some(r) = references.iter().find(|r| r.is_lossy()) {
             let what = format!(
                 "the reference '{}' was stored with loss, of which a measurement while training has no \
@@ -330,7 +324,7 @@ impl Meter {
         let mut catalog = Catalog::read(&run, false)?;
         catalog.set_absences(std::mem::take(&mut self.absence).finish());
         let cache = Cache::temporary();
-        let open = |specs: &[Spec]| reference::open(&run, &catalog, specs, &cache, access);
+        let open = |specs: &[Spec]| reference::open(&run, &catalog, specs, &cache);
         // A reference that is, bit for bit, where this path ended, is made of this path.
         let end = match run.final_step() {
             Some(_) => open(&[Spec::Own(Own::Final)])?.pop().map(|r| r.xxh3),
@@ -363,10 +357,8 @@ impl Meter {
         let analysis = Analysis::prepare(&run, &catalog, &references, &options)?;
         self.check(&analysis)?;
         let table = Table::create(&path.join(TABLE))?;
-        let (table, text) = report(&run, &references, &options, &analysis, &mut self.measured, &path, table)?;
-        let left_out = analysis.left_out(&self.measured.skipped);
-        let metadata = [analysis.provenance(), vec![left_out, (SUMMARY.to_owned(), text)]].concat();
-        table.finish(metadata)?;
+        let answer = answer(&analysis, &mut self.measured, &path, table)?;
+        answer.sink.finish(answer.metadata)?;
         if end.is_some() && references.iter().all(|r| r.step.is_none()) {
             let what = "this pass did not end where the first one did: its final iterate is none of the references. \
                         Were the seeds, the data order and the number of threads the same? What the table says is \

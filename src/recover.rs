@@ -129,7 +129,7 @@ pub fn recover(path: &Path, access: Access) -> Result<Recovered> {
     }
     problems.extend(run.closing_conflict().map(|error| Problem { error, steps: None }));
     if let Some(step) = run.final_step() {
-        match mend_final(&run, step, access) {
+        match mend_final(&run, step) {
             Ok(why) => done.extend(why.map(|why| Done::Rebuilt { why })),
             Err(error) if error.is_damage() => {
                 // A shard that cannot be opened or is missing is in the list already.
@@ -208,8 +208,8 @@ fn is_published(run: &Run, journals: &[Journal], (rank, first): (u32, u64)) -> b
 
 /// Makes the file of the final iterate again where it is not what the shards hold. Returns what was
 /// wrong with it.
-fn mend_final(run: &Run, step: u64, access: Access) -> Result<Option<String>> {
-    let fault = final_fault(run, access)?;
+fn mend_final(run: &Run, step: u64) -> Result<Option<String>> {
+    let fault = final_fault(run)?;
     if let Some(why) = &fault {
         rebuild_final(run, step, &format!("final.{}.", std::process::id()), why)?;
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::analyze::{Analysis, Measured, Options};
+use crate::analyze::{Analysis, Measured, Options, Skipped};
 use crate::error::Result;
 use crate::reference::Reference;
 use crate::row::{Row, Sink};
@@ -31,14 +31,12 @@ impl<S: Sink> Sink for Tee<S> {
 /// # Errors
 /// As [`Analysis::derive`].
 pub fn report<S: Sink>(
-    run: &Run,
-    references: &[Reference],
-    options: &Options,
     analysis: &Analysis<'_>,
     measured: &mut Measured,
     scratch: &Path,
     sink: S,
 ) -> Result<(S, String)> {
+    let (run, references, options) = (analysis.run, analysis.references, analysis.options);
     let known = run.steps();
     // The final iterate has a step of its own, but no gradient.
     let end = run.final_step().unwrap_or(known.end).min(known.end);
@@ -50,6 +48,24 @@ pub fn report<S: Sink>(
     let followed = analysis.followed(measured);
     let text = heading(run, references, options, count) + &tee.summary.text(count, &followed, &notes);
     Ok((tee.sink, text))
+}
+
+/// What a person should know of steps that were left out, in lines; `None` where none was.
+pub(crate) fn left_out(analysis: &Analysis<'_>, skipped: &Skipped) -> Option<String> {
+    const LISTED: usize = 10;
+    let mut lines = Vec::new();
+    let count = analysis.skipped_steps(skipped);
+    if count > 0 {
+        lines.push(format!("lpa: left out {} damaged or missing steps:", thousands(count)));
+        lines.extend(skipped.ranges().take(LISTED).map(|(steps, why)| match steps.into_inner() {
+            (a, b) if a == b => format!("  step {a}: {why}"),
+            (a, b) => format!("  steps {a} to {b}: {why}"),
+        }));
+        let more = skipped.ranges().count().saturating_sub(LISTED);
+        lines.extend((more > 0).then(|| format!("  ... and {more} more")));
+    }
+    lines.extend(skipped.also.values().take(LISTED).map(|why| format!("lpa: null in other rows: {why}")));
+    (!lines.is_empty()).then(|| lines.join("\n") + "\n")
 }
 
 fn subjects(references: &[Reference]) -> Vec<Subject> {

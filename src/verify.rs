@@ -8,7 +8,7 @@ use crate::reference::check_final;
 use crate::run::format::vector_id::{StreamId, VectorId};
 use crate::run::read::shard::Shard;
 use crate::run::read::window::{damaged_vector, read_payload};
-use crate::run::{Access, Run, Segment};
+use crate::run::{Run, Segment};
 
 /// What was looked at, and what was found.
 pub struct Verified {
@@ -22,7 +22,7 @@ pub struct Verified {
 
 /// Looks at every shard that counts, on all threads, and at the final iterate. A shard's first
 /// problem ends its part.
-pub fn verify(run: &Run, access: Access) -> Verified {
+pub fn verify(run: &Run) -> Verified {
     let mut problems = run.missing();
     problems.extend(run.closing_conflict());
     let segments: Vec<&Segment> = (0..run.manifest.world).flat_map(|r| run.segments(r)).collect();
@@ -34,7 +34,7 @@ pub fn verify(run: &Run, access: Access) -> Verified {
             Err(e) => problems.push(e),
         }
     }
-    match check_final(run, access) {
+    match check_final(run) {
         Ok(()) => {}
         Err(Error::NoFinal { .. }) if run.final_step().is_none() => {}
         Err(e) => problems.push(e),

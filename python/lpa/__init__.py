@@ -9,15 +9,28 @@ import sys
 
 from . import _lpa
 from .analysis import analyze
+from .errors import (
+    DamagedError,
+    DeviceError,
+    Error,
+    IncompatibleError,
+    MissingError,
+    RecordingError,
+    RecordingStopped,
+    RefusedError,
+    StorageError,
+    UsageError,
+)
 from .reader import Run, open
 from .writer import Writer
 
-__all__ = ["Meter", "Recorder", "RecordingError", "RecordingStopped", "Run", "Writer", "analyze", "measure", "open",
-           "import_checkpoints", "record", "reference", "shadow"]
+__all__ = ["DamagedError", "DeviceError", "Error", "IncompatibleError", "Meter", "MissingError", "Recorder",
+           "RecordingError", "RecordingStopped", "RefusedError", "Run", "StorageError", "UsageError", "Writer",
+           "analyze", "import_checkpoints", "measure", "open", "record", "reference", "shadow"]
 
 # By name: the module that has it. PyTorch takes seconds to import, and readers may not have it.
 _LATER = {
-    "Recorder": "recorder", "RecordingError": "errors", "RecordingStopped": "errors", "record": "recorder",
+    "Recorder": "recorder", "record": "recorder",
     "Meter": "online", "measure": "online", "import_checkpoints": "importer",
     "reference": "references", "shadow": "shadows",
 }

@@ -20,21 +20,20 @@ def analyze(path, *, references=("final",), streams=("grad",), groups=("*",), st
     backend : "auto" (the default), "cpu" or "cuda": where to sum. The numbers are the same.
     devices : numbers of CUDA devices.
     frame : "polars" or "pandas"; by default what is installed, polars first; "path" returns the file's path.
+
+    Raises
+    ------
+    lpa.Error : by kind: DamagedError, MissingError, RefusedError, IncompatibleError, UsageError, StorageError,
+        DeviceError; with the attributes path, step, tensor and offset.
     """
-    args = [os.fspath(path), "--quiet"]
-    for option, names in (("--ref", references), ("--stream", streams), ("--group", groups)):
-        for name in [names] if isinstance(names, (str, os.PathLike)) else names:
-            args += [option, os.fspath(name)]
-    for device in devices:
-        args += ["--device", str(device)]
-    for option, value in (("--steps", steps), ("--out", out), ("--threads", threads), ("--backend", backend)):
-        if value is not None:
-            args += [option, os.fspath(value) if isinstance(value, os.PathLike) else str(value)]
-    if skip_damaged:
-        args.append("--skip-damaged")
-    if shadow:
-        args.append("--shadow")
-    return _read(_lpa.analyze(args), frame)
+    asked = {"references": _names(references), "streams": _names(streams), "groups": _names(groups), "steps": steps,
+             "skip_damaged": bool(skip_damaged), "shadow": bool(shadow)}
+    how = {"out": out, "threads": threads, "backend": backend, "devices": list(devices)}
+    return _read(str(_lpa.analyze(path, asked, how)), frame)
+
+
+def _names(names):
+    return [os.fspath(n) for n in ([names] if isinstance(names, (str, os.PathLike)) else names)]
 
 
 def _read(table, frame):

@@ -1,4 +1,44 @@
-"""What can go wrong with a recording."""
+"""What can go wrong."""
+
+
+class Error(ValueError):
+    """What the library says of a run, a table or a question; the text says what to do.
+
+    Attributes
+    ----------
+    path : what it is about, or None.
+    step, tensor, offset : where in it, as far as that is known: the step, the tensor's name, the byte in the file.
+    """
+
+    path = step = tensor = offset = None
+
+
+class StorageError(Error, OSError):
+    """The operating system refused: permissions, space, the network."""
+
+
+class DamagedError(Error):
+    """Bytes are not what was written. A copy of the file helps, or `skip_damaged`."""
+
+
+class MissingError(Error):
+    """What was asked for is not there."""
+
+
+class IncompatibleError(Error):
+    """Another version of lpa is needed."""
+
+
+class RefusedError(Error):
+    """What is there does not allow what was asked for; nothing was changed."""
+
+
+class DeviceError(Error):
+    """A GPU cannot be used, or has failed. The CPU gives the same numbers."""
+
+
+class UsageError(Error):
+    """An argument cannot be meant."""
 
 
 class RecordingError(RuntimeError):

@@ -4,33 +4,20 @@
 
 #![allow(missing_docs)]
 
+mod analysis;
 mod buffer;
+mod errors;
 mod meter;
 mod queue;
 mod run;
 mod writer;
 
-use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
-
-fn raise(e: lpa::Error) -> PyErr {
-    match &e {
-        lpa::Error::Io { .. } => PyOSError::new_err(e.to_string()),
-        _ => PyValueError::new_err(e.to_string()),
-    }
-}
 
 /// Runs the `lpa` command line and returns its exit code.
 #[pyfunction]
 fn main(py: Python<'_>, args: Vec<String>) -> u8 {
     py.detach(|| lpa::cli::main(args.into_iter().map(Into::into)))
-}
-
-/// Analyzes as `lpa analyze` does; returns the table's path.
-#[pyfunction]
-fn analyze(py: Python<'_>, args: Vec<String>) -> PyResult<String> {
-    let table = py.detach(|| lpa::cli::analyze(args.into_iter().map(Into::into)));
-    table.map(|path| path.display().to_string()).map_err(PyValueError::new_err)
 }
 
 #[pymodule]
@@ -44,6 +31,6 @@ fn _lpa(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(run::verify, m)?)?;
     m.add_function(wrap_pyfunction!(run::checkpoints, m)?)?;
     m.add_function(wrap_pyfunction!(run::xxh3, m)?)?;
-    m.add_function(wrap_pyfunction!(analyze, m)?)?;
+    m.add_function(wrap_pyfunction!(analysis::analyze, m)?)?;
     m.add_function(wrap_pyfunction!(main, m)?)
 }

@@ -3,15 +3,15 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use lpa::meter::{Meter as RunMeter, Question};
+use lpa::meter::Meter as RunMeter;
+use lpa::question::Question;
 use lpa::reference::Spec;
 use lpa::run::write::background::Recorder;
 use pyo3::buffer::PyBuffer;
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
+use crate::errors::{raise, usage, used_up};
 use crate::queue::Queue;
-use crate::raise;
 use crate::writer::{Storage, manifest, options};
 
 /// A meter; `None` once a queue has taken it.
@@ -36,8 +36,8 @@ impl Meter {
         groups: Vec<String>,
     ) -> PyResult<Meter> {
         let parsed: Result<Vec<Spec>, String> = references.iter().map(|r| r.parse()).collect();
-        let references = parsed.map_err(PyValueError::new_err)?;
-        let question = Question { references, streams, groups };
+        let references = parsed.map_err(usage)?;
+        let question = Question { references, streams, groups, ..Question::default() };
         let options = options(storage)?;
         let inner = RunMeter::create(&path, manifest(parts)?, options, question).map_err(raise)?;
         Ok(Meter {
@@ -51,7 +51,7 @@ impl Meter {
     /// Goes on in the background, with these buffers. The meter is used up.
     fn queue(&self, buffers: Vec<PyBuffer<u8>>) -> PyResult<Queue> {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let inner = inner.ok_or_else(|| PyValueError::new_err("the meter goes on in the background"))?;
+        let inner = inner.ok_or_else(|| used_up("meter"))?;
         Queue::start(Box::new(inner), buffers)
     }
 

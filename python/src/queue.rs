@@ -8,7 +8,7 @@ use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use crate::raise;
+use crate::errors::raise;
 
 /// A buffer that Python made, by its number.
 struct Slot {

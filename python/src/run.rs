@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
+use lpa::Error;
 use lpa::hash::Xxh3;
 use lpa::run::format::journal::Journal;
 use lpa::run::format::manifest::ITERATE;
@@ -10,12 +11,11 @@ use lpa::run::read::trajectory::Trajectory;
 use lpa::run::read::vector::Vector;
 use lpa::run::read::window::Window;
 use lpa::run::{Access, Run as OpenRun};
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::buffer::{Buffers, slices};
-use crate::raise;
+use crate::errors::{raise, usage};
 
 /// A run, and what the iterate that was read last goes on from.
 #[pyclass]
@@ -95,7 +95,8 @@ impl Run {
             return Err(raise(e));
         }
         let Some(shard) = window.shard(step, 0) else {
-            return Err(PyValueError::new_err(format!("step {step} was not recorded")));
+            let what = format!("step {step} was not recorded");
+            return Err(raise(Error::NotFound { path: self.0.path.clone(), what }));
         };
         let value = |c: &String| shard.scalar(step, c).map(|v| (c.clone(), v));
         Ok(shard.columns().iter().filter_map(value).collect())
@@ -103,8 +104,8 @@ impl Run {
 }
 
 /// How runs are read.
-fn access(mmap: bool) -> PyResult<Access> {
-    Access::from_env(mmap).map_err(|e| PyValueError::new_err(e.to_string()))
+pub(crate) fn access(mmap: bool) -> PyResult<Access> {
+    Access::from_env(mmap).map_err(usage)
 }
 
 /// What is wrong with a run, each in words; nothing where every byte is as written.
@@ -113,7 +114,7 @@ pub(crate) fn verify(py: Python<'_>, path: PathBuf) -> PyResult<Vec<String>> {
     let access = access(true)?;
     let found = py.detach(|| {
         let run = OpenRun::open(&path, access)?;
-        Ok(lpa::verify::verify(&run, access))
+        Ok(lpa::verify::verify(&run))
     });
     Ok(found.map_err(raise)?.problems.iter().map(ToString::to_string).collect())
 }

@@ -8,12 +8,11 @@ use lpa::isa::Isa;
 use lpa::run::format::manifest::{Manifest, Optimizer, Slice, Storage as Precisions, StreamInfo, TensorInfo};
 use lpa::run::write::writer::{Step, Writer as RunWriter, WriterOptions};
 use pyo3::buffer::PyBuffer;
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::buffer::{Buffers, slices};
+use crate::errors::{raise, usage, used_up};
 use crate::queue::Queue;
-use crate::raise;
 
 /// A writer; `None` once a queue has taken it.
 #[pyclass]
@@ -22,17 +21,13 @@ pub struct Writer(Mutex<Option<RunWriter>>);
 impl Writer {
     fn with<T>(&self, f: impl FnOnce(&mut RunWriter) -> lpa::Result<T>) -> PyResult<T> {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        f(inner.as_mut().ok_or_else(used_up)?).map_err(raise)
+        f(inner.as_mut().ok_or_else(|| used_up("writer"))?).map_err(raise)
     }
 
     /// The writer itself.
     fn take(&self) -> PyResult<RunWriter> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or_else(used_up)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or_else(|| used_up("writer"))
     }
-}
-
-fn used_up() -> PyErr {
-    PyValueError::new_err("the writer goes on in the background")
 }
 
 /// A manifest from JSON: tensors, streams, optimizer, storage, world, slices, metadata.
@@ -48,7 +43,7 @@ pub(crate) fn manifest(parts: &str) -> PyResult<Manifest> {
         slices: Vec<Slice>,
         metadata: serde_json::Map<String, serde_json::Value>,
     }
-    let p: Parts = serde_json::from_str(parts).map_err(|e| PyValueError::new_err(e.to_string()))?;
+    let p: Parts = serde_json::from_str(parts).map_err(usage)?;
     let mut manifest = Manifest::new(p.tensors, p.streams).map_err(raise)?;
     manifest.optimizer = p.optimizer;
     manifest.storage = p.storage;
@@ -63,10 +58,10 @@ pub(crate) type Storage = (u64, u64, f64, String, bool);
 
 pub(crate) fn options(storage: Storage) -> PyResult<WriterOptions> {
     let (shard_bytes, shard_steps, shard_seconds, profile, predict) = storage;
-    let shard_age = Duration::try_from_secs_f64(shard_seconds)
-        .map_err(|e| PyValueError::new_err(format!("shard_seconds: {e}")))?;
-    let profile = profile.parse().map_err(PyValueError::new_err)?;
-    let isa = Isa::from_env().map_err(|e| PyValueError::new_err(e.to_string()))?;
+    let shard_age =
+        Duration::try_from_secs_f64(shard_seconds).map_err(|e| usage(format!("shard_seconds: {e}")))?;
+    let profile = profile.parse().map_err(usage)?;
+    let isa = Isa::from_env().map_err(usage)?;
     Ok(WriterOptions { shard_bytes, shard_steps: shard_steps.max(1), shard_age, profile, predict, isa })
 }
 

@@ -22,6 +22,7 @@ pub use crate::analyze::measure::Measured;
 use crate::analyze::measure::course::Course;
 use crate::analyze::measure::influence::Influence;
 use crate::analyze::measure::sample::Sample;
+pub(crate) use crate::analyze::measure::threads::thread_pool;
 use crate::analyze::mover::Movers;
 use crate::analyze::record::Shape;
 pub use crate::analyze::shadow::Shadow;
@@ -86,18 +87,28 @@ pub struct Options {
     pub shadows: Vec<String>,
 }
 
-/// Told of progress, from any thread.
+/// Told of progress, from any thread. `()` hears nothing.
 pub trait Observer: Sync {
+    /// Something that helps to understand the result.
+    fn note(&self, _line: &str) {}
+    /// Something that is not in the result; lines of text.
+    fn warn(&self, _text: &str) {}
+    /// Measuring begins, if it failed on a GPU once more: so many pairs of step and chunk, so many chunks a step.
+    fn begin(&self, _cells: u64, _chunks: u64) {}
     /// `cells` pairs of step and chunk are done, for which `bytes` stored bytes were read.
-    fn advance(&self, cells: u64, bytes: u64);
+    fn advance(&self, _cells: u64, _bytes: u64) {}
+    /// Measuring is over.
+    fn end(&self) {}
 }
+
+impl Observer for () {}
 
 /// A prepared analysis.
 pub struct Analysis<'a> {
-    run: &'a Run,
+    pub(crate) run: &'a Run,
     catalog: &'a Catalog,
-    references: &'a [Reference],
-    options: &'a Options,
+    pub(crate) references: &'a [Reference],
+    pub(crate) options: &'a Options,
     hyperparameters: Hyperparameters<'a>,
     movers: Movers<'a>,
     /// How streams enter references: by reference, then stream.
@@ -284,10 +295,14 @@ impl<'a> Analysis<'a> {
         (self.candidates.len() * self.run.table.chunks().len()) as u64
     }
 
-    /// Parameters times steps times directions times references: the work of summing.
+    /// Directions times references.
+    pub fn partners(&self) -> usize {
+        self.options.directions.len() * self.references.len()
+    }
+
+    /// The same times parameters and steps: the work of summing.
     pub fn terms(&self) -> u64 {
-        let partners = (self.options.directions.len() * self.references.len()) as u64;
-        self.run.manifest.parameters() * self.candidates.len() as u64 * partners
+        self.run.manifest.parameters() * self.candidates.len() as u64 * self.partners() as u64
     }
 
     /// Whether a run was stored with loss.

@@ -14,10 +14,10 @@ use crate::analyze::{Analysis, Measured, Observer, Options, Pass};
 use crate::error::{Error, Result};
 use crate::reference;
 use crate::reference::Cache;
+use crate::run::Run;
 use crate::run::directory::MANIFEST;
 use crate::run::format::manifest::{GRAD, TensorInfo};
 use crate::run::read::catalog::Catalog;
-use crate::run::{Access, Run};
 use crate::stream;
 use crate::stream::{Form, Stream};
 
@@ -37,12 +37,12 @@ impl Shadow {
     ///
     /// # Errors
     /// There is none, one is damaged, or one is not this run's.
-    pub fn open_all(run: &Run, access: Access) -> Result<Vec<Shadow>> {
+    pub fn open_all(run: &Run) -> Result<Vec<Shadow>> {
         let directory = run.path.join(DIRECTORY);
         let entries = std::fs::read_dir(&directory).into_iter().flatten().flatten();
         let mut paths: Vec<_> = entries.map(|e| e.path()).filter(|p| p.join(MANIFEST).exists()).collect();
         paths.sort();
-        let shadows: Result<Vec<Shadow>> = paths.iter().map(|path| Shadow::open(run, path, access)).collect();
+        let shadows: Result<Vec<Shadow>> = paths.iter().map(|path| Shadow::open(run, path)).collect();
         match shadows {
             Ok(shadows) if shadows.is_empty() => {
                 let what =
@@ -53,8 +53,8 @@ impl Shadow {
         }
     }
 
-    fn open(run: &Run, path: &Path, access: Access) -> Result<Shadow> {
-        let shadow = Run::open(path, access)?;
+    fn open(run: &Run, path: &Path) -> Result<Shadow> {
+        let shadow = Run::open(path, run.access())?;
         let refuse = |what: &str| Error::NotFound { path: path.to_owned(), what: what.to_owned() };
         let value = |key: &str| shadow.manifest.metadata.get(key).cloned().unwrap_or_default();
         if value("shadow_of") != run.manifest.run_id.as_str() {
@@ -143,13 +143,13 @@ impl Analysis<'_> {
     pub fn measure_shadows(
         &self,
         shadows: &[Shadow],
-        references: (&Cache, Access),
+        cache: &Cache,
         measured: &mut Measured,
         scratch: &Path,
         observer: &dyn Observer,
     ) -> Result<()> {
         for shadow in shadows {
-            let dots = self.measure_shadow(shadow, references, measured, scratch, observer)?;
+            let dots = self.measure_shadow(shadow, cache, measured, scratch, observer)?;
             measured.shadows.all.push(dots);
         }
         Ok(())
@@ -158,7 +158,7 @@ impl Analysis<'_> {
     fn measure_shadow(
         &self,
         shadow: &Shadow,
-        (cache, access): (&Cache, Access),
+        cache: &Cache,
         of_run: &mut Measured,
         scratch: &Path,
         observer: &dyn Observer,
@@ -168,7 +168,7 @@ impl Analysis<'_> {
         let there = |s: &&Stream| have(self.run, own, s);
         let names: Vec<String> = own.streams.iter().filter(there).map(|s| s.name.clone()).collect();
         let (streams, directions) = stream::select(run, catalog, &names)?;
-        let (references, numbers) = reference::of_companion(run, catalog, self.references, cache, access)?;
+        let (references, numbers) = reference::of_companion(run, catalog, self.references, cache)?;
         let mut dots = Dots { steps: Vec::new(), spool: Spool::new(self.places().len(), scratch) };
         if references.is_empty() || streams.is_empty() {
             return Ok(dots);

@@ -9,7 +9,6 @@ mod estimate;
 mod export;
 mod gc;
 mod inspect;
-mod kept;
 mod output;
 mod pack;
 mod progress;
@@ -90,7 +89,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         }
     };
     let result = match arguments.command {
-        Command::Analyze(a) => analyze::run(&a).map(drop),
+        Command::Analyze(a) => analyze::run(&a),
         Command::Inspect(a) => inspect::run(&a),
         Command::Verify(a) => verify::run(&a),
         Command::Estimate(a) => estimate::run(&a),
@@ -114,20 +113,6 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
             if e.is::<UnknownIsa>() || e.is::<Usage>() { 2 } else { 1 }
         }
     }
-}
-
-/// Runs `lpa analyze` with arguments for a table, and returns where that is.
-///
-/// # Errors
-/// What the command would say, in words.
-pub fn analyze(args: impl IntoIterator<Item = OsString>) -> Result<PathBuf, String> {
-    let name = ["lpa", "analyze"].map(OsString::from);
-    let parsed = Arguments::try_parse_from(name.into_iter().chain(args)).map_err(|e| e.to_string())?;
-    let Command::Analyze(a) = parsed.command else {
-        return Err("these are no arguments of lpa analyze".to_owned());
-    };
-    let table = analyze::run(&a).map_err(|e| e.to_string())?;
-    table.ok_or_else(|| "there is no table with --format csv or jsonl".to_owned())
 }
 
 /// Arguments that parse but cannot be meant.

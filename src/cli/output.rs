@@ -1,24 +1,10 @@
-//! Where the rows of an analysis go, and what the table is called.
+//! Where the rows of an analysis go that is asked for as text.
 
-use std::ffi::OsStr;
-use std::io::{BufWriter, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::io::BufWriter;
 
-use crate::error::{Error, Result};
-use crate::group::ALL;
-use crate::hash::xxh3_64;
-use crate::row::Row;
-use crate::row::Sink;
-use crate::run::format::manifest::GRAD;
-use crate::run::{Run, parent};
-use crate::table::{Table, metadata};
+use crate::error::Result;
+use crate::row::{Row, Sink};
 use crate::text::{Csv, JsonLines};
-
-/// Longest description in a file name.
-const LONGEST: usize = 80;
-
-/// Digits of a hash in a file name, which tell runs of the same name apart.
-const WHICH: usize = 12;
 
 /// How rows are written.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -28,197 +14,36 @@ pub(super) enum Format {
     Jsonl,
 }
 
-/// Where rows go.
+/// Rows as text on standard output.
 pub(super) enum Output {
-    Table(Box<Table>),
     Csv(Box<Csv<BufWriter<std::io::Stdout>>>),
     JsonLines(JsonLines<BufWriter<std::io::Stdout>>),
 }
 
 impl Output {
-    /// To the file `table`, else as text to standard output.
-    pub(super) fn open(format: Format, table: Option<&Path>) -> Result<Output> {
-        let stdout = || BufWriter::with_capacity(1 << 16, std::io::stdout());
-        Ok(match (table, format) {
-            (Some(path), _) => Output::Table(Box::new(Table::create(path)?)),
-            (None, Format::Csv) => Output::Csv(Box::new(Csv::new(stdout())?)),
-            (None, _) => Output::JsonLines(JsonLines::new(stdout())),
+    /// Begins, with the header line where there is one.
+    pub(super) fn open(format: Format) -> Result<Output> {
+        let stdout = BufWriter::with_capacity(1 << 16, std::io::stdout());
+        Ok(match format {
+            Format::Csv => Output::Csv(Box::new(Csv::new(stdout)?)),
+            Format::Parquet | Format::Jsonl => Output::JsonLines(JsonLines::new(stdout)),
         })
+    }
+
+    /// Writes out what is buffered.
+    pub(super) fn finish(self) -> Result<()> {
+        match self {
+            Output::Csv(csv) => csv.finish(),
+            Output::JsonLines(lines) => lines.finish(),
+        }
     }
 }
 
 impl Sink for Output {
     fn row(&mut self, row: &Row<'_>) -> Result<()> {
         match self {
-            Output::Table(table) => table.row(row),
             Output::Csv(csv) => csv.row(row),
             Output::JsonLines(lines) => lines.row(row),
         }
-    }
-}
-
-/// What a table's file name tells apart, besides the run.
-pub(super) struct Question<'a> {
-    /// Names of the references.
-    pub(super) references: &'a [&'a str],
-    pub(super) streams: &'a [String],
-    pub(super) groups: &'a [String],
-    /// As it was typed.
-    pub(super) steps: Option<&'a str>,
-    /// Shadows are measured.
-    pub(super) shadow: bool,
-}
-
-impl Question<'_> {
-    /// Nothing for the main question, else what tells it from others.
-    fn description(&self) -> String {
-        let mut parts = Vec::new();
-        if self.references != ["final"] {
-            let names = self.references.iter().map(|name| name.trim_end_matches(".safetensors"));
-            parts.push(names.collect::<Vec<_>>().join("+"));
-        }
-        if self.streams != [GRAD] {
-            parts.push(self.streams.join("+"));
-        }
-        if self.groups != [ALL] {
-            parts.push(
-                self.groups.iter().map(|g| if g == ALL { "all" } else { g }).collect::<Vec<_>>().join("+"),
-            );
-        }
-        if let Some(steps) = self.steps {
-            parts.push(format!("steps-{steps}"));
-        }
-        if self.shadow {
-            parts.push("shadow".to_owned());
-        }
-        let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.+".contains(c) { c } else { '-' };
-        let text: String = parts.join(".").chars().map(plain).collect();
-        if text.len() > LONGEST { format!("{:016x}", xxh3_64(parts.join("\n").as_bytes())) } else { text }
-    }
-}
-
-/// `metrics.parquet` for the main question, `metrics.PARTS.parquet` for another one.
-fn file_name(parts: &[&str]) -> String {
-    let parts: Vec<&str> = parts.iter().copied().filter(|p| !p.is_empty()).collect();
-    [&["metrics"], parts.as_slice(), &["parquet"]].concat().join(".")
-}
-
-/// Where tables go that nothing else is said of: into the run. Where the run cannot be written, into the working
-/// directory, under the run's name and a part of a hash of which run it is, since many have the same name.
-pub(super) struct Place {
-    pub(super) directory: PathBuf,
-    /// What the names of files begin with.
-    prefix: String,
-}
-
-impl Place {
-    /// # Errors
-    /// The run's directory cannot be looked into.
-    pub(super) fn of(run: &Run) -> Result<Place> {
-        let (run_id, run) = (&run.manifest.run_id, run.path.as_path());
-        match tempfile::tempfile_in(run) {
-            Ok(_) => Ok(Place { directory: run.to_owned(), prefix: String::new() }),
-            Err(e) if matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => {
-                let full = run.canonicalize().unwrap_or_else(|_| run.to_owned());
-                let of = full.file_name().unwrap_or(OsStr::new("run")).to_string_lossy();
-                // Copies of a run have the same id, and another run may take its place.
-                let which = [run_id.as_bytes(), full.as_os_str().as_encoded_bytes()].concat();
-                let which = format!("{:016x}", xxh3_64(&which));
-                let prefix = format!("{of}.{}.", &which[..WHICH]);
-                Ok(Place { directory: PathBuf::from("."), prefix })
-            }
-            Err(source) => Err(Error::Io { action: "write", path: run.join(file_name(&[])), source }),
-        }
-    }
-
-    /// The table's file. Where a table of that name answers another question (references of one name in two
-    /// places, say), this one's name ends in a hash of the question, so that no answer takes the place of another.
-    pub(super) fn table(&self, question: &Question<'_>, provenance: &[(String, String)]) -> PathBuf {
-        let description = question.description();
-        let path = |parts: &[&str]| self.directory.join(format!("{}{}", self.prefix, file_name(parts)));
-        let plain = path(&[&description]);
-        let asked = asked(provenance);
-        match metadata(&plain) {
-            Some(there) if self::asked(&there) != asked => {
-                path(&[&description, &format!("{:08x}", xxh3_64(asked.as_bytes()) >> 32)])
-            }
-            _ => plain,
-        }
-    }
-}
-
-/// The question that a table answers: of which run, against what, along what and for which groups. A reference of
-/// the run itself is the same one though it may change while the training goes on; another run's is told by
-/// that run; a file by its values.
-fn asked(provenance: &[(String, String)]) -> String {
-    let value = |key: &str| provenance.iter().find(|(k, _)| k == key).map_or("", |(_, v)| v.as_str());
-    let references: Vec<serde_json::Value> =
-        serde_json::from_str(value("lpa.references")).unwrap_or_default();
-    let identity = |r: &serde_json::Value| match (&r["run"], &r["file"]) {
-        (serde_json::Value::String(run), _) => format!("{run}:{}", r["name"]),
-        (_, serde_json::Value::Bool(true)) => r["xxh3"].to_string(),
-        _ => r["name"].to_string(),
-    };
-    let mut all: Vec<String> = references.iter().map(identity).collect();
-    all.extend(["lpa.run_id", "lpa.streams", "lpa.groups", "lpa.shadows"].map(|key| value(key).to_owned()));
-    all.join("\n")
-}
-
-/// Checks that a table can be written, before hours of work, and that it takes the place of nothing but
-/// a table.
-///
-/// # Errors
-/// It cannot, or there is another file.
-pub(super) fn check_writable(table: &Path) -> Result<()> {
-    if std::fs::symlink_metadata(table).is_ok_and(|m| m.is_symlink()) {
-        let source = std::io::Error::other("it is a link; name the file itself by --out");
-        return Err(Error::Io { action: "write", path: table.to_owned(), source });
-    }
-    if table.exists() && metadata(table).is_none_or(|all| all.iter().all(|(k, _)| k != "lpa.version")) {
-        let source = std::io::Error::other("there is a file that is no table of lpa's; choose another name");
-        return Err(Error::Io { action: "write", path: table.to_owned(), source });
-    }
-    match tempfile::tempfile_in(parent(table)) {
-        Ok(_) => Ok(()),
-        Err(source) => Err(Error::Io { action: "write", path: table.to_owned(), source }),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_question_has_a_file_of_its_own() {
-        let name = |references: &[&str], streams: &[&str], groups: &[&str], steps| {
-            let owned = |all: &[&str]| all.iter().map(|s| (*s).to_owned()).collect::<Vec<String>>();
-            let (streams, groups) = (owned(streams), owned(groups));
-            let question = Question { references, streams: &streams, groups: &groups, steps, shadow: false };
-            file_name(&[&question.description()])
-        };
-        assert_eq!(name(&["final"], &["grad"], &["*"], None), "metrics.parquet");
-        assert_eq!(name(&["final", "step:100"], &["grad"], &["*"], None), "metrics.final+step-100.parquet");
-        assert_eq!(
-            name(&["b:final", "best.safetensors"], &["grad"], &["*"], None),
-            "metrics.b-final+best.parquet"
-        );
-        assert_eq!(name(&["ck-5/model.safetensors"], &["grad"], &["*"], None), "metrics.ck-5-model.parquet");
-        assert_eq!(name(&["final"], &["grad", "update"], &["*"], None), "metrics.grad+update.parquet");
-        assert_eq!(name(&["final"], &["grad"], &["*", "each"], None), "metrics.all+each.parquet");
-        assert_eq!(name(&["final"], &["grad"], &["*"], Some("0..9:3")), "metrics.steps-0..9-3.parquet");
-        let many: Vec<String> = (0..32).map(|i| format!("step:{i}")).collect();
-        let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        assert_eq!(name(&many, &["grad"], &["*"], None).len(), "metrics.0123456789abcdef.parquet".len());
-    }
-
-    #[test]
-    fn two_files_are_two_questions_and_a_run_that_goes_on_is_one() {
-        let of = |references: &str| asked(&[("lpa.references".to_owned(), references.to_owned())]);
-        let file = |xxh3: &str| of(&format!(r#"[{{"name": "model", "file": true, "xxh3": "{xxh3}"}}]"#));
-        assert_ne!(file("a"), file("b"));
-        let last = |xxh3: &str| of(&format!(r#"[{{"name": "last", "file": false, "xxh3": "{xxh3}"}}]"#));
-        assert_eq!(last("a"), last("b"));
-        let run = |id: &str| of(&format!(r#"[{{"name": "b:final", "run": "{id}", "file": false}}]"#));
-        assert_ne!(run("1"), run("2"));
     }
 }

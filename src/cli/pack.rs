@@ -36,10 +36,11 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     let storage = Storage { gradients: a.gradients, iterates: a.iterates };
     let options = Options { profile: a.profile, predict: !a.no_predict, storage, out: a.out.clone() };
     let pack = Pack::prepare(&a.run.run, a.run.access()?, options)?;
-    let progress = Progress::new(pack.cells(), pack.chunks(), false);
+    let progress = Progress::new(false);
+    progress.begin(pack.cells(), pack.chunks());
     let packed = pack.run(&|cells, read| progress.advance(cells, read));
-    let (elapsed, _) = progress.finish();
-    let packed = packed?;
+    progress.end();
+    let (packed, (elapsed, _)) = (packed?, progress.measured());
     let mut left = Vec::new();
     if packed.superseded.0 > 0 {
         let (shards, size) = packed.superseded;

@@ -15,7 +15,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     let run = Run::open(&a.run.run, a.run.access()?)?;
-    let found = verify(&run, run.access());
+    let found = verify(&run);
     if found.problems.is_empty() {
         let state = match run.final_step() {
             Some(step) => format!("complete, final iterate x_{step}"),

@@ -13,23 +13,17 @@ use crate::reference::spec::Own;
 use crate::reference::values::{Files, Names};
 use crate::reference::weights::Weights;
 use crate::reference::{Cache, Kin, Likeness, Named, Origin, Reference, likeness};
+use crate::run::Run;
 use crate::run::format::container::Header;
 use crate::run::format::manifest::ITERATE;
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::catalog::Catalog;
 use crate::run::write::reference_file::{LOSSY, REFERENCE_FORMAT};
-use crate::run::{Access, Run};
 
 /// Opens a file or a directory of files.
-pub(super) fn open(
-    run: &Run,
-    catalog: &Catalog,
-    path: &Path,
-    cache: &Cache,
-    access: Access,
-) -> Result<Reference> {
+pub(super) fn open(run: &Run, catalog: &Catalog, path: &Path, cache: &Cache) -> Result<Reference> {
     let refuse = |what: String| Error::Reference { path: path.to_owned(), what };
-    let files = Files::open(&locate(path)?, access.mmap).map_err(|e| match e {
+    let files = Files::open(&locate(path)?, run.access().mmap).map_err(|e| match e {
         Error::Damaged { path, what, .. } => {
             Error::Reference { path, what: format!("it is no safetensors file, or damaged: {what}") }
         }
@@ -95,7 +89,7 @@ pub(super) fn open(
         // As it was recorded it is exact, or says how far it is off.
         What::Iterate(i) if i.rounded.is_some() || run.manifest.loses(StreamId::Iterate) => {
             let resolved = vec![resolve(run, catalog, &Own::Step(i.step))?];
-            if let Some((recorded, _)) = own::open(run, catalog, resolved, cache, access)?.pop() {
+            if let Some((recorded, _)) = own::open(run, catalog, resolved, cache)?.pop() {
                 let there = std::mem::replace(&mut reference.values, recorded.values);
                 reference.values.restrict(|t| there.has(t));
                 reference.widths = recorded.widths;

@@ -36,7 +36,7 @@ use crate::run::read::catalog::Catalog;
 use crate::run::read::chunk_reader::Reader;
 use crate::run::read::trajectory::Trajectory;
 use crate::run::read::window::Window;
-use crate::run::{Access, Run, parent};
+use crate::run::{Run, parent};
 
 /// A reference iterate.
 pub struct Reference {
@@ -156,25 +156,19 @@ impl Reference {
 ///
 /// # Errors
 /// One is not there, is damaged, or is a reference for another model.
-pub fn open(
-    run: &Run,
-    catalog: &Catalog,
-    specs: &[Spec],
-    cache: &Cache,
-    access: Access,
-) -> Result<Vec<Reference>> {
+pub fn open(run: &Run, catalog: &Catalog, specs: &[Spec], cache: &Cache) -> Result<Vec<Reference>> {
     let mut own = Vec::new();
     for spec in specs {
         if let Spec::Own(o) = spec {
             own.push(resolve(run, catalog, o)?);
         }
     }
-    let mut own = own::open(run, catalog, own, cache, access)?.into_iter().map(|(r, _)| r);
+    let mut own = own::open(run, catalog, own, cache)?.into_iter().map(|(r, _)| r);
     let mut all: Vec<Reference> = Vec::new();
     for spec in specs {
         let reference = match spec {
             Spec::Own(_) => own.next(),
-            Spec::Path(text) => Some(open_path(run, catalog, text, cache, access)?),
+            Spec::Path(text) => Some(open_path(run, catalog, text, cache)?),
         };
         if let Some(r) =
             reference.filter(|r| all.iter().all(|known| known.name != r.name || known.xxh3 != r.xxh3))
@@ -196,7 +190,6 @@ pub fn of_companion(
     catalog: &Catalog,
     references: &[Reference],
     cache: &Cache,
-    access: Access,
 ) -> Result<(Vec<Reference>, Vec<Option<usize>>)> {
     let (mut resolved, mut numbers) = (Vec::new(), Vec::new());
     for r in references {
@@ -214,7 +207,7 @@ pub fn of_companion(
             _ => None,
         });
     }
-    let opened = own::open(companion, catalog, resolved, cache, access)?;
+    let opened = own::open(companion, catalog, resolved, cache)?;
     Ok((opened.into_iter().map(|(r, _)| r).collect(), numbers))
 }
 
@@ -284,15 +277,15 @@ fn tell_apart(run: &Run, all: &mut [Reference]) -> Result<()> {
 ///
 /// # Errors
 /// There is none, or it is damaged.
-pub fn check_final(run: &Run, access: Access) -> Result<()> {
-    open_final(run, access).map(|_| ())
+pub fn check_final(run: &Run) -> Result<()> {
+    open_final(run).map(|_| ())
 }
 
-fn open_path(run: &Run, catalog: &Catalog, text: &str, cache: &Cache, access: Access) -> Result<Reference> {
-    let refuse = |what| Error::Reference { path: PathBuf::from(text), what };
-    match find(text).map_err(refuse)? {
-        Found::Files(path) => file::open(run, catalog, &path, cache, access),
-        Found::Run(path, own) => other::open(run, catalog, &path, &own, cache, access),
+fn open_path(run: &Run, catalog: &Catalog, text: &str, cache: &Cache) -> Result<Reference> {
+    let missing = |what| Error::NotFound { path: PathBuf::from(text), what };
+    match find(text).map_err(missing)? {
+        Found::Files(path) => file::open(run, catalog, &path, cache),
+        Found::Run(path, own) => other::open(run, catalog, &path, &own, cache),
     }
 }
 

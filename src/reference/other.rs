@@ -11,25 +11,18 @@ use crate::reference::spec::Own;
 use crate::reference::values::{Files, Names, Values};
 use crate::reference::weights::Weights;
 use crate::reference::{Cache, Named, Origin, Reference};
+use crate::run::Run;
 use crate::run::format::manifest::{ITERATE, TensorInfo};
 use crate::run::read::catalog::Catalog;
 use crate::run::read::vector::Vector;
-use crate::run::{Access, Run};
 
 /// Opens a reference of another run.
-pub(super) fn open(
-    run: &Run,
-    catalog: &Catalog,
-    path: &Path,
-    own: &Own,
-    cache: &Cache,
-    access: Access,
-) -> Result<Reference> {
-    let other = Run::open(path, access)?;
+pub(super) fn open(run: &Run, catalog: &Catalog, path: &Path, own: &Own, cache: &Cache) -> Result<Reference> {
+    let other = Run::open(path, run.access())?;
     // What is damaged there matters only where it is needed.
     let other_catalog = Catalog::read(&other, true)?;
     let resolved = resolve(&other, &other_catalog, own)?;
-    let mut made = own::open(&other, &other_catalog, vec![resolved], cache, access)?;
+    let mut made = own::open(&other, &other_catalog, vec![resolved], cache)?;
     let Some((opened, file)) = made.pop() else {
         return Err(Error::NotFound { path: path.to_owned(), what: format!("there is no {own}") });
     };
@@ -37,7 +30,7 @@ pub(super) fn open(
         return Ok(opened);
     }
     let as_here = |file: &Path| -> Result<Values> {
-        Ok(Files::open(&Located::file(file), access.mmap)?.into_values(run, Names::Changed)?.0)
+        Ok(Files::open(&Located::file(file), run.access().mmap)?.into_values(run, Names::Changed)?.0)
     };
     let values = as_here(&file)?;
     let widths = opened.widths.is_some().then(|| as_here(&widths_path(&file))).transpose()?;

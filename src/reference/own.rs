@@ -1,8 +1,8 @@
 //! References made of a run's own iterates.
 
-use std::cell::OnceCell;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use tempfile::TempDir;
 
@@ -18,14 +18,14 @@ use crate::run::format::container::Header;
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::catalog::Catalog;
 use crate::run::write::reference_file::Of;
-use crate::run::{Access, FINAL, Run, assemble_final};
+use crate::run::{FINAL, Run, assemble_final};
 
 /// Where averages of iterates are kept between analyses.
 pub struct Cache {
     /// `None` where nothing is to be kept.
     parent: Option<PathBuf>,
     /// Made when it is first needed.
-    made: OnceCell<Made>,
+    made: OnceLock<Made>,
 }
 
 struct Made {
@@ -39,12 +39,12 @@ struct Made {
 impl Cache {
     /// In `parent/lpa-references`, or in a temporary directory where that cannot be written.
     pub fn below(parent: &Path) -> Cache {
-        Cache { parent: Some(parent.to_owned()), made: OnceCell::new() }
+        Cache { parent: Some(parent.to_owned()), made: OnceLock::new() }
     }
 
     /// In a temporary directory, for this analysis only.
     pub fn temporary() -> Cache {
-        Cache { parent: None, made: OnceCell::new() }
+        Cache { parent: None, made: OnceLock::new() }
     }
 
     /// Where averages are looked for.
@@ -185,7 +185,7 @@ fn end_of_epoch(catalog: &Catalog, epoch: u64) -> std::result::Result<(u64, bool
 ///
 /// # Errors
 /// There is none, it is damaged, or it disagrees with the manifest on a tensor.
-pub(super) fn open_final(run: &Run, access: Access) -> Result<(Values, String)> {
+pub(super) fn open_final(run: &Run) -> Result<(Values, String)> {
     let path = run.path.join(FINAL);
     if run.final_step().is_none() {
         return Err(no_final(run));
@@ -193,7 +193,7 @@ pub(super) fn open_final(run: &Run, access: Access) -> Result<(Values, String)> 
     if !path.exists() {
         assemble_final(&run.path, &format!("final.{}.", std::process::id()))?;
     }
-    open_file(run, &path, Of::Values, access)
+    open_file(run, &path, Of::Values)
 }
 
 /// What is wrong with the file of the final iterate of a complete run, compared with its shards;
@@ -201,7 +201,7 @@ pub(super) fn open_final(run: &Run, access: Access) -> Result<(Values, String)> 
 ///
 /// # Errors
 /// The run is not complete, or its shards do not give x_T.
-pub fn final_fault(run: &Run, access: Access) -> Result<Option<String>> {
+pub fn final_fault(run: &Run) -> Result<Option<String>> {
     let path = run.path.join(FINAL);
     let Some(step) = run.final_step() else {
         return Err(no_final(run));
@@ -209,7 +209,7 @@ pub fn final_fault(run: &Run, access: Access) -> Result<Option<String>> {
     if !path.exists() {
         return Ok(Some("it was missing".to_owned()));
     }
-    let values = match open_file(run, &path, Of::Values, access) {
+    let values = match open_file(run, &path, Of::Values) {
         Ok((values, _)) => values,
         Err(Error::Damaged { what, .. }) => return Ok(Some(what)),
         Err(e @ (Error::TableMismatch { .. } | Error::Reference { .. })) => return Ok(Some(e.to_string())),
@@ -237,7 +237,6 @@ pub(super) fn open(
     catalog: &Catalog,
     resolved: Vec<Resolved>,
     cache: &Cache,
-    access: Access,
 ) -> Result<Vec<(Reference, PathBuf)>> {
     let mut places: Vec<(PathBuf, bool)> = Vec::new();
     for r in &resolved {
@@ -259,7 +258,7 @@ pub(super) fn open(
         let both = [(Of::Values, path), (Of::Widths, widths)];
         for (of, path) in both.into_iter().take(if lossy { 2 } else { 1 }) {
             let known = targets.iter().any(|t| t.path == path.as_path());
-            if !known && open_file(run, path, of, access).is_err() {
+            if !known && open_file(run, path, of).is_err() {
                 targets.push(Target { weights: &r.weights, of, path });
             }
         }
@@ -270,10 +269,9 @@ pub(super) fn open(
     drop(targets);
     let mut all = Vec::new();
     for (r, (path, is_final)) in resolved.into_iter().zip(places) {
-        let (values, xxh3) =
-            if is_final { open_final(run, access)? } else { open_file(run, &path, Of::Values, access)? };
+        let (values, xxh3) = if is_final { open_final(run)? } else { open_file(run, &path, Of::Values)? };
         let widths = if lossy && !is_final {
-            Some(open_file(run, &widths_path(&path), Of::Widths, access)?.0)
+            Some(open_file(run, &widths_path(&path), Of::Widths)?.0)
         } else {
             // The final iterate is stored without loss.
             None
@@ -331,7 +329,7 @@ fn key(run: &Run, catalog: &Catalog, weights: &Weights) -> String {
 ///
 /// # Errors
 /// It is damaged.
-fn open_file(run: &Run, path: &Path, of: Of, access: Access) -> Result<(Values, String)> {
+fn open_file(run: &Run, path: &Path, of: Of) -> Result<(Values, String)> {
     let file = File::open(path).tried("open", path)?;
     let header = Header::read(&file, path)?;
     for (name, expected) in [("format", of.format()), ("run_id", run.manifest.run_id.as_str())] {
@@ -342,7 +340,7 @@ fn open_file(run: &Run, path: &Path, of: Of, access: Access) -> Result<(Values, 
         }
     }
     let written = header.value("xxh3").map(str::to_owned);
-    let (values, _) = Files::open(&Located::file(path), access.mmap)?.into_values(run, Names::Exact)?;
+    let (values, _) = Files::open(&Located::file(path), run.access().mmap)?.into_values(run, Names::Exact)?;
     if let Some(lacking) = (0..run.manifest.tensors.len()).find(|&t| !values.has(t)) {
         let info = &run.manifest.tensors[lacking];
         return Err(Error::TableMismatch {

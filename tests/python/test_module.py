@@ -9,9 +9,11 @@ import numpy as np
 import pandas
 import polars
 import pytest
+from safetensors.numpy import load_file
 
 import lpa
 from conftest import FIXTURES
+from numpy_decoder import RECORD
 
 
 def test_arrays_of_every_type_and_layout_come_back(tmp_path):
@@ -111,11 +113,51 @@ def test_metrics_as_a_frame(tmp_path):
     assert as_pandas["cos"][0] == metrics["cos"][0]
     table = lpa.analyze(tmp_path / "run", groups="each", out=tmp_path / "each.parquet", frame="path")
     assert table == str(tmp_path / "each.parquet")
-    with pytest.raises(ValueError, match="no stream"):
-        lpa.analyze(tmp_path / "run", streams="none")
-    with pytest.raises(ValueError, match="invalid value"):
-        lpa.analyze(tmp_path / "run", steps="9..2")
     of_processors = lpa.analyze(tmp_path / "run", backend="cpu", out=tmp_path / "cpu.parquet", frame="path")
     assert polars.read_parquet(of_processors)["rsi"].is_not_null().any()
-    with pytest.raises(ValueError, match=r"there is no (NVIDIA driver here|CUDA device 99)"):
+    with pytest.raises(lpa.DeviceError, match=r"there is no (NVIDIA driver here|CUDA device 99)"):
         lpa.analyze(tmp_path / "run", backend="cuda", devices=[99], out=tmp_path / "cuda.parquet")
+
+
+@pytest.mark.parametrize(("asked", "kind", "words"), [
+    ({"streams": "none"}, lpa.MissingError, "no stream is named 'none'"),
+    ({"groups": "none"}, lpa.MissingError, "no tensor is named, or matches, 'none'"),
+    ({"references": "none"}, lpa.MissingError, "there is no such file"),
+    ({"references": "step:x"}, lpa.UsageError, "'x' is no step or epoch"),
+    ({"steps": "9..2"}, lpa.UsageError, "9..2 holds no step"),
+    ({"threads": 0}, lpa.UsageError, "between 1 and 1024"),
+    ({"backend": "tpu"}, lpa.UsageError, "there are 'auto', 'cpu' and 'cuda'"),
+    ({"backend": "cpu", "devices": [0]}, lpa.UsageError, "does not use"),
+    ({"shadow": True}, lpa.MissingError, r"lpa\.shadow"),
+])
+def test_an_error_is_of_its_kind(tmp_path, asked, kind, words):
+    shutil.copytree(FIXTURES / "digits_mlp", tmp_path / "run")
+    with pytest.raises(kind, match=words) as caught:
+        lpa.analyze(tmp_path / "run", **asked)
+    # Who caught what it was before still does.
+    assert isinstance(caught.value, (lpa.Error, ValueError))
+
+
+def test_errors_say_where_damage_is(tmp_path):
+    shutil.copytree(FIXTURES / "digits_mlp", tmp_path / "run")
+    shard = sorted((tmp_path / "run").glob("steps/*/*.safetensors"))[1]
+    arrays = load_file(shard)
+    tensors = [t["name"] for t in lpa.open(tmp_path / "run").manifest["tensors"]]
+    # Of the stream 1 of the shard's fourth step the last tensor; each is one chunk here.
+    vectors = arrays["vectors"][:, :2].tolist()
+    step = sorted({step for step, _ in vectors})[3]
+    record = arrays["index"].view(RECORD).reshape(len(vectors), len(tensors))[vectors.index([step, 1])][-1]
+    data = shard.read_bytes()
+    # Payloads lie one after the other; the tensor of them is found by its own bytes.
+    payload = data.index(arrays["chunks"][int(record["f0"]):][:int(record["f1"])].tobytes())
+    shard.write_bytes(data[:payload] + bytes([data[payload] ^ 1]) + data[payload + 1:])
+    with pytest.raises(lpa.DamagedError) as caught:
+        lpa.analyze(tmp_path / "run", out=tmp_path / "table.parquet")
+    e = caught.value
+    assert (e.path, e.step, e.tensor, e.offset) == (str(shard), step, tensors[-1], payload)
+    with pytest.raises(lpa.MissingError) as caught:
+        lpa.open(tmp_path / "nowhere")
+    assert (caught.value.path, caught.value.step) == (str(tmp_path / "nowhere"), None)
+    with pytest.raises(OSError, match="cannot write /proc/table.parquet") as caught:
+        lpa.analyze(FIXTURES / "digits_mlp", out="/proc/table.parquet")
+    assert isinstance(caught.value, lpa.StorageError)

@@ -11,7 +11,7 @@ pub(crate) mod responses;
 pub(crate) mod sample;
 pub(crate) mod seconds;
 pub(crate) mod term;
-mod threads;
+pub(crate) mod threads;
 pub(crate) mod told;
 pub(crate) mod unit;
 pub(crate) mod vector_file;

@@ -1,0 +1,85 @@
+//! Asking a question.
+
+use std::path::PathBuf;
+
+use lpa::analyze::Observer;
+use lpa::question::{Backend, Execution, Question, Steps};
+use lpa::run::Run;
+use pyo3::prelude::*;
+
+use crate::errors::{raise, usage};
+use crate::run::access;
+
+/// What lpa says to a person goes where the interpreter's own warnings go.
+struct Warnings;
+
+impl Observer for Warnings {
+    fn warn(&self, text: &str) {
+        use std::io::Write;
+        let _ = write!(std::io::stderr().lock(), "{text}");
+    }
+}
+
+/// What is asked, by the names of `lpa.analyze`.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct Asked {
+    references: Vec<String>,
+    streams: Vec<String>,
+    groups: Vec<String>,
+    steps: Option<String>,
+    shadow: bool,
+    skip_damaged: bool,
+}
+
+/// How it is carried out, by the names of `lpa.analyze`.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct How {
+    out: Option<PathBuf>,
+    threads: Option<usize>,
+    backend: Option<String>,
+    devices: Vec<usize>,
+}
+
+impl Asked {
+    fn question(self) -> PyResult<Question> {
+        let Asked { references, streams, groups, steps, shadow, skip_damaged } = self;
+        let references = references.iter().map(|r| r.parse().map_err(usage)).collect::<PyResult<_>>()?;
+        let steps = steps.map_or(Ok(Steps::default()), |s| s.parse()).map_err(usage)?;
+        Ok(Question { references, streams, groups, steps, shadow, skip_damaged })
+    }
+}
+
+impl How {
+    fn execution(&self) -> PyResult<Execution<'static>> {
+        let backend = match (self.backend.as_deref(), self.devices.as_slice()) {
+            (Some("cpu"), [_, ..]) => {
+                return Err(usage("devices are GPUs, which backend=\"cpu\" does not use"));
+            }
+            (Some("cpu"), []) => Backend::Cpu,
+            (None | Some("auto"), []) => Backend::Auto,
+            (Some("cuda"), []) => Backend::Cuda(vec![0]),
+            (None | Some("auto" | "cuda"), devices) => Backend::Cuda(devices.to_vec()),
+            (Some(other), _) => {
+                return Err(usage(format!("no backend '{other}'; there are 'auto', 'cpu' and 'cuda'")));
+            }
+        };
+        let mut execution = Execution { backend, observer: &Warnings, ..Execution::default() };
+        match self.threads {
+            Some(threads @ 1..=1024) => execution.threads = threads,
+            Some(threads) => return Err(usage(format!("threads={threads}; it lies between 1 and 1024"))),
+            None => {}
+        }
+        Ok(execution)
+    }
+}
+
+/// Analyzes as `lpa analyze` does; returns the table's path.
+#[pyfunction]
+pub(crate) fn analyze(py: Python<'_>, path: PathBuf, asked: Asked, how: How) -> PyResult<PathBuf> {
+    let (execution, out) = (how.execution()?, how.out.as_deref());
+    let (question, access) = (asked.question()?, access(true)?);
+    let table = py.detach(|| question.tabulate(&Run::open(&path, access)?, &execution, out));
+    table.map(|table| table.path).map_err(raise)
+}

@@ -1,0 +1,282 @@
+//! What is asked of a run, and how it is answered: from names to a table.
+//!
+//! Owns the order in which a question is answered: open what it names, prepare, measure, derive, write. The command,
+//! Python and whoever embeds the library ask the same one.
+
+mod backend;
+mod destination;
+mod kept;
+mod steps;
+
+use std::path::{Path, PathBuf};
+
+pub use crate::question::backend::Backend;
+use crate::question::backend::Devices;
+use crate::question::destination::{Destination, check_writable, description};
+use crate::question::kept::check_keeps;
+pub use crate::question::steps::Steps;
+
+use crate::analyze::{Analysis, Measured, Observer, Options, Pass, Shadow, thread_pool, unusable};
+use crate::error::Result;
+use crate::group;
+use crate::reference;
+use crate::reference::{Cache, Own, Reference, Spec};
+use crate::report::{SUMMARY, left_out, report};
+use crate::row::Sink;
+use crate::run::format::manifest::GRAD;
+use crate::run::read::catalog::Catalog;
+use crate::run::{Run, parent};
+use crate::stream;
+use crate::table::{Table, metadata};
+
+/// What is asked of a run. The default is the main job: the gradients of all steps against the final iterate, all
+/// tensors together.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// What the steps are measured against.
+    pub references: Vec<Spec>,
+    /// Names of the directions that are measured: `grad`, `grad_wd`, `grad_preclip`, `update`, or a recorded stream.
+    pub streams: Vec<String>,
+    /// Groups that get a row each step: `*` (all tensors), `each` (every tensor), a tensor's name, a glob, `NAME=GLOB`.
+    pub groups: Vec<String>,
+    /// The steps.
+    pub steps: Steps,
+    /// Take what noise puts into the references from the run's shadows.
+    pub shadow: bool,
+    /// Leave out what is damaged or missing, and report it, instead of stopping.
+    pub skip_damaged: bool,
+}
+
+impl Default for Question {
+    fn default() -> Question {
+        Question {
+            references: vec![Spec::Own(Own::Final)],
+            streams: vec![GRAD.to_owned()],
+            groups: vec![group::ALL.to_owned()],
+            steps: Steps::default(),
+            shadow: false,
+            skip_damaged: false,
+        }
+    }
+}
+
+/// How an analysis is carried out, which changes no number of it.
+#[derive(Clone)]
+pub struct Execution<'a> {
+    /// Threads that measure.
+    pub threads: usize,
+    /// Where sums are taken.
+    pub backend: Backend,
+    /// Who is told of the progress.
+    pub observer: &'a dyn Observer,
+}
+
+impl Default for Execution<'_> {
+    fn default() -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Execution { threads, backend: Backend::Auto, observer: &() }
+    }
+}
+
+/// An answer whose rows were handed to a sink.
+#[derive(Debug)]
+pub struct Answer<S> {
+    /// Who took the rows.
+    pub sink: S,
+    /// Steps that were measured.
+    pub steps: u64,
+    /// The summary for a person.
+    pub summary: String,
+    /// All that can change a number, by key: what a table's metadata holds.
+    pub metadata: Vec<(String, String)>,
+}
+
+/// A table that answers a question.
+#[derive(Debug)]
+pub struct Tabulated {
+    /// Where it is.
+    pub path: PathBuf,
+    /// The summary for a person.
+    pub summary: String,
+    /// What was done for it.
+    pub made: Made,
+}
+
+/// What was done for a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Made {
+    /// Nothing: it was there, made from the same inputs by the same version.
+    Before,
+    /// It was written.
+    Now {
+        /// Steps that were measured.
+        steps: u64,
+        /// Its rows.
+        rows: u64,
+        /// Its bytes.
+        bytes: u64,
+    },
+}
+
+/// A question and all that it names, opened.
+struct Setting<'a> {
+    run: &'a Run,
+    question: &'a Question,
+    how: &'a Execution<'a>,
+    catalog: Catalog,
+    references: Vec<Reference>,
+    shadows: Vec<Shadow>,
+    options: Options,
+    cache: Cache,
+}
+
+impl Question {
+    /// Analyzes a run and hands the rows to a sink, which is made once all is measured.
+    ///
+    /// # Errors
+    /// Something that is named is not there, is damaged or does not fit; a device or the sink fails.
+    pub fn analyze<S: Sink>(
+        &self,
+        run: &Run,
+        how: &Execution<'_>,
+        sink: impl FnOnce() -> Result<S>,
+    ) -> Result<Answer<S>> {
+        // What is read beforehand is read by the threads of the pool that asks for it.
+        let pool = thread_pool(how.threads, &run.path)?;
+        let setting = pool.install(|| Setting::open(self, run, how, Cache::temporary()))?;
+        let analysis = pool.install(|| setting.prepare())?;
+        let devices = how.backend.devices(how.observer)?;
+        let scratch = std::env::temp_dir();
+        let mut measured = setting.measure(&analysis, &devices, &scratch)?;
+        let answer = answer(&analysis, &mut measured, &scratch, sink()?)?;
+        setting.warn(&analysis, &measured);
+        Ok(answer)
+    }
+
+    /// Analyzes a run into a Parquet table: `out`, or where tables of such questions go. One that is there already
+    /// and was made from the same inputs by the same version is left as it is.
+    ///
+    /// # Errors
+    /// As [`Self::analyze`]; or the table would take the place of another file, or of a table that holds more.
+    pub fn tabulate(&self, run: &Run, how: &Execution<'_>, out: Option<&Path>) -> Result<Tabulated> {
+        let destination = if out.is_none() { Some(Destination::of(run)?) } else { None };
+        // What is made on the way is kept beside the table.
+        let beside = match (&destination, out) {
+            (Some(destination), _) => destination.directory.clone(),
+            (None, out) => out.map_or(PathBuf::from("."), |out| parent(out).to_owned()),
+        };
+        let pool = thread_pool(how.threads, &run.path)?;
+        let setting = pool.install(|| Setting::open(self, run, how, Cache::below(&beside)))?;
+        let analysis = pool.install(|| setting.prepare())?;
+        let provenance = analysis.provenance();
+        let path = match (out, destination) {
+            (Some(out), _) => out.to_owned(),
+            (None, destination) => setting.table(destination, &provenance),
+        };
+        let devices = how.backend.devices(how.observer)?;
+        // With damage the same question may have another answer after a repair.
+        if let Some(summary) = up_to_date(&path, &provenance).filter(|_| !self.skip_damaged) {
+            return Ok(Tabulated { path, summary, made: Made::Before });
+        }
+        check_writable(&path)?;
+        check_keeps(&path, &[&provenance[..], &[analysis.left_out(analysis.skipped())]].concat())?;
+        let mut measured = setting.measure(&analysis, &devices, &beside)?;
+        let answer = answer(&analysis, &mut measured, &beside, Table::create(&path)?)?;
+        setting.warn(&analysis, &measured);
+        check_keeps(&path, &answer.metadata)?;
+        let (rows, bytes) = answer.sink.finish(answer.metadata)?;
+        let made = Made::Now { steps: answer.steps, rows, bytes };
+        Ok(Tabulated { path, summary: answer.summary, made })
+    }
+}
+
+impl<'a> Setting<'a> {
+    /// Opens all that a question names.
+    fn open(
+        question: &'a Question,
+        run: &'a Run,
+        how: &'a Execution<'a>,
+        cache: Cache,
+    ) -> Result<Setting<'a>> {
+        let mut groups = group::select(run, &question.groups)?;
+        let catalog = Catalog::read(run, question.skip_damaged)?;
+        let left_out = group::leave_out(run, &mut groups, &unusable(run, &catalog)?);
+        let (streams, directions) = stream::select(run, &catalog, &question.streams)?;
+        let references = reference::open(run, &catalog, &question.references, &cache)?;
+        reference::check_cover(run, &references, &groups)?;
+        let shadows = if question.shadow { Shadow::open_all(run)? } else { Vec::new() };
+        let options = Options {
+            steps: question.steps.range(),
+            every: question.steps.every(),
+            groups,
+            streams,
+            directions,
+            threads: how.threads,
+            isa: run.access().isa,
+            skip_damaged: question.skip_damaged,
+            pass: Pass::Shards,
+            left_out,
+            shadows: shadows.iter().map(Shadow::id).collect(),
+        };
+        Ok(Setting { run, question, how, catalog, references, shadows, options, cache })
+    }
+
+    /// Checks that the run has what is asked for; says what a person should know beforehand.
+    fn prepare(&self) -> Result<Analysis<'_>> {
+        let analysis = Analysis::prepare(self.run, &self.catalog, &self.references, &self.options)?;
+        self.references.iter().flat_map(|r| &r.notes).for_each(|note| self.how.observer.note(note));
+        Ok(analysis)
+    }
+
+    /// Measures the run and its shadows.
+    fn measure(&self, analysis: &Analysis<'_>, devices: &Devices<'_>, scratch: &Path) -> Result<Measured> {
+        let observer = self.how.observer;
+        devices.with(analysis, self.how.threads, |devices| {
+            observer.begin(analysis.cells() * (1 + self.shadows.len() as u64), analysis.chunks());
+            let measured = analysis.measure(devices, scratch, observer).and_then(|mut measured| {
+                analysis.measure_shadows(&self.shadows, &self.cache, &mut measured, scratch, observer)?;
+                Ok(measured)
+            });
+            observer.end();
+            measured
+        })
+    }
+
+    /// Where the table goes.
+    fn table(&self, destination: Option<Destination>, provenance: &[(String, String)]) -> PathBuf {
+        let names: Vec<&str> = self.references.iter().map(|r| r.name.as_str()).collect();
+        let description = description(self.question, &names);
+        destination.map_or_else(PathBuf::new, |d| d.table(&description, provenance))
+    }
+
+    /// Says what was left out.
+    fn warn(&self, analysis: &Analysis<'_>, measured: &Measured) {
+        if let Some(text) = left_out(analysis, &measured.skipped) {
+            self.how.observer.warn(&text);
+        }
+    }
+}
+
+/// Derives the rows from what was measured.
+///
+/// # Errors
+/// A file without a name in `scratch` cannot be read, or the sink refuses.
+pub(crate) fn answer<S: Sink>(
+    analysis: &Analysis<'_>,
+    measured: &mut Measured,
+    scratch: &Path,
+    sink: S,
+) -> Result<Answer<S>> {
+    let (sink, summary) = report(analysis, measured, scratch, sink)?;
+    let left_out = analysis.left_out(&measured.skipped);
+    let metadata = [analysis.provenance(), vec![left_out, (SUMMARY.to_owned(), summary.clone())]].concat();
+    Ok(Answer { sink, steps: measured.steps.len() as u64, summary, metadata })
+}
+
+/// The summary of a table that is there, made from the same inputs by the same version.
+fn up_to_date(path: &Path, provenance: &[(String, String)]) -> Option<String> {
+    let there = metadata(path)?;
+    let same = provenance.iter().all(|pair| there.contains(pair));
+    let summary = there.into_iter().find(|(k, _)| k == SUMMARY).map(|(_, text)| text);
+    same.then(|| summary.unwrap_or_default())
+}
