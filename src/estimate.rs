@@ -10,7 +10,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result, Tried};
 use crate::order::CHUNK;
 use crate::run::format::container::{DATA_ALIGN, Header};
-use crate::run::format::manifest::{Precision, Storage};
+use crate::run::format::manifest::{Precision, Storage, TensorInfo};
 use crate::run::format::vector_id::{StreamId, VectorId};
 use crate::run::write::writer::{Profile, WriterOptions};
 use crate::run::{KEYFRAME_STEPS, PAYLOAD_ALIGN, RECORD, Record, Run};
@@ -19,47 +19,6 @@ use crate::run::{KEYFRAME_STEPS, PAYLOAD_ALIGN, RECORD, Record, Run};
 const SCALARS: f64 = 11.0;
 /// Bytes of a scalar, with the mark that it is there.
 const SCALAR: f64 = 9.0;
-
-/// A tensor of the model.
-#[derive(Clone, Debug)]
-pub struct Tensor {
-    /// Name.
-    pub name: String,
-    /// Shape.
-    pub shape: Vec<u64>,
-    /// Type.
-    pub dtype: DType,
-}
-
-impl Tensor {
-    fn elements(&self) -> u64 {
-        self.shape.iter().product()
-    }
-}
-
-/// How the optimizer's steps are predicted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Optimizer {
-    /// SGD: one moment.
-    Sgd,
-    /// Adam or AdamW: two.
-    Adam,
-    /// Another, of which nothing is known.
-    Other,
-}
-
-impl std::str::FromStr for Optimizer {
-    type Err = String;
-
-    fn from_str(name: &str) -> std::result::Result<Optimizer, String> {
-        match name.to_ascii_lowercase().as_str() {
-            "sgd" => Ok(Optimizer::Sgd),
-            "adam" | "adamw" => Ok(Optimizer::Adam),
-            "other" => Ok(Optimizer::Other),
-            _ => Err(format!("'{name}' is none of sgd, adam, adamw, other")),
-        }
-    }
-}
 
 /// How vectors are stored.
 #[derive(Clone, Copy, Debug, Default)]
@@ -102,19 +61,19 @@ struct Bits {
 }
 
 /// What dense values of a type take. Measured: ResNet and transformer, early to late.
-fn bits(dtype: DType, how: How, optimizer: Optimizer) -> Bits {
+fn bits(dtype: DType, how: How, optimizer: Option<Predictor>) -> Bits {
     let (profile, Storage { gradients, iterates }) = (how.profile, how.storage);
     // What is predicted from gradients that lost something misses as much.
     let residual = match (optimizer, gradients) {
         _ if iterates == Precision::Int8 && dtype == DType::F32 => multiples(profile),
-        (Optimizer::Sgd, Precision::Exact) => 0.05,
-        (Optimizer::Adam, Precision::Exact) => 0.08,
+        (Some(Predictor::Sgd), Precision::Exact) => 0.05,
+        (Some(Predictor::Adam), Precision::Exact) => 0.08,
+        (Some(Predictor::Sgd), Precision::Bf16) => 9.5,
+        (Some(Predictor::Sgd), Precision::Int8) => 12.3,
+        (Some(Predictor::Adam), Precision::Bf16) => 8.7,
+        (Some(Predictor::Adam), Precision::Int8) => 10.7,
         // A fitted step: 2 for what is SGD in disguise, 8 to 15 for what divides by a second moment.
-        (Optimizer::Other, _) => 12.0,
-        (Optimizer::Sgd, Precision::Bf16) => 9.5,
-        (Optimizer::Sgd, Precision::Int8) => 12.3,
-        (Optimizer::Adam, Precision::Bf16) => 8.7,
-        (Optimizer::Adam, Precision::Int8) => 10.7,
+        (_, _) => 12.0,
     };
     let (exact, keyframe) = match (dtype, profile) {
         (DType::F32, Profile::Default) => (27.05, 26.4),
@@ -155,26 +114,23 @@ fn stored(n: u64, bits: f64, dtype: DType) -> f64 {
 /// Estimates a recording of `steps` steps. `rows` gives the share of rows of tensors whose gradients are
 /// zero elsewhere, such as those of embeddings.
 pub fn from_tensors(
-    tensors: &[Tensor],
+    tensors: &[TensorInfo],
     rows: &[(String, f64)],
-    optimizer: Optimizer,
+    optimizer: Option<Predictor>,
     how: How,
     steps: u64,
     sample: Sample,
 ) -> Estimate {
     let mut e = Estimate::default();
     // Runs of consecutive iterates: keyframes are their first ones and every 128th.
-    let (length, predicted) =
-        if how.predict { (sample.n as f64, optimizer) } else { (1.0, Optimizer::Other) };
+    let (length, predicted) = if how.predict { (sample.n as f64, optimizer) } else { (1.0, None) };
     let continuous = sample.n == sample.m;
     let length = if continuous && how.predict { steps as f64 } else { length };
     let keyframes = (length / KEYFRAME_STEPS as f64).ceil().max(1.0) / length;
     let moments = match predicted {
         // What loses much does not follow the optimizer.
         _ if how.storage.iterates == Precision::Int8 || how.storage.gradients == Precision::Int8 => 0.0,
-        Optimizer::Sgd => 1.0,
-        Optimizer::Adam => 2.0,
-        Optimizer::Other => 0.0,
+        predicted => predicted.map_or(0, Predictor::moments) as f64,
     };
     // At the first step of a training there is none yet; bursts begin with what the optimizer has.
     let stored_moments = if continuous { keyframes - 1.0 / length } else { keyframes };
@@ -306,7 +262,7 @@ impl Sums {
 ///
 /// # Errors
 /// It is none, or cannot be read.
-pub fn tensors_of(path: &Path) -> Result<Vec<Tensor>> {
+pub fn tensors_of(path: &Path) -> Result<Vec<TensorInfo>> {
     let file = std::fs::File::open(path).tried("open", path)?;
     let header = Header::read(&file, path).map_err(|e| match e {
         Error::Damaged { .. } => Error::Nothing {
@@ -327,10 +283,10 @@ pub fn tensors_of(path: &Path) -> Result<Vec<Tensor>> {
             _ => return None,
         };
         let is_parameter = !statistics.iter().any(|s| name.ends_with(s));
-        let shape = shape.iter().map(|&d| d as u64).collect();
-        is_parameter.then_some(Tensor { name, shape, dtype })
+        let shape: Vec<u64> = shape.iter().map(|&d| d as u64).collect();
+        is_parameter.then(|| TensorInfo::new(&name, &shape, dtype))
     };
-    let all: Vec<Tensor> = header.names().into_iter().filter_map(tensor).collect();
+    let all: Vec<TensorInfo> = header.names().into_iter().filter_map(tensor).collect();
     if all.is_empty() {
         let what = "it holds no float32, float16 or bfloat16 tensor".to_owned();
         return Err(Error::Nothing { path: path.to_owned(), what });

@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use crate::cli::{Usage, bytes, rate, say};
-use crate::estimate::{Estimate, How, Optimizer, Sample, from_run, from_tensors, tensors_of};
+use crate::codec::Predictor;
+use crate::estimate::{Estimate, How, Sample, from_run, from_tensors, tensors_of};
+use crate::optimizer::predictor;
 use crate::run::format::manifest::{Precision, Storage};
 use crate::run::write::writer::Profile;
 use crate::run::{Access, Run};
@@ -19,8 +21,8 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
     steps: u64,
     /// The optimizer: sgd (if none is given), adam, adamw or other
-    #[arg(long, value_name = "NAME")]
-    optimizer: Option<Optimizer>,
+    #[arg(long, value_name = "NAME", value_parser = parse_optimizer)]
+    optimizer: Option<OptimizerName>,
     /// Vectors at N consecutive steps of every M
     #[arg(long, value_name = "N/M", value_parser = parse_sample)]
     sample: Option<Sample>,
@@ -30,6 +32,19 @@ pub(super) struct Arguments {
     /// Seconds that a step takes, for the rate at which is written
     #[arg(long, value_name = "SECONDS")]
     step_seconds: Option<f64>,
+}
+
+/// How the steps of an optimizer are predicted.
+#[derive(Clone, Copy)]
+struct OptimizerName(Option<Predictor>);
+
+fn parse_optimizer(name: &str) -> Result<OptimizerName, String> {
+    match predictor(name) {
+        None if !name.eq_ignore_ascii_case("other") => {
+            Err(format!("'{name}' is none of sgd, adam, adamw, other"))
+        }
+        predicted => Ok(OptimizerName(predicted)),
+    }
 }
 
 fn parse_sample(text: &str) -> Result<Sample, String> {
@@ -77,7 +92,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     if let Some((name, _)) = a.rows.iter().find(|(name, _)| tensors.iter().all(|t| t.name != *name)) {
         return Err(Usage(format!("--rows: the model has no tensor '{name}'")).into());
     }
-    let optimizer = a.optimizer.unwrap_or(Optimizer::Sgd);
+    let OptimizerName(optimizer) = a.optimizer.unwrap_or(OptimizerName(Some(Predictor::Sgd)));
     let estimate = |how| from_tensors(&tensors, &a.rows, optimizer, how, a.steps, sample);
     let default = How { predict: true, ..How::default() };
     let lossy = |gradients, iterates| How { storage: Storage { gradients, iterates }, ..default };

@@ -6,6 +6,8 @@
 //! forward for those that are already in x_t. `docs/metrics.md` derives both. Numbers only: files,
 //! tensors and references by name are not known here.
 
+pub use crate::optimizer::declared::Sgd;
+
 /// One update as a linear map of the gradient: `u = g + weight_decay x`, `v' = momentum v + into_buffer u`,
 /// `x' = (1 - shrink) x - into_step u - from_buffer v'`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -24,25 +26,11 @@ pub struct Update {
     pub shrink: f64,
 }
 
-/// PyTorch's SGD: `u = g + weight_decay x`, `v' = momentum v + (1 - dampening) u`,
-/// `x' = x - lr (nesterov ? u + momentum v' : v')`; without momentum `x' = x - lr u`.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Sgd {
-    /// Learning rate.
-    pub lr: f64,
-    /// Momentum.
-    pub momentum: f64,
-    /// Dampening.
-    pub dampening: f64,
-    /// Coupled weight decay.
-    pub weight_decay: f64,
-    /// Nesterov's variant.
-    pub nesterov: bool,
-}
-
 impl From<Sgd> for Update {
     fn from(sgd: Sgd) -> Update {
-        let Sgd { lr, momentum, dampening, weight_decay, nesterov } = sgd;
+        let Sgd { momentum, dampening, nesterov, sign, .. } = sgd;
+        // As the gradient was recorded.
+        let (lr, weight_decay) = (sign * sgd.lr, sign * sgd.weight_decay);
         let (into_buffer, into_step, from_buffer) = if momentum == 0.0 {
             (0.0, lr, 0.0)
         } else if nesterov {

@@ -1,15 +1,18 @@
 //! The optimizer's hyperparameters, per parameter group and step.
 //!
-//! Owns where they are found (a scalar of the step, else the manifest), which optimizers are linear in
-//! their gradients or would be for given second moments, and how long others remember a gradient. What
-//! follows from that is `linear`'s business.
+//! `declared` reads them (a scalar of the step, else the manifest), for the analysis, which finds them in a catalog, and
+//! for the writer's `replay`, which has them as they come. Owns which optimizers are linear in their gradients or would
+//! be for given second moments, and how long others remember a gradient. What follows from that is `linear`'s business.
 
+mod declared;
 pub mod linear;
+pub(crate) mod replay;
 
-use serde_json::Value;
+pub(crate) use crate::optimizer::replay::predictor;
 
-use crate::optimizer::linear::{Sgd, Update};
-use crate::run::format::manifest::{Manifest, Optimizer};
+use crate::optimizer::declared::{Adam, Decay, Declared};
+use crate::optimizer::linear::Update;
+use crate::run::format::manifest::Manifest;
 use crate::run::read::catalog::{Catalog, Column, GROUPED};
 
 /// What an optimizer makes of its gradients.
@@ -22,46 +25,6 @@ pub enum Law {
     /// Something else, for this reason.
     Unknown(String),
 }
-
-/// How an optimizer's weight decay acts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Decay {
-    /// It is added to the gradient.
-    Coupled,
-    /// It acts on the parameters directly.
-    Decoupled,
-}
-
-/// What is known of an optimizer by its name.
-struct Kind {
-    name: &'static str,
-    decay: Decay,
-    /// The hyperparameter that says what is kept of a gradient, its sign included, from one step to the next.
-    memory: &'static [&'static str],
-}
-
-const BETA1: &[&str] = &["beta1"];
-const MOMENTUM: &[&str] = &["momentum"];
-
-/// Optimizers whose memory of a gradient fades at a known rate: PyTorch's, and some that a writer may name.
-const KINDS: [Kind; 14] = [
-    Kind { name: "sgd", decay: Decay::Coupled, memory: MOMENTUM },
-    Kind { name: "adam", decay: Decay::Coupled, memory: BETA1 },
-    Kind { name: "adamw", decay: Decay::Decoupled, memory: BETA1 },
-    Kind { name: "nadam", decay: Decay::Coupled, memory: BETA1 },
-    Kind { name: "radam", decay: Decay::Coupled, memory: BETA1 },
-    Kind { name: "adamax", decay: Decay::Coupled, memory: BETA1 },
-    // Its average of gradients, where it is centered, fades as its squares do.
-    Kind { name: "rmsprop", decay: Decay::Coupled, memory: &["momentum", "alpha if centered"] },
-    Kind { name: "adagrad", decay: Decay::Coupled, memory: &[] },
-    Kind { name: "adadelta", decay: Decay::Coupled, memory: &[] },
-    Kind { name: "adafactor", decay: Decay::Decoupled, memory: &[] },
-    Kind { name: "muon", decay: Decay::Decoupled, memory: MOMENTUM },
-    Kind { name: "sgdw", decay: Decay::Decoupled, memory: MOMENTUM },
-    Kind { name: "lamb", decay: Decay::Decoupled, memory: BETA1 },
-    // What it remembers fades with the second of its betas.
-    Kind { name: "lion", decay: Decay::Decoupled, memory: &["beta2"] },
-];
 
 /// What an optimizer divides by the root of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,9 +71,8 @@ impl Changing<'_> {
 
 /// The hyperparameters of a run.
 pub struct Hyperparameters<'a> {
-    manifest: &'a Manifest,
+    declared: Declared<'a>,
     first: u64,
-    kind: Option<&'static Kind>,
     /// By parameter group.
     changing: Vec<Vec<Changing<'a>>>,
     decays: bool,
@@ -119,35 +81,26 @@ pub struct Hyperparameters<'a> {
 impl<'a> Hyperparameters<'a> {
     /// Those of a run.
     pub fn new(manifest: &'a Manifest, catalog: &'a Catalog) -> Hyperparameters<'a> {
-        let key = manifest.optimizer.key();
+        let declared = Declared::new(manifest);
         let of_group = |g: usize| {
             let of_key = |key: &'static str| Changing {
                 key,
                 column: catalog.column(&format!("{key}/{g}")),
-                initial: initial(manifest, g, key),
+                initial: declared.initial(g, key),
             };
             GROUPED.map(of_key).into()
         };
         let mut hyperparameters = Hyperparameters {
-            manifest,
+            declared,
             first: catalog.steps.start,
-            kind: KINDS.iter().find(|k| k.name == key),
             changing: (0..manifest.param_groups()).map(of_group).collect(),
             decays: false,
         };
         hyperparameters.decays = (0..hyperparameters.groups()).any(|g| {
-            hyperparameters.decay(g) == Some(Decay::Coupled)
+            hyperparameters.declared.decay(g) == Some(Decay::Coupled)
                 && hyperparameters.changing(g, "weight_decay").is_some_and(|c| c.all().any(|v| v != 0.0))
         });
         hyperparameters
-    }
-
-    fn declared(&self) -> &'a Optimizer {
-        &self.manifest.optimizer
-    }
-
-    fn name(&self) -> &'static str {
-        self.kind.map_or("", |k| k.name)
     }
 
     fn changing(&self, group: usize, key: &str) -> Option<&Changing<'a>> {
@@ -158,13 +111,9 @@ impl<'a> Hyperparameters<'a> {
         self.changing(group, key)?.at(step)
     }
 
-    fn initial(&self, group: usize, key: &str) -> Option<f64> {
-        initial(self.manifest, group, key)
-    }
-
     /// Number of parameter groups that tensors belong to.
     pub fn groups(&self) -> usize {
-        self.manifest.param_groups()
+        self.changing.len()
     }
 
     /// The learning rate that was recorded at a step.
@@ -172,17 +121,12 @@ impl<'a> Hyperparameters<'a> {
         self.changing(group, "lr")?.column?.recorded(step)
     }
 
-    fn decay(&self, group: usize) -> Option<Decay> {
-        let decoupled = self.declared().flag(group, "decoupled_weight_decay");
-        self.kind.map(|k| if decoupled { Decay::Decoupled } else { k.decay })
-    }
-
     /// The weight decay that is added to the gradient as recorded, so negative where the optimizer
     /// climbs; 0 where decay acts on the parameters directly; `None` where the optimizer is unknown.
     pub fn coupled_weight_decay(&self, group: usize, step: u64) -> Option<f64> {
-        self.decay(group).map(|decay| match decay {
+        self.declared.decay(group).map(|decay| match decay {
             Decay::Coupled => {
-                self.declared().sign(group) * self.value(group, step, "weight_decay").unwrap_or(0.0)
+                self.declared.sign(group) * self.value(group, step, "weight_decay").unwrap_or(0.0)
             }
             Decay::Decoupled => 0.0,
         })
@@ -190,7 +134,7 @@ impl<'a> Hyperparameters<'a> {
 
     /// The part of the parameters that decay which acts on them directly takes off at a step.
     fn shrink(&self, group: usize, step: u64) -> Option<f64> {
-        match self.decay(group)? {
+        match self.declared.decay(group)? {
             Decay::Coupled => Some(0.0),
             Decay::Decoupled => {
                 let decay = self.value(group, step, "weight_decay").unwrap_or(0.0);
@@ -202,18 +146,18 @@ impl<'a> Hyperparameters<'a> {
     /// What the optimizer makes of its gradients.
     pub fn law(&self) -> Law {
         let first = self.first;
-        let decoupled = (0..self.groups()).any(|g| self.declared().flag(g, "decoupled_weight_decay"));
+        let decoupled = (0..self.groups()).any(|g| self.declared.flag(g, "decoupled_weight_decay"));
         let finite = |u: Option<Update>| u.is_some_and(Update::is_finite);
         let linear = |g: usize| finite(self.linear(g, first, 1));
         let elementwise = |g: usize| finite(self.elementwise(g, first, 1).map(|e| e.linear));
-        let (law, known): (Law, &dyn Fn(usize) -> bool) = match self.name() {
+        let (law, known): (Law, &dyn Fn(usize) -> bool) = match self.declared.name() {
             "sgd" if !decoupled => (Law::Linear, &linear),
             "adam" | "adamw" | "adagrad" => (Law::Elementwise, &elementwise),
             // Its schedule of momentum is a product over all steps so far.
             "nadam" if !self.changes("beta1") => (Law::Elementwise, &elementwise),
             "rmsprop" if self.memory() == Some(0.0) => (Law::Elementwise, &elementwise),
             _ => {
-                let named = match self.manifest.optimizer.name.as_str() {
+                let named = match self.declared.full_name() {
                     "" => "no optimizer is named in the manifest".to_owned(),
                     name => format!("the optimizer is '{name}', which is not known in closed form"),
                 };
@@ -237,18 +181,7 @@ impl<'a> Hyperparameters<'a> {
     }
 
     fn linear(&self, group: usize, step: u64, count: u64) -> Option<Update> {
-        if self.name() != "sgd" || self.declared().flag(group, "decoupled_weight_decay") {
-            return None;
-        }
-        let or_zero = |key: &str| self.value(group, step, key).unwrap_or(0.0);
-        let sgd = Sgd {
-            lr: self.declared().sign(group) * self.value(group, step, "lr")?,
-            momentum: or_zero("momentum"),
-            // The buffer starts as the first gradient.
-            dampening: if count == 1 { 0.0 } else { or_zero("dampening") },
-            weight_decay: self.declared().sign(group) * or_zero("weight_decay"),
-            nesterov: self.declared().flag(group, "nesterov"),
-        };
+        let sgd = self.declared.sgd(group, count, |key| self.value(group, step, key))?;
         Some(sgd.into())
     }
 
@@ -263,14 +196,14 @@ impl<'a> Hyperparameters<'a> {
 
     /// The second moment before the first step.
     pub fn first_moment(&self, group: usize) -> f64 {
-        let adagrad = self.name() == "adagrad";
-        self.initial(group, "initial_accumulator_value").filter(|_| adagrad).unwrap_or(0.0)
+        let adagrad = self.declared.name() == "adagrad";
+        self.declared.initial(group, "initial_accumulator_value").filter(|_| adagrad).unwrap_or(0.0)
     }
 
     /// What the optimizer divides by the root of.
     pub fn moment(&self) -> Moment {
-        let amsgrad = (0..self.groups()).any(|g| self.declared().flag(g, "amsgrad"));
-        match self.name() {
+        let amsgrad = (0..self.groups()).any(|g| self.declared.flag(g, "amsgrad"));
+        match self.declared.name() {
             "adam" | "adamw" if !amsgrad => Moment::Recorded,
             "adam" | "adamw" => Moment::Largest,
             _ => Moment::Newest,
@@ -281,7 +214,7 @@ impl<'a> Hyperparameters<'a> {
     /// [`Self::update`].
     pub fn elementwise(&self, group: usize, step: u64, count: u64) -> Option<Elementwise> {
         let value = |key: &str| self.value(group, step, key);
-        let lr = self.declared().sign(group) * value("lr")?;
+        let lr = self.declared.sign(group) * value("lr")?;
         let plain = Update {
             weight_decay: self.coupled_weight_decay(group, step)?,
             shrink: self.shrink(group, step)?,
@@ -290,16 +223,16 @@ impl<'a> Hyperparameters<'a> {
         let eps = |usual: f64| value("eps").unwrap_or(usual);
         let corrected = |b: f64| 1.0 - b.powf(count as f64);
         let with = |linear, second, root, eps| Some(Elementwise { linear, second, root, eps });
-        match self.name() {
+        match self.declared.name() {
             "adam" | "adamw" => {
-                let [b1, b2] = [value("beta1")?, value("beta2")?];
+                let Adam { betas: [b1, b2], eps, .. } = self.declared.adam(group, value)?;
                 let buffer = lr / corrected(b1);
                 let linear = Update { momentum: b1, into_buffer: 1.0 - b1, from_buffer: buffer, ..plain };
-                with(linear, [b2, 1.0 - b2], corrected(b2).sqrt(), eps(1e-8))
+                with(linear, [b2, 1.0 - b2], corrected(b2).sqrt(), eps)
             }
             "nadam" => {
                 let [b1, b2] = [value("beta1")?, value("beta2")?];
-                let psi = self.initial(group, "momentum_decay").unwrap_or(4e-3);
+                let psi = self.declared.initial(group, "momentum_decay").unwrap_or(4e-3);
                 let mu = |k: u64| b1 * (1.0 - 0.5 * 0.96f64.powf(k as f64 * psi));
                 let mut product = 1.0;
                 for k in 1..=count {
@@ -324,7 +257,7 @@ impl<'a> Hyperparameters<'a> {
                 with(Update { into_step: lr, ..plain }, [alpha, 1.0 - alpha], 1.0, eps(1e-8))
             }
             "adagrad" => {
-                let decay = self.initial(group, "lr_decay").unwrap_or(0.0);
+                let decay = self.declared.initial(group, "lr_decay").unwrap_or(0.0);
                 let lr = lr / (1.0 + (count - 1) as f64 * decay);
                 with(Update { into_step: lr, ..plain }, [1.0, 1.0], 1.0, eps(1e-10))
             }
@@ -335,16 +268,16 @@ impl<'a> Hyperparameters<'a> {
     /// What is left of a gradient, its sign included, from one step to the next, at most: of SGD its momentum, of
     /// Adam its first beta. `None` where that is not known.
     pub fn memory(&self) -> Option<f64> {
-        let kind = self.kind?;
+        let memory = self.declared.memory()?;
         let of_group = |g: usize| {
             let of_key = |key: &&str| {
                 let (key, wanted) = match key.split_once(" if ") {
-                    Some((key, flag)) => (key, self.declared().flag(g, flag)),
+                    Some((key, flag)) => (key, self.declared.flag(g, flag)),
                     None => (*key, true),
                 };
                 self.changing(g, key).filter(|_| wanted).map_or(0.0, |c| c.all().fold(0.0, f64::max))
             };
-            kind.memory.iter().map(of_key).fold(0.0, f64::max)
+            memory.iter().map(of_key).fold(0.0, f64::max)
         };
         Some((0..self.groups()).map(of_group).fold(0.0, f64::max))
     }
@@ -352,7 +285,7 @@ impl<'a> Hyperparameters<'a> {
     /// The part that one gradient has in the second moment in the long run, at most; 0 where that is their sum. `None`
     /// where it is not known what the optimizer divides by.
     pub fn newest_part(&self) -> Option<f64> {
-        let key = match self.name() {
+        let key = match self.declared.name() {
             "adam" | "adamw" | "nadam" | "radam" | "adamax" => "beta2",
             "rmsprop" => "alpha",
             "adagrad" => return Some(0.0),
@@ -379,16 +312,5 @@ impl<'a> Hyperparameters<'a> {
     /// Whether there is any coupled weight decay.
     pub fn decays(&self) -> bool {
         self.decays
-    }
-}
-
-/// A hyperparameter as the manifest has it; `beta1` is the first of `betas`.
-fn initial(manifest: &Manifest, group: usize, key: &str) -> Option<f64> {
-    let whole = |key: &str| manifest.optimizer.initial(group, key);
-    let of_betas = |i: usize| whole("betas")?.get(i)?.as_f64();
-    match key {
-        "beta1" => of_betas(0),
-        "beta2" => of_betas(1),
-        _ => whole(key).and_then(Value::as_f64),
     }
 }

@@ -29,7 +29,6 @@ pub(crate) use crate::run::upkeep::set_aside::{check_movable, set_aside};
 pub(crate) use crate::run::write::finish::rebuild_final;
 pub use crate::run::write::finish::{FINAL, assemble_final};
 pub(crate) use crate::run::write::forecast::KEYFRAME_STEPS;
-pub(crate) use crate::run::write::rule::predictor;
 
 /// How shards are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! Simulated paths, recorded as runs: what metrics look like where the truth is known.
 //!
-//! A [`Problem`] gives gradients, an [`Optimizer`] makes steps of them in
+//! A [`Problem`] gives gradients, a [`Stepper`] makes steps of them in
 //! float32 as PyTorch does, and all of it is a function of the seed.
 
 pub mod optimizer;
@@ -15,9 +15,9 @@ use serde_json::json;
 
 use crate::dtype::DType;
 use crate::error::Result;
-use crate::run::format::manifest::{GRAD, Manifest, Optimizer as Recorded, StreamInfo, TensorInfo};
+use crate::run::format::manifest::{GRAD, Manifest, Optimizer, StreamInfo, TensorInfo};
 use crate::run::write::writer::{Elements, Step, Writer, WriterOptions};
-use crate::simulate::optimizer::{Optimizer, Settings};
+use crate::simulate::optimizer::{Settings, Stepper};
 use crate::simulate::problem::Problem;
 
 /// A generator for one purpose: streams of the same seed are independent.
@@ -80,12 +80,12 @@ pub fn simulate(
     let stream = StreamInfo { name: GRAD.to_owned(), stage: "as the optimizer receives it".to_owned() };
     let mut manifest = Manifest::new(vec![tensor], vec![stream])?;
     manifest.optimizer =
-        Recorded { name: settings.name().to_owned(), param_groups: vec![settings.recorded()] };
+        Optimizer { name: settings.name().to_owned(), param_groups: vec![settings.recorded()] };
     manifest.metadata.insert("simulated".to_owned(), json!(problem.name()));
     manifest.metadata.insert("seed".to_owned(), json!(seed));
     let mut writer = Writer::create(path, manifest, WriterOptions::default())?;
     let mut x = round(&normal(&mut generator(seed, 0), dim));
-    let mut optimizer = Optimizer::new(*settings, dim);
+    let mut optimizer = Stepper::new(*settings, dim);
     let bytes = |v: &[f32]| -> Vec<u8> { v.iter().flat_map(|v| v.to_le_bytes()).collect() };
     for step in 0..steps {
         let (gradient, loss) = problem.gradient(step, &x);

@@ -39,7 +39,7 @@ impl Settings {
 }
 
 /// The optimizer with its state.
-pub struct Optimizer {
+pub struct Stepper {
     settings: Settings,
     first: Vec<f32>,
     second: Vec<f32>,
@@ -48,10 +48,10 @@ pub struct Optimizer {
 
 // PyTorch rounds hyperparameters to the type of the parameters.
 #[allow(clippy::cast_possible_truncation)]
-impl Optimizer {
+impl Stepper {
     /// For `dim` parameters.
-    pub fn new(settings: Settings, dim: usize) -> Optimizer {
-        Optimizer { settings, first: vec![0.0; dim], second: vec![0.0; dim], steps: 0 }
+    pub fn new(settings: Settings, dim: usize) -> Stepper {
+        Stepper { settings, first: vec![0.0; dim], second: vec![0.0; dim], steps: 0 }
     }
 
     /// One update of `x`.

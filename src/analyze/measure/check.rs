@@ -12,7 +12,7 @@ use crate::codec::Predictor;
 use crate::error::Result;
 use crate::metrics::step::{PART, ROUNDINGS};
 use crate::optimizer::linear::Update;
-use crate::optimizer::{Hyperparameters, Law};
+use crate::optimizer::{Hyperparameters, Law, predictor};
 use crate::order::Neumaier;
 use crate::reduce::cpu::{Vectors, iterate_sums};
 use crate::reference::weights::Weights;
@@ -141,12 +141,12 @@ impl Analysis<'_> {
     /// How the declared optimizer's steps are predicted, where the storage of iterates tells of them.
     pub(crate) fn replay(&self) -> Option<Predictor> {
         let known = self.known() == Known::Exactly;
-        crate::run::predictor(&self.run.manifest).filter(|_| known)
+        predictor(&self.run.manifest.optimizer.name).filter(|_| known)
     }
 
     /// What is known of the optimizer's steps.
     fn known(&self) -> Known {
-        let adam = || crate::run::predictor(&self.run.manifest) == Some(Predictor::Adam);
+        let adam = || predictor(&self.run.manifest.optimizer.name) == Some(Predictor::Adam);
         match &self.law {
             Law::Unknown(_) if !adam() => Known::Nothing,
             _ if self.run.manifest.loses(StreamId::Iterate)

@@ -74,14 +74,9 @@ impl Told {
 
 /// Whether a prediction is the step of `update`: its coefficients come from the writer.
 fn is_of(prediction: &Prediction, update: &Update) -> bool {
-    let [decay, momentum, keep, lr, scale, ..] = prediction.coefficients.map(f64::from);
-    let own = Update::from(Sgd {
-        lr: lr * scale,
-        momentum,
-        dampening: 1.0 - keep,
-        weight_decay: decay * scale,
-        nesterov: prediction.flags & NESTEROV != 0,
-    });
+    let [weight_decay, momentum, keep, lr, sign, ..] = prediction.coefficients.map(f64::from);
+    let (dampening, nesterov) = (1.0 - keep, prediction.flags & NESTEROV != 0);
+    let own = Update::from(Sgd { lr, momentum, dampening, weight_decay, nesterov, sign });
     // Coefficients are rounded to binary32.
     let near = |a: f64, b: f64| (a - b).abs() <= 1e-6 * b.abs();
     prediction.predictor == Predictor::Sgd
@@ -242,7 +237,8 @@ mod tests {
 
     #[test]
     fn a_prediction_is_the_optimizers_step_only_with_its_coefficients() {
-        let sgd = Sgd { lr: 0.1, momentum: 0.9, dampening: 0.5, weight_decay: 0.01, nesterov: true };
+        let sgd =
+            Sgd { lr: 0.1, momentum: 0.9, dampening: 0.5, weight_decay: 0.01, nesterov: true, sign: 1.0 };
         let update = Update::from(sgd);
         let made = |c: [f32; 5], flags: u8| Prediction::new(Predictor::Sgd, flags, &c);
         let own = [0.01, 0.9, 0.5, 0.1, 1.0];
@@ -255,7 +251,7 @@ mod tests {
             other[i] = value;
             assert!(!is_of(&made(other, NESTEROV), &update), "coefficient {i}");
         }
-        let climbing = Update::from(Sgd { lr: -0.1, weight_decay: -0.01, ..sgd });
+        let climbing = Update::from(Sgd { sign: -1.0, ..sgd });
         assert!(is_of(&made([0.01, 0.9, 0.5, 0.1, -1.0], NESTEROV), &climbing));
         let (missed, replay) = (Some(0.5), Predictor::Sgd);
         let told =

@@ -9,11 +9,11 @@ use std::ops::Range;
 use crate::codec::{self, Coding, Encoder, FUSED, Lossy, Noise, Prediction, Predictor, predict};
 use crate::dtype::{DType, largest};
 use crate::isa::Isa;
+use crate::optimizer::replay::{Rule, predictor, rules};
 use crate::run::format::chunk::Chunk;
 use crate::run::format::manifest::Manifest;
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::trajectory::Trajectory;
-use crate::run::write::rule::{Rule, predictor, rules};
 use crate::run::write::sample::{Sample, Trial};
 
 /// A step that is a multiple of this is a keyframe, so that those of several ranks meet.
@@ -125,7 +125,7 @@ impl Forecast {
         Forecast {
             isa,
             // What loses something does not follow the optimizer closely enough.
-            replay: predictor(manifest).filter(|_| !manifest.loses(StreamId::Iterate)),
+            replay: predictor(&manifest.optimizer.name).filter(|_| !manifest.loses(StreamId::Iterate)),
             lossy: manifest.loses(StreamId::Iterate),
             places: chunks.iter().map(place).collect(),
             x: Vec::new(),

@@ -6,7 +6,6 @@ pub(crate) mod forecast;
 pub(crate) mod process;
 pub mod reference_file;
 pub(crate) mod resume;
-pub(crate) mod rule;
 pub(crate) mod sample;
 pub(crate) mod shard_writer;
 pub mod step;
