@@ -6,17 +6,19 @@ use std::hint::black_box;
 use std::path::Path;
 use std::time::Instant;
 
-use lpa::codec::{Coding, Decoder, Encoder, Exponents, Lossy, Noise, Past, Prediction, Predictor, predict};
-use lpa::dtype::DType;
-use lpa::hash::xxh3_64;
-use lpa::isa::Isa;
-use lpa::reduce::Direction;
-use lpa::reduce::cpu::{Vectors, reference_sums, step_sums, three_reference_sums};
-use lpa::reduce::spread::{Off, Sizes, Widths};
-use lpa::run::read::chunk_reader::Reader;
-use lpa::run::read::trajectory::Trajectory;
-use lpa::run::read::window::Window;
-use lpa::run::{Access, Run};
+use lpa::DType;
+use lpa::Isa;
+use lpa::internals::Direction;
+use lpa::internals::Reader;
+use lpa::internals::Trajectory;
+use lpa::internals::Window;
+use lpa::internals::xxh3_64;
+use lpa::internals::{
+    Coding, Decoder, Encoder, Exponents, Lossy, Noise, Past, Prediction, Predictor, predict,
+};
+use lpa::internals::{Off, Sizes, Widths};
+use lpa::internals::{Vectors, reference_sums, step_sums, three_reference_sums};
+use lpa::{Access, Run};
 
 const N: usize = 65_536;
 
@@ -67,7 +69,7 @@ fn decoding(path: &Path) -> f64 {
         let start = Instant::now();
         let window = Window::open(&run, &steps, true).expect("its shards open");
         let (mut reader, mut trajectory) = (Reader::new(&run).expect("zstd starts"), Trajectory::new(1));
-        for chunk in run.table.chunks() {
+        for chunk in run.chunks().chunks() {
             let mut source = reader.at(&run, &window, chunk);
             trajectory.clear();
             for &step in &steps {
@@ -76,7 +78,7 @@ fn decoding(path: &Path) -> f64 {
         }
         best = best.min(start.elapsed().as_secs_f64());
     }
-    best * 1e9 / (run.manifest.parameters() * steps.len() as u64) as f64
+    best * 1e9 / (run.manifest().parameters() * steps.len() as u64) as f64
 }
 
 fn main() {

@@ -56,12 +56,12 @@ impl std::fmt::Display for DType {
 
 /// The pattern of the largest size of a value: that of infinity or more where one is not finite.
 #[inline]
-pub fn largest(values: &[f32]) -> u32 {
+pub(crate) fn largest(values: &[f32]) -> u32 {
     values.iter().fold(0, |most, v| most.max(v.to_bits() & 0x7fff_ffff))
 }
 
 /// Rounds to the nearest value of `dtype`, ties to even.
-pub fn round(dtype: DType, value: f32) -> f32 {
+pub(crate) fn round(dtype: DType, value: f32) -> f32 {
     match dtype {
         DType::F32 => value,
         DType::BF16 | DType::F16 => widen_one(dtype, narrow(dtype, value)),
@@ -72,7 +72,7 @@ pub fn round(dtype: DType, value: f32) -> f32 {
 /// for bit, NaN payloads included. For [`DType::F32`] the upper half is taken.
 #[inline(always)]
 #[allow(clippy::cast_possible_truncation)]
-pub fn narrow(dtype: DType, value: f32) -> u16 {
+pub(crate) fn narrow(dtype: DType, value: f32) -> u16 {
     let bits = value.to_bits();
     // The shifts leave 16 bits.
     match dtype {
@@ -87,7 +87,7 @@ pub fn narrow(dtype: DType, value: f32) -> u16 {
 /// Widens a pattern of a 16-bit type exactly, NaN payloads included. For [`DType::F32`] it is read as
 /// BF16.
 #[inline(always)]
-pub fn widen_one(dtype: DType, bits: u16) -> f32 {
+pub(crate) fn widen_one(dtype: DType, bits: u16) -> f32 {
     let wide = u32::from(bits);
     match dtype {
         DType::F16 => f32::from_bits((wide & 0x8000) << 16 | magnitude_of_f16(wide & 0x7fff)),
@@ -123,7 +123,7 @@ fn magnitude_of_f16(bits: u32) -> u32 {
 }
 
 /// Widens 16-bit patterns of `dtype` to `f32`, as [`widen_one`]. `bits` and `out` have the same length.
-pub fn widen(dtype: DType, bits: &[u16], out: &mut [f32]) {
+pub(crate) fn widen(dtype: DType, bits: &[u16], out: &mut [f32]) {
     debug_assert_eq!(bits.len(), out.len());
     for (o, &b) in out.iter_mut().zip(bits) {
         *o = widen_one(dtype, b);
@@ -151,7 +151,7 @@ pub fn push_bytes(dtype: DType, values: &[f32], out: &mut Vec<u8>) {
 }
 
 /// The same into `out`, which they fill.
-pub fn put_bytes(dtype: DType, values: &[f32], out: &mut [u8]) {
+pub(crate) fn put_bytes(dtype: DType, values: &[f32], out: &mut [u8]) {
     if dtype == DType::F32 {
         for (word, v) in out.as_chunks_mut::<4>().0.iter_mut().zip(values) {
             *word = v.to_bits().to_le_bytes();

@@ -22,7 +22,7 @@ const SCALAR: f64 = 9.0;
 
 /// How vectors are stored.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct How {
+pub(crate) struct How {
     /// The profile.
     pub profile: Profile,
     /// Whether iterates are predicted.
@@ -33,7 +33,7 @@ pub struct How {
 
 /// Which steps have vectors: `n` of every `m`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sample {
+pub(crate) struct Sample {
     /// Consecutive steps.
     pub n: u64,
     /// From one to the next.
@@ -113,7 +113,7 @@ fn stored(n: u64, bits: f64, dtype: DType) -> f64 {
 
 /// Estimates a recording of `steps` steps. `rows` gives the share of rows of tensors whose gradients are
 /// zero elsewhere, such as those of embeddings.
-pub fn from_tensors(
+pub(crate) fn from_tensors(
     tensors: &[TensorInfo],
     rows: &[(String, f64)],
     optimizer: Option<Predictor>,
@@ -262,7 +262,7 @@ impl Sums {
 ///
 /// # Errors
 /// It is none, or cannot be read.
-pub fn tensors_of(path: &Path) -> Result<Vec<TensorInfo>> {
+pub(crate) fn tensors_of(path: &Path) -> Result<Vec<TensorInfo>> {
     let file = std::fs::File::open(path).tried("open", path)?;
     let header = Header::read(&file, path).map_err(|e| match e {
         Error::Damaged { .. } => Error::Nothing {

@@ -13,7 +13,7 @@ use crate::run::{Draft, Run};
 
 /// What was exported.
 #[derive(Clone, Copy, Debug)]
-pub struct Exported {
+pub(crate) struct Exported {
     /// Tensors in the file.
     pub tensors: usize,
     /// Tensors that are absent at this step, and so not in the file.
@@ -26,7 +26,7 @@ pub struct Exported {
 ///
 /// # Errors
 /// It was not recorded, is damaged, or the disk refuses. Nothing half-written is left.
-pub fn export(run: &Run, step: u64, stream: &str, path: &Path) -> Result<Exported> {
+pub(crate) fn export(run: &Run, step: u64, stream: &str, path: &Path) -> Result<Exported> {
     let mut vector = Vector::open(run, step, stream)?;
     let id = vector.stream();
     if path.exists() && !is_export(path) {

@@ -4,7 +4,7 @@
 //! that it starts. Predictions and sums would then have other bits than elsewhere.
 
 /// While it lives, its thread computes with subnormal numbers and rounds to nearest.
-pub struct Exact {
+pub(crate) struct Exact {
     before: Control,
 }
 
@@ -49,7 +49,7 @@ fn set(control: Control) {
 
 impl Exact {
     /// Sets the thread's arithmetic.
-    pub fn new() -> Exact {
+    pub(crate) fn new() -> Exact {
         let before = get();
         set(DEFAULT);
         Exact { before }

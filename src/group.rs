@@ -4,9 +4,9 @@ use crate::error::{Error, Result};
 use crate::run::Run;
 
 /// The group of all tensors.
-pub const ALL: &str = "*";
+pub(crate) const ALL: &str = "*";
 /// Asks for one group per tensor.
-pub const EACH: &str = "each";
+pub(crate) const EACH: &str = "each";
 
 /// A named set of tensors.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub struct Group {
 ///
 /// # Errors
 /// A name is no tensor's, or a glob matches none; the text lists close ones.
-pub fn select(run: &Run, wanted: &[String]) -> Result<Vec<Group>> {
+pub(crate) fn select(run: &Run, wanted: &[String]) -> Result<Vec<Group>> {
     let tensors = &run.manifest.tensors;
     let group = |name: &str, members: Vec<usize>| Group {
         name: name.to_owned(),
@@ -66,7 +66,7 @@ pub fn select(run: &Run, wanted: &[String]) -> Result<Vec<Group>> {
 
 /// Takes tensors out of the groups that have others too. A group that was asked for to have just these is left.
 /// Returns those that were taken out of one.
-pub fn leave_out(run: &Run, groups: &mut [Group], tensors: &[usize]) -> Vec<usize> {
+pub(crate) fn leave_out(run: &Run, groups: &mut [Group], tensors: &[usize]) -> Vec<usize> {
     let mut out = Vec::new();
     for group in groups {
         let (lost, kept): (Vec<usize>, Vec<usize>) = group.tensors.iter().partition(|t| tensors.contains(t));

@@ -8,13 +8,19 @@ pub fn xxh3_64(bytes: &[u8]) -> u64 {
 }
 
 /// xxh3_128 of some bytes.
-pub fn xxh3_128(bytes: &[u8]) -> u128 {
+pub(crate) fn xxh3_128(bytes: &[u8]) -> u128 {
     XxHash3_128::oneshot(bytes)
 }
 
 /// xxh3_64 of bytes that come in pieces.
 #[derive(Default)]
 pub struct Xxh3(XxHash3_64);
+
+impl std::fmt::Debug for Xxh3 {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Xxh3").finish_non_exhaustive()
+    }
+}
 
 impl Xxh3 {
     /// Takes the next piece.

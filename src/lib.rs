@@ -1,43 +1,181 @@
-//! lpa analyzes optimization paths: from a recorded training to RSI, EB, cosine and loLR per step.
+#![doc = include_str!("../README.md")]
 //!
-//! Data flows one way: shard bytes, [`codec`], vectors, [`reduce`], [`sums`], [`metrics`], [`row`],
-//! [`table`]. `docs/architecture.md` is the map.
+//! # Recording and analyzing
+//!
+//! ```
+//! use lpa::{Access, DType, Execution, Manifest, Question, Row, Run, Step, StreamInfo, TensorInfo, Writer, WriterOptions};
+//!
+//! # fn main() -> lpa::Result<()> {
+//! # let folder = tempfile::tempdir().expect("a folder");
+//! # let path = folder.path().join("run");
+//! let tensors = vec![TensorInfo::new("x", &[2], DType::F32)];
+//! let mut manifest = Manifest::new(tensors, vec![StreamInfo::new("grad")])?;
+//! manifest.optimizer.name = "sgd".into();
+//! let mut writer = Writer::create(&path, manifest, WriterOptions::default())?;
+//! let mut x = [1.0f32, 1.0];
+//! for _ in 0..100 {
+//!     let g = [x[0], 10.0 * x[1]]; // of (x_0^2 + 10 x_1^2) / 2
+//!     let bytes = |v: [f32; 2]| v.map(f32::to_le_bytes).concat();
+//!     writer.step(&Step {
+//!         iterate: Some(&[Some(&bytes(x))]),
+//!         streams: &[("grad", &[Some(&bytes(g))])],
+//!         scalars: &[("lr/0", 0.05)],
+//!         ..Step::default()
+//!     })?;
+//!     x = [x[0] - 0.05 * g[0], x[1] - 0.05 * g[1]];
+//! }
+//! writer.finish(&[Some(&x.map(f32::to_le_bytes).concat())])?;
+//!
+//! let run = Run::open(&path, Access::default())?;
+//! let mut cos = Vec::new();
+//! let keep = |row: &Row<'_>| {
+//!     cos.push(row.geometry.cos);
+//!     Ok(())
+//! };
+//! let answer = Question::default().analyze(&run, &Execution::default(), || Ok(keep))?;
+//! println!("{}", answer.summary);
+//! # // In float64, by hand: x_t = (0.95^t, 0.5^t), g = (x_0, 10 x_1), x* = x_100.
+//! # assert_eq!(cos.len(), 100);
+//! # let at = |t: i32| [0.95f64.powi(t), 0.5f64.powi(t)];
+//! # let d: Vec<f64> = at(3).iter().zip(at(100)).map(|(x, r)| x - r).collect();
+//! # let g = [at(3)[0], 10.0 * at(3)[1]];
+//! # let norm = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>().sqrt();
+//! # let by_hand = (g[0] * d[0] + g[1] * d[1]) / (norm(&g) * norm(&d));
+//! # assert!((cos[3].expect("a cosine") - by_hand).abs() < 1e-6);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A run that is there is read back vector by vector:
+//!
+//! ```
+//! # fn main() -> lpa::Result<()> {
+//! use lpa::{Access, Run, Vector};
+//!
+//! let run = Run::open("fixtures/digits_mlp".as_ref(), Access::default())?;
+//! let mut gradient = Vector::open(&run, 12, "grad")?;
+//! let mut bytes = Vec::new();
+//! assert!(gradient.tensor(0, &mut bytes)?, "it is there");
+//! assert_eq!(bytes.len() as u64, 4 * run.manifest().tensors[0].elements());
+//! # Ok(())
+//! # }
+//! ```
+
+// What the command needs of other modules is unused without it.
+#![cfg_attr(not(feature = "cli"), allow(dead_code, unused_imports))]
 
 #[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
 compile_error!("lpa runs on 64-bit Linux on x86-64 (tested) or aarch64 (written, not tested).");
 
-pub mod analyze;
+mod analyze;
+#[cfg(feature = "cli")]
 pub mod cli;
-pub mod codec;
-pub mod cuda;
-pub mod doctor;
-pub mod dtype;
-pub mod error;
-pub mod estimate;
-pub mod export;
-pub mod float_environment;
-pub mod group;
-pub mod hash;
-pub mod isa;
-pub mod meter;
-pub mod metrics;
-pub mod optimizer;
-pub mod order;
-pub mod pack;
-pub mod question;
-pub mod recover;
-pub mod reduce;
-pub mod reference;
-pub mod report;
-pub mod row;
-pub mod run;
-pub mod simulate;
-pub mod step_set;
-pub mod stream;
-pub mod summary;
-pub mod sums;
-pub mod table;
-pub mod text;
-pub mod verify;
+mod codec;
+mod cuda;
+#[cfg(feature = "cli")]
+mod doctor;
+mod dtype;
+mod error;
+#[cfg(feature = "cli")]
+mod estimate;
+#[cfg(feature = "cli")]
+mod export;
+mod float_environment;
+mod group;
+mod hash;
+mod isa;
+mod meter;
+mod metrics;
+mod optimizer;
+mod order;
+#[cfg(feature = "cli")]
+mod pack;
+mod question;
+#[cfg(feature = "cli")]
+mod recover;
+mod reduce;
+mod reference;
+mod report;
+mod row;
+mod run;
+#[cfg(feature = "cli")]
+mod simulate;
+mod step_set;
+mod stream;
+mod summary;
+mod sums;
+mod table;
+#[cfg(feature = "cli")]
+mod text;
+mod verify;
 
-pub use error::{Error, ErrorKind, Result};
+pub use analyze::Observer;
+pub use dtype::DType;
+pub use error::{CudaError, Error, ErrorKind, Place, Result};
+pub use isa::Isa;
+pub use metrics::geometry::Geometry;
+pub use question::{Answer, Backend, Execution, Made, Question, Steps, Tabulated};
+pub use reference::{Own, ReferenceSpec};
+pub use row::{Names, Row, Scalars, Sink};
+pub use run::format::manifest::{Manifest, Optimizer, Precision, Slice, Storage, StreamInfo, TensorInfo};
+pub use run::read::vector::Vector;
+pub use run::write::step::{Elements, Step};
+pub use run::write::writer::{Profile, Writer, WriterOptions};
+pub use run::{Access, Run};
+pub use verify::{Verified, verify};
+
+/// What the command, the Python module, tests and benches use besides; it may change at any time.
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::codec::COUPLED;
+    pub use crate::codec::Codec;
+    pub use crate::codec::Coding;
+    pub use crate::codec::DecodeError;
+    pub use crate::codec::Decoder;
+    pub use crate::codec::Encoder;
+    pub use crate::codec::Exponents;
+    pub use crate::codec::FUSED;
+    pub use crate::codec::Lossy;
+    pub use crate::codec::NESTEROV;
+    pub use crate::codec::Noise;
+    pub use crate::codec::Past;
+    pub use crate::codec::Plane;
+    pub use crate::codec::Prediction;
+    pub use crate::codec::Predictor;
+    pub use crate::codec::Residual;
+    pub use crate::codec::predict;
+    pub use crate::dtype::push_bytes;
+    pub use crate::dtype::values;
+    #[cfg(feature = "cli")]
+    pub use crate::estimate::from_run;
+    pub use crate::hash::Xxh3;
+    pub use crate::hash::xxh3_64;
+    pub use crate::meter::Meter;
+    pub use crate::order::CHUNK;
+    pub use crate::reduce::Direction;
+    pub use crate::reduce::cpu::Vectors;
+    pub use crate::reduce::cpu::reference_sums;
+    pub use crate::reduce::cpu::step_sums;
+    pub use crate::reduce::cpu::three_reference_sums;
+    pub use crate::reduce::spread::Off;
+    pub use crate::reduce::spread::Sizes;
+    pub use crate::reduce::spread::Widths;
+    pub use crate::run::format::container::Header;
+    pub use crate::run::format::journal::Journal;
+    pub use crate::run::format::journal::State;
+    pub use crate::run::format::manifest::GRAD;
+    pub use crate::run::format::manifest::ITERATE;
+    pub use crate::run::format::vector_id::StreamId;
+    pub use crate::run::format::vector_id::VectorId;
+    pub use crate::run::read::chunk_reader::Reader;
+    pub use crate::run::read::trajectory::Trajectory;
+    pub use crate::run::read::window::Window;
+    pub use crate::run::upkeep::hold::Held;
+    pub use crate::run::write::background::Background;
+    pub use crate::run::write::background::Filled;
+    pub use crate::run::write::background::Job;
+    pub use crate::run::write::background::Packing;
+    pub use crate::run::write::background::Recorder;
+    #[cfg(feature = "cli")]
+    pub use crate::simulate::problem::Alm;
+}

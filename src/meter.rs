@@ -26,7 +26,7 @@ use crate::question::{Question, Steps, answer};
 use crate::reduce::Direction;
 use crate::reduce::cpu::{Vectors, iterate_sums};
 use crate::reference;
-use crate::reference::{Cache, Distances, Origin, Own, Reference, Spec};
+use crate::reference::{Cache, Distances, Origin, Own, Reference, ReferenceSpec};
 use crate::run::format::manifest::{GRAD, Manifest, TensorInfo};
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::absence::AbsenceLog;
@@ -43,6 +43,7 @@ use crate::table::Table;
 const TABLE: &str = "metrics.parquet";
 
 /// Measures a training step by step; its run holds scalars, x_0 and x_T.
+#[derive(Debug)]
 pub struct Meter {
     writer: Writer,
     /// As it was at the start: the tensors and chunks.
@@ -70,6 +71,7 @@ pub struct Meter {
 }
 
 /// A step that waits for the next iterate.
+#[derive(Debug)]
 struct Held {
     step: u64,
     x: Vec<f32>,
@@ -77,6 +79,7 @@ struct Held {
 }
 
 /// A stream's values, tensor after tensor, and which tensors are absent (there are zeros).
+#[derive(Debug)]
 struct Stream {
     id: StreamId,
     values: Vec<f32>,
@@ -113,7 +116,7 @@ impl Meter {
             let what = "a measurement is of all steps, as they come; ask for some, or for shadows, of a recorded run";
             return Err(refuse(what.to_owned()));
         }
-        if question.references.iter().any(|r| matches!(r, Spec::Own(_))) {
+        if question.references.iter().any(|r| matches!(r, ReferenceSpec::Own(_))) {
             let what = "the run has no iterate yet; a reference is a safetensors file or another run";
             return Err(refuse(what.to_owned()));
         }
@@ -324,16 +327,19 @@ impl Meter {
         let mut catalog = Catalog::read(&run, false)?;
         catalog.set_absences(std::mem::take(&mut self.absence).finish());
         let cache = Cache::temporary();
-        let open = |specs: &[Spec]| reference::open(&run, &catalog, specs, &cache);
+        let open = |specs: &[ReferenceSpec]| reference::open(&run, &catalog, specs, &cache);
         // A reference that is, bit for bit, where this path ended, is made of this path.
         let end = match run.final_step() {
-            Some(_) => open(&[Spec::Own(Own::Final)])?.pop().map(|r| r.xxh3),
+            Some(_) => open(&[ReferenceSpec::Own(Own::Final)])?.pop().map(|r| r.xxh3),
             None => None,
         };
         let known = self.references.iter().zip(&self.question.references);
-        let specs: Vec<Spec> = known
-            .map(|(r, spec)| if Some(&r.xxh3) == end.as_ref() { Spec::Own(Own::Final) } else { spec.clone() })
-            .collect();
+        let specs: Vec<ReferenceSpec> =
+            known
+                .map(|(r, spec)| {
+                    if Some(&r.xxh3) == end.as_ref() { ReferenceSpec::Own(Own::Final) } else { spec.clone() }
+                })
+                .collect();
         let mut references = open(&specs)?;
         if references.len() == self.near.len() {
             let near = references.iter_mut().zip(&self.near).filter(|(r, _)| r.origin == Origin::File);

@@ -3,17 +3,17 @@
 //! Owns the constants of the order and the two outer folds. What is summed is not its business.
 
 /// Version of the order; a result file states it, and sums of different versions never mix.
-pub const ORDER_VERSION: u32 = 1;
+pub(crate) const ORDER_VERSION: u32 = 1;
 /// Elements a block: the unit that one GPU warp, or one call of the vector body, sums.
-pub const BLOCK: usize = 4096;
+pub(crate) const BLOCK: usize = 4096;
 /// Accumulators a block. Lane `l` takes the elements `l`, `l + LANES`, ... of the block.
-pub const LANES: usize = 32;
+pub(crate) const LANES: usize = 32;
 /// Elements a chunk. Chunks start at the first element of a tensor or of a rank's slice.
 pub const CHUNK: usize = 65_536;
 
 /// Folds the lanes of a block by halves: 16, 8, 4, 2, 1.
 #[inline(always)]
-pub fn fold_lanes(mut lanes: [f64; LANES]) -> f64 {
+pub(crate) fn fold_lanes(mut lanes: [f64; LANES]) -> f64 {
     let mut half = LANES / 2;
     while half > 0 {
         for l in 0..half {
@@ -26,7 +26,7 @@ pub fn fold_lanes(mut lanes: [f64; LANES]) -> f64 {
 
 /// Neumaier's compensated sum, which folds chunks inside a tensor and tensors inside a group.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Neumaier {
+pub(crate) struct Neumaier {
     sum: f64,
     compensation: f64,
 }
@@ -34,7 +34,7 @@ pub struct Neumaier {
 impl Neumaier {
     /// Adds one term.
     #[inline]
-    pub fn add(&mut self, term: f64) {
+    pub(crate) fn add(&mut self, term: f64) {
         let t = self.sum + term;
         self.compensation +=
             if self.sum.abs() >= term.abs() { (self.sum - t) + term } else { (term - t) + self.sum };
@@ -43,7 +43,7 @@ impl Neumaier {
 
     /// The sum, rounded once. An infinite or NaN sum is returned as the plain fold has it, except
     /// that every NaN becomes the canonical one.
-    pub fn total(self) -> f64 {
+    pub(crate) fn total(self) -> f64 {
         if self.sum.is_nan() {
             f64::NAN
         } else if self.sum.is_infinite() {

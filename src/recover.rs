@@ -17,7 +17,7 @@ use crate::run::upkeep::leftover::{Leftover, leftovers, remove};
 use crate::run::{Access, Run, check_movable, rebuild_final, set_aside};
 
 /// How one rank's recording stands.
-pub struct RankState {
+pub(crate) struct RankState {
     /// Its attempts.
     pub attempts: Vec<Attempt>,
     /// The step after the last one that counts and was published without a gap before it.
@@ -27,7 +27,7 @@ pub struct RankState {
 }
 
 /// Something that was changed.
-pub enum Done {
+pub(crate) enum Done {
     /// A torn line was cut off a journal.
     Cut {
         /// The journal.
@@ -59,7 +59,7 @@ pub enum Done {
 }
 
 /// Something that only a copy can mend.
-pub struct Problem {
+pub(crate) struct Problem {
     /// What it is.
     pub error: Error,
     /// The steps that cannot be analyzed for it.
@@ -67,7 +67,7 @@ pub struct Problem {
 }
 
 /// What was found, what was changed, and how the run stands now.
-pub struct Recovered {
+pub(crate) struct Recovered {
     /// By rank.
     pub ranks: Vec<RankState>,
     /// In the order in which it was done.
@@ -89,7 +89,7 @@ pub struct Recovered {
 /// # Errors
 /// A process is recording the run, its manifest or a journal is damaged, a shard is another run's, what is to be
 /// changed lies behind a link, or the disk refuses.
-pub fn recover(path: &Path, access: Access) -> Result<Recovered> {
+pub(crate) fn recover(path: &Path, access: Access) -> Result<Recovered> {
     let held = Held::take(path)?;
     let run = Run::open(path, access)?;
     let journals: Vec<Journal> = (0..run.manifest.world)

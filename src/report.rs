@@ -11,7 +11,7 @@ use crate::run::format::manifest::Manifest;
 use crate::summary::{Subject, Summary, thousands};
 
 /// Key of a table's metadata that holds the text.
-pub const SUMMARY: &str = "lpa.summary";
+pub(crate) const SUMMARY: &str = "lpa.summary";
 
 /// Rows to a sink, and to the summary.
 struct Tee<S> {
@@ -30,7 +30,7 @@ impl<S: Sink> Sink for Tee<S> {
 ///
 /// # Errors
 /// As [`Analysis::derive`].
-pub fn report<S: Sink>(
+pub(crate) fn report<S: Sink>(
     analysis: &Analysis<'_>,
     measured: &mut Measured,
     scratch: &Path,
@@ -114,7 +114,7 @@ fn heading(run: &Run, references: &[Reference], options: &Options, steps: u64) -
 }
 
 /// The element types of a manifest: `F32`, or `BF16, F32`.
-pub fn types(m: &Manifest) -> String {
+pub(crate) fn types(m: &Manifest) -> String {
     let mut all: Vec<&str> = m.tensors.iter().map(|t| t.dtype.name()).collect();
     all.sort_unstable();
     all.dedup();

@@ -139,9 +139,15 @@ pub trait Sink {
     fn row(&mut self, row: &Row<'_>) -> Result<()>;
 }
 
+impl<F: FnMut(&Row<'_>) -> Result<()>> Sink for F {
+    fn row(&mut self, row: &Row<'_>) -> Result<()> {
+        self(row)
+    }
+}
+
 /// The value of one column of a row.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Cell<'a> {
+pub(crate) enum Cell<'a> {
     /// Text.
     Text(&'a str),
     /// A count.
@@ -154,7 +160,7 @@ pub enum Cell<'a> {
 
 /// The kind of a column's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Text, never null.
     Text,
     /// A count, never null.
@@ -166,7 +172,7 @@ pub enum Kind {
 }
 
 /// A column: its name and how to get its value.
-pub struct Column {
+pub(crate) struct Column {
     /// Name in Parquet, CSV and JSON.
     pub name: &'static str,
     /// What its values are.
@@ -177,7 +183,7 @@ pub struct Column {
 impl Column {
     /// Its value in a row. A number is finite or null: engines disagree on what a NaN is larger than and on
     /// how it enters the statistics of a file, and JSON has none. Flags say why it is null.
-    pub fn cell<'a>(&self, row: &Row<'a>) -> Cell<'a> {
+    pub(crate) fn cell<'a>(&self, row: &Row<'a>) -> Cell<'a> {
         match (self.get)(row) {
             Cell::Real(value) => Cell::Real(finite(value)),
             other => other,
@@ -197,7 +203,7 @@ fn graded(row: &Row<'_>, value: f64) -> Option<f64> {
 }
 
 /// Changes with the columns and with what they mean, so that a table of other ones is not up to date.
-pub const SCHEMA_VERSION: u32 = 1;
+pub(crate) const SCHEMA_VERSION: u32 = 1;
 
 /// The first columns, in order. `docs/schema.md` explains each.
 const COLUMNS: &[Column] = columns! {
@@ -280,6 +286,6 @@ const LAST: &[Column] = columns! {
 
 /// The columns of every table, in order: the same whatever was analyzed, so that tables can be read
 /// together.
-pub fn columns() -> impl Iterator<Item = &'static Column> {
+pub(crate) fn columns() -> impl Iterator<Item = &'static Column> {
     COLUMNS.iter().chain(METRIC_ENDS).chain(LAST)
 }

@@ -4,39 +4,39 @@ use std::ops::Range;
 
 /// A set of steps.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct StepSet(Vec<Range<u64>>);
+pub(crate) struct StepSet(Vec<Range<u64>>);
 
 impl StepSet {
     /// The steps as ranges, ascending, of which no two touch.
-    pub fn ranges(&self) -> &[Range<u64>] {
+    pub(crate) fn ranges(&self) -> &[Range<u64>] {
         &self.0
     }
 
     /// Whether a step is in it.
-    pub fn contains(&self, step: u64) -> bool {
+    pub(crate) fn contains(&self, step: u64) -> bool {
         let after = self.0.partition_point(|r| r.start <= step);
         after.checked_sub(1).is_some_and(|i| step < self.0[i].end)
     }
 
     /// The first step.
-    pub fn first(&self) -> Option<u64> {
+    pub(crate) fn first(&self) -> Option<u64> {
         self.0.first().map(|r| r.start)
     }
 
     /// The last step before `step`.
-    pub fn last_before(&self, step: u64) -> Option<u64> {
+    pub(crate) fn last_before(&self, step: u64) -> Option<u64> {
         let after = self.0.partition_point(|r| r.start < step);
         let range = &self.0[after.checked_sub(1)?];
         Some(range.end.min(step) - 1)
     }
 
     /// How many of its steps are before `step`.
-    pub fn count_before(&self, step: u64) -> u64 {
+    pub(crate) fn count_before(&self, step: u64) -> u64 {
         self.0.iter().map(|r| r.end.min(step).saturating_sub(r.start)).sum()
     }
 
     /// Adds a step that is not before those that are there.
-    pub fn push(&mut self, step: u64) {
+    pub(crate) fn push(&mut self, step: u64) {
         match self.0.last_mut() {
             Some(last) if step < last.end => {}
             Some(last) if step == last.end => last.end += 1,
@@ -45,7 +45,7 @@ impl StepSet {
     }
 
     /// Adds the steps of another set.
-    pub fn join(&mut self, other: StepSet) {
+    pub(crate) fn join(&mut self, other: StepSet) {
         if self.0.is_empty() || other.0.is_empty() {
             self.0.extend(other.0);
             return;
@@ -62,7 +62,7 @@ impl StepSet {
     }
 
     /// Adds every step between those that are there, so that it takes no more than one range.
-    pub fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         if let (Some(first), Some(last)) = (self.first(), self.0.last()) {
             let whole = first..last.end;
             self.0.clear();

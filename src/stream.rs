@@ -10,15 +10,15 @@ use crate::run::read::catalog::Catalog;
 use crate::sums::MAX_DIRECTIONS;
 
 /// The gradient with its weight decay: `fma(weight_decay, x, g)`.
-pub const GRAD_WD: &str = "grad_wd";
+pub(crate) const GRAD_WD: &str = "grad_wd";
 /// The gradient before clipping: the gradient divided by the scalar `clip_coef`.
-pub const GRAD_PRECLIP: &str = "grad_preclip";
+pub(crate) const GRAD_PRECLIP: &str = "grad_preclip";
 /// What the optimizer did: `x_t - x_{t+1}`.
-pub const UPDATE: &str = "update";
+pub(crate) const UPDATE: &str = "update";
 
 /// How the elements of a direction are formed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub(crate) enum Form {
     /// As recorded.
     Stored,
     /// With the weight decay of the tensor's parameter group.
@@ -29,7 +29,7 @@ pub enum Form {
 
 /// A direction that is measured. Several streams may share one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Measured {
+pub(crate) struct Measured {
     /// Number of the recorded stream; `None` where iterates are enough.
     pub recorded: Option<StreamId>,
     /// How its elements are formed.
@@ -38,7 +38,7 @@ pub struct Measured {
 
 impl Measured {
     /// The direction for a parameter group, whose weight decay is asked for where it is needed.
-    pub fn direction(&self, weight_decay: impl FnOnce() -> f64) -> Direction {
+    pub(crate) fn direction(&self, weight_decay: impl FnOnce() -> f64) -> Direction {
         match self.form {
             Form::Stored => Direction::Stored,
             Form::Decayed => Direction::Decayed(weight_decay()),
@@ -49,7 +49,7 @@ impl Measured {
 
 /// A stream that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stream {
+pub(crate) struct Stream {
     /// The name that rows carry.
     pub name: String,
     /// Which of the measured directions it is.
@@ -62,7 +62,7 @@ pub struct Stream {
 
 /// How a path is made of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub(crate) enum Part {
     /// The optimizer adds weight decay to it.
     Gradient,
     /// It has its weight decay already.
@@ -76,7 +76,11 @@ pub enum Part {
 ///
 /// # Errors
 /// A stream is not recorded and cannot be derived; the text says what is there.
-pub fn select(run: &Run, catalog: &Catalog, wanted: &[String]) -> Result<(Vec<Stream>, Vec<Measured>)> {
+pub(crate) fn select(
+    run: &Run,
+    catalog: &Catalog,
+    wanted: &[String],
+) -> Result<(Vec<Stream>, Vec<Measured>)> {
     let (mut streams, mut directions): (Vec<Stream>, Vec<Measured>) = (Vec::new(), Vec::new());
     for name in wanted {
         if streams.iter().any(|s| s.name == *name) {

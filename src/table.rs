@@ -19,7 +19,7 @@ use crate::run::Draft;
 const ROW_GROUP: usize = 32_768;
 
 /// A Parquet file that is being written.
-pub struct Table {
+pub(crate) struct Table {
     draft: Draft,
     writer: BatchedWriterOf,
     builders: Vec<Builder>,
@@ -152,7 +152,7 @@ impl Table {
     ///
     /// # Errors
     /// The directory cannot be written.
-    pub fn create(path: &Path) -> Result<Table> {
+    pub(crate) fn create(path: &Path) -> Result<Table> {
         let draft = Draft::create(path)?;
         let file = draft.file().try_clone().tried("write", path)?;
         let schema = Schema::from_iter(columns().map(|c| Field::new(name(c), data_type(c.kind))));
@@ -162,11 +162,6 @@ impl Table {
             .batched(&schema)
             .map_err(|e| table_error(path, e))?;
         Ok(Table { draft, writer, builders: builders(), pending: 0, rows: 0 })
-    }
-
-    /// The place that the file will take.
-    pub fn path(&self) -> &Path {
-        self.draft.path()
     }
 
     fn write_group(&mut self) -> Result<()> {
@@ -188,7 +183,7 @@ impl Table {
     ///
     /// # Errors
     /// The disk refuses. The file that had the name before, if any, is then still there.
-    pub fn finish(mut self, metadata: Vec<(String, String)>) -> Result<(u64, u64)> {
+    pub(crate) fn finish(mut self, metadata: Vec<(String, String)>) -> Result<(u64, u64)> {
         self.write_group()?;
         // The summary is among the metadata and exists only now, after the last row.
         let metadata = KeyValueMetadata::from_static(metadata);
@@ -217,7 +212,7 @@ impl Sink for Table {
 
 /// The key-value metadata of a table that was written before; `None` where there is no such file, or
 /// it is no table.
-pub fn metadata(path: &Path) -> Option<Vec<(String, String)>> {
+pub(crate) fn metadata(path: &Path) -> Option<Vec<(String, String)>> {
     let mut reader = ParquetReader::new(File::open(path).ok()?);
     let pairs = reader.get_metadata().ok()?.key_value_metadata().clone()?;
     Some(pairs.into_iter().filter_map(|kv| Some((kv.key.to_string(), kv.value?.to_string()))).collect())

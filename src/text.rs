@@ -12,10 +12,10 @@ use crate::error::{Error, Result, Tried};
 use crate::row::{Cell, Row, Sink, columns};
 
 /// CSV with a header line.
-pub struct Csv<W: Write>(csv::Writer<W>);
+pub(crate) struct Csv<W: Write>(csv::Writer<W>);
 
 /// JSON lines.
-pub struct JsonLines<W: Write> {
+pub(crate) struct JsonLines<W: Write> {
     out: W,
     line: Vec<u8>,
 }
@@ -25,7 +25,7 @@ impl<W: Write> Csv<W> {
     ///
     /// # Errors
     /// The output refuses.
-    pub fn new(out: W) -> Result<Csv<W>> {
+    pub(crate) fn new(out: W) -> Result<Csv<W>> {
         let mut csv = csv::Writer::from_writer(out);
         csv.write_record(columns().map(|c| c.name)).map_err(csv_error)?;
         Ok(Csv(csv))
@@ -35,7 +35,7 @@ impl<W: Write> Csv<W> {
     ///
     /// # Errors
     /// The output refuses.
-    pub fn finish(mut self) -> Result<()> {
+    pub(crate) fn finish(mut self) -> Result<()> {
         self.0.flush().tried("write", stdout())
     }
 }
@@ -54,7 +54,7 @@ impl<W: Write> Sink for Csv<W> {
 
 impl<W: Write> JsonLines<W> {
     /// Writes rows to `out`.
-    pub fn new(out: W) -> JsonLines<W> {
+    pub(crate) fn new(out: W) -> JsonLines<W> {
         JsonLines { out, line: Vec::new() }
     }
 
@@ -62,7 +62,7 @@ impl<W: Write> JsonLines<W> {
     ///
     /// # Errors
     /// The output refuses.
-    pub fn finish(mut self) -> Result<()> {
+    pub(crate) fn finish(mut self) -> Result<()> {
         self.out.flush().tried("write", stdout())
     }
 }

@@ -11,6 +11,7 @@ use crate::run::read::window::{damaged_vector, read_payload};
 use crate::run::{Run, Segment};
 
 /// What was looked at, and what was found.
+#[derive(Debug)]
 pub struct Verified {
     /// Shards.
     pub shards: u64,

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use lpa::analyze::Observer;
-use lpa::question::{Backend, Execution, Question, Steps};
-use lpa::run::Run;
+use lpa::Observer;
+use lpa::Run;
+use lpa::{Backend, Execution, Question, Steps};
 use pyo3::prelude::*;
 
 use crate::errors::{raise, usage};

@@ -2,7 +2,7 @@
 //!
 //! Arrays cross as bytes; names, shapes and types are checked in Python.
 
-#![allow(missing_docs)]
+#![allow(missing_debug_implementations, missing_docs)]
 
 mod analysis;
 mod buffer;
@@ -26,7 +26,7 @@ fn _lpa(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<meter::Meter>()?;
     m.add_class::<queue::Queue>()?;
     m.add_class::<run::Run>()?;
-    m.add("CHUNK", lpa::order::CHUNK)?;
+    m.add("CHUNK", lpa::internals::CHUNK)?;
     m.add_function(wrap_pyfunction!(queue::packing, m)?)?;
     m.add_function(wrap_pyfunction!(run::verify, m)?)?;
     m.add_function(wrap_pyfunction!(run::checkpoints, m)?)?;

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use lpa::meter::Meter as RunMeter;
-use lpa::question::Question;
-use lpa::reference::Spec;
-use lpa::run::write::background::Recorder;
+use lpa::Question;
+use lpa::ReferenceSpec;
+use lpa::internals::Meter as RunMeter;
+use lpa::internals::Recorder;
 use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
 
@@ -35,7 +35,7 @@ impl Meter {
         streams: Vec<String>,
         groups: Vec<String>,
     ) -> PyResult<Meter> {
-        let parsed: Result<Vec<Spec>, String> = references.iter().map(|r| r.parse()).collect();
+        let parsed: Result<Vec<ReferenceSpec>, String> = references.iter().map(|r| r.parse()).collect();
         let references = parsed.map_err(usage)?;
         let question = Question { references, streams, groups, ..Question::default() };
         let options = options(storage)?;

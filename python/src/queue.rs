@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use lpa::run::write::background::{Background, Filled, Job, Packing, Recorder};
+use lpa::internals::{Background, Filled, Job, Packing, Recorder};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use lpa::Error;
-use lpa::hash::Xxh3;
-use lpa::run::format::journal::Journal;
-use lpa::run::format::manifest::ITERATE;
-use lpa::run::read::trajectory::Trajectory;
-use lpa::run::read::vector::Vector;
-use lpa::run::read::window::Window;
-use lpa::run::{Access, Run as OpenRun};
+use lpa::Vector;
+use lpa::internals::ITERATE;
+use lpa::internals::Journal;
+use lpa::internals::Trajectory;
+use lpa::internals::Window;
+use lpa::internals::Xxh3;
+use lpa::{Access, Run as OpenRun};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -30,7 +30,7 @@ impl Run {
     }
 
     fn manifest(&self) -> String {
-        serde_json::json!(self.0.manifest).to_string()
+        serde_json::json!(self.0.manifest()).to_string()
     }
 
     fn steps(&self) -> (u64, u64) {
@@ -59,7 +59,7 @@ impl Run {
             let there = vector.tensor(i, &mut bytes).map_err(raise)?;
             Ok(there.then(|| PyBytes::new(py, &bytes)))
         };
-        let all: PyResult<Vec<_>> = (0..self.0.manifest.tensors.len()).map(tensor).collect();
+        let all: PyResult<Vec<_>> = (0..self.0.manifest().tensors.len()).map(tensor).collect();
         if stream == ITERATE {
             *held = vector.held();
         }
@@ -96,7 +96,7 @@ impl Run {
         }
         let Some(shard) = window.shard(step, 0) else {
             let what = format!("step {step} was not recorded");
-            return Err(raise(Error::NotFound { path: self.0.path.clone(), what }));
+            return Err(raise(Error::NotFound { path: self.0.path().to_owned(), what }));
         };
         let value = |c: &String| shard.scalar(step, c).map(|v| (c.clone(), v));
         Ok(shard.columns().iter().filter_map(value).collect())
@@ -114,7 +114,7 @@ pub(crate) fn verify(py: Python<'_>, path: PathBuf) -> PyResult<Vec<String>> {
     let access = access(true)?;
     let found = py.detach(|| {
         let run = OpenRun::open(&path, access)?;
-        Ok(lpa::verify::verify(&run))
+        Ok(lpa::verify(&run))
     });
     Ok(found.map_err(raise)?.problems.iter().map(ToString::to_string).collect())
 }

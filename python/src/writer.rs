@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use lpa::isa::Isa;
-use lpa::run::format::manifest::{Manifest, Optimizer, Slice, Storage as Precisions, StreamInfo, TensorInfo};
-use lpa::run::write::writer::{Step, Writer as RunWriter, WriterOptions};
+use lpa::Isa;
+use lpa::{Manifest, Optimizer, Slice, Storage as Precisions, StreamInfo, TensorInfo};
+use lpa::{Step, Writer as RunWriter, WriterOptions};
 use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
 

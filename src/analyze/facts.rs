@@ -16,7 +16,7 @@ const FEWEST: u64 = 16;
 
 /// What was seen of all tensors.
 #[derive(Clone, Debug, Default)]
-pub struct Facts {
+pub(crate) struct Facts {
     tensors: Vec<Fact>,
 }
 
@@ -99,7 +99,7 @@ impl Facts {
 
     /// What a reader should know, in sentences.
     /// `left_out` are in no group, since they hold no numbers.
-    pub fn notes(&self, run: &Run, references: &[Reference], left_out: &[usize]) -> Vec<String> {
+    pub(crate) fn notes(&self, run: &Run, references: &[Reference], left_out: &[usize]) -> Vec<String> {
         let tensors = &run.manifest.tensors;
         let large = |t: usize| tensors[t].elements() >= FEWEST;
         let fixed: Vec<usize> = (0..self.tensors.len())

@@ -17,17 +17,16 @@ mod unusable;
 
 use crate::analyze::derive::lag::Lag;
 use crate::analyze::derive::walk::{Enters, Walk, entering};
-pub use crate::analyze::facts::Facts;
-pub use crate::analyze::measure::Measured;
+pub(crate) use crate::analyze::measure::Measured;
 use crate::analyze::measure::course::Course;
 use crate::analyze::measure::influence::Influence;
 use crate::analyze::measure::sample::Sample;
 pub(crate) use crate::analyze::measure::threads::thread_pool;
 use crate::analyze::mover::Movers;
 use crate::analyze::record::Shape;
-pub use crate::analyze::shadow::Shadow;
-pub use crate::analyze::skipped::Skipped;
-pub use crate::analyze::unusable::unusable;
+pub(crate) use crate::analyze::shadow::Shadow;
+pub(crate) use crate::analyze::skipped::Skipped;
+pub(crate) use crate::analyze::unusable::unusable;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::group::Group;
@@ -50,7 +49,7 @@ use crate::sums::Layout;
 
 /// Where the vectors come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pass {
+pub(crate) enum Pass {
     /// From shards: any step can be read at any time.
     Shards,
     /// From a training that goes on: each is seen once.
@@ -58,10 +57,10 @@ pub enum Pass {
 }
 
 /// Key of a table's metadata that holds what was left out.
-pub const LEFT_OUT: &str = "lpa.left_out";
+pub(crate) const LEFT_OUT: &str = "lpa.left_out";
 
 /// What to analyze, and how.
-pub struct Options {
+pub(crate) struct Options {
     /// Steps to analyze, a half-open range.
     pub steps: std::ops::Range<u64>,
     /// Every how many steps.
@@ -104,7 +103,7 @@ pub trait Observer: Sync {
 impl Observer for () {}
 
 /// A prepared analysis.
-pub struct Analysis<'a> {
+pub(crate) struct Analysis<'a> {
     pub(crate) run: &'a Run,
     catalog: &'a Catalog,
     pub(crate) references: &'a [Reference],
@@ -132,7 +131,7 @@ impl<'a> Analysis<'a> {
     ///
     /// # Errors
     /// There is nothing to analyze.
-    pub fn prepare(
+    pub(crate) fn prepare(
         run: &'a Run,
         catalog: &'a Catalog,
         references: &'a [Reference],
@@ -246,18 +245,18 @@ impl<'a> Analysis<'a> {
     }
 
     /// How many of the steps that were asked for are left out.
-    pub fn skipped_steps(&self, skipped: &Skipped) -> u64 {
+    pub(crate) fn skipped_steps(&self, skipped: &Skipped) -> u64 {
         let Options { steps, every, .. } = self.options;
         skipped.count(steps.start, steps.end, (*every).max(1))
     }
 
     /// What is left out, as far as that is known before measuring.
-    pub fn skipped(&self) -> &Skipped {
+    pub(crate) fn skipped(&self) -> &Skipped {
         &self.skipped
     }
 
     /// What the summary should know of each stream, after measuring.
-    pub fn topics(&self) -> Vec<Topic> {
+    pub(crate) fn topics(&self) -> Vec<Topic> {
         let skewness = self.sample.as_ref().map(|s| Skewness::of(s.elements()));
         let topic = |s: &Stream| {
             let made = s.part != stream::Part::None;
@@ -291,33 +290,33 @@ impl<'a> Analysis<'a> {
     }
 
     /// Pairs of step and chunk that will be walked: the length of the progress bar.
-    pub fn cells(&self) -> u64 {
+    pub(crate) fn cells(&self) -> u64 {
         (self.candidates.len() * self.run.table.chunks().len()) as u64
     }
 
     /// Directions times references.
-    pub fn partners(&self) -> usize {
+    pub(crate) fn partners(&self) -> usize {
         self.options.directions.len() * self.references.len()
     }
 
     /// The same times parameters and steps: the work of summing.
-    pub fn terms(&self) -> u64 {
+    pub(crate) fn terms(&self) -> u64 {
         self.run.manifest.parameters() * self.candidates.len() as u64 * self.partners() as u64
     }
 
     /// Whether a run was stored with loss.
-    pub fn is_lossy(&self) -> bool {
+    pub(crate) fn is_lossy(&self) -> bool {
         self.shape.layout.lossy
     }
 
     /// Number of chunks, to turn cells into steps.
-    pub fn chunks(&self) -> u64 {
+    pub(crate) fn chunks(&self) -> u64 {
         self.run.table.chunks().len() as u64
     }
 
     /// Of the steps that were asked for those that were left out, as ranges, and steps with damaged vectors that
     /// rows of others are made of; for the file's metadata.
-    pub fn left_out(&self, skipped: &Skipped) -> (String, String) {
+    pub(crate) fn left_out(&self, skipped: &Skipped) -> (String, String) {
         let asked = &self.options.steps;
         let within = |(first, last): (u64, u64)| (first.max(asked.start), last.min(asked.end - 1));
         let ranges = skipped.ranges().map(|(steps, _)| within(steps.into_inner()));
@@ -335,7 +334,7 @@ impl<'a> Analysis<'a> {
     }
 
     /// All that can change a number of the result, for the file's metadata.
-    pub fn provenance(&self) -> Vec<(String, String)> {
+    pub(crate) fn provenance(&self) -> Vec<(String, String)> {
         let o = self.options;
         let groups = o.groups.iter().map(|g| {
             let tensors = (g.tensors.len() < self.run.manifest.tensors.len()).then_some(&g.tensors);

@@ -11,6 +11,7 @@ use crate::run::format::manifest::TensorInfo;
 use crate::sums::{Cells, Flags, Fold, Layout, SumRow};
 
 /// The tensors of a group that move together.
+#[derive(Debug)]
 pub(crate) struct Part {
     /// By which number: [`crate::analyze::mover::Movers`].
     pub(crate) mover: usize,
@@ -22,6 +23,7 @@ pub(crate) struct Part {
 }
 
 /// Where everything lies in a record.
+#[derive(Debug)]
 pub(crate) struct Shape {
     pub(crate) layout: Layout,
     /// Parts by group.

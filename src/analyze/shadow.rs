@@ -25,7 +25,7 @@ use crate::stream::{Form, Stream};
 const DIRECTORY: &str = "shadows";
 
 /// A shadow of a run.
-pub struct Shadow {
+pub(crate) struct Shadow {
     run: Run,
     catalog: Catalog,
     /// What the signs were drawn by.
@@ -37,7 +37,7 @@ impl Shadow {
     ///
     /// # Errors
     /// There is none, one is damaged, or one is not this run's.
-    pub fn open_all(run: &Run) -> Result<Vec<Shadow>> {
+    pub(crate) fn open_all(run: &Run) -> Result<Vec<Shadow>> {
         let directory = run.path.join(DIRECTORY);
         let entries = std::fs::read_dir(&directory).into_iter().flatten().flatten();
         let mut paths: Vec<_> = entries.map(|e| e.path()).filter(|p| p.join(MANIFEST).exists()).collect();
@@ -72,7 +72,7 @@ impl Shadow {
     }
 
     /// What tells it from others, for provenance.
-    pub fn id(&self) -> String {
+    pub(crate) fn id(&self) -> String {
         format!("{}:{:032x}", self.seed, self.catalog.inputs_xxh3)
     }
 }
@@ -103,13 +103,14 @@ fn norms(analysis: &Analysis<'_>, record: &Record<'_>) -> Vec<f64> {
 }
 
 /// `<s, x - r>` of one shadow, for every step, reference, stream and group.
+#[derive(Debug)]
 struct Dots {
     steps: Vec<u64>,
     spool: Spool,
 }
 
 /// The same of all shadows of a run.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Shadows {
     all: Vec<Dots>,
     words: Vec<u64>,
@@ -140,7 +141,7 @@ impl Analysis<'_> {
     ///
     /// # Errors
     /// As [`Analysis::measure`]; or the gradients of a shadow are others.
-    pub fn measure_shadows(
+    pub(crate) fn measure_shadows(
         &self,
         shadows: &[Shadow],
         cache: &Cache,

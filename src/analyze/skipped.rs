@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 /// Steps that were left out because of damage, as ranges, with the first reason of each.
 #[derive(Clone, Debug, Default)]
-pub struct Skipped {
+pub(crate) struct Skipped {
     /// By first step: last step and reason.
     ranges: BTreeMap<u64, (u64, String)>,
     /// Damaged vectors of steps that have no row themselves but that other rows are made of.
@@ -34,24 +34,19 @@ impl Skipped {
     }
 
     /// Whether `step` is left out.
-    pub fn contains(&self, step: u64) -> bool {
+    pub(crate) fn contains(&self, step: u64) -> bool {
         self.ranges.range(..=step).next_back().is_some_and(|(_, (last, _))| step <= *last)
     }
 
     /// The ranges with their reasons.
-    pub fn ranges(&self) -> impl Iterator<Item = (RangeInclusive<u64>, &str)> {
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = (RangeInclusive<u64>, &str)> {
         self.ranges.iter().map(|(first, (last, why))| (*first..=*last, why.as_str()))
     }
 
     /// How many of the steps `start`, `start + every`, ... below `end` are left out.
-    pub fn count(&self, start: u64, end: u64, every: u64) -> u64 {
+    pub(crate) fn count(&self, start: u64, end: u64, every: u64) -> u64 {
         let before = |step: u64| step.clamp(start, end.max(start)).saturating_sub(start).div_ceil(every);
         self.ranges.iter().map(|(first, (last, _))| before(last.saturating_add(1)) - before(*first)).sum()
-    }
-
-    /// Whether nothing was left out.
-    pub fn is_empty(&self) -> bool {
-        self.ranges.is_empty()
     }
 }
 

@@ -12,6 +12,7 @@ use crate::error::{Result, Tried};
 const IN_MEMORY: usize = 1 << 20;
 
 /// Records of `words` numbers of 64 bits.
+#[derive(Debug)]
 pub(crate) struct Spool {
     file: SpooledTempFile,
     directory: PathBuf,

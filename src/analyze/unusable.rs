@@ -13,7 +13,7 @@ use crate::run::read::walk::{through, undamaged, unless_damaged};
 ///
 /// # Errors
 /// A shard cannot be read; damage is stepped over.
-pub fn unusable(run: &Run, catalog: &Catalog) -> Result<Vec<usize>> {
+pub(crate) fn unusable(run: &Run, catalog: &Catalog) -> Result<Vec<usize>> {
     let steps: Vec<u64> = catalog.iterates(0..u64::MAX).collect();
     let Some(first) = steps.first() else {
         return Ok(Vec::new());

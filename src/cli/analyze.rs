@@ -7,7 +7,7 @@ use crate::cli::output::{Format, Output};
 use crate::cli::progress::Progress;
 use crate::cli::{RunArguments, Usage, backend, bytes, rate, say};
 use crate::question::{Execution, Made, Question, Steps};
-use crate::reference::Spec;
+use crate::reference::ReferenceSpec;
 use crate::run::Run;
 use crate::run::format::manifest::GRAD;
 use crate::summary::{significant, thousands};
@@ -20,7 +20,7 @@ pub(super) struct Arguments {
     /// epoch:N (after its last update), mean:A..B, ema:BETA, a safetensors file or a directory with a
     /// checkpoint, RUN:REF (of another run; with the same x_0 it is a control)
     #[arg(long = "ref", value_name = "REF", default_value = "final")]
-    references: Vec<Spec>,
+    references: Vec<ReferenceSpec>,
     /// Measure this direction; repeatable: grad, grad_wd (with weight decay), grad_preclip, update,
     /// or any recorded stream
     #[arg(long = "stream", value_name = "NAME", default_value = GRAD)]

@@ -21,6 +21,12 @@ pub struct Decoder {
     distances: Vec<u32>,
 }
 
+impl std::fmt::Debug for Decoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Decoder").field("isa", &self.isa).finish_non_exhaustive()
+    }
+}
+
 /// How a chunk was predicted.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Predicted {
@@ -38,6 +44,7 @@ struct Cut<'a> {
 }
 
 /// A float32 payload taken apart.
+#[derive(Debug)]
 pub enum Parts<'a> {
     /// Every bit is zero.
     Zero,
@@ -57,6 +64,7 @@ pub enum Parts<'a> {
 }
 
 /// A plane of bytes.
+#[derive(Debug)]
 pub enum Bytes<'a> {
     /// As they are.
     Plain(&'a [u8]),

@@ -32,7 +32,17 @@ pub struct Encoder {
     steps: Vec<u16>,
 }
 
+impl std::fmt::Debug for Encoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Encoder")
+            .field("isa", &self.isa)
+            .field("exponents", &self.exponents)
+            .finish_non_exhaustive()
+    }
+}
+
 /// A vector's chunk that loses something.
+#[derive(Debug)]
 pub struct Lossy<'a> {
     /// What was recorded.
     pub values: &'a [f32],

@@ -14,16 +14,18 @@ mod predict;
 mod quantized;
 mod residual;
 
-pub use coding::{Codec, Coding, Plane, Stated};
-pub use decode::{Bytes, Decoder, Parts, Predicted};
+pub(crate) use coding::Stated;
+pub use coding::{Codec, Coding, Plane};
+pub use decode::Decoder;
+pub(crate) use decode::{Bytes, Parts, Predicted};
 pub use encode::{Encoder, Lossy};
-pub use packed::{Group, Packed};
+pub(crate) use packed::Packed;
 pub use philox::Noise;
 pub use predict::{COUPLED, FUSED, NESTEROV, Past, Prediction, Predictor, predict};
 pub use residual::Residual;
 
 /// Elements a zero block: blocks whose bits are all zero are left out of the planes.
-pub const ZERO_BLOCK: usize = 64;
+pub(crate) const ZERO_BLOCK: usize = 64;
 
 /// How the exponents of what is not predicted are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

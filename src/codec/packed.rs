@@ -149,6 +149,7 @@ pub(super) fn pack(isa: crate::isa::Isa, plane: &[u8], out: &mut Vec<u8>) {
 }
 
 /// A packed plane whose lengths were checked.
+#[derive(Debug)]
 pub struct Packed<'a> {
     /// Width and base of each block of 1,024 bytes.
     pub heads: &'a [[u8; HEAD]],

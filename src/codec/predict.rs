@@ -112,6 +112,7 @@ impl Prediction {
 
 /// What a prediction looks at, all of the chunk's length. What the predictor does not use may be
 /// shorter, or empty.
+#[derive(Debug)]
 pub struct Past<'a> {
     /// The iterate x_t.
     pub x: &'a [f32],

@@ -159,6 +159,7 @@ pub(super) fn encode(
 }
 
 /// A payload whose lengths were checked.
+#[derive(Debug)]
 pub struct Residual<'a> {
     /// How the values are predicted.
     pub prediction: Prediction,

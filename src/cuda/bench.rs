@@ -28,7 +28,7 @@ const LONG: f64 = 0.02;
 
 /// A measurement.
 #[derive(Clone, Debug)]
-pub struct Speed {
+pub(crate) struct Speed {
     /// What was measured.
     pub what: String,
     /// Seconds, the median of many runs.
@@ -45,7 +45,7 @@ pub struct Speed {
 ///
 /// # Errors
 /// The device fails, or has too little memory.
-pub fn bench(device: &Arc<Device>) -> Result<Vec<Speed>> {
+pub(crate) fn bench(device: &Arc<Device>) -> Result<Vec<Speed>> {
     let mut all = measure(device).map_err(|e| device.failed("be measured", e))?;
     let copied = all.first().map_or(0.0, |copy| copy.rate);
     for count in [1, 8, 32] {

@@ -35,7 +35,7 @@ pub(crate) fn grid(warps: usize) -> LaunchConfig {
 }
 
 /// A worker's stream and buffers.
-pub struct Lane {
+pub(crate) struct Lane {
     device: Arc<Device>,
     resident: Option<Arc<Resident>>,
     plan: Plan,
@@ -64,7 +64,7 @@ impl Lane {
     ///
     /// # Errors
     /// The device has no memory left, or fails.
-    pub fn new(device: Arc<Device>, resident: Option<Arc<Resident>>, plan: Plan) -> Result<Lane> {
+    pub(crate) fn new(device: Arc<Device>, resident: Option<Arc<Resident>>, plan: Plan) -> Result<Lane> {
         let of = |e| device.failed("make buffers", e);
         let context = &device.context;
         let stream = context.new_stream().map_err(of)?;
@@ -111,13 +111,13 @@ impl Lane {
 
     /// Goes on with a chunk of `n` elements (at most 65,536) of a type that all vectors fit, beginning at
     /// element `offset` of the references. It is float32 where the device `decodes` it.
-    pub fn begin(&mut self, dtype: DType, n: usize, offset: usize, decodes: bool) {
+    pub(crate) fn begin(&mut self, dtype: DType, n: usize, offset: usize, decodes: bool) {
         (self.dtype, self.n, self.offset, self.decodes) = (dtype, n, offset, decodes && self.work.is_some());
         self.clear();
     }
 
     /// Starts an empty batch of the same chunk.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.slots = 0;
         self.batch.clear();
         if let Some(work) = &mut self.work {
@@ -126,7 +126,7 @@ impl Lane {
     }
 
     /// Whether a payload more can be staged, or copied as a vector, and the terms of a step added after it.
-    pub fn has_room_for_work(&self) -> bool {
+    pub(crate) fn has_room_for_work(&self) -> bool {
         self.slots + self.plan.directions + 4 <= self.plan.slots()
             && self.work.as_ref().is_some_and(|w| {
                 let list = w.list.len() + 2 + MOST_TERMS;
@@ -135,19 +135,19 @@ impl Lane {
     }
 
     /// Where a vector lies that stays on the device from one batch to the next.
-    pub fn kept(&self, kept: Kept) -> Place {
+    pub(crate) fn kept(&self, kept: Kept) -> Place {
         self.plan.place(kept)
     }
 
     /// Fills a vector with zeros.
-    pub fn fill(&mut self, to: Place) {
+    pub(crate) fn fill(&mut self, to: Place) {
         if let Some(work) = &mut self.work {
             work.fill(to);
         }
     }
 
     /// Copies a vector.
-    pub fn copy(&mut self, to: Place, from: Place) {
+    pub(crate) fn copy(&mut self, to: Place, from: Place) {
         if let Some(work) = &mut self.work {
             work.copy(to, from);
         }
@@ -157,7 +157,7 @@ impl Lane {
     ///
     /// # Errors
     /// The device fails.
-    pub fn merge(&mut self, to: Place, parts: &Parts<'_>) -> Result<bool> {
+    pub(crate) fn merge(&mut self, to: Place, parts: &Parts<'_>) -> Result<bool> {
         match &mut self.work {
             Some(work) => work.merge(&self.device, to, parts, self.n),
             None => Ok(false),
@@ -168,7 +168,7 @@ impl Lane {
     ///
     /// # Errors
     /// The device fails.
-    pub fn predict(&mut self, to: Place, from: Inputs, residual: &Residual<'_>) -> Result<()> {
+    pub(crate) fn predict(&mut self, to: Place, from: Inputs, residual: &Residual<'_>) -> Result<()> {
         match &mut self.work {
             Some(work) => work.predict(&self.device, to, from, residual, self.n),
             None => Ok(()),
@@ -176,7 +176,7 @@ impl Lane {
     }
 
     /// Whether another step fits, with all its directions.
-    pub fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.batch.len() + self.plan.directions <= self.plan.terms()
             && self.slots + self.plan.directions + 3 <= self.plan.slots()
     }
@@ -190,7 +190,7 @@ impl Lane {
     ///
     /// # Errors
     /// The device fails.
-    pub fn put(&mut self, values: &[f32]) -> Result<Place> {
+    pub(crate) fn put(&mut self, values: &[f32]) -> Result<Place> {
         let size = self.dtype.size();
         let at = self.slots * self.stride() * size;
         let host = self.host_vectors.as_mut_slice().map_err(|e| self.device.failed("give a buffer", e))?;
@@ -200,7 +200,7 @@ impl Lane {
     }
 
     /// Adds a term. Returns its number.
-    pub fn term(&mut self, t: Term) -> usize {
+    pub(crate) fn term(&mut self, t: Term) -> usize {
         let (kind, weight_decay) = match t.direction {
             Direction::Stored => (0, 0.0),
             Direction::Decayed(weight_decay) => (1, weight_decay),
@@ -220,7 +220,7 @@ impl Lane {
     ///
     /// # Errors
     /// The device fails, or `read` does.
-    pub fn run<E: From<CudaError>>(
+    pub(crate) fn run<E: From<CudaError>>(
         &mut self,
         init: Place,
         read: impl FnMut(usize, &mut [f32]) -> std::result::Result<(), E>,
@@ -405,7 +405,7 @@ impl Lane {
     ///
     /// # Errors
     /// The device fails.
-    pub fn sums(&self) -> Result<BatchSums<'_>> {
+    pub(crate) fn sums(&self) -> Result<BatchSums<'_>> {
         let host = self.host_sums.as_slice().map_err(|e| self.device.failed("give sums", e))?;
         Ok(BatchSums { lane: self, host })
     }
@@ -419,28 +419,28 @@ impl Drop for Lane {
 }
 
 /// The sums of a batch: of whole chunks, the blocks folded in order.
-pub struct BatchSums<'a> {
+pub(crate) struct BatchSums<'a> {
     lane: &'a Lane,
     host: &'a [f64],
 }
 
 impl BatchSums<'_> {
     /// The sums of a term against the first reference, and those that need none.
-    pub fn step(&self, term: usize) -> (IterateSums, DirectionSums, ReferenceSums) {
+    pub(crate) fn step(&self, term: usize) -> (IterateSums, DirectionSums, ReferenceSums) {
         let of = |k| self.fold(term, (0, STEP_SUMS, k));
         let [x2, step2, init2, g2, gx, dot, d2, dot_next] = [0, 1, 2, 3, 4, 5, 6, 7].map(of);
         (IterateSums { x2, step2, init2 }, DirectionSums { g2, gx }, ReferenceSums { dot, d2, dot_next })
     }
 
     /// The sums of a term against reference `k`, which is not the first.
-    pub fn pair(&self, term: usize, k: usize) -> ReferenceSums {
+    pub(crate) fn pair(&self, term: usize, k: usize) -> ReferenceSums {
         let (at, width, place) = self.in_group(k, 1, PAIR_SUMS, self.lane.places().0);
         let [dot, d2, dot_next] = [0, 1, 2].map(|s| self.fold(term, (at, width, place + s)));
         ReferenceSums { dot, d2, dot_next }
     }
 
     /// The sum of a term's direction and of how the later iterate lies to reference `k`.
-    pub fn lag(&self, term: usize, k: usize) -> f64 {
+    pub(crate) fn lag(&self, term: usize, k: usize) -> f64 {
         self.fold(term, self.in_group(k, 0, 1, self.lane.places().1))
     }
 

@@ -10,10 +10,10 @@ mod operations;
 mod plan;
 mod term;
 
-pub use bench::{Speed, bench};
-pub use lane::Lane;
-pub use plan::{Kept, Place, Plan, Resident};
-pub use term::{Inputs, Term};
+pub(crate) use bench::bench;
+pub(crate) use lane::Lane;
+pub(crate) use plan::{Kept, Place, Plan, Resident};
+pub(crate) use term::{Inputs, Term};
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use cudarc::driver::{CudaContext, CudaFunction, CudaModule, DriverError, result,
 use cudarc::nvrtc::Ptx;
 
 use crate::dtype::DType;
-pub use crate::error::CudaError;
+pub(crate) use crate::error::CudaError;
 
 /// The kernels, compiled for the oldest GPU; the driver compiles them for the one that is there.
 const PTX: &str = include_str!("../../kernels/lpa.ptx");
@@ -29,10 +29,10 @@ const PTX: &str = include_str!("../../kernels/lpa.ptx");
 const LEAST_DRIVER: i32 = 11_080;
 
 /// The result of what a GPU does.
-pub type Result<T> = std::result::Result<T, CudaError>;
+pub(crate) type Result<T> = std::result::Result<T, CudaError>;
 
 /// Whether an NVIDIA driver is installed.
-pub fn has_driver() -> bool {
+pub(crate) fn has_driver() -> bool {
     // SAFETY: it opens a library by name, which runs that library's initializers: those of the driver that
     // the system's owner installed.
     unsafe { sys::is_culib_present() }
@@ -42,7 +42,7 @@ pub fn has_driver() -> bool {
 ///
 /// # Errors
 /// There is no driver.
-pub fn driver_version() -> Result<i32> {
+pub(crate) fn driver_version() -> Result<i32> {
     if !has_driver() {
         return Err(CudaError::NoDriver);
     }
@@ -57,7 +57,7 @@ pub fn driver_version() -> Result<i32> {
 ///
 /// # Errors
 /// There is no driver, or one that is too old.
-pub fn device_count() -> Result<usize> {
+pub(crate) fn device_count() -> Result<usize> {
     let version = driver_version()?;
     if version < LEAST_DRIVER {
         return Err(CudaError::OldDriver(version));
@@ -70,7 +70,8 @@ pub fn device_count() -> Result<usize> {
 }
 
 /// An open GPU with its kernels.
-pub struct Device {
+#[derive(Debug)]
+pub(crate) struct Device {
     ordinal: usize,
     context: Arc<CudaContext>,
     /// By [`Kernel`] and type.
@@ -81,7 +82,7 @@ pub struct Device {
 
 /// The kernels of `kernels/sums.cu`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kernel {
+pub(crate) enum Kernel {
     /// All sums of a direction and the first reference.
     Step,
     /// A direction against further references.
@@ -91,9 +92,9 @@ pub enum Kernel {
 }
 
 /// All kernels.
-pub const KERNELS: [Kernel; 3] = [Kernel::Step, Kernel::Pairs, Kernel::Lags];
+pub(crate) const KERNELS: [Kernel; 3] = [Kernel::Step, Kernel::Pairs, Kernel::Lags];
 /// The types of elements that they read.
-pub const DTYPES: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
+pub(crate) const DTYPES: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
 
 impl Kernel {
     fn name(self) -> &'static str {
@@ -110,7 +111,7 @@ impl Device {
     ///
     /// # Errors
     /// There is none, its driver is too old, or it cannot run them.
-    pub fn open(ordinal: usize) -> Result<Device> {
+    pub(crate) fn open(ordinal: usize) -> Result<Device> {
         let count = device_count()?;
         if ordinal >= count {
             return Err(CudaError::NoDevice { asked: ordinal, count });
@@ -137,7 +138,7 @@ impl Device {
     }
 
     /// Its number.
-    pub fn ordinal(&self) -> usize {
+    pub(crate) fn ordinal(&self) -> usize {
         self.ordinal
     }
 
@@ -145,7 +146,7 @@ impl Device {
     ///
     /// # Errors
     /// It was lost.
-    pub fn describe(&self) -> Result<String> {
+    pub(crate) fn describe(&self) -> Result<String> {
         let of = |e| self.failed("tell its name", e);
         let (major, minor) = self.context.compute_capability().map_err(of)?;
         let name = self.context.name().map_err(of)?;
@@ -156,7 +157,7 @@ impl Device {
     ///
     /// # Errors
     /// It was lost.
-    pub fn memory(&self) -> Result<(usize, usize)> {
+    pub(crate) fn memory(&self) -> Result<(usize, usize)> {
         self.context.mem_get_info().map_err(|e| self.failed("tell its free memory", e))
     }
 

@@ -20,7 +20,7 @@ pub(crate) const PAYLOAD: usize = 20 * CHUNK;
 
 /// The shape of what lanes measure, and where references lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// Steps that a lane takes at a time.
     pub steps: usize,
     /// Directions at a step.
@@ -41,7 +41,7 @@ impl Plan {
     ///
     /// # Errors
     /// Not even one reference's chunk fits.
-    pub fn new(
+    pub(crate) fn new(
         device: &Device,
         lanes: usize,
         elements: usize,
@@ -73,29 +73,29 @@ impl Plan {
     }
 
     /// Terms of a batch at most: a direction at a step is one.
-    pub fn terms(&self) -> usize {
+    pub(crate) fn terms(&self) -> usize {
         self.steps * self.directions
     }
 
     /// Vectors of a batch that are copied at most: x_0, iterates with the one after the last, later ones,
     /// directions; and, where gradients and iterates are decoded there, those and the moments that cannot be.
-    pub fn slots(&self) -> usize {
+    pub(crate) fn slots(&self) -> usize {
         let iterates = if self.lagged { 3 } else { 2 } * self.steps;
         1 + iterates + self.steps * self.directions + if self.decodes { 4 } else { 0 }
     }
 
     /// Iterates that a lane keeps on the device: those of a batch, and what they are predicted from.
-    pub fn iterates(&self) -> usize {
+    pub(crate) fn iterates(&self) -> usize {
         self.steps + 3
     }
 
     /// Gradients that it keeps there.
-    pub fn gradients(&self) -> usize {
+    pub(crate) fn gradients(&self) -> usize {
         self.steps + 2
     }
 
     /// Where a kept vector lies: behind those that are copied.
-    pub fn place(&self, kept: Kept) -> Place {
+    pub(crate) fn place(&self, kept: Kept) -> Place {
         let behind = match kept {
             Kept::Iterate(i) => i,
             Kept::Gradient(i) => self.iterates() + i,
@@ -121,7 +121,7 @@ impl Plan {
     }
 
     /// Sums of a batch at most.
-    pub fn sums(&self) -> usize {
+    pub(crate) fn sums(&self) -> usize {
         let lags = if self.lagged { self.references } else { 0 };
         self.terms() * (CHUNK / BLOCK) * (8 + 3 * self.references.saturating_sub(1) + lags)
     }
@@ -137,16 +137,16 @@ impl Plan {
 
 /// Where a vector lies among those of a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place(pub(crate) u32);
+pub(crate) struct Place(pub(crate) u32);
 
 impl Place {
     /// That of the first vector that is copied.
-    pub const FIRST: Place = Place(0);
+    pub(crate) const FIRST: Place = Place(0);
 }
 
 /// A vector that stays on the device from one batch to the next, where it decodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kept {
+pub(crate) enum Kept {
     /// One of [`Plan::iterates`].
     Iterate(usize),
     /// One of [`Plan::gradients`].
@@ -158,7 +158,8 @@ pub enum Kept {
 }
 
 /// References that lie on a device in full, chunk after chunk.
-pub struct Resident {
+#[derive(Debug)]
+pub(crate) struct Resident {
     pub(crate) values: CudaSlice<f32>,
     /// Elements of one.
     pub(crate) elements: usize,
@@ -169,7 +170,7 @@ impl Resident {
     ///
     /// # Errors
     /// The device fails, or `read` does.
-    pub fn upload<E: From<CudaError>>(
+    pub(crate) fn upload<E: From<CudaError>>(
         device: &Device,
         count: usize,
         lens: &[usize],

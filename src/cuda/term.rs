@@ -5,7 +5,7 @@ use crate::reduce::Direction;
 
 /// A direction at a step, by the places of its vectors in the batch.
 #[derive(Clone, Copy, Debug)]
-pub struct Term {
+pub(crate) struct Term {
     /// How it is had from what is stored.
     pub direction: Direction,
     /// The stored direction.
@@ -20,7 +20,7 @@ pub struct Term {
 
 /// What an iterate is predicted from, by places of the batch.
 #[derive(Clone, Copy, Debug)]
-pub struct Inputs {
+pub(crate) struct Inputs {
     /// The iterate before it.
     pub x: Place,
     /// The one before that.

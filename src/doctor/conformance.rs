@@ -22,7 +22,7 @@ pub(crate) const DIRECTIONS: [Direction; 3] = [Direction::Stored, Direction::Dec
 
 /// What was compared.
 #[derive(Clone, Debug, Default)]
-pub struct Check {
+pub(crate) struct Check {
     /// Sums that were equal, bit for bit.
     pub equal: u64,
     /// Of these, numbers.
@@ -165,7 +165,7 @@ impl Chunk {
 
 /// Compares what every instruction set of this processor sums with the definition. Names them.
 #[must_use]
-pub fn check(thorough: bool) -> (Check, Vec<&'static str>) {
+pub(crate) fn check(thorough: bool) -> (Check, Vec<&'static str>) {
     let mut found = Check::default();
     let all = Isa::available();
     let (definition, others) = all.split_at(1);

@@ -3,7 +3,7 @@
 use crate::cuda::{Lane, Plan, Result};
 use crate::doctor::conformance::put_term;
 
-/// The sums of these terms, as [`Chunk::sums`] lays them out.
+/// The sums of these terms, in the order in which `decoding` has them.
 pub(crate) fn put_sums(lane: &Lane, plan: &Plan, terms: &[usize], all: &mut Vec<f64>) -> Result<()> {
     let sums = lane.sums()?;
     for &term in terms {

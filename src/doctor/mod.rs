@@ -1,6 +1,6 @@
 //! What `lpa doctor` runs: comparisons with the definition of the sums, and measurements.
 
-pub mod conformance;
+pub(crate) mod conformance;
 pub(crate) mod decoding;
 pub(crate) mod device;
 mod lane_sums;

@@ -14,7 +14,7 @@ fn nan_or_larger(a: f64, b: f64) -> f64 {
 }
 
 /// Fewest steps of a window whose `t_excess` is given.
-pub const MIN_WINDOW: u64 = 10;
+pub(crate) const MIN_WINDOW: u64 = 10;
 
 /// The bias kit of one row.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -51,7 +51,7 @@ impl Bias {
 }
 
 /// The bias kit of a row of `parameters` parameters.
-pub fn bias(s: &Sums, parameters: u64, entry: Entry) -> Bias {
+pub(crate) fn bias(s: &Sums, parameters: u64, entry: Entry) -> Bias {
     let lagged = entry == Entry::Lagged;
     if s.all_absent {
         return Bias { lagged, ..Bias::default() };
@@ -88,7 +88,7 @@ pub fn bias(s: &Sums, parameters: u64, entry: Entry) -> Bias {
 
 /// Mean and standard deviation of the excess over the steps of a window (Welford's recurrence).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Window {
+pub(crate) struct Window {
     count: u64,
     mean: f64,
     squares: f64,
@@ -100,7 +100,7 @@ pub struct Window {
 
 impl Window {
     /// Adds a step with its interval; `None` is left out.
-    pub fn add(&mut self, value: Option<f64>, interval: Interval) {
+    pub(crate) fn add(&mut self, value: Option<f64>, interval: Interval) {
         if let Some(v) = value {
             self.count += 1;
             let from = v - self.mean;
@@ -115,12 +115,12 @@ impl Window {
     }
 
     /// Adds a step that may have an excess, though what is stored has none: nothing bounds `t` then.
-    pub fn spoil(&mut self) {
+    pub(crate) fn spoil(&mut self) {
         self.off = f64::NAN;
     }
 
     /// The interval of `t`, which holds where those of all steps do.
-    pub fn t_interval(&self) -> Interval {
+    pub(crate) fn t_interval(&self) -> Interval {
         let n = self.count as f64;
         // A standard deviation is a norm: it moves by no more than that of the errors.
         let (sd, by) = ((self.squares / (n - 1.0)).sqrt(), (self.off / (n - 1.0)).sqrt());
@@ -136,7 +136,7 @@ impl Window {
     }
 
     /// `mean sqrt(m) / sd`; `None` below [`MIN_WINDOW`] steps, or where all values are equal.
-    pub fn t(&self) -> Option<f64> {
+    pub(crate) fn t(&self) -> Option<f64> {
         let n = self.count as f64;
         let sd = (self.squares / (n - 1.0)).sqrt();
         (self.count >= MIN_WINDOW).then(|| ratio(self.mean * n.sqrt(), sd)).flatten()

@@ -2,7 +2,7 @@
 
 /// What is known of how a direction enters the reference.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Entry {
+pub(crate) enum Entry {
     /// It enters with known coefficients: `own` is their sum over tensors, weighted by the squared
     /// norms, and `walk2` the squared distance of a walk of orthogonal steps.
     Known {

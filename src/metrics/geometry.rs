@@ -29,7 +29,7 @@ fn finite(value: f64) -> Option<f64> {
 }
 
 /// The geometry that the sums describe. Where all gradients are absent only `dist` is there.
-pub fn geometry(s: &Sums) -> Geometry {
+pub(crate) fn geometry(s: &Sums) -> Geometry {
     let dist = finite(s.d2).map(f64::sqrt);
     if s.all_absent || !(s.dot.is_finite() && s.g2.is_finite() && s.d2.is_finite()) {
         return Geometry { dist, ..Geometry::default() };

@@ -9,7 +9,7 @@ use crate::reduce::spread::Spread;
 use crate::sums::{Spreads, Sums};
 
 /// The probability that some interval of a row does not hold what it should, at most.
-pub const FAILURE: f64 = 1e-9;
+pub(crate) const FAILURE: f64 = 1e-9;
 /// Sums of a row that can be off: `<s,d>`, `||s||^2`, `||d||^2`, and `own` or the later `<s,d>`.
 const EVENTS: f64 = 4.0;
 /// Chances are drawn with 31 bits, which is off by 2^-31 of a width. Of at most 2^40 elements that is
@@ -18,18 +18,18 @@ const COARSE: f64 = 1.0 / 2048.0;
 
 /// From a variance to a distance that is exceeded with a known probability.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Confidence(f64);
+pub(crate) struct Confidence(f64);
 
 impl Confidence {
     /// Where the widths of errors do not depend on other errors: Hoeffding's inequality.
-    pub fn independent() -> Confidence {
+    pub(crate) fn independent() -> Confidence {
         Confidence((2.0 * EVENTS / FAILURE).ln())
     }
 
     /// Where they may, as those of quantized differences to an iterate that was quantized itself. The
     /// inequality then holds for a given slope of its exponent only, so it is asked for 2,048 slopes, one
     /// of which is within a factor of the square root of 2 of the best.
-    pub fn adaptive() -> Confidence {
+    pub(crate) fn adaptive() -> Confidence {
         const SLOPES: f64 = 2048.0;
         let off = (2.0f64.sqrt() + 0.5f64.sqrt()) / 2.0;
         Confidence((2.0 * EVENTS * SLOPES / FAILURE).ln() * off * off)
@@ -148,7 +148,7 @@ impl Intervals {
 }
 
 /// The intervals of a row of `parameters` parameters. `own` is the spread of what is known of its entry.
-pub fn intervals(
+pub(crate) fn intervals(
     s: &Sums,
     spreads: &Spreads,
     parameters: u64,

@@ -1,14 +1,14 @@
 //! Metrics: pure functions of sums. Null (`None`), never NaN, where a denominator is 0.
 
-pub mod bias;
-pub mod entry;
-pub mod geometry;
-pub mod interval;
+pub(crate) mod bias;
+pub(crate) mod entry;
+pub(crate) mod geometry;
+pub(crate) mod interval;
 #[cfg(test)]
 mod noise;
-pub mod skewness;
-pub mod step;
-pub mod trust;
+pub(crate) mod skewness;
+pub(crate) mod step;
+pub(crate) mod trust;
 
 /// A quotient; `None` where the denominator is 0 or the value is not finite.
 fn ratio(numerator: f64, denominator: f64) -> Option<f64> {

@@ -16,7 +16,7 @@ const UNKNOWN: f64 = 0.0023;
 
 /// The mean square of the skewness of elements, each with its weight in the gradient's length.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Skewness {
+pub(crate) struct Skewness {
     /// The mean; 0 where it cannot be told from 0.
     pub square: f64,
     /// Of so many elements.
@@ -25,7 +25,7 @@ pub struct Skewness {
 
 impl Skewness {
     /// Of elements, by their values at the steps; NaN where there is none.
-    pub fn of(elements: impl Iterator<Item = Vec<f32>>) -> Skewness {
+    pub(crate) fn of(elements: impl Iterator<Item = Vec<f32>>) -> Skewness {
         let found: Vec<(f64, f64)> = elements.filter_map(|values| of_element(&values)).collect();
         let weights: f64 = found.iter().map(|(w, _)| w).sum();
         let square = found.iter().map(|(w, s)| w * s).sum::<f64>() / weights;
@@ -36,7 +36,7 @@ impl Skewness {
 
     /// How large a cosine with the optimizer's own path it can make. `newest` is the part that one gradient has in a
     /// second moment.
-    pub fn cosine(&self, newest: Option<f64>) -> f64 {
+    pub(crate) fn cosine(&self, newest: Option<f64>) -> f64 {
         self.square * newest.map_or(UNKNOWN, |part| LEAST.max(OF_ROOT * part.sqrt()))
     }
 }

@@ -8,9 +8,9 @@
 use crate::optimizer::linear::Update;
 
 /// Largest part of a step that it may miss, as a length.
-pub const PART: f64 = 0.01;
+pub(crate) const PART: f64 = 0.01;
 /// And the roundings of the iterates.
-pub const ROUNDINGS: f64 = 4.0;
+pub(crate) const ROUNDINGS: f64 = 4.0;
 /// A step that is shorter than so many roundings of the iterates is mostly made of them.
 const SHORT: f64 = 2.0;
 /// How exact the sums are, relative to their absolute terms (`docs/numerics.md`).
@@ -20,7 +20,7 @@ const FEW: f64 = 256.0;
 
 /// The sums of a tensor at a step, for the gradient g as the optimizer received it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct StepSums {
+pub(crate) struct StepSums {
     /// Elements of the tensor.
     pub elements: u64,
     /// Unit roundoff of its type.
@@ -43,7 +43,7 @@ pub struct StepSums {
 
 /// The squared length of a momentum buffer.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Buffer {
+pub(crate) struct Buffer {
     square: f64,
     /// How far sums may have it off.
     error: f64,
@@ -53,7 +53,7 @@ pub struct Buffer {
 
 /// What the sums of a step say.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Finding {
+pub(crate) enum Finding {
     /// It is the optimizer's, as far as they tell.
     Holds,
     /// It is not; the energy of what is missing, about.
@@ -93,7 +93,7 @@ impl StepSums {
 
 /// The squared length of the buffer after a step, from what the step was; `first` is the tensor's first, whose
 /// buffer is u. `None` where the step does not tell.
-pub fn buffer_after(update: &Update, first: bool, s: &StepSums) -> Option<Buffer> {
+pub(crate) fn buffer_after(update: &Update, first: bool, s: &StepSums) -> Option<Buffer> {
     let u2 = s.u2(update.weight_decay);
     if first {
         return Some(Buffer { square: u2, error: SUM_ERROR * u2, rounding: 0.0 });
@@ -111,7 +111,7 @@ pub fn buffer_after(update: &Update, first: bool, s: &StepSums) -> Option<Buffer
 
 /// Whether a step is what `update` makes of the gradient, and of the buffer before it; `None` where that is
 /// not known, or a sum is not finite. `first` is the tensor's first step, before which there is no buffer.
-pub fn judge(update: &Update, first: bool, before: Option<Buffer>, s: &StepSums) -> Option<Finding> {
+pub(crate) fn judge(update: &Update, first: bool, before: Option<Buffer>, s: &StepSums) -> Option<Finding> {
     let into_buffer = if first && update.momentum != 0.0 { 1.0 } else { update.into_buffer };
     let alpha = update.into_step + update.from_buffer * into_buffer;
     let beta = if first { 0.0 } else { update.from_buffer * update.momentum };
@@ -138,13 +138,13 @@ pub fn judge(update: &Update, first: bool, before: Option<Buffer>, s: &StepSums)
 }
 
 /// A step that is not the optimizer's because the tensor has no gradient there, so that it must stay where it is.
-pub fn judge_absent(step2: f64) -> Option<Finding> {
+pub(crate) fn judge_absent(step2: f64) -> Option<Finding> {
     step2.is_finite().then_some(if step2 == 0.0 { Finding::Holds } else { Finding::Missed(step2) })
 }
 
 /// The energy of a step, and that of so many roundings of the iterates that a shorter one is mostly made of them.
 /// A step that ought not to move at all has neither.
-pub fn shortness(update: &Update, s: &StepSums) -> [f64; 2] {
+pub(crate) fn shortness(update: &Update, s: &StepSums) -> [f64; 2] {
     let alpha = update.into_step + update.from_buffer * update.into_buffer;
     let own = alpha * alpha * s.u2(update.weight_decay);
     let limit = SHORT * s.unit_roundoff;

@@ -3,7 +3,7 @@
 use crate::sums::Sums;
 
 /// Below this `ulp_ratio` the distance itself is made of rounding.
-pub const LOW_PRECISION: f64 = 1e3;
+pub(crate) const LOW_PRECISION: f64 = 1e3;
 
 /// Trust in one row.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -23,7 +23,7 @@ pub struct Trust {
 }
 
 /// Trust in a row in which rounding can have moved x_t - r by `rounding`.
-pub fn trust(s: &Sums, rounding: f64) -> Trust {
+pub(crate) fn trust(s: &Sums, rounding: f64) -> Trust {
     let ratio = s.d2.sqrt() / rounding;
     let ulp_ratio = (rounding > 0.0 && ratio.is_finite()).then_some(ratio);
     let later = s.dot_lag.filter(|_| !s.all_absent);

@@ -48,7 +48,7 @@ const KINDS: [Kind; 14] = [
 /// PyTorch's SGD: `u = sign g + weight_decay x`, `v' = momentum v + (1 - dampening) u`,
 /// `x' = x - lr (nesterov ? u + momentum v' : v')`; without momentum `x' = x - lr u`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sgd {
+pub(crate) struct Sgd {
     /// Learning rate.
     pub lr: f64,
     /// Momentum.

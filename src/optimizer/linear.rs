@@ -6,12 +6,12 @@
 //! forward for those that are already in x_t. `docs/metrics.md` derives both. Numbers only: files,
 //! tensors and references by name are not known here.
 
-pub use crate::optimizer::declared::Sgd;
+pub(crate) use crate::optimizer::declared::Sgd;
 
 /// One update as a linear map of the gradient: `u = g + weight_decay x`, `v' = momentum v + into_buffer u`,
 /// `x' = (1 - shrink) x - into_step u - from_buffer v'`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Update {
+pub(crate) struct Update {
     /// What the buffer keeps of itself.
     pub momentum: f64,
     /// What the buffer takes of u.
@@ -44,7 +44,7 @@ impl From<Sgd> for Update {
 
 impl Update {
     /// What becomes of a tensor without a gradient: nothing.
-    pub const NOTHING: Update = Update {
+    pub(crate) const NOTHING: Update = Update {
         momentum: 1.0,
         into_buffer: 0.0,
         into_step: 0.0,
@@ -55,14 +55,14 @@ impl Update {
 
     /// The update itself: from the buffer, a gradient and a parameter the new buffer, and what is
     /// taken off the parameter.
-    pub fn step(&self, buffer: f64, gradient: f64, x: f64) -> (f64, f64) {
+    pub(crate) fn step(&self, buffer: f64, gradient: f64, x: f64) -> (f64, f64) {
         let u = gradient + self.weight_decay * x;
         let buffer = self.momentum * buffer + self.into_buffer * u;
         (buffer, self.shrink * x + self.into_step * u + self.from_buffer * buffer)
     }
 
     /// Whether all of it is finite.
-    pub fn is_finite(self) -> bool {
+    pub(crate) fn is_finite(self) -> bool {
         let all = [
             self.momentum,
             self.into_buffer,
@@ -75,12 +75,12 @@ impl Update {
     }
 
     /// Whether a gradient of the past still acts, or a parameter moves without one.
-    pub fn remembers(&self) -> bool {
+    pub(crate) fn remembers(&self) -> bool {
         self.momentum != 0.0 || self.decays()
     }
 
     /// Whether weight decay takes something off the parameter.
-    pub fn decays(&self) -> bool {
+    pub(crate) fn decays(&self) -> bool {
         self.weight_decay != 0.0 || self.shrink != 0.0
     }
 }
@@ -88,7 +88,7 @@ impl Update {
 /// What r is made of, seen from step t: `r = a x_t + c v_t - sum_{s >= t} h_s g_s + (weights on the
 /// iterates up to x_t)`, with the momentum buffer v.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Adjoint {
+pub(crate) struct Adjoint {
     /// Response of r to x_t, through all iterates after it.
     pub a: f64,
     /// Response of r to the buffer before update t.
@@ -100,7 +100,7 @@ pub struct Adjoint {
 impl Adjoint {
     /// The state at step t from that at t + 1. `weight` is the weight of x_{t+1} in r.
     #[must_use]
-    pub fn before(self, update: &Update, weight: f64) -> Adjoint {
+    pub(crate) fn before(self, update: &Update, weight: f64) -> Adjoint {
         let a = self.a + weight;
         let buffer = self.c - update.from_buffer * a;
         let gradient = update.into_buffer * buffer - update.into_step * a;
@@ -113,21 +113,21 @@ impl Adjoint {
 /// the part of r that is made of iterates up to x_t, if all were orthogonal to each other: the
 /// second moments, weighted by the gradients' norms, of their coefficients there.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Past {
+pub(crate) struct Past {
     /// Entries (past, past), (past, x), (past, v), (x, x), (x, v), (v, v).
     moments: [f64; 6],
 }
 
 impl Past {
     /// Only x_0, of squared norm `x2`; `weight` is its weight in r.
-    pub fn start(x2: f64, weight: f64) -> Past {
+    pub(crate) fn start(x2: f64, weight: f64) -> Past {
         Past { moments: [weight * weight * x2, weight * x2, 0.0, x2, 0.0, 0.0] }
     }
 
     /// The state at step t + 1: update t with a gradient of squared norm `g2`. `weight` is the
     /// weight of x_{t+1} in r.
     #[must_use]
-    pub fn after(self, update: &Update, weight: f64, g2: f64) -> Past {
+    pub(crate) fn after(self, update: &Update, weight: f64, g2: f64) -> Past {
         let Update { momentum, into_buffer, into_step, from_buffer, weight_decay: wd, shrink } = *update;
         // Rows of the linear map (past, x, v) -> (past, x, v)'.
         let v = [0.0, into_buffer * wd, momentum];
@@ -158,7 +158,7 @@ impl Past {
 
     /// Squared length of what the past puts between x_t and r, where the adjoint at t is `adjoint`:
     /// of (1 - a) x_t - c v_t - (the past part of r).
-    pub fn distance2(&self, adjoint: &Adjoint) -> f64 {
+    pub(crate) fn distance2(&self, adjoint: &Adjoint) -> f64 {
         let w = [-1.0, 1.0 - adjoint.a, -adjoint.c];
         let [pp, px, pv, xx, xv, vv] = self.moments;
         let squares = w[0] * w[0] * pp + w[1] * w[1] * xx + w[2] * w[2] * vv;

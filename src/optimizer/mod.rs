@@ -5,7 +5,7 @@
 //! be for given second moments, and how long others remember a gradient. What follows from that is `linear`'s business.
 
 mod declared;
-pub mod linear;
+pub(crate) mod linear;
 pub(crate) mod replay;
 
 pub(crate) use crate::optimizer::replay::predictor;
@@ -17,7 +17,7 @@ use crate::run::read::catalog::{Catalog, Column, GROUPED};
 
 /// What an optimizer makes of its gradients.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Law {
+pub(crate) enum Law {
     /// A linear map of them, the same for all elements of a parameter group.
     Linear,
     /// For given second moments a linear map, of each element by itself.
@@ -28,7 +28,7 @@ pub enum Law {
 
 /// What an optimizer divides by the root of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Moment {
+pub(crate) enum Moment {
     /// Its second moment, which is recorded with keyframes.
     Recorded,
     /// Its second moment, which is not.
@@ -39,7 +39,7 @@ pub enum Moment {
 
 /// A step of an optimizer that divides by the root of a second moment.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Elementwise {
+pub(crate) struct Elementwise {
     /// The step where the root is 1.
     pub linear: Update,
     /// The factor of the second moment in the next one, and of the square of the gradient.
@@ -70,7 +70,7 @@ impl Changing<'_> {
 }
 
 /// The hyperparameters of a run.
-pub struct Hyperparameters<'a> {
+pub(crate) struct Hyperparameters<'a> {
     declared: Declared<'a>,
     first: u64,
     /// By parameter group.
@@ -80,7 +80,7 @@ pub struct Hyperparameters<'a> {
 
 impl<'a> Hyperparameters<'a> {
     /// Those of a run.
-    pub fn new(manifest: &'a Manifest, catalog: &'a Catalog) -> Hyperparameters<'a> {
+    pub(crate) fn new(manifest: &'a Manifest, catalog: &'a Catalog) -> Hyperparameters<'a> {
         let declared = Declared::new(manifest);
         let of_group = |g: usize| {
             let of_key = |key: &'static str| Changing {
@@ -112,18 +112,18 @@ impl<'a> Hyperparameters<'a> {
     }
 
     /// Number of parameter groups that tensors belong to.
-    pub fn groups(&self) -> usize {
+    pub(crate) fn groups(&self) -> usize {
         self.changing.len()
     }
 
     /// The learning rate that was recorded at a step.
-    pub fn lr(&self, group: usize, step: u64) -> Option<f64> {
+    pub(crate) fn lr(&self, group: usize, step: u64) -> Option<f64> {
         self.changing(group, "lr")?.column?.recorded(step)
     }
 
     /// The weight decay that is added to the gradient as recorded, so negative where the optimizer
     /// climbs; 0 where decay acts on the parameters directly; `None` where the optimizer is unknown.
-    pub fn coupled_weight_decay(&self, group: usize, step: u64) -> Option<f64> {
+    pub(crate) fn coupled_weight_decay(&self, group: usize, step: u64) -> Option<f64> {
         self.declared.decay(group).map(|decay| match decay {
             Decay::Coupled => {
                 self.declared.sign(group) * self.value(group, step, "weight_decay").unwrap_or(0.0)
@@ -144,7 +144,7 @@ impl<'a> Hyperparameters<'a> {
     }
 
     /// What the optimizer makes of its gradients.
-    pub fn law(&self) -> Law {
+    pub(crate) fn law(&self) -> Law {
         let first = self.first;
         let decoupled = (0..self.groups()).any(|g| self.declared.flag(g, "decoupled_weight_decay"));
         let finite = |u: Option<Update>| u.is_some_and(Update::is_finite);
@@ -176,7 +176,7 @@ impl<'a> Hyperparameters<'a> {
     /// The update of step t as a linear map of the gradient as recorded, of a tensor that takes its `count`-th
     /// step, counting from 1; where the optimizer divides by the root of a second moment, the map for a root
     /// of 1. `None` where the optimizer has another law, or the learning rate is not known.
-    pub fn update(&self, group: usize, step: u64, count: u64) -> Option<Update> {
+    pub(crate) fn update(&self, group: usize, step: u64, count: u64) -> Option<Update> {
         self.linear(group, step, count).or_else(|| self.elementwise(group, step, count).map(|e| e.linear))
     }
 
@@ -195,13 +195,13 @@ impl<'a> Hyperparameters<'a> {
     }
 
     /// The second moment before the first step.
-    pub fn first_moment(&self, group: usize) -> f64 {
+    pub(crate) fn first_moment(&self, group: usize) -> f64 {
         let adagrad = self.declared.name() == "adagrad";
         self.declared.initial(group, "initial_accumulator_value").filter(|_| adagrad).unwrap_or(0.0)
     }
 
     /// What the optimizer divides by the root of.
-    pub fn moment(&self) -> Moment {
+    pub(crate) fn moment(&self) -> Moment {
         let amsgrad = (0..self.groups()).any(|g| self.declared.flag(g, "amsgrad"));
         match self.declared.name() {
             "adam" | "adamw" if !amsgrad => Moment::Recorded,
@@ -212,7 +212,7 @@ impl<'a> Hyperparameters<'a> {
 
     /// The update of step t where the optimizer divides by the root of a second moment; otherwise as
     /// [`Self::update`].
-    pub fn elementwise(&self, group: usize, step: u64, count: u64) -> Option<Elementwise> {
+    pub(crate) fn elementwise(&self, group: usize, step: u64, count: u64) -> Option<Elementwise> {
         let value = |key: &str| self.value(group, step, key);
         let lr = self.declared.sign(group) * value("lr")?;
         let plain = Update {
@@ -267,7 +267,7 @@ impl<'a> Hyperparameters<'a> {
 
     /// What is left of a gradient, its sign included, from one step to the next, at most: of SGD its momentum, of
     /// Adam its first beta. `None` where that is not known.
-    pub fn memory(&self) -> Option<f64> {
+    pub(crate) fn memory(&self) -> Option<f64> {
         let memory = self.declared.memory()?;
         let of_group = |g: usize| {
             let of_key = |key: &&str| {
@@ -284,7 +284,7 @@ impl<'a> Hyperparameters<'a> {
 
     /// The part that one gradient has in the second moment in the long run, at most; 0 where that is their sum. `None`
     /// where it is not known what the optimizer divides by.
-    pub fn newest_part(&self) -> Option<f64> {
+    pub(crate) fn newest_part(&self) -> Option<f64> {
         let key = match self.declared.name() {
             "adam" | "adamw" | "nadam" | "radam" | "adamax" => "beta2",
             "rmsprop" => "alpha",
@@ -298,7 +298,7 @@ impl<'a> Hyperparameters<'a> {
 
     /// What is left of a change of the parameters after step t, which weight decay takes back in the course of
     /// time; `None` where that is not one factor for all elements.
-    pub fn kept(&self, group: usize, step: u64) -> Option<f64> {
+    pub(crate) fn kept(&self, group: usize, step: u64) -> Option<f64> {
         let decay = self.coupled_weight_decay(group, step)?;
         if decay == 0.0 {
             return Some(1.0 - self.shrink(group, step)?);
@@ -310,7 +310,7 @@ impl<'a> Hyperparameters<'a> {
     }
 
     /// Whether there is any coupled weight decay.
-    pub fn decays(&self) -> bool {
+    pub(crate) fn decays(&self) -> bool {
         self.decays
     }
 }

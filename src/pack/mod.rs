@@ -27,7 +27,7 @@ use crate::run::write::writer::{Profile, Step, Writer, WriterOptions};
 use crate::run::{Access, FINAL, Run, parent};
 
 /// How the new run is stored, and where.
-pub struct Options {
+pub(crate) struct Options {
     /// How vectors are stored.
     pub profile: Profile,
     /// Whether iterates are predicted.
@@ -40,7 +40,7 @@ pub struct Options {
 
 /// What a run takes on the disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Size {
+pub(crate) struct Size {
     /// Bytes of the shards that count.
     pub bytes: u64,
     /// The same in bits a parameter and step.
@@ -48,7 +48,7 @@ pub struct Size {
 }
 
 /// What was done.
-pub struct Packed {
+pub(crate) struct Packed {
     /// What the run took.
     pub before: Size,
     /// What it takes.
@@ -60,7 +60,7 @@ pub struct Packed {
 }
 
 /// A run that is about to be transcoded. No process can record it meanwhile.
-pub struct Pack {
+pub(crate) struct Pack {
     _held: Held,
     run: Run,
     access: Access,
@@ -90,7 +90,7 @@ impl Pack {
     /// # Errors
     /// A process records the run; something that counts is damaged or missing; there is no room for the
     /// new run, or no place.
-    pub fn prepare(path: &Path, access: Access, options: Options) -> Result<Pack> {
+    pub(crate) fn prepare(path: &Path, access: Access, options: Options) -> Result<Pack> {
         let path = whole_path(path)?;
         let held = Held::take(&path)?;
         let run = Run::open(&path, access).map_err(|e| refuse(&path, e))?;
@@ -108,13 +108,13 @@ impl Pack {
     }
 
     /// How many pairs of step and chunk are read, from the old run and then from the new one.
-    pub fn cells(&self) -> u64 {
+    pub(crate) fn cells(&self) -> u64 {
         let chunks = |rank| self.run.table.of_rank(rank).len() as u64;
         2 * (0..).zip(&self.ranks).map(|(rank, plan)| plan.end * chunks(rank)).sum::<u64>()
     }
 
     /// Chunks of a step.
-    pub fn chunks(&self) -> u64 {
+    pub(crate) fn chunks(&self) -> u64 {
         self.run.table.chunks().len() as u64
     }
 
@@ -124,7 +124,7 @@ impl Pack {
     /// # Errors
     /// A vector is damaged, the new run differs, or the disk refuses. The old run is then as it was, and
     /// nothing is left of the new one.
-    pub fn run(self, progress: &dyn Fn(u64, u64)) -> Result<Packed> {
+    pub(crate) fn run(self, progress: &dyn Fn(u64, u64)) -> Result<Packed> {
         let new = Replacement::create(&self.target, &self.manifest)?;
         let mut digests = Vec::new();
         for (rank, plan) in (0..).zip(&self.ranks) {

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::table::metadata;
 
 /// What a table's metadata says of the steps that it holds.
+#[derive(Debug)]
 struct Held<'a> {
     start: u64,
     end: u64,

@@ -20,7 +20,7 @@ use crate::analyze::{Analysis, Measured, Observer, Options, Pass, Shadow, thread
 use crate::error::Result;
 use crate::group;
 use crate::reference;
-use crate::reference::{Cache, Own, Reference, Spec};
+use crate::reference::{Cache, Own, Reference, ReferenceSpec};
 use crate::report::{SUMMARY, left_out, report};
 use crate::row::Sink;
 use crate::run::format::manifest::GRAD;
@@ -34,7 +34,7 @@ use crate::table::{Table, metadata};
 #[derive(Clone, Debug)]
 pub struct Question {
     /// What the steps are measured against.
-    pub references: Vec<Spec>,
+    pub references: Vec<ReferenceSpec>,
     /// Names of the directions that are measured: `grad`, `grad_wd`, `grad_preclip`, `update`, or a recorded stream.
     pub streams: Vec<String>,
     /// Groups that get a row each step: `*` (all tensors), `each` (every tensor), a tensor's name, a glob, `NAME=GLOB`.
@@ -50,7 +50,7 @@ pub struct Question {
 impl Default for Question {
     fn default() -> Question {
         Question {
-            references: vec![Spec::Own(Own::Final)],
+            references: vec![ReferenceSpec::Own(Own::Final)],
             streams: vec![GRAD.to_owned()],
             groups: vec![group::ALL.to_owned()],
             steps: Steps::default(),
@@ -69,6 +69,15 @@ pub struct Execution<'a> {
     pub backend: Backend,
     /// Who is told of the progress.
     pub observer: &'a dyn Observer,
+}
+
+impl std::fmt::Debug for Execution<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Execution")
+            .field("threads", &self.threads)
+            .field("backend", &self.backend)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for Execution<'_> {

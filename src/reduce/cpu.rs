@@ -338,7 +338,7 @@ macro_rules! with_element {
 /// Vectors of one chunk at one step, all of the chunk's length, at most 65,536.
 ///
 /// Where `x_next` or `x_0` is not recorded the caller passes `x` and ignores the sums that hold it.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Vectors<'a> {
     /// The stored direction.
     pub g: &'a [f32],
@@ -359,13 +359,13 @@ pub fn step_sums(isa: Isa, v: &Vectors<'_>, r: &[f32]) -> (IterateSums, Directio
 }
 
 /// The sums of iterates alone.
-pub fn iterate_sums(isa: Isa, v: &Vectors<'_>) -> IterateSums {
+pub(crate) fn iterate_sums(isa: Isa, v: &Vectors<'_>) -> IterateSums {
     let [x2, step2, init2] = run!(isa, iterate_body, Iterate, [v.x, v.next, v.init]);
     IterateSums { x2, step2, init2 }
 }
 
 /// The sums of a direction by itself.
-pub fn direction_sums(isa: Isa, direction: Direction, v: &Vectors<'_>) -> DirectionSums {
+pub(crate) fn direction_sums(isa: Isa, direction: Direction, v: &Vectors<'_>) -> DirectionSums {
     let input = [v.g, v.x, v.next];
     let [g2, gx] = with_element!(direction, e => run!(isa, along_body, Along(e), input));
     DirectionSums { g2, gx }
@@ -395,14 +395,14 @@ pub fn three_reference_sums(
 }
 
 /// The sum of `s * (later - r)` of a direction s, with an iterate `later` than x_t.
-pub fn lagged_sum(isa: Isa, direction: Direction, v: &Vectors<'_>, later: &[f32], r: &[f32]) -> f64 {
+pub(crate) fn lagged_sum(isa: Isa, direction: Direction, v: &Vectors<'_>, later: &[f32], r: &[f32]) -> f64 {
     let input = [v.g, v.x, v.next, later, r];
     let [dot] = with_element!(direction, e => run!(isa, lagged_body, Lagged(e), input));
     dot
 }
 
 /// The sums of `h g^2` and `(h g)^2`, with the response `h` to each element of a gradient.
-pub fn own_sums(isa: Isa, h: &[f32], g: &[f32]) -> [f64; 2] {
+pub(crate) fn own_sums(isa: Isa, h: &[f32], g: &[f32]) -> [f64; 2] {
     run!(isa, own_body, Own, [h, g])
 }
 

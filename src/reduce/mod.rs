@@ -4,10 +4,10 @@
 //! `docs/numerics.md`: every term is formed in f64 from exactly widened elements and added with one
 //! fused multiply-add.
 
-pub mod cpu;
-pub mod response;
+pub(crate) mod cpu;
+pub(crate) mod response;
 mod simd;
-pub mod spread;
+pub(crate) mod spread;
 
 /// How the elements of a direction s come from those of the stored vectors.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -8,7 +8,7 @@ use crate::isa::{Isa, multi_isa};
 
 /// The numbers of a step back, for given responses of the reference to the iterate after it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Back {
+pub(crate) struct Back {
     /// What the buffer takes of the gradient.
     pub into_buffer: f32,
     /// What the buffer keeps of itself.
@@ -94,27 +94,27 @@ fn bridge_body([keep, here, there]: [f32; 3], inverse: [&[f32]; 2], c: &mut [f32
 multi_isa! {
     /// Takes the second moments `v` a step on, by gradients `u` that have their weight decay: the bits of the
     /// codec's replay. `factors` are what is left of v, and what comes of the square.
-    pub fn second(factors: [f32; 2], u: &[f32], v: &mut [f32])
+    pub(crate) fn second(factors: [f32; 2], u: &[f32], v: &mut [f32])
     => portable second_body, avx2 second_body, avx512 second_body
 }
 multi_isa! {
     /// Adds coupled weight decay to a gradient.
-    pub fn decayed(weight_decay: f32, x: &[f32], g: &[f32], u: &mut [f32])
+    pub(crate) fn decayed(weight_decay: f32, x: &[f32], g: &[f32], u: &mut [f32])
     => portable decayed_body, avx2 decayed_body, avx512 decayed_body
 }
 multi_isa! {
     /// The larger of each two second moments.
-    pub fn larger(v: &[f32], largest: &mut [f32])
+    pub(crate) fn larger(v: &[f32], largest: &mut [f32])
     => portable larger_body, avx2 larger_body, avx512 larger_body
 }
 multi_isa! {
     /// What the optimizer multiplies a step with: `1 / (scale sqrt(v) + eps)`.
-    pub fn inverse(scale_and_eps: [f32; 2], v: &[f32], out: &mut [f32])
+    pub(crate) fn inverse(scale_and_eps: [f32; 2], v: &[f32], out: &mut [f32])
     => portable inverse_body, avx2 inverse_body, avx512 inverse_body
 }
 multi_isa! {
     /// [`second`] and [`inverse`] in one pass.
-    pub fn second_and_inverse(
+    pub(crate) fn second_and_inverse(
         factors: [f32; 2],
         scale_and_eps: [f32; 2],
         u: &[f32],
@@ -126,7 +126,7 @@ multi_isa! {
 multi_isa! {
     /// Goes a step back: from the responses `c` to the buffer after it to those before it, and to the gradient `h`,
     /// with its sign turned.
-    pub fn back(step: Back, inverse: &[f32], c: &mut [f32], h: &mut [f32])
+    pub(crate) fn back(step: Back, inverse: &[f32], c: &mut [f32], h: &mut [f32])
     => portable back_body, avx2 back_body, avx512 back_body
 }
 
@@ -137,7 +137,7 @@ multi_isa! {
 
 /// The same with coupled weight decay, where the responses `a` to the iterate change with the element; `weight` is
 /// that of the iterate after the step in the reference. The step's numbers are without the response to it.
-pub fn back_coupled(
+pub(crate) fn back_coupled(
     isa: Isa,
     (step, weight_decay, weight): (Back, f32, f32),
     inverse: &[f32],
@@ -149,7 +149,7 @@ pub fn back_coupled(
 multi_isa! {
     /// Goes back over steps whose gradients are not known: what is left of the responses, and what the steps put
     /// into them, of the inverse roots before and after.
-    pub fn bridge(factors: [f32; 3], inverse: [&[f32]; 2], c: &mut [f32])
+    pub(crate) fn bridge(factors: [f32; 3], inverse: [&[f32]; 2], c: &mut [f32])
     => portable bridge_body, avx2 bridge_body, avx512 bridge_body
 }
 

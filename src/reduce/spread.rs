@@ -58,7 +58,7 @@ impl Spread {
 const ROUNDINGS: f64 = 64.0 / (1u64 << 53) as f64;
 
 /// A reference as its errors are seen.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Off<'a> {
     /// Its values.
     pub values: &'a [f32],
@@ -69,7 +69,7 @@ pub struct Off<'a> {
 }
 
 /// Widths of the vectors of one chunk, all of its length. Zeros where nothing was lost.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Widths<'a> {
     /// Of the stored direction.
     pub g: &'a [f32],

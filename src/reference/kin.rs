@@ -14,7 +14,7 @@ const DETOUR: f64 = 1.1;
 pub(super) const PATH: usize = 3;
 /// How near a file lies to a path, where it lies nearer than what is not made of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kin {
+pub(crate) enum Kin {
     /// No further from an iterate than the file's type rounds.
     Rounding {
         /// The step of the iterate.
@@ -38,7 +38,7 @@ pub enum Kin {
 
 impl Kin {
     /// The step of an iterate next to it.
-    pub fn nearest(self) -> u64 {
+    pub(crate) fn nearest(self) -> u64 {
         match self {
             Kin::Rounding { nearest, .. } | Kin::Mixture { nearest } => nearest,
             Kin::Between { before, .. } => before,

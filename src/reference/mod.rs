@@ -15,19 +15,19 @@ mod own;
 mod recognise;
 mod spec;
 mod values;
-pub mod weights;
+pub(crate) mod weights;
 
 use std::path::{Path, PathBuf};
 
 use crate::dtype::{DType, round};
 use crate::error::{Error, Result};
 pub(crate) use crate::reference::kin::Distances;
-pub use crate::reference::kin::Kin;
-pub use crate::reference::own::Cache;
-pub use crate::reference::own::final_fault;
+pub(crate) use crate::reference::kin::Kin;
+pub(crate) use crate::reference::own::Cache;
+pub(crate) use crate::reference::own::final_fault;
 use crate::reference::own::{open_final, resolve};
 use crate::reference::spec::{Found, find};
-pub use crate::reference::spec::{Own, Spec};
+pub use crate::reference::spec::{Own, ReferenceSpec};
 use crate::reference::values::Values;
 use crate::reference::weights::Weights;
 use crate::run::format::chunk::Chunk;
@@ -39,7 +39,8 @@ use crate::run::read::window::Window;
 use crate::run::{Run, parent};
 
 /// A reference iterate.
-pub struct Reference {
+#[derive(Debug)]
+pub(crate) struct Reference {
     /// The name that rows carry.
     pub name: String,
     /// The step of the path that it is, where it is one.
@@ -77,7 +78,7 @@ pub struct Reference {
 
 /// Where a reference comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub(crate) enum Origin {
     /// The analyzed run.
     Own,
     /// A file.
@@ -91,27 +92,27 @@ pub enum Origin {
 
 impl Reference {
     /// Whether it comes from another path from the same x_0.
-    pub fn is_control(&self) -> bool {
+    pub(crate) fn is_control(&self) -> bool {
         self.origin == Origin::Run { same_start: Some(true) } && self.shared == 0
     }
 
     /// Whether it was given as a file.
-    pub fn is_file(&self) -> bool {
+    pub(crate) fn is_file(&self) -> bool {
         self.place.is_some() && self.run_id.is_none()
     }
 
     /// Whether the reference has this tensor.
-    pub fn has(&self, tensor: usize) -> bool {
+    pub(crate) fn has(&self, tensor: usize) -> bool {
         self.values.has(tensor)
     }
 
     /// The square of what rounding to a type coarser than the run's can have moved a tensor by.
-    pub fn rounding2(&self, tensor: usize) -> f64 {
+    pub(crate) fn rounding2(&self, tensor: usize) -> f64 {
         self.roundings.get(tensor).copied().unwrap_or(0.0)
     }
 
     /// The same of all tensors.
-    pub fn roundings2(&self) -> f64 {
+    pub(crate) fn roundings2(&self) -> f64 {
         self.roundings.iter().sum()
     }
 
@@ -119,17 +120,17 @@ impl Reference {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn chunk(&self, chunk: &Chunk, buffer: &mut Vec<u8>, out: &mut [f32]) -> Result<()> {
+    pub(crate) fn chunk(&self, chunk: &Chunk, buffer: &mut Vec<u8>, out: &mut [f32]) -> Result<()> {
         self.values.chunk(chunk, buffer, out)
     }
 
     /// Whether its values may be off.
-    pub fn is_lossy(&self) -> bool {
+    pub(crate) fn is_lossy(&self) -> bool {
         self.widths.is_some()
     }
 
     /// Whether its values were rounded once more after what was lost: an average's.
-    pub fn is_rounded(&self) -> bool {
+    pub(crate) fn is_rounded(&self) -> bool {
         self.widths.is_some() && self.averaged
     }
 
@@ -137,7 +138,7 @@ impl Reference {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn widths(&self, chunk: &Chunk, buffer: &mut Vec<u8>, out: &mut [f32]) -> Result<()> {
+    pub(crate) fn widths(&self, chunk: &Chunk, buffer: &mut Vec<u8>, out: &mut [f32]) -> Result<()> {
         let Some(widths) = &self.widths else {
             out.fill(0.0);
             return Ok(());
@@ -156,10 +157,15 @@ impl Reference {
 ///
 /// # Errors
 /// One is not there, is damaged, or is a reference for another model.
-pub fn open(run: &Run, catalog: &Catalog, specs: &[Spec], cache: &Cache) -> Result<Vec<Reference>> {
+pub(crate) fn open(
+    run: &Run,
+    catalog: &Catalog,
+    specs: &[ReferenceSpec],
+    cache: &Cache,
+) -> Result<Vec<Reference>> {
     let mut own = Vec::new();
     for spec in specs {
-        if let Spec::Own(o) = spec {
+        if let ReferenceSpec::Own(o) = spec {
             own.push(resolve(run, catalog, o)?);
         }
     }
@@ -167,8 +173,8 @@ pub fn open(run: &Run, catalog: &Catalog, specs: &[Spec], cache: &Cache) -> Resu
     let mut all: Vec<Reference> = Vec::new();
     for spec in specs {
         let reference = match spec {
-            Spec::Own(_) => own.next(),
-            Spec::Path(text) => Some(open_path(run, catalog, text, cache)?),
+            ReferenceSpec::Own(_) => own.next(),
+            ReferenceSpec::Path(text) => Some(open_path(run, catalog, text, cache)?),
         };
         if let Some(r) =
             reference.filter(|r| all.iter().all(|known| known.name != r.name || known.xxh3 != r.xxh3))
@@ -185,7 +191,7 @@ pub fn open(run: &Run, catalog: &Catalog, specs: &[Spec], cache: &Cache) -> Resu
 ///
 /// # Errors
 /// As [`open`].
-pub fn of_companion(
+pub(crate) fn of_companion(
     companion: &Run,
     catalog: &Catalog,
     references: &[Reference],
@@ -196,11 +202,11 @@ pub fn of_companion(
         let own = match r.origin {
             Origin::Own => r.name.parse().ok(),
             Origin::File | Origin::Run { .. } => {
-                r.step.filter(|_| r.kin.is_none()).map(|s| Spec::Own(Own::Step(s)))
+                r.step.filter(|_| r.kin.is_none()).map(|s| ReferenceSpec::Own(Own::Step(s)))
             }
         };
         numbers.push(match own.filter(|_| r.weights != Weights::None) {
-            Some(Spec::Own(own)) => {
+            Some(ReferenceSpec::Own(own)) => {
                 resolved.push(resolve(companion, catalog, &own)?);
                 Some(resolved.len() - 1)
             }
@@ -212,6 +218,7 @@ pub fn of_companion(
 }
 
 /// The name of a reference that lies somewhere: the last parts of its path.
+#[derive(Debug)]
 struct Named {
     path: PathBuf,
     /// So many parts.
@@ -277,7 +284,7 @@ fn tell_apart(run: &Run, all: &mut [Reference]) -> Result<()> {
 ///
 /// # Errors
 /// There is none, or it is damaged.
-pub fn check_final(run: &Run) -> Result<()> {
+pub(crate) fn check_final(run: &Run) -> Result<()> {
     open_final(run).map(|_| ())
 }
 
@@ -331,7 +338,7 @@ fn likeness(run: &Run, values: &Values, step: u64) -> Result<Likeness> {
 ///
 /// # Errors
 /// A file lacks one.
-pub fn check_cover(run: &Run, references: &[Reference], groups: &[crate::group::Group]) -> Result<()> {
+pub(crate) fn check_cover(run: &Run, references: &[Reference], groups: &[crate::group::Group]) -> Result<()> {
     for r in references {
         let mut wanted: Vec<usize> = groups.iter().flat_map(|g| g.tensors.iter().copied()).collect();
         wanted.sort_unstable();

@@ -21,7 +21,7 @@ use crate::run::write::reference_file::Of;
 use crate::run::{FINAL, Run, assemble_final};
 
 /// Where averages of iterates are kept between analyses.
-pub struct Cache {
+pub(crate) struct Cache {
     /// `None` where nothing is to be kept.
     parent: Option<PathBuf>,
     /// Made when it is first needed.
@@ -38,12 +38,12 @@ struct Made {
 
 impl Cache {
     /// In `parent/lpa-references`, or in a temporary directory where that cannot be written.
-    pub fn below(parent: &Path) -> Cache {
+    pub(crate) fn below(parent: &Path) -> Cache {
         Cache { parent: Some(parent.to_owned()), made: OnceLock::new() }
     }
 
     /// In a temporary directory, for this analysis only.
-    pub fn temporary() -> Cache {
+    pub(crate) fn temporary() -> Cache {
         Cache { parent: None, made: OnceLock::new() }
     }
 
@@ -201,7 +201,7 @@ pub(super) fn open_final(run: &Run) -> Result<(Values, String)> {
 ///
 /// # Errors
 /// The run is not complete, or its shards do not give x_T.
-pub fn final_fault(run: &Run) -> Result<Option<String>> {
+pub(crate) fn final_fault(run: &Run) -> Result<Option<String>> {
     let path = run.path.join(FINAL);
     let Some(step) = run.final_step() else {
         return Err(no_final(run));

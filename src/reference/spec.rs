@@ -8,7 +8,7 @@ use crate::run::directory::MANIFEST;
 
 /// A reference as it was asked for.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Spec {
+pub enum ReferenceSpec {
     /// An iterate, or an average of iterates, of the run itself.
     Own(Own),
     /// A file, or a directory of them, or another run and a reference of it.
@@ -32,10 +32,10 @@ pub enum Own {
     Ema(f64),
 }
 
-impl FromStr for Spec {
+impl FromStr for ReferenceSpec {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<Spec, String> {
+    fn from_str(text: &str) -> Result<ReferenceSpec, String> {
         let number = |s: &str| s.parse::<u64>().map_err(|_| format!("'{text}': '{s}' is no step or epoch"));
         let own = match text.split_once(':') {
             None if text == "final" => Own::Final,
@@ -58,9 +58,9 @@ impl FromStr for Spec {
                 Own::Ema(beta)
             }
             _ if text.is_empty() => return Err("a reference has a name".to_owned()),
-            _ => return Ok(Spec::Path(text.to_owned())),
+            _ => return Ok(ReferenceSpec::Path(text.to_owned())),
         };
-        Ok(Spec::Own(own))
+        Ok(ReferenceSpec::Own(own))
     }
 }
 
@@ -103,8 +103,8 @@ pub(super) fn find(text: &str) -> Result<Found, String> {
         let (run, rest) = (Path::new(&text[..i]), &text[i + 1..]);
         if is_run(run) {
             return match rest.parse()? {
-                Spec::Own(own) => Ok(Found::Run(run.to_owned(), own)),
-                Spec::Path(rest) => Err(format!("'{rest}' is no reference of a run")),
+                ReferenceSpec::Own(own) => Ok(Found::Run(run.to_owned(), own)),
+                ReferenceSpec::Path(rest) => Err(format!("'{rest}' is no reference of a run")),
             };
         }
     }
@@ -121,13 +121,13 @@ mod tests {
     fn names_are_read_and_spelled_back() {
         for text in ["final", "last", "step:12", "epoch:3", "mean:5..9", "mean:5..", "ema:0.999"] {
             match text.parse().unwrap() {
-                Spec::Own(own) => assert_eq!(own.to_string(), text),
-                Spec::Path(_) => panic!("{text}"),
+                ReferenceSpec::Own(own) => assert_eq!(own.to_string(), text),
+                ReferenceSpec::Path(_) => panic!("{text}"),
             }
         }
-        assert_eq!("runs/b:final".parse(), Ok(Spec::Path("runs/b:final".to_owned())));
+        assert_eq!("runs/b:final".parse(), Ok(ReferenceSpec::Path("runs/b:final".to_owned())));
         for text in ["step:x", "epoch:", "mean:5", "mean:5..5", "ema:1", "ema:-1", "ema:b", ""] {
-            assert!(text.parse::<Spec>().is_err(), "{text}");
+            assert!(text.parse::<ReferenceSpec>().is_err(), "{text}");
         }
     }
 }

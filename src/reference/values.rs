@@ -18,13 +18,14 @@ use crate::run::format::manifest::TensorInfo;
 use crate::run::read::mapped::Source;
 
 /// Where the values of each tensor lie.
+#[derive(Debug)]
 pub(super) struct Values {
     sources: Vec<(PathBuf, Source)>,
     /// By tensor of the run; `None` where no file has it.
     places: Vec<Option<Place>>,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Place {
     source: usize,
     offset: u64,

@@ -2,7 +2,7 @@
 
 /// Weights on the iterates of the analyzed run. They add up to 1, or there are none.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Weights {
+pub(crate) enum Weights {
     /// Not made of iterates of this run.
     None,
     /// The same weight on each of these steps, ascending.
@@ -18,7 +18,7 @@ pub enum Weights {
 
 impl Weights {
     /// The steps, ascending.
-    pub fn steps(&self) -> &[u64] {
+    pub(crate) fn steps(&self) -> &[u64] {
         match self {
             Weights::None => &[],
             Weights::Equal(steps) | Weights::Ema { steps, .. } => steps,
@@ -26,12 +26,12 @@ impl Weights {
     }
 
     /// Whether x_step is among them.
-    pub fn has(&self, step: u64) -> bool {
+    pub(crate) fn has(&self, step: u64) -> bool {
         self.steps().binary_search(&step).is_ok()
     }
 
     /// The weight of x_step.
-    pub fn at(&self, step: u64) -> f64 {
+    pub(crate) fn at(&self, step: u64) -> f64 {
         let Ok(i) = self.steps().binary_search(&step) else {
             return 0.0;
         };
@@ -47,17 +47,17 @@ impl Weights {
     }
 
     /// The step after which nothing enters any more.
-    pub fn last(&self) -> Option<u64> {
+    pub(crate) fn last(&self) -> Option<u64> {
         self.steps().last().copied()
     }
 
     /// The single step, where there is one.
-    pub fn single(&self) -> Option<u64> {
+    pub(crate) fn single(&self) -> Option<u64> {
         self.last().filter(|_| self.steps().len() == 1)
     }
 
     /// The sum of the weights of the iterates of `range`.
-    pub fn mass(&self, range: std::ops::Range<u64>) -> f64 {
+    pub(crate) fn mass(&self, range: std::ops::Range<u64>) -> f64 {
         let steps = self.steps();
         let from = steps.partition_point(|&s| s < range.start);
         let to = steps.partition_point(|&s| s < range.end).max(from);

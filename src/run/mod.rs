@@ -3,11 +3,11 @@
 //! The truth is the directory listing: shards are found by name, and the journals say which attempt
 //! counts for which step. Nothing here decodes a vector.
 
-pub mod directory;
-pub mod format;
-pub mod read;
-pub mod upkeep;
-pub mod write;
+pub(crate) mod directory;
+pub(crate) mod format;
+pub(crate) mod read;
+pub(crate) mod upkeep;
+pub(crate) mod write;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use crate::codec::Decoder;
 use crate::error::{Error, Result, Tried};
 use crate::hash::xxh3_64;
 use crate::isa::{Isa, UnknownIsa};
-pub use crate::run::directory::publish::{Draft, parent};
+pub(crate) use crate::run::directory::publish::{Draft, parent};
 use crate::run::format::chunk::ChunkTable;
 use crate::run::format::journal::{Attempt, Journal, State};
 use crate::run::format::manifest::Manifest;
@@ -27,7 +27,7 @@ use crate::run::format::vector_id::{StreamId, VectorId};
 use crate::run::read::shard::Shard;
 pub(crate) use crate::run::upkeep::set_aside::{check_movable, set_aside};
 pub(crate) use crate::run::write::finish::rebuild_final;
-pub use crate::run::write::finish::{FINAL, assemble_final};
+pub(crate) use crate::run::write::finish::{FINAL, assemble_final};
 pub(crate) use crate::run::write::forecast::KEYFRAME_STEPS;
 
 /// How shards are read.
@@ -67,13 +67,14 @@ pub struct Segment {
 }
 
 /// A run that was opened for reading.
+#[derive(Debug)]
 pub struct Run {
     /// Path of the directory.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// What the run is.
-    pub manifest: Manifest,
+    pub(crate) manifest: Manifest,
     /// How its tensors are cut.
-    pub table: ChunkTable,
+    pub(crate) table: ChunkTable,
     access: Access,
     attempts: Vec<Vec<Attempt>>,
     dropped: Vec<(u64, String)>,
@@ -94,6 +95,22 @@ impl Run {
     /// There is no memory for it.
     pub(crate) fn decoder(&self) -> Result<Decoder> {
         Decoder::new(self.access.isa).tried("start the decoder for", &self.path)
+    }
+
+    /// Its directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How its tensors are cut.
+    #[doc(hidden)]
+    pub fn chunks(&self) -> &ChunkTable {
+        &self.table
+    }
+
+    /// What it is: tensors, streams, the optimizer.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
     }
 
     /// Opens a run: reads the manifest and the journals and lists the shards.
@@ -157,21 +174,24 @@ impl Run {
     }
 
     /// The segments of a rank in the order of steps.
+    #[doc(hidden)]
     pub fn segments(&self, rank: u32) -> &[Segment] {
         self.segments.get(rank as usize).map_or(&[], Vec::as_slice)
     }
 
     /// The attempts of rank 0.
+    #[doc(hidden)]
     pub fn attempts(&self) -> &[Attempt] {
         self.attempts.first().map_or(&[], Vec::as_slice)
     }
 
     /// Steps whose vectors were given up, and why.
-    pub fn dropped(&self) -> &[(u64, String)] {
+    pub(crate) fn dropped(&self) -> &[(u64, String)] {
         &self.dropped
     }
 
     /// Shards that later attempts superseded as a whole: none of their steps counts.
+    #[doc(hidden)]
     pub fn superseded(&self) -> &[ShardFile] {
         &self.superseded
     }
@@ -183,6 +203,7 @@ impl Run {
     }
 
     /// The step after the last one that a rank published without a gap before it.
+    #[doc(hidden)]
     pub fn end_of_rank(&self, rank: u32) -> u64 {
         let mut end = self.first_of_rank(rank);
         for s in self.segments(rank) {
@@ -215,7 +236,7 @@ impl Run {
     }
 
     /// The error for ranks that ended the newest attempt at different steps.
-    pub fn closing_conflict(&self) -> Option<Error> {
+    pub(crate) fn closing_conflict(&self) -> Option<Error> {
         let closed = |all: &Vec<Attempt>| match all.last()?.state {
             State::Closed(step) => Some(step),
             State::Open | State::Stopped(_) => None,
@@ -227,7 +248,7 @@ impl Run {
     }
 
     /// Whether a process is recording this run now.
-    pub fn is_being_written(&self) -> bool {
+    pub(crate) fn is_being_written(&self) -> bool {
         use rustix::fs::{FlockOperation, flock};
         use rustix::io::Errno;
         (0..self.manifest.world).any(|rank| {
@@ -237,6 +258,7 @@ impl Run {
     }
 
     /// Shards that should be there and are not.
+    #[doc(hidden)]
     pub fn missing(&self) -> Vec<Error> {
         let mut all = Vec::new();
         let starts = self.starts();
@@ -275,6 +297,7 @@ impl Run {
     ///
     /// # Errors
     /// A shard cannot be read; damage is left for others to find.
+    #[doc(hidden)]
     pub fn keyframes(&self) -> Result<&[u64]> {
         if let Some(known) = self.keyframes.get() {
             return Ok(known);
@@ -300,7 +323,7 @@ impl Run {
     ///
     /// # Errors
     /// As [`Self::keyframes`].
-    pub fn next_keyframe(&self, step: u64) -> Result<Option<u64>> {
+    pub(crate) fn next_keyframe(&self, step: u64) -> Result<Option<u64>> {
         let all = self.keyframes()?;
         Ok(all.get(all.partition_point(|k| *k <= step)).copied())
     }
@@ -309,6 +332,7 @@ impl Run {
     ///
     /// # Errors
     /// As [`Shard::open`].
+    #[doc(hidden)]
     pub fn open_shard(&self, file: &ShardFile) -> Result<Shard> {
         Shard::open(file, &self.manifest, &self.table, self.access.mmap)
     }

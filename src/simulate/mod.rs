@@ -3,8 +3,8 @@
 //! A [`Problem`] gives gradients, a [`Stepper`] makes steps of them in
 //! float32 as PyTorch does, and all of it is a function of the seed.
 
-pub mod optimizer;
-pub mod problem;
+pub(crate) mod optimizer;
+pub(crate) mod problem;
 
 use std::path::Path;
 
@@ -21,14 +21,14 @@ use crate::simulate::optimizer::{Settings, Stepper};
 use crate::simulate::problem::Problem;
 
 /// A generator for one purpose: streams of the same seed are independent.
-pub fn generator(seed: u64, stream: u64) -> ChaCha8Rng {
+pub(crate) fn generator(seed: u64, stream: u64) -> ChaCha8Rng {
     let mut generator = ChaCha8Rng::seed_from_u64(seed);
     generator.set_stream(stream);
     generator
 }
 
 /// Standard normal values.
-pub fn normal(generator: &mut ChaCha8Rng, n: usize) -> Vec<f64> {
+pub(crate) fn normal(generator: &mut ChaCha8Rng, n: usize) -> Vec<f64> {
     StandardNormal.sample_iter(generator).take(n).collect()
 }
 
@@ -39,8 +39,9 @@ fn round(values: &[f64]) -> Vec<f32> {
 }
 
 /// The learning rate over time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Schedule {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub(crate) enum Schedule {
     /// Always the same.
     Constant,
     /// From the learning rate to 0 along half a cosine.
@@ -67,7 +68,7 @@ impl Schedule {
 ///
 /// # Errors
 /// There is a run already, or the disk refuses.
-pub fn simulate(
+pub(crate) fn simulate(
     path: &Path,
     problem: &mut dyn Problem,
     settings: &Settings,

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 /// Which optimizer, and its hyperparameters.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Adam instead of SGD.
     pub adam: bool,
     /// Learning rate.
@@ -22,12 +22,12 @@ const EPS: f64 = 1e-8;
 
 impl Settings {
     /// The name in the manifest.
-    pub fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         if self.adam { "adam" } else { "sgd" }
     }
 
     /// The hyperparameters in the manifest.
-    pub fn recorded(&self) -> Map<String, Value> {
+    pub(crate) fn recorded(&self) -> Map<String, Value> {
         let value = if self.adam {
             json!({"lr": self.lr, "betas": BETAS, "eps": EPS, "weight_decay": self.weight_decay})
         } else {
@@ -39,7 +39,7 @@ impl Settings {
 }
 
 /// The optimizer with its state.
-pub struct Stepper {
+pub(crate) struct Stepper {
     settings: Settings,
     first: Vec<f32>,
     second: Vec<f32>,
@@ -50,12 +50,12 @@ pub struct Stepper {
 #[allow(clippy::cast_possible_truncation)]
 impl Stepper {
     /// For `dim` parameters.
-    pub fn new(settings: Settings, dim: usize) -> Stepper {
+    pub(crate) fn new(settings: Settings, dim: usize) -> Stepper {
         Stepper { settings, first: vec![0.0; dim], second: vec![0.0; dim], steps: 0 }
     }
 
     /// One update of `x`.
-    pub fn step(&mut self, x: &mut [f32], gradient: &[f32], lr: f64) {
+    pub(crate) fn step(&mut self, x: &mut [f32], gradient: &[f32], lr: f64) {
         self.steps += 1;
         if self.settings.adam { self.adam(x, gradient, lr) } else { self.sgd(x, gradient, lr) }
     }

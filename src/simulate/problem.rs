@@ -9,7 +9,7 @@ use rand_distr::{Distribution, Uniform};
 use crate::simulate::{generator, normal};
 
 /// Gives gradients.
-pub trait Problem {
+pub(crate) trait Problem {
     /// Its name in the manifest.
     fn name(&self) -> &'static str;
     /// Number of parameters.
@@ -28,6 +28,7 @@ fn dot(a: &[f64], x: &[f32]) -> f64 {
 
 /// Asymmetric linear model: `sqrt(1/|B| sum_{i in B} max(0, <a_i, x> - y_i)^2)` with normal a and y,
 /// batches without replacement. Convex.
+#[derive(Debug)]
 pub struct Alm {
     rows: Vec<Vec<f64>>,
     targets: Vec<f64>,
@@ -101,7 +102,7 @@ fn permutation(rng: &mut ChaCha8Rng, n: usize) -> Vec<usize> {
 }
 
 /// Sum of sines: `sum_k a_k sin(<w_k, x> + c_k)`, all normal, as many as dimensions, full gradient.
-pub struct Sm {
+pub(crate) struct Sm {
     amplitudes: Vec<f64>,
     directions: Vec<Vec<f64>>,
     phases: Vec<f64>,
@@ -109,7 +110,7 @@ pub struct Sm {
 
 impl Sm {
     /// In `dim` dimensions.
-    pub fn new(dim: usize, seed: u64) -> Sm {
+    pub(crate) fn new(dim: usize, seed: u64) -> Sm {
         let mut rng = generator(seed, 1);
         let amplitudes = normal(&mut rng, dim);
         let directions = (0..dim).map(|_| normal(&mut rng, dim)).collect();
@@ -138,14 +139,14 @@ impl Problem for Sm {
 }
 
 /// Gradients that are noise: standard normal, whatever x is.
-pub struct RandomWalk {
+pub(crate) struct RandomWalk {
     dim: usize,
     rng: ChaCha8Rng,
 }
 
 impl RandomWalk {
     /// In `dim` dimensions.
-    pub fn new(dim: usize, seed: u64) -> RandomWalk {
+    pub(crate) fn new(dim: usize, seed: u64) -> RandomWalk {
         RandomWalk { dim, rng: generator(seed, 1) }
     }
 }
@@ -166,7 +167,7 @@ impl Problem for RandomWalk {
 
 /// `1/2 sum_i h_i x_i^2` with curvatures from 0.01 to 1, evenly spaced in their logarithm, and
 /// gradients with normal noise of variance 1 / batch.
-pub struct Quadratic {
+pub(crate) struct Quadratic {
     curvatures: Vec<f64>,
     noise: f64,
     rng: ChaCha8Rng,
@@ -174,7 +175,7 @@ pub struct Quadratic {
 
 impl Quadratic {
     /// In `dim` dimensions.
-    pub fn new(dim: usize, batch: usize, seed: u64) -> Quadratic {
+    pub(crate) fn new(dim: usize, batch: usize, seed: u64) -> Quadratic {
         let last = dim.max(2) - 1;
         let curvatures = (0..dim).map(|i| 0.01f64.powf(1.0 - i as f64 / last as f64)).collect();
         Quadratic { curvatures, noise: 1.0 / (batch.max(1) as f64).sqrt(), rng: generator(seed, 1) }

@@ -7,7 +7,7 @@ const NAMED: usize = 3;
 
 /// How far the path follows from the gradients.
 #[derive(Clone, Debug, Default)]
-pub struct Followed {
+pub(crate) struct Followed {
     /// By group: its name, and the steps that are not the optimizer's.
     pub groups: Vec<(String, StepSet)>,
     /// Tensors with such steps: the name, the first of them, how many.
@@ -18,7 +18,7 @@ pub struct Followed {
 
 /// Which steps were compared with the optimizer.
 #[derive(Clone, Debug, Default)]
-pub enum Compared {
+pub(crate) enum Compared {
     /// None, since nothing depends on it.
     #[default]
     NotNeeded,

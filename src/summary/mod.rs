@@ -18,13 +18,13 @@ use crate::reference::{Kin, Origin};
 use crate::row::Row;
 use crate::row::Sink;
 use crate::summary::digest::{Digest, Quantity};
-pub use crate::summary::followed::{Compared, Followed};
+pub(crate) use crate::summary::followed::{Compared, Followed};
 
 /// Rows of a table in the summary.
 const LISTED: usize = 20;
 
 /// A reference that rows speak of.
-pub struct Subject {
+pub(crate) struct Subject {
     /// Its name.
     pub name: String,
     /// It comes from a run that starts at the same x_0.
@@ -40,7 +40,7 @@ pub struct Subject {
 }
 
 /// A stream that rows speak of.
-pub struct Topic {
+pub(crate) struct Topic {
     /// Its name.
     pub stream: String,
     /// Its loLR can be compared with the learning rate.
@@ -58,7 +58,7 @@ pub struct Topic {
 }
 
 /// Collects rows into a summary.
-pub struct Summary {
+pub(crate) struct Summary {
     first: u64,
     length: u64,
     subjects: Vec<Subject>,
@@ -70,13 +70,13 @@ pub struct Summary {
 
 impl Summary {
     /// A summary of rows whose steps lie in `steps`, against `subjects`.
-    pub fn new(steps: &std::ops::Range<u64>, subjects: Vec<Subject>, topics: Vec<Topic>) -> Summary {
+    pub(crate) fn new(steps: &std::ops::Range<u64>, subjects: Vec<Subject>, topics: Vec<Topic>) -> Summary {
         let length = steps.end.saturating_sub(steps.start).max(1);
         Summary { first: steps.start, length, subjects, topics, digests: Vec::new(), next: 0 }
     }
 
     /// The text, a block of lines. `steps` were measured, and the path was `followed`; `more` is to be noted besides.
-    pub fn text(&self, steps: u64, followed: &Followed, more: &[String]) -> String {
+    pub(crate) fn text(&self, steps: u64, followed: &Followed, more: &[String]) -> String {
         let mut out = String::new();
         // The whole model says most, where it is there.
         let whole = self.digests.iter().find(|d| d.group == ALL);
@@ -188,7 +188,7 @@ fn write_table(out: &mut String, title: &str, all: &[&Digest], label: impl Fn(&D
 }
 
 /// Three significant digits.
-pub fn significant(v: f64) -> String {
+pub(crate) fn significant(v: f64) -> String {
     if v == 0.0 || !v.is_finite() {
         return v.to_string();
     }
@@ -204,7 +204,7 @@ pub fn significant(v: f64) -> String {
 }
 
 /// Digits in groups of three: `1,510`.
-pub fn thousands(n: u64) -> String {
+pub(crate) fn thousands(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::new();
     for (i, d) in digits.chars().enumerate() {

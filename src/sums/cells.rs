@@ -5,7 +5,7 @@ use crate::sums::{Flags, Layout, SumRow, SumRowMut};
 
 /// Rows of sums of one layout: of a chunk at some steps, or of all tensors at one.
 #[derive(Clone, Debug)]
-pub struct Cells {
+pub(crate) struct Cells {
     layout: Layout,
     values: Vec<f64>,
     flags: Vec<Flags>,
@@ -13,58 +13,48 @@ pub struct Cells {
 
 impl Cells {
     /// No rows, with room for some.
-    pub fn with_capacity(layout: Layout, rows: usize) -> Cells {
+    pub(crate) fn with_capacity(layout: Layout, rows: usize) -> Cells {
         let values = Vec::with_capacity(layout.width() * rows);
         Cells { layout, values, flags: Vec::with_capacity(rows) }
     }
 
     /// Rows of zeros.
-    pub fn zeros(layout: Layout, rows: usize) -> Cells {
+    pub(crate) fn zeros(layout: Layout, rows: usize) -> Cells {
         Cells { layout, values: vec![0.0; layout.width() * rows], flags: vec![Flags::default(); rows] }
     }
 
-    /// Which sums each row has.
-    pub fn layout(&self) -> Layout {
-        self.layout
-    }
-
     /// How many rows there are.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.flags.len()
     }
 
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.flags.is_empty()
-    }
-
     /// A row.
-    pub fn row(&self, i: usize) -> SumRow<'_> {
+    pub(crate) fn row(&self, i: usize) -> SumRow<'_> {
         let width = self.layout.width();
         let numbers = &self.values[i * width..(i + 1) * width];
         SumRow { layout: self.layout, flags: self.flags[i], numbers }
     }
 
     /// All rows.
-    pub fn rows(&self) -> impl Iterator<Item = SumRow<'_>> {
+    pub(crate) fn rows(&self) -> impl Iterator<Item = SumRow<'_>> {
         (0..self.len()).map(|i| self.row(i))
     }
 
     /// A row, to be filled.
-    pub fn row_mut(&mut self, i: usize) -> SumRowMut<'_> {
+    pub(crate) fn row_mut(&mut self, i: usize) -> SumRowMut<'_> {
         let width = self.layout.width();
         let numbers = &mut self.values[i * width..(i + 1) * width];
         SumRowMut { layout: self.layout, flags: &mut self.flags[i], numbers }
     }
 
     /// Adds the row of a record.
-    pub fn push(&mut self, row: SumRow<'_, [u64]>) {
+    pub(crate) fn push(&mut self, row: SumRow<'_, [u64]>) {
         self.values.extend(row.words().map(f64::from_bits));
         self.flags.push(row.flags);
     }
 
     /// Adds the rows of `other`, which has the same layout.
-    pub fn append(&mut self, mut other: Cells) {
+    pub(crate) fn append(&mut self, mut other: Cells) {
         self.values.append(&mut other.values);
         self.flags.append(&mut other.flags);
     }
@@ -72,7 +62,7 @@ impl Cells {
 
 /// Folds rows of sums, one compensated accumulator a sum.
 #[derive(Debug)]
-pub struct Fold {
+pub(crate) struct Fold {
     layout: Layout,
     sums: Vec<Neumaier>,
     totals: Vec<f64>,
@@ -82,21 +72,21 @@ pub struct Fold {
 
 impl Fold {
     /// An empty fold.
-    pub fn new(layout: Layout) -> Fold {
+    pub(crate) fn new(layout: Layout) -> Fold {
         let width = layout.width();
         let (sums, totals) = (vec![Neumaier::default(); width], vec![0.0; width]);
         Fold { layout, sums, totals, flags: Flags::default(), terms: 0 }
     }
 
     /// Starts over.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.sums.fill(Neumaier::default());
         self.flags = Flags::default();
         self.terms = 0;
     }
 
     /// Adds the next row: a chunk of a tensor, or a tensor of a group.
-    pub fn add(&mut self, row: SumRow<'_>) {
+    pub(crate) fn add(&mut self, row: SumRow<'_>) {
         for (sum, &term) in self.sums.iter_mut().zip(row.numbers) {
             sum.add(term);
         }
@@ -112,7 +102,7 @@ impl Fold {
     }
 
     /// The row of the sums of all that was added.
-    pub fn total(&mut self) -> SumRow<'_> {
+    pub(crate) fn total(&mut self) -> SumRow<'_> {
         for (total, sum) in self.totals.iter_mut().zip(&self.sums) {
             *total = sum.total();
         }
@@ -120,7 +110,7 @@ impl Fold {
     }
 
     /// Appends that row to `cells`, which have the same layout.
-    pub fn total_into(&self, cells: &mut Cells) {
+    pub(crate) fn total_into(&self, cells: &mut Cells) {
         cells.values.extend(self.sums.iter().map(|s| s.total()));
         cells.flags.push(self.flags);
     }

@@ -208,7 +208,7 @@ impl<N: Numbers + ?Sized> SumRow<'_, N> {
 
 /// A row of sums that is filled.
 #[derive(Debug)]
-pub struct SumRowMut<'a> {
+pub(crate) struct SumRowMut<'a> {
     /// Which sums there are.
     pub layout: Layout,
     /// What they do not say themselves.
@@ -218,7 +218,7 @@ pub struct SumRowMut<'a> {
 
 /// Sums that go to one row together.
 #[derive(Clone, Copy, Debug)]
-pub enum Part {
+pub(crate) enum Part {
     /// Those of the iterates alone.
     Iterates(IterateSums),
     /// Those of a direction.
@@ -233,7 +233,7 @@ pub enum Part {
 
 impl SumRowMut<'_> {
     /// Puts sums in their places.
-    pub fn put(&mut self, part: Part) {
+    pub(crate) fn put(&mut self, part: Part) {
         let layout = self.layout;
         match part {
             Part::Iterates(i) => {
@@ -254,33 +254,33 @@ impl SumRowMut<'_> {
     }
 
     /// Puts `||s||^2` of a direction.
-    pub fn put_g2(&mut self, direction: usize, g2: f64) {
+    pub(crate) fn put_g2(&mut self, direction: usize, g2: f64) {
         self.numbers[self.layout.g2(direction)] = g2;
     }
 
     /// Puts `sum h g^2` and `sum (h g)^2` of a reference.
-    pub fn put_own(&mut self, reference: usize, sums: [f64; 2]) {
+    pub(crate) fn put_own(&mut self, reference: usize, sums: [f64; 2]) {
         let place = self.layout.own(reference);
         self.numbers[place..place + 2].copy_from_slice(&sums);
     }
 
     /// Puts the spread of `||x - r||^2`.
-    pub fn put_d2_spread(&mut self, reference: usize, spread: Spread) {
+    pub(crate) fn put_d2_spread(&mut self, reference: usize, spread: Spread) {
         self.put_spread(self.layout.d2_spread(reference), spread);
     }
 
     /// Puts the spread of `||s||^2`.
-    pub fn put_g2_spread(&mut self, direction: usize, spread: Spread) {
+    pub(crate) fn put_g2_spread(&mut self, direction: usize, spread: Spread) {
         self.put_spread(self.layout.g2_spread(direction), spread);
     }
 
     /// Puts the spread of `<s, x - r>`.
-    pub fn put_dot_spread(&mut self, direction: usize, reference: usize, spread: Spread) {
+    pub(crate) fn put_dot_spread(&mut self, direction: usize, reference: usize, spread: Spread) {
         self.put_spread(self.layout.dot_spread(direction, reference), spread);
     }
 
     /// Puts the spread of `<s, x_{t+lag} - r>`, where that is asked for.
-    pub fn put_dot_lag_spread(&mut self, direction: usize, reference: usize, spread: Spread) {
+    pub(crate) fn put_dot_lag_spread(&mut self, direction: usize, reference: usize, spread: Spread) {
         self.put_spread(self.layout.dot_spread(direction, reference) + Spread::WORDS, spread);
     }
 

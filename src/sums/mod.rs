@@ -6,13 +6,13 @@
 mod cells;
 mod layout;
 
-pub use cells::{Cells, Fold};
-pub use layout::{Layout, Numbers, Part, SumRow, SumRowMut};
+pub(crate) use cells::{Cells, Fold};
+pub(crate) use layout::{Layout, Numbers, Part, SumRow, SumRowMut};
 
 use crate::reduce::spread::Spread;
 
 /// Most directions of one analysis.
-pub const MAX_DIRECTIONS: usize = 30;
+pub(crate) const MAX_DIRECTIONS: usize = 30;
 
 /// What the sums of a row do not say themselves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

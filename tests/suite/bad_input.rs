@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use lpa::run::write::writer::{Step, Writer, WriterOptions};
+use lpa::{Step, Writer, WriterOptions};
 
 use crate::support::{Copy, Ran, Row, alone, borrow, flip, lpa, manifest, parse, record, rows, run, vector};
 

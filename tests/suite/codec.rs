@@ -1,11 +1,12 @@
 //! What is decoded is what was written, bit for bit, whatever it is.
 
-use lpa::codec::{
+use lpa::DType;
+use lpa::Isa;
+use lpa::internals::{
     COUPLED, Codec, Coding, Decoder, Encoder, Exponents, FUSED, NESTEROV, Past, Plane, Prediction, Predictor,
     Residual, predict,
 };
-use lpa::dtype::{DType, push_bytes, values};
-use lpa::isa::Isa;
+use lpa::internals::{push_bytes, values};
 use proptest::collection::vec;
 use proptest::prelude::*;
 

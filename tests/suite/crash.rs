@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use lpa::run::write::writer::{Writer, WriterOptions};
-use lpa::run::{Access, Run};
+use lpa::{Access, Run};
+use lpa::{Writer, WriterOptions};
 
 use crate::support::{borrow, manifest, run, vector, write_step};
 

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use lpa::hash::xxh3_64;
-use lpa::run::write::writer::{Writer, WriterOptions};
+use lpa::internals::xxh3_64;
+use lpa::{Writer, WriterOptions};
 
 use crate::path;
 use crate::prediction::{Training, Unusual};

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use lpa::isa::Isa;
-use lpa::run::write::writer::WriterOptions;
+use lpa::Isa;
+use lpa::WriterOptions;
 
 use crate::support::{Ran, fixture, lpa, record};
 

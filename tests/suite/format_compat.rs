@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use lpa::codec::{Codec, Coding, Exponents, Plane, Predictor};
-use lpa::run::read::vector::Vector;
-use lpa::run::{Access, Run};
+use lpa::Vector;
+use lpa::internals::{Codec, Coding, Exponents, Plane, Predictor};
+use lpa::{Access, Run};
 
 use crate::support::fixture;
 

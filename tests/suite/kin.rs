@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use lpa::dtype::DType;
-use lpa::run::format::manifest::{Manifest, StreamInfo, TensorInfo};
-use lpa::run::write::writer::{Step, Writer, WriterOptions};
+use lpa::DType;
+use lpa::{Manifest, StreamInfo, TensorInfo};
+use lpa::{Step, Writer, WriterOptions};
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 
 use crate::support::{Ran, Row, number, rows, run, values};

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use lpa::codec::{Codec, Coding, Decoder, Encoder, Exponents, Lossy, Noise, Past};
-use lpa::dtype::DType;
-use lpa::isa::Isa;
-use lpa::run::format::manifest::{Manifest, Precision, Slice, Storage};
-use lpa::run::read::vector::Vector;
-use lpa::run::write::writer::{Elements, Profile, Step, Writer, WriterOptions};
-use lpa::run::{Access, Run};
+use lpa::DType;
+use lpa::Isa;
+use lpa::Vector;
+use lpa::internals::{Codec, Coding, Decoder, Encoder, Exponents, Lossy, Noise, Past};
+use lpa::{Access, Run};
+use lpa::{Elements, Profile, Step, Writer, WriterOptions};
+use lpa::{Manifest, Precision, Slice, Storage};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -46,7 +46,7 @@ fn decode(
     coding: Coding,
     payload: &[u8],
     before: &[f32],
-) -> Result<Vec<f32>, lpa::codec::DecodeError> {
+) -> Result<Vec<f32>, lpa::internals::DecodeError> {
     let mut decoder = Decoder::new(isa).unwrap();
     let mut out = vec![f32::NAN; before.len()];
     if coding.follows() {

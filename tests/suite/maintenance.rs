@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use lpa::run::upkeep::hold::Held;
-use lpa::run::write::writer::{Writer, WriterOptions};
-use lpa::run::{Access, Run};
+use lpa::internals::Held;
+use lpa::{Access, Run};
+use lpa::{Writer, WriterOptions};
 
 use crate::support::{borrow, flip, manifest, record, run, vector, write_step};
 

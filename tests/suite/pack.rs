@@ -6,14 +6,14 @@ mod refusals;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use lpa::codec::Codec;
-use lpa::dtype::DType;
-use lpa::error::Error;
-use lpa::run::format::journal::{Journal, State};
-use lpa::run::format::manifest::{Manifest, Slice, StreamInfo};
-use lpa::run::read::vector::Vector;
-use lpa::run::write::writer::{Step, Writer, WriterOptions};
-use lpa::run::{Access, Run};
+use lpa::DType;
+use lpa::Error;
+use lpa::Vector;
+use lpa::internals::Codec;
+use lpa::internals::{Journal, State};
+use lpa::{Access, Run};
+use lpa::{Manifest, Slice, StreamInfo};
+use lpa::{Step, Writer, WriterOptions};
 
 use crate::support::{Copy, borrow, copy_dir, fixture, manifest, run, tensors, vector, write_step};
 
@@ -56,20 +56,20 @@ impl Contents {
     fn of(path: &Path) -> Contents {
         let run = Run::open(path, Access::default()).unwrap();
         let (mut vectors, mut scalars, mut ranks) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-        let streams = run.manifest.streams.iter().map(|s| s.name.clone());
+        let streams = run.manifest().streams.iter().map(|s| s.name.clone());
         let streams: Vec<String> = streams.chain(["iterate".to_owned()]).collect();
         for (step, stream) in run.steps().flat_map(|s| streams.iter().map(move |name| (s, name))) {
             let mut vector = match Vector::open(&run, step, stream) {
                 Err(Error::NotFound { .. }) => continue,
                 other => other.unwrap(),
             };
-            for tensor in 0..run.manifest.tensors.len() {
+            for tensor in 0..run.manifest().tensors.len() {
                 let mut bytes = Vec::new();
                 let there = vector.tensor(tensor, &mut bytes).unwrap();
                 vectors.insert((step, stream.clone(), tensor), there.then_some(bytes));
             }
         }
-        for rank in 0..run.manifest.world {
+        for rank in 0..run.manifest().world {
             for segment in run.segments(rank) {
                 let shard = run.open_shard(&segment.file).unwrap();
                 for (step, name) in
@@ -104,7 +104,7 @@ fn csv(path: &Path, reference: &str) -> String {
 fn codecs(path: &Path) -> BTreeMap<Codec, usize> {
     let run = Run::open(path, Access::default()).unwrap();
     let mut all = BTreeMap::new();
-    for segment in (0..run.manifest.world).flat_map(|rank| run.segments(rank)) {
+    for segment in (0..run.manifest().world).flat_map(|rank| run.segments(rank)) {
         let shard = run.open_shard(&segment.file).unwrap();
         for record in (0..shard.vectors().len()).flat_map(|v| shard.records(v)) {
             *all.entry(record.coding.codec()).or_insert(0) += 1;

@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use lpa::run::format::manifest::{GRAD, Optimizer};
-use lpa::run::write::writer::{Step, Writer, WriterOptions};
+use lpa::Optimizer;
+use lpa::internals::GRAD;
+use lpa::{Step, Writer, WriterOptions};
 use serde_json::json;
 use tempfile::TempDir;
 

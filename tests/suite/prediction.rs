@@ -4,13 +4,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use lpa::codec::Predictor;
-use lpa::estimate::from_run;
-use lpa::run::format::manifest::{GRAD, Optimizer};
-use lpa::run::format::vector_id::{StreamId, VectorId};
-use lpa::run::read::vector::Vector;
-use lpa::run::write::writer::{Step, Writer, WriterOptions};
-use lpa::run::{Access, Run};
+use lpa::Optimizer;
+use lpa::Vector;
+use lpa::internals::GRAD;
+use lpa::internals::Predictor;
+use lpa::internals::from_run;
+use lpa::internals::{StreamId, VectorId};
+use lpa::{Access, Run};
+use lpa::{Step, Writer, WriterOptions};
 use serde_json::json;
 
 use crate::support::{manifest, values};
@@ -64,7 +65,7 @@ impl Training {
         Training { optimizer, x, m: zeros(), v: zeros(), taken: 0, iterates: BTreeMap::new() }
     }
 
-    pub fn manifest(&self) -> lpa::run::format::manifest::Manifest {
+    pub fn manifest(&self) -> lpa::Manifest {
         let mut m = manifest(&SIZES);
         let group = json!({"momentum": 0.9, "weight_decay": 0.01, "betas": [0.9, 0.99], "eps": 1e-8});
         let group = group.as_object().unwrap().clone();

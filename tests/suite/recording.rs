@@ -1,9 +1,9 @@
 //! The writer: ranks, attempts, gaps, absent gradients, and what it refuses.
 
-use lpa::run::format::manifest::Slice;
-use lpa::run::read::vector::Vector;
-use lpa::run::write::writer::{Step, Writer, WriterOptions};
-use lpa::run::{Access, Run};
+use lpa::Slice;
+use lpa::Vector;
+use lpa::{Access, Run};
+use lpa::{Step, Writer, WriterOptions};
 
 use crate::support::{borrow, manifest, record, run, two_ranks, vector, without_id, write_step};
 

@@ -249,7 +249,7 @@ fn a_damaged_average_is_made_again() {
 
 /// Records a path of two parameters from `start` with the given gradients, by SGD of lr 0.5.
 fn record(path: &Path, start: [f32; 2], gradients: &[[f32; 2]], finish: bool) {
-    use lpa::run::write::writer::{Step, Writer, WriterOptions};
+    use lpa::{Step, Writer, WriterOptions};
     let mut manifest = crate::support::manifest(&[2]);
     manifest.optimizer.name = "sgd".to_owned();
     let bytes = |v: [f32; 2]| v.map(f32::to_le_bytes).concat();

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use lpa::dtype::DType;
-use lpa::run::format::manifest::{Manifest, Slice, StreamInfo, TensorInfo};
-use lpa::run::write::writer::{Step, Writer, WriterOptions};
+use lpa::DType;
+use lpa::{Manifest, Slice, StreamInfo, TensorInfo};
+use lpa::{Step, Writer, WriterOptions};
 use tempfile::TempDir;
 
 /// What a run of the binary gave.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use lpa::simulate::problem::Alm;
+use lpa::internals::Alm;
 use tempfile::TempDir;
 
 use crate::support::{Row, fixture, number, rows, run};
@@ -154,9 +154,9 @@ fn functions_without_beneficial_geometry_turn_back() {
 
 /// x_step of a simulated run.
 fn values_of(path: &Path, step: u64) -> Vec<f32> {
-    let run = lpa::run::Run::open(path, lpa::run::Access::default()).unwrap();
+    let run = lpa::Run::open(path, lpa::Access::default()).unwrap();
     let mut bytes = Vec::new();
-    lpa::run::read::vector::Vector::open(&run, step, "iterate").unwrap().tensor(0, &mut bytes).unwrap();
+    lpa::Vector::open(&run, step, "iterate").unwrap().tensor(0, &mut bytes).unwrap();
     bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
 }
 

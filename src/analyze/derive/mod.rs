@@ -27,7 +27,7 @@ use crate::stream;
 use crate::sums::{Spreads, Sums};
 
 /// What a row speaks of, by number.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
     pub(crate) reference: usize,
     pub(crate) stream: usize,
@@ -58,7 +58,7 @@ impl Analysis<'_> {
     ///
     /// # Errors
     /// The scratch files cannot be read, or the sink fails.
-    pub fn derive(&self, measured: &mut Measured, scratch: &Path, sink: &mut dyn Sink) -> Result<()> {
+    pub(crate) fn derive(&self, measured: &mut Measured, scratch: &Path, sink: &mut dyn Sink) -> Result<()> {
         let walked = self.walk_back(measured, scratch)?;
         let mut pasts = Pasts::new(self, walked.past.clone(), measured.start.clone());
         let intermittent = self.intermittent(&walked);

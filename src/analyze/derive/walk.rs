@@ -122,7 +122,7 @@ impl Ahead<'_> {
 
 /// Moments of h over steps without recorded vectors: sums of h^2, h^2 u and h^2 u^2, with u steps
 /// up to the next recorded one. With them norms that lie on a line need not be summed one by one.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Between {
     moments: [f64; 3],
     steps: u64,
@@ -147,6 +147,7 @@ impl Between {
 }
 
 /// The backward state of one walk.
+#[derive(Debug)]
 struct State {
     adjoints: Vec<Adjoint>,
     /// By group.

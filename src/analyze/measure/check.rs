@@ -174,7 +174,7 @@ impl Analysis<'_> {
     }
 
     /// How far the path follows from the gradients, in words and numbers for the summary.
-    pub fn followed(&self, measured: &Measured) -> Followed {
+    pub(crate) fn followed(&self, measured: &Measured) -> Followed {
         let names = self.options.groups.iter().map(|g| g.name.clone());
         let compared = match self.law {
             Law::Unknown(_) => Compared::NotNeeded,

@@ -22,6 +22,7 @@ use crate::stream::Measured;
 use crate::sums::{Cells, Layout, Part};
 
 /// A device with what all its lanes share.
+#[derive(Debug)]
 pub(crate) struct Shared {
     device: Arc<Device>,
     plan: Plan,

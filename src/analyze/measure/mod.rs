@@ -44,7 +44,8 @@ use crate::sums::{Cells, Flags};
 const SUMS_BYTES: usize = 4 << 20;
 
 /// What was measured.
-pub struct Measured {
+#[derive(Debug)]
+pub(crate) struct Measured {
     /// The steps, ascending.
     pub steps: Vec<u64>,
     /// Steps left out because of damage.
@@ -113,7 +114,7 @@ impl Analysis<'_> {
     ///
     /// # Errors
     /// Something is damaged and may not be skipped, or cannot be read; no step is left; or a device fails.
-    pub fn measure(
+    pub(crate) fn measure(
         &self,
         devices: &[Arc<Device>],
         scratch: &Path,

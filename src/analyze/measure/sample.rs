@@ -10,6 +10,7 @@ const ELEMENTS: u64 = 256;
 const STEPS: usize = 4096;
 
 /// Elements that are kept as they come, from any thread.
+#[derive(Debug)]
 pub(crate) struct Sample {
     /// By chunk: the number of its first element among all, and where its elements lie.
     places: Vec<(usize, Vec<usize>)>,

@@ -5,4 +5,4 @@ pub(crate) mod inside;
 pub(crate) mod publish;
 
 /// File name inside the run directory.
-pub const MANIFEST: &str = "manifest.json";
+pub(crate) const MANIFEST: &str = "manifest.json";

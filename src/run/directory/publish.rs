@@ -30,7 +30,7 @@ pub(crate) fn publish_new(file: &File, tmp: &Path, path: &Path) -> Result<()> {
 }
 
 /// The directory that holds `path`.
-pub fn parent(path: &Path) -> &Path {
+pub(crate) fn parent(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
@@ -48,7 +48,7 @@ pub(crate) fn unique_file(dir: &Path, prefix: &str) -> std::io::Result<NamedTemp
 
 /// A file that is being written beside its place and then takes it, replacing what is there. A
 /// draft that is dropped leaves nothing.
-pub struct Draft {
+pub(crate) struct Draft {
     tmp: NamedTempFile,
     path: PathBuf,
 }
@@ -58,19 +58,19 @@ impl Draft {
     ///
     /// # Errors
     /// The directory cannot be written.
-    pub fn create(path: &Path) -> Result<Draft> {
+    pub(crate) fn create(path: &Path) -> Result<Draft> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let tmp = unique_file(parent(path), &format!(".{name}.")).tried("write", path)?;
         Ok(Draft { tmp, path: path.to_owned() })
     }
 
     /// The file to write to.
-    pub fn file(&self) -> &File {
+    pub(crate) fn file(&self) -> &File {
         self.tmp.as_file()
     }
 
     /// The place that the file will take.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
@@ -78,7 +78,7 @@ impl Draft {
     ///
     /// # Errors
     /// The disk refuses. What had the name before is then still there.
-    pub fn commit(self) -> Result<u64> {
+    pub(crate) fn commit(self) -> Result<u64> {
         let file = self.tmp.as_file();
         file.sync_all().tried("write", &self.path)?;
         let size = file.metadata().tried("write", &self.path)?.len();

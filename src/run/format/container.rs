@@ -13,12 +13,12 @@ use crate::error::{Error, Result, Tried};
 
 /// Data of a file that lpa writes starts at a multiple of this, so that it can be mapped, read
 /// directly and copied to devices in whole pages.
-pub const DATA_ALIGN: usize = 4096;
+pub(crate) const DATA_ALIGN: usize = 4096;
 /// Largest header that is read. The safetensors format allows 100 MB.
 const MAX_HEADER: u64 = 100_000_000;
 
 /// One tensor of a header to build: name, safetensors type, shape, bytes.
-pub struct Entry<'a> {
+pub(crate) struct Entry<'a> {
     /// Name.
     pub name: &'a str,
     /// Type as safetensors spells it.
@@ -31,7 +31,7 @@ pub struct Entry<'a> {
 
 /// A header whose tensors lie one after the other in the order of `entries`, padded with spaces so
 /// that the data starts at a multiple of [`DATA_ALIGN`].
-pub fn build_header(metadata: &[(&str, String)], entries: &[Entry<'_>]) -> Vec<u8> {
+pub(crate) fn build_header(metadata: &[(&str, String)], entries: &[Entry<'_>]) -> Vec<u8> {
     let mut map = Map::new();
     let metadata: Map<String, Value> = metadata.iter().map(|(k, v)| ((*k).to_owned(), json!(v))).collect();
     map.insert("__metadata__".to_owned(), Value::Object(metadata));
@@ -52,6 +52,7 @@ pub fn build_header(metadata: &[(&str, String)], entries: &[Entry<'_>]) -> Vec<u
 }
 
 /// A header that was read, and that fits the file that it heads.
+#[derive(Debug)]
 pub struct Header {
     metadata: Metadata,
     /// The header's bytes with its length field.

@@ -93,12 +93,12 @@ pub struct Journal {
 const KEY: &str = ",\"xxh3\":\"";
 
 /// The journal of a rank.
-pub fn path(run: &Path, rank: u32) -> PathBuf {
+pub(crate) fn path(run: &Path, rank: u32) -> PathBuf {
     run.join(format!("journal.r{rank}.jsonl"))
 }
 
 /// The line of an event, with its checksum and newline.
-pub fn line(event: &Event) -> serde_json::Result<String> {
+pub(crate) fn line(event: &Event) -> serde_json::Result<String> {
     let body = serde_json::to_string(event)?;
     let hash = xxh3_64(body.as_bytes());
     let open = body.strip_suffix('}').unwrap_or(&body);

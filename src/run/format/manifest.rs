@@ -14,9 +14,9 @@ use crate::run::directory::beside::was_interrupted;
 use crate::run::format::vector_id::{Moment, StreamId};
 
 /// Version of the run format that this library reads and writes.
-pub const FORMAT_VERSION: u32 = 1;
+pub(crate) const FORMAT_VERSION: u32 = 1;
 /// Value of the key `format`.
-pub const FORMAT_NAME: &str = "lpa-run";
+pub(crate) const FORMAT_NAME: &str = "lpa-run";
 /// Name of the stream that holds the gradient as the optimizer receives it.
 pub const GRAD: &str = "grad";
 /// What the iterate is called where streams are named.
@@ -55,7 +55,7 @@ impl TensorInfo {
         TensorInfo { name, shape, dtype, param_group: 0, aliases: Vec::new() }
     }
 
-    /// Number of elements; saturates, and [`Manifest::check`] refuses what is too large.
+    /// Number of elements; saturates, and no manifest with so many is written or read.
     pub fn elements(&self) -> u64 {
         if self.shape.contains(&0) {
             return 0;
@@ -80,6 +80,13 @@ pub struct StreamInfo {
     pub stage: String,
 }
 
+impl StreamInfo {
+    /// A stream of this name, of no named stage.
+    pub fn new(name: &str) -> StreamInfo {
+        StreamInfo { name: name.to_owned(), stage: String::new() }
+    }
+}
+
 /// The optimizer, as far as the analysis needs it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Optimizer {
@@ -94,22 +101,22 @@ pub struct Optimizer {
 
 impl Optimizer {
     /// Its name as it is compared.
-    pub fn key(&self) -> String {
+    pub(crate) fn key(&self) -> String {
         self.name.to_ascii_lowercase()
     }
 
     /// An initial hyperparameter of a parameter group.
-    pub fn initial(&self, group: usize, key: &str) -> Option<&Value> {
+    pub(crate) fn initial(&self, group: usize, key: &str) -> Option<&Value> {
         self.param_groups.get(group)?.get(key)
     }
 
     /// Whether a parameter group has a switch on.
-    pub fn flag(&self, group: usize, key: &str) -> bool {
+    pub(crate) fn flag(&self, group: usize, key: &str) -> bool {
         self.initial(group, key).and_then(Value::as_bool).unwrap_or(false)
     }
 
     /// The sign of the gradient in the update: -1 where the optimizer climbs.
-    pub fn sign(&self, group: usize) -> f64 {
+    pub(crate) fn sign(&self, group: usize) -> f64 {
         if self.flag(group, "maximize") { -1.0 } else { 1.0 }
     }
 }
@@ -168,7 +175,7 @@ impl Storage {
 
     /// How vectors of a stream of a type may be stored; [`Precision::Exact`] where nothing
     /// of that type is lost.
-    pub fn of(self, stream: StreamId, dtype: DType) -> Precision {
+    pub(crate) fn of(self, stream: StreamId, dtype: DType) -> Precision {
         let precision = if stream == StreamId::Iterate { self.iterates } else { self.gradients };
         match (precision, dtype) {
             // Multiples of a step are float32 whatever the tensor's type.
@@ -208,9 +215,9 @@ pub struct Slice {
 /// What a run is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// Always [`FORMAT_NAME`].
+    /// Always `lpa-run`.
     pub format: String,
-    /// Always [`FORMAT_VERSION`].
+    /// The version of the format, which is written as it is.
     pub version: u32,
     /// Features that a reader must have; a reader refuses what it does not know.
     #[serde(default)]
@@ -286,7 +293,7 @@ impl Manifest {
     ///
     /// # Errors
     /// There is none, it is another version's, or it contradicts itself.
-    pub fn read(run: &Path) -> Result<(Manifest, Vec<u8>)> {
+    pub(crate) fn read(run: &Path) -> Result<(Manifest, Vec<u8>)> {
         let path = run.join(MANIFEST);
         let bytes = match std::fs::read(&path) {
             Err(e)
@@ -321,7 +328,7 @@ impl Manifest {
     ///
     /// # Errors
     /// What is wrong, in words.
-    pub fn check(&self) -> std::result::Result<(), String> {
+    pub(crate) fn check(&self) -> std::result::Result<(), String> {
         let mut names = std::collections::HashSet::new();
         let mut total: u64 = 0;
         for t in &self.tensors {
@@ -374,7 +381,7 @@ impl Manifest {
     }
 
     /// Which vector a name means; `None` where there is no such stream.
-    pub fn stream_id(&self, name: &str) -> Option<StreamId> {
+    pub(crate) fn stream_id(&self, name: &str) -> Option<StreamId> {
         if name == ITERATE {
             return Some(StreamId::Iterate);
         }
@@ -383,7 +390,7 @@ impl Manifest {
     }
 
     /// What a vector is called.
-    pub fn stream_name(&self, id: StreamId) -> &str {
+    pub(crate) fn stream_name(&self, id: StreamId) -> &str {
         match id {
             StreamId::Iterate => ITERATE,
             StreamId::Moment(Moment::First) => "(moment-1)",
@@ -393,12 +400,12 @@ impl Manifest {
     }
 
     /// Whether vectors of a stream may have lost something.
-    pub fn loses(&self, stream: StreamId) -> bool {
+    pub(crate) fn loses(&self, stream: StreamId) -> bool {
         self.tensors.iter().any(|t| self.storage.of(stream, t.dtype) != Precision::Exact)
     }
 
     /// The type in which a tensor's elements of a stream are stored.
-    pub fn dtype_of(&self, stream: StreamId, tensor: usize) -> DType {
+    pub(crate) fn dtype_of(&self, stream: StreamId, tensor: usize) -> DType {
         let wide =
             stream.is_moment() || (stream != StreamId::Iterate && self.storage.gradients == Precision::Int8);
         if wide { DType::F32 } else { self.tensors[tensor].dtype }

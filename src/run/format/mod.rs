@@ -1,9 +1,9 @@
 //! What lies on the disk: the manifest, the journal, safetensors containers, and how tensors are cut into chunks.
 
-pub mod chunk;
-pub mod container;
-pub mod journal;
-pub mod manifest;
+pub(crate) mod chunk;
+pub(crate) mod container;
+pub(crate) mod journal;
+pub(crate) mod manifest;
 pub(crate) mod record;
-pub mod shard_name;
-pub mod vector_id;
+pub(crate) mod shard_name;
+pub(crate) mod vector_id;

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 /// Steps are below this: a file name holds ten digits.
-pub const MAX_STEPS: u64 = 10_000_000_000;
+pub(crate) const MAX_STEPS: u64 = 10_000_000_000;
 
 /// A shard has at most so many steps.
-pub const MAX_SHARD_STEPS: u64 = 1_000_000;
+pub(crate) const MAX_SHARD_STEPS: u64 = 1_000_000;
 
 /// What a shard's file name says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -11,7 +11,7 @@ use crate::step_set::StepSet;
 const MOST_RANGES: usize = 1 << 20;
 
 /// Steps at which some tensors have no gradient.
-pub type Absence = StepSet;
+pub(crate) type Absence = StepSet;
 
 /// What was seen of one tensor.
 #[derive(Clone, Debug, Default)]

@@ -17,16 +17,16 @@ use crate::run::{Keyframes, Run, Segment};
 
 /// How many tensors were changed outside of the optimizer between the step before and this one; not there where
 /// none was.
-pub const CHANGED: &str = "lpa/changed";
+pub(crate) const CHANGED: &str = "lpa/changed";
 /// Scalars that the analysis knows, besides those of parameter groups.
 const NAMES: [&str; 4] = ["epoch", "loss", "clip_coef", CHANGED];
 /// Scalars of parameter groups: `lr/0` and so on.
-pub const GROUPED: [&str; 8] =
+pub(crate) const GROUPED: [&str; 8] =
     ["lr", "momentum", "dampening", "weight_decay", "beta1", "beta2", "eps", "alpha"];
 
 /// What is recorded at each step of a run.
 #[derive(Default)]
-pub struct Catalog {
+pub(crate) struct Catalog {
     /// All steps that the run should have.
     pub steps: Range<u64>,
     /// Stands for every byte of every shard, as it was written.
@@ -46,7 +46,7 @@ pub struct Catalog {
 
 /// A scalar at all steps of a run.
 #[derive(Clone, Copy)]
-pub struct Column<'a> {
+pub(crate) struct Column<'a> {
     first: u64,
     scalars: &'a [Scalar],
 }
@@ -57,22 +57,22 @@ impl Column<'_> {
     }
 
     /// Its value at a step, as it was recorded.
-    pub fn recorded(&self, step: u64) -> Option<f64> {
+    pub(crate) fn recorded(&self, step: u64) -> Option<f64> {
         self.get(step).filter(|s| s.recorded).map(|s| s.value)
     }
 
     /// Its value at a step or, where it was not recorded there, at the last step before that has it.
-    pub fn latest(&self, step: u64) -> Option<f64> {
+    pub(crate) fn latest(&self, step: u64) -> Option<f64> {
         self.get(step).map(|s| s.value).filter(|v| !v.is_nan())
     }
 
     /// Whether it has a value from the first step on.
-    pub fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&self) -> bool {
         self.latest(self.first).is_some()
     }
 
     /// All values that were recorded.
-    pub fn all(&self) -> impl Iterator<Item = f64> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = f64> {
         self.scalars.iter().filter(|s| s.recorded).map(|s| s.value)
     }
 }
@@ -90,7 +90,7 @@ impl Catalog {
     ///
     /// # Errors
     /// A shard is missing, damaged or another run's.
-    pub fn read(run: &Run, skip_damaged: bool) -> Result<Catalog> {
+    pub(crate) fn read(run: &Run, skip_damaged: bool) -> Result<Catalog> {
         let mut catalog = Catalog { world: run.manifest.world, steps: run.steps(), ..Catalog::default() };
         for missing in run.missing() {
             match missing {
@@ -150,7 +150,7 @@ impl Catalog {
 
     /// Stands for the bytes of the shards that hold one of `steps` (ascending); of all, where there
     /// are none.
-    pub fn shards_xxh3(&self, steps: &[u64]) -> u128 {
+    pub(crate) fn shards_xxh3(&self, steps: &[u64]) -> u128 {
         let holds = |range: &RangeInclusive<u64>| {
             let at = steps.partition_point(|s| s < range.start());
             steps.is_empty() || steps.get(at).is_some_and(|s| range.contains(s))
@@ -226,38 +226,31 @@ impl Catalog {
     }
 
     /// A scalar that was recorded at some step.
-    pub fn column(&self, name: &str) -> Option<Column<'_>> {
+    pub(crate) fn column(&self, name: &str) -> Option<Column<'_>> {
         self.columns.get(name).map(|scalars| Column { first: self.steps.start, scalars })
     }
 
     /// A scalar of a step as it was recorded.
-    pub fn scalar(&self, step: u64, name: &str) -> Option<f64> {
+    pub(crate) fn scalar(&self, step: u64, name: &str) -> Option<f64> {
         self.column(name)?.recorded(step)
     }
 
     /// Whether the gradient of a tensor is there at some step of the run, and whether it is absent at
     /// some.
-    pub fn absent(&self, tensor: usize) -> [bool; 2] {
+    pub(crate) fn absent(&self, tensor: usize) -> [bool; 2] {
         self.absences.sometimes.get(tensor).copied().unwrap_or_default()
     }
 
     /// The distinct sets of steps at which tensors are absent, of those that are there at others; `None` where
     /// they are too many to be held. A step whose gradients were not recorded is in none of them.
-    pub fn absences(&self) -> Option<&[Absence]> {
+    pub(crate) fn absences(&self) -> Option<&[Absence]> {
         self.absences.patterns.as_deref()
     }
 
     /// Which of [`Self::absences`] a tensor has; `None` where it is always there, never, or where they are too
     /// many.
-    pub fn absence(&self, tensor: usize) -> Option<usize> {
+    pub(crate) fn absence(&self, tensor: usize) -> Option<usize> {
         self.absences.of.get(tensor).copied().flatten()
-    }
-
-    /// Whether a tensor that is there at other steps is absent at this one, as far as [`Self::absences`] are
-    /// known.
-    pub fn absent_at(&self, tensor: usize, step: u64) -> bool {
-        let pattern = self.absence(tensor).and_then(|i| self.absences()?.get(i));
-        pattern.is_some_and(|p| p.contains(step))
     }
 
     /// Takes what [`Self::absences`] and [`Self::absent`] say, where gradients were seen but not recorded.
@@ -266,7 +259,7 @@ impl Catalog {
     }
 
     /// Whether every rank has recorded x_t.
-    pub fn has_iterate(&self, step: u64) -> bool {
+    pub(crate) fn has_iterate(&self, step: u64) -> bool {
         self.index(step).is_some_and(|i| self.iterates[i] == self.world)
     }
 
@@ -275,7 +268,7 @@ impl Catalog {
     ///
     /// # Errors
     /// As [`Run::keyframes`].
-    pub fn has_second_moments(&self, run: &Run) -> Result<bool> {
+    pub(crate) fn has_second_moments(&self, run: &Run) -> Result<bool> {
         let last = run.final_step();
         let mut keyframes = run.keyframes()?.iter().filter(|k| **k > 0 && Some(**k) != last);
         Ok(keyframes
@@ -283,7 +276,7 @@ impl Catalog {
     }
 
     /// The steps among `range` whose iterates are recorded, ascending.
-    pub fn iterates(&self, range: Range<u64>) -> impl DoubleEndedIterator<Item = u64> {
+    pub(crate) fn iterates(&self, range: Range<u64>) -> impl DoubleEndedIterator<Item = u64> {
         let (from, to) = (range.start.max(self.steps.start), range.end.min(self.steps.end));
         (from..to).filter(|&s| self.has_iterate(s))
     }
@@ -323,8 +316,6 @@ mod tests {
         let ranges: Vec<_> = catalog.absences().unwrap().iter().map(Absence::ranges).collect();
         assert_eq!(ranges, [&[2..5, 8..9][..], &[0..6, 7..9]]);
         assert_eq!([0, 1, 2].map(|t| catalog.absence(t)), [None, Some(0), Some(1)]);
-        assert_eq!([4, 5, 8].map(|s| catalog.absent_at(1, s)), [true, false, true]);
-        assert!(!catalog.absent_at(0, 3) && !catalog.absent_at(2, 6) && catalog.absent_at(2, 7));
         assert_eq!(catalog.absent(2), [true, true]);
     }
 }

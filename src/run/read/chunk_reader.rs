@@ -22,6 +22,7 @@ pub enum Decoded {
 }
 
 /// What vectors are read with, of one run and one thread.
+#[derive(Debug)]
 pub struct Reader {
     decoder: Decoder,
     /// Used where shards are read and not mapped.
@@ -49,6 +50,7 @@ impl Reader {
 }
 
 /// Reads the vectors of one chunk.
+#[derive(Debug)]
 pub struct ChunkReader<'a> {
     /// The run.
     pub run: &'a Run,

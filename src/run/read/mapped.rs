@@ -7,7 +7,8 @@ use std::os::unix::fs::FileExt;
 use memmap2::{Advice, Mmap};
 
 /// Where the bytes of a shard come from.
-pub enum Source {
+#[derive(Debug)]
+pub(crate) enum Source {
     /// Mapped into memory.
     Map(Mmap),
     /// Read piece by piece (`--no-mmap`).
@@ -16,7 +17,7 @@ pub enum Source {
 
 impl Source {
     /// Maps `file`, or keeps it for reading.
-    pub fn new(file: File, mmap: bool) -> std::io::Result<Source> {
+    pub(crate) fn new(file: File, mmap: bool) -> std::io::Result<Source> {
         if !mmap {
             return Ok(Source::File(file));
         }
@@ -31,7 +32,7 @@ impl Source {
     }
 
     /// Tells the system not to guess what will be read.
-    pub fn expect_pieces(&self) {
+    pub(crate) fn expect_pieces(&self) {
         if let Source::Map(map) = self {
             // Only a hint: without it more is read than needed.
             let _ = map.advise(Advice::Random);
@@ -39,7 +40,7 @@ impl Source {
     }
 
     /// Asks the system to read bytes ahead, where the file is mapped.
-    pub fn prefetch(&self, bytes: Range<u64>) {
+    pub(crate) fn prefetch(&self, bytes: Range<u64>) {
         let Source::Map(map) = self else { return };
         let place = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(map.len());
         let (begin, end) = (place(bytes.start), place(bytes.end));
@@ -48,7 +49,7 @@ impl Source {
     }
 
     /// Everything from `offset` on, where the file is mapped.
-    pub fn mapped_from(&self, offset: usize) -> Option<&[u8]> {
+    pub(crate) fn mapped_from(&self, offset: usize) -> Option<&[u8]> {
         match self {
             Source::Map(map) => map.get(offset..),
             Source::File(_) => None,
@@ -56,7 +57,7 @@ impl Source {
     }
 
     /// The bytes from `offset`, `len` of them; read into `buffer` where the file is not mapped.
-    pub fn bytes<'a>(
+    pub(crate) fn bytes<'a>(
         &'a self,
         offset: u64,
         len: usize,

@@ -1,13 +1,13 @@
 //! Getting at what was recorded: shards, windows of them, and the vectors of a chunk through time.
 
-pub mod absence;
-pub mod catalog;
-pub mod chunk_reader;
-pub mod mapped;
-pub mod plan;
-pub mod shard;
+pub(crate) mod absence;
+pub(crate) mod catalog;
+pub(crate) mod chunk_reader;
+pub(crate) mod mapped;
+pub(crate) mod plan;
+pub(crate) mod shard;
 pub(crate) mod step_reader;
-pub mod trajectory;
-pub mod vector;
-pub mod walk;
-pub mod window;
+pub(crate) mod trajectory;
+pub(crate) mod vector;
+pub(crate) mod walk;
+pub(crate) mod window;

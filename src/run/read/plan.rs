@@ -20,12 +20,17 @@ const MAX_SHARDS: usize = 128;
 ///
 /// # Errors
 /// A shard cannot be read; damage is left for others to find.
-pub fn plan_windows(run: &Run, steps: &[u64], max_steps: usize) -> Result<Vec<Range<usize>>> {
+pub(crate) fn plan_windows(run: &Run, steps: &[u64], max_steps: usize) -> Result<Vec<Range<usize>>> {
     Ok(plan_windows_at(run, steps, max_steps, run.keyframes()?))
 }
 
 /// The same, with windows that begin at none but some of these `keyframes`, ascending.
-pub fn plan_windows_at(run: &Run, steps: &[u64], max_steps: usize, keyframes: &[u64]) -> Vec<Range<usize>> {
+pub(crate) fn plan_windows_at(
+    run: &Run,
+    steps: &[u64],
+    max_steps: usize,
+    keyframes: &[u64],
+) -> Vec<Range<usize>> {
     let max_steps = max_steps.max(MIN_STEPS);
     let begins = |i: usize| match steps.get(i) {
         Some(step) => {

@@ -21,13 +21,13 @@ use crate::run::format::vector_id::{StreamId, VectorId};
 use crate::run::read::mapped::Source;
 
 /// Value of the metadata key `format`.
-pub const SHARD_FORMAT: &str = "lpa-shard";
+pub(crate) const SHARD_FORMAT: &str = "lpa-shard";
 
 /// What is said where the list of vectors is not one that a writer makes.
 const UNLISTED: &str = "its list of vectors is out of order or names unknown ones";
 
 /// The tensor table as a shard carries it: names, types and shapes, in the manifest's order.
-pub fn table_bytes(manifest: &Manifest) -> Vec<u8> {
+pub(crate) fn table_bytes(manifest: &Manifest) -> Vec<u8> {
     let rows = manifest.tensors.iter().map(|t| serde_json::json!([t.name, t.dtype, t.shape]));
     serde_json::Value::Array(rows.collect()).to_string().into_bytes()
 }
@@ -44,6 +44,7 @@ pub struct Payload<'a> {
 }
 
 /// An open shard.
+#[derive(Debug)]
 pub struct Shard {
     /// Where it lies and what its name says.
     pub file: ShardFile,

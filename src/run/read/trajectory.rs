@@ -76,6 +76,7 @@ pub trait Slots {
 }
 
 /// Slots in memory.
+#[derive(Debug)]
 pub struct Memory {
     gradient: Vec<f32>,
     momentum: Vec<f32>,
@@ -146,6 +147,7 @@ impl Slots for Memory {
 }
 
 /// Iterates of one chunk that are held, and what the next one is predicted from.
+#[derive(Debug)]
 pub struct Trajectory<S = Memory> {
     slots: S,
     /// By slot of iterates: the step.
@@ -220,7 +222,7 @@ impl<S: Slots> Trajectory<S> {
     /// was not recorded. A step before the newest one is held only while there is room.
     ///
     /// # Errors
-    /// As [`ChunkReader::load`], also where the damage lies in a vector that x_step is decoded from.
+    /// It is damaged or cannot be read; also where that is true of in a vector that x_step is decoded from.
     pub fn reach(&mut self, step: u64, source: &mut ChunkReader<'_>) -> Result<bool> {
         if self.slot(step).is_some() {
             return Ok(true);

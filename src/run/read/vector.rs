@@ -13,6 +13,7 @@ use crate::run::read::trajectory::Trajectory;
 use crate::run::read::window::Window;
 
 /// A recorded vector, opened for reading tensor by tensor.
+#[derive(Debug)]
 pub struct Vector<'a> {
     run: &'a Run,
     window: Window,

@@ -18,7 +18,7 @@ use crate::run::read::window::Window;
 ///
 /// # Errors
 /// A shard cannot be opened, or as `each`.
-pub fn through(
+pub(crate) fn through(
     run: &Run,
     steps: &[u64],
     chunks: &[usize],
@@ -55,7 +55,7 @@ pub fn through(
 ///
 /// # Errors
 /// Anything but damage, or as `each`.
-pub fn undamaged(
+pub(crate) fn undamaged(
     steps: &[u64],
     trajectory: &mut Trajectory,
     source: &mut ChunkReader<'_>,
@@ -78,7 +78,7 @@ pub fn undamaged(
 ///
 /// # Errors
 /// Anything but damage.
-pub fn unless_damaged<T>(result: Result<T>) -> Result<Option<T>> {
+pub(crate) fn unless_damaged<T>(result: Result<T>) -> Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(e) if e.is_damage() => Ok(None),

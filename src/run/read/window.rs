@@ -18,7 +18,7 @@ use crate::run::read::shard::{Payload, Shard};
 const AT_ONCE: u64 = 2 * WINDOW_BYTES;
 
 /// Open shards of all ranks, by step.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Window {
     /// Per rank: first step that counts to (last step that counts, shard).
     ranks: Vec<BTreeMap<u64, (u64, Shard)>>,
@@ -30,7 +30,7 @@ pub struct Window {
 }
 
 /// What the system was asked to read ahead.
-#[derive(Default)]
+#[derive(Debug, Default)]
 enum Prefetch {
     /// All of it, or nothing.
     #[default]
@@ -207,7 +207,7 @@ impl Window {
 ///
 /// # Errors
 /// The bytes are not what was written. The error names the stream and the tensor.
-pub fn read_payload<'a>(
+pub(crate) fn read_payload<'a>(
     run: &Run,
     shard: &'a Shard,
     VectorId { step, stream }: VectorId,
@@ -224,7 +224,7 @@ pub fn read_payload<'a>(
 }
 
 /// The error for damage to a chunk of a vector, given by its step and stream.
-pub fn damaged_vector(
+pub(crate) fn damaged_vector(
     run: &Run,
     path: &Path,
     VectorId { step, stream }: VectorId,

@@ -21,7 +21,7 @@ use crate::run::upkeep::leftover::{Leftover, leftovers, remove};
 use crate::run::{Access, Run};
 
 /// What can be removed from a run.
-pub struct Garbage {
+pub(crate) struct Garbage {
     /// Superseded shards and their sizes.
     pub shards: Vec<(ShardFile, u64)>,
     /// Files of dead writers.
@@ -38,12 +38,12 @@ pub struct Garbage {
 
 impl Garbage {
     /// Whether there is nothing to remove.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.shards.is_empty() && self.leftovers.is_empty() && self.directories.is_empty()
     }
 
     /// How much removing it frees.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         let shards = self.shards.iter().map(|(_, bytes)| bytes);
         shards.chain(self.leftovers.iter().map(|l| &l.bytes)).sum()
     }
@@ -54,7 +54,7 @@ impl Garbage {
 /// # Errors
 /// A process is recording the run; its manifest, a journal or a shard that counts is damaged; or a
 /// shard is missing, so that what an earlier attempt wrote of its steps may be wanted.
-pub fn find_garbage(path: &Path, access: Access) -> Result<Garbage> {
+pub(crate) fn find_garbage(path: &Path, access: Access) -> Result<Garbage> {
     let run = Run::open(path, access)?;
     if run.is_being_written() {
         return Err(being_recorded(path));
@@ -66,7 +66,7 @@ pub fn find_garbage(path: &Path, access: Access) -> Result<Garbage> {
 ///
 /// # Errors
 /// As [`find_garbage`]; then nothing was removed. Or the disk refuses.
-pub fn remove_garbage(path: &Path, access: Access) -> Result<Garbage> {
+pub(crate) fn remove_garbage(path: &Path, access: Access) -> Result<Garbage> {
     let held = Held::take(path)?;
     let run = Run::open(path, access)?;
     let garbage = find(&run, |rank| held.holds(rank))?;

@@ -24,6 +24,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(crate) const MOST_TRIES: u32 = 3;
 
 /// The locks of a run, held until this is dropped.
+#[derive(Debug)]
 pub struct Held {
     run: PathBuf,
     /// By rank; `None` where the rank has no journal.

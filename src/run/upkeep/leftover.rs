@@ -18,7 +18,7 @@ pub(crate) const TMP: &str = "tmp";
 
 /// A file under `tmp/` that nobody will publish.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Leftover {
+pub(crate) struct Leftover {
     /// Where it lies.
     pub path: PathBuf,
     /// Its size.

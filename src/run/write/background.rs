@@ -100,6 +100,7 @@ impl Packing {
 }
 
 /// A vector in a buffer.
+#[derive(Debug)]
 pub struct Filled<M> {
     /// The buffer, packed as [`Packing`] says.
     pub buffer: M,
@@ -118,6 +119,7 @@ impl<M: AsRef<[u8]>> Filled<M> {
 }
 
 /// What the thread is asked to do.
+#[derive(Debug)]
 pub enum Job<M> {
     /// Record a step.
     Step {
@@ -145,6 +147,7 @@ pub enum Job<M> {
     Stop,
 }
 
+#[derive(Debug)]
 struct State<M> {
     free: Vec<M>,
     jobs: VecDeque<Job<M>>,
@@ -181,6 +184,7 @@ impl<M> State<M> {
     }
 }
 
+#[derive(Debug)]
 struct Shared<M> {
     state: Mutex<State<M>>,
     changed: Condvar,
@@ -201,6 +205,7 @@ impl<M> Shared<M> {
 ///
 /// In a process that was forked from the one that started it there is no such thread, and a lock may be held for
 /// ever: there it takes no job, gives no buffer and waits for nothing.
+#[derive(Debug)]
 pub struct Background<M> {
     process: Process,
     /// Path of the run.

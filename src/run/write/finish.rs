@@ -13,14 +13,14 @@ use crate::run::write::reference_file::{Of, ReferenceFile};
 use crate::run::{Access, Run};
 
 /// Where a run keeps its final iterate.
-pub const FINAL: &str = "ref/final.safetensors";
+pub(crate) const FINAL: &str = "ref/final.safetensors";
 
 /// Writes `ref/final.safetensors` if every rank has recorded its final iterate; else does nothing,
 /// and the rank that closes last will. Two ranks that do it at once write the same bytes.
 ///
 /// # Errors
 /// The ranks ended at different steps, a shard is damaged, or the disk refuses.
-pub fn assemble_final(run: &Path, tmp_prefix: &str) -> Result<()> {
+pub(crate) fn assemble_final(run: &Path, tmp_prefix: &str) -> Result<()> {
     let run = Run::open(run, Access::default())?;
     if let Some(conflict) = run.closing_conflict() {
         return Err(conflict);

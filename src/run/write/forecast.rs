@@ -70,6 +70,7 @@ struct Count {
 }
 
 /// A chunk as the forecast knows it.
+#[derive(Debug)]
 struct Place {
     range: Range<usize>,
     tensor: usize,
@@ -83,6 +84,7 @@ struct Place {
 }
 
 /// The forecast of one rank's chunks.
+#[derive(Debug)]
 pub(crate) struct Forecast {
     isa: Isa,
     /// How the declared optimizer's steps are predicted.

@@ -15,14 +15,14 @@ use crate::run::read::trajectory::Trajectory;
 use crate::run::read::window::Window;
 
 /// Value of the metadata key `format`.
-pub const REFERENCE_FORMAT: &str = "lpa-reference";
+pub(crate) const REFERENCE_FORMAT: &str = "lpa-reference";
 
 /// The metadata key of a file whose values were stored with loss.
-pub const LOSSY: &str = "lossy";
+pub(crate) const LOSSY: &str = "lossy";
 
 /// What of an iterate is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Of {
+pub(crate) enum Of {
     /// Its values.
     Values,
     /// How far they can be off, where it was stored with loss.
@@ -31,7 +31,7 @@ pub enum Of {
 
 impl Of {
     /// The value of the metadata key `format` of files that hold it.
-    pub fn format(self) -> &'static str {
+    pub(crate) fn format(self) -> &'static str {
         match self {
             Of::Values => REFERENCE_FORMAT,
             Of::Widths => "lpa-widths",
@@ -42,7 +42,7 @@ impl Of {
     ///
     /// # Errors
     /// As [`ChunkReader::widths`].
-    pub fn take<'v>(
+    pub(crate) fn take<'v>(
         self,
         step: u64,
         values: &'v [f32],
@@ -59,7 +59,7 @@ impl Of {
 }
 
 /// A reference file that is being written.
-pub struct ReferenceFile<'a> {
+pub(crate) struct ReferenceFile<'a> {
     run: &'a Run,
     of: Of,
     /// Metadata besides what every reference file has.
@@ -76,7 +76,7 @@ impl<'a> ReferenceFile<'a> {
     ///
     /// # Errors
     /// The disk refuses.
-    pub fn create(
+    pub(crate) fn create(
         run: &'a Run,
         file: &'a File,
         path: &'a Path,
@@ -110,7 +110,7 @@ impl<'a> ReferenceFile<'a> {
     ///
     /// # Errors
     /// The disk refuses.
-    pub fn push(&mut self, values: impl Iterator<Item = f32>) -> Result<()> {
+    pub(crate) fn push(&mut self, values: impl Iterator<Item = f32>) -> Result<()> {
         self.bytes.clear();
         self.bytes.extend(values.flat_map(f32::to_le_bytes));
         self.hash.update(&self.bytes);
@@ -121,7 +121,7 @@ impl<'a> ReferenceFile<'a> {
     ///
     /// # Errors
     /// It is damaged or missing, or the disk refuses.
-    pub fn push_iterate(&mut self, step: u64) -> Result<()> {
+    pub(crate) fn push_iterate(&mut self, step: u64) -> Result<()> {
         let run = self.run;
         let mut window = Window::open(run, &[step], false)?;
         if let Some((_, e)) = window.damaged.pop() {
@@ -142,7 +142,7 @@ impl<'a> ReferenceFile<'a> {
     ///
     /// # Errors
     /// The disk refuses.
-    pub fn finish(self) -> Result<()> {
+    pub(crate) fn finish(self) -> Result<()> {
         let header = self.header(self.hash.digest());
         let file = self.file.into_inner().map_err(|e| e.into_error()).tried("write", self.path)?;
         file.write_all_at(&header, 0).tried("write", self.path)

@@ -14,7 +14,7 @@ const GOOD_BITS: f64 = 0.5;
 const CLOSE_BITS: f64 = 6.0;
 
 /// Elements of a chunk: the values to predict, and what predictions look at.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Sample {
     values: Vec<f32>,
     x: Vec<f32>,

@@ -24,6 +24,7 @@ use crate::run::read::shard::SHARD_FORMAT;
 use crate::run::upkeep::leftover::TMP;
 
 /// A file under `tmp/`; removed when it goes out of use without having been published.
+#[derive(Debug)]
 struct TmpPath(PathBuf);
 
 impl Drop for TmpPath {
@@ -34,6 +35,7 @@ impl Drop for TmpPath {
 }
 
 /// A shard that is being written.
+#[derive(Debug)]
 pub(crate) struct ShardWriter {
     file: BufWriter<File>,
     tmp: TmpPath,
@@ -47,6 +49,7 @@ pub(crate) struct ShardWriter {
 }
 
 /// What all shards of a writer have in common.
+#[derive(Debug)]
 pub(crate) struct Identity {
     pub run: PathBuf,
     pub run_id: String,

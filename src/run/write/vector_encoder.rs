@@ -52,6 +52,7 @@ enum Role {
 }
 
 /// Encodes the vectors of one rank, step by step.
+#[derive(Debug)]
 pub(crate) struct VectorEncoder {
     encoder: Encoder,
     forecast: Option<Forecast>,

@@ -32,7 +32,7 @@ use crate::run::upkeep::leftover::TMP;
 use crate::run::write::finish::assemble_final;
 use crate::run::write::process::Process;
 use crate::run::write::shard_writer::{Identity, ShardWriter};
-pub use crate::run::write::step::{Elements, Step};
+pub(crate) use crate::run::write::step::{Elements, Step};
 pub use crate::run::write::vector_encoder::Profile;
 use crate::run::write::vector_encoder::VectorEncoder;
 
@@ -91,6 +91,7 @@ enum Start {
 /// When the disk refuses, the writer fails for good: everything published before is safe, and the
 /// recording can be resumed from there. In a process that was forked from the one that records it can do nothing,
 /// and leaves nothing undone.
+#[derive(Debug)]
 pub struct Writer {
     process: Process,
     identity: Arc<Identity>,

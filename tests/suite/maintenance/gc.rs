@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use lpa::run::write::writer::Writer;
-use lpa::run::{Access, Run};
+use lpa::Writer;
+use lpa::{Access, Run};
 
 use super::{SIZES, analyzed, fine, has, names, options, refused, resumed, shard, tree, truncate};
 use crate::support::{borrow, copy_dir, flip, manifest, two_ranks, vector, write_step};

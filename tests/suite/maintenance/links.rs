@@ -4,7 +4,7 @@ use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use lpa::run::write::writer::Writer;
+use lpa::Writer;
 use tempfile::TempDir;
 
 use super::{

@@ -4,9 +4,9 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use lpa::run::format::manifest::Slice;
-use lpa::run::write::writer::{Step, Writer};
-use lpa::run::{Access, Run};
+use lpa::Slice;
+use lpa::{Access, Run};
+use lpa::{Step, Writer};
 
 use super::{SIZES, analyzed, broken_off, fine, has, names, options, refused, shard, tree, truncate};
 use crate::crash::recording_process;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use lpa::run::write::writer::{Writer, WriterOptions};
+use lpa::{Writer, WriterOptions};
 
 use super::{Contents, is_alone, pack};
 use crate::support::{Copy, copy_dir, lpa, manifest, run, write_step};

@@ -5,10 +5,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use lpa::run::format::container::Header;
-use lpa::run::upkeep::hold::Held;
-use lpa::run::write::writer::{Step, Writer, WriterOptions};
-use lpa::run::{Access, Run};
+use lpa::internals::Header;
+use lpa::internals::Held;
+use lpa::{Access, Run};
+use lpa::{Step, Writer, WriterOptions};
 
 use super::{Contents, is_alone, pack};
 use crate::support::{
@@ -122,7 +122,7 @@ fn a_run_that_has_not_begun_or_holds_what_is_not_known() {
 
     let copy = Copy::of("digits_mlp");
     let newer = r#"{"event":"newer","k":1}"#;
-    let hash = lpa::hash::xxh3_64(newer.as_bytes());
+    let hash = lpa::internals::xxh3_64(newer.as_bytes());
     let line = format!("{},\"xxh3\":\"{hash:016x}\"}}\n", newer.strip_suffix('}').unwrap());
     copy.edit("journal.r0.jsonl", |text| text + &line);
     refused(&copy.path, &[], &["rank 0 notes something that this lpa does not know"]);
@@ -146,7 +146,7 @@ fn a_tensor_that_is_absent_by_halves() {
     let index = header.tensor("index").unwrap().2 as usize;
     assert_eq!(bytes[index + 2 * 32 + 16..][..2], [1, 0]);
     bytes[index + 2 * 32 + 16] = 2;
-    let hash = format!("{:016x}", lpa::hash::xxh3_64(&bytes[index..]));
+    let hash = format!("{:016x}", lpa::internals::xxh3_64(&bytes[index..]));
     let text = String::from_utf8_lossy(&header.bytes).into_owned();
     let text = text.replace(header.value("tail_xxh3").unwrap(), &hash);
     let at = text.find(&hash).unwrap() - text.find('{').unwrap() + 8;
