@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := target/release/lpa
 PY     := $(VENV)/bin/python
 
-.PHONY: demo build test test-rust test-python avx512-check check example smoke bench fixtures wheel kernels kernels-check \
+.PHONY: demo build test test-rust test-python avx512-check check example smoke bench fixtures package wheel kernels kernels-check \
         gpu-check gpu-bundle clean
 
 demo: build
@@ -17,6 +17,7 @@ test: test-rust test-python
 
 test-rust:
 	cargo test --release --locked --lib --test suite
+	cargo test --release --locked --doc
 
 test-python: build $(VENV)/module
 	$(PY) -m pytest -q tests/python
@@ -30,6 +31,8 @@ check: $(VENV)/ready
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --no-deps --workspace
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --release --locked --no-deps \
+	    --document-private-items --lib --target-dir target/private
 	$(VENV)/bin/ruff check python fixtures tests benches examples kernels
 
 # Six real trainings and what lpa says about each; on CIFAR-10 images where LPA_DATA has them.
@@ -57,6 +60,14 @@ fixtures: $(VENV)/module
 	rm -rf fixtures/digits_mlp fixtures/format
 	$(PY) fixtures/digits_mlp.py fixtures/digits_mlp
 	$(PY) fixtures/frozen.py fixtures/format
+
+# What is packed works without the repository around it, and a program embeds the library without the command.
+package:
+	cargo package --locked --no-verify
+	set -e; crate=$$(mktemp -d); tar xzf target/package/lpa-*.crate -C $$crate; \
+	    cargo install --quiet --locked --path $$crate/lpa-* --root $$crate --target-dir target; \
+	    $$crate/bin/lpa analyze fixtures/digits_mlp --out $$crate/table.parquet; \
+	    cargo run --release --locked --package lpa-embed -- $$crate/run; rm -rf $$crate
 
 # The GPU's machine code is made from kernels/*.cu by one pinned compiler, without a GPU or a toolkit.
 KERNELS := target/kernels-venv

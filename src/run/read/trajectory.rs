@@ -222,7 +222,7 @@ impl<S: Slots> Trajectory<S> {
     /// was not recorded. A step before the newest one is held only while there is room.
     ///
     /// # Errors
-    /// It is damaged or cannot be read; also where that is true of in a vector that x_step is decoded from.
+    /// It, or a vector that x_step is decoded from, is damaged or cannot be read.
     pub fn reach(&mut self, step: u64, source: &mut ChunkReader<'_>) -> Result<bool> {
         if self.slot(step).is_some() {
             return Ok(true);
