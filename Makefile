@@ -30,9 +30,9 @@ avx512-check: build
 check: $(VENV)/ready
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --no-deps --workspace
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --release --locked --no-deps \
-	    --document-private-items --lib --target-dir target/private
+	    --document-private-items --lib
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --no-deps --workspace
 	$(VENV)/bin/ruff check python fixtures tests benches examples kernels
 
 # Six real trainings and what lpa says about each; on CIFAR-10 images where LPA_DATA has them.

@@ -158,6 +158,6 @@ def test_errors_say_where_damage_is(tmp_path):
     with pytest.raises(lpa.MissingError) as caught:
         lpa.open(tmp_path / "nowhere")
     assert (caught.value.path, caught.value.step) == (str(tmp_path / "nowhere"), None)
-    with pytest.raises(OSError, match="cannot write /proc/table.parquet") as caught:
+    with pytest.raises(OSError, match=r"cannot write /proc/table\.parquet") as caught:
         lpa.analyze(FIXTURES / "digits_mlp", out="/proc/table.parquet")
     assert isinstance(caught.value, lpa.StorageError)
