@@ -16,7 +16,7 @@ use lpa::internals::xxh3_64;
 use lpa::internals::{
     Coding, Decoder, Encoder, Exponents, Lossy, Noise, Past, Prediction, Predictor, predict,
 };
-use lpa::internals::{Off, Sizes, Widths};
+use lpa::internals::{ReferenceWidths, Sizes, Widths};
 use lpa::internals::{Vectors, reference_sums, step_sums, three_reference_sums};
 use lpa::{Access, Run};
 
@@ -192,7 +192,7 @@ fn lossy(isa: Isa, [g, x, init, r]: [&[f32]; 4]) {
     let mut sizes = Sizes::default();
     let spreads = best(4 * N, || {
         sizes.take(Direction::Stored, &v, &Widths { g: &widths, x: init, next: init });
-        black_box(sizes.against(isa, [x, init], Off { values: r, widths: init, rounded: false }));
+        black_box(sizes.against(isa, [x, init], ReferenceWidths { values: r, widths: init, rounded: false }));
     });
     println!("spreads of one reference: {:.3} ns", ns(4.0, spreads));
 }

@@ -22,7 +22,7 @@ const SCALAR: f64 = 9.0;
 
 /// How vectors are stored.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct How {
+pub(crate) struct StorageChoice {
     /// The profile.
     pub profile: Profile,
     /// Whether iterates are predicted.
@@ -61,7 +61,7 @@ struct Bits {
 }
 
 /// What dense values of a type take. Measured: ResNet and transformer, early to late.
-fn bits(dtype: DType, how: How, optimizer: Option<Predictor>) -> Bits {
+fn bits(dtype: DType, how: StorageChoice, optimizer: Option<Predictor>) -> Bits {
     let (profile, Storage { gradients, iterates }) = (how.profile, how.storage);
     // What is predicted from gradients that lost something misses as much.
     let residual = match (optimizer, gradients) {
@@ -86,7 +86,7 @@ fn bits(dtype: DType, how: How, optimizer: Option<Predictor>) -> Bits {
     let gradient = match gradients {
         Precision::Int8 => multiples(profile),
         Precision::Bf16 if dtype == DType::F32 => {
-            bits(DType::BF16, How { profile, ..How::default() }, optimizer).gradient
+            bits(DType::BF16, StorageChoice { profile, ..StorageChoice::default() }, optimizer).gradient
         }
         _ => exact,
     };
@@ -117,7 +117,7 @@ pub(crate) fn from_tensors(
     tensors: &[TensorInfo],
     rows: &[(String, f64)],
     optimizer: Option<Predictor>,
-    how: How,
+    how: StorageChoice,
     steps: u64,
     sample: Sample,
 ) -> Estimate {

@@ -115,7 +115,7 @@ pub use error::{CudaError, Error, ErrorKind, Place, Result};
 pub use isa::Isa;
 pub use metrics::geometry::Geometry;
 pub use question::{Answer, Backend, Execution, Made, Question, Steps, Tabulated};
-pub use reference::{Own, ReferenceSpec};
+pub use reference::{OwnReference, ReferenceSpec};
 pub use row::{Names, Row, Scalars, Sink};
 pub use run::format::manifest::{Manifest, Optimizer, Precision, Slice, Storage, StreamInfo, TensorInfo};
 pub use run::read::vector::Vector;
@@ -157,7 +157,7 @@ pub mod internals {
     pub use crate::reduce::cpu::reference_sums;
     pub use crate::reduce::cpu::step_sums;
     pub use crate::reduce::cpu::three_reference_sums;
-    pub use crate::reduce::spread::Off;
+    pub use crate::reduce::spread::ReferenceWidths;
     pub use crate::reduce::spread::Sizes;
     pub use crate::reduce::spread::Widths;
     pub use crate::run::format::container::Header;

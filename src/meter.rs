@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::analyze::measure::recorded;
 use crate::analyze::measure::term::{Supply, Term};
-use crate::analyze::measure::told::{Along, Seen, Told};
+use crate::analyze::measure::told::{GradientDirection, Seen, Told};
 use crate::analyze::record::Shape;
 use crate::analyze::spool::Spool;
 use crate::analyze::{Analysis, Measured, Options, Pass, Skipped};
@@ -26,7 +26,7 @@ use crate::question::{Question, Steps, answer};
 use crate::reduce::Direction;
 use crate::reduce::cpu::{Vectors, iterate_sums};
 use crate::reference;
-use crate::reference::{Cache, Distances, Origin, Own, Reference, ReferenceSpec};
+use crate::reference::{Cache, Distances, Origin, OwnReference, Reference, ReferenceSpec};
 use crate::run::format::manifest::{GRAD, Manifest, TensorInfo};
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::absence::AbsenceLog;
@@ -42,6 +42,9 @@ use crate::table::Table;
 /// The table, in the run.
 const TABLE: &str = "metrics.parquet";
 
+// A second pass is an analysis whose shards are never written: chunks, sums, folds and the second phase are
+// the same code, and only where vectors come from differs. So equal sums are no coincidence that would have
+// to be tested for.
 /// Measures a training step by step; its run holds scalars, x_0 and x_T.
 #[derive(Debug)]
 pub struct Meter {
@@ -55,7 +58,7 @@ pub struct Meter {
     groups: Vec<Group>,
     directions: Vec<stream::Measured>,
     /// The gradient among the directions.
-    along: Option<Along>,
+    along: Option<GradientDirection>,
     shape: Shape,
     isa: Isa,
     measured: Measured,
@@ -153,7 +156,7 @@ impl Meter {
         let shape = Shape::new(layout, &groups, (&run.manifest.tensors, &references), |t| (t, 0));
         let measured = Measured::new(shape.words(), path, Skipped::default());
         let absence = AbsenceLog::new(run.manifest.tensors.len());
-        let along = Along::find(&directions, run.manifest.stream_id(GRAD));
+        let along = GradientDirection::find(&directions, run.manifest.stream_id(GRAD));
         let seen = Spool::new(run.manifest.tensors.len() * Seen::WORDS, path);
         Ok(Meter {
             writer,
@@ -330,16 +333,19 @@ impl Meter {
         let open = |specs: &[ReferenceSpec]| reference::open(&run, &catalog, specs, &cache);
         // A reference that is, bit for bit, where this path ended, is made of this path.
         let end = match run.final_step() {
-            Some(_) => open(&[ReferenceSpec::Own(Own::Final)])?.pop().map(|r| r.xxh3),
+            Some(_) => open(&[ReferenceSpec::Own(OwnReference::Final)])?.pop().map(|r| r.xxh3),
             None => None,
         };
         let known = self.references.iter().zip(&self.question.references);
-        let specs: Vec<ReferenceSpec> =
-            known
-                .map(|(r, spec)| {
-                    if Some(&r.xxh3) == end.as_ref() { ReferenceSpec::Own(Own::Final) } else { spec.clone() }
-                })
-                .collect();
+        let specs: Vec<ReferenceSpec> = known
+            .map(|(r, spec)| {
+                if Some(&r.xxh3) == end.as_ref() {
+                    ReferenceSpec::Own(OwnReference::Final)
+                } else {
+                    spec.clone()
+                }
+            })
+            .collect();
         let mut references = open(&specs)?;
         if references.len() == self.near.len() {
             let near = references.iter_mut().zip(&self.near).filter(|(r, _)| r.origin == Origin::File);

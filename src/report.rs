@@ -10,6 +10,7 @@ use crate::run::Run;
 use crate::run::format::manifest::Manifest;
 use crate::summary::{Subject, Summary, thousands};
 
+// In the table itself, so that asking again costs nothing and a file found later explains itself.
 /// Key of a table's metadata that holds the text.
 pub(crate) const SUMMARY: &str = "lpa.summary";
 

@@ -89,6 +89,8 @@ impl Scalars {
     }
 }
 
+// A NaN has no place in an order, so engines that answer from a file's statistics find other rows than
+// those that read it: numbers of a table are finite or null.
 fn finite(value: Option<f64>) -> Option<f64> {
     value.filter(|v| v.is_finite())
 }
@@ -284,6 +286,8 @@ const LAST: &[Column] = columns! {
     "run_id" => Text(r, r.names.run_id),
 };
 
+// All tables have these columns, whatever was analyzed or lost, so that one query reads many runs. A column
+// that is null in a whole row group takes no memory and some 190 bytes of the file.
 /// The columns of every table, in order: the same whatever was analyzed, so that tables can be read
 /// together.
 pub(crate) fn columns() -> impl Iterator<Item = &'static Column> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::cli::{Usage, bytes, rate, say};
 use crate::codec::Predictor;
-use crate::estimate::{Estimate, How, Sample, from_run, from_tensors, tensors_of};
+use crate::estimate::{Estimate, Sample, StorageChoice, from_run, from_tensors, tensors_of};
 use crate::optimizer::predictor;
 use crate::run::format::manifest::{Precision, Storage};
 use crate::run::write::writer::Profile;
@@ -94,12 +94,12 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     }
     let OptimizerName(optimizer) = a.optimizer.unwrap_or(OptimizerName(Some(Predictor::Sgd)));
     let estimate = |how| from_tensors(&tensors, &a.rows, optimizer, how, a.steps, sample);
-    let default = How { predict: true, ..How::default() };
-    let lossy = |gradients, iterates| How { storage: Storage { gradients, iterates }, ..default };
+    let default = StorageChoice { predict: true, ..StorageChoice::default() };
+    let lossy = |gradients, iterates| StorageChoice { storage: Storage { gradients, iterates }, ..default };
     let all = [
         ("default", estimate(default)),
-        ("fast", estimate(How { profile: Profile::Fast, ..default })),
-        ("default, predict=False", estimate(How { predict: false, ..default })),
+        ("fast", estimate(StorageChoice { profile: Profile::Fast, ..default })),
+        ("default, predict=False", estimate(StorageChoice { predict: false, ..default })),
         ("gradients bf16", estimate(lossy(Precision::Bf16, Precision::Exact))),
         ("gradients int8", estimate(lossy(Precision::Int8, Precision::Exact))),
         ("gradients and iterates int8", estimate(lossy(Precision::Int8, Precision::Int8))),

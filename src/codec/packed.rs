@@ -7,6 +7,8 @@
 use crate::codec::DecodeError;
 use crate::isa::multi_isa;
 
+// Each block has its own width and base, chosen by what they and the patches cost, instead of a fixed
+// window of 16 exponents: so three bits serve where exponents are close and none where they are equal.
 /// Bytes that share a base and a width.
 pub(super) const BLOCK: usize = 1024;
 /// Bytes side by side: a row.

@@ -81,6 +81,8 @@ pub const FUSED: u8 = 2;
 /// Flag of Adam: weight decay is added to the gradient.
 pub const COUPLED: u8 = 1;
 
+// Coefficients are stored, not derived: a reader needs neither the optimizer's name nor its hyperparameters
+// to decode, and a new rule for choosing them needs no new format.
 /// A predictor with its coefficients.
 ///
 /// - Linear: `[c0, c1, c2]`, of the step before, the iterate and the gradient.

@@ -8,6 +8,10 @@
 use crate::dtype::largest;
 use crate::isa::{Isa, multi_isa};
 
+// A rounding that is right on the average lets errors cancel in sums, and its own step sizes bound them,
+// far tighter than the norm of all errors would: a lossy run gives intervals, not another set of numbers of
+// unknown worth. Iterates are never rounded themselves, only their differences: late in a training ||x -
+// x*|| is less than what bfloat16 can tell apart.
 /// Elements that share a step.
 pub(super) const BLOCK: usize = 256;
 /// The largest multiple of a step.

@@ -9,6 +9,9 @@ use crate::codec::predict::{MAX_COEFFICIENTS, Prediction, Predictor};
 use crate::dtype::{DType, narrow, widen_one};
 use crate::isa::{Isa, multi_isa};
 
+// There is no entropy coder. Where the prediction holds all residuals are zero, and a block of 1024 zeros
+// takes two bytes; where it does not, they are small numbers that packing stores nearly as well as Huffman
+// coding would.
 /// Bytes before the coefficients: the number of planes, the predictor's flags, two zeros.
 const HEAD: usize = 4;
 /// Distances up to here are rounding: two units of the last place, either way.

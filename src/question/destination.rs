@@ -50,6 +50,9 @@ fn file_name(parts: &[&str]) -> String {
     [&["metrics"], parts.as_slice(), &["parquet"]].concat().join(".")
 }
 
+// A table answers one question (references, streams, groups, steps) and is named after it. Adding rows to a
+// table would mean to rewrite it, and a query that forgets the column `reference` would mix them. Measuring
+// a reference again beside a new one costs a small part of decoding.
 /// Where tables go that nothing else is said of: into the run. Where the run cannot be written, into the working
 /// directory, under the run's name and a part of a hash of which run it is, since many have the same name.
 pub(super) struct Destination {

@@ -20,7 +20,7 @@ use crate::analyze::{Analysis, Measured, Observer, Options, Pass, Shadow, thread
 use crate::error::Result;
 use crate::group;
 use crate::reference;
-use crate::reference::{Cache, Own, Reference, ReferenceSpec};
+use crate::reference::{Cache, OwnReference, Reference, ReferenceSpec};
 use crate::report::{SUMMARY, left_out, report};
 use crate::row::Sink;
 use crate::run::format::manifest::GRAD;
@@ -50,7 +50,7 @@ pub struct Question {
 impl Default for Question {
     fn default() -> Question {
         Question {
-            references: vec![ReferenceSpec::Own(Own::Final)],
+            references: vec![ReferenceSpec::Own(OwnReference::Final)],
             streams: vec![GRAD.to_owned()],
             groups: vec![group::ALL.to_owned()],
             steps: Steps::default(),

@@ -59,7 +59,7 @@ const ROUNDINGS: f64 = 64.0 / (1u64 << 53) as f64;
 
 /// A reference as its errors are seen.
 #[derive(Clone, Copy, Debug)]
-pub struct Off<'a> {
+pub struct ReferenceWidths<'a> {
     /// Its values.
     pub values: &'a [f32],
     /// Their widths.
@@ -138,7 +138,7 @@ impl Sizes {
     }
 
     /// The spreads of `<s, x - r>` and `||x - r||^2`, with the widths of `x`.
-    pub fn against(&self, isa: Isa, x: [&[f32]; 2], r: Off<'_>) -> [Spread; 2] {
+    pub fn against(&self, isa: Isa, x: [&[f32]; 2], r: ReferenceWidths<'_>) -> [Spread; 2] {
         let input = [&self.size[..], &self.own, &self.shared, x[0], x[1], r.values, r.widths];
         let terms = if r.rounded { Against::ROUNDED } else { Against::AS_IT_IS };
         let [dot, dot_offset, d2, d2_squares, d2_offset] = match isa.kind() {
@@ -219,8 +219,8 @@ mod tests {
         sizes
     }
 
-    fn off<'a>(values: &'a [f32], widths: &'a [f32]) -> Off<'a> {
-        Off { values, widths, rounded: false }
+    fn off<'a>(values: &'a [f32], widths: &'a [f32]) -> ReferenceWidths<'a> {
+        ReferenceWidths { values, widths, rounded: false }
     }
 
     #[test]
@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn roundings_of_an_average_may_all_be_to_one_side() {
         let s = sizes(Direction::Stored, [3.0, 2.0, 0.0], [0.0; 3]);
-        let rounded = Off { rounded: true, ..off(&[1.0], &[0.0]) };
+        let rounded = ReferenceWidths { rounded: true, ..off(&[1.0], &[0.0]) };
         let [dot, d2] = s.against(Isa::detect(), [&[2.0], &[0.0]], rounded);
         let ulp = f64::from(f32::EPSILON);
         assert_eq!((dot.variance, d2.variance), (0.0, 0.0));

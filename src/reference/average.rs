@@ -16,7 +16,7 @@ use crate::run::format::vector_id::StreamId;
 use crate::run::read::chunk_reader::ChunkReader;
 use crate::run::read::trajectory::Trajectory;
 use crate::run::read::walk::through;
-use crate::run::write::reference_file::{LOSSY, Of, ReferenceFile};
+use crate::run::write::reference_file::{LOSSY, ReferenceFile, Wanted};
 use crate::run::{Draft, Run};
 
 /// A file to make.
@@ -24,7 +24,7 @@ pub(super) struct Target<'a> {
     pub(super) weights: &'a Weights,
     /// What is averaged. The errors of iterates are independent, and none is larger than its width, so the
     /// average of the widths bounds that of the errors.
-    pub(super) of: Of,
+    pub(super) of: Wanted,
     pub(super) path: &'a Path,
 }
 

@@ -9,7 +9,7 @@ use crate::reference::names::{instead, listed};
 use crate::reference::own;
 use crate::reference::own::resolve;
 use crate::reference::recognise::{Iterate, Recognised, recognise};
-use crate::reference::spec::Own;
+use crate::reference::spec::OwnReference;
 use crate::reference::values::{Files, Names};
 use crate::reference::weights::Weights;
 use crate::reference::{Cache, Kin, Likeness, Named, Origin, Reference, likeness};
@@ -88,7 +88,7 @@ pub(super) fn open(run: &Run, catalog: &Catalog, path: &Path, cache: &Cache) -> 
     match found {
         // As it was recorded it is exact, or says how far it is off.
         What::Iterate(i) if i.rounded.is_some() || run.manifest.loses(StreamId::Iterate) => {
-            let resolved = vec![resolve(run, catalog, &Own::Step(i.step))?];
+            let resolved = vec![resolve(run, catalog, &OwnReference::Step(i.step))?];
             if let Some((recorded, _)) = own::open(run, catalog, resolved, cache)?.pop() {
                 let there = std::mem::replace(&mut reference.values, recorded.values);
                 reference.values.restrict(|t| there.has(t));

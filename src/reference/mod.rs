@@ -27,7 +27,7 @@ pub(crate) use crate::reference::own::Cache;
 pub(crate) use crate::reference::own::final_fault;
 use crate::reference::own::{open_final, resolve};
 use crate::reference::spec::{Found, find};
-pub use crate::reference::spec::{Own, ReferenceSpec};
+pub use crate::reference::spec::{OwnReference, ReferenceSpec};
 use crate::reference::values::Values;
 use crate::reference::weights::Weights;
 use crate::run::format::chunk::Chunk;
@@ -202,7 +202,7 @@ pub(crate) fn of_companion(
         let own = match r.origin {
             Origin::Own => r.name.parse().ok(),
             Origin::File | Origin::Run { .. } => {
-                r.step.filter(|_| r.kin.is_none()).map(|s| ReferenceSpec::Own(Own::Step(s)))
+                r.step.filter(|_| r.kin.is_none()).map(|s| ReferenceSpec::Own(OwnReference::Step(s)))
             }
         };
         numbers.push(match own.filter(|_| r.weights != Weights::None) {

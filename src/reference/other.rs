@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::reference::locate::Located;
 use crate::reference::own;
 use crate::reference::own::{resolve, widths_path};
-use crate::reference::spec::Own;
+use crate::reference::spec::OwnReference;
 use crate::reference::values::{Files, Names, Values};
 use crate::reference::weights::Weights;
 use crate::reference::{Cache, Named, Origin, Reference};
@@ -17,7 +17,13 @@ use crate::run::read::catalog::Catalog;
 use crate::run::read::vector::Vector;
 
 /// Opens a reference of another run.
-pub(super) fn open(run: &Run, catalog: &Catalog, path: &Path, own: &Own, cache: &Cache) -> Result<Reference> {
+pub(super) fn open(
+    run: &Run,
+    catalog: &Catalog,
+    path: &Path,
+    own: &OwnReference,
+    cache: &Cache,
+) -> Result<Reference> {
     let other = Run::open(path, run.access())?;
     // What is damaged there matters only where it is needed.
     let other_catalog = Catalog::read(&other, true)?;

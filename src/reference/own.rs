@@ -10,14 +10,14 @@ use crate::error::{Error, Result, Tried};
 use crate::hash::xxh3_64;
 use crate::reference::average::{Target, materialize};
 use crate::reference::locate::Located;
-use crate::reference::spec::Own;
+use crate::reference::spec::OwnReference;
 use crate::reference::values::{Files, Names, Values};
 use crate::reference::weights::Weights;
 use crate::reference::{Likeness, Origin, Reference, likeness};
 use crate::run::format::container::Header;
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::catalog::Catalog;
-use crate::run::write::reference_file::Of;
+use crate::run::write::reference_file::Wanted;
 use crate::run::{FINAL, Run, assemble_final};
 
 /// Where averages of iterates are kept between analyses.
@@ -85,7 +85,7 @@ impl Cache {
 
 /// A reference that was found in a run, and is yet to be made.
 pub(super) struct Resolved {
-    own: Own,
+    own: OwnReference,
     weights: Weights,
     provisional: bool,
     note: Option<String>,
@@ -95,23 +95,23 @@ pub(super) struct Resolved {
 ///
 /// # Errors
 /// They were not recorded; the text says what was.
-pub(super) fn resolve(run: &Run, catalog: &Catalog, own: &Own) -> Result<Resolved> {
+pub(super) fn resolve(run: &Run, catalog: &Catalog, own: &OwnReference) -> Result<Resolved> {
     let not_found = |what| Error::NotFound { path: run.path.clone(), what };
     let unfinished = run.final_step().is_none();
     let all = 0..u64::MAX;
     let found = |weights, provisional| Ok(Resolved { own: own.clone(), weights, provisional, note: None });
     let single = |step, provisional| found(Weights::Equal(vec![step]), provisional);
     match own {
-        Own::Final => match run.final_step() {
+        OwnReference::Final => match run.final_step() {
             Some(step) => single(step, false),
             None => Err(no_final(run)),
         },
-        Own::Last => match catalog.iterates(all).next_back() {
+        OwnReference::Last => match catalog.iterates(all).next_back() {
             Some(step) => single(step, unfinished),
             None => Err(not_found("no iterate was recorded yet".to_owned())),
         },
-        Own::Step(step) if catalog.has_iterate(*step) => single(*step, false),
-        Own::Step(step) => {
+        OwnReference::Step(step) if catalog.has_iterate(*step) => single(*step, false),
+        OwnReference::Step(step) => {
             let before = catalog.iterates(0..*step).next_back();
             let after = catalog.iterates(*step..u64::MAX).next();
             let near: Vec<String> = [before, after].into_iter().flatten().map(|s| format!("x_{s}")).collect();
@@ -120,7 +120,7 @@ pub(super) fn resolve(run: &Run, catalog: &Catalog, own: &Own) -> Result<Resolve
                 near.join(" or ")
             )))
         }
-        Own::Epoch(epoch) => {
+        OwnReference::Epoch(epoch) => {
             let (step, complete) = end_of_epoch(catalog, *epoch).map_err(not_found)?;
             if catalog.damage.iter().any(|(range, _)| range.contains(&step)) {
                 let what = format!(
@@ -133,7 +133,7 @@ pub(super) fn resolve(run: &Run, catalog: &Catalog, own: &Own) -> Result<Resolve
             }
             single(step, unfinished && !complete)
         }
-        Own::Mean(from, to) => {
+        OwnReference::Mean(from, to) => {
             let steps: Vec<u64> = catalog.iterates(*from..to.unwrap_or(u64::MAX)).collect();
             let end = catalog.iterates(all).next_back().map_or(0, |s| s + 1);
             if steps.is_empty() || to.is_some_and(|to| to > end) {
@@ -151,7 +151,7 @@ pub(super) fn resolve(run: &Run, catalog: &Catalog, own: &Own) -> Result<Resolve
             let weights = Weights::Equal(steps);
             Ok(Resolved { own: own.clone(), weights, provisional: unfinished && to.is_none(), note })
         }
-        Own::Ema(beta) => {
+        OwnReference::Ema(beta) => {
             let steps: Vec<u64> = catalog.iterates(all).collect();
             if steps.is_empty() {
                 return Err(not_found("no iterate was recorded yet".to_owned()));
@@ -193,7 +193,7 @@ pub(super) fn open_final(run: &Run) -> Result<(Values, String)> {
     if !path.exists() {
         assemble_final(&run.path, &format!("final.{}.", std::process::id()))?;
     }
-    open_file(run, &path, Of::Values)
+    open_file(run, &path, Wanted::Values)
 }
 
 /// What is wrong with the file of the final iterate of a complete run, compared with its shards;
@@ -209,7 +209,7 @@ pub(crate) fn final_fault(run: &Run) -> Result<Option<String>> {
     if !path.exists() {
         return Ok(Some("it was missing".to_owned()));
     }
-    let values = match open_file(run, &path, Of::Values) {
+    let values = match open_file(run, &path, Wanted::Values) {
         Ok((values, _)) => values,
         Err(Error::Damaged { what, .. }) => return Ok(Some(what)),
         Err(e @ (Error::TableMismatch { .. } | Error::Reference { .. })) => return Ok(Some(e.to_string())),
@@ -255,7 +255,7 @@ pub(super) fn open(
     let mut targets: Vec<Target<'_>> = Vec::new();
     let wanted = resolved.iter().zip(&places).zip(&widths).filter(|((_, (_, is_final)), _)| !is_final);
     for ((r, (path, _)), widths) in wanted {
-        let both = [(Of::Values, path), (Of::Widths, widths)];
+        let both = [(Wanted::Values, path), (Wanted::Widths, widths)];
         for (of, path) in both.into_iter().take(if lossy { 2 } else { 1 }) {
             let known = targets.iter().any(|t| t.path == path.as_path());
             if !known && open_file(run, path, of).is_err() {
@@ -269,9 +269,9 @@ pub(super) fn open(
     drop(targets);
     let mut all = Vec::new();
     for (r, (path, is_final)) in resolved.into_iter().zip(places) {
-        let (values, xxh3) = if is_final { open_final(run)? } else { open_file(run, &path, Of::Values)? };
+        let (values, xxh3) = if is_final { open_final(run)? } else { open_file(run, &path, Wanted::Values)? };
         let widths = if lossy && !is_final {
-            Some(open_file(run, &widths_path(&path), Of::Widths)?.0)
+            Some(open_file(run, &widths_path(&path), Wanted::Widths)?.0)
         } else {
             // The final iterate is stored without loss.
             None
@@ -329,7 +329,7 @@ fn key(run: &Run, catalog: &Catalog, weights: &Weights) -> String {
 ///
 /// # Errors
 /// It is damaged.
-fn open_file(run: &Run, path: &Path, of: Of) -> Result<(Values, String)> {
+fn open_file(run: &Run, path: &Path, of: Wanted) -> Result<(Values, String)> {
     let file = File::open(path).tried("open", path)?;
     let header = Header::read(&file, path)?;
     for (name, expected) in [("format", of.format()), ("run_id", run.manifest.run_id.as_str())] {

@@ -29,6 +29,9 @@ const FEWEST: usize = 64;
 const GROWTH: f64 = 1.5;
 const EVENLY: usize = 16;
 
+// A file is asked, not believed. What the verdict says depends on whether a reference holds the gradients
+// that it is met with. Metadata and names do not tell, and distances alone cannot; but an average of
+// iterates is a mixture of them, and what comes from elsewhere has noise that no mixture of them has.
 /// What a file turns out to be.
 pub(super) enum Recognised {
     /// An iterate.

@@ -10,14 +10,14 @@ use crate::run::directory::MANIFEST;
 #[derive(Clone, Debug, PartialEq)]
 pub enum ReferenceSpec {
     /// An iterate, or an average of iterates, of the run itself.
-    Own(Own),
+    Own(OwnReference),
     /// A file, or a directory of them, or another run and a reference of it.
     Path(String),
 }
 
 /// A reference made of iterates of a run.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Own {
+pub enum OwnReference {
     /// The final iterate x_T.
     Final,
     /// The newest recorded iterate.
@@ -38,24 +38,24 @@ impl FromStr for ReferenceSpec {
     fn from_str(text: &str) -> Result<ReferenceSpec, String> {
         let number = |s: &str| s.parse::<u64>().map_err(|_| format!("'{text}': '{s}' is no step or epoch"));
         let own = match text.split_once(':') {
-            None if text == "final" => Own::Final,
-            None if text == "last" => Own::Last,
-            Some(("step", n)) => Own::Step(number(n)?),
-            Some(("epoch", n)) => Own::Epoch(number(n)?),
+            None if text == "final" => OwnReference::Final,
+            None if text == "last" => OwnReference::Last,
+            Some(("step", n)) => OwnReference::Step(number(n)?),
+            Some(("epoch", n)) => OwnReference::Epoch(number(n)?),
             Some(("mean", range)) => {
                 let (a, b) = range.split_once("..").ok_or_else(|| format!("'{text}': write mean:A..B"))?;
                 let (a, b) = (number(a)?, if b.is_empty() { None } else { Some(number(b)?) });
                 if b.is_some_and(|b| b <= a) {
                     return Err(format!("'{text}' holds no step; B is not included"));
                 }
-                Own::Mean(a, b)
+                OwnReference::Mean(a, b)
             }
             Some(("ema", beta)) => {
                 let beta: f64 = beta.parse().map_err(|_| format!("'{text}': '{beta}' is no number"))?;
                 if !(0.0..1.0).contains(&beta) {
                     return Err(format!("'{text}': BETA lies between 0 and 1, such as ema:0.999"));
                 }
-                Own::Ema(beta)
+                OwnReference::Ema(beta)
             }
             _ if text.is_empty() => return Err("a reference has a name".to_owned()),
             _ => return Ok(ReferenceSpec::Path(text.to_owned())),
@@ -64,16 +64,16 @@ impl FromStr for ReferenceSpec {
     }
 }
 
-impl std::fmt::Display for Own {
+impl std::fmt::Display for OwnReference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Own::Final => f.write_str("final"),
-            Own::Last => f.write_str("last"),
-            Own::Step(n) => write!(f, "step:{n}"),
-            Own::Epoch(n) => write!(f, "epoch:{n}"),
-            Own::Mean(a, None) => write!(f, "mean:{a}.."),
-            Own::Mean(a, Some(b)) => write!(f, "mean:{a}..{b}"),
-            Own::Ema(beta) => write!(f, "ema:{beta}"),
+            OwnReference::Final => f.write_str("final"),
+            OwnReference::Last => f.write_str("last"),
+            OwnReference::Step(n) => write!(f, "step:{n}"),
+            OwnReference::Epoch(n) => write!(f, "epoch:{n}"),
+            OwnReference::Mean(a, None) => write!(f, "mean:{a}.."),
+            OwnReference::Mean(a, Some(b)) => write!(f, "mean:{a}..{b}"),
+            OwnReference::Ema(beta) => write!(f, "ema:{beta}"),
         }
     }
 }
@@ -83,7 +83,7 @@ pub(super) enum Found {
     /// A file or a directory of files.
     Files(PathBuf),
     /// A run, and a reference of it.
-    Run(PathBuf, Own),
+    Run(PathBuf, OwnReference),
 }
 
 /// Looks what `text` names.
@@ -94,7 +94,7 @@ pub(super) fn find(text: &str) -> Result<Found, String> {
     let is_run = |p: &Path| p.join(MANIFEST).exists();
     let path = Path::new(text);
     if is_run(path) {
-        return Ok(Found::Run(path.to_owned(), Own::Final));
+        return Ok(Found::Run(path.to_owned(), OwnReference::Final));
     }
     if path.exists() {
         return Ok(Found::Files(path.to_owned()));

@@ -5,6 +5,8 @@ use crate::analyze::derive::walk::Walked;
 use crate::analyze::record::{Part, Record};
 use crate::optimizer::linear::{Past, Update};
 
+// The length of a walk needs the coefficient of every gradient in every d_t, T^2 numbers. For a linear
+// optimizer three numbers a gradient obey a recursion, and six second moments of them are enough.
 /// The pasts of all walks at a step.
 pub(crate) struct Pasts {
     /// By walk, group and part.

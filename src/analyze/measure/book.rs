@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use crate::analyze::measure::path::Check;
-use crate::analyze::measure::told::{Along, Seen, Told};
+use crate::analyze::measure::told::{GradientDirection, Seen, Told};
 use crate::analyze::spool::Spool;
 use crate::analyze::{Analysis, Measured};
 use crate::error::Result;
@@ -27,7 +27,7 @@ pub(crate) struct Entry {
 /// Where entries go.
 pub(crate) struct Book {
     check: Option<Check>,
-    along: Option<Along>,
+    along: Option<GradientDirection>,
     /// Entries that wait, the last step first, and how many there are.
     waiting: Option<(Spool, usize)>,
     words: Vec<u64>,
@@ -40,7 +40,10 @@ impl Book {
         let words = 2 + analysis.run.manifest.tensors.len() * (width + 1 + Told::WORDS);
         Book {
             check: analysis.check(),
-            along: Along::find(&analysis.options.directions, analysis.run.manifest.stream_id(GRAD)),
+            along: GradientDirection::find(
+                &analysis.options.directions,
+                analysis.run.manifest.stream_id(GRAD),
+            ),
             waiting: backward.then(|| (Spool::new(words, scratch), 0)),
             words: Vec::new(),
         }

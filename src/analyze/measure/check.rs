@@ -6,7 +6,7 @@
 //! differ, it is another optimizer. Single steps that are not the optimizer's are `path`'s business.
 
 use crate::analyze::measure::path::{Check, Known};
-use crate::analyze::measure::told::{Along, Updates};
+use crate::analyze::measure::told::{GradientDirection, Updates};
 use crate::analyze::{Analysis, Measured};
 use crate::codec::Predictor;
 use crate::error::Result;
@@ -198,7 +198,11 @@ impl Analysis<'_> {
     }
 
     /// The updates of a step as they act on the gradient that is measured.
-    pub(crate) fn taken(updates: &Updates, step: u64, along: Option<Along>) -> Vec<Option<Update>> {
+    pub(crate) fn taken(
+        updates: &Updates,
+        step: u64,
+        along: Option<GradientDirection>,
+    ) -> Vec<Option<Update>> {
         let decayed = along.is_some_and(|a| a.decayed);
         let own = |u: &Update| Update { weight_decay: if decayed { 0.0 } else { u.weight_decay }, ..*u };
         updates.at(step).iter().map(|u| u.as_ref().map(own)).collect()

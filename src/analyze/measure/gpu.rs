@@ -93,7 +93,7 @@ pub(crate) struct Batch {
     init: Option<Place>,
     /// Steps of iterates, and their places.
     iterates: Vec<(u64, Place)>,
-    rows: Vec<Of>,
+    rows: Vec<TermRow>,
     /// Sums that wait for their row, and its number.
     done: Vec<(usize, Part)>,
     /// Whether the chunk's vectors are decoded on the device.
@@ -115,7 +115,7 @@ pub(crate) struct Batch {
 }
 
 /// Where the sums of a term go.
-struct Of {
+struct TermRow {
     term: usize,
     row: usize,
     direction: usize,
@@ -224,7 +224,7 @@ impl Batch {
         };
         let term = self.lane.term(cuda::Term { direction: of.direction, g, x, next, later });
         let (direction, later) = (of.number, of.later.is_some());
-        self.rows.push(Of { term, row, direction, later, given });
+        self.rows.push(TermRow { term, row, direction, later, given });
         Ok(())
     }
 

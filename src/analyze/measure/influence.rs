@@ -3,6 +3,18 @@
 //!
 //! Owns what is handed from one window to the one before: windows are taken from the last to the first. Which steps are
 //! walked is `course`'s, the walk `responses`'.
+//!
+//! What a gradient of Adam put into a reference follows, element by element, from the second moments of the steps
+//! after it. So windows, and in them the segments between keyframes, are taken from the last to the first: a
+//! segment is walked forward as ever, which gives the sums and, from the replay that decodes its iterates, the
+//! second moment at every twelfth step; then backward, twelve steps at a time, with each gradient decoded once
+//! more, the second moments made again from those that were held, and the responses carried back
+//! (`reduce::response` the arithmetic, a block of 4,096 elements at a time). Responses are handed from one window
+//! to the one before through a file without a name, 4 bytes a parameter and reference. So chunks are independent
+//! still, but pieces of time are not: a model of fewer chunks than threads keeps only as many busy. Second moments
+//! that were not recorded are made by one more pass (`seconds`). On the way a few elements of the gradients are
+//! kept (`sample`). The sums of all tensors wait until the first step is reached (`book`), since what follows from
+//! them is taken in the order of steps.
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};

@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::isa::Isa;
 use crate::order::CHUNK;
 use crate::reduce::Direction;
-use crate::reduce::spread::{Off, Sizes, Widths};
+use crate::reduce::spread::{ReferenceWidths, Sizes, Widths};
 use crate::reference::Reference;
 use crate::run::format::chunk::Chunk;
 use crate::run::format::vector_id::StreamId;
@@ -89,7 +89,7 @@ impl Bounds {
             _ => row.put_g2_spread(d, self.sizes.squared(isa)),
         }
         for (k, (r, (widths, rounded))) in references.iter().zip(&self.references).enumerate() {
-            let r = Off { values: &r[..n], widths: &widths[..n], rounded: *rounded };
+            let r = ReferenceWidths { values: &r[..n], widths: &widths[..n], rounded: *rounded };
             let [dot, d2] = self.sizes.against(isa, [v.x, &self.x[..n]], r);
             row.put_dot_spread(d, k, dot);
             row.put_d2_spread(k, d2);

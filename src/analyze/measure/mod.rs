@@ -177,6 +177,8 @@ impl Analysis<'_> {
         Ok(measured)
     }
 
+    // x_0 and the iterate after the last step are decoded again in each window rather than held for all
+    // chunks: two decodings a window against 4 bytes a parameter of memory.
     /// The steps whose vectors rows of `steps` are made of, ascending.
     fn needed(&self, steps: &[u64]) -> Vec<u64> {
         let lag = self.shape.layout.lag;

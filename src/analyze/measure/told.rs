@@ -135,18 +135,19 @@ pub(crate) struct Seen {
 
 /// Which direction is the gradient, and whether it has its weight decay already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Along {
+pub(crate) struct GradientDirection {
     /// The direction.
     pub(crate) direction: usize,
     /// It has its weight decay.
     pub(crate) decayed: bool,
 }
 
-impl Along {
+impl GradientDirection {
     /// The gradient among the directions that are measured, of which `grad` is the recorded stream.
-    pub(crate) fn find(directions: &[Measured], grad: Option<StreamId>) -> Option<Along> {
+    pub(crate) fn find(directions: &[Measured], grad: Option<StreamId>) -> Option<GradientDirection> {
         let find = |form: Form| directions.iter().position(|m| m.recorded == grad && m.form == form);
-        let along = |form: Form| Some(Along { direction: find(form)?, decayed: form == Form::Decayed });
+        let along =
+            |form: Form| Some(GradientDirection { direction: find(form)?, decayed: form == Form::Decayed });
         grad.and_then(|_| along(Form::Stored).or_else(|| along(Form::Decayed)))
     }
 }
@@ -162,7 +163,7 @@ impl Seen {
 
     /// What the sums of a tensor say; `None` where x_{t+1} is not recorded. The gradient lies `along` a direction,
     /// where it was recorded.
-    pub(crate) fn of(row: SumRow<'_>, along: Option<Along>, told: Told) -> Option<Seen> {
+    pub(crate) fn of(row: SumRow<'_>, along: Option<GradientDirection>, told: Told) -> Option<Seen> {
         let step2 = row.step2()?;
         let (gradient, [g2, gx, g_step]) = match along.map(|a| a.direction) {
             None => (Gradient::Unknown, [0.0; 3]),

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result, Tried};
 
+// Stock tools open every file, and truncation shows at once. In it lie one index and one payload tensor.
 /// Data of a file that lpa writes starts at a multiple of this, so that it can be mapped, read
 /// directly and copied to devices in whole pages.
 pub(crate) const DATA_ALIGN: usize = 4096;

@@ -6,6 +6,7 @@ use crate::codec::{Coding, Stated};
 pub(crate) const RECORD: usize = 32;
 /// Payloads start at multiples of this inside `chunks`.
 pub(crate) const PAYLOAD_ALIGN: u64 = 64;
+// A chunk's planes lie side by side: one checksum, one bounds check, one place to read per chunk and step.
 /// How and where one chunk is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {

@@ -200,6 +200,11 @@ impl<M> Shared<M> {
     }
 }
 
+// A recorder's hooks run between backward and update, where every millisecond is the training's. They copy
+// into buffers that exist already, and hand a step over only once the next one is copied, since the thread
+// that encodes it competes for the same cores. The thread is of low priority: where it falls behind, the
+// training waits for a buffer and the cores are its own. Flushing a shard to the disk is a third thread's,
+// so that encoding goes on.
 /// A recorder on its own thread. Jobs are done in their order. After an error all that follow are
 /// discarded, and the buffers come back, so that the training never waits for a broken disk.
 ///
@@ -349,9 +354,9 @@ fn elsewhere(path: &Path) -> Error {
 }
 
 /// Lets nobody wait for a thread that is gone.
-struct Over<'a, M>(&'a Shared<M>, PathBuf);
+struct Ending<'a, M>(&'a Shared<M>, PathBuf);
 
-impl<M> Drop for Over<'_, M> {
+impl<M> Drop for Ending<'_, M> {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.worker = Worker::Gone;
@@ -364,7 +369,7 @@ impl<M> Drop for Over<'_, M> {
 }
 
 fn work<M: AsRef<[u8]>>(shared: &Shared<M>, mut recorder: Box<dyn Recorder>, packing: &Packing) {
-    let _over = Over(shared, recorder.path().to_owned());
+    let _over = Ending(shared, recorder.path().to_owned());
     // The training comes first; where it must wait for this thread, the processors are free.
     let _ = setpriority_process(None, NICE);
     loop {

@@ -9,9 +9,10 @@ use crate::run::directory::inside::Inside;
 use crate::run::directory::publish::{parent, publish_new, unique_file};
 use crate::run::upkeep::leftover::TMP;
 use crate::run::upkeep::set_aside::set_aside;
-use crate::run::write::reference_file::{Of, ReferenceFile};
+use crate::run::write::reference_file::{ReferenceFile, Wanted};
 use crate::run::{Access, Run};
 
+// The final iterate is a step like others, and this file is made from it; so several ranks need no barrier.
 /// Where a run keeps its final iterate.
 pub(crate) const FINAL: &str = "ref/final.safetensors";
 
@@ -55,7 +56,7 @@ fn draft(run: &Run, step: u64, tmp_prefix: &str) -> Result<NamedTempFile> {
         run,
         draft.as_file(),
         draft.path(),
-        Of::Values,
+        Wanted::Values,
         vec![("step", step.to_string())],
     )?;
     out.push_iterate(step)?;

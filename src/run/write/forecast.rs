@@ -16,6 +16,9 @@ use crate::run::format::vector_id::StreamId;
 use crate::run::read::trajectory::Trajectory;
 use crate::run::write::sample::{Sample, Trial};
 
+// Moments go with keyframes and nowhere else: between them a reader makes them itself. Without them Adam's
+// steps could not be predicted after a keyframe at all, and SGD's for 30 steps. A resumed recording reads
+// them back from the last shard.
 /// A step that is a multiple of this is a keyframe, so that those of several ranks meet.
 pub(crate) const KEYFRAME_STEPS: u64 = 128;
 
@@ -289,7 +292,8 @@ impl Forecast {
                 self.unused.resize(values.len(), 0.0);
                 predict(self.isa, &shadow, &mut past, &mut self.unused);
             }
-            // Where the prediction misses little, nothing has to be lost.
+            // A difference is taken to the iterate before, not to a prediction from lossy gradients, whose error is as
+            // large. Where a prediction does better than 6 bits a value, as it does late, nothing has to be lost.
             let lossy = self.lossy && dtype == DType::F32 && !keyframe && !self.places[chunk].close;
             if lossy {
                 let lossy = Lossy { values, noise, decoded: &mut self.predicted };

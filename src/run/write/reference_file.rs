@@ -22,19 +22,19 @@ pub(crate) const LOSSY: &str = "lossy";
 
 /// What of an iterate is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Of {
+pub(crate) enum Wanted {
     /// Its values.
     Values,
     /// How far they can be off, where it was stored with loss.
     Widths,
 }
 
-impl Of {
+impl Wanted {
     /// The value of the metadata key `format` of files that hold it.
     pub(crate) fn format(self) -> &'static str {
         match self {
-            Of::Values => REFERENCE_FORMAT,
-            Of::Widths => "lpa-widths",
+            Wanted::Values => REFERENCE_FORMAT,
+            Wanted::Widths => "lpa-widths",
         }
     }
 
@@ -49,7 +49,7 @@ impl Of {
         source: &mut ChunkReader<'_>,
         widths: &'v mut Vec<f32>,
     ) -> Result<&'v [f32]> {
-        if self == Of::Values {
+        if self == Wanted::Values {
             return Ok(values);
         }
         widths.resize(values.len(), 0.0);
@@ -61,7 +61,7 @@ impl Of {
 /// A reference file that is being written.
 pub(crate) struct ReferenceFile<'a> {
     run: &'a Run,
-    of: Of,
+    of: Wanted,
     /// Metadata besides what every reference file has.
     more: Vec<(&'a str, String)>,
     file: BufWriter<&'a File>,
@@ -80,7 +80,7 @@ impl<'a> ReferenceFile<'a> {
         run: &'a Run,
         file: &'a File,
         path: &'a Path,
-        of: Of,
+        of: Wanted,
         more: Vec<(&'a str, String)>,
     ) -> Result<ReferenceFile<'a>> {
         let file = BufWriter::with_capacity(1 << 20, file);

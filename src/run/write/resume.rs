@@ -10,6 +10,8 @@ use crate::run::read::trajectory::Trajectory;
 use crate::run::read::window::Window;
 use crate::run::write::forecast::Forecast;
 
+// The step is found by the parameters: a checkpoint notes the hash of x_t in the journal, and resuming
+// compares bits, so that a wrong step number cannot glue two different paths together.
 /// Takes the state after `step` of a rank from the shards of `run`, which was opened before the
 /// resumption.
 ///

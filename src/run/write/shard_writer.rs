@@ -34,6 +34,9 @@ impl Drop for TmpPath {
     }
 }
 
+// The header holds the hash of the index, which holds the hashes of the payloads, so it is a hash of the
+// shard: all headers are checked before an analysis starts, and give the table its `inputs_xxh3`. Every
+// shard carries the tensor table, so that a shard of another run is told by the tensor that differs.
 /// A shard that is being written.
 #[derive(Debug)]
 pub(crate) struct ShardWriter {
