@@ -248,7 +248,7 @@ pub enum ErrorKind {
 }
 
 impl Error {
-    /// What kind it is of.
+    /// Its kind.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::Io { .. } | Error::Table { .. } => ErrorKind::Io,
@@ -266,7 +266,7 @@ impl Error {
         }
     }
 
-    /// The path that it is about.
+    /// Path of the run or file that it is about.
     pub fn path(&self) -> Option<&Path> {
         match self {
             Error::Cuda(_) => None,

@@ -27,9 +27,9 @@ pub enum Kind {
 #[derive(Debug, thiserror::Error)]
 #[error("LPA_ISA={asked}: this processor offers {}", offered.join(", "))]
 pub struct UnknownIsa {
-    /// What was asked for.
+    /// The name that was asked for.
     pub asked: String,
-    /// What could be.
+    /// Names that could be.
     pub offered: Vec<&'static str>,
 }
 

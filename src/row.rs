@@ -30,7 +30,7 @@ pub struct Row<'a> {
     pub bias: Bias,
     /// `mean(cos_excess) sqrt(m) / sd(cos_excess)` over the window (epoch) of the step.
     pub t_excess: Option<f64>,
-    /// Where the metrics lie that would have been measured had nothing been lost; `None` where nothing was.
+    /// Bounds of the metrics that would have been measured had nothing been lost; `None` where nothing was.
     pub intervals: Option<Intervals>,
     /// The same of `t_excess`.
     pub t_interval: Interval,
@@ -38,7 +38,7 @@ pub struct Row<'a> {
     pub trust: Trust,
     /// Why it is not known what the reference holds of the gradients, where that is the path's fault.
     pub doubt: Option<Doubt>,
-    /// What the gradient put into the reference is what it put there in shadows.
+    /// True if `own` is measured on shadows of the run.
     pub shadowed: bool,
     /// Steps that were not recorded as vectors have entered by interpolated norms.
     pub sampled: bool,
@@ -82,7 +82,7 @@ pub struct Scalars {
 }
 
 impl Scalars {
-    /// Of what was recorded.
+    /// The scalars of a step, from what was recorded.
     pub fn new(epoch: Option<f64>, loss: Option<f64>, lr: Option<f64>) -> Scalars {
         let nonfinite = [epoch, loss, lr].iter().flatten().any(|v| !v.is_finite());
         Scalars { epoch: finite(epoch), loss: finite(loss), lr: finite(lr), nonfinite }
@@ -126,7 +126,7 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// Whether the cosine may have either sign for what was lost.
+    /// True if the cosine may have either sign for what was lost.
     pub fn sign_unresolved(&self) -> bool {
         self.geometry.cos.is_some() && self.intervals.is_some_and(|i| i.cos.holds_zero())
     }
@@ -177,7 +177,7 @@ pub(crate) enum Kind {
 pub(crate) struct Column {
     /// Name in Parquet, CSV and JSON.
     pub name: &'static str,
-    /// What its values are.
+    /// The type of its values.
     pub kind: Kind,
     get: for<'a> fn(&Row<'a>) -> Cell<'a>,
 }

@@ -17,7 +17,7 @@ pub struct Verified {
     pub shards: u64,
     /// Chunks in those that are whole.
     pub chunks: u64,
-    /// What is wrong.
+    /// Everything that is wrong.
     pub problems: Vec<Error>,
 }
 

@@ -33,7 +33,7 @@ use crate::table::{Table, metadata};
 /// tensors together.
 #[derive(Clone, Debug)]
 pub struct Question {
-    /// What the steps are measured against.
+    /// References that the steps are measured against.
     pub references: Vec<ReferenceSpec>,
     /// Names of the directions that are measured: `grad`, `grad_wd`, `grad_preclip`, `update`, or a recorded stream.
     pub streams: Vec<String>,
@@ -65,9 +65,9 @@ impl Default for Question {
 pub struct Execution<'a> {
     /// Threads that measure.
     pub threads: usize,
-    /// Where sums are taken.
+    /// The processors or GPUs that take the sums.
     pub backend: Backend,
-    /// Who is told of the progress.
+    /// Listener that is told of the progress.
     pub observer: &'a dyn Observer,
 }
 
@@ -90,24 +90,24 @@ impl Default for Execution<'_> {
 /// An answer whose rows were handed to a sink.
 #[derive(Debug)]
 pub struct Answer<S> {
-    /// Who took the rows.
+    /// The sink, which has taken all rows.
     pub sink: S,
     /// Steps that were measured.
     pub steps: u64,
     /// The summary for a person.
     pub summary: String,
-    /// All that can change a number, by key: what a table's metadata holds.
+    /// Metadata of a table: all that can change a number, by key.
     pub metadata: Vec<(String, String)>,
 }
 
 /// A table that answers a question.
 #[derive(Debug)]
 pub struct Tabulated {
-    /// Where it is.
+    /// Path of the file.
     pub path: PathBuf,
     /// The summary for a person.
     pub summary: String,
-    /// What was done for it.
+    /// The work that was done for it.
     pub made: Made,
 }
 

@@ -24,7 +24,7 @@ impl Steps {
         self.range.clone()
     }
 
-    /// How far apart they are.
+    /// Distance from one to the next.
     pub fn every(&self) -> u64 {
         self.every
     }

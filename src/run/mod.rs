@@ -84,7 +84,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// How it is read.
+    /// The way in which it is read.
     pub fn access(&self) -> Access {
         self.access
     }
@@ -102,13 +102,13 @@ impl Run {
         &self.path
     }
 
-    /// How its tensors are cut.
+    /// The chunks that its tensors are cut into.
     #[doc(hidden)]
     pub fn chunks(&self) -> &ChunkTable {
         &self.table
     }
 
-    /// What it is: tensors, streams, the optimizer.
+    /// Its description: tensors, streams, the optimizer.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }

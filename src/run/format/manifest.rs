@@ -19,7 +19,7 @@ pub(crate) const FORMAT_VERSION: u32 = 1;
 pub(crate) const FORMAT_NAME: &str = "lpa-run";
 /// Name of the stream that holds the gradient as the optimizer receives it.
 pub const GRAD: &str = "grad";
-/// What the iterate is called where streams are named.
+/// Name of the iterate where streams are named.
 pub const ITERATE: &str = "iterate";
 /// Most elements that a run may hold: far above any model, far below what would exhaust memory.
 const MAX_ELEMENTS: u64 = 1 << 40;
@@ -168,7 +168,7 @@ pub struct Storage {
 }
 
 impl Storage {
-    /// Whether nothing is lost.
+    /// True if nothing is lost.
     pub fn is_exact(&self) -> bool {
         *self == Storage::default()
     }

@@ -117,7 +117,7 @@ impl<'a> Vector<'a> {
         Ok(())
     }
 
-    /// Whether an element may be off.
+    /// True if an element may be off.
     pub fn is_lossy(&self) -> bool {
         self.run.table.chunks().iter().any(|chunk| {
             let shard = self.window.shard(self.step, chunk.rank);

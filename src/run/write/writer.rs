@@ -48,7 +48,7 @@ pub struct WriterOptions {
     pub shard_steps: u64,
     /// After this much time, looked at when a step is written.
     pub shard_age: Duration,
-    /// How vectors are stored.
+    /// The way in which vectors are stored.
     pub profile: Profile,
     /// Whether iterates are predicted from those before. That takes 12 to 20 bytes of memory a
     /// parameter, and halves what is stored.
@@ -246,7 +246,7 @@ impl Writer {
         Ok(writer)
     }
 
-    /// What is recorded.
+    /// The description of what is recorded.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
