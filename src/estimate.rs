@@ -172,7 +172,7 @@ fn finish(e: &mut Estimate, steps: u64, sample: Sample, tensors: usize) {
 pub fn from_run(run: &Run, steps: u64) -> Result<Estimate> {
     let mut sums = Sums::default();
     let mut others = 0u64;
-    for segment in (0..run.manifest.world).flat_map(|rank| run.segments(rank)) {
+    for segment in run.all_segments() {
         let shard = run.open_shard(&segment.file)?;
         let of_vectors = sums.total();
         for (v, &VectorId { step, stream }) in shard.vectors().iter().enumerate() {

@@ -1,7 +1,7 @@
 //! One row of the result: a step x reference x stream x group.
 //!
-//! Owns the column table, which is the one place that knows names, types and units; tables and text
-//! output follow it.
+//! Owns the column table, which is the one place that knows names and types; tables and text output follow it. Units
+//! and meanings are stated in `docs/schema.md`.
 
 use crate::error::Result;
 use crate::group::Group;

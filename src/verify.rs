@@ -26,7 +26,7 @@ pub struct Verified {
 pub fn verify(run: &Run) -> Verified {
     let mut problems = run.missing();
     problems.extend(run.closing_conflict());
-    let segments: Vec<&Segment> = (0..run.manifest.world).flat_map(|r| run.segments(r)).collect();
+    let segments: Vec<&Segment> = run.all_segments().collect();
     let checked: Vec<Result<u64>> = segments.par_iter().map(|s| check(run, s)).collect();
     let mut chunks = 0;
     for result in checked {

@@ -1,10 +1,10 @@
 """Clipping gradients as PyTorch does, and telling every recording whose gradients they are."""
 
-import warnings
 import weakref
 
 import torch
 
+from .errors import warn
 from .parameters import all_of, parameters_of
 from .scalars import held
 
@@ -52,8 +52,8 @@ class Clipping:
             self.forget()
             if not self._warned:
                 self._warned = True
-                warnings.warn("lpa: some of the optimizer's gradients were clipped and some were not; no clip_coef is "
-                              "recorded for such a step", stacklevel=5)
+                warn("some of the optimizer's gradients were clipped and some were not; no clip_coef is recorded for "
+                     "such a step")
             return
         if untouched and self._coefficient is not None:
             coefficient, own = self._coefficient * coefficient, own or self._own

@@ -1,4 +1,19 @@
-"""What can go wrong."""
+"""What can go wrong, and how it is said."""
+
+import os
+import sys
+import warnings
+
+# Where a warning is not the user's: this package, and PyTorch, whose hooks call it.
+_OURS = (os.path.dirname(__file__), os.sep + os.path.join("site-packages", "torch") + os.sep)
+
+
+def warn(text, category=UserWarning):
+    """Warns, at the line of the user's that led here."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and any(part in frame.f_code.co_filename for part in _OURS):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(f"lpa: {text}", category, stacklevel=level)
 
 
 class Error(ValueError):

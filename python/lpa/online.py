@@ -1,7 +1,7 @@
 """Measures a training while it runs, with nothing stored but its two ends: the paper's second pass."""
 
+import json
 import os
-import warnings
 
 from . import _lpa
 from .errors import RecordingError
@@ -29,21 +29,27 @@ class Meter(Recorder):
         if options.get("resume", False) is not False:
             raise RecordingError("a measurement cannot be resumed: its sums exist only at its end")
         references = [reference] if isinstance(reference, (str, os.PathLike)) else list(reference)
-        self._references = [_named(os.fspath(r)) for r in references]
-        self._groups = list(groups)
-        super().__init__(path, model, optimizer, **options)
+        sink = _MeterSink([_named(os.fspath(r)) for r in references], list(groups))
+        super().__init__(path, model, optimizer, _sink=sink, **options)
 
-    def _create(self, parts):
-        if self._parameters.ranks != 1:
+
+class _MeterSink:
+    """Where a measurement goes: into sums, and a table at the end."""
+
+    def __init__(self, references, groups):
+        self._references, self._groups, self._inner = references, groups, None
+
+    def create(self, path, parts, storage):
+        """A new meter of what `parts` describe."""
+        if parts["world"] != 1:
             raise RecordingError("a training by several ranks cannot be measured while it runs; record it")
-        streams = ["grad", *self._streams, *self._probes, "update"]
-        self._meter = _lpa.Meter(self.path, parts, self._storage, self._references, streams, self._groups)
-        return self._meter
+        streams = [s["name"] for s in parts["streams"]] + ["update"]
+        self._inner = _lpa.Meter(path, json.dumps(parts), storage, self._references, streams, self._groups)
+        return self._inner
 
-    def _finish(self):
-        super()._finish()
-        if self._meter.note():
-            warnings.warn(f"lpa: {self._meter.note()}", stacklevel=5)
+    def note(self):
+        """What the user should know at the end, or None."""
+        return self._inner.note()
 
 
 def _named(reference):

@@ -1,13 +1,11 @@
 """The parameters of an optimizer as a run's tensor table, and which part of each this rank writes."""
 
-import warnings
-
 import torch
 import torch.distributed as dist
 
 from . import _lpa
 from .dtypes import torch_name
-from .errors import RecordingError
+from .errors import RecordingError, warn
 
 # Slices that begin at multiples of the unit of storage leave every sum as one rank would have it.
 _CHUNK = _lpa.CHUNK
@@ -86,8 +84,7 @@ class Parameters:
     def _dense(self, tensor, name, what):
         if not self._warned_of_sparse:
             self._warned_of_sparse = True
-            warnings.warn(f"lpa: '{what}' of '{name}' is sparse and is recorded dense; where it has no entry it is "
-                          "recorded as 0", stacklevel=8)
+            warn(f"'{what}' of '{name}' is sparse and is recorded dense; where it has no entry it is recorded as 0")
         return tensor.to_dense()
 
     def aligned(self, tensors, what):

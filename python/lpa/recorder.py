@@ -11,21 +11,19 @@ import json
 import os
 import sys
 import time
-import warnings
 
 import torch
 
 from . import _lpa, hyperparameters
 from .attempt import Iterates, check_manifest, remove
-from .buffers import Buffers
 from .clipping import Clipping
 from .directions import DIRECTIONS, MOMENTS, STAGES, moments, probe
-from .errors import RecordingError, RecordingStopped
+from .errors import RecordingError, RecordingStopped, warn
 from .parameters import Parameters, process_rank
 from .ranks import agreed, in_turn
 from .sampling import sampler
 from .scalars import Log, held
-from .watch import Watch
+from .session import Broken, Session, Step
 from .writer import precisions, storage_options
 
 __all__ = ["Recorder", "RecordingError", "RecordingStopped", "record"]
@@ -78,7 +76,7 @@ class Recorder:
 
     def __init__(self, path, model, optimizer, *, sample=None, streams=(), scaler=None, metadata=None,
                  resume=False, policy="block", buffer_steps=3, on_error="warn", verify=True, gradients="exact",
-                 iterates="exact", **storage):
+                 iterates="exact", _sink=None, **storage):
         if policy not in ("block", "drop"):
             raise ValueError(f"policy is 'block' or 'drop', not {policy!r}")
         if on_error not in ("warn", "raise"):
@@ -95,15 +93,15 @@ class Recorder:
         # Where steps are left out, what the optimizer goes on with is recorded too.
         follows = (sample is None and policy == "block") or not storage.get("predict", True) or iterates != "exact"
         self._moments = [] if follows else MOMENTS.get(type(optimizer).__name__, [])
-        self._resume = resume
+        self._resume, self._sink = resume, _sink or _RunSink()
         self._probes, self._given = {}, {}
         self._log = Log(optimizer)
         self._clipping = Clipping(model, optimizer, self._log)
         self._epoch = self._recorded = None
-        self._pending = self._buffers = None
-        self._over = self._begun = self._made = False
-        self._warned_of_flush = False
-        self._watch, self._unread = None, []
+        # Between the first step and the end there is a session.
+        self._pending = self._session = None
+        self._over = self._warned_of_flush = False
+        self._unread = []
         self._process = os.getpid()
         self._check_arguments(streams, resume)
         there = os.path.exists(os.path.join(self.path, "manifest.json"))
@@ -148,10 +146,11 @@ class Recorder:
             return
         for name, value in values.items():
             value = held(name, value)
-            if not self._log.take(name, value, self._pending, self._begun) and not self._warned_of_flush:
+            has_begun = self._session is not None and self._session.has_begun
+            if not self._log.take(name, value, self._pending, has_begun) and not self._warned_of_flush:
                 self._warned_of_flush = True
-                warnings.warn(f"lpa: '{name}' was logged after flush() had published its step, and is not recorded; "
-                              "log before flush()", stacklevel=2)
+                warn(f"'{name}' was logged after flush() had published its step, and is not recorded; log before "
+                     "flush()")
             if name == "epoch":
                 self._epoch = value
 
@@ -163,7 +162,7 @@ class Recorder:
         if name in ("iterate", "grad") or name in DIRECTIONS or name.startswith("probe/"):
             raise ValueError(f"'{name}' is the name of a stream that lpa records itself; choose another")
         if name not in self._streams:
-            if self._buffers is not None:
+            if self._session is not None:
                 raise RecordingError(f"the run has no stream '{name}'; give it before the first step, or name it in "
                                      "streams=")
             self._streams.append(name)
@@ -178,7 +177,7 @@ class Recorder:
         stream `probe/NAME`. Random numbers and the model's buffers are left as they were."""
         if self._is_elsewhere():
             return
-        if self._buffers is not None:
+        if self._session is not None:
             raise RecordingError("probes are registered before the first step")
         if not isinstance(self._model, torch.nn.Module):
             raise RecordingError("a probe needs the model itself, to leave its buffers as they were")
@@ -193,11 +192,10 @@ class Recorder:
 
     def flush(self):
         """Publishes every step so far; do so when you save a checkpoint, to resume from it."""
-        if self._buffers is not None and not self._is_elsewhere():
+        if self._session is not None and not self._is_elsewhere():
             with _Guard(self):
-                self._hand_over(self._take_pending())
-                self._buffers.queue.checkpoint(self._filled_iterate())
-                self._check_writer()
+                self._session.hand_over(self._take_pending())
+                self._session.checkpoint()
 
     def close(self):
         """Records the final iterate and ends the run."""
@@ -205,7 +203,7 @@ class Recorder:
 
     def stop(self):
         """Ends without a final iterate. The run can be resumed."""
-        self._end(lambda: self._buffers.queue.stop())
+        self._end(lambda: self._session.queue.stop())
 
     def __enter__(self):
         return self
@@ -218,12 +216,12 @@ class Recorder:
             self.stop()
         except Exception as e:
             # The training's own error says more.
-            warnings.warn(f"lpa: {e}", RecordingStopped, stacklevel=2)
+            warn(f"{e}", RecordingStopped)
 
     @property
     def buffer_bytes(self):
         """Memory of all buffers; 0 before the first step."""
-        return 0 if self._buffers is None else self._buffers.nbytes * self._count
+        return 0 if self._session is None else self._session.nbytes
 
     # What the optimizer calls
 
@@ -233,34 +231,35 @@ class Recorder:
             return
         with _Guard(self):
             self._check_step(args, kwargs)
-            if self._buffers is None:
+            if self._session is None:
                 self._start()
-            self._check_writer()
+            session = self._session
+            session.check()
             # The step before is handed over after this one is copied, if there are buffers: the thread
             # that takes it would slow the copying down.
             before = self._take_pending()
             try:
-                self._parameters.check()
-                if self._buffers.queue.free() < self._vectors:
-                    self._hand_over(before)
+                session.parameters.check()
+                if session.queue.free() < self._vectors():
+                    session.hand_over(before)
                     before = None
-                self._capture()
+                self._capture(session)
             finally:
-                self._hand_over(before)
+                session.hand_over(before)
 
     @torch.compiler.disable
     def _after(self, optimizer, args, kwargs):
-        step = self._pending
+        step, session = self._pending, self._session
         if self._is_elsewhere() or step is None or step.taken:
             return
         with _Guard(self):
             if step.unscaled_later:
-                step.streams["grad"] = self._fill("grad", self._parameters.gradients())
+                step.streams["grad"] = session.fill("grad", session.parameters.gradients())
             if step.iterate is not None:
                 for name in self._streams:
                     if name in DIRECTIONS:
-                        step.streams[name] = self._fill(name, DIRECTIONS[name](optimizer, self._parameters.params))
-            self._watch.note()
+                        step.streams[name] = session.fill(name, DIRECTIONS[name](optimizer, session.parameters.params))
+            session.watch.note()
             step.taken = True
             self.step += 1
 
@@ -285,7 +284,7 @@ class Recorder:
                                  "where lpa cannot see them; call loss.backward() before optimizer.step()")
         if "grad_scaler" in kwargs:
             raise RecordingError("this optimizer unscales its gradients inside the step, where lpa cannot see them")
-        if self._buffers is not None and self._buffers.device and torch.cuda.is_current_stream_capturing():
+        if self._session is not None and self._session.device and torch.cuda.is_current_stream_capturing():
             raise RecordingError("the optimizer's step is captured in a CUDA graph, whose replay calls no hooks")
         last = next(reversed(self._optimizer._optimizer_step_pre_hooks))
         if last not in _HOOKS:
@@ -294,32 +293,43 @@ class Recorder:
 
     # How
 
+    def _names(self):
+        """The streams."""
+        return ["grad", *self._streams, *self._probes]
+
+    def _vectors(self):
+        """How many vectors a step has at most."""
+        return 1 + len(self._names()) + len(self._moments)
+
     def _start(self):
-        self._parameters = parameters = Parameters(self._model, self._optimizer)
-        names = ["grad", *self._streams, *self._probes]
+        parameters = Parameters(self._model, self._optimizer)
         if self._probes and parameters.ranks > 1:
             raise RecordingError("probes are for a single rank: each would compute another gradient")
         self._log.first_step()
-        inner = self._writer(names)
-        self.step = inner.next_step()
-        self._vectors = 1 + len(names) + len(self._moments)
-        self._count = self._buffer_steps * (1 + len(names)) + len(self._moments)
-        self._buffers = Buffers(parameters, inner, self._count)
-        self._watch = Watch(parameters)
+        inner, has_made = self._writer(parameters)
+        count = self._buffer_steps * (1 + len(self._names())) + len(self._moments)
+        try:
+            self._session = Session(parameters, inner, count, has_made)
+        except BaseException:
+            if has_made:
+                remove(self.path)
+            raise
+        self.step = self._session.first_step
         atexit.register(self._at_exit)
         if parameters.left_out:
-            warnings.warn(f"lpa: {len(parameters.left_out)} parameters of the model are not in the optimizer and are "
-                          f"not recorded ({', '.join(parameters.left_out[:3])}, ...)", stacklevel=4)
+            warn(f"{len(parameters.left_out)} parameters of the model are not in the optimizer and are not recorded "
+                 f"({', '.join(parameters.left_out[:3])}, ...)")
 
-    def _writer(self, names):
-        parameters = self._parameters
+    def _writer(self, parameters):
+        """A writer, and whether it has made the run."""
+        names = self._names()
         if self._resume is not False:
             check_manifest(self.path, parameters, names, self._precisions)
-            return in_turn(lambda: self._attach(self._resume), parameters)
+            return in_turn(lambda: self._attach(parameters, self._resume), parameters), False
         if parameters.rank > 0:
-            inner = self._attach(None)
+            inner = self._attach(parameters, None)
             check_manifest(self.path, parameters, names, self._precisions)
-            return inner
+            return inner, False
         parts = {
             "tensors": parameters.table(),
             "streams": [{"name": n, "stage": STAGES.get(n, "")} for n in names],
@@ -331,38 +341,33 @@ class Recorder:
             "metadata": {"torch": torch.__version__, **self._metadata},
         }
         try:
-            inner = self._create(json.dumps(parts))
+            return self._sink.create(self.path, parts, self._storage), True
         except (OSError, ValueError) as e:
             raise RecordingError(str(e)) from None
-        self._made = True
-        return inner
 
-    def _create(self, parts):
-        return _lpa.Writer.create(self.path, parts, self._storage)
-
-    def _attach(self, step):
+    def _attach(self, parameters, step):
         # Rank 0 makes or resumes the run; the others have no need of a barrier to find it.
-        until = time.monotonic() + (_RANK_0_SECONDS if self._parameters.rank > 0 else 0)
+        until = time.monotonic() + (_RANK_0_SECONDS if parameters.rank > 0 else 0)
         while True:
             try:
-                return _lpa.Writer.attach(self.path, self._parameters.rank, step, self._storage)
+                return _lpa.Writer.attach(self.path, parameters.rank, step, self._storage)
             except ValueError:
                 if time.monotonic() > until:
                     raise
             time.sleep(0.05)
 
-    def _capture(self):
-        step = _Step(self.step, hyperparameters.scalars(self._optimizer))
+    def _capture(self, session):
+        step = Step(self.step, hyperparameters.scalars(self._optimizer))
         try:
-            self._capture_into(step)
+            self._capture_into(step, session)
         except BaseException:
             self._discard(step)
             raise
         self._pending = step
 
-    def _capture_into(self, step):
+    def _capture_into(self, step, session):
         self._clipping.step()
-        step.comparisons, self._unread = [*self._unread, self._watch.changed()], []
+        step.comparisons, self._unread = [*self._unread, session.watch.changed()], []
         if self._epoch is not None:
             step.scalars["epoch"] = self._epoch
         step.scalars.update(self._log.next)
@@ -376,44 +381,33 @@ class Recorder:
             return
         late = [n for n in self._streams if n in DIRECTIONS]
         needed = 2 + len(given) + len(self._probes) + len(late) + len(self._moments)
-        if self._policy == "drop" and self._buffers.queue.free() < needed:
+        if self._policy == "drop" and session.queue.free() < needed:
             step.dropped = "the buffers were full"
             return
-        parameters = self._parameters
-        step.iterate = self._fill("iterate", [p.detach() for p in parameters.params])
-        step.moments = self._fill_moments()
+        parameters = session.parameters
+        step.iterate = session.fill("iterate", [p.detach() for p in parameters.params])
+        step.moments = self._fill_moments(session)
         # A fused optimizer divides by the loss scale itself, and leaves the quotient behind.
         step.unscaled_later = getattr(self._optimizer, "grad_scale", None) is not None
         if not step.unscaled_later:
-            step.streams["grad"] = self._fill("grad", parameters.gradients())
+            step.streams["grad"] = session.fill("grad", parameters.gradients())
         for name, tensors in given.items():
-            step.streams[name] = self._fill(name, parameters.aligned(tensors, f"stream '{name}'"))
+            step.streams[name] = session.fill(name, parameters.aligned(tensors, f"stream '{name}'"))
         for name, loss_fn in self._probes.items():
-            step.streams[name] = self._fill(name, probe(self._model, parameters.params, loss_fn))
+            step.streams[name] = session.fill(name, probe(self._model, parameters.params, loss_fn))
 
     def _is_sampled(self):
         return self._sampled(self.step, None if self._epoch is None else float(self._epoch))
 
-    def _fill_moments(self):
+    def _fill_moments(self, session):
         follows, self._recorded = self._recorded == self.step - 1, self.step
-        vectors = [] if follows else moments(self._optimizer, self._parameters.params, self._moments)
-        return [self._fill(name, vector) for name, vector in zip(self._moments, vectors, strict=False)]
+        vectors = [] if follows else moments(self._optimizer, session.parameters.params, self._moments)
+        return [session.fill(name, vector) for name, vector in zip(self._moments, vectors, strict=False)]
 
     def _discard(self, step):
         # What was changed before a step that was not taken was changed before the next one.
         self._unread = step.comparisons
-        for number, _ in step.filled():
-            self._buffers.queue.give_back(number)
-
-    def _fill(self, key, tensors):
-        number = self._buffers.queue.take(True)
-        if number is None:
-            raise _Broken(self._buffers.queue.failure() or "there is no free buffer")
-        try:
-            return self._buffers.fill(number, tensors, key)
-        except BaseException:
-            self._buffers.queue.give_back(number)
-            raise
+        self._session.give_back(step)
 
     def _take_pending(self):
         """The step before, if it was taken."""
@@ -431,37 +425,12 @@ class Recorder:
             return None
         return step
 
-    def _hand_over(self, step):
-        if step is None:
-            return
-        self._begun = True
-        for number, _ in step.filled():
-            self._buffers.ready(number)
-        scalars = [(name, float(value)) for name, value in step.scalars.items()]
-        scalars += self._watch.scalars(step.comparisons, step.number)
-        if step.dropped:
-            self._buffers.queue.drop_step(scalars, step.dropped)
-        else:
-            self._buffers.queue.step(step.iterate, list(step.streams.items()), scalars, step.moments)
-
-    def _check_writer(self):
-        failure = self._buffers.queue.failure()
-        if failure is not None:
-            raise _Broken(failure)
-
-    def _filled_iterate(self):
-        """The parameters as they are now, in a buffer that is ready."""
-        filled = self._fill("iterate", [p.detach() for p in self._parameters.params])
-        self._buffers.ready(filled[0])
-        return filled
-
     def _finish(self):
-        scalars = self._watch.scalars([*self._unread, self._watch.changed()])
-        self._buffers.queue.finish(self._filled_iterate(), scalars)
-        if self._verify and self._parameters.ranks == 1:
-            problems = _lpa.verify(self.path)
-            if problems:
-                raise RecordingError(f"{self.path} is not what was written: {problems[0]}")
+        self._session.finish(self._unread)
+        if self._verify:
+            self._session.verify(self.path)
+        if self._sink.note():
+            warn(self._sink.note())
 
     def _end(self, how):
         """Ends from outside a step of the optimizer; within one, its hooks must stay. In a forked process it is not
@@ -469,11 +438,11 @@ class Recorder:
         if os.getpid() != self._process:
             return
         if not self._over:
-            if self._buffers is None:
-                warnings.warn(f"lpa: the optimizer took no step; nothing was recorded in {self.path}", stacklevel=3)
+            if self._session is None:
+                warn(f"the optimizer took no step; nothing was recorded in {self.path}")
             else:
                 with _Guard(self):
-                    self._hand_over(self._take_pending())
+                    self._session.hand_over(self._take_pending())
                     how()
             self._is_over()
         for hook in self._hooks:
@@ -486,30 +455,43 @@ class Recorder:
         self._clipping.end()
         atexit.unregister(self._at_exit)
 
+    def _fail(self, text, cause):
+        """Ends the recording for what went wrong: raises, or warns where the training is to go on."""
+        session = self._session
+        self._is_over()
+        has_begun = False
+        if session is not None:
+            text = session.queue.failure() or text
+            # The step before this one is whole, if it is still there.
+            with contextlib.suppress(Exception):
+                session.hand_over(self._take_pending())
+            with contextlib.suppress(Exception):
+                session.queue.stop()
+            has_begun = session.has_begun
+            if session.has_made and not has_begun:
+                self._session = None
+                remove(self.path)
+        self._pending = None
+        if self._raises or not has_begun:
+            raise RecordingError(text) from cause
+        warn(f"the recording of {self.path} ended at step {self.step}: {text} The training goes on.", RecordingStopped)
+
     def _at_exit(self):
         # A script that never closed the recording keeps its steps.
         with contextlib.suppress(Exception):
             self.stop()
 
 
-class _Broken(Exception):
-    """The writer failed."""
+class _RunSink:
+    """Where a recording goes: into a run."""
 
+    def create(self, path, parts, storage):
+        """A new writer of what `parts` describe."""
+        return _lpa.Writer.create(path, json.dumps(parts), storage)
 
-class _Step:
-    """What is held of a step until the next one begins."""
-
-    def __init__(self, number, scalars):
-        self.number, self.scalars, self.iterate, self.streams, self.moments = number, scalars, None, {}, []
-        self.comparisons = []
-        self.dropped = self.found_inf = None
-        self.unscaled_later = self.taken = False
-        # Names that were logged after the step.
-        self.logged = set()
-
-    def filled(self):
-        """The buffers that the step holds."""
-        return [v for v in (self.iterate, *self.streams.values(), *self.moments) if v is not None]
+    def note(self):
+        """What the user should know at the end, or None."""
+        return None
 
 
 class _Guard:
@@ -526,22 +508,6 @@ class _Guard:
         # Whatever fails here must not end the training; what ends the process (an interrupt) is not a failure.
         if not isinstance(error, Exception):
             return False
-        recorder = self.recorder
-        recorder._is_over()
         text = str(error) if isinstance(error, RecordingError) else f"{kind.__name__}: {error}"
-        if recorder._buffers is not None:
-            text = recorder._buffers.queue.failure() or text
-            # The step before this one is whole, if it is still there.
-            with contextlib.suppress(Exception):
-                recorder._hand_over(recorder._take_pending())
-            with contextlib.suppress(Exception):
-                recorder._buffers.queue.stop()
-        recorder._pending = None
-        if recorder._made and not recorder._begun:
-            recorder._buffers = None
-            remove(recorder.path)
-        if recorder._raises or not recorder._begun:
-            raise RecordingError(text) from (None if isinstance(error, _Broken) else error)
-        warnings.warn(f"lpa: the recording of {recorder.path} ended at step {recorder.step}: {text} The training goes "
-                      "on.", RecordingStopped, stacklevel=4)
+        self.recorder._fail(text, None if isinstance(error, Broken) else error)
         return True

@@ -4,11 +4,10 @@ They are clamped, normalised, averaged, cast or reloaded between two steps: the 
 elements of every tensor are compared, all of a small one; what is swapped out and back is not seen, and need not be.
 """
 
-import warnings
-
 import numpy as np
 import torch
 
+from .errors import warn
 from .parameters import is_dtensor, local
 
 # The scalar that says how many tensors were changed outside of the optimizer since the step before.
@@ -49,13 +48,13 @@ class Watch:
         names += f" and {len(tensors) - 3} more" if len(tensors) > 3 else ""
         # What is clamped after every step is clamped after the last one too.
         if step is None and not usual:
-            warnings.warn(f"lpa: the final iterate is not what the last step left of {names}; does the model hold "
-                          "averaged or other weights? It is recorded as it is, and is no iterate of the optimizer. To "
-                          "record that, put the training's own weights back before close().", stacklevel=7)
+            warn(f"the final iterate is not what the last step left of {names}; does the model hold averaged or other "
+                 "weights? It is recorded as it is, and is no iterate of the optimizer. To record that, put the "
+                 "training's own weights back before close().")
         elif step is not None and not self._warned:
             self._warned = True
-            warnings.warn(f"lpa: {names} changed outside of the optimizer between steps {step - 1} and {step}. That is "
-                          "recorded; less is known of the steps before it (docs/recording.md).", stacklevel=7)
+            warn(f"{names} changed outside of the optimizer between steps {step - 1} and {step}. That is recorded; "
+                 "less is known of the steps before it (docs/recording.md).")
         return [(CHANGED, len(tensors))]
 
     def _sample(self):

@@ -51,7 +51,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
 
 fn survey(run: &Run) -> Result<Survey> {
     let mut s = Survey::default();
-    for rank in 0..run.manifest.world {
+    for rank in run.ranks() {
         for segment in run.segments(rank) {
             let shard = match run.open_shard(&segment.file) {
                 Ok(shard) => shard,

@@ -1,5 +1,6 @@
-//! What a manifest declares of an optimizer: the only place that knows names of hyperparameters and what they mean
-//! where they are not given. Where recorded values of a step are found is the caller's.
+//! What a manifest declares of an optimizer: names of hyperparameters, and what they mean where they are not given, for
+//! the analysis and the replay. Where recorded values of a step are found is the caller's; those that the analysis shall
+//! see are listed in `run::read::catalog`.
 
 use serde_json::Value;
 

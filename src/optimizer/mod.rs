@@ -108,7 +108,10 @@ impl<'a> Hyperparameters<'a> {
     }
 
     fn value(&self, group: usize, step: u64, key: &str) -> Option<f64> {
-        self.changing(group, key)?.at(step)
+        match self.changing(group, key) {
+            Some(changing) => changing.at(step),
+            None => self.declared.initial(group, key),
+        }
     }
 
     /// Number of parameter groups that tensors belong to.

@@ -2,8 +2,8 @@
 //! loses something, beside it.
 //!
 //! Owns what goes along, what is compared, and the order: look, write beside, compare, give it the
-//! place. How directories are exchanged is `run::replace`'s, how steps are read `run::steps`'s; nothing
-//! here knows what a vector means.
+//! place. How directories are exchanged is `run::upkeep::replace`'s, how steps are read
+//! `run::read::step_reader`'s; nothing here knows what a vector means.
 
 mod digest;
 mod lossy;
@@ -97,7 +97,7 @@ impl Pack {
         let manifest = manifest(&run, &options)?;
         run.missing().into_iter().next().map_or(Ok(()), |e| Err(refuse(&path, e)))?;
         run.closing_conflict().map_or(Ok(()), Err)?;
-        let ranks = (0..run.manifest.world).map(|rank| plan(&run, rank)).collect::<Result<_>>()?;
+        let ranks = run.ranks().map(|rank| plan(&run, rank)).collect::<Result<_>>()?;
         let (before, growth) = look_at_shards(&run, &options)?;
         let target = place(&run, &options)?;
         remove_leftovers(&target, &manifest)?;
@@ -351,7 +351,7 @@ fn plan(run: &Run, rank: u32) -> Result<RankPlan> {
 /// can be told.
 fn look_at_shards(run: &Run, options: &Options) -> Result<(Size, u64)> {
     let (mut bytes, mut growth, mut elements) = (0, 0, 0.0);
-    for rank in 0..run.manifest.world {
+    for rank in run.ranks() {
         let chunks = || run.table.of_rank(rank).iter().map(|&c| &run.table.chunks()[c]);
         let parameters: usize = chunks().map(|c| c.len).sum();
         let raw: usize = chunks().map(|c| c.len * run.manifest.tensors[c.tensor].dtype.size()).sum();

@@ -86,7 +86,7 @@ impl Others {
 pub(super) fn first_link(run: &Run) -> Option<PathBuf> {
     let mut all: Vec<PathBuf> = [MANIFEST, "steps", "ref", FINAL].map(PathBuf::from).to_vec();
     let below = |path: &Path| path.strip_prefix(&run.path).unwrap_or(path).to_owned();
-    for rank in 0..run.manifest.world {
+    for rank in run.ranks() {
         all.push(below(&journal::path(&run.path, rank)));
         for file in run.segments(rank).iter().map(|s| &s.file.path) {
             all.extend(file.parent().map(below));
@@ -100,7 +100,7 @@ pub(super) fn first_link(run: &Run) -> Option<PathBuf> {
 fn is_own(run: &Run, below: &Path) -> bool {
     let name = below.file_name().and_then(|n| n.to_str()).unwrap_or_default();
     let depth = below.components().count();
-    let journals = || (0..run.manifest.world).any(|rank| journal::path(&run.path, rank).ends_with(name));
+    let journals = || run.ranks().any(|rank| journal::path(&run.path, rank).ends_with(name));
     match depth {
         1 => ["tmp", "bad", MANIFEST].contains(&name) || (name.starts_with("journal.r") && journals()),
         2 => below == Path::new(FINAL) && run.final_step().is_some(),

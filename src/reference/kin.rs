@@ -1,7 +1,7 @@
 //! How near a file lies to the path that it is to be a reference for.
 //!
 //! A file says nothing of where it comes from. If it is made of the path's iterates it holds the gradients that it is
-//! compared with. `docs/metrics.md` (Controls) has the rules and what they cannot tell.
+//! compared with. `docs/metrics.md` (Files) has the rules and what they cannot tell.
 
 use std::fmt;
 

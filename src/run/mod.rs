@@ -173,6 +173,16 @@ impl Run {
         self.attempts.iter().flatten().map(|a| (a.number, a.from_step)).collect()
     }
 
+    /// The ranks that write it.
+    pub(crate) fn ranks(&self) -> std::ops::Range<u32> {
+        0..self.manifest.world
+    }
+
+    /// The segments of all ranks, one rank after the other.
+    pub(crate) fn all_segments(&self) -> impl Iterator<Item = &Segment> {
+        self.segments.iter().flatten()
+    }
+
     /// The segments of a rank in the order of steps.
     #[doc(hidden)]
     pub fn segments(&self, rank: u32) -> &[Segment] {
@@ -251,7 +261,7 @@ impl Run {
     pub(crate) fn is_being_written(&self) -> bool {
         use rustix::fs::{FlockOperation, flock};
         use rustix::io::Errno;
-        (0..self.manifest.world).any(|rank| {
+        self.ranks().any(|rank| {
             std::fs::File::open(format::journal::path(&self.path, rank))
                 .is_ok_and(|f| flock(&f, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK))
         })

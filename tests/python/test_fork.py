@@ -26,8 +26,8 @@ CHILDREN = [
 def collect():
     global w
     # What the optimizer's hooks hold goes too.
-    if hasattr(w, "_buffers"):
-        w._buffers.queue = None
+    if hasattr(w, "_session"):
+        w._session._buffers.queue = None
     w = None
     gc.collect()
 
@@ -98,7 +98,7 @@ def attempts(w):
     train()
     train()
     try:
-        w._buffers.queue.stop()
+        w._session.queue.stop()
     except ValueError as e:
         assert "from which this one was forked" in str(e), e
     else:
@@ -163,7 +163,7 @@ with lpa.record(sys.argv[1], model, optimizer, on_error="raise", shard_steps=1) 
             signal.alarm(20)
             rec.log(loss=1)
             rec.flush()
-            rec._buffers.queue = rec = None
+            rec._session._buffers.queue = rec = None
             gc.collect()
             os._exit(0)
         _, status = os.waitpid(pid, 0)

@@ -278,7 +278,7 @@ def test_an_interrupt_in_the_middle_of_a_step_leaves_no_half_step(tmp_path, monk
             if step == 3:
                 def interrupted():
                     raise KeyboardInterrupt
-                monkeypatch.setattr(rec._parameters, "gradients", interrupted)
+                monkeypatch.setattr(rec._session.parameters, "gradients", interrupted)
             optimizer.zero_grad()
             loss_of(model, step).backward()
             optimizer.step()

@@ -94,7 +94,7 @@ fn the_readme_shows_what_make_demo_prints() {
     let (readme, makefile) = (root.join("README.md"), root.join("Makefile"));
     let (readme, makefile) =
         (std::fs::read_to_string(readme).unwrap(), std::fs::read_to_string(makefile).unwrap());
-    let shown = readme.split("```\n$ lpa ").nth(1).unwrap().split("```").next().unwrap();
+    let shown = readme.split("```text\n$ lpa ").nth(1).unwrap().split("```").next().unwrap();
     let (command, shown) = shown.split_once('\n').unwrap();
     assert!(
         makefile.contains(&format!("demo: build\n\t$(BIN) {command}\n")),

@@ -103,7 +103,7 @@ impl Catalog {
         catalog.iterates = vec![0; catalog.len()];
         let mut absence = AbsenceLog::new(run.manifest.tensors.len());
         let mut keyframes = Keyframes::default();
-        for rank in 0..run.manifest.world {
+        for rank in run.ranks() {
             for segment in run.segments(rank) {
                 match catalog.add(run, segment, &mut keyframes, &mut absence) {
                     Ok(hash) => catalog.shards.push((segment.first..=segment.last, hash)),

@@ -44,7 +44,7 @@ pub(crate) fn plan_windows_at(
     let mut at: Vec<usize> = vec![0; run.manifest.world as usize];
     let mut size_of_step: Vec<u64> = vec![0; at.len()];
     for (i, &step) in steps.iter().enumerate() {
-        for (rank, at) in (0..run.manifest.world).zip(&mut at) {
+        for (rank, at) in run.ranks().zip(&mut at) {
             // x_{t+1} may lie in the next shard, so that is open too.
             let (before, segments) = (*at, run.segments(rank));
             *at += segments[before..].partition_point(|s| s.last <= step);

@@ -47,7 +47,7 @@ impl Window {
     /// Anything but damage.
     pub fn open(run: &Run, steps: &[u64], prefetch: bool) -> Result<Window> {
         let mut window = Window::default();
-        for rank in 0..run.manifest.world {
+        for rank in run.ranks() {
             window.ranks.push(BTreeMap::new());
             let mut rest = steps;
             while let Some(&step) = rest.first() {
@@ -84,7 +84,7 @@ impl Window {
         let mut spans: Vec<RangeInclusive<u64>> = Vec::new();
         for &step in steps {
             let keyframe = |rank| self.shard(step, rank).and_then(|s| s.keyframe(step));
-            let from = (0..run.manifest.world).filter_map(keyframe).min().unwrap_or(step);
+            let from = run.ranks().filter_map(keyframe).min().unwrap_or(step);
             match spans.last_mut() {
                 Some(span) if from <= *span.end() + 1 => *span = (*span.start()).min(from)..=step,
                 _ => spans.push(from..=step),

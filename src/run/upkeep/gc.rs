@@ -111,7 +111,7 @@ fn find(run: &Run, dead: impl Fn(u32) -> bool) -> Result<Garbage> {
             Err(e) => return Err(e),
         }
     }
-    let segments = || (0..run.manifest.world).flat_map(|rank| run.segments(rank));
+    let segments = || run.all_segments();
     let counted = run.steps().end;
     let written = shards.iter().map(|(file, _)| file.name.last + 1).max().unwrap_or(0);
     let complete = run.final_step().is_some();
@@ -141,7 +141,7 @@ fn check_whole(run: &Run) -> Result<()> {
         }
         Some(other) => return Err(other),
     }
-    for segment in (0..run.manifest.world).flat_map(|rank| run.segments(rank)) {
+    for segment in run.all_segments() {
         match run.open_shard(&segment.file) {
             Ok(_) => {}
             Err(Error::Damaged { path, place, what }) => {

@@ -1,4 +1,4 @@
-//! What keeps a directory in order: publishing, locks, leftovers, what is superseded, replacing.
+//! What keeps a directory in order: locks, leftovers, what is superseded or set aside, one run in the place of another.
 
 pub(crate) mod gc;
 pub(crate) mod hold;
