@@ -176,6 +176,7 @@ pub mod internals {
     pub use crate::run::write::background::Job;
     pub use crate::run::write::background::Packing;
     pub use crate::run::write::background::Recorder;
+    pub use crate::run::write::writer::take_back;
     #[cfg(feature = "cli")]
     pub use crate::simulate::problem::Alm;
 }

@@ -92,7 +92,8 @@ pub(crate) struct Recovered {
 pub(crate) fn recover(path: &Path, access: Access) -> Result<Recovered> {
     let held = Held::take(path)?;
     let run = Run::open(path, access)?;
-    let journals: Vec<Journal> = run.ranks()
+    let journals: Vec<Journal> = run
+        .ranks()
         .map(|rank| if held.holds(rank) { Journal::read(path, rank) } else { Ok(Journal::default()) })
         .collect::<Result<_>>()?;
     let unpublished = leftovers(path, |rank| held.holds(rank))?;

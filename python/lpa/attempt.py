@@ -1,7 +1,4 @@
-"""Going on with a run, and taking back one that did not begin."""
-
-import contextlib
-import os
+"""Going on with a run."""
 
 import numpy as np
 import torch
@@ -9,16 +6,6 @@ import torch
 from . import _lpa
 from .errors import RecordingError
 from .reader import Run
-
-
-def remove(path):
-    """Takes away a run in which no step was ever recorded, and nothing else."""
-    for name in ("manifest.json", "journal.r0.jsonl"):
-        with contextlib.suppress(OSError):
-            os.remove(os.path.join(path, name))
-    for name in ("steps", "ref", "tmp", ""):
-        with contextlib.suppress(OSError):
-            os.rmdir(os.path.join(path, name))
 
 
 def check_manifest(path, parameters, streams, precisions):

@@ -15,7 +15,7 @@ import time
 import torch
 
 from . import _lpa, hyperparameters
-from .attempt import Iterates, check_manifest, remove
+from .attempt import Iterates, check_manifest
 from .clipping import Clipping
 from .directions import DIRECTIONS, MOMENTS, STAGES, moments, probe
 from .errors import RecordingError, RecordingStopped, warn
@@ -312,7 +312,7 @@ class Recorder:
             self._session = Session(parameters, inner, count, has_made)
         except BaseException:
             if has_made:
-                remove(self.path)
+                _lpa.take_back(self.path)
             raise
         self.step = self._session.first_step
         atexit.register(self._at_exit)
@@ -470,7 +470,7 @@ class Recorder:
             has_begun = session.has_begun
             if session.has_made and not has_begun:
                 self._session = None
-                remove(self.path)
+                _lpa.take_back(self.path)
         self._pending = None
         if self._raises or not has_begun:
             raise RecordingError(text) from cause

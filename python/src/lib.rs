@@ -31,6 +31,7 @@ fn _lpa(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(run::verify, m)?)?;
     m.add_function(wrap_pyfunction!(run::checkpoints, m)?)?;
     m.add_function(wrap_pyfunction!(run::xxh3, m)?)?;
+    m.add_function(wrap_pyfunction!(writer::take_back, m)?)?;
     m.add_function(wrap_pyfunction!(analysis::analyze, m)?)?;
     m.add_function(wrap_pyfunction!(main, m)?)
 }

@@ -142,3 +142,9 @@ impl Writer {
         self.with(|w| Ok(w.slice_bytes().to_vec()))
     }
 }
+
+/// Takes a run away in which nothing was recorded, and nothing else.
+#[pyfunction]
+pub(crate) fn take_back(path: PathBuf) {
+    lpa::internals::take_back(&path);
+}

@@ -110,6 +110,19 @@ pub struct Writer {
     state: Recording,
 }
 
+/// The directories of a run.
+const DIRECTORIES: [&str; 3] = ["steps", "ref", TMP];
+
+/// Takes a run away in which nothing was recorded, and nothing else: a directory that holds anything more stays.
+pub fn take_back(run: &Path) {
+    for file in [run.join(MANIFEST), journal::path(run, 0)] {
+        let _ = std::fs::remove_file(file);
+    }
+    for directory in DIRECTORIES.map(|sub| run.join(sub)).iter().map(PathBuf::as_path).chain([run]) {
+        let _ = std::fs::remove_dir(directory);
+    }
+}
+
 impl Writer {
     /// Starts a new run as its rank 0: makes the directory and writes the manifest.
     ///
@@ -120,7 +133,7 @@ impl Writer {
         check_options(run, &manifest, options)?;
         make_directories(run)?;
         let path = run.join(MANIFEST);
-        for sub in ["steps", "ref", TMP] {
+        for sub in DIRECTORIES {
             Inside::make(run, Path::new(sub))?;
         }
         let bytes = serde_json::to_vec_pretty(&manifest)
