@@ -143,8 +143,9 @@ fn fill(lane: &mut Lane, values: &[f32], plan: Plan) -> Result<Option<Place>> {
     encoder.encode_residual(DType::F32, &rule, values, values, &mut residual);
     let moments = [0, 1].map(|k| lane.kept(Kept::Moment(k)));
     let init = lane.put(values)?;
-    lane.copy(lane.kept(Kept::Iterate(0)), init);
-    lane.fill(moments[0]);
+    let first = lane.kept(Kept::Iterate(0));
+    lane.decoding()?.copy(first, init);
+    lane.decoding()?.fill(moments[0]);
     for t in 0..plan.steps {
         let [x, next] = [t, t + 1].map(|t| lane.kept(Kept::Iterate(t)));
         let g = lane.kept(Kept::Gradient(t));
@@ -154,8 +155,8 @@ fn fill(lane: &mut Lane, values: &[f32], plan: Plan) -> Result<Option<Place>> {
         ) else {
             return Ok(None);
         };
-        lane.merge(g, &parts)?;
-        lane.predict(next, Inputs { x, before: x, g, moments }, &missed)?;
+        lane.decoding()?.merge(g, &parts)?;
+        lane.decoding()?.predict(next, Inputs { x, before: x, g, moments }, &missed)?;
         lane.term(Term { direction: Direction::Stored, g, x, next, later: x });
     }
     Ok(Some(init))

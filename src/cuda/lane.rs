@@ -139,39 +139,17 @@ impl Lane {
         self.plan.place(kept)
     }
 
-    /// Fills a vector with zeros.
-    pub(crate) fn fill(&mut self, to: Place) {
-        if let Some(work) = &mut self.work {
-            work.fill(to);
-        }
-    }
-
-    /// Copies a vector.
-    pub(crate) fn copy(&mut self, to: Place, from: Place) {
-        if let Some(work) = &mut self.work {
-            work.copy(to, from);
-        }
-    }
-
-    /// Puts a float32 vector of the chunk together from its parts; false where the device cannot.
+    /// What decodes the chunk.
     ///
     /// # Errors
-    /// The device fails.
-    pub(crate) fn merge(&mut self, to: Place, parts: &Parts<'_>) -> Result<bool> {
+    /// The lane was made for vectors that are copied.
+    pub(crate) fn decoding(&mut self) -> Result<Decoding<'_>> {
         match &mut self.work {
-            Some(work) => work.merge(&self.device, to, parts, self.n),
-            None => Ok(false),
-        }
-    }
-
-    /// Predicts a float32 iterate of the chunk and adds what that misses.
-    ///
-    /// # Errors
-    /// The device fails.
-    pub(crate) fn predict(&mut self, to: Place, from: Inputs, residual: &Residual<'_>) -> Result<()> {
-        match &mut self.work {
-            Some(work) => work.predict(&self.device, to, from, residual, self.n),
-            None => Ok(()),
+            Some(work) => Ok(Decoding { work, device: &self.device, n: self.n }),
+            None => {
+                let (device, what) = (self.device.ordinal(), "the plan has no room for it".to_owned());
+                Err(CudaError::Failed { device, action: "decode vectors", what })
+            }
         }
     }
 
@@ -408,6 +386,41 @@ impl Lane {
     pub(crate) fn sums(&self) -> Result<BatchSums<'_>> {
         let host = self.host_sums.as_slice().map_err(|e| self.device.failed("give sums", e))?;
         Ok(BatchSums { lane: self, host })
+    }
+}
+
+/// The decoding of a lane's chunk on the device.
+pub(crate) struct Decoding<'a> {
+    work: &'a mut Work,
+    device: &'a Device,
+    n: usize,
+}
+
+impl Decoding<'_> {
+    /// Fills a vector with zeros.
+    pub(crate) fn fill(&mut self, to: Place) {
+        self.work.fill(to);
+    }
+
+    /// Copies a vector.
+    pub(crate) fn copy(&mut self, to: Place, from: Place) {
+        self.work.copy(to, from);
+    }
+
+    /// Puts a float32 vector of the chunk together from its parts; false where the device cannot.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub(crate) fn merge(&mut self, to: Place, parts: &Parts<'_>) -> Result<bool> {
+        self.work.merge(self.device, to, parts, self.n)
+    }
+
+    /// Predicts a float32 iterate of the chunk and adds what that misses.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub(crate) fn predict(&mut self, to: Place, from: Inputs, residual: &Residual<'_>) -> Result<()> {
+        self.work.predict(self.device, to, from, residual, self.n)
     }
 }
 

@@ -172,8 +172,10 @@ impl Case {
         let (mut got, mut terms) = (Vec::new(), Vec::new());
         let mut init = lane.put(&chunk.init)?;
         let first = lane.put(&chunk.iterates[0])?;
-        lane.copy(iterates[0], first);
-        moments.into_iter().for_each(|moment| lane.fill(moment));
+        lane.decoding()?.copy(iterates[0], first);
+        for moment in moments {
+            lane.decoding()?.fill(moment);
+        }
         // Ends a batch, and begins another.
         let mut cut = |lane: &mut Lane, terms: &mut Vec<usize>, init: &mut Place| -> Result<()> {
             lane.run(*init, |_, _| Ok::<(), CudaError>(()))?;
@@ -193,9 +195,11 @@ impl Case {
             if t == BEFORE_KEYFRAME && self.keyframe {
                 for (to, values) in [(g, &chunk.gradients[t]), (next, &chunk.iterates[t + 1])] {
                     let from = lane.put(values)?;
-                    lane.copy(to, from);
+                    lane.decoding()?.copy(to, from);
                 }
-                moments.into_iter().for_each(|moment| lane.fill(moment));
+                for moment in moments {
+                    lane.decoding()?.fill(moment);
+                }
                 add(&mut lane, &mut terms);
                 continue;
             }
@@ -203,19 +207,19 @@ impl Case {
                 cut(&mut lane, &mut terms, &mut init)?;
             }
             let merged = match decoder.parts(*coding, gradient, n) {
-                Ok(parts) => lane.merge(g, &parts)?,
+                Ok(parts) => lane.decoding()?.merge(g, &parts)?,
                 Err(e) => return Ok(Some(format!("{self:?}: {e}"))),
             };
             if !merged {
                 let from = lane.put(&chunk.gradients[t])?;
-                lane.copy(g, from);
+                lane.decoding()?.copy(g, from);
             }
             if t == SECOND && self.cut == Cut::Gradient {
                 cut(&mut lane, &mut terms, &mut init)?;
             }
             if self.cut == Cut::Other {
                 // No iterate and no gradient lies there.
-                lane.fill(unused);
+                lane.decoding()?.fill(unused);
             }
             let residual = match Residual::read(rule.predictor, DType::F32, residual, n) {
                 Ok(residual) => residual,
@@ -223,7 +227,7 @@ impl Case {
             };
             // A keyframe has nothing before it.
             let before = if t == BEFORE_KEYFRAME + 1 && self.keyframe { x } else { before };
-            lane.predict(next, Inputs { x, before, g, moments }, &residual)?;
+            lane.decoding()?.predict(next, Inputs { x, before, g, moments }, &residual)?;
             add(&mut lane, &mut terms);
         }
         lane.run(init, |_, _| Ok::<(), CudaError>(()))?;

@@ -132,7 +132,7 @@ impl Batch {
         chunk: &Chunk,
         offset: usize,
         directions: &[Measured],
-    ) {
+    ) -> Result<()> {
         let dtype = manifest.tensors[chunk.tensor].dtype;
         let wider = |m: &Measured| m.recorded.is_some_and(|s| manifest.dtype_of(s, chunk.tensor) != dtype);
         let dtype = if directions.iter().any(wider) { DType::F32 } else { dtype };
@@ -145,8 +145,10 @@ impl Batch {
         self.kept.resize(self.plan.iterates(), None);
         (self.gradient, self.loads) = (None, 0);
         if self.decodes {
-            self.lane.fill(self.zeros());
+            let zeros = self.zeros();
+            self.lane.decoding()?.fill(zeros);
         }
+        Ok(())
     }
 
     /// Whether the chunk's vectors are decoded on the device.
@@ -284,15 +286,17 @@ impl Batch {
         let mut host = std::mem::take(&mut self.host);
         host.resize(source.chunk.len, 0.0);
         let decoded = source.load(step, stream, &mut host);
-        let copied = match decoded {
-            Ok(Decoded::Values) => self.put(&host).map(|from| self.lane.copy(to, from)),
-            _ => {
-                self.lane.fill(to);
-                Ok(())
-            }
+        let from = match decoded {
+            Ok(Decoded::Values) => self.put(&host).map(Some),
+            _ => Ok(None),
         };
         self.host = host;
-        copied.and(decoded)
+        let mut decoding = self.lane.decoding()?;
+        match from? {
+            Some(from) => decoding.copy(to, from),
+            None => decoding.fill(to),
+        }
+        decoded
     }
 }
 
@@ -327,18 +331,17 @@ impl Slots for &RefCell<Batch> {
                     if matches!(parts, Parts::Zero) {
                         return Ok(());
                     }
-                    place = match batch.lane.merge(to, &parts) {
-                        Ok(true) => Ok(to),
-                        Ok(false) => {
-                            host.resize(n, 0.0);
-                            decoder.decode(dtype, coding, payload, &mut host)?;
-                            batch.put(&host).map(|from| {
-                                batch.lane.copy(to, from);
-                                to
-                            })
-                        }
-                        Err(e) => Err(e.into()),
-                    };
+                    let merged = batch.lane.decoding().and_then(|mut d| d.merge(to, &parts));
+                    let is_raw = matches!(merged, Ok(false));
+                    place = merged.map(|_| to);
+                    if is_raw {
+                        host.resize(n, 0.0);
+                        decoder.decode(dtype, coding, payload, &mut host)?;
+                        place = batch.lane.put(&host).and_then(|from| {
+                            batch.lane.decoding()?.copy(to, from);
+                            Ok(to)
+                        });
+                    }
                     Ok(())
                 });
                 batch.host = host;
@@ -371,7 +374,7 @@ impl Slots for &RefCell<Batch> {
             let Coding::Residual(predictor) = coding else { return Err(DecodeError::NotPredicted) };
             let residual = Residual::read(predictor, dtype, payload, n)?;
             predicted = (residual.prediction, decoder.is_rounding(&residual, n).then_some(0.0));
-            staged = batch.lane.predict(to, from, &residual);
+            staged = batch.lane.decoding().and_then(|mut d| d.predict(to, from, &residual));
             Ok(())
         })?;
         staged?;

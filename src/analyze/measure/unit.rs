@@ -230,7 +230,7 @@ impl Unit<'_> {
         let mut damage = Vec::new();
         let Scratch { reader, g, init, iterates, references, bounds, responses, batch } = s;
         if let Some(batch) = batch {
-            batch.borrow_mut().begin(&self.run.manifest, chunk, offset, self.directions);
+            batch.borrow_mut().begin(&self.run.manifest, chunk, offset, self.directions)?;
         }
         for (reference, values) in self.references.iter().zip(references.iter_mut()) {
             reference.chunk(chunk, reader.buffer(), &mut values[..n])?;
