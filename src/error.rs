@@ -88,6 +88,11 @@ impl std::fmt::Display for Place {
     }
 }
 
+/// A name or a number that is asked for and cannot be meant, in words.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
+
 /// What went wrong, with the path and, where there is one, the step, tensor and offset.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -102,6 +107,9 @@ pub enum Error {
         /// Why it failed.
         source: std::io::Error,
     },
+    /// What is asked for cannot be meant.
+    #[error(transparent)]
+    Usage(#[from] Usage),
     /// A GPU cannot be used, or has failed.
     #[error(transparent)]
     Cuda(#[from] CudaError),
@@ -245,6 +253,8 @@ pub enum ErrorKind {
     Refused,
     /// A GPU cannot be used, or has failed: the processors give the same numbers.
     Device,
+    /// What was asked for cannot be meant.
+    Usage,
 }
 
 impl Error {
@@ -253,6 +263,7 @@ impl Error {
         match self {
             Error::Io { .. } | Error::Table { .. } => ErrorKind::Io,
             Error::Cuda(_) => ErrorKind::Device,
+            Error::Usage(_) => ErrorKind::Usage,
             Error::Damaged { .. }
             | Error::MissingShard { .. }
             | Error::Manifest { .. }
@@ -269,7 +280,7 @@ impl Error {
     /// Path of the run or file that it is about.
     pub fn path(&self) -> Option<&Path> {
         match self {
-            Error::Cuda(_) => None,
+            Error::Cuda(_) | Error::Usage(_) => None,
             Error::Io { path, .. }
             | Error::NotARun { path, .. }
             | Error::Manifest { path, .. }

@@ -4,6 +4,8 @@
 //! that `multi_isa!` generates are sound. Every variant computes the same bits; `docs/numerics.md`
 //! says why.
 
+use crate::error::Usage;
+
 /// An instruction set that this processor is known to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Isa(Kind);
@@ -21,16 +23,6 @@ pub enum Kind {
     /// The vector body with AVX-512 (F, BW, DQ, VL).
     #[cfg(target_arch = "x86_64")]
     Avx512,
-}
-
-/// `LPA_ISA` names something that is unknown or that this processor lacks.
-#[derive(Debug, thiserror::Error)]
-#[error("LPA_ISA={asked}: this processor offers {}", offered.join(", "))]
-pub struct UnknownIsa {
-    /// The name that was asked for.
-    pub asked: String,
-    /// Names that could be.
-    pub offered: Vec<&'static str>,
 }
 
 impl Isa {
@@ -62,7 +54,7 @@ impl Isa {
     ///
     /// # Errors
     /// The name is unknown or the processor lacks it.
-    pub fn from_env() -> Result<Isa, UnknownIsa> {
+    pub fn from_env() -> Result<Isa, Usage> {
         let Some(asked) = std::env::var_os("LPA_ISA") else {
             return Ok(Isa::detect());
         };
@@ -70,7 +62,10 @@ impl Isa {
         let all = Isa::available();
         match all.iter().find(|isa| isa.name() == asked) {
             Some(isa) => Ok(*isa),
-            None => Err(UnknownIsa { asked, offered: all.iter().map(|isa| isa.name()).collect() }),
+            None => {
+                let offered: Vec<&str> = all.iter().map(|isa| isa.name()).collect();
+                Err(Usage(format!("LPA_ISA={asked}: this processor offers {}", offered.join(", "))))
+            }
         }
     }
 

@@ -111,7 +111,7 @@ mod verify;
 
 pub use analyze::Observer;
 pub use dtype::DType;
-pub use error::{CudaError, Error, ErrorKind, Place, Result};
+pub use error::{CudaError, Error, ErrorKind, Place, Result, Usage};
 pub use isa::Isa;
 pub use metrics::geometry::Geometry;
 pub use question::{Answer, Backend, Execution, Made, Question, Steps, Tabulated};

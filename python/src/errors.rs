@@ -4,9 +4,9 @@ use lpa::ErrorKind;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-/// Words as the exception `lpa.UsageError`.
+/// What cannot be meant, as the exception `lpa.UsageError`.
 pub(crate) fn usage(what: impl ToString) -> PyErr {
-    Python::attach(|py| exception(py, "UsageError", &what.to_string()).map_or_else(|e| e, |(e, _)| e))
+    raise(lpa::Usage(what.to_string()).into())
 }
 
 /// An error of the library as an exception.
@@ -18,6 +18,7 @@ pub(crate) fn raise(e: lpa::Error) -> PyErr {
         ErrorKind::Incompatible => "IncompatibleError",
         ErrorKind::Refused => "RefusedError",
         ErrorKind::Device => "DeviceError",
+        ErrorKind::Usage => "UsageError",
         _ => "Error",
     };
     Python::attach(|py| {

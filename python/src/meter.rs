@@ -35,8 +35,9 @@ impl Meter {
         streams: Vec<String>,
         groups: Vec<String>,
     ) -> PyResult<Meter> {
-        let parsed: Result<Vec<ReferenceSpec>, String> = references.iter().map(|r| r.parse()).collect();
-        let references = parsed.map_err(usage)?;
+        let references: PyResult<Vec<ReferenceSpec>> =
+            references.iter().map(|r| r.parse().map_err(usage)).collect();
+        let references = references?;
         let question = Question { references, streams, groups, ..Question::default() };
         let options = options(storage)?;
         let inner = RunMeter::create(&path, manifest(parts)?, options, question).map_err(raise)?;

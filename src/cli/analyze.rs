@@ -5,7 +5,8 @@ use std::str::FromStr;
 
 use crate::cli::output::{Format, Output};
 use crate::cli::progress::Progress;
-use crate::cli::{RunArguments, Usage, backend, bytes, rate, say};
+use crate::cli::{RunArguments, backend, bytes, rate, say};
+use crate::error::Usage;
 use crate::question::{Execution, Made, Question, Steps};
 use crate::reference::ReferenceSpec;
 use crate::run::Run;

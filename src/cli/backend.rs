@@ -1,6 +1,6 @@
 //! Where sums are taken: `--backend` and `--device`.
 
-use crate::cli::Usage;
+use crate::error::Usage;
 use crate::question::Backend;
 
 #[derive(clap::Args)]

@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use crate::cli::{Usage, bytes, rate, say};
+use crate::cli::{bytes, rate, say};
 use crate::codec::Predictor;
+use crate::error::Usage;
 use crate::estimate::{Estimate, Sample, StorageChoice, from_run, from_tensors, tensors_of};
 use crate::optimizer::predictor;
 use crate::run::format::manifest::{Precision, Storage};

@@ -22,8 +22,7 @@ use std::path::PathBuf;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::error::Error;
-use crate::isa::UnknownIsa;
+use crate::error::{Error, ErrorKind, Usage};
 use crate::run::Access;
 
 /// Analyzes recorded optimization paths: RSI, EB, cosine and loLR per step, layer and reference.
@@ -74,7 +73,7 @@ struct RunArguments {
 }
 
 impl RunArguments {
-    fn access(&self) -> Result<Access, UnknownIsa> {
+    fn access(&self) -> Result<Access, Usage> {
         Access::from_env(!self.no_mmap)
     }
 }
@@ -110,15 +109,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         Err(e) if is_closed_pipe(&e) => 0,
         Err(e) => {
             let _ = writeln!(std::io::stderr(), "lpa: {e}");
-            if e.is::<UnknownIsa>() || e.is::<Usage>() { 2 } else { 1 }
+            let asked =
+                e.is::<Usage>() || e.downcast_ref().is_some_and(|e: &Error| e.kind() == ErrorKind::Usage);
+            if asked { 2 } else { 1 }
         }
     }
 }
-
-/// Arguments that parse but cannot be meant.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Usage(String);
 
 /// Writes to standard output; a closed pipe is an error that ends the program quietly.
 fn say(text: &str) -> anyhow::Result<()> {

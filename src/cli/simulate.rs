@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::cli::{Usage, say};
+use crate::cli::say;
+use crate::error::Usage;
 use crate::simulate::optimizer::Settings;
 use crate::simulate::problem::{Alm, Problem, Quadratic, RandomWalk, Sm};
 use crate::simulate::{Schedule, simulate};

@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::str::FromStr;
 
+use crate::error::Usage;
+
 /// A range of steps, or every k-th of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Steps {
@@ -35,11 +37,18 @@ impl Steps {
     }
 }
 
-impl FromStr for Steps {
-    type Err = String;
+impl From<Range<u64>> for Steps {
+    fn from(range: Range<u64>) -> Steps {
+        let text = format!("{}..{}", range.start, range.end);
+        Steps { range, every: 1, text }
+    }
+}
 
-    fn from_str(text: &str) -> Result<Steps, String> {
-        let expected = || format!("'{text}' is no range of steps; write A..B, A.., ..B or A..B:K");
+impl FromStr for Steps {
+    type Err = Usage;
+
+    fn from_str(text: &str) -> Result<Steps, Usage> {
+        let expected = || Usage(format!("'{text}' is no range of steps; write A..B, A.., ..B or A..B:K"));
         let (range, every) = match text.split_once(':') {
             Some((range, every)) => (range, every.parse().map_err(|_| expected())?),
             None => (text, 1),
@@ -48,10 +57,11 @@ impl FromStr for Steps {
         let bound = |s: &str, open| if s.is_empty() { Ok(open) } else { s.parse().map_err(|_| expected()) };
         let range = bound(from, 0)?..bound(to, u64::MAX)?;
         if every == 0 {
-            return Err("every 0-th step is none; K starts at 1".to_owned());
+            return Err(Usage("every 0-th step is none; K starts at 1".to_owned()));
         }
         if range.is_empty() {
-            return Err(format!("{}..{} holds no step; B is not included", range.start, range.end));
+            let what = format!("{}..{} holds no step; B is not included", range.start, range.end);
+            return Err(Usage(what));
         }
         Ok(Steps { range, every, text: text.to_owned() })
     }

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use crate::error::Usage;
 use crate::run::directory::MANIFEST;
 
 /// A reference as it was asked for.
@@ -33,31 +34,34 @@ pub enum OwnReference {
 }
 
 impl FromStr for ReferenceSpec {
-    type Err = String;
+    type Err = Usage;
 
-    fn from_str(text: &str) -> Result<ReferenceSpec, String> {
-        let number = |s: &str| s.parse::<u64>().map_err(|_| format!("'{text}': '{s}' is no step or epoch"));
+    fn from_str(text: &str) -> Result<ReferenceSpec, Usage> {
+        let number =
+            |s: &str| s.parse::<u64>().map_err(|_| Usage(format!("'{text}': '{s}' is no step or epoch")));
         let own = match text.split_once(':') {
             None if text == "final" => OwnReference::Final,
             None if text == "last" => OwnReference::Last,
             Some(("step", n)) => OwnReference::Step(number(n)?),
             Some(("epoch", n)) => OwnReference::Epoch(number(n)?),
             Some(("mean", range)) => {
-                let (a, b) = range.split_once("..").ok_or_else(|| format!("'{text}': write mean:A..B"))?;
+                let (a, b) =
+                    range.split_once("..").ok_or_else(|| Usage(format!("'{text}': write mean:A..B")))?;
                 let (a, b) = (number(a)?, if b.is_empty() { None } else { Some(number(b)?) });
                 if b.is_some_and(|b| b <= a) {
-                    return Err(format!("'{text}' holds no step; B is not included"));
+                    return Err(Usage(format!("'{text}' holds no step; B is not included")));
                 }
                 OwnReference::Mean(a, b)
             }
             Some(("ema", beta)) => {
-                let beta: f64 = beta.parse().map_err(|_| format!("'{text}': '{beta}' is no number"))?;
+                let beta: f64 =
+                    beta.parse().map_err(|_| Usage(format!("'{text}': '{beta}' is no number")))?;
                 if !(0.0..1.0).contains(&beta) {
-                    return Err(format!("'{text}': BETA lies between 0 and 1, such as ema:0.999"));
+                    return Err(Usage(format!("'{text}': BETA lies between 0 and 1, such as ema:0.999")));
                 }
                 OwnReference::Ema(beta)
             }
-            _ if text.is_empty() => return Err("a reference has a name".to_owned()),
+            _ if text.is_empty() => return Err(Usage("a reference has a name".to_owned())),
             _ => return Ok(ReferenceSpec::Path(text.to_owned())),
         };
         Ok(ReferenceSpec::Own(own))
@@ -102,7 +106,7 @@ pub(super) fn find(text: &str) -> Result<Found, String> {
     for (i, _) in text.match_indices(':') {
         let (run, rest) = (Path::new(&text[..i]), &text[i + 1..]);
         if is_run(run) {
-            return match rest.parse()? {
+            return match rest.parse().map_err(|Usage(what)| what)? {
                 ReferenceSpec::Own(own) => Ok(Found::Run(run.to_owned(), own)),
                 ReferenceSpec::Path(rest) => Err(format!("'{rest}' is no reference of a run")),
             };

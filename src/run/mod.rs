@@ -14,9 +14,9 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use crate::codec::Decoder;
-use crate::error::{Error, Result, Tried};
+use crate::error::{Error, Result, Tried, Usage};
 use crate::hash::xxh3_64;
-use crate::isa::{Isa, UnknownIsa};
+use crate::isa::Isa;
 pub(crate) use crate::run::directory::publish::{Draft, parent};
 use crate::run::format::chunk::ChunkTable;
 use crate::run::format::journal::{Attempt, Journal, State};
@@ -44,7 +44,7 @@ impl Access {
     ///
     /// # Errors
     /// As [`Isa::from_env`].
-    pub fn from_env(mmap: bool) -> std::result::Result<Access, UnknownIsa> {
+    pub fn from_env(mmap: bool) -> std::result::Result<Access, Usage> {
         Ok(Access { mmap, isa: Isa::from_env()? })
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::dtype::DType;
-use crate::error::{Error, Result, Tried};
+use crate::error::{Error, Result, Tried, Usage};
 use crate::run::directory::MANIFEST;
 use crate::run::directory::beside::was_interrupted;
 use crate::run::format::vector_id::{Moment, StreamId};
@@ -135,13 +135,13 @@ pub enum Precision {
 }
 
 impl std::str::FromStr for Precision {
-    type Err = String;
+    type Err = Usage;
 
-    fn from_str(name: &str) -> std::result::Result<Precision, String> {
+    fn from_str(name: &str) -> std::result::Result<Precision, Usage> {
         [Precision::Exact, Precision::Bf16, Precision::Int8]
             .into_iter()
             .find(|p| p.name() == name)
-            .ok_or_else(|| format!("'{name}' is none of exact, bf16, int8"))
+            .ok_or_else(|| Usage(format!("'{name}' is none of exact, bf16, int8")))
     }
 }
 

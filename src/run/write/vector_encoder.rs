@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::codec::{Coding, Encoder, Exponents, Lossy, Noise};
 use crate::dtype::{DType, push_bytes, values};
-use crate::error::{Result, Tried};
+use crate::error::{Result, Tried, Usage};
 use crate::hash::xxh3_64;
 use crate::isa::Isa;
 use crate::reduce::Direction;
@@ -32,13 +32,13 @@ pub enum Profile {
 }
 
 impl std::str::FromStr for Profile {
-    type Err = String;
+    type Err = Usage;
 
-    fn from_str(name: &str) -> std::result::Result<Profile, String> {
+    fn from_str(name: &str) -> std::result::Result<Profile, Usage> {
         match name {
             "default" => Ok(Profile::Default),
             "fast" => Ok(Profile::Fast),
-            _ => Err(format!("there is no profile '{name}'; there are 'default' and 'fast'")),
+            _ => Err(Usage(format!("there is no profile '{name}'; there are 'default' and 'fast'"))),
         }
     }
 }
