@@ -7,7 +7,6 @@ use crate::error::Result;
 use crate::reference::Reference;
 use crate::row::{Row, Sink};
 use crate::run::Run;
-use crate::run::format::manifest::Manifest;
 use crate::summary::{Subject, Summary, thousands};
 
 // In the table itself, so that asking again costs nothing and a file found later explains itself.
@@ -107,17 +106,9 @@ fn heading(run: &Run, references: &[Reference], options: &Options, steps: u64) -
         thousands(m.parameters()),
         m.tensors.len(),
         if m.tensors.len() == 1 { "" } else { "s" },
-        types(m),
+        m.types(),
         if m.optimizer.name.is_empty() { "unknown" } else { &m.optimizer.name },
         against.join(", "),
         streams.join(", "),
     )
-}
-
-/// The element types of a manifest: `F32`, or `BF16, F32`.
-pub(crate) fn types(m: &Manifest) -> String {
-    let mut all: Vec<&str> = m.tensors.iter().map(|t| t.dtype.name()).collect();
-    all.sort_unstable();
-    all.dedup();
-    all.join(", ")
 }

@@ -6,7 +6,6 @@ use std::fmt::Write as _;
 use crate::cli::{RunArguments, bytes, say};
 use crate::codec::Codec;
 use crate::error::Result;
-use crate::report::types;
 use crate::run::Run;
 use crate::run::format::journal::State;
 use crate::run::format::vector_id::{StreamId, VectorId};
@@ -101,7 +100,7 @@ fn write_head(run: &Run, survey: &Survey, out: &mut String) {
     }
     line(
         "parameters",
-        format!("{} in {} tensors ({})", thousands(m.parameters()), m.tensors.len(), types(m)),
+        format!("{} in {} tensors ({})", thousands(m.parameters()), m.tensors.len(), m.types()),
     );
     let groups = serde_json::json!(m.optimizer.param_groups);
     let name = if m.optimizer.name.is_empty() { "unknown" } else { &m.optimizer.name };

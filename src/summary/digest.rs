@@ -85,6 +85,7 @@ struct Open {
 }
 
 /// The digest.
+#[derive(Default)]
 pub(super) struct Digest {
     pub(super) reference: String,
     pub(super) stream: String,
@@ -144,35 +145,10 @@ impl Digest {
             parameters: row.parameters,
             first,
             length: length.min(last.saturating_sub(first)),
-            behind: 0,
-            means: Default::default(),
             cos_bins: vec![Mean::default(); BINS],
             walk_bins: vec![Mean::default(); BINS],
-            windows: Default::default(),
-            open: None,
-            cosines: 0,
-            negative: 0,
-            first_negative: None,
-            lagged: false,
-            sampled: false,
-            rows: 0,
-            thirds: [[0; 4]; 3],
-            low_precision: None,
-            low_precision_rows: 0,
-            low_to_the_end: false,
             lowest_ratio: f64::INFINITY,
-            unknown_walks: 0,
-            unmodelled: 0,
-            nonfinite: None,
-            nonfinite_rows: 0,
-            nonfinite_scalars: 0,
-            gaps: 0,
-            absent: 0,
-            zero: 0,
-            at_reference: 0,
-            lossy: 0,
-            unresolved: 0,
-            first_at_reference: None,
+            ..Digest::default()
         }
     }
 

@@ -375,6 +375,14 @@ impl Manifest {
         self.tensors.iter().map(|t| t.param_group + 1).max().unwrap_or(0)
     }
 
+    /// The element types: `F32`, or `BF16, F32`.
+    pub(crate) fn types(&self) -> String {
+        let mut all: Vec<&str> = self.tensors.iter().map(|t| t.dtype.name()).collect();
+        all.sort_unstable();
+        all.dedup();
+        all.join(", ")
+    }
+
     /// Number of parameters, each counted once.
     pub fn parameters(&self) -> u64 {
         self.tensors.iter().map(TensorInfo::elements).sum()
