@@ -10,7 +10,7 @@ use std::path::Path;
 use crate::analyze::derive::Place;
 use crate::analyze::record::Record;
 use crate::analyze::spool::Spool;
-use crate::analyze::{Analysis, Measured, Observer, Options, Pass};
+use crate::analyze::{Analysis, Measured, Observer, Options, Pass, thread_pool};
 use crate::error::{Error, Result};
 use crate::reference;
 use crate::reference::Cache;
@@ -169,7 +169,8 @@ impl Analysis<'_> {
         let there = |s: &&Stream| have(self.run, own, s);
         let names: Vec<String> = own.streams.iter().filter(there).map(|s| s.name.clone()).collect();
         let (streams, directions) = stream::select(run, catalog, &names)?;
-        let (references, numbers) = reference::of_companion(run, catalog, self.references, cache)?;
+        let (references, numbers) = thread_pool(own.threads, &run.path)?
+            .install(|| reference::of_companion(run, catalog, self.references, cache))?;
         let mut dots = Dots { steps: Vec::new(), spool: Spool::new(self.places().len(), scratch) };
         if references.is_empty() || streams.is_empty() {
             return Ok(dots);
