@@ -249,7 +249,7 @@ pub enum ErrorKind {
     Missing,
     /// Another version of lpa is needed.
     Incompatible,
-    /// What is there does not allow what was asked for; nothing was changed.
+    /// What is there does not allow what was asked for, or a recording has ended.
     Refused,
     /// A GPU cannot be used, or has failed: the processors give the same numbers.
     Device,

@@ -10,7 +10,7 @@ pub(crate) const EACH: &str = "each";
 
 /// A named set of tensors.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Group {
+pub(crate) struct Group {
     /// The name that rows carry: `*`, a tensor's name, a glob or the name given to one.
     pub name: String,
     /// Indices in the tensor table, ascending.

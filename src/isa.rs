@@ -82,6 +82,7 @@ impl Isa {
     }
 
     /// The variant, to match on.
+    #[doc(hidden)]
     pub fn kind(self) -> Kind {
         self.0
     }

@@ -113,16 +113,23 @@ pub use analyze::Observer;
 pub use dtype::DType;
 pub use error::{CudaError, Error, ErrorKind, Place, Result, Usage};
 pub use isa::Isa;
+pub use metrics::bias::Bias;
 pub use metrics::geometry::Geometry;
+pub use metrics::interval::{Interval, Intervals};
+pub use metrics::trust::Trust;
 pub use question::{Answer, Backend, Execution, Made, Question, Steps, Tabulated};
+pub use reduce::spread::Spread;
 pub use reference::{OwnReference, ReferenceSpec};
-pub use row::{Names, Row, Scalars, Sink};
+pub use row::{Doubt, Names, Row, Scalars, Sink};
 pub use run::format::manifest::{Manifest, Optimizer, Precision, Slice, Storage, StreamInfo, TensorInfo};
 pub use run::read::vector::Vector;
 pub use run::write::step::{Elements, Step};
 pub use run::write::writer::{Profile, Writer, WriterOptions};
 pub use run::{Access, Run};
+pub use sums::{Spreads, Sums};
 pub use verify::{Verified, verify};
+// Manifests hold free values of its types.
+pub use serde_json;
 
 /// What the command, the Python module, tests and benches use besides; it may change at any time.
 #[doc(hidden)]

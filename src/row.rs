@@ -98,7 +98,7 @@ fn finite(value: Option<f64>) -> Option<f64> {
 impl<'a> Row<'a> {
     /// A row of a group from its sums, and how far rounding can have moved x_t - r. What depends on other rows is
     /// left to be set.
-    pub fn new(
+    pub(crate) fn new(
         step: u64,
         scalars: Scalars,
         names: Names<'a>,

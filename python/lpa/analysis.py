@@ -3,6 +3,7 @@
 import os
 
 from . import _lpa
+from .errors import UsageError
 
 
 def analyze(path, *, references=("final",), streams=("grad",), groups=("*",), steps=None, out=None, threads=None,
@@ -26,10 +27,21 @@ def analyze(path, *, references=("final",), streams=("grad",), groups=("*",), st
     lpa.Error : by kind: DamagedError, MissingError, RefusedError, IncompatibleError, UsageError, StorageError,
         DeviceError; with the attributes path, step, tensor and offset.
     """
-    asked = {"references": _names(references), "streams": _names(streams), "groups": _names(groups), "steps": steps,
-             "skip_damaged": bool(skip_damaged), "shadow": bool(shadow)}
-    how = {"out": out, "threads": threads, "backend": backend, "devices": list(devices)}
+    asked = {"references": _names(references) or ["final"], "streams": _names(streams) or ["grad"],
+             "groups": _names(groups), "steps": steps, "skip_damaged": bool(skip_damaged), "shadow": bool(shadow)}
+    how = {"out": out, "threads": None if threads is None else _number("threads", threads, 1, 1024), "backend": backend,
+           "devices": [_number("devices", d, 0, 2**31) for d in devices]}
     return _read(str(_lpa.analyze(path, asked, how)), frame)
+
+
+def _number(name, value, least, most):
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        number = None
+    if number is None or not least <= number <= most:
+        raise UsageError(f"{name}={value}; it lies between {least} and {most}")
+    return number
 
 
 def _names(names):

@@ -4,14 +4,18 @@ import os
 import sys
 import warnings
 
-# Where a warning is not the user's: this package, and PyTorch, whose hooks call it.
-_OURS = (os.path.dirname(__file__), os.sep + os.path.join("site-packages", "torch") + os.sep)
+
+def _is_ours(file):
+    """Whether a file is this package's, or PyTorch's, whose hooks call it."""
+    packages = [__file__, getattr(sys.modules.get("torch"), "__file__", None)]
+    return any(p and file.startswith(os.path.dirname(p) + os.sep) for p in packages)
+
 
 
 def warn(text, category=UserWarning):
     """Warns, at the line of the user's that led here."""
     frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and any(part in frame.f_code.co_filename for part in _OURS):
+    while frame.f_back is not None and _is_ours(frame.f_code.co_filename):
         frame, level = frame.f_back, level + 1
     warnings.warn(f"lpa: {text}", category, stacklevel=level)
 
@@ -45,7 +49,7 @@ class IncompatibleError(Error):
 
 
 class RefusedError(Error):
-    """What is there does not allow what was asked for; nothing was changed."""
+    """What is there does not allow what was asked for, or a recording has ended."""
 
 
 class DeviceError(Error):

@@ -34,8 +34,8 @@ class Session:
         # A step was handed over.
         self.has_begun = False
         self.first_step = inner.next_step()
-        self._buffers, self._count = Buffers(parameters, inner, count), count
-        self.watch = Watch(parameters)
+        self.watch, self._count = Watch(parameters), count
+        self._buffers = Buffers(parameters, inner, count)
 
     @property
     def queue(self):

@@ -66,11 +66,7 @@ impl How {
             }
         };
         let mut execution = Execution { backend, observer: &Warnings, ..Execution::default() };
-        match self.threads {
-            Some(threads @ 1..=1024) => execution.threads = threads,
-            Some(threads) => return Err(usage(format!("threads={threads}; it lies between 1 and 1024"))),
-            None => {}
-        }
+        execution.threads = self.threads.unwrap_or(execution.threads);
         Ok(execution)
     }
 }

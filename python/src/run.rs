@@ -50,9 +50,9 @@ impl Run {
         stream: &str,
     ) -> PyResult<Vec<Option<Bound<'py, PyBytes>>>> {
         let mut vector = Vector::open(&self.0, step, stream).map_err(raise)?;
-        let mut held = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = || self.1.lock().unwrap_or_else(PoisonError::into_inner);
         if stream == ITERATE {
-            vector.go_on(std::mem::take(&mut held));
+            vector.go_on(std::mem::take(&mut *held()));
         }
         let tensor = |i: usize| {
             let mut bytes = Vec::new();
@@ -61,7 +61,7 @@ impl Run {
         };
         let all: PyResult<Vec<_>> = (0..self.0.manifest().tensors.len()).map(tensor).collect();
         if stream == ITERATE {
-            *held = vector.held();
+            *held() = vector.held();
         }
         all
     }

@@ -21,7 +21,10 @@ pub struct Writer(Mutex<Option<RunWriter>>);
 impl Writer {
     fn with<T>(&self, f: impl FnOnce(&mut RunWriter) -> lpa::Result<T>) -> PyResult<T> {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        f(inner.as_mut().ok_or_else(|| used_up("writer"))?).map_err(raise)
+        let done = inner.as_mut().map(f);
+        // An exception runs Python, which another thread may hold that waits for this.
+        drop(inner);
+        done.ok_or_else(|| used_up("writer"))?.map_err(raise)
     }
 
     /// The writer itself.

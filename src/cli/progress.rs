@@ -16,7 +16,7 @@ pub(super) struct Progress {
     bar: ProgressBar,
     quiet: bool,
     started: Mutex<Instant>,
-    /// Milliseconds that measuring took, once it is over.
+    /// Microseconds that measuring took, once it is over.
     took: AtomicU64,
     /// Chunks a step.
     chunks: AtomicU64,

@@ -3,6 +3,7 @@
 //! Owns devices, their memory and what runs on them. Where vectors come from and what becomes of sums is
 //! not its business. The driver is looked for when a device is opened; without one everything else works.
 
+#[cfg(feature = "cli")]
 mod bench;
 mod lane;
 mod layout;
@@ -10,6 +11,7 @@ mod operations;
 mod plan;
 mod term;
 
+#[cfg(feature = "cli")]
 pub(crate) use bench::bench;
 pub(crate) use lane::Lane;
 pub(crate) use plan::{Kept, Place, Plan, Resident};

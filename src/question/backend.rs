@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::analyze::{Analysis, Measured, Observer};
 use crate::cuda::{CudaError, Device, has_driver};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Usage};
 
 /// Partners of a direction from which on a GPU pays, for each processor: copying a vector to it takes as
 /// long as a processor takes for about one reference (`docs/performance.md`).
@@ -41,6 +41,9 @@ impl Backend {
         match self {
             Backend::Auto => Ok(Devices::WherePays(observer)),
             Backend::Cpu => Ok(Devices::Asked(Vec::new())),
+            Backend::Cuda(ordinals) if ordinals.is_empty() => {
+                Err(Usage("no CUDA device is named; they are numbered from 0".to_owned()).into())
+            }
             Backend::Cuda(ordinals) => Ok(Devices::Asked(open(ordinals)?)),
         }
     }

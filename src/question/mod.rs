@@ -17,7 +17,7 @@ use crate::question::kept::check_keeps;
 pub use crate::question::steps::Steps;
 
 use crate::analyze::{Analysis, Measured, Observer, Options, Pass, Shadow, thread_pool, unusable};
-use crate::error::Result;
+use crate::error::{Result, Usage};
 use crate::group;
 use crate::reference;
 use crate::reference::{Cache, OwnReference, Reference, ReferenceSpec};
@@ -96,7 +96,7 @@ pub struct Answer<S> {
     pub steps: u64,
     /// The summary for a person.
     pub summary: String,
-    /// Metadata of a table: all that can change a number, by key.
+    /// Metadata of a table, by key: all that can change a number, what was left out, and the summary.
     pub metadata: Vec<(String, String)>,
 }
 
@@ -207,6 +207,9 @@ impl<'a> Setting<'a> {
         how: &'a Execution<'a>,
         cache: Cache,
     ) -> Result<Setting<'a>> {
+        if question.references.is_empty() || question.streams.is_empty() {
+            return Err(Usage("a question names a reference and a stream at least".to_owned()).into());
+        }
         let mut groups = group::select(run, &question.groups)?;
         let catalog = Catalog::read(run, question.skip_damaged)?;
         let left_out = group::leave_out(run, &mut groups, &unusable(run, &catalog)?);

@@ -31,7 +31,7 @@ impl Steps {
         self.every
     }
 
-    /// As they were asked for; empty where all are.
+    /// As they were asked for; empty where nothing was said of them.
     pub fn text(&self) -> &str {
         &self.text
     }

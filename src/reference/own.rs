@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use tempfile::TempDir;
 
-use crate::error::{Error, Result, Tried};
+use crate::error::{Error, Result, Tried, Usage};
 use crate::hash::xxh3_64;
 use crate::reference::average::{Target, materialize};
 use crate::reference::locate::Located;
@@ -150,6 +150,9 @@ pub(super) fn resolve(run: &Run, catalog: &Catalog, own: &OwnReference) -> Resul
                 .then(|| format!("{own} is the mean of the {count} iterates recorded among {of}"));
             let weights = Weights::Equal(steps);
             Ok(Resolved { own: own.clone(), weights, provisional: unfinished && to.is_none(), note })
+        }
+        OwnReference::Ema(beta) if !(0.0..1.0).contains(beta) => {
+            Err(Usage(format!("ema:{beta}: BETA lies between 0 and 1, such as ema:0.999")).into())
         }
         OwnReference::Ema(beta) => {
             let steps: Vec<u64> = catalog.iterates(all).collect();

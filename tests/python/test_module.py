@@ -138,6 +138,13 @@ def test_an_error_is_of_its_kind(tmp_path, asked, kind, words):
     assert isinstance(caught.value, (lpa.Error, ValueError))
 
 
+def test_nothing_named_is_the_default(tmp_path):
+    shutil.copytree(FIXTURES / "digits_mlp", tmp_path / "run")
+    plain = lpa.analyze(tmp_path / "run")
+    table = lpa.analyze(tmp_path / "run", references=[], streams=(), groups=[], threads="2", out=tmp_path / "t.parquet")
+    assert plain.equals(table) and plain.height == 220
+
+
 def test_errors_say_where_damage_is(tmp_path):
     shutil.copytree(FIXTURES / "digits_mlp", tmp_path / "run")
     shard = sorted((tmp_path / "run").glob("steps/*/*.safetensors"))[1]

@@ -1,6 +1,7 @@
 """PyTorch really trains; what was recorded is, bit for bit, what the script itself saw."""
 
 import functools
+import os
 
 import numpy as np
 import pytest
@@ -327,3 +328,16 @@ def test_two_models_and_optimizers_at_once(tmp_path):
     for i, c in enumerate(captures):
         c.end()
         assert_same(tmp_path / str(i), c)
+
+
+@pytest.mark.parametrize(("lines", "words", "number"), [
+    (["lpa.record(path, m, o).close()"], "took no step", 5),
+    (["rec = lpa.record(path, m, o)", "", "o.step()", "rec.close()"], "are not in the optimizer", 7),
+])
+def test_a_warning_names_the_users_line(tmp_path, lines, words, number):
+    code = ["import lpa", "import torch", "m = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))",
+            "o = torch.optim.SGD(m[0].parameters(), lr=0.1)", *lines]
+    file = os.path.dirname(lpa.__file__) + "_experiments/train.py"
+    with pytest.warns(UserWarning, match=words) as caught:
+        exec(compile("\n".join(code), file, "exec"), {"path": tmp_path / "run"})
+    assert (file, number) in [(w.filename, w.lineno) for w in caught]

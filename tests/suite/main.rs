@@ -21,6 +21,7 @@ mod maintenance;
 mod pack;
 mod path;
 mod prediction;
+mod question;
 mod recording;
 mod reference_files;
 mod references;

@@ -58,6 +58,7 @@ impl<'a> Vector<'a> {
     }
 
     /// Which one it is.
+    #[doc(hidden)]
     pub fn stream(&self) -> StreamId {
         self.stream
     }
@@ -65,6 +66,7 @@ impl<'a> Vector<'a> {
     /// Goes on from where an earlier vector of the same run ended, so that iterates that are read one after
     /// the other are decoded once; from nothing where `held` is empty. Takes 24 bytes of memory a
     /// parameter.
+    #[doc(hidden)]
     pub fn go_on(&mut self, held: Vec<Trajectory>) {
         let chunks = self.run.table.chunks();
         let fits = held.len() == chunks.len();
@@ -73,8 +75,18 @@ impl<'a> Vector<'a> {
     }
 
     /// What a later vector can go on from.
+    #[doc(hidden)]
     pub fn held(self) -> Vec<Trajectory> {
         self.held.unwrap_or_default()
+    }
+
+    fn check(&self, tensor: usize) -> Result<()> {
+        let count = self.run.manifest.tensors.len();
+        if tensor < count {
+            return Ok(());
+        }
+        let what = format!("there is no tensor {tensor}; there are {count}, numbered from 0");
+        Err(Error::NotFound { path: self.run.path.clone(), what })
     }
 
     /// The chunks of a tensor with their numbers, in order.
@@ -89,6 +101,7 @@ impl<'a> Vector<'a> {
     /// # Errors
     /// As [`Self::tensor`].
     pub fn is_absent(&self, tensor: usize) -> Result<bool> {
+        self.check(tensor)?;
         let Some((_, chunk)) = self.chunks(tensor).next() else {
             return Ok(false);
         };
@@ -102,6 +115,7 @@ impl<'a> Vector<'a> {
     /// # Errors
     /// As [`Self::tensor`].
     pub fn widths(&mut self, tensor: usize, out: &mut Vec<f32>) -> Result<()> {
+        self.check(tensor)?;
         out.clear();
         let (step, stream) = (self.step, self.stream);
         for (_, chunk) in self.chunks(tensor) {
@@ -129,8 +143,9 @@ impl<'a> Vector<'a> {
     /// Appends the elements of a tensor to `out`, little endian; false where it is absent.
     ///
     /// # Errors
-    /// The bytes are not what was written.
+    /// There is no such tensor, or the bytes are not what was written.
     pub fn tensor(&mut self, tensor: usize, out: &mut Vec<u8>) -> Result<bool> {
+        self.check(tensor)?;
         let dtype = self.run.manifest.dtype_of(self.stream, tensor);
         for (number, chunk) in self.chunks(tensor) {
             let mut source = self.reader.at(self.run, &self.window, chunk);

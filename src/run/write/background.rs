@@ -152,6 +152,8 @@ struct State<M> {
     free: Vec<M>,
     jobs: VecDeque<Job<M>>,
     worker: Worker,
+    /// A job was queued that ends the recording; none is taken after it.
+    ends: bool,
     failure: Option<Error>,
 }
 
@@ -233,7 +235,8 @@ impl<M: AsRef<[u8]> + Send + 'static> Background<M> {
             return Err(write_error(recorder.path(), what));
         }
         let path = recorder.path().to_owned();
-        let state = State { free: buffers, jobs: VecDeque::new(), worker: Worker::Idle, failure: None };
+        let (jobs, worker) = (VecDeque::new(), Worker::Idle);
+        let state = State { free: buffers, jobs, worker, ends: false, failure: None };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         let own = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
@@ -275,12 +278,19 @@ impl<M: AsRef<[u8]> + Send + 'static> Background<M> {
         self.shared.changed.notify_all();
     }
 
-    /// Queues a job; never waits.
+    /// Queues a job; never waits. What comes after a job that ends the recording is not done.
     pub fn submit(&self, job: Job<M>) {
         if !self.is_here() {
             return;
         }
-        self.shared.lock().jobs.push_back(job);
+        let mut state = self.shared.lock();
+        if state.ends {
+            state.free.extend(job.buffers());
+        } else {
+            state.ends = matches!(job, Job::Finish(..) | Job::Stop);
+            state.jobs.push_back(job);
+        }
+        drop(state);
         self.shared.changed.notify_all();
     }
 
@@ -483,6 +493,22 @@ mod tests {
         assert_eq!(b.free(), 3);
         let run = Run::open(&path, Access::default()).unwrap();
         assert_eq!(run.final_step(), Some(20));
+    }
+
+    #[test]
+    fn what_comes_after_the_end_is_not_done() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run");
+        let w = writer(&path);
+        let len = Packing::new(w.slice_bytes()).len;
+        let b = Background::start(Box::new(w), vec![vec![0u8; len]; 2]).unwrap();
+        let (x, y) = (b.take(true).unwrap(), b.take(true).unwrap());
+        b.submit(Job::Finish(filled(x), Vec::new()));
+        b.submit(Job::Checkpoint(filled(y)));
+        b.submit(Job::Stop);
+        b.join().unwrap();
+        assert_eq!((b.free(), b.failure()), (2, None));
+        assert_eq!(Run::open(&path, Access::default()).unwrap().final_step(), Some(0));
     }
 
     #[test]
