@@ -150,10 +150,11 @@ impl Question {
         how: &Execution<'_>,
         sink: impl FnOnce() -> Result<S>,
     ) -> Result<Answer<S>> {
-        // What is read beforehand is read by the threads of the pool that asks for it.
+        // What is read beforehand is read by the threads of the pool that asks for it; others measure.
         let pool = thread_pool(how.threads, &run.path)?;
         let setting = pool.install(|| Setting::open(self, run, how, Cache::temporary()))?;
         let analysis = pool.install(|| setting.prepare())?;
+        drop(pool);
         let devices = how.backend.devices(how.observer)?;
         let scratch = std::env::temp_dir();
         let mut measured = setting.measure(&analysis, &devices, &scratch)?;
@@ -177,6 +178,7 @@ impl Question {
         let pool = thread_pool(how.threads, &run.path)?;
         let setting = pool.install(|| Setting::open(self, run, how, Cache::below(&beside)))?;
         let analysis = pool.install(|| setting.prepare())?;
+        drop(pool);
         let provenance = analysis.provenance();
         let path = match (out, destination) {
             (Some(out), _) => out.to_owned(),

@@ -1,5 +1,6 @@
 """Memory is bounded, and grows with the rows by nothing but the Parquet footer (docs/performance.md)."""
 
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -23,9 +24,9 @@ def record(path, steps):
         writer.finish(x)
 
 
-def peak_anonymous_mib(*command):
+def peak_anonymous_mib(*command, **environment):
     """The largest anonymous memory seen from start to end, in MiB."""
-    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, env={**os.environ, **environment})
     status, peak = Path(f"/proc/{process.pid}/status"), 0
     while process.poll() is None:
         for line in status.read_text().splitlines():
@@ -46,6 +47,9 @@ def test_memory_is_flat_in_steps_and_small(tmp_path, threads):
         # A process is looked at now and then, and its peak may fall in between.
         out = [tmp_path / f"{steps}.{k}.parquet" for k in range(3)]
         question = ["analyze", run, "--group", "each", "--threads", threads]
-        peaks.append(max(peak_anonymous_mib(BINARY, *question, "--out", o) for o in out))
-    assert 1 < peaks[0] < 64 + 8 * threads
-    assert peaks[1] < peaks[0] + 4, peaks
+        # What each thread's heap keeps of what was freed differs by megabytes from one process to the next: with one
+        # heap for all it is what lpa holds.
+        peaks.append(max(peak_anonymous_mib(BINARY, *question, "--out", o, MALLOC_ARENA_MAX="1") for o in out))
+    assert 1 < peak_anonymous_mib(BINARY, *question, "--out", tmp_path / "plain.parquet") < 64 + 8 * threads
+    # 240,000 rows more: 8 bytes of the footer each.
+    assert peaks[1] < peaks[0] + 3, peaks
