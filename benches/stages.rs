@@ -6,19 +6,12 @@ use std::hint::black_box;
 use std::path::Path;
 use std::time::Instant;
 
-use lpa::DType;
-use lpa::Isa;
-use lpa::internals::Direction;
-use lpa::internals::Reader;
-use lpa::internals::Trajectory;
-use lpa::internals::Window;
-use lpa::internals::xxh3_64;
 use lpa::internals::{
-    Coding, Decoder, Encoder, Exponents, Lossy, Noise, Past, Prediction, Predictor, predict,
+    Coding, Decoder, Direction, Encoder, Exponents, Lossy, Noise, Past, Prediction, Predictor, Reader,
+    ReferenceWidths, Sizes, Trajectory, Vectors, Widths, Window, predict, reference_sums, step_sums,
+    three_reference_sums, xxh3_64,
 };
-use lpa::internals::{ReferenceWidths, Sizes, Widths};
-use lpa::internals::{Vectors, reference_sums, step_sums, three_reference_sums};
-use lpa::{Access, Run};
+use lpa::{Access, DType, Isa, Run};
 
 const N: usize = 65_536;
 

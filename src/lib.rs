@@ -134,55 +134,28 @@ pub use serde_json;
 /// What the command, the Python module, tests and benches use besides; it may change at any time.
 #[doc(hidden)]
 pub mod internals {
-    pub use crate::codec::COUPLED;
-    pub use crate::codec::Codec;
-    pub use crate::codec::Coding;
-    pub use crate::codec::DecodeError;
-    pub use crate::codec::Decoder;
-    pub use crate::codec::Encoder;
-    pub use crate::codec::Exponents;
-    pub use crate::codec::FUSED;
-    pub use crate::codec::Lossy;
-    pub use crate::codec::NESTEROV;
-    pub use crate::codec::Noise;
-    pub use crate::codec::Past;
-    pub use crate::codec::Plane;
-    pub use crate::codec::Prediction;
-    pub use crate::codec::Predictor;
-    pub use crate::codec::Residual;
-    pub use crate::codec::predict;
-    pub use crate::dtype::push_bytes;
-    pub use crate::dtype::values;
+    pub use crate::codec::{
+        COUPLED, Codec, Coding, DecodeError, Decoder, Encoder, Exponents, FUSED, Lossy, NESTEROV, Noise,
+        Past, Plane, Prediction, Predictor, Residual, predict,
+    };
+    pub use crate::dtype::{push_bytes, values};
     #[cfg(feature = "cli")]
     pub use crate::estimate::from_run;
-    pub use crate::hash::Xxh3;
-    pub use crate::hash::xxh3_64;
+    pub use crate::hash::{Xxh3, xxh3_64};
     pub use crate::meter::Meter;
     pub use crate::order::CHUNK;
     pub use crate::reduce::Direction;
-    pub use crate::reduce::cpu::Vectors;
-    pub use crate::reduce::cpu::reference_sums;
-    pub use crate::reduce::cpu::step_sums;
-    pub use crate::reduce::cpu::three_reference_sums;
-    pub use crate::reduce::spread::ReferenceWidths;
-    pub use crate::reduce::spread::Sizes;
-    pub use crate::reduce::spread::Widths;
+    pub use crate::reduce::cpu::{Vectors, reference_sums, step_sums, three_reference_sums};
+    pub use crate::reduce::spread::{ReferenceWidths, Sizes, Widths};
     pub use crate::run::format::container::Header;
-    pub use crate::run::format::journal::Journal;
-    pub use crate::run::format::journal::State;
-    pub use crate::run::format::manifest::GRAD;
-    pub use crate::run::format::manifest::ITERATE;
-    pub use crate::run::format::vector_id::StreamId;
-    pub use crate::run::format::vector_id::VectorId;
+    pub use crate::run::format::journal::{Journal, State};
+    pub use crate::run::format::manifest::{GRAD, ITERATE};
+    pub use crate::run::format::vector_id::{StreamId, VectorId};
     pub use crate::run::read::chunk_reader::Reader;
     pub use crate::run::read::trajectory::Trajectory;
     pub use crate::run::read::window::Window;
     pub use crate::run::upkeep::hold::Held;
-    pub use crate::run::write::background::Background;
-    pub use crate::run::write::background::Filled;
-    pub use crate::run::write::background::Job;
-    pub use crate::run::write::background::Packing;
-    pub use crate::run::write::background::Recorder;
+    pub use crate::run::write::background::{Background, Filled, Job, Packing, Recorder};
     pub use crate::run::write::writer::take_back;
     #[cfg(feature = "cli")]
     pub use crate::simulate::problem::Alm;

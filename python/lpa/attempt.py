@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from . import _lpa
-from .errors import RecordingError, StorageError
+from .errors import RecordingError
 from .reader import Run
 
 
@@ -72,8 +72,6 @@ class Iterates:
         for i in sorted((i for i, m in enumerate(self._mine) if m.size), key=lambda i: self._mine[i].size):
             try:
                 data = self._run.tensor_bytes(step, "iterate", i)
-            except StorageError:
-                raise
             except ValueError:
                 return None
             bits = np.frombuffer(data, self._mine[i].dtype)

@@ -20,7 +20,7 @@ def warn(text, category=UserWarning):
     warnings.warn(f"lpa: {text}", category, stacklevel=level)
 
 
-class Error(ValueError):
+class Error(Exception):
     """What the library says of a run, a table or a question; the text says what to do.
 
     Attributes
@@ -36,27 +36,27 @@ class StorageError(Error, OSError):
     """The operating system refused: permissions, space, the network."""
 
 
-class DamagedError(Error):
+class DamagedError(Error, ValueError):
     """Bytes are not what was written. A copy of the file helps, or `skip_damaged`."""
 
 
-class MissingError(Error):
+class MissingError(Error, ValueError):
     """What was asked for is not there."""
 
 
-class IncompatibleError(Error):
+class IncompatibleError(Error, ValueError):
     """Another version of lpa is needed."""
 
 
-class RefusedError(Error):
+class RefusedError(Error, ValueError):
     """What is there does not allow what was asked for, or a recording has ended."""
 
 
-class DeviceError(Error):
+class DeviceError(Error, ValueError):
     """A GPU cannot be used, or has failed. The CPU gives the same numbers."""
 
 
-class UsageError(Error):
+class UsageError(Error, ValueError):
     """An argument cannot be meant."""
 
 

@@ -18,7 +18,7 @@ from . import _lpa, hyperparameters
 from .attempt import Iterates, check_manifest
 from .clipping import Clipping
 from .directions import DIRECTIONS, MOMENTS, STAGES, moments, probe
-from .errors import RecordingError, RecordingStopped, StorageError, warn
+from .errors import RecordingError, RecordingStopped, warn
 from .parameters import Parameters, process_rank
 from .ranks import agreed, in_turn
 from .sampling import sampler
@@ -351,8 +351,6 @@ class Recorder:
         while True:
             try:
                 return _lpa.Writer.attach(self.path, parameters.rank, step, self._storage)
-            except StorageError:
-                raise
             except ValueError:
                 if time.monotonic() > until:
                     raise

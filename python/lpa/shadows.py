@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .errors import RecordingError, StorageError
+from .errors import RecordingError
 from .reader import open as open_run
 from .watch import CHANGED
 from .writer import Writer
@@ -78,8 +78,6 @@ class _Source:
         """A vector as tensors, None where absent."""
         try:
             elements = self.run._inner.vector(step, stream)
-        except StorageError:
-            raise
         except ValueError as e:
             raise RecordingError(f"a shadow needs every step: {e}") from None
         both = zip(self.tensors, elements, strict=True)

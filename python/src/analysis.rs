@@ -2,9 +2,7 @@
 
 use std::path::PathBuf;
 
-use lpa::Observer;
-use lpa::Run;
-use lpa::{Backend, Execution, Question, Steps};
+use lpa::{Backend, Execution, Observer, Question, Run, Steps};
 use pyo3::prelude::*;
 
 use crate::errors::{raise, usage};
@@ -53,18 +51,16 @@ impl Asked {
 
 impl How {
     fn execution(&self) -> PyResult<Execution<'static>> {
-        let backend = match (self.backend.as_deref(), self.devices.as_slice()) {
-            (Some("cpu"), [_, ..]) => {
-                return Err(usage("devices are GPUs, which backend=\"cpu\" does not use"));
-            }
-            (Some("cpu"), []) => Backend::Cpu,
-            (None | Some("auto"), []) => Backend::Auto,
-            (Some("cuda"), []) => Backend::Cuda(vec![0]),
-            (None | Some("auto" | "cuda"), devices) => Backend::Cuda(devices.to_vec()),
-            (Some(other), _) => {
+        let backend = match self.backend.as_deref() {
+            None | Some("auto") => Backend::Auto,
+            Some("cpu") => Backend::Cpu,
+            Some("cuda") => Backend::Cuda(vec![0]),
+            Some(other) => {
                 return Err(usage(format!("no backend '{other}'; there are 'auto', 'cpu' and 'cuda'")));
             }
         };
+        let contradiction = || usage("devices are GPUs, which backend=\"cpu\" does not use");
+        let backend = backend.on(&self.devices).ok_or_else(contradiction)?;
         let mut execution = Execution { backend, observer: &Warnings, ..Execution::default() };
         execution.threads = self.threads.unwrap_or(execution.threads);
         Ok(execution)

@@ -3,10 +3,8 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use lpa::Question;
-use lpa::ReferenceSpec;
-use lpa::internals::Meter as RunMeter;
-use lpa::internals::Recorder;
+use lpa::internals::{Meter as RunMeter, Recorder};
+use lpa::{Question, ReferenceSpec};
 use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
 

@@ -3,14 +3,8 @@
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use lpa::Error;
-use lpa::Vector;
-use lpa::internals::ITERATE;
-use lpa::internals::Journal;
-use lpa::internals::Trajectory;
-use lpa::internals::Window;
-use lpa::internals::Xxh3;
-use lpa::{Access, Run as OpenRun};
+use lpa::internals::{ITERATE, Journal, Trajectory, Window, Xxh3};
+use lpa::{Access, Error, Run as OpenRun, Vector};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use lpa::Isa;
-use lpa::{Manifest, Optimizer, Slice, Storage as Precisions, StreamInfo, TensorInfo};
-use lpa::{Step, Writer as RunWriter, WriterOptions};
+use lpa::{
+    Isa, Manifest, Optimizer, Slice, Step, Storage as Precisions, StreamInfo, TensorInfo,
+    Writer as RunWriter, WriterOptions,
+};
 use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
 

@@ -122,7 +122,7 @@ impl Shape {
             while let Some((_, cells)) = chunks.next_if(|(c, _)| c.tensor == tensor) {
                 fold.add(cells.row(row));
             }
-            fold.total_into(&mut totals);
+            totals.push(fold.total());
         }
         totals
     }

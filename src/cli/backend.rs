@@ -27,14 +27,12 @@ impl Arguments {
     /// # Errors
     /// They contradict each other.
     pub(super) fn backend(&self) -> Result<Backend, Usage> {
-        match (self.backend, self.devices.as_slice()) {
-            (Choice::Cpu, [_, ..]) => {
-                Err(Usage("--device names a GPU, which --backend cpu does not use".to_owned()))
-            }
-            (Choice::Cpu, []) => Ok(Backend::Cpu),
-            (Choice::Auto, []) => Ok(Backend::Auto),
-            (Choice::Cuda, []) => Ok(Backend::Cuda(vec![0])),
-            (Choice::Auto | Choice::Cuda, devices) => Ok(Backend::Cuda(devices.to_vec())),
-        }
+        let backend = match self.backend {
+            Choice::Auto => Backend::Auto,
+            Choice::Cpu => Backend::Cpu,
+            Choice::Cuda => Backend::Cuda(vec![0]),
+        };
+        let contradiction = || Usage("--device names a GPU, which --backend cpu does not use".to_owned());
+        backend.on(&self.devices).ok_or_else(contradiction)
     }
 }

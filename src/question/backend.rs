@@ -33,6 +33,15 @@ pub(super) enum Devices<'a> {
 }
 
 impl Backend {
+    /// The same on these devices, where some are named; `None` where it uses none.
+    pub fn on(self, devices: &[usize]) -> Option<Backend> {
+        match (self, devices) {
+            (backend, []) => Some(backend),
+            (Backend::Cpu, _) => None,
+            (Backend::Auto | Backend::Cuda(_), named) => Some(Backend::Cuda(named.to_vec())),
+        }
+    }
+
     /// Opens the devices that were asked for.
     ///
     /// # Errors

@@ -59,15 +59,30 @@ pub(super) struct Destination {
     pub(super) directory: PathBuf,
     /// What the names of files begin with.
     prefix: String,
+    /// The file, where it was named.
+    named: Option<PathBuf>,
 }
 
 impl Destination {
+    /// For the file `out`, or where tables of a run go.
+    ///
     /// # Errors
     /// The run's directory cannot be looked into.
-    pub(super) fn of(run: &Run) -> Result<Destination> {
+    pub(super) fn new(run: &Run, out: Option<&Path>) -> Result<Destination> {
+        match out {
+            Some(out) => Ok(Destination {
+                directory: parent(out).to_owned(),
+                prefix: String::new(),
+                named: Some(out.to_owned()),
+            }),
+            None => Destination::of(run),
+        }
+    }
+
+    fn of(run: &Run) -> Result<Destination> {
         let (run_id, run) = (&run.manifest.run_id, run.path.as_path());
         match tempfile::tempfile_in(run) {
-            Ok(_) => Ok(Destination { directory: run.to_owned(), prefix: String::new() }),
+            Ok(_) => Ok(Destination { directory: run.to_owned(), prefix: String::new(), named: None }),
             Err(e) if matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => {
                 let full = run.canonicalize().unwrap_or_else(|_| run.to_owned());
                 let of = full.file_name().unwrap_or(OsStr::new("run")).to_string_lossy();
@@ -75,7 +90,7 @@ impl Destination {
                 let which = [run_id.as_bytes(), full.as_os_str().as_encoded_bytes()].concat();
                 let which = format!("{:016x}", xxh3_64(&which));
                 let prefix = format!("{of}.{}.", &which[..WHICH]);
-                Ok(Destination { directory: PathBuf::from("."), prefix })
+                Ok(Destination { directory: PathBuf::from("."), prefix, named: None })
             }
             Err(source) => Err(Error::Io { action: "write", path: run.join(file_name(&[])), source }),
         }
@@ -84,6 +99,9 @@ impl Destination {
     /// The table's file. Where a table of that name answers another question (references of one name in two
     /// places, say), this one's name ends in a hash of the question, so that no answer takes the place of another.
     pub(super) fn table(&self, description: &str, provenance: &[(String, String)]) -> PathBuf {
+        if let Some(named) = &self.named {
+            return named.clone();
+        }
         let path = |parts: &[&str]| self.directory.join(format!("{}{}", self.prefix, file_name(parts)));
         let plain = path(&[description]);
         let asked = asked(provenance);

@@ -23,9 +23,9 @@ use crate::reference;
 use crate::reference::{Cache, OwnReference, Reference, ReferenceSpec};
 use crate::report::{SUMMARY, left_out, report};
 use crate::row::Sink;
+use crate::run::Run;
 use crate::run::format::manifest::GRAD;
 use crate::run::read::catalog::Catalog;
-use crate::run::{Run, parent};
 use crate::stream;
 use crate::table::{Table, metadata};
 
@@ -130,7 +130,6 @@ pub enum Made {
 /// A question and all that it names, opened.
 struct Setting<'a> {
     run: &'a Run,
-    question: &'a Question,
     how: &'a Execution<'a>,
     catalog: Catalog,
     references: Vec<Reference>,
@@ -169,30 +168,27 @@ impl Question {
     /// # Errors
     /// As [`Self::analyze`]; or the table would take the place of another file, or of a table that holds more.
     pub fn tabulate(&self, run: &Run, how: &Execution<'_>, out: Option<&Path>) -> Result<Tabulated> {
-        let destination = if out.is_none() { Some(Destination::of(run)?) } else { None };
+        let destination = Destination::new(run, out)?;
         // What is made on the way is kept beside the table.
-        let beside = match (&destination, out) {
-            (Some(destination), _) => destination.directory.clone(),
-            (None, out) => out.map_or(PathBuf::from("."), |out| parent(out).to_owned()),
-        };
+        let beside = &destination.directory;
         let pool = thread_pool(how.threads, &run.path)?;
-        let setting = pool.install(|| Setting::open(self, run, how, Cache::below(&beside)))?;
+        let setting = pool.install(|| Setting::open(self, run, how, Cache::below(beside)))?;
         let analysis = pool.install(|| setting.prepare())?;
         drop(pool);
         let provenance = analysis.provenance();
-        let path = match (out, destination) {
-            (Some(out), _) => out.to_owned(),
-            (None, destination) => setting.table(destination, &provenance),
-        };
+        let names: Vec<&str> = setting.references.iter().map(|r| r.name.as_str()).collect();
+        let path = destination.table(&description(self, &names), &provenance);
         let devices = how.backend.devices(how.observer)?;
         // With damage the same question may have another answer after a repair.
-        if let Some(summary) = up_to_date(&path, &provenance).filter(|_| !self.skip_damaged) {
+        if !self.skip_damaged
+            && let Some(summary) = up_to_date(&path, &provenance)
+        {
             return Ok(Tabulated { path, summary, made: Made::Before });
         }
         check_writable(&path)?;
         check_keeps(&path, &[&provenance[..], &[analysis.left_out(analysis.skipped())]].concat())?;
-        let mut measured = setting.measure(&analysis, &devices, &beside)?;
-        let answer = answer(&analysis, &mut measured, &beside, Table::create(&path)?)?;
+        let mut measured = setting.measure(&analysis, &devices, beside)?;
+        let answer = answer(&analysis, &mut measured, beside, Table::create(&path)?)?;
         setting.warn(&analysis, &measured);
         check_keeps(&path, &answer.metadata)?;
         let (rows, bytes) = answer.sink.finish(answer.metadata)?;
@@ -232,7 +228,7 @@ impl<'a> Setting<'a> {
             left_out,
             shadows: shadows.iter().map(Shadow::id).collect(),
         };
-        Ok(Setting { run, question, how, catalog, references, shadows, options, cache })
+        Ok(Setting { run, how, catalog, references, shadows, options, cache })
     }
 
     /// Checks that the run has what is asked for; says what a person should know beforehand.
@@ -254,13 +250,6 @@ impl<'a> Setting<'a> {
             observer.end();
             measured
         })
-    }
-
-    /// Where the table goes.
-    fn table(&self, destination: Option<Destination>, provenance: &[(String, String)]) -> PathBuf {
-        let names: Vec<&str> = self.references.iter().map(|r| r.name.as_str()).collect();
-        let description = description(self.question, &names);
-        destination.map_or_else(PathBuf::new, |d| d.table(&description, provenance))
     }
 
     /// Says what was left out.

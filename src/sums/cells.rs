@@ -1,7 +1,7 @@
 //! Rows of sums, and how several are folded to one.
 
 use crate::order::Neumaier;
-use crate::sums::{Flags, Layout, SumRow, SumRowMut};
+use crate::sums::{Flags, Layout, Numbers, SumRow, SumRowMut};
 
 /// Rows of sums of one layout: of a chunk at some steps, or of all tensors at one.
 #[derive(Clone, Debug)]
@@ -47,8 +47,8 @@ impl Cells {
         SumRowMut { layout: self.layout, flags: &mut self.flags[i], numbers }
     }
 
-    /// Adds the row of a record.
-    pub(crate) fn push(&mut self, row: SumRow<'_, [u64]>) {
+    /// Adds a row of the same layout.
+    pub(crate) fn push<N: Numbers + ?Sized>(&mut self, row: SumRow<'_, N>) {
         self.values.extend(row.words().map(f64::from_bits));
         self.flags.push(row.flags);
     }
@@ -107,12 +107,6 @@ impl Fold {
             *total = sum.total();
         }
         SumRow { layout: self.layout, flags: self.flags, numbers: &self.totals }
-    }
-
-    /// Appends that row to `cells`, which have the same layout.
-    pub(crate) fn total_into(&self, cells: &mut Cells) {
-        cells.values.extend(self.sums.iter().map(|s| s.total()));
-        cells.flags.push(self.flags);
     }
 }
 

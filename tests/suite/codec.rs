@@ -1,12 +1,10 @@
 //! What is decoded is what was written, bit for bit, whatever it is.
 
-use lpa::DType;
-use lpa::Isa;
 use lpa::internals::{
     COUPLED, Codec, Coding, Decoder, Encoder, Exponents, FUSED, NESTEROV, Past, Plane, Prediction, Predictor,
-    Residual, predict,
+    Residual, predict, push_bytes, values,
 };
-use lpa::internals::{push_bytes, values};
+use lpa::{DType, Isa};
 use proptest::collection::vec;
 use proptest::prelude::*;
 

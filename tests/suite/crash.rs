@@ -5,8 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use lpa::{Access, Run};
-use lpa::{Writer, WriterOptions};
+use lpa::{Access, Run, Writer, WriterOptions};
 
 use crate::support::{borrow, manifest, run, vector, write_step};
 

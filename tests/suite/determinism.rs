@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use lpa::Isa;
-use lpa::WriterOptions;
+use lpa::{Isa, WriterOptions};
 
 use crate::support::{Ran, fixture, lpa, record};
 

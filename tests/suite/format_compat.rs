@@ -3,9 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use lpa::Vector;
 use lpa::internals::{Codec, Coding, Exponents, Plane, Predictor};
-use lpa::{Access, Run};
+use lpa::{Access, Run, Vector};
 
 use crate::support::fixture;
 

@@ -2,13 +2,11 @@
 
 use std::path::Path;
 
-use lpa::DType;
-use lpa::Isa;
-use lpa::Vector;
 use lpa::internals::{Codec, Coding, Decoder, Encoder, Exponents, Lossy, Noise, Past};
-use lpa::{Access, Run};
-use lpa::{Elements, Profile, Step, Writer, WriterOptions};
-use lpa::{Manifest, Precision, Slice, Storage};
+use lpa::{
+    Access, DType, Elements, Isa, Manifest, Precision, Profile, Run, Slice, Step, Storage, Vector, Writer,
+    WriterOptions,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tempfile::TempDir;

@@ -11,8 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use lpa::internals::Held;
-use lpa::{Access, Run};
-use lpa::{Writer, WriterOptions};
+use lpa::{Access, Run, Writer, WriterOptions};
 
 use crate::support::{borrow, flip, manifest, record, run, vector, write_step};
 

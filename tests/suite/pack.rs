@@ -6,14 +6,8 @@ mod refusals;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use lpa::DType;
-use lpa::Error;
-use lpa::Vector;
-use lpa::internals::Codec;
-use lpa::internals::{Journal, State};
-use lpa::{Access, Run};
-use lpa::{Manifest, Slice, StreamInfo};
-use lpa::{Step, Writer, WriterOptions};
+use lpa::internals::{Codec, Journal, State};
+use lpa::{Access, DType, Error, Manifest, Run, Slice, Step, StreamInfo, Vector, Writer, WriterOptions};
 
 use crate::support::{Copy, borrow, copy_dir, fixture, manifest, run, tensors, vector, write_step};
 

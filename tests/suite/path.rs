@@ -2,9 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use lpa::Optimizer;
 use lpa::internals::GRAD;
-use lpa::{Step, Writer, WriterOptions};
+use lpa::{Optimizer, Step, Writer, WriterOptions};
 use serde_json::json;
 use tempfile::TempDir;
 

@@ -4,14 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use lpa::Optimizer;
-use lpa::Vector;
-use lpa::internals::GRAD;
-use lpa::internals::Predictor;
-use lpa::internals::from_run;
-use lpa::internals::{StreamId, VectorId};
-use lpa::{Access, Run};
-use lpa::{Step, Writer, WriterOptions};
+use lpa::internals::{GRAD, Predictor, StreamId, VectorId, from_run};
+use lpa::{Access, Optimizer, Run, Step, Vector, Writer, WriterOptions};
 use serde_json::json;
 
 use crate::support::{manifest, values};

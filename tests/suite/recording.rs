@@ -1,9 +1,6 @@
 //! The writer: ranks, attempts, gaps, absent gradients, and what it refuses.
 
-use lpa::Slice;
-use lpa::Vector;
-use lpa::{Access, Run};
-use lpa::{Step, Writer, WriterOptions};
+use lpa::{Access, Run, Slice, Step, Vector, Writer, WriterOptions};
 
 use crate::support::{borrow, manifest, record, run, two_ranks, vector, without_id, write_step};
 

@@ -2,9 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use lpa::DType;
-use lpa::{Manifest, StreamInfo, TensorInfo};
-use lpa::{Step, Writer, WriterOptions};
+use lpa::{DType, Manifest, Step, StreamInfo, TensorInfo, Writer, WriterOptions};
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 
 use crate::support::{Copy, Ran, Row, flip, number, rows, run, values};

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use lpa::DType;
-use lpa::{Manifest, Slice, StreamInfo, TensorInfo};
-use lpa::{Step, Writer, WriterOptions};
+use lpa::{DType, Manifest, Slice, Step, StreamInfo, TensorInfo, Writer, WriterOptions};
 use tempfile::TempDir;
 
 /// What a run of the binary gave.

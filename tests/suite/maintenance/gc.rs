@@ -4,8 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use lpa::Writer;
-use lpa::{Access, Run};
+use lpa::{Access, Run, Writer};
 
 use super::{SIZES, analyzed, fine, has, names, options, refused, resumed, shard, tree, truncate};
 use crate::support::{borrow, copy_dir, flip, manifest, two_ranks, vector, write_step};

@@ -4,9 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use lpa::Slice;
-use lpa::{Access, Run};
-use lpa::{Step, Writer};
+use lpa::{Access, Run, Slice, Step, Writer};
 
 use super::{SIZES, analyzed, broken_off, fine, has, names, options, refused, shard, tree, truncate};
 use crate::crash::recording_process;

@@ -5,10 +5,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use lpa::internals::Header;
-use lpa::internals::Held;
-use lpa::{Access, Run};
-use lpa::{Step, Writer, WriterOptions};
+use lpa::internals::{Header, Held};
+use lpa::{Access, Run, Step, Writer, WriterOptions};
 
 use super::{Contents, is_alone, pack};
 use crate::support::{
