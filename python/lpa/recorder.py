@@ -399,7 +399,7 @@ class Recorder:
         return turn
 
     def _begin_step(self, turn, has_closure):
-        session = self._session
+        session, flush_wanted = self._session, self._flush_wanted
         # The step before is handed over after this one is copied, if there are buffers: the thread
         # that takes it would slow the copying down.
         before = self._take_pending()
@@ -419,7 +419,8 @@ class Recorder:
             self._pending = step
         finally:
             session.hand_over(before)
-        if self._flush_wanted and before is not None:
+        if flush_wanted:
+            # In the midst of a step that only now has turned out to be whole.
             self._flush_wanted = False
             session.checkpoint()
 
@@ -480,6 +481,8 @@ class Recorder:
         """What the update of an optimizer will use is there."""
         session = self._session
         turn.has_gradients = True
+        if turn.moves_from_closure:
+            step.comparisons += session.watch.changed(turn.which)
         if not step.is_sampled:
             return
         if step.iterate is None:
