@@ -154,7 +154,12 @@ def _view(own):
     """A few elements of a tensor, as a view of it in one dimension."""
     n = own.numel()
     if own.is_contiguous():
-        return own.view(-1) if n <= _ELEMENTS else own.as_strided((_ELEMENTS,), (n // _ELEMENTS,))
+        if n <= _ELEMENTS:
+            return own.view(-1)
+        # Odd where there is room, so that rows of a usual length are not all met in one column (of a pixel that is
+        # always black, say).
+        stride = n // _ELEMENTS
+        return own.as_strided((_ELEMENTS,), (stride | 1 if n >= _ELEMENTS**2 else stride,))
     # Its diagonal, wherever that lies.
     lengths, strides = zip(*((d, s) for d, s in zip(own.shape, own.stride(), strict=True) if d > 1), strict=True)
     return own.as_strided((min(_ELEMENTS, *lengths),), (sum(strides),))
