@@ -131,8 +131,13 @@ impl Analysis<'_> {
         (place.reference * streams + place.stream) * groups + place.group
     }
 
+    /// How the stream of a place enters its reference: in an unknown way where one of the tensors is stepped by an
+    /// optimizer that is not known.
     fn enters(&self, place: Place) -> Enters {
-        self.enters[place.reference][place.stream]
+        match self.enters[place.reference][place.stream] {
+            Enters::Known(_) if self.beyond[place.group].is_some() => Enters::Unknown,
+            enters => enters,
+        }
     }
 
     /// 0 where the reference lies ahead of a step or is none of the path's, 1 where it lies behind.

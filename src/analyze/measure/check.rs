@@ -12,7 +12,7 @@ use crate::codec::Predictor;
 use crate::error::Result;
 use crate::metrics::step::{PART, ROUNDINGS};
 use crate::optimizer::linear::{ByCount, Update};
-use crate::optimizer::{Hyperparameters, Law, predictor};
+use crate::optimizer::{Hyperparameters, Law, predictors};
 use crate::order::Neumaier;
 use crate::reduce::cpu::{Vectors, iterate_sums};
 use crate::reference::weights::Weights;
@@ -138,15 +138,15 @@ fn compare_steps(
 }
 
 impl Analysis<'_> {
-    /// How the declared optimizer's steps are predicted, where the storage of iterates tells of them.
-    pub(crate) fn replay(&self) -> Option<Predictor> {
-        let known = self.known() == Known::Exactly;
-        predictor(&self.run.manifest.optimizer.name).filter(|_| known)
+    /// How the declared optimizer's steps are predicted, by parameter group, where the storage of iterates tells of
+    /// them; nothing elsewhere.
+    pub(crate) fn replays(&self) -> Vec<Option<Predictor>> {
+        if self.known() == Known::Exactly { predictors(&self.run.manifest) } else { Vec::new() }
     }
 
     /// What is known of the optimizer's steps.
     fn known(&self) -> Known {
-        let adam = || predictor(&self.run.manifest.optimizer.name) == Some(Predictor::Adam);
+        let adam = || predictors(&self.run.manifest).contains(&Some(Predictor::Adam));
         match &self.law {
             Law::Unknown(_) if !adam() => Known::Nothing,
             _ if self.run.manifest.loses(StreamId::Iterate)
