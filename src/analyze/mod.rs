@@ -23,7 +23,7 @@ use crate::analyze::measure::influence::Influence;
 use crate::analyze::measure::sample::Sample;
 pub(crate) use crate::analyze::measure::threads::thread_pool;
 use crate::analyze::mover::Movers;
-use crate::analyze::record::Shape;
+use crate::analyze::record::{Part, Shape};
 pub(crate) use crate::analyze::shadow::Shadow;
 pub(crate) use crate::analyze::skipped::Skipped;
 pub(crate) use crate::analyze::unusable::unusable;
@@ -270,6 +270,7 @@ impl<'a> Analysis<'a> {
         // Of the group that the verdict is on.
         let judged = self.options.groups.iter().position(|g| g.name == ALL).unwrap_or(0);
         let beyond = self.beyond.get(judged).and_then(Option::as_ref);
+        let not_lagged = self.not_lagged(judged);
         let topic = |s: &Stream| {
             let made = s.part != stream::Part::None;
             let why = match (&self.law, beyond) {
@@ -285,11 +286,11 @@ impl<'a> Analysis<'a> {
             let unjudged = if s.part == stream::Part::DecayedGradient && self.hyperparameters.decays() {
                 Some("with weight decay it holds a part of x_t, which is no walk".to_owned())
             } else {
-                match &self.lag {
-                    Err(no) if !known && made && shadows == 0 && self.options.pass == Pass::Shards => Some(
+                match &not_lagged {
+                    Some(no) if !known && made && shadows == 0 && self.options.pass == Pass::Shards => Some(
                         format!("{why}, and {no}; a shadow of the run would tell (lpa.shadow in Python)"),
                     ),
-                    Err(no) if !known => Some(format!("{why}, and {no}")),
+                    Some(no) if !known => Some(format!("{why}, and {no}")),
                     _ => None,
                 }
             };
@@ -299,6 +300,22 @@ impl<'a> Analysis<'a> {
             Topic { stream, with_lr: linear, unjudged, lagged: why, lag, shadows, skewness }
         };
         self.options.streams.iter().map(topic).collect()
+    }
+
+    /// Why a group, by number, is not compared with later iterates; `None` where it can be.
+    fn not_lagged(&self, group: usize) -> Option<String> {
+        let lag = match &self.lag {
+            Ok(lag) => lag,
+            Err(no) => return Some(no.clone()),
+        };
+        let param_group = |p: &Part| self.movers.param_group(p.mover);
+        let parts = self.shape.parts.get(group).map_or(&[][..], Vec::as_slice);
+        let mut references = self.references.iter().enumerate();
+        references.any(|reference| lag.is_apart(reference, parts, &self.candidates, param_group)).then(|| {
+            "weight decay takes more back of some parameters than of others, so that no later iterate stands for \
+             the reference"
+                .to_owned()
+        })
     }
 
     /// Pairs of step and chunk that will be walked: the length of the progress bar.

@@ -355,7 +355,8 @@ def test_two_optimizers_are_followed_each_by_its_law(options, analyze, tmp_path)
             put = path.put(t, weights) if t < max(weights) else dict.fromkeys(SHAPES, 0.0)
             for group, names in [("*", list(SHAPES)), ("b", ["b"]), ("c", ["c"])]:
                 expected = sum(put[n] for n in names)
-                assert part.loc[(group, t)]["own"] == pytest.approx(expected, rel=2e-6, abs=1e-30), (reference, group, t)
+                seen = part.loc[(group, t)]["own"]
+                assert seen == pytest.approx(expected, rel=2e-6, abs=1e-30), (reference, group, t)
 
 
 def test_of_two_optimizers_one_is_not_known(analyze, tmp_path, lpa_command):

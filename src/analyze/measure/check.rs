@@ -12,7 +12,7 @@ use crate::codec::Predictor;
 use crate::error::Result;
 use crate::metrics::step::{PART, ROUNDINGS};
 use crate::optimizer::linear::{ByCount, Update};
-use crate::optimizer::{Hyperparameters, Law, predictors};
+use crate::optimizer::{Hyperparameters, Law, predictor, predictors};
 use crate::order::Neumaier;
 use crate::reduce::cpu::{Vectors, iterate_sums};
 use crate::reference::weights::Weights;
@@ -170,7 +170,13 @@ impl Analysis<'_> {
         }
         let some = known == Known::Exactly || noted.first().is_some();
         let tensors = &self.run.manifest.tensors;
-        (own && some).then(|| Check::new(tensors, &self.options.groups, known, noted))
+        let adam = |g: usize| predictor(self.run.manifest.optimizer.name_of(g)) == Some(Predictor::Adam);
+        // Of several optimizers one may not be known.
+        let of_group = |g: usize| match self.hyperparameters.unknown(g) {
+            Some(_) if !adam(g) => Known::Nothing,
+            _ => known,
+        };
+        (own && some).then(|| Check::new(tensors, &self.options.groups, of_group, noted))
     }
 
     /// How far the path follows from the gradients, in words and numbers for the summary.
