@@ -36,8 +36,8 @@ class Parameters:
         known = {id(p) for p in held}
         if named and not named.keys() & known:
             raise RecordingError(
-                "the optimizer holds none of the model's parameters; is it another model's? With ZeRO or bf16 DeepSpeed's "
-                "optimizers hold flat copies, which have no layers: train with stage 0 in float32, or shard by "
+                "the optimizer holds none of the model's parameters; is it another model's? With ZeRO or bf16 those of "
+                "DeepSpeed hold flat copies, which have no layers: train with stage 0 in float32, or shard by "
                 "fully_shard (FSDP2)")
         left_out = [p for p, _ in named.values() if id(p) not in known]
         # By optimizer and parameter group: which of the run's groups it is.
