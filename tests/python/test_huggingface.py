@@ -5,8 +5,8 @@ import torch
 from training import Capture, assert_same, digits, perceptron
 
 import lpa
+from lpa.checkpoints import import_checkpoints
 from lpa.errors import RecordingError
-from lpa.importer import import_checkpoints
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
