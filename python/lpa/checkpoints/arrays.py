@@ -116,7 +116,7 @@ def _orbax(folder, key, library):
     tops = {places[id(entry)][0] for entry in found.values()}
     loaded = functools.cache(lambda: flat(restored(tops)))
     single = [name for name, part in checkpoint.items() if isinstance(part, Leaf) and part.elements == 1]
-    contents = Contents(beside=beside, numbers=numbers(restored(single)))
+    contents = Contents(beside=beside, numbers=numbers(restored(single)) if single else {})
     for name, entry in found.items():
         path = places[id(entry)][1]
         _add(contents, folder, name, np.dtype(entry.value.dtype), entry.value.shape,

@@ -17,6 +17,7 @@ _READERS = {".safetensors": safetensors_file.read, ".npz": arrays.npz,
             **dict.fromkeys((".h5", ".hdf5", ".weights.h5", ".keras"), arrays.hdf5)}
 # What is met and not read, and what to do.
 _UNREAD = {
+    ".distcp": "a part of a checkpoint of torch.distributed.checkpoint; give its folder",
     ".gguf": "a GGUF file, which is made for inference; give the checkpoint that it was made of",
     ".msgpack": "a file of Flax; restore it, and save the parameters by numpy.savez",
     ".pkl": "a pickle, which is a program; load it if you trust it, and save the weights by torch.save or numpy.savez",

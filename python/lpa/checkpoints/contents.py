@@ -61,8 +61,9 @@ class Contents:
         return sorted(set(names) - held - other.beside.keys())
 
     def left_out(self):
-        """What is there and was not taken, in words; running statistics go without saying."""
-        return [f"'{name}' ({what})" for name, what in self.beside.items() if not _is_buffer(name)]
+        """What is there and was not taken, in words; running statistics and what counts steps go without saying."""
+        said = {name: what for name, what in self.beside.items() if name not in self.numbers and not _is_buffer(name)}
+        return [f"'{name}' ({what})" for name, what in said.items()]
 
 
 def _is_buffer(name):

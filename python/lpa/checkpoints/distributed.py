@@ -6,6 +6,7 @@ import functools
 import importlib
 import math
 import pickle
+import warnings
 
 from ..dtypes import torch_name
 from ..errors import RecordingError
@@ -108,7 +109,10 @@ def _load(folder, into):
             others[read_item.dest_index.fqn] = torch.load(value, weights_only=True)
 
     try:
-        checkpoint.load(into, checkpoint_id=folder, planner=Planner(), no_dist=True)
+        with warnings.catch_warnings():
+            # That there is no process group.
+            warnings.simplefilter("ignore")
+            checkpoint.load(into, checkpoint_id=folder, planner=Planner(), no_dist=True)
     # CheckpointException is no Exception.
     except (Exception, checkpoint.api.CheckpointException) as e:
         text = str(e).strip().splitlines()

@@ -103,13 +103,12 @@ def _there(checkpoint):
 
 
 def numbers(checkpoint):
-    """The numbers by name that are at the top of an outline, and in a clock in it; `value` of a leaf is one too if it
-    is a single number."""
+    """The numbers by name that are at the top of an outline, and in a clock in it; integers in a tensor of one too."""
     found = {}
     for place in [(), *_CLOCKS]:
         part = _at(checkpoint, place)
         for name, value in part.items() if isinstance(part, Mapping) else ():
-            if isinstance(value, Leaf) and value.elements == 1 and hasattr(value.value, "item"):
+            if isinstance(value, Leaf) and not value.floating and value.elements == 1:
                 value = value.value.item()
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 found.setdefault(name, value)

@@ -73,16 +73,17 @@ def _loaded(file):
 def _why(file, error):
     import torch
 
-    text = f"{file} cannot be loaded: {str(error).strip().splitlines()[0] if str(error) else 'it is empty'} {_SAFELY}. "
     try:
         foreign = torch.serialization.get_unsafe_globals_in_checkpoint(file)
     # It is no file that torch can look into.
     except Exception:
         foreign = []
-    if not foreign:
-        return text + "Save model.state_dict() anew if it holds other objects, or leave it out if it is damaged"
-    return text + (f"It holds {listed(foreign)}. Save model.state_dict() alone; or, if you trust the file, allow "
-                   "these by torch.serialization.add_safe_globals before")
+    if foreign:
+        return (f"{file} cannot be loaded {_SAFELY}: it holds {listed(foreign)}. Save model.state_dict() alone; or, if "
+                "you trust the file, allow these by torch.serialization.add_safe_globals before")
+    what = str(error).strip().splitlines()
+    return (f"{file} cannot be loaded {_SAFELY}: {what[0] if what else 'it is empty'}. Save model.state_dict() anew if "
+            "it holds other objects, or leave it out if it is damaged")
 
 
 def _plain(file, name, tensor):

@@ -4,12 +4,12 @@ import json
 import os
 from pathlib import Path
 
-from ..errors import RecordingError, warn
+from ..errors import RecordingError, say, warn
 from .checkpoint import of_path
 from .contents import TYPES, listed
 
 
-def reference(checkpoint, out="reference.safetensors", *, key=None):
+def reference(checkpoint, out="reference.safetensors", *, key=None, rename=None):
     """Writes the weights of a checkpoint to the safetensors file `out`, and returns its path.
 
     Parameters
@@ -18,6 +18,7 @@ def reference(checkpoint, out="reference.safetensors", *, key=None):
         weights_only=True, so no code in them runs.
     out : where to write; a safetensors file that is there is replaced.
     key : where in the checkpoint the state dict is, as for :func:`lpa.import_checkpoints`.
+    rename : dict of old -> new: names that begin with old begin with new in the file.
 
     All tensors of float32, float16 and bfloat16 are written as they are, a tied one under each of its names.
     """
@@ -26,15 +27,31 @@ def reference(checkpoint, out="reference.safetensors", *, key=None):
         raise RecordingError(f"{out} does not end in .safetensors, by which lpa analyze tells what it is")
     contents = of_path(Path(checkpoint)).contents(key)
     taken = {name: tensor for name, tensor in contents.tensors.items() if tensor.kind in TYPES}
-    left_out = [f"'{name}' ({tensor.kind})" for name, tensor in contents.tensors.items() if name not in taken]
-    left_out += contents.left_out()
+    others = [f"'{name}' ({tensor.kind})" for name, tensor in contents.tensors.items() if name not in taken]
+    beside = contents.left_out()
     if not taken:
         raise RecordingError(f"{checkpoint} has no tensor of float32, float16 or bfloat16"
-                             + (f"; it has {listed(left_out)}" if left_out else ""))
-    if left_out:
-        warn(f"left out of {out}: {listed(left_out)}. Convert what of it is a parameter to float32")
-    _write(out, {each: tensor for name, tensor in taken.items() for each in (name, *tensor.aliases)})
+                             + (f"; it has {listed([*others, *beside])}" if others or beside else ""))
+    if others:
+        warn(f"left out of {out}: {listed(others)}. Convert what of it is a parameter to float32")
+    if beside:
+        say(f"left out of {out}: {listed(beside)}")
+    names = _renamed(checkpoint, [each for name, tensor in taken.items() for each in (name, *tensor.aliases)], rename)
+    _write(out, {names[each]: tensor for name, tensor in taken.items() for each in (name, *tensor.aliases)})
     return str(out)
+
+
+def _renamed(checkpoint, names, rename):
+    """By name: what it is called in the file. Each is renamed by the first that fits, as `--rename` does."""
+    rename = rename or {}
+    found = {name: next((old for old in rename if name.startswith(old)), None) for name in names}
+    if unused := [old for old in rename if old not in found.values()]:
+        raise RecordingError(f"{checkpoint}: no name in it is left to begin with {unused[0]!r}; it has {listed(names)}")
+    new = {name: name if old is None else rename[old] + name.removeprefix(old) for name, old in found.items()}
+    if len(set(new.values())) < len(new):
+        twice = next(n for n in new.values() if list(new.values()).count(n) > 1)
+        raise RecordingError(f"{checkpoint}: two tensors would both be called {twice!r}; rename fewer")
+    return new
 
 
 def _write(out, tensors):

@@ -23,7 +23,8 @@ def read(file, _key=None):
         header = json.loads(data[8:begin].tobytes().decode())
         if len(data) < begin or not isinstance(header, dict):
             raise ValueError("the header is not whole")
-        metadata = header.pop("__metadata__", None) or {}
+        metadata = header.pop("__metadata__", None)
+        metadata = {} if metadata is None else metadata
         if not all(isinstance(value, str) for value in metadata.values()):
             raise ValueError("its metadata is no text")
         _check(header, len(data) - begin)
