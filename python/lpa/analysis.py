@@ -28,8 +28,8 @@ def analyze(path, *, references=("final",), streams=("grad",), groups=("*",), st
     lpa.Error : by kind: DamagedError, MissingError, RefusedError, IncompatibleError, UsageError, StorageError,
         DeviceError; with the attributes path, step, tensor and offset.
     """
-    asked = {"references": _names(references) or ["final"], "renames": list((rename or {}).items()), "streams": _names(streams) or ["grad"],
-             "groups": _names(groups), "steps": steps, "skip_damaged": bool(skip_damaged), "shadow": bool(shadow)}
+    asked = {"references": _names(references) or ["final"], "renames": list((rename or {}).items()),
+             "streams": _names(streams) or ["grad"], "groups": _names(groups), "steps": steps, "skip_damaged": bool(skip_damaged), "shadow": bool(shadow)}
     how = {"out": out, "threads": None if threads is None else _number("threads", threads, 1, 1024), "backend": backend,
            "devices": [_number("devices", d, 0, 2**31) for d in devices]}
     return _read(str(_lpa.analyze(path, asked, how)), frame)

@@ -1,6 +1,7 @@
 """Checkpoints as the libraries write them: what is read of them is, bit for bit, what the model held."""
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from safetensors import SafetensorError
 from training import batch, loss_of, perceptron
 
 import lpa
+from conftest import BINARY, ROOT
 
 STEPS = 3
 
@@ -72,12 +74,25 @@ def test_folders_of_torch_distributed_checkpoint(tmp_path):
     assert_reference(tmp_path / "saved" / "0", saved[2], tmp_path)
 
 
+def test_the_lines_of_the_page(tmp_path):
+    model = perceptron()
+    train(model, lambda number, optimizer: dcp.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()},
+                                                    checkpoint_id=tmp_path / "checkpoints" / f"step-{number}"))
+    page = (ROOT / "docs/recording.md").read_text().split("## Checkpoints that you have")[1]
+    lines = page.split("```sh\n")[1].split("```")[0]
+    assert len(lines.splitlines()) <= 3
+    python = f"{Path(sys.executable).parent}:{BINARY.parent}:{os.environ['PATH']}"
+    done = subprocess.run(["sh", "-ec", lines], cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, "PATH": python})
+    assert done.returncode == 0 and "Verdict" in done.stdout, done.stderr
+
+
 def test_a_model_at_the_top_as_torchtitan_saves_it(tmp_path):
     model = perceptron().bfloat16()
 
     def save(number, optimizer):
-        state = {**model.state_dict(), "optimizer": optimizer.state_dict(), "train_state": {"step": torch.tensor(number)}}
-        dcp.save(state, checkpoint_id=tmp_path / "saved" / f"step-{number}")
+        state = {"optimizer": optimizer.state_dict(), "train_state": {"step": torch.tensor(number)}}
+        dcp.save({**model.state_dict(), **state}, checkpoint_id=tmp_path / "saved" / f"step-{number}")
 
     saved = train(model, save)
     lpa.import_checkpoints(tmp_path / "run", tmp_path / "saved")
@@ -113,7 +128,7 @@ def test_what_two_ranks_have_saved(tmp_path):
     whole = [torch.load(tmp_path / f"whole{step}.pt") for step in (1, 2)]
     lpa.import_checkpoints(tmp_path / "run", tmp_path / "saved")
     assert_run(tmp_path / "run", whole, [1, 2])
-    with pytest.raises(lpa.RecordingError, match=r"local1.pt: '0.weight' is one rank's part of a DTensor, \[19, 64\] of"):
+    with pytest.raises(lpa.RecordingError, match=r"local1.pt: '0.weight' is one rank's part of a DTensor, \[19, 64\]"):
         lpa.reference(tmp_path / "local1.pt", tmp_path / "x.safetensors")
 
 
@@ -286,7 +301,7 @@ def test_folders_of_deepspeed(tmp_path):
     lpa.import_checkpoints(tmp_path / "run", tmp_path / "saved")
     assert_run(tmp_path / "run", saved, [10, 20, 30])
     (tmp_path / "saved" / "global_step30" / "mp_rank_01_model_states.pt").touch()
-    with pytest.raises(lpa.RecordingError, match=r"is of DeepSpeed, and the model lies there in parts .*zero_to_fp32.py"):
+    with pytest.raises(lpa.RecordingError, match=r"the model lies there in parts .*zero_to_fp32.py"):
         lpa.import_checkpoints(tmp_path / "other", tmp_path / "saved")
 
 
@@ -407,7 +422,7 @@ def test_archives_of_numpy(tmp_path):
     lpa.import_checkpoints(tmp_path / "run", tmp_path / "saved")
     assert_run(tmp_path / "run", saved, [9, 10])
     np.savez(tmp_path / "objects.npz", w=np.array([{}], object))
-    with pytest.raises(lpa.RecordingError, match="objects.npz is no whole archive of NumPy's"):
+    with pytest.raises(lpa.RecordingError, match=r"objects.npz is no whole archive of NumPy's"):
         lpa.reference(tmp_path / "objects.npz", tmp_path / "x.safetensors")
 
 

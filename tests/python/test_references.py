@@ -158,6 +158,27 @@ def test_tied_tensors_have_all_their_names_and_float64_is_named(tmp_path):
     assert_written(tmp_path / "out.safetensors", {"one": w, "two": w, "view": w.t().contiguous()})
 
 
+def test_names_are_renamed_here_as_there(tmp_path):
+    torch.save({"state_dict": {"model.a.weight": WEIGHTS["a.weight"], "s": WEIGHTS["s"]}}, tmp_path / "x.ckpt")
+    out = tmp_path / "out.safetensors"
+    lpa.reference(tmp_path / "x.ckpt", out, rename={"model.": "", "s": "t"})
+    assert_written(out, {"a.weight": WEIGHTS["a.weight"], "t": WEIGHTS["s"]})
+    lpa.reference(tmp_path / "x.ckpt", out)
+    with lpa.Writer(tmp_path / "run", {"net.weight": np.zeros((2, 3), "f4")}) as writer:
+        for t in range(3):
+            x = {"net.weight": np.full((2, 3), t, "f4")}
+            writer.step(x, {"grad": x})
+        writer.finish(x)
+    table = lpa.analyze(tmp_path / "run", references=out, rename={"model.a.": "net."}, frame="polars")
+    assert table["d2"].to_list() == [float(((WEIGHTS["a.weight"] - t)**2).sum()) for t in range(3)]
+    for rename, match in [({"none": "x"}, "no name in it is left to begin with 'none'; it has model.a.weight, s"),
+                          ({"s": "model.a.weight"}, "two tensors would both be called 'model.a.weight'")]:
+        with pytest.raises(lpa.RecordingError, match=match):
+            lpa.reference(tmp_path / "x.ckpt", out, rename=rename)
+    with pytest.raises(lpa.UsageError, match="renames tensors of files and of other runs"):
+        lpa.analyze(tmp_path / "run", rename={"a": "b"})
+
+
 def test_what_becomes_no_reference(tmp_path):
     torch.save({"counts": torch.arange(3)}, tmp_path / "x.pt")
     (tmp_path / "empty").mkdir()

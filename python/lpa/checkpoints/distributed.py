@@ -11,56 +11,58 @@ import warnings
 from ..dtypes import torch_name
 from ..errors import RecordingError
 from .contents import Contents, Tensor
-from .place import Leaf, model, numbers, outline
+from .place import Leaf, model, numbers
 from .pytorch import elements
 
 METADATA = ".metadata"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stored:
+    """What the metadata says of one entry."""
+
+    path: tuple
+    """Its place in the nested dicts that were saved."""
+    shape: list | None
+    """None of what is no tensor."""
+    dtype: object
+    whole: bool
+    """Whether all elements of it are there."""
 
 
 def read(folder, key=None):
     """The contents of such a folder: the model's part, and the numbers at its top; nothing else is read."""
     import torch
 
-    metadata = _metadata(folder)
-    paths = {name: (metadata.planner_data or {}).get(name, (name,)) for name in metadata.state_dict_metadata}
-    # Of the parts of a model none is a number.
-    top = {name: metadata.state_dict_metadata[name] for name, path in paths.items() if len(path) == 1}
+    stored = _metadata(folder)
     checkpoint = {}
-    for name, path in paths.items():
-        entry = metadata.state_dict_metadata[name]
-        if hasattr(entry, "chunks"):
-            _put(checkpoint, path, _leaf(folder, name, entry))
-    found, beside = model(folder, outline(checkpoint, lambda _: None), key)
-    contents, wanted = Contents(beside=beside, numbers=_numbers(folder, top)), {}
+    for name, entry in stored.items():
+        if entry.shape is not None:
+            floating = entry.dtype.is_floating_point or entry.dtype.is_complex
+            _put(checkpoint, entry.path, Leaf(name, floating, math.prod(entry.shape)))
+    found, beside = model(folder, checkpoint, key)
+    contents, wanted = Contents(beside=beside, numbers=_numbers(folder, stored)), {}
     for name, leaf in found.items():
-        entry = metadata.state_dict_metadata[leaf.value]
+        entry = stored[leaf.value]
+        if not entry.whole:
+            raise RecordingError(f"{folder}: '{name}' is not whole in it; leave it out, or save it again")
         if not leaf.floating:
-            contents.integers(folder, name, str(entry.properties.dtype))
-        elif torch_name(entry.properties.dtype) is None:
-            contents.tensors[name] = Tensor(str(entry.properties.dtype), list(entry.size), None)
+            contents.integers(folder, name, str(entry.dtype))
+        elif torch_name(entry.dtype) is None:
+            contents.tensors[name] = Tensor(str(entry.dtype), entry.shape, None)
         else:
             wanted[name] = leaf.value
 
     @functools.cache
     def loaded():
-        entries = ((name, metadata.state_dict_metadata[name]) for name in wanted.values())
-        into = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in entries}
+        into = {at: torch.empty(stored[at].shape, dtype=stored[at].dtype) for at in wanted.values()}
         _load(folder, into)
         return into
 
-    for name, stored in wanted.items():
-        entry = metadata.state_dict_metadata[stored]
-        contents.tensors[name] = Tensor(torch_name(entry.properties.dtype), list(entry.size),
-                                        lambda stored=stored: elements(loaded()[stored]))
+    for name, at in wanted.items():
+        contents.tensors[name] = Tensor(torch_name(stored[at].dtype), stored[at].shape,
+                                        lambda at=at: elements(loaded()[at]))
     return contents
-
-
-def _leaf(folder, name, entry):
-    count = math.prod(entry.size)
-    if sum(math.prod(chunk.sizes) for chunk in entry.chunks) < count:
-        raise RecordingError(f"{folder}: '{name}' is not whole in it; leave it out, or save it again")
-    dtype = entry.properties.dtype
-    return Leaf(name, dtype.is_floating_point or dtype.is_complex, count)
 
 
 def _put(checkpoint, path, leaf):
@@ -68,6 +70,8 @@ def _put(checkpoint, path, leaf):
     *before, last = map(str, path)
     for part in before:
         checkpoint = checkpoint.setdefault(part, {})
+        if isinstance(checkpoint, Leaf):
+            return
     checkpoint[last] = leaf
 
 
@@ -89,9 +93,19 @@ class _Metadata(pickle.Unpickler):
 
 
 def _metadata(folder):
+    """What is stored, by name."""
     try:
         with open(folder / METADATA, "rb") as file:
-            return _Metadata(file).load()
+            metadata = _Metadata(file).load()
+        paths, found = metadata.planner_data or {}, {}
+        for name, entry in metadata.state_dict_metadata.items():
+            path = tuple(map(str, paths.get(name, (name,))))
+            if not hasattr(entry, "chunks"):
+                found[name] = _Stored(path, None, None, True)
+                continue
+            parts = sum(math.prod(chunk.sizes) for chunk in entry.chunks)
+            found[name] = _Stored(path, list(entry.size), entry.properties.dtype, parts >= math.prod(entry.size))
+        return found
     # Whatever a file that is none makes of the unpickler.
     except Exception as e:
         raise RecordingError(f"{folder / METADATA} is no metadata of torch.distributed.checkpoint ({e})") from None
@@ -121,18 +135,17 @@ def _load(folder, into):
     return others
 
 
-def _numbers(folder, top):
+def _numbers(folder, stored):
     import torch
 
     into = {}
-    for name, entry in top.items():
-        if not hasattr(entry, "chunks"):
-            into[name] = None
-        elif math.prod(entry.size) == 1:
-            into[name] = torch.empty(entry.size, dtype=entry.properties.dtype)
+    for name, entry in stored.items():
+        if len(entry.path) == 1 and (entry.shape is None or math.prod(entry.shape) == 1):
+            into[name] = None if entry.shape is None else torch.empty(entry.shape, dtype=entry.dtype)
     try:
         found = {**into, **_load(folder, into)}
     # An object that weights_only=True does not load is no number.
     except RecordingError:
         return {}
-    return numbers({name: Leaf(v, False, 1) if isinstance(v, torch.Tensor) else v for name, v in found.items()})
+    return numbers({name: Leaf(v, v.is_floating_point(), 1) if isinstance(v, torch.Tensor) else v
+                    for name, v in found.items()})

@@ -20,9 +20,9 @@ KINDS = {
 }
 _KIND = {label: kind for kind, labels in KINDS.items() for label in labels}
 # Words before numbers that do not say when.
-_OTHER = frozenset(["v", "version", "seed", "rank", "worker", "gpu", "node", "fold", "trial", "top", "of", "loss",
-                    "acc", "accuracy", "error", "err", "score", "val", "test", "metric", "auc", "bleu", "rouge", "ppl", "map",
-                    "miou", "iou", "psnr", "ssim", "fid", "lr", "wd", "bs", "fp", "bf", "int"])
+_OTHER = frozenset(["v", "version", "seed", "rank", "worker", "gpu", "node", "fold", "trial", "top", "of", "fp", "bf",
+                    "int", "loss", "acc", "accuracy", "error", "err", "score", "val", "test", "metric", "auc", "bleu",
+                    "rouge", "ppl", "map", "miou", "iou", "psnr", "ssim", "fid", "lr", "wd", "bs"])
 _UNITS = {"k": 1_000, "K": 1_000, "M": 1_000_000, "B": 1_000_000_000}
 _NUMBER = re.compile(r"(?P<word>[A-Za-z]*)[=_\-. ]?(?P<digits>\d+(?:[.,]\d+)*)(?P<exponent>[eE][+-]?\d+)?"
                      r"(?P<after>[A-Za-z]+(?![A-Za-z0-9]))?")
