@@ -149,6 +149,9 @@ fn export_gives_the_recorded_values() {
     let ran = run(&args);
     assert_eq!(ran.code, 0, "{}", ran.err);
     let exported = std::fs::read(&out).unwrap();
+    let (_, header) = safetensors::SafeTensors::read_metadata(&exported).unwrap();
+    // By which transformers 4 tells that it can open a file.
+    assert_eq!(header.metadata().as_ref().unwrap()["format"], "pt");
     let exported = safetensors::SafeTensors::deserialize(&exported).unwrap();
     let last = std::fs::read(path.join("ref/final.safetensors")).unwrap();
     let last = safetensors::SafeTensors::deserialize(&last).unwrap();

@@ -310,6 +310,6 @@ impl Analysis<'_> {
         let first = groups.next().flatten();
         let agree = groups.all(|lr| lr.map(f64::to_bits) == first.map(f64::to_bits));
         let scalar = |name| self.catalog.scalar(step, name);
-        Scalars::new(scalar("epoch"), scalar("loss"), first.filter(|_| agree))
+        Scalars::new(self.catalog.checkpoint(step), scalar("epoch"), scalar("loss"), first.filter(|_| agree))
     }
 }
