@@ -29,7 +29,8 @@ def analyze(path, *, references=("final",), streams=("grad",), groups=("*",), st
         DeviceError; with the attributes path, step, tensor and offset.
     """
     asked = {"references": _names(references) or ["final"], "renames": list((rename or {}).items()),
-             "streams": _names(streams) or ["grad"], "groups": _names(groups), "steps": steps, "skip_damaged": bool(skip_damaged), "shadow": bool(shadow)}
+             "streams": _names(streams) or ["grad"], "groups": _names(groups), "steps": steps,
+             "skip_damaged": bool(skip_damaged), "shadow": bool(shadow)}
     how = {"out": out, "threads": None if threads is None else _number("threads", threads, 1, 1024), "backend": backend,
            "devices": [_number("devices", d, 0, 2**31) for d in devices]}
     return _read(str(_lpa.analyze(path, asked, how)), frame)
