@@ -117,6 +117,12 @@ def test_one_kind_of_number_for_all(path):
     assert numbers(run) == [0, 1, 2] and "by the epoch that each says" in said
 
 
+def test_a_finer_number_decides_within_an_epoch(path):
+    names = ["model-9.pt", "model-10.pt", "model-11.pt"]
+    order, run, said = path(names, {n: {"epoch": i // 2} for i, n in enumerate(names)})
+    assert order == [0, 1, 2] and numbers(run) == [9, 10, 11] and "by the number in their names" in said
+
+
 def test_steps_that_begin_anew_in_every_epoch_contradict_the_epochs(path):
     names = ["a.pt", "b.pt"]
     with pytest.raises(lpa.RecordingError, match=r"by the step that each says, and after it by the epoch"):

@@ -33,11 +33,7 @@ fn analyze_writes_the_table_and_a_summary() {
 fn steps_and_groups_select_rows() {
     let path = fixture("digits_mlp");
     let steps = |extra: &[&str]| -> Vec<(String, String)> {
-        let all = [&["analyze", path.to_str().unwrap(), "--format", "csv"], extra].concat();
-        let ran = run(&all);
-        assert_eq!(ran.code, 0, "{}", ran.err);
-        let cell = |l: &str, i: usize| l.split(',').nth(i).unwrap().to_owned();
-        ran.out.lines().skip(1).map(|l| (cell(l, 0), cell(l, 4))).collect()
+        rows(&path, extra).iter().map(|r| (r["step"].clone(), r["group"].clone())).collect()
     };
     let only = |range: &[u64], group: &str| -> Vec<(String, String)> {
         range.iter().map(|s| (s.to_string(), group.to_owned())).collect()

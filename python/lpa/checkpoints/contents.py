@@ -53,12 +53,13 @@ class Contents:
 
     def take(self, other, names):
         """Adds those tensors of `other` that have one of these names; returns the names that it has not."""
+        names = set(names)
         for name, tensor in other.tensors.items():
             if wanted := [n for n in (name, *tensor.aliases) if n in names]:
                 self.tensors[wanted[0]] = dataclasses.replace(tensor, aliases=wanted[1:])
         self.beside |= {name: kind for name, kind in other.beside.items() if name in names}
         held = {n for name, tensor in other.tensors.items() for n in (name, *tensor.aliases)}
-        return sorted(set(names) - held - other.beside.keys())
+        return sorted(names - held - other.beside.keys())
 
     def left_out(self):
         """What is there and was not taken, in words; running statistics and what counts steps go without saying."""
