@@ -141,7 +141,8 @@ fn main() {
         for prediction in [Prediction::PREVIOUS, linear, sgd, adam] {
             let (mut m, mut s) = (vec![0.0; N], vec![1.0; N]);
             let speed = best(4 * N, || {
-                let mut past = Past { x: &x, before: &init, g: &g, momentum: &mut m, second: &mut s };
+                let mut past =
+                    Past { x: &x, before: &init, g: &g, momentum: &mut m, second: &mut s, at_rest: &[] };
                 predict(isa, &prediction, &mut past, &mut out);
             });
             println!("{:9} predict {:9} {:.3} ns", isa.name(), prediction.predictor.name(), ns(4.0, speed));
@@ -198,7 +199,7 @@ fn step(
 ) -> f64 {
     let sgd = Prediction::new(Predictor::Sgd, 0, &[5e-4, 0.9, 1.0, 0.1, 1.0]);
     let (mut m, mut second, mut next, mut out) = (vec![0.0; N], Vec::new(), vec![0.0; N], vec![0.0; N]);
-    let mut past = Past { x, before: x, g, momentum: &mut m, second: &mut second };
+    let mut past = Past { x, before: x, g, momentum: &mut m, second: &mut second, at_rest: &[] };
     predict(isa, &sgd, &mut past, &mut next);
     let mut residual = Vec::new();
     // Every hundredth value is a unit in the last place away.
@@ -208,8 +209,10 @@ fn step(
     let mut decoder = Decoder::new(isa).expect("zstd starts");
     best(4 * N, || {
         decoder.decode(DType::F32, coding, payload, &mut out).expect("it decodes");
-        let mut past = Past { x, before: x, g: &out, momentum: &mut m, second: &mut second };
-        decoder.decode_predicted(DType::F32, predicted, &residual, &mut past, &mut next).expect("it decodes");
+        let mut past = Past { x, before: x, g: &out, momentum: &mut m, second: &mut second, at_rest: &[] };
+        decoder
+            .decode_predicted(DType::F32, predicted, &residual, &mut past, &mut next, |_, _| {})
+            .expect("it decodes");
         let v = Vectors { g: &out, x, next: &next, init };
         black_box(step_sums(isa, &v, r));
     })

@@ -27,15 +27,6 @@ impl std::fmt::Debug for Decoder {
     }
 }
 
-/// How a chunk was predicted.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Predicted {
-    /// The predictor and its coefficients.
-    pub prediction: Prediction,
-    /// The sum of the squares of what it missed by more than two units of the last place.
-    pub missed: f64,
-}
-
 /// The planes of a payload, cut but not yet merged.
 struct Cut<'a> {
     low: &'a [u8],
@@ -114,7 +105,8 @@ impl Decoder {
     }
 
     /// Decodes a chunk of which `past` is what came before. Its moments are taken a step further. Returns
-    /// how it was predicted, and how well.
+    /// how it was predicted; `missed` is told at which elements that missed by more than two units of the last place,
+    /// and the square of it.
     ///
     /// # Errors
     /// The payload does not fit `coding`; `out` and the moments then hold nothing of use.
@@ -125,21 +117,22 @@ impl Decoder {
         payload: &[u8],
         past: &mut Past<'_>,
         out: &mut [f32],
-    ) -> Result<Predicted, DecodeError> {
+        missed: impl FnMut(usize, f64),
+    ) -> Result<Prediction, DecodeError> {
         let _exact = Exact::new();
         let predictor = match coding {
             Coding::Delta(_) => {
                 let levels = Levels::of(coding, payload, out.len())?;
                 self.multiples(&levels, past.x, out)?;
-                return Ok(Predicted { prediction: Prediction::PREVIOUS, missed: 0.0 });
+                return Ok(Prediction::PREVIOUS);
             }
             Coding::Residual(predictor) => predictor,
             _ => return Err(DecodeError::NotPredicted),
         };
         let residual = Residual::read(predictor, dtype, payload, out.len())?;
         predict(self.isa, &residual.prediction, past, out);
-        let missed = residual.correct(self.isa, dtype, &mut self.exponent, &mut self.distances, out);
-        Ok(Predicted { prediction: residual.prediction, missed })
+        residual.correct(self.isa, dtype, &mut self.exponent, &mut self.distances, out, missed);
+        Ok(residual.prediction)
     }
 
     /// Whether nothing that the prediction of `n` elements missed is more than rounding, without what came

@@ -17,7 +17,7 @@ mod residual;
 pub(crate) use coding::Stated;
 pub use coding::{Codec, Coding, Plane};
 pub use decode::Decoder;
-pub(crate) use decode::{Bytes, Parts, Predicted};
+pub(crate) use decode::{Bytes, Parts};
 pub use encode::{Encoder, Lossy};
 pub(crate) use packed::Packed;
 pub use philox::Noise;

@@ -4,7 +4,9 @@
 //! each operation written here, in this order. It need not be the optimizer's own, since what a
 //! prediction misses is stored; but the reader must come to the same bits as the writer.
 
-use crate::isa::multi_isa;
+use std::ops::Range;
+
+use crate::isa::{Isa, multi_isa};
 
 /// How an iterate is predicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -126,6 +128,19 @@ pub struct Past<'a> {
     pub momentum: &'a mut [f32],
     /// The optimizer's second moment, likewise.
     pub second: &'a mut [f32],
+    /// Elements, ascending, of tensors without a gradient beside others that have one: a step of the optimizer leaves
+    /// them and their moments where they are.
+    pub at_rest: &'a [Range<usize>],
+}
+
+impl Past<'_> {
+    /// Some of its elements.
+    fn part(&mut self, range: Range<usize>) -> Past<'_> {
+        let [momentum, second] =
+            [&mut *self.momentum, &mut *self.second].map(|m| m.get_mut(range.clone()).unwrap_or_default());
+        let [x, before, g] = [self.x, self.before, self.g].map(|v| v.get(range.clone()).unwrap_or_default());
+        Past { x, before, g, momentum, second, at_rest: &[] }
+    }
 }
 
 /// Where a prediction is no number, the iterate before stands for it: which NaN an operation gives is
@@ -197,7 +212,21 @@ rule!(adam, adam_body::<false>);
 rule!(adam_coupled, adam_body::<true>);
 
 /// Predicts x_{t+1} into `out`, of the chunk's length, and takes the moments a step further.
-pub fn predict(isa: crate::isa::Isa, prediction: &Prediction, past: &mut Past<'_>, out: &mut [f32]) {
+pub fn predict(isa: Isa, prediction: &Prediction, past: &mut Past<'_>, out: &mut [f32]) {
+    if past.at_rest.is_empty() || prediction.predictor.moments() == 0 {
+        return predict_all(isa, prediction, past, out);
+    }
+    let mut from = 0;
+    for rest in past.at_rest {
+        predict_all(isa, prediction, &mut past.part(from..rest.start), &mut out[from..rest.start]);
+        out[rest.clone()].copy_from_slice(&past.x[rest.clone()]);
+        from = rest.end;
+    }
+    let all = out.len();
+    predict_all(isa, prediction, &mut past.part(from..all), &mut out[from..]);
+}
+
+fn predict_all(isa: Isa, prediction: &Prediction, past: &mut Past<'_>, out: &mut [f32]) {
     let c = prediction.coefficients;
     let has = |flag| prediction.flags & flag != 0;
     match prediction.predictor {

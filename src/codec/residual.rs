@@ -202,8 +202,8 @@ impl<'a> Residual<'a> {
         Ok(Residual { prediction: Prediction { predictor, flags, coefficients }, planes })
     }
 
-    /// Turns predictions into values. `bytes` and `distances` are scratch. Returns the sum of the squares of
-    /// what the prediction missed, without what is rounding.
+    /// Turns predictions into values. `bytes` and `distances` are scratch. `missed` is told where a prediction missed
+    /// by more than rounding, and the square of that.
     pub(super) fn correct(
         &self,
         isa: Isa,
@@ -211,21 +211,20 @@ impl<'a> Residual<'a> {
         bytes: &mut [u8],
         distances: &mut Vec<u32>,
         out: &mut [f32],
-    ) -> f64 {
+        mut missed: impl FnMut(usize, f64),
+    ) {
         let bytes = &mut bytes[..out.len()];
         match (&self.planes[..], dtype) {
-            ([], DType::F32) => 0.0,
+            ([], DType::F32) => {}
             // Nearly all predictions hold.
             ([only], DType::F32) if only.is_sparse() => {
-                let mut missed = 0.0;
                 for (at, z) in only.patches() {
                     let predicted = out[at];
                     out[at] = corrected32(predicted, u32::from(z));
                     if u32::from(z) > ROUNDING {
-                        missed += (f64::from(out[at]) - f64::from(predicted)).powi(2);
+                        missed(at, square(out[at], predicted));
                     }
                 }
-                missed
             }
             // Few are further away than a byte can say.
             ([lowest, higher @ ..], DType::F32) if higher.iter().all(Packed::is_sparse) => {
@@ -237,17 +236,15 @@ impl<'a> Residual<'a> {
                 let further = Far::among(further, out);
                 let mut far = Vec::new();
                 correct_bytes(isa, bytes, out, &mut far);
-                let near = far.iter().filter(|at| !further.has(**at)).map(|&at| {
-                    let predicted = predicted32(out[at], u32::from(bytes[at]));
-                    (f64::from(out[at]) - f64::from(predicted)).powi(2)
-                });
-                let near: f64 = near.sum();
+                for &at in far.iter().filter(|at| !further.has(**at)) {
+                    missed(at, square(out[at], predicted32(out[at], u32::from(bytes[at]))));
+                }
                 for (p, plane) in higher.iter().enumerate() {
                     for (at, byte) in plane.patches() {
                         out[at] = further32(out[at], bytes[at], u32::from(byte) << (8 * p + 7));
                     }
                 }
-                near + further.missed(out)
+                further.missed(out, missed);
             }
             (planes, _) => {
                 distances.clear();
@@ -260,7 +257,7 @@ impl<'a> Residual<'a> {
                 let far = distances.iter().enumerate().filter(is_far).map(|(i, _)| i).collect();
                 let far = Far::among(far, out);
                 correct_wide(isa, dtype, distances, out);
-                far.missed(out)
+                far.missed(out, missed);
             }
         }
     }
@@ -279,6 +276,11 @@ impl<'a> Residual<'a> {
     }
 }
 
+/// The square of what a prediction missed.
+fn square(value: f32, predicted: f32) -> f64 {
+    (f64::from(value) - f64::from(predicted)).powi(2)
+}
+
 /// Elements whose prediction missed by more than rounding, and the predictions.
 struct Far(Vec<(usize, f32)>);
 
@@ -292,9 +294,9 @@ impl Far {
         self.0.binary_search_by_key(&at, |(at, _)| *at).is_ok()
     }
 
-    /// The sum of the squares of what was missed.
-    fn missed(&self, values: &[f32]) -> f64 {
-        self.0.iter().map(|&(at, predicted)| (f64::from(values[at]) - f64::from(predicted)).powi(2)).sum()
+    /// Tells the square of what was missed of each.
+    fn missed(&self, values: &[f32], mut missed: impl FnMut(usize, f64)) {
+        self.0.iter().for_each(|&(at, predicted)| missed(at, square(values[at], predicted)));
     }
 }
 

@@ -90,7 +90,7 @@ fn predicted_round_trip(dtype: DType, values: &[f32], x: &[f32], before: &[f32],
         predict(
             Isa::detect(),
             &prediction,
-            &mut Past { x, before, g, momentum: &mut m, second: &mut v },
+            &mut Past { x, before, g, momentum: &mut m, second: &mut v, at_rest: &[] },
             &mut p,
         );
         let mut payload = Vec::new();
@@ -98,9 +98,10 @@ fn predicted_round_trip(dtype: DType, values: &[f32], x: &[f32], before: &[f32],
         Decoder::new(Isa::detect()).unwrap().check_predicted(dtype, coding, &payload, n).unwrap();
         for isa in Isa::available() {
             let (mut m2, mut v2, mut out) = (g.to_vec(), x.to_vec(), vec![0.0; n]);
-            let mut past = Past { x, before, g, momentum: &mut m2, second: &mut v2 };
+            let mut past = Past { x, before, g, momentum: &mut m2, second: &mut v2, at_rest: &[] };
             let mut decoder = Decoder::new(isa).unwrap();
-            let predicted = decoder.decode_predicted(dtype, coding, &payload, &mut past, &mut out).unwrap();
+            let predicted =
+                decoder.decode_predicted(dtype, coding, &payload, &mut past, &mut out, |_, _| {}).unwrap();
             let missed = missed(dtype, values, &p);
             let same = (predicted.missed - missed).abs() <= 1e-12 * missed
                 || (predicted.missed.is_nan() && missed.is_nan())
@@ -196,8 +197,8 @@ proptest! {
         }
         for payload in [&payload[..], &payload[..cut.min(payload.len())]] {
             let (mut m, mut v) = (zeros.clone(), zeros.clone());
-            let mut past = Past { x: &x, before: &x, g: &x, momentum: &mut m, second: &mut v };
-            let _ = decoder.decode_predicted(DType::F32, coding, payload, &mut past, &mut out);
+            let mut past = Past { x: &x, before: &x, g: &x, momentum: &mut m, second: &mut v, at_rest: &[] };
+            let _ = decoder.decode_predicted(DType::F32, coding, payload, &mut past, &mut out, |_, _| {});
         }
     }
 }

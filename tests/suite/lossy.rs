@@ -49,8 +49,8 @@ fn decode(
     let mut out = vec![f32::NAN; before.len()];
     if coding.follows() {
         let (mut m, mut v) = (Vec::new(), Vec::new());
-        let mut past = Past { x: before, before, g: before, momentum: &mut m, second: &mut v };
-        decoder.decode_predicted(DType::F32, coding, payload, &mut past, &mut out)?;
+        let mut past = Past { x: before, before, g: before, momentum: &mut m, second: &mut v, at_rest: &[] };
+        decoder.decode_predicted(DType::F32, coding, payload, &mut past, &mut out, |_, _| {})?;
     } else {
         decoder.decode(DType::F32, coding, payload, &mut out)?;
     }

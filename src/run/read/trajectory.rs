@@ -4,12 +4,14 @@
 //! the order of steps, from a keyframe on; a [`Trajectory`] holds what that takes. Owns which vectors a
 //! prediction looks at; the arithmetic is `codec`'s.
 
-use crate::codec::{Coding, Past, Predicted, Prediction, Predictor};
-use crate::error::{Error, Place, Result};
+use crate::codec::{Coding, Past, Prediction, Predictor};
+use crate::error::{Error, Result};
 use crate::order::CHUNK;
 use crate::run::format::manifest::GRAD;
-use crate::run::format::vector_id::StreamId;
+use crate::run::format::vector_id::{StreamId, VectorId};
 use crate::run::read::chunk_reader::{ChunkReader, Decoded};
+use crate::run::read::shard::AbsentPieces;
+use crate::run::read::window::chunk_place;
 
 /// How an iterate is stored, as far as that tells what the optimizer made of it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -26,6 +28,27 @@ pub enum Made {
         /// there is something, and the values are not at hand.
         missed: Option<f64>,
     },
+}
+
+/// How the pieces of an iterate's chunk are stored.
+#[derive(Clone, Copy, Debug)]
+pub struct MadePieces<'a> {
+    made: Made,
+    missed: &'a [f64],
+    at_rest: AbsentPieces<'a>,
+}
+
+impl MadePieces<'_> {
+    /// How the piece at `place` is.
+    pub fn of(&self, place: usize) -> Made {
+        match self.made {
+            Made::Replayed { .. } if self.at_rest.has(place) => Made::Otherwise,
+            Made::Replayed { prediction, .. } => {
+                Made::Replayed { prediction, missed: self.missed.get(place).copied() }
+            }
+            other => other,
+        }
+    }
 }
 
 /// Where a trajectory holds a vector of its chunk.
@@ -60,7 +83,8 @@ pub trait Slots {
 
     /// Decodes the iterate of `step` into the last of three slots of iterates, predicted from the first and
     /// from the one before that in the second, the gradient and the moments, which are taken a step further.
-    /// Returns the prediction and what it missed, as [`Made::Replayed`] has it.
+    /// Returns the prediction, and puts what it missed into `missed`, by piece, as [`Made::Replayed`] has it; nothing
+    /// where that is not at hand.
     ///
     /// # Errors
     /// As [`ChunkReader::load`].
@@ -68,8 +92,9 @@ pub trait Slots {
         &mut self,
         step: u64,
         iterates: [usize; 3],
+        missed: &mut Vec<f64>,
         source: &mut ChunkReader<'_>,
-    ) -> Result<(Prediction, Option<f64>)>;
+    ) -> Result<Prediction>;
 
     /// The values in a slot; empty where they are not at hand.
     fn values(&self, at: Slot, n: usize) -> &[f32];
@@ -120,20 +145,28 @@ impl Slots for Memory {
         &mut self,
         step: u64,
         [x, before, out]: [usize; 3],
+        missed: &mut Vec<f64>,
         source: &mut ChunkReader<'_>,
-    ) -> Result<(Prediction, Option<f64>)> {
-        let n = source.chunk.len;
+    ) -> Result<Prediction> {
+        let (n, pieces) = (source.chunk.len, &source.chunk.pieces);
+        missed.resize(pieces.len(), 0.0);
+        let mut miss = |element: usize, square: f64| {
+            let place = pieces.partition_point(|p| p.at <= element).saturating_sub(1);
+            missed[place] += square;
+        };
+        let at_rest = source.without_gradient(step - 1).ranges(pieces);
         let mut values = std::mem::take(&mut self.iterates[out]);
         let (x, before) = (&self.iterates[x][..n], &self.iterates[before][..n]);
         let (momentum, second) = (&mut self.momentum[..n], &mut self.second[..n]);
-        let mut past = Past { x, before, g: &self.gradient[..n], momentum, second };
-        let mut predicted = Predicted { prediction: Prediction::PREVIOUS, missed: 0.0 };
+        let mut past = Past { x, before, g: &self.gradient[..n], momentum, second, at_rest: &at_rest };
+        let mut prediction = Prediction::PREVIOUS;
         let decoded = source.decode(step, StreamId::Iterate, |decoder, dtype, coding, bytes| {
-            predicted = decoder.decode_predicted(dtype, coding, bytes, &mut past, &mut values[..n])?;
+            let out = &mut values[..n];
+            prediction = decoder.decode_predicted(dtype, coding, bytes, &mut past, out, &mut miss)?;
             Ok(())
         });
         self.iterates[out] = values;
-        decoded.map(|_| (predicted.prediction, Some(predicted.missed)))
+        decoded.map(|_| prediction)
     }
 
     fn values(&self, at: Slot, n: usize) -> &[f32] {
@@ -152,8 +185,10 @@ pub struct Trajectory<S = Memory> {
     slots: S,
     /// By slot of iterates: the step.
     steps: Vec<Option<u64>>,
-    /// By slot of iterates: how it is stored.
+    /// By slot of iterates: how it is stored, as far as that is the same of all pieces.
     made: Vec<Made>,
+    /// By slot of iterates and piece: what the optimizer's step missed; empty where that is not at hand.
+    missed: Vec<Vec<f64>>,
     /// The newest iterate that was decoded.
     head: Option<u64>,
     /// The step of the gradient that is held, and what became of it.
@@ -208,8 +243,8 @@ impl Trajectory {
 impl<S: Slots> Trajectory<S> {
     /// Holds up to `count` iterates, at least three, in `slots`.
     pub fn over(slots: S, count: usize) -> Trajectory<S> {
-        let (steps, made) = (vec![None; count], vec![Made::Keyframe; count]);
-        Trajectory { slots, steps, made, head: None, held: None, broken: None, replay: None }
+        let (steps, made, missed) = (vec![None; count], vec![Made::Keyframe; count], vec![Vec::new(); count]);
+        Trajectory { slots, steps, made, missed, head: None, held: None, broken: None, replay: None }
     }
 
     /// Forgets all: what follows is another chunk's, or another window's.
@@ -261,9 +296,11 @@ impl<S: Slots> Trajectory<S> {
         self.slot(step).map(|slot| self.slots.values(Slot::Iterate(slot), n))
     }
 
-    /// How x_step is stored, where it is held.
-    pub fn made(&self, step: u64) -> Option<Made> {
-        self.slot(step).map(|slot| self.made[slot])
+    /// How the pieces of x_step are stored, where it is held.
+    pub fn made<'t>(&'t self, step: u64, source: &ChunkReader<'t>) -> Option<MadePieces<'t>> {
+        let slot = self.slot(step)?;
+        let at_rest = step.checked_sub(1).map(|before| source.without_gradient(before)).unwrap_or_default();
+        Some(MadePieces { made: self.made[slot], missed: &self.missed[slot], at_rest })
     }
 
     /// x_step, which is there.
@@ -343,21 +380,20 @@ impl<S: Slots> Trajectory<S> {
             self.held = Some((step - 1, decoded));
         }
         let before = before.unwrap_or(previous);
-        let (prediction, missed) = self.slots.predict(step, [previous, before, out], source)?;
+        self.missed[out].clear();
+        let prediction = self.slots.predict(step, [previous, before, out], &mut self.missed[out], source)?;
         if prediction.predictor.moments() == 0 {
             return Ok(Made::Otherwise);
         }
         self.replay = Some(prediction);
-        Ok(Made::Replayed { prediction, missed })
+        Ok(Made::Replayed { prediction, missed: None })
     }
 }
 
 /// The error for an iterate that is decoded from a damaged one.
 fn follows_damage(source: &ChunkReader<'_>, step: u64, at: u64, why: &str) -> Error {
     let path = source.window.shard(step, source.chunk.rank).map_or(&source.run.path, |s| &s.file.path);
-    let name = &source.run.manifest.tensors[source.chunk.tensor].name;
-    let vector = Some((source.run.manifest.stream_name(StreamId::Iterate).to_owned(), name.clone()));
-    let place = Place { step: Some(step), vector, ..Place::default() };
+    let place = chunk_place(source.run, VectorId { step, stream: StreamId::Iterate }, source.chunk);
     let what = format!("it is decoded from those before, of which step {at} cannot be read ({why})");
     Error::damaged_at(path, place, what)
 }

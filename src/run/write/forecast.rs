@@ -10,7 +10,7 @@ use crate::codec::{self, Coding, Encoder, FUSED, Lossy, Noise, Prediction, Predi
 use crate::dtype::{DType, largest};
 use crate::isa::Isa;
 use crate::optimizer::replay::{Rule, predictor, rules};
-use crate::run::format::chunk::Chunk;
+use crate::run::format::chunk::{Chunk, Piece};
 use crate::run::format::manifest::Manifest;
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::trajectory::Trajectory;
@@ -76,7 +76,7 @@ struct Count {
 #[derive(Debug)]
 struct Place {
     range: Range<usize>,
-    tensor: usize,
+    pieces: Vec<Piece>,
     param_group: usize,
     dtype: DType,
     moments: Moments,
@@ -124,8 +124,8 @@ impl Forecast {
             let info = &manifest.tensors[chunk.tensor];
             let range = at..at + chunk.len;
             at = range.end;
-            let (tensor, param_group, dtype) = (chunk.tensor, info.param_group, info.dtype);
-            Place { range, tensor, param_group, dtype, moments: Moments::Unknown, flags: None, close: false }
+            let (pieces, param_group, dtype) = (chunk.pieces.clone(), info.param_group, info.dtype);
+            Place { range, pieces, param_group, dtype, moments: Moments::Unknown, flags: None, close: false }
         };
         Forecast {
             isa,
@@ -170,15 +170,16 @@ impl Forecast {
     }
 
     /// Goes on with a chunk of a recording that was interrupted after `step`, as it was read from the
-    /// shards. The iterate that comes next is a keyframe all the same.
+    /// shards: with its `gradient`, of which pieces may be absent. The iterate that comes next is a keyframe all the
+    /// same.
     pub(crate) fn resume(
         &mut self,
         chunk: usize,
         step: u64,
         trajectory: &Trajectory,
-        gradient: Option<&[f32]>,
+        (gradient, absent): (&[f32], &[bool]),
     ) {
-        let (range, tensor) = (self.places[chunk].range.clone(), self.places[chunk].tensor);
+        let range = self.places[chunk].range.clone();
         let n = range.len();
         let Some(x) = trajectory.get(step, n) else { return };
         let before = step.checked_sub(1).and_then(|s| trajectory.get(s, n)).unwrap_or(x);
@@ -192,8 +193,7 @@ impl Forecast {
             all.resize(len, 0.0);
             all[range.clone()].copy_from_slice(own);
         }
-        let own = self.gradient(chunk, gradient.is_some());
-        gradient.into_iter().for_each(|values| own.copy_from_slice(values));
+        self.gradient(chunk, absent).copy_from_slice(gradient);
         // What a keyframe goes with is known too, though nothing was replayed since.
         let stored = moments.iter().any(|m| m.iter().any(|v| *v != 0.0));
         self.places[chunk].moments =
@@ -201,8 +201,10 @@ impl Forecast {
         self.places[chunk].flags = replay.map(|r| r.flags);
         let rule = self.rules.get(self.places[chunk].param_group).copied().flatten();
         let counted = replay.zip(rule).and_then(|(replay, rule)| rule.count(&replay));
-        let count = &mut self.counts[tensor].before;
-        *count = counted.unwrap_or((*count).max(step));
+        for piece in &self.places[chunk].pieces {
+            let count = &mut self.counts[piece.tensor].before;
+            *count = counted.unwrap_or((*count).max(step));
+        }
         self.newest = Newest::Resumed(step);
     }
 
@@ -244,19 +246,16 @@ impl Forecast {
         if self.follows() { 0 } else { self.moment_count() }
     }
 
-    /// Takes one of the moments of a chunk before the step at hand, as the optimizer has it; `None` where
+    /// Takes one of the moments of a chunk before the step at hand, as the optimizer has it; zeros where
     /// it has none yet.
-    pub(crate) fn give(&mut self, chunk: usize, which: usize, values: Option<&[f32]>) {
+    pub(crate) fn give(&mut self, chunk: usize, which: usize, values: &[f32]) {
         let (len, place) = (self.len(), &mut self.places[chunk]);
         self.moments[which].resize(len, 0.0);
-        let own = &mut self.moments[which][place.range.clone()];
-        match values {
-            Some(values) => own.copy_from_slice(values),
-            None => own.fill(0.0),
-        }
+        self.moments[which][place.range.clone()].copy_from_slice(values);
         (place.moments, self.past) = (Moments::Live, Past::Moments);
         // Every step that the optimizer has taken has a number.
-        self.counts[place.tensor].before = self.newest.step().unwrap_or(0);
+        let taken = self.newest.step().unwrap_or(0);
+        place.pieces.iter().for_each(|p| self.counts[p.tensor].before = taken);
     }
 
     /// Takes the iterate at hand of a chunk. Where it is predicted, appends to `out` what the prediction
@@ -276,17 +275,13 @@ impl Forecast {
         let keyframe = self.at_keyframe();
         let mut coding = None;
         if self.follows() {
-            let (prediction, shadow) = self.choose(chunk, values, encoder);
+            let at_rest = self.at_rest(chunk);
+            let (prediction, shadow) = self.choose(chunk, values, &at_rest, encoder);
             self.predicted.resize(values.len(), 0.0);
-            let [momentum, second] = &mut self.moments;
             let x = &self.before[range.clone()];
-            let mut past = codec::Past {
-                x,
-                before: if self.past == Past::Keyframe { x } else { &self.x[range.clone()] },
-                g: &self.gradient[range.clone()],
-                momentum: momentum.get_mut(range.clone()).unwrap_or_default(),
-                second: second.get_mut(range.clone()).unwrap_or_default(),
-            };
+            let before = if self.past == Past::Keyframe { x } else { &self.x[range.clone()] };
+            let g = &self.gradient[range.clone()];
+            let mut past = past(&mut self.moments, &range, [x, before, g], &at_rest);
             predict(self.isa, &prediction, &mut past, &mut self.predicted);
             if let Some(shadow) = shadow {
                 self.unused.resize(values.len(), 0.0);
@@ -347,17 +342,21 @@ impl Forecast {
         (place.moments == Moments::Live).then(|| &self.moments[which][place.range.clone()])
     }
 
-    /// Where the gradient of a chunk at the newest iterate goes: to be filled, or zeros where it is not
-    /// `there`.
-    pub(crate) fn gradient(&mut self, chunk: usize, there: bool) -> &mut [f32] {
+    /// Where the gradient of a chunk at the newest iterate goes, zeros in pieces that are `absent`.
+    pub(crate) fn gradient(&mut self, chunk: usize, absent: &[bool]) -> &mut [f32] {
         let (place, len) = (&self.places[chunk], self.len());
         self.gradient.resize(len, 0.0);
-        self.present[place.tensor] = there;
-        let own = &mut self.gradient[place.range.clone()];
-        if !there {
-            own.fill(0.0);
+        for (piece, absent) in place.pieces.iter().zip(absent) {
+            self.present[piece.tensor] = !absent;
         }
-        own
+        &mut self.gradient[place.range.clone()]
+    }
+
+    /// The elements of a chunk that had no gradient at the newest iterate, beside others that had one.
+    fn at_rest(&self, chunk: usize) -> Vec<Range<usize>> {
+        let pieces = &self.places[chunk].pieces;
+        let resting: Vec<_> = pieces.iter().filter(|p| !self.present[p.tensor]).map(Piece::range).collect();
+        if resting.len() == pieces.len() { Vec::new() } else { resting }
     }
 
     /// Takes the scalars of the step at hand.
@@ -373,6 +372,7 @@ impl Forecast {
         &mut self,
         chunk: usize,
         values: &[f32],
+        at_rest: &[Range<usize>],
         encoder: &mut Encoder,
     ) -> (Prediction, Option<Prediction>) {
         let keyframe = self.at_keyframe();
@@ -380,18 +380,16 @@ impl Forecast {
         let range = place.range.clone();
         let x = &self.before[range.clone()];
         let before = if self.past == Past::Keyframe { x } else { &self.x[range.clone()] };
-        let present = self.present[place.tensor];
-        if !present {
+        let taken = taken(&place.pieces, &self.present, &self.counts);
+        if taken.is_none() {
             // What the gradient was before says nothing.
             self.gradient[range.clone()].fill(0.0);
         }
         let g = &self.gradient[range.clone()];
-        let moments = [0, 1].map(|m| self.moments[m].get(range.clone()).unwrap_or_default());
-        self.sample.take(values, x, before, g, moments);
-        let count = &mut self.counts[place.tensor];
+        self.sample.take(values, &past(&mut self.moments, &range, [x, before, g], at_rest));
         let rule = self.rules.get(place.param_group).copied().flatten();
-        let can = present && self.replay.is_some() && largest(g) < f32::INFINITY.to_bits();
-        let own = rule.filter(|_| can).map(|r| r.prediction(count.before + 1));
+        let can = self.replay.is_some() && largest(g) < f32::INFINITY.to_bits();
+        let own = rule.zip(taken.filter(|_| can)).map(|(rule, taken)| rule.prediction(taken + 1));
         let replay = own.filter(|_| place.moments == Moments::Live || keyframe);
         let mut trial = Trial { isa: self.isa, dtype: place.dtype, sample: &mut self.sample, encoder };
         let mut best = (u64::MAX, Prediction::PREVIOUS);
@@ -400,7 +398,8 @@ impl Forecast {
             place.moments = Moments::Live;
             if let Some(own) = replay {
                 let flags = place.flags.unwrap_or(own.flags);
-                (place.flags, count.now) = (Some(flags), true);
+                place.flags = Some(flags);
+                count_gradients(&place.pieces, &self.present, &mut self.counts);
                 return (Prediction { flags, ..own }, None);
             }
         }
@@ -421,14 +420,51 @@ impl Forecast {
         place.close = close;
         let chosen = best.1;
         if chosen.predictor.moments() > 0 {
-            (place.flags, place.moments, count.now) = (Some(chosen.flags), Moments::Live, true);
+            (place.flags, place.moments) = (Some(chosen.flags), Moments::Live);
+            count_gradients(&place.pieces, &self.present, &mut self.counts);
         } else if values.iter().zip(x).any(|(v, x)| v.to_bits() != x.to_bits()) {
             // Something else held the iterate. Moments that go on are the optimizer's, but not what a reader has.
             let known = place.moments != Moments::Unknown && own.is_some();
             place.moments = if known { Moments::Followed } else { Moments::Unknown };
-            count.now = true;
+            let moved = |range: Range<usize>| {
+                values[range.clone()].iter().zip(&x[range]).any(|(v, x)| v.to_bits() != x.to_bits())
+            };
+            let counts = &mut self.counts;
+            place.pieces.iter().filter(|p| moved(p.range())).for_each(|p| counts[p.tensor].now = true);
             return (chosen, own);
         }
         (chosen, None)
     }
+}
+
+/// What a chunk, which has this range of all elements, is predicted from.
+fn past<'a>(
+    [momentum, second]: &'a mut [Vec<f32>; 2],
+    range: &Range<usize>,
+    [x, before, g]: [&'a [f32]; 3],
+    at_rest: &'a [Range<usize>],
+) -> codec::Past<'a> {
+    let momentum = momentum.get_mut(range.clone()).unwrap_or_default();
+    let second = second.get_mut(range.clone()).unwrap_or_default();
+    codec::Past { x, before, g, momentum, second, at_rest }
+}
+
+/// How many steps the optimizer has taken in the pieces that had a gradient, by most of their elements; `None` where
+/// none had one.
+fn taken(pieces: &[Piece], present: &[bool], counts: &[Count]) -> Option<u64> {
+    let mut of = pieces.iter().filter(|p| present[p.tensor]).map(|p| (counts[p.tensor].before, p.len));
+    let (first, _) = of.clone().next()?;
+    if of.all(|(count, _)| count == first) {
+        return Some(first);
+    }
+    let mut elements: BTreeMap<u64, usize> = BTreeMap::new();
+    for p in pieces.iter().filter(|p| present[p.tensor]) {
+        *elements.entry(counts[p.tensor].before).or_default() += p.len;
+    }
+    elements.into_iter().max_by_key(|(_, elements)| *elements).map(|(count, _)| count)
+}
+
+/// Counts a step in the pieces that had a gradient.
+fn count_gradients(pieces: &[Piece], present: &[bool], counts: &mut [Count]) {
+    pieces.iter().filter(|p| present[p.tensor]).for_each(|p| counts[p.tensor].now = true);
 }
