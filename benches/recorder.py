@@ -41,8 +41,9 @@ class Clock:
 
     def __call__(self, *args):
         begin = time.perf_counter()
-        self.function(*args)
+        result = self.function(*args)
         self.seconds += time.perf_counter() - begin
+        return result
 
 
 def measure(path, batch, block, blocks):

@@ -39,7 +39,7 @@ _LATER = {
 def __getattr__(name):
     if name in _LATER:
         return getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
-    if name == "huggingface":
+    if name in ("huggingface", "lightning"):
         return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module 'lpa' has no attribute '{name}'")
 

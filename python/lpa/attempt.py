@@ -37,7 +37,8 @@ class Iterates:
 
     def __init__(self, path, parameters):
         self._path, self._run = path, Run(path)
-        self._mine = [_bits(p) for p in parameters.parts([p.detach() for p in parameters.params])]
+        params = [p.detach() for p in parameters.params]
+        self._mine = [_bits(p) for p in parameters.parts(range(len(params)), params)]
         self._hash = _lpa.xxh3([m.view(np.uint8) for m in self._mine])
         self._checkpoints = dict(_lpa.checkpoints(path, parameters.rank))
         self._cuts = {s["tensor"]: (s["begin"], s["end"]) for s in parameters.slices if s["rank"] == parameters.rank}

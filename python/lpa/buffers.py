@@ -13,7 +13,8 @@ class Buffers:
     """
 
     def __init__(self, parameters, inner, count):
-        parts = parameters.parts([p.detach() for p in parameters.params])
+        all_tensors = range(len(parameters.params))
+        parts = parameters.parts(all_tensors, [p.detach() for p in parameters.params])
         sizes = inner.slice_bytes()
         offsets, self.nbytes = _lpa.packing(sizes)
         devices = {p.device for p in parts if p.is_cuda}
@@ -29,19 +30,23 @@ class Buffers:
         self._side = torch.cuda.Stream(self.device) if len(devices) == 1 else None
         self.queue = inner.queue([b.numpy() for b in flat])
 
+    def vector(self, number, key):
+        """A buffer as a vector that has nothing yet."""
+        return Vector(self, number, key, len(self._views[number]))
+
     @torch.no_grad()
-    def fill(self, number, tensors, key):
-        """Copies a vector into a buffer. Returns what the queue takes: the buffer, and what is absent."""
-        parts = self._parameters.parts(self._parameters.checked(tensors, key))
-        there = [i for i, (v, t) in enumerate(zip(self._views[number], parts, strict=True))
-                 if v is not None and t is not None]
+    def copy(self, number, key, tensors, values):
+        """Copies the values of some tensors into a buffer."""
+        parts = self._parameters.parts(tensors, self._parameters.checked(tensors, values, key))
+        buffer = self._views[number]
+        there = [(i, t) for i, t in zip(tensors, parts, strict=True) if t is not None and buffer[i] is not None]
         if there:
-            views, sources = [self._views[number][i] for i in there], [parts[i] for i in there]
+            which, sources = zip(*there, strict=True)
+            views = [buffer[i] for i in which]
             if self._side is None:
-                torch._foreach_copy_(views, sources)
+                torch._foreach_copy_(views, list(sources))
             else:
-                self._by_device(number, there, views, sources, key)
-        return number, ([t is None for t in tensors] if any(t is None for t in tensors) else [])
+                self._by_device(number, which, views, list(sources), key)
 
     def _by_device(self, number, there, views, sources, key):
         stages, copied = self._stages.get(key, ({}, None))
@@ -64,6 +69,34 @@ class Buffers:
         """Waits until a buffer holds its vector."""
         if self._events[number] is not None:
             self._events[number].synchronize()
+
+
+class Vector:
+    """A vector in a buffer, which its tensors come to together or one optimizer's after the other's."""
+
+    def __init__(self, buffers, number, key, tensors):
+        self.number, self._key, self._buffers = number, key, buffers
+        self._absent = [True] * tensors
+
+    def fill(self, tensors, values):
+        """Copies the values of some tensors, None where there is none."""
+        self._buffers.copy(self.number, self._key, tensors, values)
+        for i, value in zip(tensors, values, strict=True):
+            self._absent[i] = value is None
+
+    def take_out(self, tensors):
+        """Leaves out some tensors."""
+        for i in tensors:
+            self._absent[i] = True
+
+    def lacking(self):
+        """The tensors that are not there."""
+        return [i for i, absent in enumerate(self._absent) if absent]
+
+    def ready(self):
+        """Waits until all is there. Returns what the queue takes: the buffer, and what is absent."""
+        self._buffers.ready(self.number)
+        return self.number, (self._absent if any(self._absent) else [])
 
 
 def _view(buffer, offset, part):

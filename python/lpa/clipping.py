@@ -5,7 +5,8 @@ import weakref
 import torch
 
 from .errors import warn
-from .parameters import all_of, parameters_of
+from .optimizers import parameters_of
+from .parameters import all_of
 from .scalars import held
 
 # The recordings that go on.

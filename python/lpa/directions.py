@@ -1,28 +1,26 @@
-"""Directions beside the gradient: the optimizer's own, and gradients of other losses."""
+"""Directions beside the gradient: the optimizers' own, and gradients of other losses."""
+
+import itertools
 
 import torch
 
-from .errors import RecordingError
+from .optimizers import name_of
 
 
 def momentum(optimizer, params):
-    """The momentum buffer after the step, so that SGD moves by -lr times it (Nesterov aside)."""
-    buffers = [optimizer.state[p].get("momentum_buffer") if p in optimizer.state else None for p in params]
-    if all(b is None for b in buffers):
-        raise RecordingError("the stream 'momentum' was asked for, but the optimizer keeps no momentum buffer")
-    return buffers
+    """The momentum buffer after the step, so that SGD moves by -lr times it (Nesterov aside); None where the optimizer
+    keeps none."""
+    return [optimizer.state[p].get("momentum_buffer") if p in optimizer.state else None for p in params]
 
 
 @torch.no_grad()
 def adam(optimizer, params):
-    """m^ / (sqrt(v^) + eps) after the step, so that Adam moves by -lr times it (weight decay aside)."""
+    """m^ / (sqrt(v^) + eps) after the step, so that Adam moves by -lr times it (weight decay aside); None where the
+    optimizer keeps no moments."""
     if not isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):
-        raise RecordingError(f"the stream 'adam' was asked for, but the optimizer is {type(optimizer).__name__}")
+        return [None] * len(params)
     groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-    found = [_adam(optimizer.state[p], groups[id(p)]) if p in optimizer.state else None for p in params]
-    if all(f is None for f in found):
-        raise RecordingError("the stream 'adam' was asked for, but the optimizer keeps no moments")
-    return found
+    return [_adam(optimizer.state[p], groups[id(p)]) if p in optimizer.state else None for p in params]
 
 
 def _adam(state, group):
@@ -35,19 +33,31 @@ def _adam(state, group):
     return (state["exp_avg"] / (1 - beta1**step)).div_(scale)
 
 
-# What predicts the steps of an optimizer, by the names in its state.
-MOMENTS = {"SGD": ["momentum_buffer"], "Adam": ["exp_avg", "exp_avg_sq"], "AdamW": ["exp_avg", "exp_avg_sq"]}
+# What predicts the steps of an optimizer, by the names in its state: what it keeps of gradients, and of their squares.
+_MOMENTS = {"sgd": ("momentum_buffer",), "adam": ("exp_avg", "exp_avg_sq"), "adamw": ("exp_avg", "exp_avg_sq")}
 
 
-def moments(optimizer, params, names):
-    """What the optimizer goes on with, as it is before a step: a vector a name, or none where it has nothing yet."""
-    state = [optimizer.state.get(p, {}) for p in params]
-    vectors = [[s.get(name) for s in state] for name in names]
+def moment_names(optimizers):
+    """For each moment that is recorded, what it is called in the state of each optimizer; None where there is none."""
+    return list(itertools.zip_longest(*(_MOMENTS.get(name_of(o), ()) for o in optimizers.all)))
+
+
+def moments(optimizers, parameters, names):
+    """What the optimizers go on with, as it is before a step: a vector a moment, none where they have nothing yet."""
+    vectors = [[None] * len(parameters.params) for _ in names]
+    for which, optimizer in enumerate(optimizers.all):
+        for i in parameters.of[which]:
+            state = optimizer.state.get(parameters.params[i], {})
+            for vector, of_optimizer in zip(vectors, names, strict=True):
+                vector[i] = state.get(of_optimizer[which])
     return vectors if any(v is not None for vector in vectors for v in vector) else []
 
 
 # By the name of the stream: what gives it after a step.
 DIRECTIONS = {"momentum": momentum, "adam": adam}
+
+# What an optimizer lacks that has none of it.
+LACKING = {"momentum": "momentum buffer", "adam": "moments of Adam"}
 
 # What a stream is, for the manifest.
 STAGES = {

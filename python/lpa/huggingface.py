@@ -1,10 +1,9 @@
-"""Records trainings by Hugging Face's Trainer: which of its events starts, feeds and ends a recording."""
+"""Records a training of Hugging Face's Trainer."""
 
-from accelerate.optimizer import AcceleratedOptimizer
 from transformers import TrainerCallback
+from transformers.training_args import ParallelMode
 
-from .errors import RecordingError
-from .recorder import record
+from .callbacks import Trainings
 
 __all__ = ["RecorderCallback"]
 
@@ -17,27 +16,26 @@ class RecorderCallback(TrainerCallback):
     fraction of epochs that were done before the step. `loss` is what the Trainer logs: every `logging_steps` (set 1
     to have it at every step) the mean since it was last logged, at the step that was then taken.
 
+    The final iterate is what the last step left, also where `load_best_model_at_end` puts another into the model. By
+    several processes (`torchrun`, `accelerate launch`) each rank writes its part. A second `train()`, and one that
+    `auto_find_batch_size` begins anew, is a run of its own: `runs/x-2`, `runs/x-3`.
+
     When the Trainer saves a checkpoint, all steps so far are published. A training that ends by an exception leaves an
     incomplete run, which can be read, and resumed from such a checkpoint: `RecorderCallback("runs/x", resume=True)`
     and `trainer.train(resume_from_checkpoint=True)`; in the same process, after `callback.recorder.stop()`.
-
-    Several processes by DistributedDataParallel are refused, since the Trainer shows its callbacks the model without
-    its wrapper.
     """
 
     def __init__(self, path, **options):
-        self.recorder = None
-        self._path, self._options = path, options
+        self._trainings = Trainings(path, options)
+
+    @property
+    def recorder(self):
+        """The :class:`lpa.Recorder` of the training; None before the first."""
+        return self._trainings.recorder
 
     def on_train_begin(self, args, state, control, *, model, optimizer, **_):
-        if args.load_best_model_at_end:
-            raise RecordingError("with load_best_model_at_end the Trainer replaces the final iterate before it can be "
-                                 "recorded; set it to False, and load state.best_model_checkpoint after the training")
-        if self.recorder is not None:
-            self.recorder.stop()
-        # The Trainer steps accelerate's wrapper, which has no hooks.
-        inner = optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
-        self.recorder = record(self._path, model, inner, **self._options)
+        # Callbacks are shown the model without its DistributedDataParallel.
+        self._trainings.begin(model, optimizer, replicated=args.parallel_mode == ParallelMode.DISTRIBUTED)
 
     def on_step_begin(self, args, state, control, **_):
         self.recorder.log(epoch=state.epoch)
@@ -48,6 +46,10 @@ class RecorderCallback(TrainerCallback):
 
     def on_save(self, args, state, control, **_):
         self.recorder.flush()
+
+    def on_epoch_end(self, args, state, control, **_):
+        # After the last one the Trainer may load the best model.
+        self.recorder.mark_end()
 
     def on_train_end(self, args, state, control, **_):
         self.recorder.close()

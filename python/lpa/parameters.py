@@ -1,4 +1,6 @@
-"""The parameters of an optimizer as a run's tensor table, and which part of each this rank writes."""
+"""The parameters of optimizers as a run's tensor table, and which part of each this rank writes."""
+
+import itertools
 
 import torch
 import torch.distributed as dist
@@ -6,28 +8,49 @@ import torch.distributed as dist
 from . import _lpa
 from .dtypes import torch_name
 from .errors import RecordingError, warn
+from .optimizers import parameters_of
 
 # Slices that begin at multiples of the unit of storage leave every sum as one rank would have it.
 _CHUNK = _lpa.CHUNK
 
 
 class Parameters:
-    """All parameters that an optimizer holds, in the order of its parameter groups.
+    """All parameters that the optimizers hold, in the order of their parameter groups.
 
     A parameter with several names (tied) is there once, under its first name in the model.
+
+    Parameters
+    ----------
+    whole_model : the other parameters of the model are there too, each as a parameter group of its own: an optimizer
+        may take them later.
+    replicated : every rank holds all of them, and steps with the same gradients.
     """
 
-    def __init__(self, model, optimizer):
-        named = _named(model)
-        self.optimizer = optimizer
-        self.params = parameters_of(optimizer)
-        self.groups = [g for g, group in enumerate(optimizer.param_groups) for _ in group["params"]]
-        if not self.params:
+    def __init__(self, model, optimizers, *, whole_model=False, replicated=False):
+        named = names_in(model)
+        self._optimizers = optimizers
+        held = optimizers.params()
+        if not held:
             raise RecordingError("the optimizer holds no parameters; nothing can be recorded")
-        unnamed = [f"param_groups.{g}.{i}" for i, g in enumerate(self.groups)]
-        self.names = [named.get(id(p), (p, [other]))[1] for p, other in zip(self.params, unnamed, strict=True)]
+        known = {id(p) for p in held}
+        left_out = [p for p, _ in named.values() if id(p) not in known]
+        # By optimizer and parameter group: which of the run's groups it is.
+        counts = iter(range(len(optimizers.param_groups)))
+        self.numbers = [[[next(counts)] for _ in o.param_groups] for o in optimizers.all]
+        groups = [n for of_one, o in zip(self.numbers, optimizers.all, strict=True)
+                  for (n,), group in zip(of_one, o.param_groups, strict=True) for _ in group["params"]]
+        unnamed = [f"param_groups.{g}.{i}" for i, g in enumerate(groups)]
+        later = left_out if whole_model else []
+        self.params = held + later
+        self.groups = groups + list(range(len(optimizers.param_groups), len(optimizers.param_groups) + len(later)))
+        # The numbers of the tensors that no optimizer holds yet, and of those that each holds.
+        self.later = list(range(len(held), len(self.params)))
+        ends = [0, *itertools.accumulate(len(parameters_of(o)) for o in optimizers.all)]
+        self.of = [list(range(a, b)) for a, b in itertools.pairwise(ends)]
+        names = [named.get(id(p), (p, [other]))[1] for p, other in zip(held, unnamed, strict=True)]
+        self.names = names + [named[id(p)][1] for p in later]
         self.ranks, self.rank = 1, 0
-        if _is_distributed(model, self.params):
+        if replicated or _is_distributed(model, self.params):
             self.ranks, self.rank = dist.get_world_size(), dist.get_rank()
         for p, n in zip(self.params, self.names, strict=True):
             if torch_name(p.dtype) is None:
@@ -37,10 +60,9 @@ class Parameters:
         self.slices = self._slices()
         own = [s for s in self.slices if s["rank"] == self.rank]
         self._own = {s["tensor"]: (s["begin"], s["end"]) for s in own}
-        known = {id(p) for p in self.params}
-        left_out = [(p, n[0]) for p, n in named.values() if id(p) not in known]
-        # Parameters of the model that the optimizer does not hold, unless all of them are frozen.
-        self.left_out = [name for _, name in left_out] if any(p.requires_grad for p, _ in left_out) else []
+        # Parameters of the model that no optimizer holds, unless all of them are frozen.
+        self.left_out = [] if whole_model or not any(p.requires_grad for p in left_out) else [
+            named[id(p)][1][0] for p in left_out]
 
     def table(self):
         """The rows of the manifest's tensor table."""
@@ -49,28 +71,46 @@ class Parameters:
                  "aliases": n[1:]} for p, n, g in rows]
 
     def check(self):
-        """Raises unless the optimizer holds the parameters of the first step still."""
-        now = parameters_of(self.optimizer)
-        if len(now) != len(self.params) or any(a is not b for a, b in zip(now, self.params, strict=True)):
+        """Raises unless the optimizers hold the parameters of the first step still, and others of the model's where
+        those are recorded."""
+        for which, optimizer in enumerate(self._optimizers.all):
+            now, before = parameters_of(optimizer), [self.params[i] for i in self.of[which]]
+            if len(now) != len(before) or any(a is not b for a, b in zip(now, before, strict=True)):
+                self._join(which, optimizer, now)
+
+    def _join(self, which, optimizer, now):
+        known = {id(self.params[i]): i for i in (*self.of[which], *self.later)}
+        of = [known.get(id(p)) for p in now]
+        if None in of or not set(self.of[which]) <= set(of):
             raise RecordingError(
-                f"the optimizer holds {len(now)} parameters, not the {len(self.params)} of the first step (or other "
-                "ones). A run's tensors are fixed: add every parameter group before the first step, with lr 0 "
-                "or frozen if it is to be trained later.")
+                f"the optimizer holds {len(now)} parameters, not the {len(self.of[which])} of the first step (or "
+                "others). A run's tensors are fixed: add every parameter group before the first step, with lr 0 or "
+                "frozen if it is to be trained later; or record all parameters of the model, by whole_model=True.")
+        self.of[which], added = of, set(of) - set(self.of[which])
+        self.later = [i for i in self.later if i not in added]
+        for numbers, group in itertools.zip_longest(self.numbers[which], optimizer.param_groups):
+            joined = [self.groups[i] for p in group["params"] if (i := known[id(p)]) in added]
+            if numbers is None:
+                self.numbers[which].append(joined)
+            else:
+                numbers += joined
 
-    def gradients(self):
-        """The gradients as the optimizer would receive them now; None where there is none."""
-        return [p.grad for p in self.params]
+    def gradients(self, tensors):
+        """The gradients of some tensors as the optimizer would receive them now; None where there is none."""
+        return [self.params[i].grad for i in tensors]
 
-    def checked(self, tensors, what):
-        """The tensors, dense; raises unless they have the types and shapes of the parameters at the first step."""
-        if len(tensors) != len(self.params):
-            raise RecordingError(f"'{what}' has {len(tensors)} tensors, the optimizer {len(self.params)}")
+    def checked(self, tensors, values, what):
+        """The values of some tensors, dense; raises unless they have the types and shapes of the parameters at the
+        first step."""
+        if len(values) != len(tensors):
+            raise RecordingError(f"'{what}' has {len(values)} tensors, the optimizer {len(tensors)}")
         # One pass, and no more than it takes: the training waits.
-        for i, t in enumerate(tensors):
+        for at, i in enumerate(tensors):
+            t = values[at]
             if t is None:
                 continue
             if t.layout is not torch.strided:
-                tensors[i] = t = self._dense(t, self.names[i][0], what)
+                values[at] = t = self._dense(t, self.names[i][0], what)
             dtype, shape = self._kinds[i]
             if t.dtype is not dtype or t.shape != shape:
                 raise RecordingError(
@@ -79,7 +119,7 @@ class Parameters:
             if self.ranks > 1 and is_dtensor(t) and t.placements != self.params[i].placements:
                 raise RecordingError(f"'{what}' of '{self.names[i][0]}' is placed as {t.placements}, the parameter as "
                                      f"{self.params[i].placements}")
-        return tensors
+        return values
 
     def _dense(self, tensor, name, what):
         if not self._warned_of_sparse:
@@ -97,11 +137,11 @@ class Parameters:
             raise RecordingError(f"{what}: the optimizer has no parameter named {sorted(rest)}")
         return found
 
-    def parts(self, tensors):
-        """The part of each tensor that this rank writes."""
+    def parts(self, tensors, values):
+        """The part of the values of some tensors that this rank writes."""
         if self.ranks == 1:
-            return [None if t is None else local(t) for t in tensors]
-        return [None if t is None else self._part(i, t) for i, t in enumerate(tensors)]
+            return [None if t is None else local(t) for t in values]
+        return [None if t is None else self._part(i, t) for i, t in zip(tensors, values, strict=True)]
 
     def _part(self, i, tensor):
         own = local(tensor)
@@ -134,11 +174,6 @@ def process_rank():
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
-def parameters_of(optimizer):
-    """All parameters that an optimizer holds, in the order of its parameter groups."""
-    return [p for group in optimizer.param_groups for p in group["params"]]
-
-
 def all_of(model, optimizer):
     """The parameters of the model in its order, as `model.parameters()` gives them, and the optimizer's that are not
     among them."""
@@ -150,36 +185,62 @@ def all_of(model, optimizer):
     return params + [p for p in parameters_of(optimizer) if id(p) not in known]
 
 
-def _named(model):
-    """By id, each parameter and all its names, without what wrappers put before them."""
+# The modules that wrappers make, by the name that they put before those of the parameters inside: one that nobody else
+# gives, or that one of these classes gives.
+_WRAPPERS = {"_orig_mod", "_forward_module", "_original_module", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
+_WRAPPERS_OF = {"module": {"DistributedDataParallel", "DataParallel", "AveragedModel", "DeepSpeedEngine"},
+                "_module": {"AbstractGradSampleModule", "GradSampleModule"}}
+
+
+def names_in(model):
+    """By id, each parameter and all its names, without what wrappers put into them."""
     if model is None:
         return {}
-    model = _unwrapped(model)
-    pairs = model.items() if isinstance(model, dict) else model.named_parameters(remove_duplicate=False)
+    if isinstance(model, dict):
+        found = [(name, name, p) for name, p in model.items()]
+    else:
+        wrappers = _wrapper_names(model)
+        found = [(name, _bare(name, wrappers), p) for name, p in model.named_parameters(remove_duplicate=False)]
+    of = {}
+    for _, bare, p in found:
+        of.setdefault(bare, set()).add(id(p))
     named = {}
-    for name, p in pairs:
-        parts = [part for part in name.split(".") if part != "_orig_mod"]
-        if isinstance(model, torch.nn.parallel.DistributedDataParallel) and parts[0] == "module":
-            parts = parts[1:]
-        named.setdefault(id(p), (p, []))[1].append(".".join(parts))
+    for name, bare, p in found:
+        # Two parameters keep what tells them apart.
+        name = bare if len(of[bare]) == 1 else name
+        names = named.setdefault(id(p), (p, []))[1]
+        if name not in names:
+            names.append(name)
     return named
 
 
-def _unwrapped(model):
-    """What torch.compile was given."""
-    return getattr(model, "_orig_mod", model)
+def _wrapper_names(model):
+    """The names of the modules inside wrappers."""
+    wrappers = set()
+    for name, module in model.named_modules(remove_duplicate=False):
+        of_class = {kind.__name__ for kind in type(module).__mro__}
+        prefix = f"{name}." if name else ""
+        wrappers.update(prefix + inner for inner, classes in _WRAPPERS_OF.items() if classes & of_class)
+        wrappers.update(prefix + inner for inner in _WRAPPERS if inner in module._modules)
+    return wrappers
+
+
+def _bare(name, wrappers):
+    parts = name.split(".")
+    return ".".join(part for i, part in enumerate(parts) if ".".join(parts[:i + 1]) not in wrappers)
 
 
 def _is_distributed(model, params):
-    model = _unwrapped(model)
-    if isinstance(model, torch.nn.parallel.DistributedDataParallel) or any(is_dtensor(p) for p in params):
-        return True
-    if any(type(m).__name__ == "FullyShardedDataParallel" for m in getattr(model, "modules", list)()):
+    modules = list(model.modules()) if isinstance(model, torch.nn.Module) else []
+    if any(type(m).__name__ == "FullyShardedDataParallel" for m in modules):
         raise RecordingError("FullyShardedDataParallel flattens parameters; use fully_shard (FSDP2)")
+    if any(isinstance(m, torch.nn.parallel.DistributedDataParallel) for m in modules) or any(map(is_dtensor, params)):
+        return True
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         raise RecordingError(
             "several ranks are training, but the model is neither DistributedDataParallel nor sharded by "
-            "fully_shard, so lpa cannot know who holds what. Give the wrapped model.")
+            "fully_shard, so lpa cannot know who holds what. Give the wrapped model; or, where every rank holds all "
+            "parameters and steps with the same gradients, replicated=True.")
     return False
 
 

@@ -1,15 +1,15 @@
-"""Records a PyTorch training: what the optimizer receives and what it makes of it, step by step.
+"""Records a PyTorch training: what the optimizers receive and what they make of it, step by step.
 
-The optimizer's hooks copy each vector into a buffer; everything else happens on a thread of the
+The optimizers' hooks copy each vector into a buffer; everything else happens on a thread of the
 Rust library. A step is handed over when the next one begins, so that what is logged after it is
-among its scalars.
+among its scalars. Of several optimizers each has a turn in a step.
 """
 
 import atexit
 import contextlib
+import functools
 import json
 import os
-import sys
 import time
 
 import torch
@@ -17,22 +17,20 @@ import torch
 from . import _lpa, hyperparameters
 from .attempt import Iterates, check_manifest
 from .clipping import Clipping
-from .directions import DIRECTIONS, MOMENTS, STAGES, moments, probe
+from .directions import DIRECTIONS, LACKING, STAGES, moment_names, moments, probe
 from .errors import RecordingError, RecordingStopped, warn
+from .optimizers import Optimizers, steps_under_way, torch_class
 from .parameters import Parameters, process_rank
 from .ranks import agreed, in_turn
 from .sampling import sampler
 from .scalars import Log, held
-from .session import Broken, Session, Step
+from .session import Broken, Session, Step, Turn
 from .writer import precisions, storage_options
 
 __all__ = ["Recorder", "RecordingError", "RecordingStopped", "record"]
 
 # The pre-hooks of all recordings: they change nothing that the others record.
 _HOOKS = set()
-
-# What PyTorch puts around every optimizer's `step`; the hooks run inside.
-_STEP_WRAPPER = torch.optim.Optimizer.profile_hook_step(lambda self: None).__code__
 
 # How long another rank waits for rank 0 to have made or resumed the run.
 _RANK_0_SECONDS = 300
@@ -50,7 +48,8 @@ class Recorder:
     ----------
     path : the run directory, which must not hold a run yet.
     model : names the parameters: a module, or a dict of name -> parameter.
-    optimizer : whose steps are recorded, with all its parameter groups added.
+    optimizer : whose steps are recorded, with all its parameter groups added; what Accelerate, Lightning, Fabric or
+        Opacus have made of it; or a list of several, whose run is one.
     sample : which steps have their vectors recorded (scalars always are): None, every step; k, every
         k-th; (n, m), n consecutive of every m; "epochs A..B" (B not included; log `epoch` as it begins);
         or a function of the step.
@@ -62,6 +61,11 @@ class Recorder:
         checkpoint first); a number is the step.
     policy : when the buffers are full, "block" waits for the disk; "drop" gives the step's vectors
         up, records its scalars and says so in the journal.
+    turns : of several optimizers. "together": a step is one step of each (of those that stepped before one of them
+        comes again); "each": every optimizer's step is one, at which the other parameters have no gradient.
+    whole_model : record the parameters too that no optimizer holds yet, so that they may join one later.
+    replicated : every rank holds all parameters and steps with the same gradients, though the model does not show it
+        (what is inside a DistributedDataParallel, or another library's).
     buffer_steps : how many steps the buffers hold: memory is that many times all vectors of a step.
     on_error : "warn" ends the recording with a warning and lets the training go on; "raise" raises.
     verify : check every byte of the run when it is closed (by a single rank).
@@ -75,32 +79,38 @@ class Recorder:
     """
 
     def __init__(self, path, model, optimizer, *, sample=None, streams=(), scaler=None, metadata=None,
-                 resume=False, policy="block", buffer_steps=3, on_error="warn", verify=True, gradients="exact",
-                 iterates="exact", _sink=None, **storage):
+                 resume=False, turns="together", whole_model=False, replicated=False, policy="block", buffer_steps=3,
+                 on_error="warn", verify=True, gradients="exact", iterates="exact", _sink=None, **storage):
         if policy not in ("block", "drop"):
             raise ValueError(f"policy is 'block' or 'drop', not {policy!r}")
         if on_error not in ("warn", "raise"):
             raise ValueError(f"on_error is 'warn' or 'raise', not {on_error!r}")
+        if turns not in ("together", "each"):
+            raise ValueError(f"turns is 'together' or 'each', not {turns!r}")
         if buffer_steps < 2:
             raise ValueError("buffer_steps is at least 2: one step is filled while another is written")
         self.path = os.fspath(path)
         self.step = 0
-        self._model, self._optimizer, self._scaler = model, optimizer, scaler
+        self._model, self._optimizers, self._scaler = model, Optimizers(optimizer), scaler
+        self._is_step_of_each = turns == "each"
+        self._who = {"whole_model": whole_model, "replicated": replicated}
         self._sampled, self._streams = sampler(sample), list(streams)
         self._metadata, self._storage = metadata or {}, storage_options(storage)
         self._policy, self._buffer_steps, self._raises, self._verify = policy, buffer_steps, on_error == "raise", verify
         self._precisions = precisions(gradients, iterates)
         # Where steps are left out, what the optimizer goes on with is recorded too.
         follows = (sample is None and policy == "block") or not storage.get("predict", True) or iterates != "exact"
-        self._moments = [] if follows else MOMENTS.get(type(optimizer).__name__, [])
+        self._moments = [] if follows else moment_names(self._optimizers)
         self._resume, self._sink = resume, _sink or _RunSink()
         self._probes, self._given = {}, {}
-        self._log = Log(optimizer)
-        self._clipping = Clipping(model, optimizer, self._log)
+        self._log = Log(self._optimizers)
+        self._clipping = Clipping(model, self._optimizers, self._log)
         self._epoch = self._recorded = None
         # Between the first step and the end there is a session.
         self._pending = self._session = None
         self._over = self._warned_of_flush = False
+        # How many parts of the recording are at work, one inside the other, and what is to be done after them.
+        self._at_work, self._flush_wanted = 0, False
         self._unread = []
         self._process = os.getpid()
         self._check_arguments(streams, resume)
@@ -111,15 +121,19 @@ class Recorder:
             self._find_step()
         elif resume is not False:
             self._resume = False
-        self._hooks = [optimizer.register_step_pre_hook(self._before), optimizer.register_step_post_hook(self._after)]
-        _HOOKS.add(self._hooks[0].id)
+        self._which, self._hooks = {}, []
+        for which, stepper in self._optimizers.steppers():
+            self._which[id(stepper)] = which
+            before = stepper.register_step_pre_hook(self._before)
+            self._hooks += [before, stepper.register_step_post_hook(self._after)]
+            _HOOKS.add(before.id)
 
     def _check_arguments(self, streams, resume):
         if isinstance(streams, str):
             raise ValueError(f"streams is a list of names: [{streams!r}]")
         if not isinstance(resume, int) or resume < 0:
             raise ValueError(f"resume is True, False or a step, not {resume!r}")
-        if type(self._optimizer).__name__ == "LBFGS":
+        if any(type(o).__name__ == "LBFGS" for o in self._optimizers.all):
             raise RecordingError("LBFGS evaluates the loss several times inside a step, so there is no one gradient "
                                  "of a step. Record another optimizer.")
         try:
@@ -129,7 +143,7 @@ class Recorder:
 
     def _find_step(self):
         """The step at which to go on, of a run of these parameters."""
-        parameters = Parameters(self._model, self._optimizer)
+        parameters = Parameters(self._model, self._optimizers, **self._who)
         check_manifest(self.path, parameters, ["grad", *self._streams], self._precisions)
         iterates = Iterates(self.path, parameters)
         if self._resume is True:
@@ -191,11 +205,22 @@ class Recorder:
         return self._clipping.clip(max_norm, norm_type, parameters, options)
 
     def flush(self):
-        """Publishes every step so far; do so when you save a checkpoint, to resume from it."""
+        """Publishes every step so far; do so when you save a checkpoint, to resume from it. In the middle of a step, as
+        from the handler of a signal, it is done when that step ends."""
+        if self._session is None or self._is_elsewhere():
+            return
+        if self._at_work or self._is_in_a_step():
+            self._flush_wanted = True
+            return
+        with _Guard(self):
+            self._publish()
+
+    def mark_end(self):
+        """Takes what the model holds now for the final iterate, should no other step follow: call it before something
+        else is put into the model for good, such as averaged weights or the best checkpoint."""
         if self._session is not None and not self._is_elsewhere():
             with _Guard(self):
-                self._session.hand_over(self._take_pending())
-                self._session.checkpoint()
+                self._session.mark_end()
 
     def close(self):
         """Records the final iterate and ends the run."""
@@ -223,71 +248,74 @@ class Recorder:
         """Memory of all buffers; 0 before the first step."""
         return 0 if self._session is None else self._session.nbytes
 
-    # What the optimizer calls
+    @property
+    def has_begun(self):
+        """Whether a step was taken since the recording began."""
+        if self._session is None:
+            return False
+        return self._session.has_begun or (self._pending is not None and bool(self._pending.taken))
+
+    # What the optimizers call
 
     @torch.compiler.disable
-    def _before(self, optimizer, args, kwargs):
-        if self._is_elsewhere() or self._is_inside_a_step():
-            return
+    def _before(self, stepper, args, kwargs):
+        """What `step` is to be called with, where that is something else."""
+        if self._is_elsewhere() or self._is_inside_a_turn(stepper):
+            return None
+        closure = _closure(args, kwargs)
         with _Guard(self):
-            self._check_step(args, kwargs)
+            self._check_step(stepper, closure, kwargs)
             if self._session is None:
                 self._start()
-            session = self._session
-            session.check()
-            # The step before is handed over after this one is copied, if there are buffers: the thread
-            # that takes it would slow the copying down.
-            before = self._take_pending()
-            try:
-                session.parameters.check()
-                if session.queue.free() < self._vectors():
-                    session.hand_over(before)
-                    before = None
-                self._capture(session)
-            finally:
-                session.hand_over(before)
+            self._session.check()
+            turn = self._begin_turn(stepper, closure is not None)
+            if closure is not None:
+                return _with_closure(args, kwargs, self._seen(closure, turn))
+        return None
 
     @torch.compiler.disable
-    def _after(self, optimizer, args, kwargs):
-        step, session = self._pending, self._session
-        if self._is_elsewhere() or step is None or step.taken:
+    def _after(self, stepper, args, kwargs):
+        step = self._pending
+        if self._is_elsewhere() or step is None or step.turn is None or step.turn.stepper is not stepper:
+            return
+        # A step may call its superclass's, whose hooks run too.
+        if steps_under_way(step.turn.stepper) > 1:
             return
         with _Guard(self):
-            if step.unscaled_later:
-                step.streams["grad"] = session.fill("grad", session.parameters.gradients())
-            if step.iterate is not None:
-                for name in self._streams:
-                    if name in DIRECTIONS:
-                        step.streams[name] = session.fill(name, DIRECTIONS[name](optimizer, session.parameters.params))
-            session.watch.note()
-            step.taken = True
-            self.step += 1
+            self._end_turn(step)
+            if self._flush_wanted and self._is_complete(step.taken):
+                self._publish()
 
     def _is_elsewhere(self):
         """Whether the recording is over, or this is a copy of it in a forked process."""
         return self._over or os.getpid() != self._process
 
-    def _is_inside_a_step(self):
-        """Whether a step of the optimizer calls another's `step` (its superclass's), whose hooks run too."""
-        if self._pending is None or self._pending.taken:
-            return False
-        frame, calls = sys._getframe(), 0
-        while frame is not None:
-            if frame.f_code is _STEP_WRAPPER and frame.f_locals.get("args", (None,))[0] is self._optimizer:
-                calls += 1
-            frame = frame.f_back
-        return calls > 1
+    def _is_in_a_step(self):
+        """Whether the step of an optimizer is under way."""
+        turn = None if self._pending is None else self._pending.turn
+        return turn is not None and steps_under_way(turn.stepper) > 0
 
-    def _check_step(self, args, kwargs):
-        if (len(args) > 1 and args[1] is not None) or kwargs.get("closure") is not None:
-            raise RecordingError("the optimizer is given a closure, which computes gradients inside the step, "
-                                 "where lpa cannot see them; call loss.backward() before optimizer.step()")
+    def _is_inside_a_turn(self, stepper):
+        """Whether a step is called by the step of the same optimizer: its superclass's, or that of an optimizer inside,
+        which then is about to use the gradients that a closure has left."""
+        turn = None if self._pending is None else self._pending.turn
+        if turn is None or turn.which != self._which[id(stepper)]:
+            return False
+        if steps_under_way(turn.stepper) <= (stepper is turn.stepper):
+            return False
+        if stepper is not turn.stepper and not turn.is_of_inner:
+            with _Guard(self):
+                self._see_gradients(turn)
+                turn.is_of_inner = True
+        return True
+
+    def _check_step(self, stepper, closure, kwargs):
         if "grad_scaler" in kwargs:
             raise RecordingError("this optimizer unscales its gradients inside the step, where lpa cannot see them")
         if self._session is not None and self._session.device and torch.cuda.is_current_stream_capturing():
             raise RecordingError("the optimizer's step is captured in a CUDA graph, whose replay calls no hooks")
-        last = next(reversed(self._optimizer._optimizer_step_pre_hooks))
-        if last not in _HOOKS:
+        # A closure's gradients are seen after all hooks.
+        if closure is None and next(reversed(stepper._optimizer_step_pre_hooks)) not in _HOOKS:
             raise RecordingError("another hook of the optimizer was registered after lpa's and could change the "
                                  "gradients after they are recorded; call lpa.record() after it")
 
@@ -302,7 +330,7 @@ class Recorder:
         return 1 + len(self._names()) + len(self._moments)
 
     def _start(self):
-        parameters = Parameters(self._model, self._optimizer)
+        parameters = Parameters(self._model, self._optimizers, **self._who)
         if self._probes and parameters.ranks > 1:
             raise RecordingError("probes are for a single rank: each would compute another gradient")
         self._log.first_step()
@@ -333,8 +361,8 @@ class Recorder:
         parts = {
             "tensors": parameters.table(),
             "streams": [{"name": n, "stage": STAGES.get(n, "")} for n in names],
-            "optimizer": {"name": hyperparameters.name(self._optimizer),
-                          "param_groups": hyperparameters.initial(self._optimizer)},
+            "optimizer": {"name": hyperparameters.name(self._optimizers),
+                          "param_groups": hyperparameters.initial(self._optimizers, parameters)},
             "storage": self._precisions,
             "world": parameters.ranks,
             "slices": parameters.slices,
@@ -356,53 +384,159 @@ class Recorder:
                     raise
             time.sleep(0.05)
 
-    def _capture(self, session):
-        step = Step(self.step, hyperparameters.scalars(self._optimizer))
-        try:
-            self._capture_into(step, session)
-        except BaseException:
-            self._discard(step)
-            raise
-        self._pending = step
+    def _begin_turn(self, stepper, has_closure):
+        """An optimizer's step begins: in the step that is pending, or in a new one."""
+        which, session = self._which[id(stepper)], self._session
+        turn = Turn(which, stepper)
+        # What PyTorch's own optimizers start from is what the closure leaves; others may evaluate it elsewhere (SAM).
+        turn.moves_from_closure = has_closure and torch_class(stepper) is not None
+        step = self._pending
+        if step is None or not step.taken or which in step.taken or self._is_complete(step.taken):
+            self._begin_step(turn, has_closure)
+            return turn
+        step.comparisons += session.watch.changed(which)
+        self._open(step, turn, has_closure)
+        return turn
 
-    def _capture_into(self, step, session):
+    def _begin_step(self, turn, has_closure):
+        session, flush_wanted = self._session, self._flush_wanted
+        # The step before is handed over after this one is copied, if there are buffers: the thread
+        # that takes it would slow the copying down.
+        before = self._take_pending()
+        try:
+            session.parameters.check()
+            session.forget_end()
+            if session.queue.free() < self._vectors():
+                session.hand_over(before)
+                before = None
+            step = Step(self.step, {}, self._is_sampled())
+            try:
+                self._fill_at_start(step, session, not turn.moves_from_closure)
+                self._open(step, turn, has_closure)
+            except BaseException:
+                self._discard(step)
+                raise
+            self._pending = step
+        finally:
+            session.hand_over(before)
+        if flush_wanted:
+            # In the midst of a step that only now has turned out to be whole.
+            self._flush_wanted = False
+            session.checkpoint()
+
+    def _open(self, step, turn, has_closure):
+        optimizer = self._optimizers.all[turn.which]
+        step.scalars.update(hyperparameters.scalars(optimizer, self._session.parameters.numbers[turn.which]))
+        found_inf = getattr(optimizer, "found_inf", None)
+        turn.found_inf = None if found_inf is None else held("found_inf", found_inf)
+        # A fused optimizer divides by the loss scale itself, and leaves the quotient behind.
+        turn.unscales = getattr(optimizer, "grad_scale", None) is not None
+        step.turn = turn
+        if not has_closure:
+            self._see(step, turn)
+
+    def _fill_at_start(self, step, session, with_iterate):
         self._clipping.step()
-        step.comparisons, self._unread = [*self._unread, session.watch.changed()], []
+        step.comparisons, self._unread = [*self._unread, *session.watch.changed()], []
         if self._epoch is not None:
             step.scalars["epoch"] = self._epoch
         step.scalars.update(self._log.next)
         if self._scaler is not None:
             step.scalars["loss_scale"] = self._scaler.get_scale()
-        found_inf = getattr(self._optimizer, "found_inf", None)
-        step.found_inf = None if found_inf is None else held("found_inf", found_inf)
         self._log.next = {}
         given, self._given = self._given, {}
-        if not self._is_sampled():
+        if not step.is_sampled:
             return
         late = [n for n in self._streams if n in DIRECTIONS]
         needed = 2 + len(given) + len(self._probes) + len(late) + len(self._moments)
         if self._policy == "drop" and session.queue.free() < needed:
-            step.dropped = "the buffers were full"
+            step.dropped, step.is_sampled = "the buffers were full", False
             return
         parameters = session.parameters
-        step.iterate = session.fill("iterate", [p.detach() for p in parameters.params])
+        if with_iterate:
+            step.iterate = session.iterate()
         step.moments = self._fill_moments(session)
-        # A fused optimizer divides by the loss scale itself, and leaves the quotient behind.
-        step.unscaled_later = getattr(self._optimizer, "grad_scale", None) is not None
-        if not step.unscaled_later:
-            step.streams["grad"] = session.fill("grad", parameters.gradients())
+        step.streams["grad"] = session.vector("grad")
         for name, tensors in given.items():
             step.streams[name] = session.fill(name, parameters.aligned(tensors, f"stream '{name}'"))
         for name, loss_fn in self._probes.items():
             step.streams[name] = session.fill(name, probe(self._model, parameters.params, loss_fn))
+
+    def _seen(self, closure, turn):
+        """A closure whose gradients are seen. It may be evaluated more than once: the last one counts."""
+        @functools.wraps(closure)
+        def evaluate(*args, **kwargs):
+            value = closure(*args, **kwargs)
+            if not self._is_elsewhere() and not turn.is_of_inner:
+                with _Guard(self):
+                    self._see_gradients(turn)
+            return value
+        return evaluate
+
+    def _see_gradients(self, turn):
+        if self._pending is not None and self._pending.turn is turn:
+            self._see(self._pending, turn)
+
+    def _see(self, step, turn):
+        """What the update of an optimizer will use is there."""
+        session = self._session
+        turn.has_gradients = True
+        if turn.moves_from_closure:
+            step.comparisons += session.watch.changed(turn.which)
+        if not step.is_sampled:
+            return
+        if step.iterate is None:
+            step.iterate = session.iterate()
+        if not turn.unscales:
+            tensors = session.parameters.of[turn.which]
+            step.streams["grad"].fill(tensors, session.parameters.gradients(tensors))
+
+    def _end_turn(self, step):
+        session, turn = self._session, step.turn
+        if not turn.has_gradients:
+            raise RecordingError("the optimizer was given a closure and did not evaluate it, so that lpa has not seen "
+                                 "its gradients")
+        if turn.unscales and step.is_sampled:
+            tensors = session.parameters.of[turn.which]
+            step.streams["grad"].fill(tensors, session.parameters.gradients(tensors))
+        taken = {**step.taken, turn.which: turn.found_inf}
+        if self._is_complete(taken):
+            self._complete(step, taken)
+        session.watch.note(turn.which)
+        self.step += not step.taken
+        step.taken, step.turn = taken, None
+
+    def _is_complete(self, taken):
+        return self._is_step_of_each or len(taken) == len(self._optimizers.all)
+
+    def _complete(self, step, taken):
+        """All optimizers have stepped that will: takes out the gradients that none used, and adds directions."""
+        if not step.is_sampled or step.is_whole:
+            return
+        step.is_whole = True
+        session = self._session
+        of, params = session.parameters.of, session.parameters.params
+        for which, tensors in enumerate(of):
+            if which not in taken:
+                step.streams["grad"].take_out(tensors)
+        for name in self._streams:
+            if name not in DIRECTIONS:
+                continue
+            vector = step.streams[name] = session.vector(name)
+            for which, optimizer in enumerate(self._optimizers.all):
+                vector.fill(of[which], DIRECTIONS[name](optimizer, [params[i] for i in of[which]]))
+            if len(vector.lacking()) == len(params):
+                kinds = ", ".join(type(o).__name__ for o in self._optimizers.all)
+                raise RecordingError(f"the stream '{name}' was asked for, but the optimizer is {kinds}, which keeps no "
+                                     f"{LACKING[name]}")
 
     def _is_sampled(self):
         return self._sampled(self.step, None if self._epoch is None else float(self._epoch))
 
     def _fill_moments(self, session):
         follows, self._recorded = self._recorded == self.step - 1, self.step
-        vectors = [] if follows else moments(self._optimizer, session.parameters.params, self._moments)
-        return [session.fill(name, vector) for name, vector in zip(self._moments, vectors, strict=False)]
+        vectors = [] if follows else moments(self._optimizers, session.parameters, self._moments)
+        return [session.fill(f"moment {k}", vector) for k, vector in enumerate(vectors)]
 
     def _discard(self, step):
         # What was changed before a step that was not taken was changed before the next one.
@@ -414,16 +548,22 @@ class Recorder:
         step, self._pending = self._pending, None
         if step is None:
             return None
+        # A fused optimizer did nothing, since a gradient was not finite: it took no step.
+        skipped = [w for w, found_inf in step.taken.items() if found_inf is not None and float(found_inf) != 0]
+        for which in skipped:
+            del step.taken[which]
         if not step.taken:
-            # The optimizer raised, and the training went on.
+            # None did, or the optimizer raised, and the training went on.
+            self.step -= bool(skipped)
             self._discard(step)
             return None
-        if step.found_inf is not None and float(step.found_inf) != 0:
-            # A fused optimizer did nothing, since a gradient was not finite: there was no step.
-            self.step -= 1
-            self._discard(step)
-            return None
+        self._complete(step, step.taken)
         return step
+
+    def _publish(self):
+        self._flush_wanted = False
+        self._session.hand_over(self._take_pending())
+        self._session.checkpoint()
 
     def _finish(self):
         self._session.finish(self._unread)
@@ -474,12 +614,25 @@ class Recorder:
         self._pending = None
         if self._raises or not has_begun:
             raise RecordingError(text) from cause
-        warn(f"the recording of {self.path} ended at step {self.step}: {text} The training goes on.", RecordingStopped)
+        warn(f"the recording of {self.path} ended at step {self.step}: {text.rstrip('.')}. The training goes on.",
+             RecordingStopped)
 
     def _at_exit(self):
         # A script that never closed the recording keeps its steps.
         with contextlib.suppress(Exception):
             self.stop()
+
+
+def _closure(args, kwargs):
+    """What `step` was given to evaluate, if anything; `args` begins with the optimizer."""
+    return args[1] if len(args) > 1 else kwargs.get("closure")
+
+
+def _with_closure(args, kwargs, closure):
+    """The arguments of `step`, with another closure."""
+    if len(args) > 1:
+        return (args[0], closure, *args[2:]), kwargs
+    return args, {**kwargs, "closure": closure}
 
 
 class _RunSink:
@@ -502,9 +655,11 @@ class _Guard:
         self.recorder = recorder
 
     def __enter__(self):
+        self.recorder._at_work += 1
         return self
 
     def __exit__(self, kind, error, _):
+        self.recorder._at_work -= 1
         # Whatever fails here must not end the training; what ends the process (an interrupt) is not a failure.
         if not isinstance(error, Exception):
             return False

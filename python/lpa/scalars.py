@@ -2,7 +2,7 @@
 
 import torch
 
-from .parameters import parameters_of
+from .optimizers import parameters_of
 
 
 class _OnItsWay:

@@ -11,19 +11,44 @@ class Broken(Exception):
 
 
 class Step:
-    """What is held of a step until the next one begins."""
+    """What is held of a step until the next one begins. Of several optimizers each has its turn in it.
 
-    def __init__(self, number, scalars):
-        self.number, self.scalars, self.iterate, self.streams, self.moments = number, scalars, None, {}, []
+    `is_sampled`: its vectors are recorded; `dropped`: why they are not though they should be.
+    """
+
+    def __init__(self, number, scalars, is_sampled):
+        self.number, self.scalars, self.is_sampled = number, scalars, is_sampled
+        self.iterate, self.streams, self.moments = None, {}, []
         self.comparisons = []
-        self.dropped = self.found_inf = None
-        self.unscaled_later = self.taken = False
+        self.dropped = None
+        # The turn that has begun and not ended.
+        self.turn = None
+        # By optimizer that has stepped: whether it found something that was not finite, or None.
+        self.taken = {}
+        # Nothing will be added to its vectors any more.
+        self.is_whole = False
         # Names that were logged after the step.
         self.logged = set()
 
     def filled(self):
-        """The buffers that the step holds."""
+        """The vectors that the step holds."""
         return [v for v in (self.iterate, *self.streams.values(), *self.moments) if v is not None]
+
+
+class Turn:
+    """One optimizer's part in a step: `step` of `stepper`, itself or what is inside it, was called and has not
+    returned."""
+
+    def __init__(self, which, stepper):
+        self.which, self.stepper = which, stepper
+        # The parameters from which it moves are those that a closure leaves.
+        self.moves_from_closure = False
+        self.has_gradients = False
+        # They were seen as an optimizer inside it received them, which no closure comes after.
+        self.is_of_inner = False
+        # It divides them by the loss scale itself, and leaves the quotients behind.
+        self.unscales = False
+        self.found_inf = None
 
 
 class Session:
@@ -35,6 +60,8 @@ class Session:
         self.has_begun = False
         self.first_step = inner.next_step()
         self.watch, self._count = Watch(parameters), count
+        # The final iterate, where it was taken before the end.
+        self._end = None
         self._buffers = Buffers(parameters, inner, count)
 
     @property
@@ -58,53 +85,69 @@ class Session:
         if failure is not None:
             raise Broken(failure)
 
-    def fill(self, key, tensors):
-        """Copies a vector to a buffer; waits for one."""
+    def vector(self, key):
+        """A buffer for a vector; waits for one."""
         number = self.queue.take(True)
         if number is None:
             raise Broken(self.queue.failure() or "there is no free buffer")
+        return self._buffers.vector(number, key)
+
+    def fill(self, key, values):
+        """A vector of which all tensors are at hand."""
+        vector = self.vector(key)
         try:
-            return self._buffers.fill(number, tensors, key)
+            vector.fill(range(len(self.parameters.params)), values)
         except BaseException:
-            self.queue.give_back(number)
+            self.queue.give_back(vector.number)
             raise
+        return vector
+
+    def iterate(self):
+        """The parameters as they are now."""
+        return self.fill("iterate", [p.detach() for p in self.parameters.params])
 
     def give_back(self, step):
         """Takes the buffers of a step that was not taken."""
-        for number, _ in step.filled():
-            self.queue.give_back(number)
+        for vector in step.filled():
+            self.queue.give_back(vector.number)
 
     def hand_over(self, step):
         """Gives a step to the thread; nothing where there is none."""
         if step is None:
             return
         self.has_begun = True
-        for number, _ in step.filled():
-            self._buffers.ready(number)
         scalars = [(name, float(value)) for name, value in step.scalars.items()]
         scalars += self.watch.scalars(step.comparisons, step.number)
         if step.dropped:
             self.queue.drop_step(scalars, step.dropped)
-        else:
-            self.queue.step(step.iterate, list(step.streams.items()), scalars, step.moments)
+            return
+        iterate = None if step.iterate is None else step.iterate.ready()
+        streams = [(name, vector.ready()) for name, vector in step.streams.items()]
+        self.queue.step(iterate, streams, scalars, [vector.ready() for vector in step.moments])
 
     def checkpoint(self):
         """Publishes all steps, and notes the parameters as they are now."""
-        self.queue.checkpoint(self._iterate())
+        self.queue.checkpoint(self.iterate().ready())
         self.check()
 
+    def mark_end(self):
+        """Takes the parameters as they are now for the final iterate, unless another step follows."""
+        self.forget_end()
+        self._end = self.iterate(), self.watch.changed()
+
+    def forget_end(self):
+        """Another step follows."""
+        if self._end is not None:
+            self.queue.give_back(self._end[0].number)
+            self._end = None
+
     def finish(self, comparisons):
-        """Records the final iterate: the parameters as they are now."""
-        scalars = self.watch.scalars([*comparisons, self.watch.changed()])
-        self.queue.finish(self._iterate(), scalars)
+        """Records the final iterate."""
+        iterate, changed = self._end or (self.iterate(), self.watch.changed())
+        self.queue.finish(iterate.ready(), self.watch.scalars([*comparisons, *changed]))
 
     def verify(self, path):
         """Checks every byte of the run, where one rank alone has written it."""
         problems = _lpa.verify(path) if self.parameters.ranks == 1 else []
         if problems:
             raise RecordingError(f"{path} is not what was written: {problems[0]}")
-
-    def _iterate(self):
-        filled = self.fill("iterate", [p.detach() for p in self.parameters.params])
-        self._buffers.ready(filled[0])
-        return filled

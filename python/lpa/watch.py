@@ -24,27 +24,27 @@ class Watch:
     """Compares the parameters before a step with what the step before left."""
 
     def __init__(self, parameters):
-        self._params, self._names = parameters.params, [n[0] for n in parameters.names]
+        self._parameters = parameters
         self._warned = self._last = False
-        self._is_plain = not any(is_dtensor(p) for p in self._params)
-        self._places, self._views = [], []
-        self._left = None
+        # By optimizer; what none holds is not watched.
+        self._of = [_Few(parameters, tensors) for tensors in parameters.of]
 
-    def note(self):
-        """Notes what a step left."""
-        self._left = self._sample()
+    def note(self, which):
+        """Notes what a step of an optimizer left."""
+        self._of[which].note(self._parameters.of[which])
 
-    def changed(self):
-        """What tells which tensors were changed since; None where nothing was noted."""
-        return None if self._left is None else Comparison(self._left, self._sample())
+    def changed(self, which=None):
+        """What tells which tensors were changed since, of one optimizer or of each; nothing where nothing was noted."""
+        of = self._of if which is None else [self._of[which]]
+        return [c for few in of if (c := few.changed()) is not None]
 
     def scalars(self, comparisons, step=None):
         """The scalar of x_step, where tensors were changed before it; warns of the first time, and of x_T (None)."""
-        tensors = sorted({i for c in comparisons if c is not None for i in c.tensors()})
+        tensors = sorted({i for c in comparisons for i in c.tensors()})
         usual, self._last = self._last, bool(tensors)
         if not tensors:
             return []
-        names = ", ".join(f"'{self._names[i]}'" for i in tensors[:3])
+        names = ", ".join(f"'{self._parameters.names[i][0]}'" for i in tensors[:3])
         names += f" and {len(tensors) - 3} more" if len(tensors) > 3 else ""
         # What is clamped after every step is clamped after the last one too.
         if step is None and not usual:
@@ -57,14 +57,39 @@ class Watch:
                  "less is known of the steps before it (docs/recording.md).")
         return [(CHANGED, len(tensors))]
 
+
+class _Few:
+    """A few elements of each of some tensors."""
+
+    def __init__(self, parameters, tensors):
+        self._params, self._tensors = parameters.params, None
+        self._places, self._views = [], []
+        self._left = None
+        self._take(tensors)
+
+    def _take(self, tensors):
+        self._tensors = list(tensors)
+        self._is_plain = not any(is_dtensor(self._params[i]) for i in tensors)
+
+    def note(self, tensors):
+        """Notes what the tensors hold now."""
+        if tensors != self._tensors:
+            self._take(tensors)
+        self._left = self._sample()
+
+    def changed(self):
+        """What tells which of them were changed since; None where nothing was noted."""
+        return None if self._left is None else Comparison(self._left, self._sample())
+
     def _sample(self):
-        own = self._params if self._is_plain else [local(p) for p in self._params]
+        params = [self._params[i] for i in self._tensors]
+        own = params if self._is_plain else [local(p) for p in params]
         places = [t.data_ptr() for t in own]
         if places != self._places:
             # At first, and where `.data` was replaced.
             self._places = places
             by_device = {}
-            for i, t in enumerate(own):
+            for i, t in zip(self._tensors, own, strict=True):
                 by_device.setdefault(t.device, []).append((i, _view(t.detach())))
             self._views = [tuple(zip(*of_device, strict=True)) for of_device in by_device.values()]
         return [_Sample(which, views) for which, views in self._views]
@@ -129,7 +154,12 @@ def _view(own):
     """A few elements of a tensor, as a view of it in one dimension."""
     n = own.numel()
     if own.is_contiguous():
-        return own.view(-1) if n <= _ELEMENTS else own.as_strided((_ELEMENTS,), (n // _ELEMENTS,))
+        if n <= _ELEMENTS:
+            return own.view(-1)
+        # Odd where there is room, so that rows of a usual length are not all met in one column (of a pixel that is
+        # always black, say).
+        stride = n // _ELEMENTS
+        return own.as_strided((_ELEMENTS,), (stride | 1 if n >= _ELEMENTS**2 else stride,))
     # Its diagonal, wherever that lies.
     lengths, strides = zip(*((d, s) for d, s in zip(own.shape, own.stride(), strict=True) if d > 1), strict=True)
     return own.as_strided((min(_ELEMENTS, *lengths),), (sum(strides),))

@@ -384,7 +384,7 @@ fn law(run: &Run, catalog: &Catalog, hyper: &Hyperparameters<'_>, options: &Opti
         Law::Linear => measure::check::departure(run, catalog, hyper)?.map(|step| {
             format!(
                 "step {step} is not what the optimizer in the manifest makes of the gradients; are its lr, \
-                 momentum, dampening, nesterov and weight_decay all there?"
+                 momentum, dampening, nesterov, weight_decay and lr_in_velocity all there?"
             )
         }),
         Law::Elementwise => second_moments_unknown(run, catalog, hyper, options)?,

@@ -1,7 +1,7 @@
 //! Whether a step is what the optimizer makes of the gradient, as far as its sums tell.
 //!
-//! A step of SGD is a known multiple of `u = g + weight_decay x` and a known multiple of the momentum buffer,
-//! and what the buffer is follows from the step before. So the squared length of what is left of a step
+//! A step of SGD is a known multiple of `u = g + weight_decay x` and a known multiple of the momentum buffer (and of
+//! x, where decay is decoupled), and what the buffer is follows from the step before. So the squared length of what is left of a step
 //! without its multiple of u is known: `||s - alpha u||^2 = beta^2 ||v||^2`. All of it comes from sums that are
 //! there anyway, over all elements. `docs/metrics.md` (Whose path it is) says how well it sees.
 
@@ -70,19 +70,39 @@ impl StepSums {
         (self.g2 + 2.0 * wd * self.gx + wd * wd * self.x2).max(0.0)
     }
 
+    /// `<x_t, x_t - x_{t+1}>`.
+    fn x_step(&self) -> About {
+        match self.x2_next {
+            Some(next) => {
+                About((self.x2 + self.step2 - next) / 2.0, SUM_ERROR * (self.x2 + next + self.step2))
+            }
+            None => About(0.0, (self.x2 * self.step2).sqrt()),
+        }
+    }
+
     /// `<u, x_t - x_{t+1}>`.
     fn u_step(&self, wd: f64) -> About {
         let own = SUM_ERROR * self.g2.sqrt() * (2.0 * self.d2.sqrt() + self.step2.sqrt());
         if wd == 0.0 {
             return About(self.g_step, own);
         }
-        let About(x_step, error) = match self.x2_next {
-            Some(next) => {
-                About((self.x2 + self.step2 - next) / 2.0, SUM_ERROR * (self.x2 + next + self.step2))
-            }
-            None => About(0.0, (self.x2 * self.step2).sqrt()),
-        };
+        let About(x_step, error) = self.x_step();
         About(self.g_step + wd * x_step, own + wd.abs() * error)
+    }
+
+    /// `||s||^2` and `<u, s>` of what a step is besides decoupled weight decay.
+    fn undecayed(&self, update: &Update) -> (About, About) {
+        let (wd, shrink) = (update.weight_decay, update.shrink);
+        let (step2, u_step) = (About(self.step2, SUM_ERROR * self.step2), self.u_step(wd));
+        if shrink == 0.0 {
+            return (step2, u_step);
+        }
+        let About(x_step, error) = self.x_step();
+        let (off, lost) = (2.0 * shrink.abs() * error, shrink * shrink * self.x2);
+        let step2 = About(step2.0 - 2.0 * shrink * x_step + lost, step2.1 + off + SUM_ERROR * lost);
+        let u_x = self.gx + wd * self.x2;
+        let error = SUM_ERROR * shrink.abs() * (self.u2(wd) * self.x2).sqrt();
+        (step2, About(u_step.0 - shrink * u_x, u_step.1 + error))
     }
 
     /// The roundings of the iterate that a step may be off by, as a length.
@@ -96,29 +116,29 @@ impl StepSums {
 pub(crate) fn buffer_after(update: &Update, first: bool, s: &StepSums) -> Option<Buffer> {
     let u2 = s.u2(update.weight_decay);
     if first {
-        return Some(Buffer { square: u2, error: SUM_ERROR * u2, rounding: 0.0 });
+        let square = update.into_buffer * update.into_buffer * u2;
+        return Some(Buffer { square, error: SUM_ERROR * square, rounding: 0.0 });
     }
     let scale = update.from_buffer;
     if scale == 0.0 {
         return None;
     }
-    let (own, About(u_step, error)) = (update.into_step, s.u_step(update.weight_decay));
-    let square = (s.step2 - 2.0 * own * u_step + own * own * u2) / (scale * scale);
-    let terms = s.step2 + 2.0 * (own * u_step).abs() + own * own * u2;
-    let error = (2.0 * own.abs() * error + SUM_ERROR * terms) / (scale * scale);
+    let (own, (About(step2, off), About(u_step, error))) = (update.into_step, s.undecayed(update));
+    let square = (step2 - 2.0 * own * u_step + own * own * u2) / (scale * scale);
+    let terms = 2.0 * (own * u_step).abs() + own * own * u2;
+    let error = (off + 2.0 * own.abs() * error + SUM_ERROR * terms) / (scale * scale);
     Some(Buffer { square: square.max(0.0), error, rounding: s.rounding() / scale.abs() })
 }
 
 /// Whether a step is what `update` makes of the gradient, and of the buffer before it; `None` where that is
 /// not known, or a sum is not finite. `first` is the tensor's first step, before which there is no buffer.
 pub(crate) fn judge(update: &Update, first: bool, before: Option<Buffer>, s: &StepSums) -> Option<Finding> {
-    let into_buffer = if first && update.momentum != 0.0 { 1.0 } else { update.into_buffer };
-    let alpha = update.into_step + update.from_buffer * into_buffer;
+    let alpha = update.into_step + update.from_buffer * update.into_buffer;
     let beta = if first { 0.0 } else { update.from_buffer * update.momentum };
     let buffer = if beta == 0.0 { Buffer::default() } else { before? };
-    let (u2, About(u_step, error)) = (s.u2(update.weight_decay), s.u_step(update.weight_decay));
-    let left = s.step2 - 2.0 * alpha * u_step + alpha * alpha * u2;
-    let terms = s.step2 + 2.0 * (alpha * u_step).abs() + alpha * alpha * u2;
+    let (u2, (About(step2, off), About(u_step, error))) = (s.u2(update.weight_decay), s.undecayed(update));
+    let left = step2 - 2.0 * alpha * u_step + alpha * alpha * u2;
+    let terms = 2.0 * (alpha * u_step).abs() + alpha * alpha * u2;
     let expected = beta * beta * buffer.square;
     let missed = (left - expected).abs();
     // Roundings of different elements have nothing to do with each other.
@@ -128,6 +148,7 @@ pub(crate) fn judge(update: &Update, first: bool, before: Option<Buffer>, s: &St
     let allowed = PART * PART * made
         + 2.0 * left.max(expected).sqrt() * rounding * share
         + rounding * rounding
+        + off
         + 2.0 * alpha.abs() * error
         + SUM_ERROR * terms
         + beta * beta * buffer.error;
@@ -186,7 +207,7 @@ mod tests {
         }
     }
 
-    /// Takes `steps` of PyTorch's SGD, written out here, rounded to binary32 where `rounds`, with `change` done to
+    /// Takes `steps` of SGD, written out here, rounded to binary32 where `rounds`, with `change` done to
     /// x_{t+1} after step t; what the sums of each step say.
     fn walk(
         update: impl Fn(usize) -> Sgd,
@@ -205,19 +226,21 @@ mod tests {
             let mut next = x.clone();
             for i in 0..N {
                 let u = g[i] + p.weight_decay * x[i];
+                let (u, lr) = if p.lr_in_velocity { (p.lr * u, 1.0) } else { (u, p.lr) };
                 v[i] = if t == 0 { u } else { p.momentum * v[i] + (1.0 - p.dampening) * u };
                 let s = match (p.momentum == 0.0, p.nesterov) {
                     (true, _) => u,
                     (false, true) => u + p.momentum * v[i],
                     (false, false) => v[i],
                 };
-                next[i] = round(x[i] - p.lr * s);
+                next[i] = round(x[i] - p.shrink * x[i] - lr * s);
             }
             change(t, &mut next, &mut v);
             let s = sums(&x, &next, &g);
-            let finding = judge(&p.into(), t == 0, before, &s);
+            let taken = Sgd { dampening: if t == 0 { 0.0 } else { p.dampening }, ..p }.into();
+            let finding = judge(&taken, t == 0, before, &s);
             before =
-                buffer_after(&p.into(), t == 0, &s).filter(|_| !matches!(finding, Some(Finding::Missed(_))));
+                buffer_after(&taken, t == 0, &s).filter(|_| !matches!(finding, Some(Finding::Missed(_))));
             found.push(finding);
             x = next;
         }
@@ -236,6 +259,11 @@ mod tests {
             Sgd { weight_decay: 0.1, ..heavy },
             Sgd { weight_decay: 0.1, nesterov: true, ..heavy },
             Sgd { lr: -1e-3, ..heavy },
+            Sgd { lr_in_velocity: true, ..heavy },
+            Sgd { lr_in_velocity: true, nesterov: true, weight_decay: 0.1, ..heavy },
+            Sgd { lr_in_velocity: true, shrink: 1e-3, ..heavy },
+            Sgd { shrink: 1e-3, ..plain },
+            Sgd { nesterov: true, shrink: 1e-3, ..heavy },
         ]
     }
 
@@ -256,6 +284,7 @@ mod tests {
             let wrong = [
                 Sgd { lr: update.lr * 1.05, ..update },
                 Sgd { weight_decay: update.weight_decay + 0.5, ..update },
+                Sgd { shrink: update.shrink + 5e-4, ..update },
                 Sgd { momentum: if update.momentum == 0.0 { 0.5 } else { 0.85 }, ..update },
             ];
             for other in wrong {

@@ -47,7 +47,8 @@ const KINDS: [Kind; 14] = [
 ];
 
 /// PyTorch's SGD: `u = sign g + weight_decay x`, `v' = momentum v + (1 - dampening) u`,
-/// `x' = x - lr (nesterov ? u + momentum v' : v')`; without momentum `x' = x - lr u`.
+/// `x' = (1 - shrink) x - lr (nesterov ? u + momentum v' : v')`; without momentum `x' = (1 - shrink) x - lr u`.
+/// With the learning rate in the velocity, u is lr times as large and the velocity is taken as it is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Sgd {
     /// Learning rate.
@@ -58,8 +59,12 @@ pub(crate) struct Sgd {
     pub dampening: f64,
     /// Coupled weight decay.
     pub weight_decay: f64,
+    /// Decoupled weight decay: the part of x that a step takes off.
+    pub shrink: f64,
     /// Nesterov's variant.
     pub nesterov: bool,
+    /// The velocity holds gradients times the learning rates of their own steps.
+    pub lr_in_velocity: bool,
     /// -1 where the optimizer climbs, else 1.
     pub sign: f64,
 }
@@ -67,7 +72,16 @@ pub(crate) struct Sgd {
 impl Default for Sgd {
     /// Without anything, and with a learning rate of 0.
     fn default() -> Sgd {
-        Sgd { lr: 0.0, momentum: 0.0, dampening: 0.0, weight_decay: 0.0, nesterov: false, sign: 1.0 }
+        Sgd {
+            lr: 0.0,
+            momentum: 0.0,
+            dampening: 0.0,
+            weight_decay: 0.0,
+            shrink: 0.0,
+            nesterov: false,
+            lr_in_velocity: false,
+            sign: 1.0,
+        }
     }
 }
 
@@ -146,17 +160,24 @@ impl<'a> Declared<'a> {
     /// SGD at the `count`-th step of a tensor, counting from 1; `value` gives a hyperparameter at that step. `None`
     /// where it is not SGD, or the learning rate is not known.
     pub(crate) fn sgd(&self, group: usize, count: u64, value: impl Fn(&str) -> Option<f64>) -> Option<Sgd> {
-        if self.name() != "sgd" || self.decay(group) != Some(Decay::Coupled) {
+        if self.name() != "sgd" {
             return None;
         }
         let or_zero = |key: &str| value(key).unwrap_or(0.0);
+        let (lr, momentum, decay) = (value("lr")?, or_zero("momentum"), or_zero("weight_decay"));
+        let (weight_decay, shrink) = match self.decay(group)? {
+            Decay::Coupled => (decay, 0.0),
+            Decay::Decoupled => (0.0, lr * decay),
+        };
         Some(Sgd {
-            lr: value("lr")?,
-            momentum: or_zero("momentum"),
-            // The buffer starts as the first gradient.
-            dampening: if count == 1 { 0.0 } else { or_zero("dampening") },
-            weight_decay: or_zero("weight_decay"),
+            lr,
+            momentum,
+            // The buffer starts as the first gradient; without momentum there is none.
+            dampening: if count == 1 || momentum == 0.0 { 0.0 } else { or_zero("dampening") },
+            weight_decay,
+            shrink,
             nesterov: self.flag(group, "nesterov"),
+            lr_in_velocity: self.flag(group, "lr_in_velocity"),
             sign: self.sign(group),
         })
     }

@@ -28,18 +28,29 @@ pub(crate) struct Update {
 
 impl From<Sgd> for Update {
     fn from(sgd: Sgd) -> Update {
-        let Sgd { momentum, dampening, nesterov, sign, .. } = sgd;
-        // As the gradient was recorded.
-        let (lr, weight_decay) = (sign * sgd.lr, sign * sgd.weight_decay);
+        let Sgd { lr, momentum, dampening, shrink, nesterov, lr_in_velocity, sign, .. } = sgd;
+        let (inside, outside) = if lr_in_velocity { (sign * lr, 1.0) } else { (sign, lr) };
+        let into_buffer = (1.0 - dampening) * inside;
         let (into_buffer, into_step, from_buffer) = if momentum == 0.0 {
-            (0.0, lr, 0.0)
+            (0.0, sign * lr, 0.0)
         } else if nesterov {
-            (1.0 - dampening, lr, lr * momentum)
+            (into_buffer, sign * lr, outside * momentum)
         } else {
-            (1.0 - dampening, 0.0, lr)
+            (into_buffer, 0.0, outside)
         };
-        Update { momentum, into_buffer, into_step, from_buffer, weight_decay, shrink: 0.0 }
+        // As the gradient was recorded.
+        let weight_decay = sign * sgd.weight_decay;
+        Update { momentum, into_buffer, into_step, from_buffer, weight_decay, shrink }
     }
+}
+
+/// The update of a step: dampening begins with a tensor's second.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct ByCount {
+    /// Of a tensor whose first step it is.
+    pub first: Update,
+    /// Of others.
+    pub later: Update,
 }
 
 impl Update {
@@ -191,14 +202,15 @@ mod tests {
     fn path(updates: &[Sgd], start: f64, gradients: &[f64]) -> Vec<f64> {
         let (mut x, mut v, mut all) = (start, 0.0, vec![start]);
         for (u, g) in updates.iter().zip(gradients) {
-            let d = g + u.weight_decay * x;
+            let (inside, outside) = if u.lr_in_velocity { (u.lr, 1.0) } else { (1.0, u.lr) };
+            let d = inside * (u.sign * g + u.weight_decay * x);
             v = u.momentum * v + (1.0 - u.dampening) * d;
-            x -= u.lr
-                * match (u.momentum == 0.0, u.nesterov) {
-                    (true, _) => d,
-                    (_, true) => d + u.momentum * v,
-                    _ => v,
-                };
+            let step = match (u.momentum == 0.0, u.nesterov) {
+                (true, _) => d,
+                (_, true) => d + u.momentum * v,
+                _ => v,
+            };
+            x = (1.0 - u.shrink) * x - outside * step;
             all.push(x);
         }
         all
@@ -211,13 +223,17 @@ mod tests {
             Sgd { momentum: 0.9, weight_decay: 0.3, dampening: 0.2, ..Sgd::default() },
             Sgd { momentum: 0.9, weight_decay: 0.3, nesterov: true, ..Sgd::default() },
             Sgd { weight_decay: 0.5, ..Sgd::default() },
+            Sgd { momentum: 0.9, shrink: 0.1, sign: -1.0, ..Sgd::default() },
         ];
-        let at = |u: &Sgd, t: usize| Sgd {
-            lr: 0.1 / (1.0 + t as f64),
+        // The learning rate stands still for a while, too.
+        let at = |u: &Sgd, t: usize, lr_in_velocity: bool| Sgd {
+            lr: [0.1, 0.05, 0.0, 0.01][t / 2],
             dampening: if t == 0 { 0.0 } else { u.dampening },
+            lr_in_velocity,
             ..*u
         };
-        kinds.iter().map(|u| (0..7).map(|t| at(u, t)).collect()).collect()
+        let both = kinds.iter().flat_map(|u| [(u, false), (u, true)]);
+        both.map(|(u, inside)| (0..7).map(|t| at(u, t, inside)).collect()).collect()
     }
 
     #[test]

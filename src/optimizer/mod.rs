@@ -11,7 +11,7 @@ pub(crate) mod replay;
 pub(crate) use crate::optimizer::replay::predictor;
 
 use crate::optimizer::declared::{Adam, Decay, Declared};
-use crate::optimizer::linear::Update;
+use crate::optimizer::linear::{ByCount, Update};
 use crate::run::format::manifest::Manifest;
 use crate::run::read::catalog::{Catalog, Column, GROUPED};
 
@@ -149,12 +149,11 @@ impl<'a> Hyperparameters<'a> {
     /// What the optimizer makes of its gradients.
     pub(crate) fn law(&self) -> Law {
         let first = self.first;
-        let decoupled = (0..self.groups()).any(|g| self.declared.flag(g, "decoupled_weight_decay"));
         let finite = |u: Option<Update>| u.is_some_and(Update::is_finite);
         let linear = |g: usize| finite(self.linear(g, first, 1));
         let elementwise = |g: usize| finite(self.elementwise(g, first, 1).map(|e| e.linear));
         let (law, known): (Law, &dyn Fn(usize) -> bool) = match self.declared.name() {
-            "sgd" if !decoupled => (Law::Linear, &linear),
+            "sgd" => (Law::Linear, &linear),
             "adam" | "adamw" | "adagrad" => (Law::Elementwise, &elementwise),
             // Its schedule of momentum is a product over all steps so far.
             "nadam" if !self.changes("beta1") => (Law::Elementwise, &elementwise),
@@ -181,6 +180,12 @@ impl<'a> Hyperparameters<'a> {
     /// of 1. `None` where the optimizer has another law, or the learning rate is not known.
     pub(crate) fn update(&self, group: usize, step: u64, count: u64) -> Option<Update> {
         self.linear(group, step, count).or_else(|| self.elementwise(group, step, count).map(|e| e.linear))
+    }
+
+    /// The update of step t where it is the same for all elements, for a tensor's first step and for later ones.
+    pub(crate) fn by_count(&self, group: usize, step: u64) -> Option<ByCount> {
+        let [first, later] = [1, 2].map(|count| self.linear(group, step, count));
+        Some(ByCount { first: first?, later: later? })
     }
 
     fn linear(&self, group: usize, step: u64, count: u64) -> Option<Update> {

@@ -45,7 +45,9 @@ fn rule(declared: &Declared<'_>, scalars: &BTreeMap<String, f64>, group: usize) 
     let recorded = |key: &str| scalars.get(&format!("{key}/{group}")).copied();
     let value = |key: &str| recorded(key).or_else(|| declared.initial(group, key));
     if let Some(later) = declared.sgd(group, 2, value) {
-        return Some(Rule::Sgd([declared.sgd(group, 1, value)?, later]));
+        let first = declared.sgd(group, 1, value)?;
+        // The predictor's weight decay is coupled.
+        return (later.shrink == 0.0).then_some(Rule::Sgd([first, later]));
     }
     declared.adam(group, value).filter(|_| !declared.flag(group, "amsgrad")).map(Rule::Adam)
 }
@@ -69,7 +71,9 @@ impl Rule {
         match *self {
             Rule::Sgd([first, later]) => {
                 let sgd = if count == 1 { first } else { later };
-                let c = single(&[sgd.weight_decay, sgd.momentum, 1.0 - sgd.dampening, sgd.lr, sgd.sign]);
+                let Sgd { lr, momentum, dampening, weight_decay, lr_in_velocity, sign, .. } = sgd;
+                let (inside, outside) = if lr_in_velocity { (lr, 1.0) } else { (1.0, lr) };
+                let c = single(&[inside * weight_decay, momentum, 1.0 - dampening, outside, inside * sign]);
                 Prediction::new(Predictor::Sgd, if sgd.nesterov { NESTEROV } else { 0 }, &c)
             }
             Rule::Adam(Adam { lr, betas: [b1, b2], eps, weight_decay, coupled, sign }) => {

@@ -16,17 +16,19 @@ GROUP = {"a": 0, "b": 1, "c": 0}
 
 
 def sgd(groups, lr, steps, shapes):
-    """One path of SGD as PyTorch defines it: gives x_0 to x_T for gradients and a start."""
+    """One path of SGD as PyTorch or Keras define it: gives x_0 to x_T for gradients and a start."""
     def path(start, gradient, decay=True):
         x, v, all_x = dict(start), {}, [dict(start)]
         for t in range(steps):
             for n in shapes:
                 o = groups[GROUP[n]]
-                u = gradient(t, n) + (o["weight_decay"] * x[n] if decay else 0.0)
-                b = o["momentum"]
+                b, rate, wd = o["momentum"], lr(GROUP[n], t), o["weight_decay"]
+                decoupled = o.get("decoupled_weight_decay")
+                inside, outside = (rate, 1.0) if o.get("lr_in_velocity") else (1.0, rate)
+                u = inside * (gradient(t, n) + (wd * x[n] if decay and not decoupled else 0.0))
                 v[n] = u if t == 0 else b * v[n] + (1 - o["dampening"]) * u
                 d = u if b == 0 else (u + b * v[n] if o["nesterov"] else v[n])
-                x[n] = x[n] - lr(GROUP[n], t) * d
+                x[n] = x[n] - (rate * wd * x[n] if decoupled else 0.0) - outside * d
             all_x.append(dict(x))
         return all_x
     return path
@@ -42,6 +44,12 @@ OPTIMIZERS = {
     "momentum": dict(momentum=0.9, dampening=0.0, weight_decay=0.0, nesterov=False),
     "dampened and decayed": dict(momentum=0.8, dampening=0.3, weight_decay=0.2, nesterov=False),
     "nesterov and decayed": dict(momentum=0.9, dampening=0.0, weight_decay=0.1, nesterov=True),
+    "lr in the velocity": dict(momentum=0.9, dampening=0.0, weight_decay=0.0, nesterov=False, lr_in_velocity=True),
+    "lr in the velocity, dampened and decayed": dict(momentum=0.8, dampening=0.3, weight_decay=0.2, nesterov=False,
+                                                     lr_in_velocity=True),
+    "Keras with nesterov and decay": dict(momentum=0.9, dampening=0.0, weight_decay=0.2, nesterov=True,
+                                          lr_in_velocity=True, decoupled_weight_decay=True),
+    "decoupled": dict(momentum=0.9, dampening=0.0, weight_decay=0.2, nesterov=False, decoupled_weight_decay=True),
 }
 STEPS = 30
 
@@ -50,7 +58,8 @@ def record(path, optimizer, every=1):
     """A path of random gradients, with two parameter groups and a schedule, recorded in float32."""
     rng = np.random.default_rng(7)
     groups = [OPTIMIZERS[optimizer], {**OPTIMIZERS[optimizer], "weight_decay": 0.0}]
-    lr = lambda group, t: (0.05 if group == 0 else 0.02) * (1 + np.cos(np.pi * t / STEPS)) / 2
+    # It falls smoothly, and at once to a tenth.
+    lr = lambda group, t: (0.05, 0.02)[group] * (1 + np.cos(np.pi * t / STEPS)) / (2 if t < 20 else 20)
     normal = lambda s: rng.standard_normal(s).astype(np.float32)
     gradients = [{n: normal(s) * np.float32(1 + t % 4) for n, s in SHAPES.items()} for t in range(STEPS)]
     x0 = {n: normal(s) for n, s in SHAPES.items()}
@@ -115,7 +124,9 @@ def test_every_response_is_that_of_the_path(optimizer, analyze, tmp_path):
         vectors = {}
         for t in range(STEPS):
             for n in SHAPES:
-                wd = groups[GROUP[n]]["weight_decay"] if stream == "grad_wd" else 0.0
+                group = groups[GROUP[n]]
+                coupled = stream == "grad_wd" and not group.get("decoupled_weight_decay")
+                wd = group["weight_decay"] if coupled else 0.0
                 vectors[t, n] = gradients[t][n].astype(np.float64) + wd * iterates[t][n].astype(np.float64)
         norms = [{n: float(np.sum(vectors[t, n] ** 2)) for n in SHAPES} for t in range(STEPS)]
         for reference, weights in REFERENCES.items():

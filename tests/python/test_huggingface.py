@@ -1,11 +1,15 @@
 """Hugging Face's Trainer really trains; what was recorded is, bit for bit, what another callback saw."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from training import Capture, assert_same, digits, perceptron
 
 import lpa
-from lpa.errors import RecordingError
 from lpa.importer import import_checkpoints
 
 transformers = pytest.importorskip("transformers")
@@ -136,18 +140,75 @@ def test_a_second_training_by_the_same_trainer(tmp_path):
     model = Classifier()
     two = trainer(tmp_path / "out", [callback(tmp_path / "run")], model, max_steps=3)
     two.train()
-    with pytest.raises(RecordingError, match="holds a run already"):
+    with pytest.warns(UserWarning, match=r"another training begins.*run-2"):
         two.train()
-    assert lpa.open(tmp_path / "run").final_step == 3
+    first, second = lpa.open(tmp_path / "run"), lpa.open(tmp_path / "run-2")
+    assert first.final_step == second.final_step == 3
+    assert all((a == b).all() for a, b in zip(first.iterate(3).values(), second.iterate(0).values(), strict=True))
 
 
-def test_load_best_model_at_end_is_refused(tmp_path):
-    best = {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps"}
+def test_a_batch_size_that_is_found(tmp_path):
+    class Greedy(Classifier):
+        """Has memory for 32 images, and no more after the first step."""
+        steps = 0
+
+        def forward(self, images, labels):
+            self.steps += 1
+            if len(labels) > 32 and self.steps > 1:
+                raise RuntimeError("CUDA out of memory. Tried to allocate")
+            return super().forward(images, labels)
+
+    model = Greedy()
+    watch = Watch()
+    # 128 and 115 images fail, and so on down to fewer than 33.
+    with pytest.warns(UserWarning, match="another training begins"):
+        trainer(tmp_path / "out", [callback(tmp_path / "run"), watch], model, auto_find_batch_size=True,
+                max_steps=4).train()
+    last = max(tmp_path.glob("run*"), key=lambda p: p.stat().st_mtime_ns)
+    watch.capture.end()
+    watch.capture.x[:-5], watch.capture.g[:-4] = [], []
+    assert_same(last, watch.capture)
+    assert lpa.open(tmp_path / "run").final_step is None
+
+
+@pytest.mark.parametrize("strategy", ["epoch", "steps"])
+def test_load_best_model_at_end(tmp_path, strategy):
+    """The final iterate is the training's, not the best one's that is in the model afterwards."""
+    class Last(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, *, model, **_):
+            self.x = [p.detach().clone() for p in model.parameters()]
+
     images, labels = digits()
-    args = transformers.TrainingArguments(tmp_path / "out", use_cpu=True, report_to=[], **best)
-    data = [{"images": images[0], "labels": labels[0]}]
-    refused = transformers.Trainer(Classifier(), args, train_dataset=data, eval_dataset=data,
-                                   callbacks=[callback(tmp_path / "run")])
-    with pytest.raises(RecordingError, match=r"replaces the final iterate.*set it to False"):
-        refused.train()
-    assert not (tmp_path / "run").exists()
+    of = lambda labels: [{"images": x, "labels": y} for x, y in zip(images[:256], labels, strict=True)]
+    # By wrong labels the best model is the first.
+    data, wrong = of(labels[:256]), of((labels[:256] + 1) % 10)
+    args = transformers.TrainingArguments(
+        tmp_path / "out", use_cpu=True, report_to=[], disable_tqdm=True, per_device_train_batch_size=64,
+        learning_rate=0.01, num_train_epochs=4, load_best_model_at_end=True, eval_strategy=strategy,
+        save_strategy=strategy, eval_steps=2, save_steps=2)
+    model, last = Classifier(), Last()
+    stopping = transformers.EarlyStoppingCallback(early_stopping_patience=2)
+    transformers.Trainer(model, args, train_dataset=data, eval_dataset=wrong,
+                         callbacks=[last, callback(tmp_path / "run"), stopping]).train()
+    run = lpa.open(tmp_path / "run")
+    assert 0 < run.final_step < 16, "stopped early"
+    x = run.iterate(run.final_step)
+    seen = dict(zip((n for n, _ in model.named_parameters()), last.x, strict=True))
+    assert all((x[name] == seen[name].numpy()).all() for name in x)
+    assert "lpa/changed" not in run.scalars(run.final_step)
+    assert any((x[name] != p.detach().numpy()).any() for name, p in model.named_parameters()), "the best is another"
+
+
+def test_two_ranks(tmp_path):
+    """By torchrun: each rank writes its part, and the run is what rank 0 saw."""
+    here = Path(__file__).parent
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+                           here / "ranks_huggingface.py", tmp_path / "run"], capture_output=True, text=True, cwd=here,
+                          env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen = torch.load(tmp_path / "seen.pt", weights_only=False)
+    capture = Capture([])
+    capture.x, capture.g = seen["x"], seen["g"]
+    run = assert_same(tmp_path / "run", capture)
+    assert run.manifest["world"] == 2 and run.final_step == 6

@@ -1,6 +1,7 @@
 """Small real trainings, and an independent capture of what their optimizers saw."""
 
 import functools
+import importlib
 
 import numpy as np
 import torch
@@ -46,6 +47,26 @@ class Capture:
 
     def end(self):
         self.x.append([bits(p) for p in self.params])
+
+
+class Updates(Capture):
+    """What PyTorch's own SGD or Adam(W) moves, and by which gradients: the arguments of the function inside `step`, a
+    step each time it is called. For trainings in which no line of the user's stands before `step`."""
+
+    def __init__(self, params, monkeypatch):
+        super().__init__(params)
+        for name in ("sgd", "adam"):
+            module = importlib.import_module(f"torch.optim.{name}")
+            monkeypatch.setattr(module, name, self._seeing(getattr(module, name)))
+
+    def _seeing(self, update):
+        @functools.wraps(update)
+        def seeing(params, grads, *rest, **options):
+            of = {id(p): bits(g) for p, g in zip(params, grads, strict=True)}
+            self.x.append([bits(p) for p in self.params])
+            self.g.append([of.get(id(p)) for p in self.params])
+            return update(params, grads, *rest, **options)
+        return seeing
 
 
 def train(path, model, optimizer, steps=6, before=None, **options):

@@ -11,7 +11,7 @@ use crate::analyze::{Analysis, Measured};
 use crate::codec::Predictor;
 use crate::error::Result;
 use crate::metrics::step::{PART, ROUNDINGS};
-use crate::optimizer::linear::Update;
+use crate::optimizer::linear::{ByCount, Update};
 use crate::optimizer::{Hyperparameters, Law, predictor};
 use crate::order::Neumaier;
 use crate::reduce::cpu::{Vectors, iterate_sums};
@@ -194,8 +194,7 @@ impl Analysis<'_> {
     /// The updates of `steps`, ascending, where they are linear.
     pub(crate) fn linear_updates(&self, steps: &[u64]) -> Updates {
         let linear = self.law == Law::Linear;
-        // Dampening begins with the second step, which only the first one tells apart.
-        let of = |group, step| self.hyperparameters.update(group, step, step + 1).filter(|_| linear);
+        let of = |group, step| self.hyperparameters.by_count(group, step).filter(|_| linear);
         Updates::new(steps, self.hyperparameters.groups(), of)
     }
 
@@ -204,10 +203,11 @@ impl Analysis<'_> {
         updates: &Updates,
         step: u64,
         along: Option<GradientDirection>,
-    ) -> Vec<Option<Update>> {
+    ) -> Vec<Option<ByCount>> {
         let decayed = along.is_some_and(|a| a.decayed);
-        let own = |u: &Update| Update { weight_decay: if decayed { 0.0 } else { u.weight_decay }, ..*u };
-        updates.at(step).iter().map(|u| u.as_ref().map(own)).collect()
+        let own = |u: Update| Update { weight_decay: if decayed { 0.0 } else { u.weight_decay }, ..u };
+        let both = |u: &ByCount| ByCount { first: own(u.first), later: own(u.later) };
+        updates.at(step).iter().map(|u| u.as_ref().map(both)).collect()
     }
 
     /// `||x||^2` by tensor of the iterate after the `last` measured step, where a reference is that iterate and
@@ -216,11 +216,7 @@ impl Analysis<'_> {
     /// # Errors
     /// The reference cannot be read.
     pub(crate) fn end_squares(&self, last: Option<u64>) -> Result<Option<Vec<f64>>> {
-        let decays = |step| {
-            let mut groups = 0..self.hyperparameters.groups();
-            groups
-                .any(|g| self.hyperparameters.coupled_weight_decay(g, step).is_some_and(|decay| decay != 0.0))
-        };
+        let decays = |step| self.linear_updates(&[step]).at(step).iter().flatten().any(|u| u.later.decays());
         let end = last.filter(|&s| decays(s)).map(|s| s + 1);
         let is_end = |step: u64| self.references.iter().find(|r| r.weights.single() == Some(step));
         let Some(reference) = end.and_then(is_end) else { return Ok(None) };

@@ -12,7 +12,7 @@ use crate::group::Group;
 use crate::metrics::step::{
     Finding, PART, ROUNDINGS, StepSums, buffer_after, judge, judge_absent, shortness,
 };
-use crate::optimizer::linear::Update;
+use crate::optimizer::linear::{ByCount, Update};
 use crate::run::format::manifest::TensorInfo;
 use crate::step_set::StepSet;
 
@@ -113,7 +113,7 @@ impl Departures {
 struct Pending {
     step: u64,
     tensors: Vec<Option<Seen>>,
-    updates: Vec<Option<Update>>,
+    updates: Vec<Option<ByCount>>,
 }
 
 /// What is known of the optimizer's steps.
@@ -171,7 +171,7 @@ impl Check {
     }
 
     /// Takes the next step: by tensor what its sums say, by parameter group the update where it is linear.
-    pub(crate) fn take(&mut self, step: u64, tensors: Vec<Option<Seen>>, updates: Vec<Option<Update>>) {
+    pub(crate) fn take(&mut self, step: u64, tensors: Vec<Option<Seen>>, updates: Vec<Option<ByCount>>) {
         if self.pending.is_none() && step > 0 {
             self.tensors.iter_mut().for_each(|t| t.fresh = false);
         }
@@ -205,7 +205,7 @@ impl Check {
                     let x2_next = x2(t).filter(|_| follows);
                     let sums = tensor.sums(seen, x2_next);
                     if let Some(update) = update.filter(|_| seen.is_there()) {
-                        let [step2, limit] = shortness(update, &sums);
+                        let [step2, limit] = shortness(&update.later, &sums);
                         if step2 < limit && short.is_empty() {
                             short = vec![[0.0; 2]; tensors.len()];
                         }
@@ -221,7 +221,7 @@ impl Check {
                 let tensor = &self.tensors[t];
                 let update = updates.get(tensor.param_group).and_then(Option::as_ref);
                 if let Some((seen, update)) = seen.as_ref().filter(|s| s.is_there()).zip(update) {
-                    short[t] = shortness(update, &tensor.sums(seen, None));
+                    short[t] = shortness(&update.later, &tensor.sums(seen, None));
                 }
             }
         }
@@ -306,10 +306,11 @@ impl Tensor {
     }
 
     /// Judges a step, and goes on to the next.
-    fn outcome(&mut self, seen: &Seen, update: Option<&Update>, sums: StepSums, known: Known) -> Outcome {
+    fn outcome(&mut self, seen: &Seen, update: Option<&ByCount>, sums: StepSums, known: Known) -> Outcome {
         let rounding = ROUNDINGS * self.unit_roundoff;
         let within = |missed: f64| missed <= PART * PART * sums.step2 + rounding * rounding * sums.x2;
         let first = self.fresh && seen.is_there();
+        let update = update.map(|u| if first { &u.first } else { &u.later });
         let by_sums = || match (seen.gradient, update) {
             _ if known != Known::Exactly => None,
             // PyTorch leaves it where it is.
@@ -374,8 +375,9 @@ mod tests {
         Check::new(&[tensor], &[group], Known::Exactly, StepSet::default())
     }
 
-    fn heavy() -> Update {
-        Sgd { lr: 1.0, momentum: 0.9, ..Sgd::default() }.into()
+    fn heavy() -> ByCount {
+        let update = Sgd { lr: 1.0, momentum: 0.9, ..Sgd::default() }.into();
+        ByCount { first: update, later: update }
     }
 
     /// A step of length 1 with a gradient of length 1, whose sums alone would not pass after any other one.

@@ -1,7 +1,7 @@
 //! What a measured step tells of the optimizer: its sums, and how the next iterate is stored.
 
 use crate::codec::{NESTEROV, Prediction, Predictor};
-use crate::optimizer::linear::{Sgd, Update};
+use crate::optimizer::linear::{ByCount, Update};
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::trajectory::Made;
 use crate::stream::{Form, Measured};
@@ -47,12 +47,13 @@ impl Told {
 
     /// What a chunk's iterate tells; `None` where its values must be at hand first. `replay` is how the declared
     /// optimizer's steps are predicted, `update` what its step is, where that is linear.
-    pub(crate) fn of(made: Option<Made>, replay: Predictor, update: Option<&Update>) -> Option<Told> {
+    pub(crate) fn of(made: Option<Made>, replay: Predictor, update: Option<&ByCount>) -> Option<Told> {
         match made {
             None | Some(Made::Keyframe) => Some(Told::Nothing),
             Some(Made::Otherwise) => Some(Told::NotReplayed),
             Some(Made::Replayed { prediction, missed }) => {
-                let own = prediction.predictor == replay && update.is_none_or(|u| is_of(&prediction, u));
+                let own = prediction.predictor == replay
+                    && update.is_none_or(|u| [u.first, u.later].iter().any(|u| is_of(&prediction, u)));
                 if own { missed.map(Told::Missed) } else { Some(Told::Nothing) }
             }
         }
@@ -74,18 +75,23 @@ impl Told {
 
 /// Whether a prediction is the step of `update`: its coefficients come from the writer.
 fn is_of(prediction: &Prediction, update: &Update) -> bool {
-    let [weight_decay, momentum, keep, lr, sign, ..] = prediction.coefficients.map(f64::from);
-    let (dampening, nesterov) = (1.0 - keep, prediction.flags & NESTEROV != 0);
-    let own = Update::from(Sgd { lr, momentum, dampening, weight_decay, nesterov, sign });
+    let [decay, momentum, keep, lr, scale, ..] = prediction.coefficients.map(f64::from);
+    let (into_buffer, into_step, from_buffer) = if momentum == 0.0 {
+        (0.0, keep * lr * scale, 0.0)
+    } else if prediction.flags & NESTEROV != 0 {
+        (keep * scale, lr * scale, lr * momentum)
+    } else {
+        (keep * scale, 0.0, lr)
+    };
     // Coefficients are rounded to binary32.
     let near = |a: f64, b: f64| (a - b).abs() <= 1e-6 * b.abs();
     prediction.predictor == Predictor::Sgd
-        && near(own.momentum, update.momentum)
-        && near(own.weight_decay, update.weight_decay)
-        && near(own.into_step, update.into_step)
-        && near(own.from_buffer, update.from_buffer)
-        // The first step of a tensor is not dampened.
-        && (near(own.into_buffer, update.into_buffer) || near(keep, 1.0))
+        && near(momentum, update.momentum)
+        && near(decay, scale * update.weight_decay)
+        && near(into_step, update.into_step)
+        && near(from_buffer, update.from_buffer)
+        && near(into_buffer, update.into_buffer)
+        && near(0.0, update.shrink)
 }
 
 /// The updates of some steps, by parameter group.
@@ -93,19 +99,19 @@ pub(crate) struct Updates {
     /// Ascending.
     steps: Vec<u64>,
     groups: usize,
-    all: Vec<Option<Update>>,
+    all: Vec<Option<ByCount>>,
 }
 
 impl Updates {
     /// Those of `steps`, ascending; `of` gives that of a parameter group at a step, where it is linear.
-    pub(crate) fn new(steps: &[u64], groups: usize, of: impl Fn(usize, u64) -> Option<Update>) -> Updates {
+    pub(crate) fn new(steps: &[u64], groups: usize, of: impl Fn(usize, u64) -> Option<ByCount>) -> Updates {
         let all =
             steps.iter().flat_map(|&s| (0..groups).map(move |g| (g, s))).map(|(g, s)| of(g, s)).collect();
         Updates { steps: steps.to_vec(), groups, all }
     }
 
     /// Those of a step.
-    pub(crate) fn at(&self, step: u64) -> &[Option<Update>] {
+    pub(crate) fn at(&self, step: u64) -> &[Option<ByCount>] {
         match self.steps.binary_search(&step) {
             Ok(i) => &self.all[i * self.groups..(i + 1) * self.groups],
             Err(_) => &[],
@@ -223,6 +229,7 @@ impl Seen {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::optimizer::linear::Sgd;
 
     #[test]
     fn parts_of_a_tensor_tell_together() {
@@ -238,14 +245,18 @@ mod tests {
 
     #[test]
     fn a_prediction_is_the_optimizers_step_only_with_its_coefficients() {
-        let sgd =
-            Sgd { lr: 0.1, momentum: 0.9, dampening: 0.5, weight_decay: 0.01, nesterov: true, sign: 1.0 };
+        let sgd = Sgd {
+            lr: 0.1,
+            momentum: 0.9,
+            dampening: 0.5,
+            weight_decay: 0.01,
+            nesterov: true,
+            ..Sgd::default()
+        };
         let update = Update::from(sgd);
         let made = |c: [f32; 5], flags: u8| Prediction::new(Predictor::Sgd, flags, &c);
         let own = [0.01, 0.9, 0.5, 0.1, 1.0];
         assert!(is_of(&made(own, NESTEROV), &update));
-        // At a tensor's first step nothing is dampened.
-        assert!(is_of(&made([0.01, 0.9, 1.0, 0.1, 1.0], NESTEROV), &update));
         assert!(!is_of(&made(own, 0), &update));
         for (i, value) in [0.02, 0.8, 0.6, 0.11, -1.0].into_iter().enumerate() {
             let mut other = own;
@@ -254,10 +265,23 @@ mod tests {
         }
         let climbing = Update::from(Sgd { sign: -1.0, ..sgd });
         assert!(is_of(&made([0.01, 0.9, 0.5, 0.1, -1.0], NESTEROV), &climbing));
+        // The learning rate is in the velocity, or outside of it.
+        let inside = Update::from(Sgd { lr_in_velocity: true, sign: -1.0, ..sgd });
+        let of_inside = made([0.001, 0.9, 0.5, 1.0, -0.1], NESTEROV);
+        assert!(is_of(&of_inside, &inside));
+        assert!(!is_of(&of_inside, &climbing) && !is_of(&made(own, NESTEROV), &inside));
+        // No prediction has decoupled weight decay.
+        assert!(!is_of(&made(own, NESTEROV), &Update { shrink: 0.001, ..update }));
         let (missed, replay) = (Some(0.5), Predictor::Sgd);
-        let told =
-            |prediction, missed| Told::of(Some(Made::Replayed { prediction, missed }), replay, Some(&update));
+        let first = Update::from(Sgd { dampening: 0.0, ..sgd });
+        let told = |prediction, missed| {
+            let made = Some(Made::Replayed { prediction, missed });
+            Told::of(made, replay, Some(&ByCount { first, later: update }))
+        };
         assert_eq!(told(made(own, NESTEROV), missed), Some(Told::Missed(0.5)));
+        // At a tensor's first step nothing is dampened.
+        let undampened = made([0.01, 0.9, 1.0, 0.1, 1.0], NESTEROV);
+        assert_eq!(told(undampened, missed), Some(Told::Missed(0.5)));
         assert_eq!(told(made(own, NESTEROV), None), None);
         assert_eq!(told(made(own, 0), None), Some(Told::Nothing));
     }

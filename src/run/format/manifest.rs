@@ -110,9 +110,13 @@ impl Optimizer {
         self.param_groups.get(group)?.get(key)
     }
 
-    /// Whether a parameter group has a switch on.
+    /// Whether a parameter group has a switch on; as in Python, a number other than 0 is one that is.
     pub(crate) fn flag(&self, group: usize, key: &str) -> bool {
-        self.initial(group, key).and_then(Value::as_bool).unwrap_or(false)
+        match self.initial(group, key) {
+            Some(Value::Bool(on)) => *on,
+            Some(Value::Number(number)) => number.as_f64() != Some(0.0),
+            _ => false,
+        }
     }
 
     /// The sign of the gradient in the update: -1 where the optimizer climbs.
