@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use lpa::internals::{
-    Coding, Decoder, Direction, Encoder, Exponents, Lossy, Noise, Past, Prediction, Predictor, Reader,
-    ReferenceWidths, Sizes, Trajectory, Vectors, Widths, Window, predict, reference_sums, step_sums,
+    Coding, Decoder, Direction, Encoder, Exponents, Lossy, Noise, Past, Pieces, Prediction, Predictor,
+    Reader, ReferenceWidths, Sizes, Trajectory, Vectors, Widths, Window, predict, reference_sums, step_sums,
     three_reference_sums, xxh3_64,
 };
 use lpa::{Access, DType, Isa, Run};
@@ -141,8 +141,7 @@ fn main() {
         for prediction in [Prediction::PREVIOUS, linear, sgd, adam] {
             let (mut m, mut s) = (vec![0.0; N], vec![1.0; N]);
             let speed = best(4 * N, || {
-                let mut past =
-                    Past { x: &x, before: &init, g: &g, momentum: &mut m, second: &mut s, at_rest: &[] };
+                let mut past = Past { x: &x, before: &init, g: &g, momentum: &mut m, second: &mut s };
                 predict(isa, &prediction, &mut past, &mut out);
             });
             println!("{:9} predict {:9} {:.3} ns", isa.name(), prediction.predictor.name(), ns(4.0, speed));
@@ -199,19 +198,26 @@ fn step(
 ) -> f64 {
     let sgd = Prediction::new(Predictor::Sgd, 0, &[5e-4, 0.9, 1.0, 0.1, 1.0]);
     let (mut m, mut second, mut next, mut out) = (vec![0.0; N], Vec::new(), vec![0.0; N], vec![0.0; N]);
-    let mut past = Past { x, before: x, g, momentum: &mut m, second: &mut second, at_rest: &[] };
+    let mut past = Past { x, before: x, g, momentum: &mut m, second: &mut second };
     predict(isa, &sgd, &mut past, &mut next);
     let mut residual = Vec::new();
     // Every hundredth value is a unit in the last place away.
     let mut values = next.clone();
     values.iter_mut().step_by(100).for_each(|v| *v = v.next_up());
-    let predicted = encoder.encode_residual(DType::F32, &sgd, &values, &next, &mut residual);
+    let predicted = encoder.encode_residual(DType::F32, &sgd.into(), &values, &next, &mut residual);
     let mut decoder = Decoder::new(isa).expect("zstd starts");
     best(4 * N, || {
         decoder.decode(DType::F32, coding, payload, &mut out).expect("it decodes");
-        let mut past = Past { x, before: x, g: &out, momentum: &mut m, second: &mut second, at_rest: &[] };
+        let mut past = Past { x, before: x, g: &out, momentum: &mut m, second: &mut second };
         decoder
-            .decode_predicted(DType::F32, predicted, &residual, &mut past, &mut next, |_, _| {})
+            .decode_predicted(
+                DType::F32,
+                predicted,
+                &residual,
+                (&mut past, Pieces::default()),
+                &mut next,
+                |_, _| {},
+            )
             .expect("it decodes");
         let v = Vectors { g: &out, x, next: &next, init };
         black_box(step_sums(isa, &v, r));

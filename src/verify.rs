@@ -69,7 +69,9 @@ fn check_vector(run: &Run, shard: &Shard, step: u64, stream: StreamId, decoder: 
         out.resize(chunk.len, 0.0);
         let decodes = match coding {
             Coding::Absent => continue,
-            _ if coding.follows() => decoder.check_predicted(dtype, coding, bytes, chunk.len),
+            _ if coding.follows() => {
+                decoder.check_predicted(dtype, coding, bytes, (chunk.len, chunk.pieces.len()))
+            }
             _ => decoder.decode(dtype, coding, bytes, &mut out),
         };
         let honest = || honest_squares(coding, bytes, &out);

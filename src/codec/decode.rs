@@ -3,7 +3,7 @@
 use crate::codec::encode::ZEROS;
 use crate::codec::packed::Packed;
 use crate::codec::planes::{bitmap_len, kept_elements, merge16, merge32};
-use crate::codec::predict::{Past, Prediction, predict};
+use crate::codec::predict::{Past, Pieces, Prediction, Predictions, predict_pieces};
 use crate::codec::quantized::{BLOCK, NO_LEVEL, TOO_LARGE, blocks, dequantize, level_count, step_value};
 use crate::codec::residual::Residual;
 use crate::codec::{Coding, DecodeError, Exponents, Plane};
@@ -104,7 +104,7 @@ impl Decoder {
         result
     }
 
-    /// Decodes a chunk of which `past` is what came before. Its moments are taken a step further. Returns
+    /// Decodes a chunk of these pieces of which `past` is what came before. Its moments are taken a step further. Returns
     /// how it was predicted; `missed` is told at which elements that missed by more than two units of the last place,
     /// and the square of it.
     ///
@@ -115,24 +115,25 @@ impl Decoder {
         dtype: DType,
         coding: Coding,
         payload: &[u8],
-        past: &mut Past<'_>,
+        (past, pieces): (&mut Past<'_>, Pieces<'_>),
         out: &mut [f32],
         missed: impl FnMut(usize, f64),
-    ) -> Result<Prediction, DecodeError> {
+    ) -> Result<Predictions, DecodeError> {
         let _exact = Exact::new();
         let predictor = match coding {
             Coding::Delta(_) => {
                 let levels = Levels::of(coding, payload, out.len())?;
                 self.multiples(&levels, past.x, out)?;
-                return Ok(Prediction::PREVIOUS);
+                return Ok(Prediction::PREVIOUS.into());
             }
             Coding::Residual(predictor) => predictor,
             _ => return Err(DecodeError::NotPredicted),
         };
-        let residual = Residual::read(predictor, dtype, payload, out.len())?;
-        predict(self.isa, &residual.prediction, past, out);
+        let counts = (out.len(), pieces.ends.len().max(1));
+        let residual = Residual::read_pieces(predictor, dtype, payload, counts)?;
+        predict_pieces(self.isa, &residual.predictions, pieces, past, out);
         residual.correct(self.isa, dtype, &mut self.exponent, &mut self.distances, out, missed);
-        Ok(residual.prediction)
+        Ok(residual.predictions)
     }
 
     /// Whether nothing that the prediction of `n` elements missed is more than rounding, without what came
@@ -141,7 +142,7 @@ impl Decoder {
         residual.is_rounding(self.isa, &mut self.exponent[..n])
     }
 
-    /// Whether a payload of `n` elements that is predicted is one, without what came before.
+    /// Whether a payload of `n` elements in so many pieces that is predicted is one, without what came before.
     ///
     /// # Errors
     /// The payload does not fit `coding`.
@@ -150,11 +151,13 @@ impl Decoder {
         dtype: DType,
         coding: Coding,
         payload: &[u8],
-        n: usize,
+        (n, pieces): (usize, usize),
     ) -> Result<(), DecodeError> {
         match coding {
             Coding::Delta(_) => self.levels(&Levels::of(coding, payload, n)?),
-            Coding::Residual(predictor) => Residual::read(predictor, dtype, payload, n).map(drop),
+            Coding::Residual(predictor) => {
+                Residual::read_pieces(predictor, dtype, payload, (n, pieces)).map(drop)
+            }
             _ => Err(DecodeError::NotPredicted),
         }
     }

@@ -23,8 +23,8 @@ NESTEROV, FUSED, COUPLED = 1, 2, 1
 ITERATE, MOMENTS = 0, (65_534, 65_535)
 BITS = {"F32": np.dtype("<u4"), "BF16": np.dtype("<u2"), "F16": np.dtype("<u2")}
 RECORD = np.dtype("<u8, <u4, <u4, <u2, <u2, <u4, <u8")  # offset, bytes, plane bytes, codec, predictor, flags, hash
-# Of x_{t-1} the bits; x_{t-1}, x_{t-2} and the rest in binary32; which elements have a gradient.
-Past = namedtuple("Past", "bits x older grad m v moves")
+# Of x_{t-1} the bits; x_{t-1}, x_{t-2} and the rest in binary32; which elements have a gradient, and the piece of each.
+Past = namedtuple("Past", "bits x older grad m v moves piece")
 Piece = namedtuple("Piece", "tensor part")  # some elements of a tensor
 
 
@@ -53,15 +53,23 @@ def fma(a, b, c):
     return np.where(uneven, np.nextafter(total, np.copysign(np.inf, error)), total).astype(np.float32)
 
 
+def predict_pieces(predictor, flags, sets, of, past):
+    """The prediction of a chunk in binary32, of which `of` says which set of coefficients each element has; the moments
+    of `past` are updated in place."""
+    predicted = past.x.copy()
+    for number, coefficients in enumerate(sets):
+        own = of == number
+        if predictor in (SGD, ADAM):
+            own &= past.moves
+        part = Past(*(vector[own] for vector in past))
+        predicted[own] = predict(predictor, flags, coefficients, part)
+        past.m[own], past.v[own] = part.m, part.v
+    return predicted
+
+
 def predict(predictor, flags, coefficients, past):
-    """The prediction of a chunk in binary32; the moments of `past` are updated in place."""
-    _, x, older, g, m, v, moves = past
-    if predictor in (SGD, ADAM) and not moves.all():
-        moving = Past(*(vector[moves] for vector in past))
-        predicted = x.copy()
-        predicted[moves] = predict(predictor, flags, coefficients, moving)
-        m[moves], v[moves] = moving.m, moving.v
-        return predicted
+    """The prediction of elements in binary32; the moments of `past` are updated in place."""
+    _, x, older, g, m, v, _moves, _piece = past
     if predictor == LINEAR:
         c0, c1, c2 = coefficients
         return x + fma(c2, g, fma(c1, x, c0 * (x - older)))
@@ -137,8 +145,13 @@ def in_order(bits):
 def decode_residual(payload, predictor, dtype, n, past):
     """The n elements of a chunk with codec 5, as bits: the prediction, plus what it missed in the order of values."""
     planes, flags = payload[:2].tolist()
-    coefficients, payload = np.split(payload[4:], [4 * COEFFICIENTS[predictor]])
-    prediction = predict(predictor, flags, coefficients.view("<f4"), past)
+    others, pieces = payload[2:4].view("<u2").item(), past.piece[-1] + 1
+    coefficients, payload = np.split(payload[4:], [4 * COEFFICIENTS[predictor] * (1 + others)])
+    of = np.zeros(pieces, np.uint16)
+    if others:
+        of, payload = np.split(payload, [2 * pieces])
+    sets = coefficients.view("<f4").reshape(1 + others, -1)
+    prediction = predict_pieces(predictor, flags, sets, of.view("<u2")[past.piece], past)
     bits = np.where(np.isnan(prediction), past.bits, narrow(prediction, dtype))
     z = np.zeros((n, BITS[dtype].itemsize), np.uint8)
     for k in range(planes):
@@ -220,7 +233,8 @@ def past_of(chunk, dtypes, step, keyframe, grad, vectors, moments):
     moves = [np.full(part.stop - part.start, t or not any(there)) for t, (_, part) in zip(there, chunk, strict=True)]
     m, v = (moments.setdefault((stream, chunk[0].tensor, chunk[0].part.start), np.zeros(len(bits), np.float32))
             for stream in MOMENTS)
-    return Past(bits, widen(bits, dtype), widen(older, dtype), np.concatenate(widened), m, v, np.concatenate(moves))
+    piece = np.repeat(np.arange(len(chunk)), [part.stop - part.start for _, part in chunk])
+    return Past(bits, widen(bits, dtype), widen(older, dtype), np.concatenate(widened), m, v, np.concatenate(moves), piece)
 
 
 @np.errstate(all="ignore")

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use crate::analyze::measure::term::{Supply, Term};
-use crate::codec::{Coding, DecodeError, Parts, Prediction, Residual};
+use crate::codec::{Coding, DecodeError, Parts, Prediction, Predictions, Residual};
 use crate::cuda::{self, Device, Inputs, Kept, Lane, Place, Plan, Resident};
 use crate::dtype::DType;
 use crate::error::Result;
@@ -363,18 +363,18 @@ impl Slots for &RefCell<Batch> {
         [x, before, out]: [usize; 3],
         missed: &mut Vec<f64>,
         source: &mut ChunkReader<'_>,
-    ) -> Result<Prediction> {
+    ) -> Result<Predictions> {
         let batch = &mut *self.borrow_mut();
         batch.make_room()?;
         batch.vacate(out)?;
         let g = batch.gradient.map_or(batch.zeros(), |(_, place)| place);
         let [x, before, to] = [x, before, out].map(|i| batch.lane.kept(Kept::Iterate(i)));
         let from = Inputs { x, before, g, moments: batch.moments() };
-        let (mut prediction, mut staged, n) = (Prediction::PREVIOUS, Ok(()), source.chunk.len);
+        let (mut prediction, mut staged, n) = (Prediction::PREVIOUS.into(), Ok(()), source.chunk.len);
         source.decode(step, StreamId::Iterate, |decoder, dtype, coding, payload| {
             let Coding::Residual(predictor) = coding else { return Err(DecodeError::NotPredicted) };
             let residual = Residual::read(predictor, dtype, payload, n)?;
-            prediction = residual.prediction;
+            prediction = residual.predictions.clone();
             missed.extend(decoder.is_rounding(&residual, n).then_some(0.0));
             staged = batch.lane.decoding().and_then(|mut d| d.predict(to, from, &residual));
             Ok(())

@@ -53,6 +53,8 @@ pub struct Chunk {
     pub place: usize,
     /// Its pieces, in their order.
     pub pieces: Vec<Piece>,
+    /// Where each of these ends.
+    pub ends: Vec<usize>,
 }
 
 impl Chunk {
@@ -101,7 +103,14 @@ impl<'a> Cutter<'a> {
                 let own = &mut table.per_rank[rank as usize];
                 let (number, place) = (table.chunks.len(), own.len());
                 own.push(number);
-                table.chunks.push(Chunk { tensor, len: 0, rank, place, pieces: Vec::new() });
+                table.chunks.push(Chunk {
+                    tensor,
+                    len: 0,
+                    rank,
+                    place,
+                    pieces: Vec::new(),
+                    ends: Vec::new(),
+                });
                 key.map(|k| self.open.insert(k, number));
                 number
             });
@@ -110,6 +119,7 @@ impl<'a> Cutter<'a> {
             table.pieces.push((number, chunk.pieces.len()));
             chunk.pieces.push(Piece { number: piece, tensor, begin, len, skip: *skip, at: chunk.len });
             chunk.len += len;
+            chunk.ends.push(chunk.len);
             *skip += len;
         }
     }

@@ -47,7 +47,7 @@ pub struct Payload<'a> {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AbsentPieces<'a>(&'a [u8]);
 
-impl AbsentPieces<'_> {
+impl<'a> AbsentPieces<'a> {
     /// Whether the piece at a place in the chunk is among them.
     pub fn has(self, place: usize) -> bool {
         self.0.get(place / 8).is_some_and(|bits| bits >> (place % 8) & 1 == 1)
@@ -56,6 +56,11 @@ impl AbsentPieces<'_> {
     /// Whether none is.
     pub fn is_empty(self) -> bool {
         self.0.is_empty()
+    }
+
+    /// A bit for each piece.
+    pub fn bits(self) -> &'a [u8] {
+        self.0
     }
 
     /// The elements of the absent ones among `pieces`, those of a chunk.

@@ -4,7 +4,7 @@
 //! the order of steps, from a keyframe on; a [`Trajectory`] holds what that takes. Owns which vectors a
 //! prediction looks at; the arithmetic is `codec`'s.
 
-use crate::codec::{Coding, Past, Prediction, Predictor};
+use crate::codec::{Coding, Past, Pieces, Prediction, Predictions, Predictor};
 use crate::error::{Error, Result};
 use crate::order::CHUNK;
 use crate::run::format::manifest::GRAD;
@@ -30,10 +30,19 @@ pub enum Made {
     },
 }
 
+/// How an iterate's chunk is stored, as [`Made`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Stored {
+    Keyframe,
+    Otherwise,
+    Replayed,
+}
+
 /// How the pieces of an iterate's chunk are stored.
 #[derive(Clone, Copy, Debug)]
 pub struct MadePieces<'a> {
-    made: Made,
+    made: Stored,
+    predictions: &'a Predictions,
     missed: &'a [f64],
     at_rest: AbsentPieces<'a>,
 }
@@ -42,11 +51,13 @@ impl MadePieces<'_> {
     /// How the piece at `place` is.
     pub fn of(&self, place: usize) -> Made {
         match self.made {
-            Made::Replayed { .. } if self.at_rest.has(place) => Made::Otherwise,
-            Made::Replayed { prediction, .. } => {
-                Made::Replayed { prediction, missed: self.missed.get(place).copied() }
-            }
-            other => other,
+            Stored::Keyframe => Made::Keyframe,
+            Stored::Otherwise => Made::Otherwise,
+            Stored::Replayed if self.at_rest.has(place) => Made::Otherwise,
+            Stored::Replayed => Made::Replayed {
+                prediction: self.predictions.of(place),
+                missed: self.missed.get(place).copied(),
+            },
         }
     }
 }
@@ -94,7 +105,7 @@ pub trait Slots {
         iterates: [usize; 3],
         missed: &mut Vec<f64>,
         source: &mut ChunkReader<'_>,
-    ) -> Result<Prediction>;
+    ) -> Result<Predictions>;
 
     /// The values in a slot; empty where they are not at hand.
     fn values(&self, at: Slot, n: usize) -> &[f32];
@@ -147,26 +158,26 @@ impl Slots for Memory {
         [x, before, out]: [usize; 3],
         missed: &mut Vec<f64>,
         source: &mut ChunkReader<'_>,
-    ) -> Result<Prediction> {
-        let (n, pieces) = (source.chunk.len, &source.chunk.pieces);
-        missed.resize(pieces.len(), 0.0);
+    ) -> Result<Predictions> {
+        let (n, ends) = (source.chunk.len, source.chunk.ends.as_slice());
+        missed.resize(ends.len(), 0.0);
         let mut miss = |element: usize, square: f64| {
-            let place = pieces.partition_point(|p| p.at <= element).saturating_sub(1);
-            missed[place] += square;
+            missed[ends.partition_point(|end| *end <= element)] += square;
         };
-        let at_rest = source.without_gradient(step - 1).ranges(pieces);
+        let pieces = Pieces { ends, at_rest: source.without_gradient(step - 1).bits() };
         let mut values = std::mem::take(&mut self.iterates[out]);
         let (x, before) = (&self.iterates[x][..n], &self.iterates[before][..n]);
         let (momentum, second) = (&mut self.momentum[..n], &mut self.second[..n]);
-        let mut past = Past { x, before, g: &self.gradient[..n], momentum, second, at_rest: &at_rest };
-        let mut prediction = Prediction::PREVIOUS;
+        let mut past = Past { x, before, g: &self.gradient[..n], momentum, second };
+        let mut predictions = Prediction::PREVIOUS.into();
         let decoded = source.decode(step, StreamId::Iterate, |decoder, dtype, coding, bytes| {
             let out = &mut values[..n];
-            prediction = decoder.decode_predicted(dtype, coding, bytes, &mut past, out, &mut miss)?;
+            predictions =
+                decoder.decode_predicted(dtype, coding, bytes, (&mut past, pieces), out, &mut miss)?;
             Ok(())
         });
         self.iterates[out] = values;
-        decoded.map(|_| prediction)
+        decoded.map(|_| predictions)
     }
 
     fn values(&self, at: Slot, n: usize) -> &[f32] {
@@ -185,8 +196,10 @@ pub struct Trajectory<S = Memory> {
     slots: S,
     /// By slot of iterates: the step.
     steps: Vec<Option<u64>>,
-    /// By slot of iterates: how it is stored, as far as that is the same of all pieces.
-    made: Vec<Made>,
+    /// By slot of iterates: how it is stored.
+    made: Vec<Stored>,
+    /// By slot of iterates: how it was predicted.
+    predictions: Vec<Predictions>,
     /// By slot of iterates and piece: what the optimizer's step missed; empty where that is not at hand.
     missed: Vec<Vec<f64>>,
     /// The newest iterate that was decoded.
@@ -196,7 +209,7 @@ pub struct Trajectory<S = Memory> {
     /// A keyframe and the step after it from which on nothing can be decoded.
     broken: Option<(u64, u64)>,
     /// The last replay of the optimizer's step.
-    replay: Option<Prediction>,
+    replay: Option<Predictions>,
 }
 
 impl Trajectory {
@@ -235,16 +248,28 @@ impl Trajectory {
 
     /// The optimizer's moments before the newest iterate's step, and the last replay of a step that was
     /// met on the way to it.
-    pub(crate) fn optimizer(&self, n: usize) -> ([&[f32]; 2], Option<Prediction>) {
-        ([&self.slots.momentum[..n], &self.slots.second[..n]], self.replay)
+    pub(crate) fn optimizer(&self, n: usize) -> ([&[f32]; 2], Option<&Predictions>) {
+        ([&self.slots.momentum[..n], &self.slots.second[..n]], self.replay.as_ref())
     }
 }
 
 impl<S: Slots> Trajectory<S> {
     /// Holds up to `count` iterates, at least three, in `slots`.
     pub fn over(slots: S, count: usize) -> Trajectory<S> {
-        let (steps, made, missed) = (vec![None; count], vec![Made::Keyframe; count], vec![Vec::new(); count]);
-        Trajectory { slots, steps, made, missed, head: None, held: None, broken: None, replay: None }
+        let (steps, made, missed) =
+            (vec![None; count], vec![Stored::Keyframe; count], vec![Vec::new(); count]);
+        let predictions = vec![Prediction::PREVIOUS.into(); count];
+        Trajectory {
+            slots,
+            steps,
+            made,
+            predictions,
+            missed,
+            head: None,
+            held: None,
+            broken: None,
+            replay: None,
+        }
     }
 
     /// Forgets all: what follows is another chunk's, or another window's.
@@ -300,7 +325,8 @@ impl<S: Slots> Trajectory<S> {
     pub fn made<'t>(&'t self, step: u64, source: &ChunkReader<'t>) -> Option<MadePieces<'t>> {
         let slot = self.slot(step)?;
         let at_rest = step.checked_sub(1).map(|before| source.without_gradient(before)).unwrap_or_default();
-        Some(MadePieces { made: self.made[slot], missed: &self.missed[slot], at_rest })
+        let (predictions, missed) = (&self.predictions[slot], self.missed[slot].as_slice());
+        Some(MadePieces { made: self.made[slot], predictions, missed, at_rest })
     }
 
     /// x_step, which is there.
@@ -342,7 +368,7 @@ impl<S: Slots> Trajectory<S> {
         let free = free.unwrap_or(0);
         self.steps[free] = None;
         let made = self.decode(step, coding, [previous, before], free, source)?;
-        self.made[free] = if step == keyframe { Made::Keyframe } else { made };
+        self.made[free] = if step == keyframe { Stored::Keyframe } else { made };
         if step == keyframe {
             for (stream, moment) in StreamId::MOMENTS.into_iter().zip([Slot::Momentum, Slot::Second]) {
                 self.slots.load(moment, step, stream, source)?;
@@ -360,12 +386,12 @@ impl<S: Slots> Trajectory<S> {
         [previous, before]: [Option<usize>; 2],
         out: usize,
         source: &mut ChunkReader<'_>,
-    ) -> Result<Made> {
+    ) -> Result<Stored> {
         if !coding.follows() {
             return self
                 .slots
                 .load(Slot::Iterate(out), step, StreamId::Iterate, source)
-                .map(|_| Made::Otherwise);
+                .map(|_| Stored::Otherwise);
         }
         let previous = previous.ok_or_else(|| missing(source, step.saturating_sub(1)))?;
         if coding.predictor() != Some(Predictor::Previous) {
@@ -381,12 +407,13 @@ impl<S: Slots> Trajectory<S> {
         }
         let before = before.unwrap_or(previous);
         self.missed[out].clear();
-        let prediction = self.slots.predict(step, [previous, before, out], &mut self.missed[out], source)?;
-        if prediction.predictor.moments() == 0 {
-            return Ok(Made::Otherwise);
+        let predictions = self.slots.predict(step, [previous, before, out], &mut self.missed[out], source)?;
+        if predictions.first.predictor.moments() == 0 {
+            return Ok(Stored::Otherwise);
         }
-        self.replay = Some(prediction);
-        Ok(Made::Replayed { prediction, missed: None })
+        self.replay = Some(predictions.clone());
+        self.predictions[out] = predictions;
+        Ok(Stored::Replayed)
     }
 }
 

@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use crate::codec::{self, Coding, Encoder, FUSED, Lossy, Noise, Prediction, Predictor, predict};
+use crate::codec::{
+    self, Coding, Encoder, FUSED, Lossy, Noise, Pieces, Prediction, Predictions, Predictor, predict_pieces,
+};
 use crate::dtype::{DType, largest};
 use crate::isa::Isa;
 use crate::optimizer::replay::{Rule, predictor, rules};
@@ -77,6 +79,8 @@ struct Count {
 struct Place {
     range: Range<usize>,
     pieces: Vec<Piece>,
+    /// Where each of these ends.
+    ends: Vec<usize>,
     param_group: usize,
     dtype: DType,
     moments: Moments,
@@ -124,8 +128,18 @@ impl Forecast {
             let info = &manifest.tensors[chunk.tensor];
             let range = at..at + chunk.len;
             at = range.end;
-            let (pieces, param_group, dtype) = (chunk.pieces.clone(), info.param_group, info.dtype);
-            Place { range, pieces, param_group, dtype, moments: Moments::Unknown, flags: None, close: false }
+            let (pieces, ends) = (chunk.pieces.clone(), chunk.ends.clone());
+            let (param_group, dtype) = (info.param_group, info.dtype);
+            Place {
+                range,
+                pieces,
+                ends,
+                param_group,
+                dtype,
+                moments: Moments::Unknown,
+                flags: None,
+                close: false,
+            }
         };
         Forecast {
             isa,
@@ -198,10 +212,10 @@ impl Forecast {
         let stored = moments.iter().any(|m| m.iter().any(|v| *v != 0.0));
         self.places[chunk].moments =
             if replay.is_some() || stored { Moments::Live } else { Moments::Unknown };
-        self.places[chunk].flags = replay.map(|r| r.flags);
+        self.places[chunk].flags = replay.map(|r| r.first.flags);
         let rule = self.rules.get(self.places[chunk].param_group).copied().flatten();
-        let counted = replay.zip(rule).and_then(|(replay, rule)| rule.count(&replay));
-        for piece in &self.places[chunk].pieces {
+        for (place, piece) in self.places[chunk].pieces.iter().enumerate() {
+            let counted = replay.zip(rule).and_then(|(replay, rule)| rule.count(&replay.of(place)));
             let count = &mut self.counts[piece.tensor].before;
             *count = counted.unwrap_or((*count).max(step));
         }
@@ -276,16 +290,17 @@ impl Forecast {
         let mut coding = None;
         if self.follows() {
             let at_rest = self.at_rest(chunk);
-            let (prediction, shadow) = self.choose(chunk, values, &at_rest, encoder);
+            let (predictions, shadow) = self.choose(chunk, values, encoder);
+            let pieces = Pieces { ends: &self.places[chunk].ends, at_rest: &at_rest };
             self.predicted.resize(values.len(), 0.0);
             let x = &self.before[range.clone()];
             let before = if self.past == Past::Keyframe { x } else { &self.x[range.clone()] };
             let g = &self.gradient[range.clone()];
-            let mut past = past(&mut self.moments, &range, [x, before, g], &at_rest);
-            predict(self.isa, &prediction, &mut past, &mut self.predicted);
+            let mut past = past(&mut self.moments, &range, [x, before, g]);
+            predict_pieces(self.isa, &predictions, pieces, &mut past, &mut self.predicted);
             if let Some(shadow) = shadow {
                 self.unused.resize(values.len(), 0.0);
-                predict(self.isa, &shadow, &mut past, &mut self.unused);
+                predict_pieces(self.isa, &shadow, pieces, &mut past, &mut self.unused);
             }
             // A difference is taken to the iterate before, not to a prediction from lossy gradients, whose error is as
             // large. Where a prediction does better than 6 bits a value, as it does late, nothing has to be lost.
@@ -301,10 +316,10 @@ impl Forecast {
             }
             if !keyframe {
                 let start = out.len();
-                let stored = encoder.encode_residual(dtype, &prediction, values, &self.predicted, out);
+                let stored = encoder.encode_residual(dtype, &predictions, values, &self.predicted, out);
                 // The moments of a replay have gone on, and so must a reader's.
                 let large = 8 * (out.len() - start) > 7 * values.len() * dtype.size();
-                if large && prediction.predictor.moments() == 0 {
+                if large && predictions.first.predictor.moments() == 0 {
                     out.truncate(start);
                 } else {
                     coding = Some(stored);
@@ -352,11 +367,15 @@ impl Forecast {
         &mut self.gradient[place.range.clone()]
     }
 
-    /// The elements of a chunk that had no gradient at the newest iterate, beside others that had one.
-    fn at_rest(&self, chunk: usize) -> Vec<Range<usize>> {
+    /// A bit for each piece of a chunk that had no gradient at the newest iterate; empty where all had one, or none.
+    fn at_rest(&self, chunk: usize) -> Vec<u8> {
         let pieces = &self.places[chunk].pieces;
-        let resting: Vec<_> = pieces.iter().filter(|p| !self.present[p.tensor]).map(Piece::range).collect();
-        if resting.len() == pieces.len() { Vec::new() } else { resting }
+        let resting = pieces.iter().filter(|p| !self.present[p.tensor]).count();
+        if resting == 0 || resting == pieces.len() {
+            return Vec::new();
+        }
+        let bit = |bits: u8, p: &Piece| bits << 1 | u8::from(!self.present[p.tensor]);
+        pieces.chunks(8).map(|of_byte| of_byte.iter().rev().fold(0, bit)).collect()
     }
 
     /// Takes the scalars of the step at hand.
@@ -372,39 +391,42 @@ impl Forecast {
         &mut self,
         chunk: usize,
         values: &[f32],
-        at_rest: &[Range<usize>],
         encoder: &mut Encoder,
-    ) -> (Prediction, Option<Prediction>) {
+    ) -> (Predictions, Option<Predictions>) {
         let keyframe = self.at_keyframe();
         let place = &mut self.places[chunk];
         let range = place.range.clone();
         let x = &self.before[range.clone()];
         let before = if self.past == Past::Keyframe { x } else { &self.x[range.clone()] };
-        let taken = taken(&place.pieces, &self.present, &self.counts);
-        if taken.is_none() {
+        let present = place.pieces.iter().any(|p| self.present[p.tensor]);
+        if !present {
             // What the gradient was before says nothing.
             self.gradient[range.clone()].fill(0.0);
         }
         let g = &self.gradient[range.clone()];
-        self.sample.take(values, &past(&mut self.moments, &range, [x, before, g], at_rest));
         let rule = self.rules.get(place.param_group).copied().flatten();
-        let can = self.replay.is_some() && largest(g) < f32::INFINITY.to_bits();
-        let own = rule.zip(taken.filter(|_| can)).map(|(rule, taken)| rule.prediction(taken + 1));
-        let replay = own.filter(|_| place.moments == Moments::Live || keyframe);
+        let can = present && self.replay.is_some() && largest(g) < f32::INFINITY.to_bits();
+        let own = rule.filter(|_| can).map(|r| steps(&r, &place.pieces, &self.present, &self.counts));
+        let is_other = |at: usize| own.as_ref().is_some_and(|o| o.of.get(at).is_some_and(|n| *n > 0));
+        let left_out = |(at, p): &(usize, &Piece)| present && (!self.present[p.tensor] || is_other(*at));
+        let left_out: Vec<Range<usize>> =
+            place.pieces.iter().enumerate().filter(left_out).map(|(_, p)| p.range()).collect();
+        self.sample.take(values, &past(&mut self.moments, &range, [x, before, g]), &left_out);
+        let replay = own.as_ref().filter(|_| place.moments == Moments::Live || keyframe);
         let mut trial = Trial { isa: self.isa, dtype: place.dtype, sample: &mut self.sample, encoder };
         let mut best = (u64::MAX, Prediction::PREVIOUS);
         if keyframe && place.moments != Moments::Unknown {
             // It is stored whole, and with it the moments, whatever would have told it best.
             place.moments = Moments::Live;
             if let Some(own) = replay {
-                let flags = place.flags.unwrap_or(own.flags);
+                let flags = place.flags.unwrap_or(own.first.flags);
                 place.flags = Some(flags);
                 count_gradients(&place.pieces, &self.present, &mut self.counts);
-                return (Prediction { flags, ..own }, None);
+                return (own.clone().with_flags(flags), None);
             }
         }
         if let Some(own) = replay {
-            let own = Prediction { flags: place.flags.unwrap_or(own.flags), ..own };
+            let own = Prediction { flags: place.flags.unwrap_or(own.first.flags), ..own.first };
             trial.compare(own, &mut best);
             if !trial.is_good(best.0) && own.predictor == Predictor::Sgd {
                 trial.compare(Prediction { flags: own.flags ^ FUSED, ..own }, &mut best);
@@ -422,6 +444,9 @@ impl Forecast {
         if chosen.predictor.moments() > 0 {
             (place.flags, place.moments) = (Some(chosen.flags), Moments::Live);
             count_gradients(&place.pieces, &self.present, &mut self.counts);
+            if let Some(own) = own {
+                return (own.with_flags(chosen.flags), None);
+            }
         } else if values.iter().zip(x).any(|(v, x)| v.to_bits() != x.to_bits()) {
             // Something else held the iterate. Moments that go on are the optimizer's, but not what a reader has.
             let known = place.moments != Moments::Unknown && own.is_some();
@@ -431,9 +456,9 @@ impl Forecast {
             };
             let counts = &mut self.counts;
             place.pieces.iter().filter(|p| moved(p.range())).for_each(|p| counts[p.tensor].now = true);
-            return (chosen, own);
+            return (chosen.into(), own);
         }
-        (chosen, None)
+        (chosen.into(), None)
     }
 }
 
@@ -442,26 +467,40 @@ fn past<'a>(
     [momentum, second]: &'a mut [Vec<f32>; 2],
     range: &Range<usize>,
     [x, before, g]: [&'a [f32]; 3],
-    at_rest: &'a [Range<usize>],
 ) -> codec::Past<'a> {
     let momentum = momentum.get_mut(range.clone()).unwrap_or_default();
     let second = second.get_mut(range.clone()).unwrap_or_default();
-    codec::Past { x, before, g, momentum, second, at_rest }
+    codec::Past { x, before, g, momentum, second }
 }
 
-/// How many steps the optimizer has taken in the pieces that had a gradient, by most of their elements; `None` where
-/// none had one.
-fn taken(pieces: &[Piece], present: &[bool], counts: &[Count]) -> Option<u64> {
-    let mut of = pieces.iter().filter(|p| present[p.tensor]).map(|p| (counts[p.tensor].before, p.len));
-    let (first, _) = of.clone().next()?;
-    if of.all(|(count, _)| count == first) {
-        return Some(first);
+/// The next step of the optimizer in the pieces that have a gradient: by most of their elements first, and others where
+/// pieces have taken another number of steps and that still matters.
+fn steps(rule: &Rule, pieces: &[Piece], present: &[bool], counts: &[Count]) -> Predictions {
+    let there = || pieces.iter().filter(|p| present[p.tensor]);
+    let mut elements: Vec<(u64, usize)> = Vec::new();
+    for p in there() {
+        let taken = counts[p.tensor].before;
+        match elements.iter_mut().find(|(count, _)| *count == taken) {
+            Some((_, elements)) => *elements += p.len,
+            None => elements.push((taken, p.len)),
+        }
     }
-    let mut elements: BTreeMap<u64, usize> = BTreeMap::new();
-    for p in pieces.iter().filter(|p| present[p.tensor]) {
-        *elements.entry(counts[p.tensor].before).or_default() += p.len;
+    elements.sort_by_key(|(_, elements)| std::cmp::Reverse(*elements));
+    let mut all: Vec<Prediction> = Vec::new();
+    let mut numbers: BTreeMap<u64, u16> = BTreeMap::new();
+    for (taken, _) in elements {
+        let prediction = rule.prediction(taken + 1);
+        let known = all.iter().position(|p| *p == prediction).unwrap_or(all.len());
+        if known == all.len() {
+            all.push(prediction);
+        }
+        // Fewer than pieces, of which a chunk has at most 65,536.
+        numbers.insert(taken, u16::try_from(known).unwrap_or(0));
     }
-    elements.into_iter().max_by_key(|(_, elements)| *elements).map(|(count, _)| count)
+    let first = if all.is_empty() { rule.prediction(1) } else { all.remove(0) };
+    let number = |p: &Piece| numbers.get(&counts[p.tensor].before).copied().unwrap_or(0);
+    let of = if all.is_empty() { Vec::new() } else { pieces.iter().map(number).collect() };
+    Predictions { first, others: all, of }
 }
 
 /// Counts a step in the pieces that had a gradient.

@@ -28,11 +28,11 @@ pub(crate) struct Sample {
     predicted: Vec<f32>,
 }
 
-/// The elements of a sample of a chunk of `n` elements, without those `at_rest`, ascending.
-fn draw(n: usize, at_rest: &[Range<usize>]) -> Vec<Range<usize>> {
-    let begins = std::iter::once(0).chain(at_rest.iter().map(|r| r.end));
+/// The elements of a sample of a chunk of `n` elements, without those that are `left_out`, ascending.
+fn draw(n: usize, left_out: &[Range<usize>]) -> Vec<Range<usize>> {
+    let begins = std::iter::once(0).chain(left_out.iter().map(|r| r.end));
     let moving: Vec<Range<usize>> =
-        begins.zip(at_rest.iter().map(|r| r.start).chain([n])).map(|(b, e)| b..e).collect();
+        begins.zip(left_out.iter().map(|r| r.start).chain([n])).map(|(b, e)| b..e).collect();
     let count = moving.iter().map(Range::len).sum::<usize>();
     if count <= SAMPLE {
         return moving;
@@ -52,9 +52,9 @@ fn draw(n: usize, at_rest: &[Range<usize>]) -> Vec<Range<usize>> {
 }
 
 impl Sample {
-    /// Takes the sample of `values` of a chunk, and of what they are predicted from.
-    pub(crate) fn take(&mut self, values: &[f32], past: &Past<'_>) {
-        let drawn = draw(values.len(), past.at_rest);
+    /// Takes the sample of `values` of a chunk, and of what they are predicted from, without some elements.
+    pub(crate) fn take(&mut self, values: &[f32], past: &Past<'_>, left_out: &[Range<usize>]) {
+        let drawn = draw(values.len(), left_out);
         let [momentum, second] = &mut self.moments;
         for (from, to) in [
             (values, &mut self.values),
@@ -132,7 +132,7 @@ impl Trial<'_> {
         }
         s.predicted.resize(s.values.len(), 0.0);
         let [momentum, second] = &mut s.scratch;
-        let mut past = Past { x: &s.x, before: &s.before, g: &s.gradient, momentum, second, at_rest: &[] };
+        let mut past = Past { x: &s.x, before: &s.before, g: &s.gradient, momentum, second };
         predict(self.isa, &prediction, &mut past, &mut s.predicted);
         let bits = self.encoder.residual_bits(self.dtype, &s.values, &s.predicted);
         if bits < best.0 {
@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sample_is_drawn_from_what_moves() {
+    fn a_sample_is_drawn_from_what_is_not_left_out() {
         assert_eq!(draw(10, &[]), [0..10]);
         assert_eq!(draw(10, &[0..2, 2..3, 9..10]), [0..0, 2..2, 3..9, 10..10]);
         let windows = [0..1024, 20_138..21_162, 40_277..41_301, 60_416..61_440];
