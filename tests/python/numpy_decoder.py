@@ -234,7 +234,8 @@ def past_of(chunk, dtypes, step, keyframe, grad, vectors, moments):
     m, v = (moments.setdefault((stream, chunk[0].tensor, chunk[0].part.start), np.zeros(len(bits), np.float32))
             for stream in MOMENTS)
     piece = np.repeat(np.arange(len(chunk)), [part.stop - part.start for _, part in chunk])
-    return Past(bits, widen(bits, dtype), widen(older, dtype), np.concatenate(widened), m, v, np.concatenate(moves), piece)
+    gradient, moves = np.concatenate(widened), np.concatenate(moves)
+    return Past(bits, widen(bits, dtype), widen(older, dtype), gradient, m, v, moves, piece)
 
 
 @np.errstate(all="ignore")
@@ -260,17 +261,17 @@ def read_run(path) -> tuple[list[dict], dict[tuple[int, int], list]]:
             dtypes = iterate if stream == ITERATE else f32 if stream in MOMENTS else direction
             vector = [[np.zeros(0, BITS[dtype])] for dtype in dtypes]  # without elements there is no chunk
             for chunk, record in zip(chunks, records, strict=True):
-                first, n = chunk[0], sum(part.stop - part.start for _, part in chunk)
+                first, ends = chunk[0], np.cumsum([part.stop - part.start for _, part in chunk])
                 past = None
                 if step > keyframe:
                     both = iterate[first.tensor], direction[first.tensor]
                     past = past_of(chunk, both, step, keyframe, grad, vectors, moments)
-                bits = decode_chunk(shard["chunks"], record, dtypes[first.tensor], n, past)
+                bits = decode_chunk(shard["chunks"], record, dtypes[first.tensor], ends[-1], past)
                 absent = np.full(len(chunk), bits is None)
                 if record["f5"] & SOME_ABSENT:
                     some, named = np.split(named, [ceil(len(chunk) / 8)])
                     absent = np.unpackbits(some, count=len(chunk), bitorder="little").astype(bool)
-                pieces = np.split(bits, np.cumsum([p.stop - p.start for _, p in chunk])[:-1]) if bits is not None else chunk
+                pieces = chunk if bits is None else np.split(bits, ends[:-1])
                 for (i, _), piece, lacks in zip(chunk, pieces, absent, strict=True):
                     vector[i].append(None if lacks else piece)
                 if stream in MOMENTS and bits is not None:
