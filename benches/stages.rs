@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use lpa::internals::{
-    Coding, Decoder, Direction, Encoder, Exponents, Lossy, Noise, Past, Prediction, Predictor, Reader,
-    ReferenceWidths, Sizes, Trajectory, Vectors, Widths, Window, predict, reference_sums, step_sums,
+    Coding, Decoder, Direction, Encoder, Exponents, Lossy, Noise, Past, Pieces, Prediction, Predictor,
+    Reader, ReferenceWidths, Sizes, Trajectory, Vectors, Widths, Window, predict, reference_sums, step_sums,
     three_reference_sums, xxh3_64,
 };
 use lpa::{Access, DType, Isa, Run};
@@ -204,12 +204,21 @@ fn step(
     // Every hundredth value is a unit in the last place away.
     let mut values = next.clone();
     values.iter_mut().step_by(100).for_each(|v| *v = v.next_up());
-    let predicted = encoder.encode_residual(DType::F32, &sgd, &values, &next, &mut residual);
+    let predicted = encoder.encode_residual(DType::F32, &sgd.into(), &values, &next, &mut residual);
     let mut decoder = Decoder::new(isa).expect("zstd starts");
     best(4 * N, || {
         decoder.decode(DType::F32, coding, payload, &mut out).expect("it decodes");
         let mut past = Past { x, before: x, g: &out, momentum: &mut m, second: &mut second };
-        decoder.decode_predicted(DType::F32, predicted, &residual, &mut past, &mut next).expect("it decodes");
+        decoder
+            .decode_predicted(
+                DType::F32,
+                predicted,
+                &residual,
+                (&mut past, Pieces::default()),
+                &mut next,
+                |_, _| {},
+            )
+            .expect("it decodes");
         let v = Vectors { g: &out, x, next: &next, init };
         black_box(step_sums(isa, &v, r));
     })

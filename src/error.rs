@@ -67,6 +67,8 @@ pub struct Place {
     pub step: Option<u64>,
     /// `iterate` or the stream's name, and the tensor.
     pub vector: Option<(String, String)>,
+    /// How many other tensors are stored together with it.
+    pub more: usize,
     /// Byte offset in the file.
     pub offset: Option<u64>,
     /// The file is a shard, which can be done without.
@@ -80,6 +82,9 @@ impl std::fmt::Display for Place {
         }
         if let Some((stream, tensor)) = &self.vector {
             write!(f, ", {stream} of {tensor}")?;
+        }
+        if self.more > 0 {
+            write!(f, " and {} more", self.more)?;
         }
         if let Some(offset) = self.offset {
             write!(f, ", byte {offset}")?;
@@ -307,7 +312,7 @@ impl Error {
         }
     }
 
-    /// The tensor that it is about.
+    /// The tensor that it is about; the first of several that are stored together.
     pub fn tensor(&self) -> Option<&str> {
         match self {
             Error::Damaged { place, .. } => place.vector.as_ref().map(|(_, tensor)| tensor.as_str()),

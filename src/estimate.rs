@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::codec::Predictor;
 use crate::dtype::DType;
 use crate::error::{Error, Result, Tried};
-use crate::order::CHUNK;
+use crate::run::format::chunk::ChunkTable;
 use crate::run::format::container::{DATA_ALIGN, Header};
 use crate::run::format::manifest::{Precision, Storage, TensorInfo};
 use crate::run::format::vector_id::{StreamId, VectorId};
@@ -134,22 +134,20 @@ pub(crate) fn from_tensors(
     };
     // At the first step of a training there is none yet; bursts begin with what the optimizer has.
     let stored_moments = if continuous { keyframes - 1.0 / length } else { keyframes };
-    for t in tensors {
-        let n = t.elements();
+    let share =
+        |t: &TensorInfo| rows.iter().find(|(name, _)| *name == t.name).map_or(1.0, |(_, share)| *share);
+    for chunk in ChunkTable::whole(tensors, how.storage).chunks() {
+        let (n, dtype) = (chunk.len as u64, tensors[chunk.tensor].dtype);
+        let b = bits(dtype, how, predicted);
+        let there: f64 = chunk.pieces.iter().map(|p| share(&tensors[p.tensor]) * p.len as f64).sum();
+        let share = there / chunk.len as f64;
         e.parameters += n;
-        let share = rows.iter().find(|(name, _)| *name == t.name).map_or(1.0, |(_, share)| *share);
-        let b = bits(t.dtype, how, predicted);
-        let mut left = n;
-        while left > 0 {
-            let n = left.min(CHUNK as u64);
-            left -= n;
-            // One bit a block of 64 says which are there.
-            let zeros = if share < 1.0 { 1.0 / 64.0 } else { 0.0 };
-            e.step += stored(n, share * b.gradient + zeros, t.dtype);
-            e.step += keyframes * stored(n, b.keyframe, t.dtype);
-            e.step += (1.0 - keyframes) * stored(n, b.residual, t.dtype);
-            e.step += moments * stored_moments * stored(n, b.moment, DType::F32);
-        }
+        // One bit a block of 64 says which are there.
+        let zeros = if share < 1.0 { 1.0 / 64.0 } else { 0.0 };
+        e.step += stored(n, share * b.gradient + zeros, dtype);
+        e.step += keyframes * stored(n, b.keyframe, dtype);
+        e.step += (1.0 - keyframes) * stored(n, b.residual, dtype);
+        e.step += moments * stored_moments * stored(n, b.moment, DType::F32);
     }
     finish(&mut e, steps, sample, tensors.len());
     e

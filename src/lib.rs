@@ -136,7 +136,7 @@ pub use serde_json;
 pub mod internals {
     pub use crate::codec::{
         COUPLED, Codec, Coding, DecodeError, Decoder, Encoder, Exponents, FUSED, Lossy, NESTEROV, Noise,
-        Past, Plane, Prediction, Predictor, Residual, predict,
+        Past, Pieces, Plane, Prediction, Predictions, Predictor, Residual, predict,
     };
     pub use crate::dtype::{push_bytes, values};
     #[cfg(feature = "cli")]

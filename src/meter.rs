@@ -198,9 +198,9 @@ impl Meter {
     fn squares(&self, x: &[f32]) -> Vec<f64> {
         let mut sums = vec![Neumaier::default(); self.run.manifest.tensors.len()];
         let mut rest = x;
-        for chunk in self.run.table.chunks() {
-            let x = rest.split_off(..chunk.len).unwrap_or_default();
-            sums[chunk.tensor].add(iterate_sums(self.isa, &Vectors { g: x, x, next: x, init: x }).x2);
+        for piece in self.run.table.pieces() {
+            let x = rest.split_off(..piece.len).unwrap_or_default();
+            sums[piece.tensor].add(iterate_sums(self.isa, &Vectors { g: x, x, next: x, init: x }).x2);
         }
         sums.iter().map(|s| s.total()).collect()
     }
@@ -226,18 +226,18 @@ impl Meter {
         if recorded == 0 {
             return Ok(());
         }
-        let mut cells = Vec::with_capacity(self.run.table.chunks().len());
+        let mut cells = Vec::with_capacity(self.run.table.pieces().len());
         let mut file = Vec::new();
         let mut references = vec![Vec::new(); self.references.len()];
         let mut at = 0;
-        for chunk in self.run.table.chunks() {
-            let range = at..at + chunk.len;
+        for piece in self.run.table.pieces() {
+            let range = at..at + piece.len;
             at = range.end;
             for (reference, values) in self.references.iter().zip(&mut references) {
-                values.resize(chunk.len, 0.0);
-                reference.chunk(chunk, &mut file, values)?;
+                values.resize(piece.len, 0.0);
+                reference.piece(piece, &mut file, values)?;
             }
-            cells.push(self.cell(&held, next, chunk.tensor, range, &references));
+            cells.push(self.cell(&held, next, piece.tensor, range, &references));
         }
         self.approach(held.step, &cells);
         let totals = self.shape.totals(&self.run, &cells.iter().collect::<Vec<_>>(), 0);
@@ -256,7 +256,7 @@ impl Meter {
     fn approach(&mut self, step: u64, cells: &[Cells]) {
         for (k, (reference, (near, moved2))) in self.references.iter().zip(&mut self.near).enumerate() {
             let (mut d2, mut next2) = (0.0, Some(0.0));
-            let of = self.run.table.chunks().iter().zip(cells).filter(|(c, _)| reference.has(c.tensor));
+            let of = self.run.table.pieces().zip(cells).filter(|(p, _)| reference.has(p.tensor));
             for (_, cells) in of {
                 let row = cells.row(0);
                 d2 += row.d2(k);
@@ -266,7 +266,7 @@ impl Meter {
         }
     }
 
-    /// The sums of one chunk.
+    /// The sums of one piece.
     fn cell(
         &self,
         held: &Held,
@@ -305,7 +305,7 @@ impl Meter {
             }
             let (vectors, step) = (Vectors { g, x, next, init }, held.step);
             let term = Term { number: d, step, direction, supply, vectors, has_next, later: None };
-            term.sum(self.isa, references, &mut row);
+            term.sum(self.isa, references, 0..x.len(), &mut row);
         }
         cells
     }
@@ -318,8 +318,8 @@ impl Meter {
         }
         if let Some(init) = &self.init {
             let mut rest = init.as_slice();
-            let squares = self.run.table.chunks().iter().map(|chunk| {
-                let x = rest.split_off(..chunk.len)?;
+            let squares = self.run.table.pieces().map(|piece| {
+                let x = rest.split_off(..piece.len)?;
                 Some(iterate_sums(self.isa, &Vectors { g: x, x, next: x, init: x }).x2)
             });
             self.measured.set_start(&self.run, squares);

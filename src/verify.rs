@@ -59,7 +59,7 @@ fn check(run: &Run, segment: &Segment) -> Result<u64> {
 fn check_vector(run: &Run, shard: &Shard, step: u64, stream: StreamId, decoder: &mut Decoder) -> Result<u64> {
     let (mut buffer, mut out) = (Vec::new(), Vec::new());
     let own = run.table.of_rank(shard.file.name.rank);
-    for &c in own {
+    for (place, &c) in own.iter().enumerate() {
         let chunk = &run.table.chunks()[c];
         let Some(payload) = read_payload(run, shard, VectorId { step, stream }, chunk, &mut buffer)? else {
             continue;
@@ -69,20 +69,21 @@ fn check_vector(run: &Run, shard: &Shard, step: u64, stream: StreamId, decoder: 
         out.resize(chunk.len, 0.0);
         let decodes = match coding {
             Coding::Absent => continue,
-            _ if coding.follows() => decoder.check_predicted(dtype, coding, bytes, chunk.len),
+            _ if coding.follows() => {
+                decoder.check_predicted(dtype, coding, bytes, (chunk.len, chunk.pieces.len()))
+            }
             _ => decoder.decode(dtype, coding, bytes, &mut out),
         };
         let honest = || honest_squares(coding, bytes, &out);
-        decodes.and_then(|()| honest()).map_err(|e| {
-            damaged_vector(
-                run,
-                &shard.file.path,
-                VectorId { step, stream },
-                chunk,
-                payload.offset,
-                &e.to_string(),
-            )
-        })?;
+        let damaged = |what: &str| {
+            let vector = VectorId { step, stream };
+            damaged_vector(run, &shard.file.path, vector, chunk, payload.offset, what)
+        };
+        decodes.and_then(|()| honest()).map_err(|e| damaged(&e.to_string()))?;
+        let absent = shard.absent(step, stream, place).ranges(&chunk.pieces);
+        if absent.into_iter().any(|range| out[range].iter().any(|v| v.to_bits() != 0)) {
+            return Err(damaged("a tensor that is absent has values"));
+        }
     }
     Ok(own.len() as u64)
 }

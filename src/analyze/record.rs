@@ -111,15 +111,15 @@ impl Shape {
         &self.ends
     }
 
-    /// Folds the chunks of a step into tensors: their sums, by tensor.
+    /// Folds the pieces of a step into tensors: their sums, by tensor.
     pub(crate) fn totals(&self, run: &Run, cells: &[&Cells], row: usize) -> Cells {
         let tensors = run.manifest.tensors.len();
         let mut totals = Cells::with_capacity(self.layout, tensors);
         let mut fold = Fold::new(self.layout);
-        let mut chunks = run.table.chunks().iter().zip(cells).peekable();
+        let mut pieces = run.table.pieces().zip(cells).peekable();
         for tensor in 0..tensors {
             fold.clear();
-            while let Some((_, cells)) = chunks.next_if(|(c, _)| c.tensor == tensor) {
+            while let Some((_, cells)) = pieces.next_if(|(p, _)| p.tensor == tensor) {
                 fold.add(cells.row(row));
             }
             totals.push(fold.total());

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::error::Result;
 use crate::run::Run;
+use crate::run::format::chunk::Piece;
 use crate::run::read::catalog::Catalog;
 use crate::run::read::walk::{through, undamaged, unless_damaged};
 
@@ -19,31 +20,38 @@ pub(crate) fn unusable(run: &Run, catalog: &Catalog) -> Result<Vec<usize>> {
         return Ok(Vec::new());
     };
     let chunks = run.table.chunks();
-    let without_gradient = |c: &usize| !catalog.absent(chunks[*c].tensor)[0];
-    let all: Vec<usize> = (0..chunks.len()).filter(without_gradient).collect();
+    let without_gradient = |p: &Piece| !catalog.absent(p.tensor)[0];
+    let all: Vec<usize> =
+        (0..chunks.len()).filter(|&c| chunks[c].pieces.iter().any(without_gradient)).collect();
     let found = Mutex::new(vec![false; run.manifest.tensors.len()]);
     let mark = |tensor: usize, value: bool| {
         found.lock().unwrap_or_else(PoisonError::into_inner)[tensor] = value;
     };
-    let marked = |c: &usize| found.lock().unwrap_or_else(PoisonError::into_inner)[chunks[*c].tensor];
+    let marked = |p: &Piece| found.lock().unwrap_or_else(PoisonError::into_inner)[p.tensor];
     let result = through(run, &[*first], &all, |_, steps, trajectory, mut source| {
         undamaged(steps, trajectory, &mut source, |_, x, source| {
-            if x.iter().any(|v| !v.is_finite()) {
-                mark(source.chunk.tensor, true);
+            for piece in source.chunk.pieces.iter().filter(|p| without_gradient(p)) {
+                if x[piece.range()].iter().any(|v| !v.is_finite()) {
+                    mark(piece.tensor, true);
+                }
             }
             Ok(())
         })
     });
     unless_damaged(result)?;
-    let suspects: Vec<usize> = all.into_iter().filter(marked).collect();
+    let suspects: Vec<usize> = all.into_iter().filter(|&c| chunks[c].pieces.iter().any(marked)).collect();
     let before: Vec<Mutex<Vec<u32>>> = suspects.iter().map(|_| Mutex::default()).collect();
     let result = through(run, &steps, &suspects, |place, steps, trajectory, mut source| {
         let mut before = before[place].lock().unwrap_or_else(PoisonError::into_inner);
         undamaged(steps, trajectory, &mut source, |_, x, source| {
             if before.is_empty() {
                 before.extend(x.iter().map(|v| v.to_bits()));
-            } else if x.iter().zip(before.iter()).any(|(x, b)| x.to_bits() != *b) {
-                mark(source.chunk.tensor, false);
+            }
+            for piece in &source.chunk.pieces {
+                let mut both = x[piece.range()].iter().zip(&before[piece.range()]);
+                if both.any(|(x, b)| x.to_bits() != *b) {
+                    mark(piece.tensor, false);
+                }
             }
             Ok(())
         })

@@ -3,7 +3,7 @@
 use crate::codec::encode::ZEROS;
 use crate::codec::packed::Packed;
 use crate::codec::planes::{bitmap_len, kept_elements, merge16, merge32};
-use crate::codec::predict::{Past, Prediction, predict};
+use crate::codec::predict::{Past, Pieces, Prediction, Predictions, predict_pieces};
 use crate::codec::quantized::{BLOCK, NO_LEVEL, TOO_LARGE, blocks, dequantize, level_count, step_value};
 use crate::codec::residual::Residual;
 use crate::codec::{Coding, DecodeError, Exponents, Plane};
@@ -25,15 +25,6 @@ impl std::fmt::Debug for Decoder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Decoder").field("isa", &self.isa).finish_non_exhaustive()
     }
-}
-
-/// How a chunk was predicted.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Predicted {
-    /// The predictor and its coefficients.
-    pub prediction: Prediction,
-    /// The sum of the squares of what it missed by more than two units of the last place.
-    pub missed: f64,
 }
 
 /// The planes of a payload, cut but not yet merged.
@@ -113,8 +104,9 @@ impl Decoder {
         result
     }
 
-    /// Decodes a chunk of which `past` is what came before. Its moments are taken a step further. Returns
-    /// how it was predicted, and how well.
+    /// Decodes a chunk of these pieces of which `past` is what came before. Its moments are taken a step further. Returns
+    /// how it was predicted; `missed` is told at which elements that missed by more than two units of the last place,
+    /// and the square of it.
     ///
     /// # Errors
     /// The payload does not fit `coding`; `out` and the moments then hold nothing of use.
@@ -123,23 +115,25 @@ impl Decoder {
         dtype: DType,
         coding: Coding,
         payload: &[u8],
-        past: &mut Past<'_>,
+        (past, pieces): (&mut Past<'_>, Pieces<'_>),
         out: &mut [f32],
-    ) -> Result<Predicted, DecodeError> {
+        missed: impl FnMut(usize, f64),
+    ) -> Result<Predictions, DecodeError> {
         let _exact = Exact::new();
         let predictor = match coding {
             Coding::Delta(_) => {
                 let levels = Levels::of(coding, payload, out.len())?;
                 self.multiples(&levels, past.x, out)?;
-                return Ok(Predicted { prediction: Prediction::PREVIOUS, missed: 0.0 });
+                return Ok(Prediction::PREVIOUS.into());
             }
             Coding::Residual(predictor) => predictor,
             _ => return Err(DecodeError::NotPredicted),
         };
-        let residual = Residual::read(predictor, dtype, payload, out.len())?;
-        predict(self.isa, &residual.prediction, past, out);
-        let missed = residual.correct(self.isa, dtype, &mut self.exponent, &mut self.distances, out);
-        Ok(Predicted { prediction: residual.prediction, missed })
+        let counts = (out.len(), pieces.ends.len().max(1));
+        let residual = Residual::read_pieces(predictor, dtype, payload, counts)?;
+        predict_pieces(self.isa, &residual.predictions, pieces, past, out);
+        residual.correct(self.isa, dtype, &mut self.exponent, &mut self.distances, out, missed);
+        Ok(residual.predictions)
     }
 
     /// Whether nothing that the prediction of `n` elements missed is more than rounding, without what came
@@ -148,7 +142,7 @@ impl Decoder {
         residual.is_rounding(self.isa, &mut self.exponent[..n])
     }
 
-    /// Whether a payload of `n` elements that is predicted is one, without what came before.
+    /// Whether a payload of `n` elements in so many pieces that is predicted is one, without what came before.
     ///
     /// # Errors
     /// The payload does not fit `coding`.
@@ -157,11 +151,13 @@ impl Decoder {
         dtype: DType,
         coding: Coding,
         payload: &[u8],
-        n: usize,
+        (n, pieces): (usize, usize),
     ) -> Result<(), DecodeError> {
         match coding {
             Coding::Delta(_) => self.levels(&Levels::of(coding, payload, n)?),
-            Coding::Residual(predictor) => Residual::read(predictor, dtype, payload, n).map(drop),
+            Coding::Residual(predictor) => {
+                Residual::read_pieces(predictor, dtype, payload, (n, pieces)).map(drop)
+            }
             _ => Err(DecodeError::NotPredicted),
         }
     }

@@ -4,7 +4,7 @@ use zstd::zstd_safe::{CParameter, ParamSwitch};
 
 use crate::codec::packed::pack;
 use crate::codec::planes::{bitmap_len, is_kept, kept_elements, split16, split32};
-use crate::codec::predict::Prediction;
+use crate::codec::predict::Predictions;
 use crate::codec::quantized::{halve, quantize, steps};
 use crate::codec::residual;
 use crate::codec::{Coding, Exponents, Noise, Plane, ZERO_BLOCK};
@@ -79,19 +79,19 @@ impl Encoder {
         })
     }
 
-    /// Appends the payload of `values` of `dtype` of which `predicted` is what `prediction` makes.
+    /// Appends the payload of `values` of `dtype` of which `predicted` is what `predictions` make.
     pub fn encode_residual(
         &mut self,
         dtype: DType,
-        prediction: &Prediction,
+        predictions: &Predictions,
         values: &[f32],
         predicted: &[f32],
         out: &mut Vec<u8>,
     ) -> Coding {
         self.distances.resize(values.len(), 0);
         residual::distances(self.isa, dtype, values, predicted, &mut self.distances);
-        residual::encode(self.isa, prediction, &self.distances, &mut self.bytes, out);
-        Coding::Residual(prediction.predictor)
+        residual::encode(self.isa, predictions, &self.distances, &mut self.bytes, out);
+        Coding::Residual(predictions.first.predictor)
     }
 
     /// Bits that the residual of `values` takes, about.

@@ -4,7 +4,9 @@
 //! each operation written here, in this order. It need not be the optimizer's own, since what a
 //! prediction misses is stored; but the reader must come to the same bits as the writer.
 
-use crate::isa::multi_isa;
+use std::ops::Range;
+
+use crate::isa::{Isa, multi_isa};
 
 /// How an iterate is predicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -128,6 +130,16 @@ pub struct Past<'a> {
     pub second: &'a mut [f32],
 }
 
+impl Past<'_> {
+    /// Some of its elements.
+    fn part(&mut self, range: Range<usize>) -> Past<'_> {
+        let [momentum, second] =
+            [&mut *self.momentum, &mut *self.second].map(|m| m.get_mut(range.clone()).unwrap_or_default());
+        let [x, before, g] = [self.x, self.before, self.g].map(|v| v.get(range.clone()).unwrap_or_default());
+        Past { x, before, g, momentum, second }
+    }
+}
+
 /// Where a prediction is no number, the iterate before stands for it: which NaN an operation gives is
 /// the processor's choice.
 #[inline(always)]
@@ -196,8 +208,86 @@ rule!(sgd_nesterov_fused, sgd_body::<true, true>);
 rule!(adam, adam_body::<false>);
 rule!(adam_coupled, adam_body::<true>);
 
+/// How a chunk is predicted. Its pieces can have taken different numbers of steps.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Predictions {
+    /// That of most elements.
+    pub first: Prediction,
+    /// Others, with the same predictor and flags.
+    pub others: Vec<Prediction>,
+    /// By piece: the number of its own, 0 being the first; empty where there are no others.
+    pub of: Vec<u16>,
+}
+
+impl From<Prediction> for Predictions {
+    fn from(first: Prediction) -> Predictions {
+        Predictions { first, others: Vec::new(), of: Vec::new() }
+    }
+}
+
+impl Predictions {
+    /// That of the piece at `place`.
+    pub fn of(&self, place: usize) -> Prediction {
+        let number = self.of.get(place).map_or(0, |n| usize::from(*n));
+        number.checked_sub(1).and_then(|n| self.others.get(n)).copied().unwrap_or(self.first)
+    }
+
+    /// The same with other flags.
+    pub(crate) fn with_flags(mut self, flags: u8) -> Predictions {
+        self.first.flags = flags;
+        self.others.iter_mut().for_each(|p| p.flags = flags);
+        self
+    }
+}
+
+/// The pieces of a chunk.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pieces<'a> {
+    /// Where each ends; may be empty where there is one.
+    pub ends: &'a [usize],
+    /// A bit for each, that it has no gradient though others have: a step of the optimizer leaves it and its moments
+    /// where they are. Empty where all have one, or none.
+    pub at_rest: &'a [u8],
+}
+
+impl Pieces<'_> {
+    /// Whether the one at `place` is at rest.
+    fn rests(&self, place: usize) -> bool {
+        self.at_rest.get(place / 8).is_some_and(|bits| bits >> (place % 8) & 1 == 1)
+    }
+}
+
+/// Predicts x_{t+1} into `out`, of the chunk's length, piece by piece, and takes the moments a step further.
+pub(crate) fn predict_pieces(
+    isa: Isa,
+    predictions: &Predictions,
+    pieces: Pieces<'_>,
+    past: &mut Past<'_>,
+    out: &mut [f32],
+) {
+    let alike = predictions.of.is_empty() && pieces.at_rest.is_empty();
+    if alike || predictions.first.predictor.moments() == 0 {
+        return predict(isa, &predictions.first, past, out);
+    }
+    // Neighbours that are alike go together.
+    let how = |place: usize| (!pieces.rests(place)).then(|| predictions.of(place));
+    let (mut begin, mut from) = (0, 0);
+    for place in 0..pieces.ends.len() {
+        let (own, end) = (how(place), pieces.ends[place]);
+        if place + 1 < pieces.ends.len() && how(place + 1) == how(begin) {
+            continue;
+        }
+        let range = from..end;
+        match own {
+            Some(prediction) => predict(isa, &prediction, &mut past.part(range.clone()), &mut out[range]),
+            None => out[range.clone()].copy_from_slice(&past.x[range]),
+        }
+        (begin, from) = (place + 1, end);
+    }
+}
+
 /// Predicts x_{t+1} into `out`, of the chunk's length, and takes the moments a step further.
-pub fn predict(isa: crate::isa::Isa, prediction: &Prediction, past: &mut Past<'_>, out: &mut [f32]) {
+pub fn predict(isa: Isa, prediction: &Prediction, past: &mut Past<'_>, out: &mut [f32]) {
     let c = prediction.coefficients;
     let has = |flag| prediction.flags & flag != 0;
     match prediction.predictor {

@@ -5,14 +5,14 @@
 
 use crate::codec::DecodeError;
 use crate::codec::packed::{Packed, pack};
-use crate::codec::predict::{MAX_COEFFICIENTS, Prediction, Predictor};
+use crate::codec::predict::{MAX_COEFFICIENTS, Prediction, Predictions, Predictor};
 use crate::dtype::{DType, narrow, widen_one};
 use crate::isa::{Isa, multi_isa};
 
 // There is no entropy coder. Where the prediction holds all residuals are zero, and a block of 1024 zeros
 // takes two bytes; where it does not, they are small numbers that packing stores nearly as well as Huffman
 // coding would.
-/// Bytes before the coefficients: the number of planes, the predictor's flags, two zeros.
+/// Bytes before the coefficients: the number of planes, the predictor's flags, how many others there are.
 const HEAD: usize = 4;
 /// Distances up to here are rounding: two units of the last place, either way.
 const ROUNDING: u32 = 4;
@@ -140,10 +140,10 @@ multi_isa! {
     => portable plane_body, avx2 plane_body, avx512 plane_body
 }
 
-/// Appends the payload for values that lie `distances` away from what `prediction` makes.
+/// Appends the payload for values that lie `distances` away from what `predictions` make.
 pub(super) fn encode(
     isa: Isa,
-    prediction: &Prediction,
+    predictions: &Predictions,
     distances: &[u32],
     bytes: &mut Vec<u8>,
     out: &mut Vec<u8>,
@@ -151,9 +151,15 @@ pub(super) fn encode(
     let most = distances.iter().fold(0, |all, z| all | z);
     let planes = (u32::BITS - most.leading_zeros()).div_ceil(8);
     // At most 4.
-    out.extend([u8::try_from(planes).unwrap_or(4), prediction.flags, 0, 0]);
-    let count = prediction.predictor.coefficients();
-    out.extend(prediction.coefficients[..count].iter().flat_map(|c| c.to_le_bytes()));
+    let Predictions { first, others, of } = predictions;
+    out.extend([u8::try_from(planes).unwrap_or(4), first.flags]);
+    // Fewer than pieces, of which a chunk has at most 65,536.
+    out.extend(u16::try_from(others.len()).unwrap_or(u16::MAX).to_le_bytes());
+    let count = first.predictor.coefficients();
+    for prediction in std::iter::once(first).chain(others) {
+        out.extend(prediction.coefficients[..count].iter().flat_map(|c| c.to_le_bytes()));
+    }
+    out.extend(of.iter().flat_map(|number| number.to_le_bytes()));
     bytes.resize(distances.len(), 0);
     for p in 0..planes {
         plane(isa, distances, 8 * p, bytes);
@@ -165,13 +171,13 @@ pub(super) fn encode(
 #[derive(Debug)]
 pub struct Residual<'a> {
     /// How the values are predicted.
-    pub prediction: Prediction,
+    pub predictions: Predictions,
     /// The bytes of the distances, lowest first; none where all are 0.
     pub planes: Vec<Packed<'a>>,
 }
 
 impl<'a> Residual<'a> {
-    /// Takes a payload of `n` elements apart.
+    /// Takes a payload of `n` elements of one piece apart.
     ///
     /// # Errors
     /// It does not fit its predictor, type and count.
@@ -181,29 +187,54 @@ impl<'a> Residual<'a> {
         payload: &'a [u8],
         n: usize,
     ) -> Result<Residual<'a>, DecodeError> {
-        let count = predictor.coefficients();
-        let short =
-            DecodeError::Length { codec: "residual", found: payload.len(), expected: HEAD + 4 * count };
-        let Some((head, mut rest)) = payload.split_at_checked(HEAD + 4 * count) else {
-            return Err(short);
-        };
-        let mut coefficients = [0.0; MAX_COEFFICIENTS];
-        for (c, bytes) in coefficients.iter_mut().zip(head[HEAD..].as_chunks::<4>().0) {
-            *c = f32::from_le_bytes(*bytes);
-        }
+        Residual::read_pieces(predictor, dtype, payload, (n, 1))
+    }
+
+    /// The same of several pieces.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub(super) fn read_pieces(
+        predictor: Predictor,
+        dtype: DType,
+        payload: &'a [u8],
+        (n, pieces): (usize, usize),
+    ) -> Result<Residual<'a>, DecodeError> {
+        let of_one = 4 * predictor.coefficients();
+        let short = |expected| DecodeError::Length { codec: "residual", found: payload.len(), expected };
+        let (head, rest) = payload.split_first_chunk::<HEAD>().ok_or_else(|| short(HEAD + of_one))?;
         let (planes, flags) = (usize::from(head[0]), head[1]);
-        if planes > dtype.size() || flags & !predictor.flags() != 0 || head[2..HEAD] != [0, 0] {
+        let others = usize::from(u16::from_le_bytes([head[2], head[3]]));
+        let known = others == 0 || (predictor.moments() > 0 && others < pieces);
+        if planes > dtype.size() || flags & !predictor.flags() != 0 || !known {
             return Err(DecodeError::Packed("its head says what this version does not know"));
+        }
+        let of_pieces = if others > 0 { 2 * pieces } else { 0 };
+        let len = of_one * (others + 1);
+        let (coefficients, rest) = rest.split_at_checked(len).ok_or_else(|| short(HEAD + len + of_pieces))?;
+        let (of, mut rest) = rest.split_at_checked(of_pieces).ok_or_else(|| short(HEAD + len + of_pieces))?;
+        let prediction = |own: &[u8]| {
+            let mut coefficients = [0.0; MAX_COEFFICIENTS];
+            for (c, bytes) in coefficients.iter_mut().zip(own.as_chunks::<4>().0) {
+                *c = f32::from_le_bytes(*bytes);
+            }
+            Prediction { predictor, flags, coefficients }
+        };
+        let (first, more) = coefficients.split_at(of_one);
+        let others: Vec<Prediction> = more.chunks(of_one.max(1)).map(prediction).collect();
+        let of: Vec<u16> = of.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b)).collect();
+        if of.iter().any(|number| usize::from(*number) > others.len()) {
+            return Err(DecodeError::Packed("it names a prediction that is not there"));
         }
         let planes = (0..planes).map(|_| Packed::take(&mut rest, n)).collect::<Result<_, _>>()?;
         if !rest.is_empty() {
             return Err(DecodeError::Packed("it is longer than it says"));
         }
-        Ok(Residual { prediction: Prediction { predictor, flags, coefficients }, planes })
+        Ok(Residual { predictions: Predictions { first: prediction(first), others, of }, planes })
     }
 
-    /// Turns predictions into values. `bytes` and `distances` are scratch. Returns the sum of the squares of
-    /// what the prediction missed, without what is rounding.
+    /// Turns predictions into values. `bytes` and `distances` are scratch. `missed` is told where a prediction missed
+    /// by more than rounding, and the square of that.
     pub(super) fn correct(
         &self,
         isa: Isa,
@@ -211,21 +242,20 @@ impl<'a> Residual<'a> {
         bytes: &mut [u8],
         distances: &mut Vec<u32>,
         out: &mut [f32],
-    ) -> f64 {
+        mut missed: impl FnMut(usize, f64),
+    ) {
         let bytes = &mut bytes[..out.len()];
         match (&self.planes[..], dtype) {
-            ([], DType::F32) => 0.0,
+            ([], DType::F32) => {}
             // Nearly all predictions hold.
             ([only], DType::F32) if only.is_sparse() => {
-                let mut missed = 0.0;
                 for (at, z) in only.patches() {
                     let predicted = out[at];
                     out[at] = corrected32(predicted, u32::from(z));
                     if u32::from(z) > ROUNDING {
-                        missed += (f64::from(out[at]) - f64::from(predicted)).powi(2);
+                        missed(at, square(out[at], predicted));
                     }
                 }
-                missed
             }
             // Few are further away than a byte can say.
             ([lowest, higher @ ..], DType::F32) if higher.iter().all(Packed::is_sparse) => {
@@ -237,17 +267,15 @@ impl<'a> Residual<'a> {
                 let further = Far::among(further, out);
                 let mut far = Vec::new();
                 correct_bytes(isa, bytes, out, &mut far);
-                let near = far.iter().filter(|at| !further.has(**at)).map(|&at| {
-                    let predicted = predicted32(out[at], u32::from(bytes[at]));
-                    (f64::from(out[at]) - f64::from(predicted)).powi(2)
-                });
-                let near: f64 = near.sum();
+                for &at in far.iter().filter(|at| !further.has(**at)) {
+                    missed(at, square(out[at], predicted32(out[at], u32::from(bytes[at]))));
+                }
                 for (p, plane) in higher.iter().enumerate() {
                     for (at, byte) in plane.patches() {
                         out[at] = further32(out[at], bytes[at], u32::from(byte) << (8 * p + 7));
                     }
                 }
-                near + further.missed(out)
+                further.missed(out, missed);
             }
             (planes, _) => {
                 distances.clear();
@@ -260,7 +288,7 @@ impl<'a> Residual<'a> {
                 let far = distances.iter().enumerate().filter(is_far).map(|(i, _)| i).collect();
                 let far = Far::among(far, out);
                 correct_wide(isa, dtype, distances, out);
-                far.missed(out)
+                far.missed(out, missed);
             }
         }
     }
@@ -279,6 +307,11 @@ impl<'a> Residual<'a> {
     }
 }
 
+/// The square of what a prediction missed.
+fn square(value: f32, predicted: f32) -> f64 {
+    (f64::from(value) - f64::from(predicted)).powi(2)
+}
+
 /// Elements whose prediction missed by more than rounding, and the predictions.
 struct Far(Vec<(usize, f32)>);
 
@@ -292,9 +325,9 @@ impl Far {
         self.0.binary_search_by_key(&at, |(at, _)| *at).is_ok()
     }
 
-    /// The sum of the squares of what was missed.
-    fn missed(&self, values: &[f32]) -> f64 {
-        self.0.iter().map(|&(at, predicted)| (f64::from(values[at]) - f64::from(predicted)).powi(2)).sum()
+    /// Tells the square of what was missed of each.
+    fn missed(&self, values: &[f32], mut missed: impl FnMut(usize, f64)) {
+        self.0.iter().for_each(|&(at, predicted)| missed(at, square(values[at], predicted)));
     }
 }
 

@@ -140,7 +140,7 @@ fn fill(lane: &mut Lane, values: &[f32], plan: Plan) -> Result<Option<Place>> {
     push_bytes(DType::F32, values, &mut bytes);
     let Ok(coding) = encoder.encode(DType::F32, &bytes, &mut gradient) else { return Ok(None) };
     let rule = Prediction::new(Predictor::Sgd, 0, &[5e-4, 0.9, 1.0, 1e-4, 1.0]);
-    encoder.encode_residual(DType::F32, &rule, values, values, &mut residual);
+    encoder.encode_residual(DType::F32, &rule.into(), values, values, &mut residual);
     let moments = [0, 1].map(|k| lane.kept(Kept::Moment(k)));
     let init = lane.put(values)?;
     let first = lane.kept(Kept::Iterate(0));

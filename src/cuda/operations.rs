@@ -233,7 +233,7 @@ impl Work {
         for (place, packed) in planes.iter_mut().zip(&residual.planes) {
             *place = self.packed(device, packed, n)?;
         }
-        let prediction = &residual.prediction;
+        let prediction = &residual.predictions.first;
         let joins = self
             .list
             .last()

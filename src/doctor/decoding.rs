@@ -283,7 +283,7 @@ impl Case {
             let mut past = Past { x, before, g: &g, momentum: &mut momentum, second: &mut second };
             predict(isa, &rule, &mut past, &mut guess);
             let next: Vec<f32> = guess.iter().enumerate().map(|(i, v)| missed(*v, i + t, misses)).collect();
-            encoder.encode_residual(DType::F32, &rule, &next, &guess, &mut residual);
+            encoder.encode_residual(DType::F32, &rule.into(), &next, &guess, &mut residual);
             chunk.iterates.push(next);
             chunk.gradients.push(g);
             payloads.push(Payload { coding, gradient, residual });

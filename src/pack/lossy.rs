@@ -4,31 +4,35 @@ use rayon::prelude::*;
 
 use crate::error::Result;
 use crate::float_environment::Exact;
+use crate::isa::Isa;
 use crate::reduce::Direction;
 use crate::reduce::cpu::{Vectors, direction_sums};
 use crate::run::Run;
-use crate::run::format::chunk::Chunk;
+use crate::run::format::chunk::{Chunk, Piece};
 use crate::run::format::vector_id::{StreamId, VectorId};
 use crate::run::read::chunk_reader::{ChunkReader, Reader};
 use crate::run::read::plan::plan_windows;
 use crate::run::read::trajectory::Trajectory;
 use crate::run::read::window::Window;
 
-/// One of two runs at a chunk.
-struct Side<'a> {
-    source: ChunkReader<'a>,
+/// What a chunk of one of two runs is decoded with.
+struct Side {
     trajectory: Trajectory,
     values: Vec<f32>,
 }
 
-impl<'a> Side<'a> {
-    fn new(run: &'a Run, window: &'a Window, chunk: &'a Chunk, reader: &'a mut Reader) -> Side<'a> {
-        let source = reader.at(run, window, chunk);
-        Side { source, trajectory: Trajectory::sized(1, chunk.len), values: vec![0.0; chunk.len] }
+impl Side {
+    fn new(chunk: &Chunk) -> Side {
+        Side { trajectory: Trajectory::sized(1, chunk.len), values: vec![0.0; chunk.len] }
     }
 
-    fn vector(&mut self, step: u64, stream: StreamId) -> Result<Option<&[f32]>> {
-        self.trajectory.vector(step, stream, &mut self.source, &mut self.values)
+    fn vector(
+        &mut self,
+        step: u64,
+        stream: StreamId,
+        source: &mut ChunkReader<'_>,
+    ) -> Result<Option<&[f32]>> {
+        self.trajectory.vector(step, stream, source, &mut self.values)
     }
 }
 
@@ -49,37 +53,32 @@ pub(super) fn beyond_bounds(old: &Run, new: &Run, progress: &dyn Fn(u64)) -> Res
         let of_chunk = |(index, chunk): (usize, &Chunk)| -> Result<(Option<VectorId>, u64)> {
             let _exact = Exact::new();
             windows[0].prefetch_chunk(old, index, |s| streams.contains(&s));
-            windows[1].prefetch_chunk(new, index, |s| streams.contains(&s));
+            for piece in &chunk.pieces {
+                windows[1].prefetch_chunk(new, new.table.chunk_of(piece), |s| streams.contains(&s));
+            }
             let (mut old_reader, mut new_reader) = (Reader::new(old)?, Reader::new(new)?);
-            let mut before = Side::new(old, &windows[0], chunk, &mut old_reader);
-            let mut after = Side::new(new, &windows[1], chunk, &mut new_reader);
-            let mut widths = vec![0.0f32; chunk.len];
+            let mut source = old_reader.at(old, &windows[0], chunk);
+            let mut before = Side::new(chunk);
+            // What is stored with loss shares no chunk.
+            let new_chunk = |p: &Piece| &new.table.chunks()[new.table.chunk_of(p)];
+            let mut after: Vec<Side> = chunk.pieces.iter().map(|p| Side::new(new_chunk(p))).collect();
+            let (mut widths, mut bytes) = (Vec::new(), 0);
             for &step in steps {
                 for &stream in streams.iter().filter(|&&s| windows[0].has(step, s)) {
-                    let recorded = before.vector(step, stream)?;
-                    let Some(stored) = after.vector(step, stream)?.map(<[f32]>::to_vec) else {
-                        if recorded.is_some() {
+                    let some_absent = source.absent(step, stream);
+                    let recorded = before.vector(step, stream, &mut source)?;
+                    for (place, (piece, after)) in chunk.pieces.iter().zip(&mut after).enumerate() {
+                        let recorded =
+                            recorded.filter(|_| !some_absent.has(place)).map(|r| &r[piece.range()]);
+                        let mut stored = new_reader.at(new, &windows[1], new_chunk(piece));
+                        if !is_within(isa, recorded, (after, &mut stored), (step, stream), &mut widths)? {
                             return Ok((Some(VectorId { step, stream }), 0));
                         }
-                        continue;
-                    };
-                    let g2 = after.source.widths(step, stream, &stored, &mut widths)?;
-                    let near = |((r, s), w): ((&f32, &f32), &f32)| {
-                        let apart = (f64::from(*r) - f64::from(*s)).abs();
-                        apart <= f64::from(*w) || r.to_bits() == s.to_bits()
-                    };
-                    let all = recorded.is_some_and(|r| {
-                        let v = Vectors { g: r, x: r, next: r, init: r };
-                        let squares = || direction_sums(isa, Direction::Stored, &v).g2;
-                        r.iter().zip(&stored).zip(&widths).all(near)
-                            && g2.is_none_or(|g2| g2.to_bits() == squares().to_bits())
-                    });
-                    if !all {
-                        return Ok((Some(VectorId { step, stream }), 0));
+                        bytes += stored.bytes;
                     }
                 }
             }
-            Ok((None, before.source.bytes + after.source.bytes))
+            Ok((None, source.bytes + bytes))
         };
         let found: Vec<_> = old.table.chunks().par_iter().enumerate().map(of_chunk).collect::<Result<_>>()?;
         progress(found.iter().map(|(_, bytes)| bytes).sum());
@@ -88,6 +87,31 @@ pub(super) fn beyond_bounds(old: &Run, new: &Run, progress: &dyn Fn(u64)) -> Res
         }
     }
     Ok(None)
+}
+
+/// Whether a vector of a chunk of the new run is no further from what was `recorded` than its widths.
+fn is_within(
+    isa: Isa,
+    recorded: Option<&[f32]>,
+    (after, source): (&mut Side, &mut ChunkReader<'_>),
+    (step, stream): (u64, StreamId),
+    widths: &mut Vec<f32>,
+) -> Result<bool> {
+    let Some(stored) = after.vector(step, stream, source)?.map(<[f32]>::to_vec) else {
+        return Ok(recorded.is_none());
+    };
+    widths.resize(stored.len(), 0.0);
+    let g2 = source.widths(step, stream, &stored, widths)?;
+    let near = |((r, s), w): ((&f32, &f32), &f32)| {
+        let apart = (f64::from(*r) - f64::from(*s)).abs();
+        apart <= f64::from(*w) || r.to_bits() == s.to_bits()
+    };
+    Ok(recorded.is_some_and(|r| {
+        let v = Vectors { g: r, x: r, next: r, init: r };
+        let squares = || direction_sums(isa, Direction::Stored, &v).g2;
+        r.iter().zip(&stored).zip(&*widths).all(near)
+            && g2.is_none_or(|g2| g2.to_bits() == squares().to_bits())
+    }))
 }
 
 #[cfg(test)]

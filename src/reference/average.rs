@@ -12,6 +12,7 @@ use rayon::prelude::*;
 use crate::error::{Result, Tried};
 use crate::float_environment::Exact;
 use crate::reference::weights::Weights;
+use crate::run::format::chunk::{Chunk, Piece};
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::chunk_reader::ChunkReader;
 use crate::run::read::trajectory::Trajectory;
@@ -51,11 +52,11 @@ pub(super) fn materialize(run: &Run, targets: &[Target<'_>], directory: &Path) -
             other => other.steps().len() as f64,
         };
         write(run, target, Vec::new(), |out| {
-            (0..run.table.chunks().len()).try_for_each(|chunk| {
+            run.table.pieces().try_for_each(|piece| {
                 // The one rounding.
                 #[allow(clippy::cast_possible_truncation)]
                 let round = |sum: f64| (sum / divisor) as f32;
-                out.push(sums.read(t, chunk)?.into_iter().map(round))
+                out.push(sums.piece(t, piece)?.into_iter().map(round))
             })
         })
     })
@@ -84,8 +85,8 @@ fn add_all(run: &Run, targets: &[&Target<'_>], sums: &Sums<'_>) -> Result<()> {
     steps.sort_unstable();
     steps.dedup();
     let chunks: Vec<usize> = (0..run.table.chunks().len()).collect();
-    through(run, &steps, &chunks, |chunk, steps, trajectory, source| {
-        add(targets, steps, sums, chunk, trajectory, source)
+    through(run, &steps, &chunks, |_, steps, trajectory, source| {
+        add(targets, steps, sums, trajectory, source)
     })
 }
 
@@ -94,14 +95,13 @@ fn add(
     targets: &[&Target<'_>],
     steps: &[u64],
     sums: &Sums<'_>,
-    index: usize,
     trajectory: &mut Trajectory,
     mut source: ChunkReader<'_>,
 ) -> Result<()> {
     let mut held: Vec<(usize, &Target<'_>, Vec<f64>)> = Vec::new();
     for (t, target) in targets.iter().enumerate() {
         if steps.iter().any(|s| target.weights.has(*s)) {
-            held.push((t, *target, sums.read(t, index)?));
+            held.push((t, *target, sums.read(t, source.chunk)?));
         }
     }
     let mut widths = Vec::new();
@@ -123,45 +123,54 @@ fn add(
             }
         }
     }
-    held.iter().try_for_each(|(t, _, sum)| sums.write(*t, index, sum))
+    held.iter().try_for_each(|(t, _, sum)| sums.write(*t, source.chunk, sum))
 }
 
 /// The running sums of all targets: f64, target by target, in a file without a name.
 struct Sums<'a> {
-    run: &'a Run,
     file: File,
     directory: &'a Path,
     parameters: u64,
-    /// Place of each chunk's first element.
+    /// By piece: the place of its first element.
     places: Vec<u64>,
 }
 
 impl<'a> Sums<'a> {
-    fn create(run: &'a Run, targets: usize, directory: &'a Path) -> Result<Sums<'a>> {
+    fn create(run: &Run, targets: usize, directory: &'a Path) -> Result<Sums<'a>> {
         let file = tempfile::tempfile_in(directory).tried("write", directory)?;
         let mut places = Vec::new();
         let mut at = 0;
-        for chunk in run.table.chunks() {
+        for piece in run.table.pieces() {
             places.push(at);
-            at += chunk.len as u64;
+            at += piece.len as u64;
         }
         // Zeros, which take no room until they are written.
         file.set_len(at * 8 * targets as u64).tried("write", directory)?;
-        Ok(Sums { run, file, directory, parameters: at, places })
+        Ok(Sums { file, directory, parameters: at, places })
     }
 
-    fn offset(&self, target: usize, chunk: usize) -> u64 {
-        (target as u64 * self.parameters + self.places[chunk]) * 8
+    fn offset(&self, target: usize, piece: &Piece) -> u64 {
+        (target as u64 * self.parameters + self.places[piece.number]) * 8
     }
 
-    fn read(&self, target: usize, chunk: usize) -> Result<Vec<f64>> {
-        let mut bytes = vec![0; self.run.table.chunks()[chunk].len * 8];
-        self.file.read_exact_at(&mut bytes, self.offset(target, chunk)).tried("read", self.directory)?;
+    fn piece(&self, target: usize, piece: &Piece) -> Result<Vec<f64>> {
+        let mut bytes = vec![0; piece.len * 8];
+        self.file.read_exact_at(&mut bytes, self.offset(target, piece)).tried("read", self.directory)?;
         Ok(bytes.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)).collect())
     }
 
-    fn write(&self, target: usize, chunk: usize, sums: &[f64]) -> Result<()> {
-        let bytes: Vec<u8> = sums.iter().flat_map(|v| v.to_le_bytes()).collect();
-        self.file.write_all_at(&bytes, self.offset(target, chunk)).tried("write", self.directory)
+    fn read(&self, target: usize, chunk: &Chunk) -> Result<Vec<f64>> {
+        let mut all = Vec::with_capacity(chunk.len);
+        for piece in &chunk.pieces {
+            all.extend(self.piece(target, piece)?);
+        }
+        Ok(all)
+    }
+
+    fn write(&self, target: usize, chunk: &Chunk, sums: &[f64]) -> Result<()> {
+        chunk.pieces.iter().try_for_each(|piece| {
+            let bytes: Vec<u8> = sums[piece.range()].iter().flat_map(|v| v.to_le_bytes()).collect();
+            self.file.write_all_at(&bytes, self.offset(target, piece)).tried("write", self.directory)
+        })
     }
 }

@@ -32,7 +32,7 @@ use crate::reference::spec::{Found, find};
 pub use crate::reference::spec::{OwnReference, ReferenceSpec};
 use crate::reference::values::Values;
 use crate::reference::weights::Weights;
-use crate::run::format::chunk::Chunk;
+use crate::run::format::chunk::{Chunk, Piece};
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::catalog::Catalog;
 use crate::run::read::chunk_reader::Reader;
@@ -124,6 +124,14 @@ impl Reference {
     /// The file cannot be read.
     pub(crate) fn chunk(&self, chunk: &Chunk, buffer: &mut Vec<u8>, out: &mut [f32]) -> Result<()> {
         self.values.chunk(chunk, buffer, out)
+    }
+
+    /// The same of a piece.
+    ///
+    /// # Errors
+    /// As [`Self::chunk`].
+    pub(crate) fn piece(&self, piece: &Piece, buffer: &mut Vec<u8>, out: &mut [f32]) -> Result<()> {
+        self.values.piece(piece, buffer, out)
     }
 
     /// Whether its values may be off.
@@ -325,18 +333,23 @@ fn likeness(run: &Run, values: &Values, step: u64) -> Result<Likeness> {
     let (mut trajectory, mut widths) = (Trajectory::new(1), Vec::new());
     let mut found = Likeness::Same;
     for chunk in run.table.chunks() {
-        let Some(dtype) = values.dtype(chunk.tensor) else { continue };
+        if !chunk.pieces.iter().any(|p| values.has(p.tensor)) {
+            continue;
+        }
         let mut source = reader.at(run, &window, chunk);
         trajectory.clear();
         let x = trajectory.recorded(step, &mut source)?;
         r.resize(chunk.len, 0.0);
         values.chunk(chunk, &mut buffer, &mut r)?;
-        if x.iter().zip(&r).all(|(x, r)| round(dtype, *x).to_bits() == r.to_bits()) {
+        let of = |p: &Piece| Some((p.range(), values.dtype(p.tensor)?));
+        let pieces = || chunk.pieces.iter().filter_map(of);
+        let same = |x: f32, r: f32, dtype| round(dtype, x).to_bits() == r.to_bits();
+        if pieces().all(|(at, dtype)| x[at.clone()].iter().zip(&r[at]).all(|(x, r)| same(*x, *r, dtype))) {
             continue;
         }
         widths.resize(chunk.len, 0.0);
         source.widths(step, StreamId::Iterate, x, &mut widths)?;
-        if !x.iter().zip(&r).zip(&widths).all(|((x, r), w)| (x - r).abs() <= *w) {
+        if !pieces().flat_map(|(at, _)| at).all(|i| (x[i] - r[i]).abs() <= widths[i]) {
             return Ok(Likeness::Other);
         }
         found = Likeness::Within;

@@ -2,7 +2,9 @@
 //!
 //! It is compared with all recorded iterates: with all values where it may be one of them, else with a sample.
 
-use std::ops::RangeInclusive;
+use std::collections::BTreeMap;
+use std::ops::{Range, RangeInclusive};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::dtype::{DType, round};
@@ -11,6 +13,7 @@ use crate::reference::kin::{Distances, Kin, PATH};
 use crate::reference::mixture::is_nearer;
 use crate::reference::values::{Survey, Values};
 use crate::run::Run;
+use crate::run::format::chunk::Piece;
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::catalog::Catalog;
 use crate::run::read::walk::{through, undamaged, unless_damaged};
@@ -51,9 +54,11 @@ pub(super) struct Iterate {
     pub(super) same: RangeInclusive<u64>,
 }
 
-/// A part of a chunk that stands for it.
-struct Piece {
+/// A part of a tensor that stands for it.
+struct Part {
+    /// The number of the chunk in which it lies, and where.
     chunk: usize,
+    range: Range<usize>,
     /// Every how many values.
     stride: usize,
     dtype: DType,
@@ -77,7 +82,7 @@ struct Seen {
     equal: bool,
 }
 
-impl Piece {
+impl Part {
     fn see(&mut self, step: u64, x: &[f32], widths: &[f32]) {
         let square = |v: f64| v * v;
         let (mut seen, mut now) = (
@@ -162,8 +167,15 @@ impl Looked {
     }
 }
 
-/// A step, and what a piece has of its iterate.
-type Part = (u64, Vec<f32>);
+/// A step, and what a part has of its iterate.
+type Point = (u64, Vec<f32>);
+
+/// The chunks in which the elements of a list lie, ascending, and by chunk the places of these in the list.
+fn by_chunk(chunks: impl Iterator<Item = usize>) -> (Vec<usize>, Vec<Vec<usize>>) {
+    let mut places: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    chunks.enumerate().for_each(|(place, chunk)| places.entry(chunk).or_default().push(place));
+    places.into_iter().unzip()
+}
 
 struct Search<'a> {
     run: &'a Run,
@@ -206,69 +218,71 @@ impl Search<'_> {
 
     /// The square of what rounding can have moved the values of a piece by, where the file's type is coarser than
     /// the run's. Else an iterate would be in the file as it is.
-    fn rounding2(&self, piece: &Piece) -> f64 {
+    fn rounding2(&self, part: &Part) -> f64 {
         let here =
-            self.run.manifest.tensors[self.run.table.chunks()[piece.chunk].tensor].dtype.unit_roundoff();
-        let u = piece.dtype.unit_roundoff();
-        let squares = || piece.values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
+            self.run.manifest.tensors[self.run.table.chunks()[part.chunk].tensor].dtype.unit_roundoff();
+        let u = part.dtype.unit_roundoff();
+        let squares = || part.values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
         if u > here { u * u * squares() } else { 0.0 }
     }
 
     /// The sample: parts of tensors that the file has and that move along the path, where there are any.
-    fn pieces(&self) -> Result<Vec<Mutex<Piece>>> {
-        let chunks = self.run.table.chunks();
+    fn pieces(&self) -> Result<Vec<Mutex<Part>>> {
+        let table = &self.run.table;
         let mut middle = Vec::new();
         for tensor in (0..self.run.manifest.tensors.len()).filter(|&t| self.values.has(t)) {
-            let (from, to) = (
-                chunks.partition_point(|c| c.tensor < tensor),
-                chunks.partition_point(|c| c.tensor <= tensor),
-            );
-            middle.extend((from < to).then_some(from + (to - from) / 2));
+            let count = table.of_tensor(tensor).count();
+            middle.extend(table.of_tensor(tensor).nth(count / 2));
         }
         let ends: Vec<u64> = [self.steps.first(), self.steps.last()].into_iter().flatten().copied().collect();
-        let first: Vec<Mutex<Option<Vec<f32>>>> = middle.iter().map(|_| Mutex::default()).collect();
-        let moves: Vec<Mutex<bool>> = middle.iter().map(|_| Mutex::default()).collect();
+        let moves: Vec<AtomicBool> = middle.iter().map(|_| AtomicBool::new(false)).collect();
+        let (numbers, members) = by_chunk(middle.iter().map(|(chunk, _)| *chunk));
+        let first: Vec<Mutex<Option<Vec<f32>>>> = numbers.iter().map(|_| Mutex::default()).collect();
         if let [from, to] = ends[..]
             && from < to
         {
-            through(self.run, &ends, &middle, |place, steps, trajectory, mut source| {
-                undamaged(steps, trajectory, &mut source, |_, x, _| {
+            through(self.run, &ends, &numbers, |place, steps, trajectory, mut source| {
+                undamaged(steps, trajectory, &mut source, |_, x, source| {
                     let mut first = lock(&first[place]);
-                    match first.as_ref() {
-                        None => *first = Some(x.to_vec()),
-                        Some(first) => *lock(&moves[place]) = first != x,
+                    let Some(first) = first.as_ref() else {
+                        *first = Some(x.to_vec());
+                        return Ok(());
+                    };
+                    for &member in &members[place] {
+                        let range = source.chunk.pieces[middle[member].1].range();
+                        moves[member].store(first[range.clone()] != x[range], Ordering::Relaxed);
                     }
                     Ok(())
                 })
             })?;
         }
-        let moving: Vec<usize> =
-            middle.iter().zip(&moves).filter(|(_, moves)| *lock(moves)).map(|(c, _)| *c).collect();
+        let moving: Vec<_> =
+            middle.iter().zip(&moves).filter(|(_, m)| m.load(Ordering::Relaxed)).map(|(m, _)| *m).collect();
         let of = if moving.is_empty() { middle } else { moving };
         let count = of.len().min(PIECES);
         let (mut buffer, mut all) = (Vec::new(), Vec::new());
         for i in 0..count {
-            let number = of[i * of.len() / count];
-            let chunk = &chunks[number];
-            let mut values = vec![0.0; chunk.len];
-            self.values.chunk(chunk, &mut buffer, &mut values)?;
-            let stride = chunk.len.div_ceil(VALUES).max(1);
+            let (chunk, place) = of[i * of.len() / count];
+            let piece = &table.chunks()[chunk].pieces[place];
+            let mut values = vec![0.0; piece.len];
+            self.values.piece(piece, &mut buffer, &mut values)?;
+            let stride = piece.len.div_ceil(VALUES).max(1);
             let values = values.into_iter().step_by(stride).collect();
-            let dtype = self.survey.dtypes[chunk.tensor].unwrap_or(DType::F32);
-            let (seen, before) = (Vec::new(), Vec::new());
-            all.push(Mutex::new(Piece { chunk: number, stride, dtype, values, seen, before }));
+            let dtype = self.survey.dtypes[piece.tensor].unwrap_or(DType::F32);
+            let (range, seen, before) = (piece.range(), Vec::new(), Vec::new());
+            all.push(Mutex::new(Part { chunk, range, stride, dtype, values, seen, before }));
         }
         Ok(all)
     }
 
     /// Goes along the path, and says what all pieces together see. Memory holds some steps of each.
-    fn look(&self, pieces: &[Mutex<Piece>]) -> Result<Looked> {
-        let chunks: Vec<usize> = pieces.iter().map(|p| lock(p).chunk).collect();
+    fn look(&self, pieces: &[Mutex<Part>]) -> Result<Looked> {
+        let (chunks, members) = by_chunk(pieces.iter().map(|p| lock(p).chunk));
         let lossy = self.run.manifest.loses(StreamId::Iterate);
         let mut looked = Looked::default();
         for steps in self.steps.chunks(AT_ONCE) {
             through(self.run, steps, &chunks, |place, steps, trajectory, mut source| {
-                let (mut piece, mut widths) = (lock(&pieces[place]), Vec::new());
+                let mut widths = Vec::new();
                 undamaged(steps, trajectory, &mut source, |step, x, source| {
                     if lossy {
                         widths.resize(x.len(), 0.0);
@@ -276,7 +290,11 @@ impl Search<'_> {
                             return Ok(());
                         }
                     }
-                    piece.see(step, x, &widths);
+                    for &member in &members[place] {
+                        let mut part = lock(&pieces[member]);
+                        let range = part.range.clone();
+                        part.see(step, &x[range.clone()], widths.get(range).unwrap_or_default());
+                    }
                     Ok(())
                 })
             })?;
@@ -292,18 +310,24 @@ impl Search<'_> {
             return Ok(steps);
         }
         let all = self.run.table.chunks();
-        let chunks: Vec<usize> = (0..all.len()).filter(|&c| self.values.has(all[c].tensor)).collect();
+        let has = |p: &Piece| self.values.has(p.tensor);
+        let chunks: Vec<usize> = (0..all.len()).filter(|&c| all[c].pieces.iter().any(has)).collect();
         let equal = Mutex::new(vec![true; steps.len()]);
         through(self.run, &steps, &chunks, |_, window, trajectory, mut source| {
             let at = steps.partition_point(|s| *s < window[0]);
             let wanted = lock(&equal)[at..at + window.len()].to_vec();
             let wanted: Vec<u64> = window.iter().zip(wanted).filter(|(_, w)| *w).map(|(s, _)| *s).collect();
-            let dtype = self.survey.dtypes[source.chunk.tensor].unwrap_or(DType::F32);
+            let dtype = |p: &Piece| self.survey.dtypes[p.tensor].unwrap_or(DType::F32);
+            let pieces: Vec<_> =
+                source.chunk.pieces.iter().filter(|p| has(p)).map(|p| (p.range(), dtype(p))).collect();
             let (mut buffer, mut r) = (Vec::new(), vec![0.0; source.chunk.len]);
             self.values.chunk(source.chunk, &mut buffer, &mut r)?;
             let mut found = Vec::new();
             undamaged(&wanted, trajectory, &mut source, |step, x, _| {
-                let same = x.iter().zip(&r).all(|(x, r)| round(dtype, *x).to_bits() == r.to_bits());
+                let same = pieces.iter().all(|(range, dtype)| {
+                    let mut both = x[range.clone()].iter().zip(&r[range.clone()]);
+                    both.all(|(x, r)| round(*dtype, *x).to_bits() == r.to_bits())
+                });
                 found.extend(same.then_some(step));
                 Ok(())
             })?;
@@ -318,18 +342,23 @@ impl Search<'_> {
     }
 
     /// Whether a mixture of iterates around the nearest one is nearer than `limit`, in the sample.
-    fn is_mixed(&self, pieces: &[Mutex<Piece>], nearest: u64, limit: f64) -> Result<bool> {
+    fn is_mixed(&self, pieces: &[Mutex<Part>], nearest: u64, limit: f64) -> Result<bool> {
         let target: Vec<f32> = pieces.iter().flat_map(|p| lock(p).values.clone()).collect();
         if target.len() < FEWEST || self.steps.len() < PATH {
             return Ok(false);
         }
         let steps = spread(&self.steps, nearest);
-        let chunks: Vec<usize> = pieces.iter().map(|p| lock(p).chunk).collect();
-        let parts: Vec<Mutex<Vec<Part>>> = pieces.iter().map(|_| Mutex::default()).collect();
+        let (chunks, members) = by_chunk(pieces.iter().map(|p| lock(p).chunk));
+        let parts: Vec<Mutex<Vec<Point>>> = pieces.iter().map(|_| Mutex::default()).collect();
         through(self.run, &steps, &chunks, |place, steps, trajectory, mut source| {
-            let stride = lock(&pieces[place]).stride;
             undamaged(steps, trajectory, &mut source, |step, x, _| {
-                lock(&parts[place]).push((step, x.iter().step_by(stride).copied().collect()));
+                for &member in &members[place] {
+                    let (range, stride) = {
+                        let part = lock(&pieces[member]);
+                        (part.range.clone(), part.stride)
+                    };
+                    lock(&parts[member]).push((step, x[range].iter().step_by(stride).copied().collect()));
+                }
                 Ok(())
             })
         })?;

@@ -13,7 +13,7 @@ use crate::reference::locate::Located;
 use crate::reference::names::{Matched, match_names};
 use crate::reference::rename::{Rename, renamed};
 use crate::run::Run;
-use crate::run::format::chunk::Chunk;
+use crate::run::format::chunk::{Chunk, Piece};
 use crate::run::format::container::Header;
 use crate::run::format::manifest::TensorInfo;
 use crate::run::read::mapped::Source;
@@ -170,20 +170,28 @@ impl Values {
     /// # Errors
     /// The file cannot be read.
     pub(super) fn chunk(&self, chunk: &Chunk, buffer: &mut Vec<u8>, out: &mut [f32]) -> Result<()> {
-        let Some(place) = self.places[chunk.tensor] else {
+        chunk.pieces.iter().try_for_each(|piece| self.piece(piece, buffer, &mut out[piece.range()]))
+    }
+
+    /// The same of a piece.
+    ///
+    /// # Errors
+    /// As [`Self::chunk`].
+    pub(super) fn piece(&self, piece: &Piece, buffer: &mut Vec<u8>, out: &mut [f32]) -> Result<()> {
+        let Some(place) = self.places[piece.tensor] else {
             out.fill(0.0);
             return Ok(());
         };
-        values(place.dtype, self.bytes(place, chunk, buffer)?, out);
+        values(place.dtype, self.bytes(place, piece, buffer)?, out);
         Ok(())
     }
 
-    /// The stored elements of a chunk.
-    fn bytes<'a>(&'a self, place: Place, chunk: &Chunk, buffer: &'a mut Vec<u8>) -> Result<&'a [u8]> {
+    /// The stored elements of a piece.
+    fn bytes<'a>(&'a self, place: Place, piece: &Piece, buffer: &'a mut Vec<u8>) -> Result<&'a [u8]> {
         let (path, source) = &self.sources[place.source];
         let size = place.dtype.size();
-        let offset = place.offset + chunk.begin * size as u64;
-        source.bytes(offset, chunk.len * size, buffer).tried("read", path)
+        let offset = place.offset + piece.begin * size as u64;
+        source.bytes(offset, piece.len * size, buffer).tried("read", path)
     }
 
     /// Takes the tensors away that `keep` does not name.
@@ -200,14 +208,14 @@ impl Values {
     pub(super) fn xxh3(&self, run: &Run) -> Result<String> {
         let (mut hash, mut buffer) = (Xxh3::default(), Vec::new());
         let (mut values, mut bytes) = (Vec::new(), Vec::new());
-        for chunk in run.table.chunks() {
-            let Some(place) = self.places[chunk.tensor] else { continue };
+        for piece in run.table.pieces() {
+            let Some(place) = self.places[piece.tensor] else { continue };
             if place.dtype == DType::F32 {
-                hash.update(self.bytes(place, chunk, &mut buffer)?);
+                hash.update(self.bytes(place, piece, &mut buffer)?);
                 continue;
             }
-            values.resize(chunk.len, 0.0);
-            self.chunk(chunk, &mut buffer, &mut values)?;
+            values.resize(piece.len, 0.0);
+            self.piece(piece, &mut buffer, &mut values)?;
             bytes.clear();
             push_bytes(DType::F32, &values, &mut bytes);
             hash.update(&bytes);
@@ -223,11 +231,11 @@ impl Values {
         let (mut values, mut buffer) = (Vec::new(), Vec::new());
         let mut squares = vec![0.0; run.manifest.tensors.len()];
         let mut narrow = NARROW.map(|dtype| (dtype, Narrow::default()));
-        for chunk in run.table.chunks() {
-            let Some(place) = self.places[chunk.tensor] else { continue };
-            values.resize(chunk.len, 0.0);
-            self.chunk(chunk, &mut buffer, &mut values)?;
-            squares[chunk.tensor] += values.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>();
+        for piece in run.table.pieces() {
+            let Some(place) = self.places[piece.tensor] else { continue };
+            values.resize(piece.len, 0.0);
+            self.piece(piece, &mut buffer, &mut values)?;
+            squares[piece.tensor] += values.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>();
             if place.dtype == DType::F32 {
                 narrow.iter_mut().for_each(|(dtype, seen)| seen.see(*dtype, &values));
             }

@@ -12,10 +12,10 @@ import numpy as np
 import zstandard
 from safetensors.numpy import load_file
 
-CHUNK, BLOCK, STEP_BLOCK = 65_536, 64, 256
+CHUNK, SMALL, BLOCK, STEP_BLOCK = 65_536, 4096, 64, 256
 PACK, GROUP, LANES = 1024, 256, 32
 RAW, ZERO, ABSENT, PLANES, PACKED, RESIDUAL, QUANTIZED, DELTA, ROUNDED = range(9)
-ZERO_BLOCKS, PACKED_PLANE = 1, 2
+ZERO_BLOCKS, PACKED_PLANE, SOME_ABSENT = 1, 2, 4
 FLAGS = {PLANES: ZERO_BLOCKS, PACKED: ZERO_BLOCKS, QUANTIZED: PACKED_PLANE, DELTA: PACKED_PLANE, ROUNDED: 3}
 PREVIOUS, LINEAR, SGD, ADAM = range(1, 5)
 COEFFICIENTS = {PREVIOUS: 0, LINEAR: 3, SGD: 5, ADAM: 8}
@@ -23,7 +23,9 @@ NESTEROV, FUSED, COUPLED = 1, 2, 1
 ITERATE, MOMENTS = 0, (65_534, 65_535)
 BITS = {"F32": np.dtype("<u4"), "BF16": np.dtype("<u2"), "F16": np.dtype("<u2")}
 RECORD = np.dtype("<u8, <u4, <u4, <u2, <u2, <u4, <u8")  # offset, bytes, plane bytes, codec, predictor, flags, hash
-Past = namedtuple("Past", "bits x older grad m v")  # of x_{t-1} the bits; x_{t-1}, x_{t-2} and the rest in binary32
+# Of x_{t-1} the bits; x_{t-1}, x_{t-2} and the rest in binary32; which elements have a gradient, and the piece of each.
+Past = namedtuple("Past", "bits x older grad m v moves piece")
+Piece = namedtuple("Piece", "tensor part")  # some elements of a tensor
 
 
 def widen(bits, dtype):
@@ -51,9 +53,23 @@ def fma(a, b, c):
     return np.where(uneven, np.nextafter(total, np.copysign(np.inf, error)), total).astype(np.float32)
 
 
+def predict_pieces(predictor, flags, sets, of, past):
+    """The prediction of a chunk in binary32, of which `of` says which set of coefficients each element has; the moments
+    of `past` are updated in place."""
+    predicted = past.x.copy()
+    for number, coefficients in enumerate(sets):
+        own = of == number
+        if predictor in (SGD, ADAM):
+            own &= past.moves
+        part = Past(*(vector[own] for vector in past))
+        predicted[own] = predict(predictor, flags, coefficients, part)
+        past.m[own], past.v[own] = part.m, part.v
+    return predicted
+
+
 def predict(predictor, flags, coefficients, past):
-    """The prediction of a chunk in binary32; the moments of `past` are updated in place."""
-    _, x, older, g, m, v = past
+    """The prediction of elements in binary32; the moments of `past` are updated in place."""
+    _, x, older, g, m, v, _moves, _piece = past
     if predictor == LINEAR:
         c0, c1, c2 = coefficients
         return x + fma(c2, g, fma(c1, x, c0 * (x - older)))
@@ -129,8 +145,13 @@ def in_order(bits):
 def decode_residual(payload, predictor, dtype, n, past):
     """The n elements of a chunk with codec 5, as bits: the prediction, plus what it missed in the order of values."""
     planes, flags = payload[:2].tolist()
-    coefficients, payload = np.split(payload[4:], [4 * COEFFICIENTS[predictor]])
-    prediction = predict(predictor, flags, coefficients.view("<f4"), past)
+    others, pieces = payload[2:4].view("<u2").item(), past.piece[-1] + 1
+    coefficients, payload = np.split(payload[4:], [4 * COEFFICIENTS[predictor] * (1 + others)])
+    of = np.zeros(pieces, np.uint16)
+    if others:
+        of, payload = np.split(payload, [2 * pieces])
+    sets = coefficients.view("<f4").reshape(1 + others, -1)
+    prediction = predict_pieces(predictor, flags, sets, of.view("<u2")[past.piece], past)
     bits = np.where(np.isnan(prediction), past.bits, narrow(prediction, dtype))
     z = np.zeros((n, BITS[dtype].itemsize), np.uint8)
     for k in range(planes):
@@ -159,6 +180,7 @@ def decode_chunk(chunks, record, dtype, n, past):
     """The n elements of a chunk as bits, or None where it is absent."""
     offset, size, plane_bytes, codec, predictor, flags, _hash = record.item()
     known = predictor in COEFFICIENTS if codec == RESIDUAL else predictor == (PREVIOUS if codec == DELTA else 0)
+    flags &= ~SOME_ABSENT
     if codec > ROUNDED or not known or flags & ~FLAGS.get(codec, 0):
         raise ValueError(f"unknown codec {codec}, predictor {predictor} or flags {flags}")
     payload = chunks[offset : offset + size]
@@ -179,15 +201,41 @@ def decode_chunk(chunks, record, dtype, n, past):
     return np.zeros(n, BITS[dtype]) if codec == ZERO else None
 
 
-def past_of(i, part, dtypes, step, keyframe, grad, vectors, moments):
-    """What a part of tensor i, of `dtypes` as an iterate and a stream, is predicted from at a step without keyframe."""
+def chunks_of(tensors, exact):
+    """The chunks of a run, each a list of pieces."""
+    chunks, shared = [], {}
+    for i, tensor in enumerate(tensors):
+        n = prod(tensor["shape"])
+        if exact and 0 < n <= SMALL:
+            kind = tensor["dtype"], tensor.get("param_group", 0)
+            chunk, size = shared.get(kind, (None, CHUNK))
+            if size + n > CHUNK:
+                chunk, size = [], 0
+                chunks.append(chunk)
+            chunk.append(Piece(i, slice(0, n)))
+            shared[kind] = chunk, size + n
+        else:
+            chunks += [[Piece(i, slice(k, min(k + CHUNK, n)))] for k in range(0, n, CHUNK)]
+    return chunks
+
+
+def past_of(chunk, dtypes, step, keyframe, grad, vectors, moments):
+    """What a chunk, of `dtypes` as an iterate and a stream, is predicted from at a step without keyframe."""
     dtype, stream_dtype = dtypes
-    bits = vectors[step - 1, ITERATE][i][part]
-    older = bits if step - 1 == keyframe else vectors[step - 2, ITERATE][i][part]
-    gradient = vectors.get((step - 1, grad), {i: None})[i]
-    gradient = np.zeros(len(bits), np.float32) if gradient is None else widen(gradient[part], stream_dtype)
-    m, v = (moments.setdefault((stream, i, part.start), np.zeros_like(gradient)) for stream in MOMENTS)
-    return Past(bits, widen(bits, dtype), widen(older, dtype), gradient, m, v)
+    gather = lambda vector: np.concatenate([vector[i][part] for i, part in chunk])
+    bits = gather(vectors[step - 1, ITERATE])
+    older = bits if step - 1 == keyframe else gather(vectors[step - 2, ITERATE])
+    gradient = vectors.get((step - 1, grad), {i: None for i, _ in chunk})
+    there = [gradient[i] is not None for i, _ in chunk]
+    zeros = lambda part: np.zeros(part.stop - part.start, np.float32)
+    widened = [widen(gradient[i][part], stream_dtype) if t else zeros(part)
+               for t, (i, part) in zip(there, chunk, strict=True)]
+    moves = [np.full(part.stop - part.start, t or not any(there)) for t, (_, part) in zip(there, chunk, strict=True)]
+    m, v = (moments.setdefault((stream, chunk[0].tensor, chunk[0].part.start), np.zeros(len(bits), np.float32))
+            for stream in MOMENTS)
+    piece = np.repeat(np.arange(len(chunk)), [part.stop - part.start for _, part in chunk])
+    gradient, moves = np.concatenate(widened), np.concatenate(moves)
+    return Past(bits, widen(bits, dtype), widen(older, dtype), gradient, m, v, moves, piece)
 
 
 @np.errstate(all="ignore")
@@ -197,28 +245,39 @@ def read_run(path) -> tuple[list[dict], dict[tuple[int, int], list]]:
     if manifest["version"] != 1 or manifest.get("requires"):
         raise ValueError("a version or feature that this reader does not know")
     grad = [None, *(stream["name"] for stream in manifest["streams"]), "grad"].index("grad")
-    tensors = [(i, t["dtype"], prod(t["shape"])) for i, t in enumerate(manifest["tensors"])]
-    iterate = [dtype for _, dtype, _ in tensors]
-    f32 = ["F32"] * len(tensors)
-    direction = f32 if manifest.get("storage", {}).get("gradients") == "int8" else iterate
-    parts = [(i, slice(k, min(k + CHUNK, n))) for i, _, n in tensors for k in range(0, n, CHUNK)]
+    iterate = [t["dtype"] for t in manifest["tensors"]]
+    f32 = ["F32"] * len(iterate)
+    storage = manifest.get("storage", {})
+    direction = f32 if storage.get("gradients") == "int8" else iterate
+    chunks = chunks_of(manifest["tensors"], {"exact"}.issuperset(storage.values()))
     vectors, moments = {}, {}
     for file in sorted(Path(path).glob("steps/*/s*-*.a1.r0.safetensors")):
         shard = load_file(file)
-        index = shard["index"].view(RECORD).reshape(len(shard["vectors"]), len(parts))
+        index = shard["index"].view(RECORD).reshape(len(shard["vectors"]), len(chunks))
+        named = shard.get("absent", np.zeros(0, np.uint8))
         for (step, stream, keyframe), records in zip(shard["vectors"].tolist(), index, strict=True):
             if stream == ITERATE and step == keyframe:
                 moments.clear()
             dtypes = iterate if stream == ITERATE else f32 if stream in MOMENTS else direction
             vector = [[np.zeros(0, BITS[dtype])] for dtype in dtypes]  # without elements there is no chunk
-            for (i, part), record in zip(parts, records, strict=True):
+            for chunk, record in zip(chunks, records, strict=True):
+                first, ends = chunk[0], np.cumsum([part.stop - part.start for _, part in chunk])
                 past = None
                 if step > keyframe:
-                    past = past_of(i, part, (iterate[i], direction[i]), step, keyframe, grad, vectors, moments)
-                bits = decode_chunk(shard["chunks"], record, dtypes[i], part.stop - part.start, past)
-                vector[i].append(bits)
+                    both = iterate[first.tensor], direction[first.tensor]
+                    past = past_of(chunk, both, step, keyframe, grad, vectors, moments)
+                bits = decode_chunk(shard["chunks"], record, dtypes[first.tensor], ends[-1], past)
+                absent = np.full(len(chunk), bits is None)
+                if record["f5"] & SOME_ABSENT:
+                    some, named = np.split(named, [ceil(len(chunk) / 8)])
+                    absent = np.unpackbits(some, count=len(chunk), bitorder="little").astype(bool)
+                pieces = chunk if bits is None else np.split(bits, ends[:-1])
+                for (i, _), piece, lacks in zip(chunk, pieces, absent, strict=True):
+                    vector[i].append(None if lacks else piece)
                 if stream in MOMENTS and bits is not None:
-                    moments[stream, i, part.start] = bits.view(np.float32).copy()
+                    moments[stream, first.tensor, first.part.start] = bits.view(np.float32).copy()
             if stream not in MOMENTS:
                 vectors[step, stream] = [None if any(p is None for p in t) else np.concatenate(t) for t in vector]
+        if len(named):
+            raise ValueError("absent pieces that belong to no chunk")
     return manifest["tensors"], vectors

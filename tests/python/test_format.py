@@ -11,11 +11,12 @@ from conftest import FIXTURES
 from numpy_decoder import read_run
 
 RUNS = ["digits_mlp", "format/v1-f32", "format/v1-bf16", "format/v1-f16", "format/v1-f32-fast", "format/v1-bf16-fast",
-        "format/v1-f16-fast", "format/v1-sgd", "format/v1-linear", "format/v1-adam", "format/v1-lossy-int8",
-        "format/v1-lossy-int8-fast", "format/v1-lossy-bf16", "format/v1-lossy-bf16-fast"]
+        "format/v1-f16-fast", "format/v1-sgd", "format/v1-linear", "format/v1-adam", "format/v1-shared-sgd",
+        "format/v1-shared-adam", "format/v1-lossy-int8", "format/v1-lossy-int8-fast", "format/v1-lossy-bf16",
+        "format/v1-lossy-bf16-fast"]
 VECTORS = {"digits_mlp": 441, "format/v1-sgd": 11, "format/v1-linear": 11, "format/v1-adam": 11,
-           "format/v1-lossy-int8": 7, "format/v1-lossy-int8-fast": 7, "format/v1-lossy-bf16": 7,
-           "format/v1-lossy-bf16-fast": 7}
+           "format/v1-shared-sgd": 11, "format/v1-shared-adam": 11, "format/v1-lossy-int8": 7,
+           "format/v1-lossy-int8-fast": 7, "format/v1-lossy-bf16": 7, "format/v1-lossy-bf16-fast": 7}
 SIZES = [0, 1, 63, 64, 65, 65535, 65536, 65537]
 
 

@@ -1,8 +1,8 @@
 //! What is decoded is what was written, bit for bit, whatever it is.
 
 use lpa::internals::{
-    COUPLED, Codec, Coding, Decoder, Encoder, Exponents, FUSED, NESTEROV, Past, Plane, Prediction, Predictor,
-    Residual, predict, push_bytes, values,
+    COUPLED, Codec, Coding, Decoder, Encoder, Exponents, FUSED, NESTEROV, Past, Pieces, Plane, Prediction,
+    Predictor, Residual, predict, push_bytes, values,
 };
 use lpa::{DType, Isa};
 use proptest::collection::vec;
@@ -94,18 +94,20 @@ fn predicted_round_trip(dtype: DType, values: &[f32], x: &[f32], before: &[f32],
             &mut p,
         );
         let mut payload = Vec::new();
-        let coding = encoder.encode_residual(dtype, &prediction, values, &p, &mut payload);
-        Decoder::new(Isa::detect()).unwrap().check_predicted(dtype, coding, &payload, n).unwrap();
+        let coding = encoder.encode_residual(dtype, &prediction.into(), values, &p, &mut payload);
+        Decoder::new(Isa::detect()).unwrap().check_predicted(dtype, coding, &payload, (n, 1)).unwrap();
         for isa in Isa::available() {
             let (mut m2, mut v2, mut out) = (g.to_vec(), x.to_vec(), vec![0.0; n]);
             let mut past = Past { x, before, g, momentum: &mut m2, second: &mut v2 };
             let mut decoder = Decoder::new(isa).unwrap();
-            let predicted = decoder.decode_predicted(dtype, coding, &payload, &mut past, &mut out).unwrap();
+            let (one, mut found) = (Pieces::default(), 0.0);
+            let add = |_, square| found += square;
+            decoder.decode_predicted(dtype, coding, &payload, (&mut past, one), &mut out, add).unwrap();
             let missed = missed(dtype, values, &p);
-            let same = (predicted.missed - missed).abs() <= 1e-12 * missed
-                || (predicted.missed.is_nan() && missed.is_nan())
-                || predicted.missed.to_bits() == missed.to_bits();
-            assert!(same, "{dtype} {prediction:?} with {}: {} {missed}", isa.name(), predicted.missed);
+            let same = (found - missed).abs() <= 1e-12 * missed
+                || (found.is_nan() && missed.is_nan())
+                || found.to_bits() == missed.to_bits();
+            assert!(same, "{dtype} {prediction:?} with {}: {} {missed}", isa.name(), found);
             let residual = Residual::read(coding.predictor().unwrap(), dtype, &payload, n).unwrap();
             assert_eq!(
                 decoder.is_rounding(&residual, n),
@@ -190,14 +192,14 @@ proptest! {
         let zeros = vec![0.0; 1000];
         payload.clear();
         let prediction = predictions()[predicted];
-        let coding = encoder.encode_residual(DType::F32, &prediction, &x, &zeros, &mut payload);
+        let coding = encoder.encode_residual(DType::F32, &prediction.into(), &x, &zeros, &mut payload);
         if let Some(byte) = payload.get_mut(at) {
             *byte ^= 1 << bit;
         }
         for payload in [&payload[..], &payload[..cut.min(payload.len())]] {
             let (mut m, mut v) = (zeros.clone(), zeros.clone());
             let mut past = Past { x: &x, before: &x, g: &x, momentum: &mut m, second: &mut v };
-            let _ = decoder.decode_predicted(DType::F32, coding, payload, &mut past, &mut out);
+            let _ = decoder.decode_predicted(DType::F32, coding, payload, (&mut past, Pieces::default()), &mut out, |_, _| {});
         }
     }
 }

@@ -12,6 +12,7 @@ const SIZES: [u64; 8] = [0, 1, 63, 64, 65, 65_535, 65_536, 65_537];
 const PACKED_SIZES: [u64; 12] = [0, 1, 31, 32, 33, 255, 256, 257, 1023, 1024, 1025, 2500];
 const ABSENT: [u64; 4] = [32, 64, 257, 65_537];
 const PREDICTED: [u64; 4] = [1, 65, 1025, 2500];
+const SHARED: [u64; 7] = [1, 64, 0, 65, 4096, 300, 4097];
 const SPECIAL: [(&str, [u32; 10]); 3] = [
     (
         "f32",
@@ -160,11 +161,14 @@ fn the_frozen_files_hold_every_codec_for_every_type() {
     }
 }
 
+/// Whether a tensor, by number, has no gradient at a step.
+type Rests = fn(usize, i64) -> bool;
+
 /// Iterates and gradients as `heavy_ball` in `fixtures/frozen.py` makes them, all numbers whole.
-fn heavy_ball(i: i64, t: i64) -> (f64, f64) {
+fn heavy_ball(i: i64, t: i64, rests: impl Fn(i64) -> bool) -> (f64, f64) {
     let (mut x, mut m) = (((i * 7919) % 4096 + 1) * 512, 0i64);
     let gradient = |t: i64| (i * 31 + t * 17) % 256 - 128;
-    for s in 0..t {
+    for s in (0..t).filter(|s| !rests(*s)) {
         m = m.div_euclid(2) + 32 * gradient(s);
         x -= m;
     }
@@ -172,9 +176,9 @@ fn heavy_ball(i: i64, t: i64) -> (f64, f64) {
 }
 
 /// As `steady` there.
-fn steady(i: i64, t: i64) -> (f64, f64) {
-    let sign = 1 - 2 * (i % 2);
-    let x = ((i * 7919) % 4096 + 1) as f64 / 256.0 - (sign * t) as f64 / 1024.0;
+fn steady(i: i64, t: i64, rests: impl Fn(i64) -> bool) -> (f64, f64) {
+    let (sign, moved) = (1 - 2 * (i % 2), (0..t).filter(|s| !rests(*s)).count());
+    let x = ((i * 7919) % 4096 + 1) as f64 / 256.0 - (sign * moved as i64) as f64 / 1024.0;
     (x, sign as f64 / (1 << (i % 4)) as f64)
 }
 
@@ -191,38 +195,63 @@ fn nudged(words: &Words, value: f64, i: u64, t: u32) -> u32 {
     if i.is_multiple_of(97) { bits + t } else { bits }
 }
 
-#[test]
-fn predicted_iterates_decode_to_the_same_bits() {
-    type Formula = fn(i64, i64) -> (f64, f64);
-    let runs: [(&str, Formula, Predictor); 3] = [
-        ("sgd", heavy_ball, Predictor::Sgd),
-        ("linear", heavy_ball, Predictor::Linear),
-        ("adam", steady, Predictor::Adam),
-    ];
-    for (name, formula, predictor) in runs {
-        let run = Run::open(&fixture(&format!("format/v1-{name}")), Access::default()).unwrap();
-        let (_, predictors, _) = used(&run);
-        assert!(predictors.get(&Some(predictor)).is_some_and(|n| *n >= 12), "{name}: {predictors:?}");
-        for step in 0..6u32 {
-            for stream in ["iterate", "grad"] {
-                if (step, stream) == (5, "grad") {
-                    continue;
-                }
-                let mut vector = Vector::open(&run, u64::from(step), stream).unwrap();
-                let tensors = Words::all().into_iter().flat_map(|w| PREDICTED.map(|n| (w.name, n)));
-                for (tensor, (dtype, n)) in tensors.enumerate() {
-                    let words = Words::all().into_iter().find(|w| w.name == dtype).unwrap();
-                    let word = |_: &Words, i: u64, _: u64| {
-                        let (x, g) = formula(i as i64, i64::from(step));
-                        let (value, t) = if stream == "iterate" { (x, step) } else { (g, 0) };
-                        nudged(&words, value, i, t)
-                    };
-                    let mut bytes = Vec::new();
-                    assert!(vector.tensor(tensor, &mut bytes).unwrap());
-                    assert!(bytes == words.bytes(n, word), "{name} {stream} {step} {dtype} {n}");
-                }
+/// Compares a run of six steps with the path of its optimizer.
+fn follows(name: &str, keys: &[(&str, u64)], rests: Rests) -> Run {
+    let run = Run::open(&fixture(&format!("format/v1-{name}")), Access::default()).unwrap();
+    for step in 0..6u32 {
+        for stream in ["iterate", "grad"] {
+            if (step, stream) == (5, "grad") {
+                continue;
+            }
+            let mut vector = Vector::open(&run, u64::from(step), stream).unwrap();
+            for (tensor, &(dtype, n)) in keys.iter().enumerate() {
+                let words = Words::all().into_iter().find(|w| w.name == dtype).unwrap();
+                let rests = |t: i64| rests(tensor, t);
+                let word = |_: &Words, i: u64, _: u64| {
+                    let at = (i as i64, i64::from(step));
+                    let adam = name.ends_with("adam");
+                    let (x, g) = if adam { steady(at.0, at.1, rests) } else { heavy_ball(at.0, at.1, rests) };
+                    let (value, t) = if stream == "iterate" { (x, step) } else { (g, 0) };
+                    nudged(&words, value, i, t)
+                };
+                let (mut bytes, there) =
+                    (Vec::new(), stream == "iterate" || !rests(i64::from(step)) || n == 0);
+                let found = vector.tensor(tensor, &mut bytes).unwrap();
+                assert_eq!(
+                    (found, vector.is_absent(tensor).unwrap()),
+                    (there, !there),
+                    "{name} {step} {tensor}"
+                );
+                assert!(!there || bytes == words.bytes(n, word), "{name} {stream} {step} {dtype} {n}");
             }
         }
+    }
+    run
+}
+
+#[test]
+fn predicted_iterates_decode_to_the_same_bits() {
+    let keys: Vec<_> = Words::all().into_iter().flat_map(|w| PREDICTED.map(|n| (w.name, n))).collect();
+    for (name, predictor) in
+        [("sgd", Predictor::Sgd), ("linear", Predictor::Linear), ("adam", Predictor::Adam)]
+    {
+        let (_, predictors, _) = used(&follows(name, &keys, |_, _| false));
+        assert!(predictors.get(&Some(predictor)).is_some_and(|n| *n >= 12), "{name}: {predictors:?}");
+    }
+}
+
+#[test]
+fn small_tensors_in_one_chunk_decode_to_the_same_bits_and_are_absent_one_by_one() {
+    let keys: Vec<_> = SHARED.into_iter().flat_map(|n| ["f32", "bf16"].map(|dtype| (dtype, n))).collect();
+    for (name, predictor) in [("shared-sgd", Predictor::Sgd), ("shared-adam", Predictor::Adam)] {
+        let run = follows(name, &keys, |tensor, t| (tensor as i64 + t) % 4 == 0);
+        // Those of 4,097 elements have chunks of their own.
+        assert_eq!(run.chunks().chunks().len(), 4, "{name}");
+        let (_, predictors, _) = used(&run);
+        assert!(predictors.get(&Some(predictor)).is_some_and(|n| *n >= 5), "{name}: {predictors:?}");
+        let shard = run.open_shard(&run.segments(0)[0].file).unwrap();
+        let some = (0..shard.vectors().len()).flat_map(|v| shard.records(v)).filter(|r| r.some_absent);
+        assert_eq!(some.count(), 10, "{name}: two chunks at five steps");
     }
 }
 

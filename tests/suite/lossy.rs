@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use lpa::internals::{Codec, Coding, Decoder, Encoder, Exponents, Lossy, Noise, Past};
+use lpa::internals::{Codec, Coding, Decoder, Encoder, Exponents, Lossy, Noise, Past, Pieces};
 use lpa::{
     Access, DType, Elements, Isa, Manifest, Precision, Profile, Run, Slice, Step, Storage, Vector, Writer,
     WriterOptions,
@@ -50,7 +50,14 @@ fn decode(
     if coding.follows() {
         let (mut m, mut v) = (Vec::new(), Vec::new());
         let mut past = Past { x: before, before, g: before, momentum: &mut m, second: &mut v };
-        decoder.decode_predicted(DType::F32, coding, payload, &mut past, &mut out)?;
+        decoder.decode_predicted(
+            DType::F32,
+            coding,
+            payload,
+            (&mut past, Pieces::default()),
+            &mut out,
+            |_, _| {},
+        )?;
     } else {
         decoder.decode(DType::F32, coding, payload, &mut out)?;
     }

@@ -17,7 +17,7 @@ use crate::order::Neumaier;
 use crate::reduce::cpu::{Vectors, iterate_sums};
 use crate::reference::weights::Weights;
 use crate::run::Run;
-use crate::run::format::chunk::Chunk;
+use crate::run::format::chunk::Piece;
 use crate::run::format::manifest::GRAD;
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::catalog::{CHANGED, Catalog};
@@ -39,7 +39,7 @@ struct Comparison {
     first: Option<u64>,
 }
 
-/// The first step that is not what the optimizer makes of the gradients, if most are not, in the first chunk
+/// The first step that is not what the optimizer makes of the gradients, if most are not, in the first piece
 /// of each parameter group; where vectors were stored with loss, if any is not, since nothing else tells. Where
 /// the beginning was not recorded there is nothing to compare.
 ///
@@ -55,10 +55,10 @@ pub(crate) fn departure(run: &Run, catalog: &Catalog, hyper: &Hyperparameters<'_
     let mut departure: Option<u64> = None;
     let lossy = run.manifest.loses(StreamId::Iterate) || run.manifest.loses(StreamId::Direction(0));
     for group in 0..hyper.groups() {
-        let of_group = |c: &&Chunk| run.manifest.tensors[c.tensor].param_group == group;
-        if let Some(chunk) = run.table.chunks().iter().find(of_group) {
-            let mut source = reader.at(run, &window, chunk);
-            let found = compare_chunk(hyper, group, stream, &steps, &mut source);
+        let of_group = |p: &&Piece| run.manifest.tensors[p.tensor].param_group == group;
+        if let Some(piece) = run.table.pieces().find(of_group) {
+            let mut source = reader.at(run, &window, &run.table.chunks()[run.table.chunk_of(piece)]);
+            let found = compare_piece(hyper, (group, piece), stream, &steps, &mut source);
             let another = 2 * found.different > found.steps || lossy;
             departure = departure.into_iter().chain(found.first.filter(|_| another)).min();
         }
@@ -66,22 +66,22 @@ pub(crate) fn departure(run: &Run, catalog: &Catalog, hyper: &Hyperparameters<'_
     Ok(departure)
 }
 
-fn compare_chunk(
+fn compare_piece(
     hyper: &Hyperparameters<'_>,
-    group: usize,
+    of: (usize, &Piece),
     stream: StreamId,
     steps: &[u64],
     source: &mut ChunkReader<'_>,
 ) -> Comparison {
     let mut compared = Comparison::default();
     // What cannot be compared ends it.
-    let _ = compare_steps(hyper, group, stream, steps, source, &mut compared);
+    let _ = compare_steps(hyper, of, stream, steps, source, &mut compared);
     compared
 }
 
 fn compare_steps(
     hyper: &Hyperparameters<'_>,
-    group: usize,
+    (group, piece): (usize, &Piece),
     stream: StreamId,
     steps: &[u64],
     source: &mut ChunkReader<'_>,
@@ -95,7 +95,9 @@ fn compare_steps(
     let mut trajectory = Trajectory::new(1);
     for t in steps.windows(2).map(|w| w[0]) {
         let update = hyper.update(group, t, t + 1)?;
-        if !matches!(source.load(t, stream, &mut g), Ok(Decoded::Values))
+        let place = source.chunk.pieces.iter().position(|p| p == piece)?;
+        if source.absent(t, stream).has(place)
+            || !matches!(source.load(t, stream, &mut g), Ok(Decoded::Values))
             || !matches!(trajectory.reach(t, source), Ok(true))
             || !matches!(trajectory.reach(t + 1, source), Ok(true))
         {
@@ -110,7 +112,7 @@ fn compare_steps(
             source.widths(step, stream, values, widths).ok()?;
         }
         let (mut error, mut made, mut moved, mut size, mut lost) = (0.0, 0.0, 0.0, 0.0, 0.0);
-        for i in 0..n {
+        for i in piece.range() {
             let (x, step) = (f64::from(x[i]), f64::from(x[i]) - f64::from(next[i]));
             let (v, expected) = update.step(buffer[i], f64::from(g[i]), x);
             buffer[i] = v;
@@ -226,12 +228,12 @@ impl Analysis<'_> {
         let Some(reference) = end.and_then(is_end) else { return Ok(None) };
         let mut squares = vec![Neumaier::default(); self.run.manifest.tensors.len()];
         let (mut file, mut values) = (Vec::new(), Vec::new());
-        for chunk in self.run.table.chunks() {
-            values.resize(chunk.len, 0.0);
-            reference.chunk(chunk, &mut file, &mut values)?;
+        for piece in self.run.table.pieces() {
+            values.resize(piece.len, 0.0);
+            reference.piece(piece, &mut file, &mut values)?;
             let x = values.as_slice();
             let x2 = iterate_sums(self.options.isa, &Vectors { g: x, x, next: x, init: x }).x2;
-            squares[chunk.tensor].add(x2);
+            squares[piece.tensor].add(x2);
         }
         Ok(Some(squares.iter().map(|s| s.total()).collect()))
     }

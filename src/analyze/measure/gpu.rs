@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use crate::analyze::measure::term::{Supply, Term};
-use crate::codec::{Coding, DecodeError, Parts, Prediction, Residual};
+use crate::codec::{Coding, DecodeError, Parts, Prediction, Predictions, Residual};
 use crate::cuda::{self, Device, Inputs, Kept, Lane, Place, Plan, Resident};
 use crate::dtype::DType;
 use crate::error::Result;
@@ -86,7 +86,7 @@ impl Shared {
     }
 }
 
-/// Steps of one chunk that are summed together.
+/// Steps of one chunk, of a single piece, that are summed together.
 pub(crate) struct Batch {
     lane: Lane,
     /// Place of x_0, once there is a step.
@@ -361,25 +361,27 @@ impl Slots for &RefCell<Batch> {
         &mut self,
         step: u64,
         [x, before, out]: [usize; 3],
+        missed: &mut Vec<f64>,
         source: &mut ChunkReader<'_>,
-    ) -> Result<(Prediction, Option<f64>)> {
+    ) -> Result<Predictions> {
         let batch = &mut *self.borrow_mut();
         batch.make_room()?;
         batch.vacate(out)?;
         let g = batch.gradient.map_or(batch.zeros(), |(_, place)| place);
         let [x, before, to] = [x, before, out].map(|i| batch.lane.kept(Kept::Iterate(i)));
         let from = Inputs { x, before, g, moments: batch.moments() };
-        let (mut predicted, mut staged, n) = ((Prediction::PREVIOUS, None), Ok(()), source.chunk.len);
+        let (mut prediction, mut staged, n) = (Prediction::PREVIOUS.into(), Ok(()), source.chunk.len);
         source.decode(step, StreamId::Iterate, |decoder, dtype, coding, payload| {
             let Coding::Residual(predictor) = coding else { return Err(DecodeError::NotPredicted) };
             let residual = Residual::read(predictor, dtype, payload, n)?;
-            predicted = (residual.prediction, decoder.is_rounding(&residual, n).then_some(0.0));
+            prediction = residual.predictions.clone();
+            missed.extend(decoder.is_rounding(&residual, n).then_some(0.0));
             staged = batch.lane.decoding().and_then(|mut d| d.predict(to, from, &residual));
             Ok(())
         })?;
         staged?;
         batch.kept[out] = Some(step);
-        Ok(predicted)
+        Ok(prediction)
     }
 
     fn values(&self, _: Slot, _: usize) -> &[f32] {

@@ -56,7 +56,7 @@ impl<'a> Influence<'a> {
     }
 }
 
-/// What was found of a chunk's responses up to a window, besides the vectors.
+/// What was found of a piece's responses up to a window, besides the vectors.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Handed {
     /// By target: the part of the responses that is not known.
@@ -65,60 +65,56 @@ pub(crate) struct Handed {
     pub(crate) inverse: bool,
 }
 
-/// Responses of all chunks between two windows: too many to be held.
+/// Responses of all pieces between two windows: too many to be held.
 pub(crate) struct Store {
     file: VectorFile,
     vectors: usize,
-    /// By chunk: its first element in the file.
+    /// By piece: its first element in the file.
     offsets: Vec<u64>,
     handed: Vec<Mutex<Option<Handed>>>,
 }
 
 impl Store {
     fn new(run: &Run, vectors: usize, directory: &Path) -> Result<Store> {
-        let chunks = run.table.chunks();
-        let offsets = chunks.iter().scan(0, |at, chunk| {
+        let pieces = run.table.pieces();
+        let handed = (0..pieces.len()).map(|_| Mutex::new(None)).collect();
+        let offsets = pieces.scan(0, |at, piece| {
             let offset = *at;
-            *at += (chunk.len * vectors) as u64;
+            *at += (piece.len * vectors) as u64;
             Some(offset)
         });
-        Ok(Store {
-            file: VectorFile::new(directory)?,
-            vectors,
-            offsets: offsets.collect(),
-            handed: chunks.iter().map(|_| Mutex::new(None)).collect(),
-        })
+        Ok(Store { file: VectorFile::new(directory)?, vectors, offsets: offsets.collect(), handed })
     }
 
-    /// Keeps the vectors of a chunk.
+    /// Keeps the vectors of a piece, by number.
     ///
     /// # Errors
     /// The disk is full.
     pub(crate) fn put<'v>(
         &self,
-        chunk: usize,
+        piece: usize,
         handed: Handed,
         vectors: impl Iterator<Item = &'v [f32]>,
         bytes: &mut Vec<u8>,
     ) -> Result<()> {
-        self.file.put(self.offsets[chunk], vectors.take(self.vectors), bytes)?;
-        *self.handed[chunk].lock().unwrap_or_else(PoisonError::into_inner) = Some(handed);
+        self.file.put(self.offsets[piece], vectors.take(self.vectors), bytes)?;
+        *self.handed[piece].lock().unwrap_or_else(PoisonError::into_inner) = Some(handed);
         Ok(())
     }
 
-    /// Gives them back; `None` where the chunk was not walked yet.
+    /// Gives them back; `None` where the piece was not walked yet.
     ///
     /// # Errors
     /// The file cannot be read.
     pub(crate) fn take<'v>(
         &self,
-        chunk: usize,
+        piece: usize,
         vectors: impl Iterator<Item = &'v mut [f32]>,
         bytes: &mut Vec<u8>,
     ) -> Result<Option<Handed>> {
-        let handed = self.handed[chunk].lock().unwrap_or_else(PoisonError::into_inner).take();
+        let handed = self.handed[piece].lock().unwrap_or_else(PoisonError::into_inner).take();
         if handed.is_some() {
-            self.file.read(self.offsets[chunk], vectors.take(self.vectors), bytes)?;
+            self.file.read(self.offsets[piece], vectors.take(self.vectors), bytes)?;
         }
         Ok(handed)
     }

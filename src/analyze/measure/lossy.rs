@@ -1,4 +1,6 @@
-//! How far the sums of one chunk at one step can be off, where vectors were stored with loss.
+//! How far the sums of the pieces of one chunk at one step can be off, where vectors were stored with loss.
+
+use std::ops::Range;
 
 use crate::analyze::measure::term::Term;
 use crate::error::Result;
@@ -62,25 +64,37 @@ impl Bounds {
         Ok(())
     }
 
-    /// Puts the spreads of a term's sums beside them, and the exact square of a direction that was stored with loss
-    /// in its place; says whether there is one.
+    /// Goes on with another direction, of which the chunk was decoded to `g`. Returns the sum of squares of what was
+    /// recorded, where that is not the sum of these.
+    pub(crate) fn direction(
+        &mut self,
+        source: &mut ChunkReader<'_>,
+        step: u64,
+        stream: Option<StreamId>,
+        g: &[f32],
+    ) -> Result<Option<f64>> {
+        let widths = &mut self.g[..source.chunk.len];
+        match stream {
+            Some(stream) => source.widths(step, stream, g, widths),
+            None => {
+                widths.fill(0.0);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Puts the spreads of the sums of a term of the piece that lies at `at` beside them, and the `exact` square of a
+    /// direction that was stored with loss in its place; says whether there is one.
     pub(crate) fn add(
         &mut self,
         isa: Isa,
         term: &Term<'_>,
-        references: &[Vec<f32>],
-        source: &mut ChunkReader<'_>,
+        (references, at): (&[Vec<f32>], Range<usize>),
+        exact: Option<f64>,
         row: &mut SumRowMut<'_>,
-    ) -> Result<bool> {
-        let (n, d, v) = (term.vectors.x.len(), term.number, &term.vectors);
-        let exact = match term.supply.stream() {
-            Some(stream) => source.widths(term.step, stream, v.g, &mut self.g[..n])?,
-            None => {
-                self.g[..n].fill(0.0);
-                None
-            }
-        };
-        let widths = Widths { g: &self.g[..n], x: &self.x[..n], next: &self.next[..n] };
+    ) -> bool {
+        let (d, v) = (term.number, &term.vectors);
+        let widths = Widths { g: &self.g[at.clone()], x: &self.x[at.clone()], next: &self.next[at.clone()] };
         self.sizes.take(term.direction, v, &widths);
         let exact = exact.filter(|_| term.direction == Direction::Stored);
         match exact {
@@ -89,15 +103,16 @@ impl Bounds {
             _ => row.put_g2_spread(d, self.sizes.squared(isa)),
         }
         for (k, (r, (widths, rounded))) in references.iter().zip(&self.references).enumerate() {
-            let r = ReferenceWidths { values: &r[..n], widths: &widths[..n], rounded: *rounded };
-            let [dot, d2] = self.sizes.against(isa, [v.x, &self.x[..n]], r);
+            let r =
+                ReferenceWidths { values: &r[at.clone()], widths: &widths[at.clone()], rounded: *rounded };
+            let [dot, d2] = self.sizes.against(isa, [v.x, &self.x[at.clone()]], r);
             row.put_dot_spread(d, k, dot);
             row.put_d2_spread(k, d2);
             if let Some((_, later)) = term.later {
-                let [dot, _] = self.sizes.against(isa, [later, &self.later[..n]], r);
+                let [dot, _] = self.sizes.against(isa, [later, &self.later[at.clone()]], r);
                 row.put_dot_lag_spread(d, k, dot);
             }
         }
-        Ok(exact.is_some())
+        exact.is_some()
     }
 }

@@ -40,7 +40,7 @@ use crate::run::read::window::Window;
 use crate::stream;
 use crate::sums::{Cells, Flags};
 
-/// Sums of a window that are held: what bounds memory for models of very many chunks.
+/// Sums of a window that are held: what bounds memory for models of very many pieces.
 const SUMS_BYTES: usize = 4 << 20;
 
 /// What was measured.
@@ -79,12 +79,12 @@ impl Measured {
         }
     }
 
-    /// Folds `||x_0||^2` of the run's chunks.
+    /// Folds `||x_0||^2` of the run's pieces.
     pub(crate) fn set_start(&mut self, run: &Run, squares: impl Iterator<Item = Option<f64>>) {
         let mut sums = vec![Neumaier::default(); run.manifest.tensors.len()];
-        for (chunk, square) in run.table.chunks().iter().zip(squares) {
+        for (piece, square) in run.table.pieces().zip(squares) {
             let Some(square) = square else { return };
-            sums[chunk.tensor].add(square);
+            sums[piece.tensor].add(square);
         }
         self.start = Some(sums.iter().map(|s| s.total()).collect());
     }
@@ -128,7 +128,7 @@ impl Analysis<'_> {
         let walked = influence.map_or_else(|| self.candidates.clone(), |i| i.course.steps());
         let mut book = Book::new(self, influence.is_some(), scratch);
         let row = size_of::<f64>() * layout.width() + size_of::<Flags>() + size_of::<Told>();
-        let max_steps = SUMS_BYTES / row / self.run.table.chunks().len().max(1);
+        let max_steps = SUMS_BYTES / row / self.run.table.pieces().len().max(1);
         // Each window decodes the iterates after its last step too.
         let least = layout.lag.map_or(0, |lag| 2 * usize::try_from(lag).unwrap_or(0));
         let max_steps = max_steps.max(least);
@@ -234,7 +234,7 @@ impl Analysis<'_> {
             influence: influence.map(|i| (i, i.course.segments_of(walked))),
             observer,
         };
-        let (chunks, starts, damage) = workers.measure(&unit, &measured)?;
+        let (pieces, starts, damage) = workers.measure(&unit, &measured)?;
         if out.start.is_none() {
             out.set_start(self.run, starts.into_iter());
         }
@@ -252,12 +252,12 @@ impl Analysis<'_> {
         }
         let idle = (steps.len() - measured.len()) * self.run.table.chunks().len();
         observer.advance(idle as u64, 0);
-        let cells: Vec<&Cells> = chunks.iter().map(|c| &c.cells).collect();
+        let cells: Vec<&Cells> = pieces.iter().map(|p| &p.cells).collect();
         for i in 0..measured.len() {
             let i = if influence.is_some() { measured.len() - 1 - i } else { i };
             let step = measured[i];
-            if cells.iter().all(|chunk| !chunk.row(i).flags.damaged) {
-                let (totals, told) = (self.shape.totals(self.run, &cells, i), self.told(&chunks, i));
+            if cells.iter().all(|piece| !piece.row(i).flags.damaged) {
+                let (totals, told) = (self.shape.totals(self.run, &cells, i), self.told(&pieces, i));
                 let recorded = self.recorded(window, step);
                 book.enter(self, &Entry { step, recorded, totals, told }, out)?;
             } else if !out.skipped.contains(step) {
@@ -269,10 +269,10 @@ impl Analysis<'_> {
     }
 
     /// What the storage of a step's next iterate tells, by tensor.
-    fn told(&self, chunks: &[Measurement], row: usize) -> Vec<Told> {
+    fn told(&self, pieces: &[Measurement], row: usize) -> Vec<Told> {
         let mut told: Vec<Option<Told>> = vec![None; self.run.manifest.tensors.len()];
-        for (chunk, measured) in self.run.table.chunks().iter().zip(chunks) {
-            let (own, of_tensor) = (measured.told[row], &mut told[chunk.tensor]);
+        for (piece, measured) in self.run.table.pieces().zip(pieces) {
+            let (own, of_tensor) = (measured.told[row], &mut told[piece.tensor]);
             *of_tensor = Some(of_tensor.map_or(own, |t| t.and(own)));
         }
         told.into_iter().map(Option::unwrap_or_default).collect()

@@ -1,4 +1,4 @@
-//! The responses of the references to one chunk's gradients, walked backward through a segment of steps.
+//! The responses of the references to the gradients of a chunk's pieces, walked backward through a segment of steps.
 //!
 //! Forward, while the steps are measured, the second moment is taken from step to step and held now and then;
 //! backward, it is made again a few steps at a time. The arithmetic is `reduce::response`'s.
@@ -16,10 +16,11 @@ use crate::optimizer::{Elementwise, Moment};
 use crate::order::{BLOCK, CHUNK};
 use crate::reduce::cpu::own_sums;
 use crate::reduce::response::{Back, back, back_coupled, bridge, inverse, second_and_inverse};
+use crate::run::format::chunk::Chunk;
 use crate::run::format::manifest::GRAD;
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::chunk_reader::{ChunkReader, Decoded};
-use crate::sums::{Cells, Layout};
+use crate::sums::Layout;
 
 /// Steps between the second moments that are held on the way forward.
 const HELD: usize = 12;
@@ -57,6 +58,22 @@ enum Origin {
     Own,
 }
 
+/// What is known of a piece on the way.
+struct Walk {
+    noted: Vec<Noted>,
+    handed: Handed,
+}
+
+/// What a gradient put into a reference.
+pub(crate) struct OwnSums {
+    /// The step.
+    pub(crate) step: u64,
+    /// The reference, by number.
+    pub(crate) reference: usize,
+    /// `sum h g^2` and `sum (h g)^2`.
+    pub(crate) own: [f64; 2],
+}
+
 /// Working memory of one thread.
 pub(crate) struct Responses {
     /// The second moment after the newest step.
@@ -65,7 +82,8 @@ pub(crate) struct Responses {
     held: Vec<Vec<f32>>,
     every: usize,
     seconds: Origin,
-    noted: Vec<Noted>,
+    /// By piece of the chunk.
+    walks: Vec<Walk>,
     /// Gradients of a few steps.
     gradients: Vec<Vec<f32>>,
     /// Inverse roots of these steps, of one block of elements.
@@ -75,182 +93,10 @@ pub(crate) struct Responses {
     responses: Vec<Vec<f32>>,
     /// The inverse roots at the first step of the segment that was walked before.
     next_inverse: Vec<f32>,
-    handed: Handed,
     bytes: Vec<u8>,
 }
 
-impl Responses {
-    /// For chunks of any length.
-    pub(crate) fn new(influence: &Influence<'_>) -> Responses {
-        let vector = || vec![0.0f32; CHUNK];
-        let every = if influence.course.holds_all() { 1 } else { HELD };
-        let targets = influence.course.targets.len();
-        let responses = if influence.course.coupled { 2 * targets } else { targets };
-        Responses {
-            running: Running::new(influence.course.moment, influence.course.coupled),
-            held: Vec::new(),
-            every,
-            seconds: Origin::Own,
-            noted: Vec::new(),
-            gradients: (0..every).map(|_| vector()).collect(),
-            inverse: vec![[0.0; BLOCK]; every],
-            h: [0.0; BLOCK],
-            responses: (0..responses).map(|_| vector()).collect(),
-            next_inverse: if influence.course.gaps { vector() } else { Vec::new() },
-            handed: Handed { doubts: Vec::new(), inverse: false },
-            bytes: Vec::new(),
-        }
-    }
-
-    /// Goes on with a chunk of `n` elements where the window behind left it.
-    ///
-    /// # Errors
-    /// That cannot be read.
-    pub(crate) fn begin(&mut self, influence: &Influence<'_>, chunk: usize, n: usize) -> Result<()> {
-        let vectors = self.responses.iter_mut().chain(std::iter::once(&mut self.next_inverse));
-        let handed = influence.store.take(chunk, vectors.map(|v| &mut v[..n]), &mut self.bytes)?;
-        self.handed = handed.unwrap_or_else(|| {
-            self.responses.iter_mut().for_each(|v| v[..n].fill(0.0));
-            // What lies behind the last step that is walked is not known.
-            let doubt = |k| if influence.course.last(k) <= influence.course.end { 0.0 } else { 1.0 };
-            Handed { doubts: (0..influence.course.targets.len()).map(doubt).collect(), inverse: false }
-        });
-        Ok(())
-    }
-
-    /// Keeps what the window before goes on from.
-    ///
-    /// # Errors
-    /// It cannot be written.
-    pub(crate) fn end(&mut self, influence: &Influence<'_>, chunk: usize, n: usize) -> Result<()> {
-        let vectors = self.responses.iter().chain(std::iter::once(&self.next_inverse));
-        influence.store.put(chunk, self.handed.clone(), vectors.map(|v| &v[..n]), &mut self.bytes)
-    }
-
-    /// Begins the way forward through a segment of a chunk, by number.
-    ///
-    /// # Errors
-    /// Second moments that wait in a file cannot be read.
-    pub(crate) fn forward(
-        &mut self,
-        influence: &Influence<'_>,
-        (segment, chunk): (&Segment, usize),
-        (mover, layout): (usize, Layout),
-        source: &mut ChunkReader<'_>,
-    ) -> Result<()> {
-        self.noted.clear();
-        let replayed = |step| source.coding(step).is_some_and(|c| c.predictor() == Some(Predictor::Adam));
-        let all = (segment.steps.start + 1..segment.steps.end).all(replayed);
-        // Who looks further ahead is not at hand when a step is noted.
-        let at_hand =
-            all && self.every > 1 && layout.lag.is_none() && influence.course.moment == Moment::Recorded;
-        self.seconds = if at_hand { Origin::Replay } else { Origin::Own };
-        let (first, n) = (segment.steps.start, source.chunk.len);
-        let known = if first == 0 {
-            self.running.begin(n, influence.course.first_moment(mover));
-            true
-        } else if let Some(seconds) = &influence.seconds {
-            seconds.read((segment.number, chunk), self.running.vectors(n), &mut self.bytes)?
-        } else {
-            matches!(source.load(first, StreamId::MOMENTS[1], self.running.newest(n)), Ok(Decoded::Values))
-        };
-        if !known {
-            self.noted.extend(segment.steps.clone().map(|_| Noted::Unknown));
-        }
-        Ok(())
-    }
-
-    /// Takes the next step of the segment with what became of its gradient; `None` where it cannot be read. With it
-    /// come x and, where the next iterate is a replay, the second moment after the step.
-    pub(crate) fn note(
-        &mut self,
-        influence: &Influence<'_>,
-        (segment, step): (&Segment, u64),
-        (isa, mover): (Isa, usize),
-        gradient: Option<(&[f32], Decoded)>,
-        [x, replayed]: [&[f32]; 2],
-    ) {
-        let at = self.noted.len() as u64;
-        if segment.steps.start + at != step {
-            return;
-        }
-        let lacks = self.seconds == Origin::Replay && replayed.is_empty() && step + 1 < segment.steps.end;
-        let noted = match (gradient, influence.course.update(mover, step)) {
-            (Some((g, Decoded::Values)), Some(e)) if !lacks => {
-                self.hold(x.len(), self.every > 1);
-                match self.seconds {
-                    Origin::Own => self.running.advance(isa, &e, g, influence.course.coupled.then_some(x)),
-                    // It is held before the next step.
-                    Origin::Replay if (self.noted.len() + 1).is_multiple_of(self.every) => {
-                        self.running.newest(replayed.len()).copy_from_slice(replayed);
-                    }
-                    Origin::Replay => {}
-                }
-                self.hold(x.len(), self.every == 1);
-                Noted::Step(e)
-            }
-            (Some((_, Decoded::Absent)), _) => {
-                self.hold(x.len(), true);
-                Noted::Rest
-            }
-            _ => Noted::Unknown,
-        };
-        self.noted.push(noted);
-        if noted == Noted::Unknown {
-            // From here on the second moment is not known.
-            self.noted.extend((step + 1..segment.steps.end).map(|_| Noted::Unknown));
-        }
-    }
-
-    /// Holds the second moment at hand, where it is `time` to.
-    fn hold(&mut self, n: usize, time: bool) {
-        if time && self.noted.len().is_multiple_of(self.every) {
-            let place = self.noted.len() / self.every;
-            if self.held.len() <= place {
-                self.held.resize_with(place + 1, || vec![0.0; CHUNK]);
-            }
-            self.held[place][..n].copy_from_slice(self.running.divisor(n));
-        }
-    }
-
-    /// Walks the segment backward and puts the sums of the `wanted` steps into their rows.
-    pub(crate) fn back(
-        &mut self,
-        influence: &Influence<'_>,
-        segment: &Segment,
-        (isa, mover): (Isa, usize),
-        (wanted, cells): (&[u64], &mut Cells),
-        source: &mut ChunkReader<'_>,
-    ) {
-        // What was not noted could not be read.
-        let steps = usize::try_from(segment.steps.end - segment.steps.start).unwrap_or(0);
-        self.noted.resize(steps, Noted::Unknown);
-        let mut after = segment.after[mover].clone();
-        let mut gap = self.gap(influence, segment, mover, &mut after);
-        for block in (0..steps.div_ceil(self.every)).rev() {
-            let places = block * self.every..((block + 1) * self.every).min(steps);
-            self.load(segment, places.clone(), source);
-            let mut moves = Vec::new();
-            for place in places.clone().rev() {
-                let step = segment.steps.start + place as u64;
-                let gap = std::mem::take(&mut gap);
-                for (k, after) in after.iter_mut().enumerate() {
-                    let at = (k, step, place);
-                    moves.push(self.one(influence, mover, at, gap.get(k).copied(), after));
-                }
-            }
-            let sums = self.go_back(influence, isa, places.clone(), &moves, source.chunk.len);
-            let targets = influence.course.targets.len();
-            for (i, place) in places.rev().enumerate() {
-                let Ok(row) = wanted.binary_search(&(segment.steps.start + place as u64)) else { continue };
-                for (k, sums) in sums[i * targets..(i + 1) * targets].iter().enumerate() {
-                    cells.row_mut(row).put_own(influence.course.targets[k], *sums);
-                }
-            }
-        }
-        self.handed.inverse = influence.course.gaps && matches!(self.noted.first(), Some(Noted::Step(_)));
-    }
-
+impl Walk {
     /// How a target goes one step back. `after` is its response to the iterate after the step, and then to the one
     /// before.
     fn one(
@@ -306,6 +152,223 @@ impl Responses {
         *doubt *= u.momentum;
         Move::Step { back, gap, decay: single(u.weight_decay), weight: single(weight), known }
     }
+}
+
+impl Responses {
+    /// For chunks of any length.
+    pub(crate) fn new(influence: &Influence<'_>) -> Responses {
+        let vector = || vec![0.0f32; CHUNK];
+        let every = if influence.course.holds_all() { 1 } else { HELD };
+        let targets = influence.course.targets.len();
+        let responses = if influence.course.coupled { 2 * targets } else { targets };
+        Responses {
+            running: Running::new(influence.course.moment, influence.course.coupled),
+            held: Vec::new(),
+            every,
+            seconds: Origin::Own,
+            walks: Vec::new(),
+            gradients: (0..every).map(|_| vector()).collect(),
+            inverse: vec![[0.0; BLOCK]; every],
+            h: [0.0; BLOCK],
+            responses: (0..responses).map(|_| vector()).collect(),
+            next_inverse: if influence.course.gaps { vector() } else { Vec::new() },
+            bytes: Vec::new(),
+        }
+    }
+
+    /// Goes on with a chunk where the window behind left it.
+    ///
+    /// # Errors
+    /// That cannot be read.
+    pub(crate) fn begin(&mut self, influence: &Influence<'_>, chunk: &Chunk) -> Result<()> {
+        self.walks.clear();
+        for piece in &chunk.pieces {
+            let vectors = self.responses.iter_mut().chain(std::iter::once(&mut self.next_inverse));
+            let vectors = vectors.map(|v| v.get_mut(piece.range()).unwrap_or_default());
+            let handed = influence.store.take(piece.number, vectors, &mut self.bytes)?;
+            let handed = handed.unwrap_or_else(|| {
+                self.responses.iter_mut().for_each(|v| v[piece.range()].fill(0.0));
+                // What lies behind the last step that is walked is not known.
+                let doubt = |k| if influence.course.last(k) <= influence.course.end { 0.0 } else { 1.0 };
+                Handed { doubts: (0..influence.course.targets.len()).map(doubt).collect(), inverse: false }
+            });
+            self.walks.push(Walk { noted: Vec::new(), handed });
+        }
+        Ok(())
+    }
+
+    /// Keeps what the window before goes on from.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(crate) fn end(&mut self, influence: &Influence<'_>, chunk: &Chunk) -> Result<()> {
+        for (piece, walk) in chunk.pieces.iter().zip(&self.walks) {
+            let vectors = self.responses.iter().chain(std::iter::once(&self.next_inverse));
+            let vectors = vectors.map(|v| v.get(piece.range()).unwrap_or_default());
+            influence.store.put(piece.number, walk.handed.clone(), vectors, &mut self.bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Begins the way forward through a segment of a chunk.
+    ///
+    /// # Errors
+    /// Second moments that wait in a file cannot be read.
+    pub(crate) fn forward(
+        &mut self,
+        influence: &Influence<'_>,
+        segment: &Segment,
+        layout: Layout,
+        source: &mut ChunkReader<'_>,
+    ) -> Result<()> {
+        self.walks.iter_mut().for_each(|walk| walk.noted.clear());
+        let replayed = |step| source.coding(step).is_some_and(|c| c.predictor() == Some(Predictor::Adam));
+        let all = (segment.steps.start + 1..segment.steps.end).all(replayed);
+        // Who looks further ahead is not at hand when a step is noted.
+        let at_hand =
+            all && self.every > 1 && layout.lag.is_none() && influence.course.moment == Moment::Recorded;
+        self.seconds = if at_hand { Origin::Replay } else { Origin::Own };
+        let first = segment.steps.start;
+        let recorded = first > 0 && influence.seconds.is_none() && {
+            let to = self.running.newest(0..source.chunk.len);
+            matches!(source.load(first, StreamId::MOMENTS[1], to), Ok(Decoded::Values))
+        };
+        for (piece, walk) in source.chunk.pieces.iter().zip(&mut self.walks) {
+            let known = if first == 0 {
+                let mover = influence.course.movers.of(piece.tensor);
+                self.running.begin(piece.range(), influence.course.first_moment(mover));
+                true
+            } else if let Some(seconds) = &influence.seconds {
+                let vectors = self.running.vectors(piece.range());
+                seconds.read((segment.number, piece.number), vectors, &mut self.bytes)?
+            } else {
+                recorded
+            };
+            if !known {
+                walk.noted.extend(segment.steps.clone().map(|_| Noted::Unknown));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the next step of the segment with what became of its gradient; `None` where it cannot be read. With it
+    /// come x and, where the next iterate is a replay, the second moment after the step.
+    pub(crate) fn note(
+        &mut self,
+        influence: &Influence<'_>,
+        (segment, step): (&Segment, u64),
+        isa: Isa,
+        gradient: Option<(&[f32], Decoded)>,
+        [x, replayed]: [&[f32]; 2],
+        source: &ChunkReader<'_>,
+    ) {
+        let lacks = self.seconds == Origin::Replay && replayed.is_empty() && step + 1 < segment.steps.end;
+        let absent = source.without_gradient(step);
+        for (place, piece) in source.chunk.pieces.iter().enumerate() {
+            let at = self.walks[place].noted.len();
+            if segment.steps.start + at as u64 != step {
+                continue;
+            }
+            let (range, mover) = (piece.range(), influence.course.movers.of(piece.tensor));
+            let of_piece =
+                gradient.map(|(g, decoded)| (g, if absent.has(place) { Decoded::Absent } else { decoded }));
+            let noted = match (of_piece, influence.course.update(mover, step)) {
+                (Some((g, Decoded::Values)), Some(e)) if !lacks => {
+                    self.hold(at, range.clone(), self.every > 1);
+                    match self.seconds {
+                        Origin::Own => {
+                            let x = influence.course.coupled.then_some(&x[range.clone()]);
+                            self.running.advance(isa, &e, (&g[range.clone()], x), range.clone());
+                        }
+                        Origin::Replay => self.follow(at, range.clone(), replayed),
+                    }
+                    self.hold(at, range, self.every == 1);
+                    Noted::Step(e)
+                }
+                (Some((_, Decoded::Absent)), _) if !lacks => {
+                    self.hold(at, range.clone(), true);
+                    if self.seconds == Origin::Replay {
+                        self.follow(at, range, replayed);
+                    }
+                    Noted::Rest
+                }
+                _ => Noted::Unknown,
+            };
+            let walk = &mut self.walks[place];
+            walk.noted.push(noted);
+            if noted == Noted::Unknown {
+                // From here on the second moment is not known.
+                walk.noted.extend((step + 1..segment.steps.end).map(|_| Noted::Unknown));
+            }
+        }
+    }
+
+    /// Takes the second moment of a piece after the step at place `at` from the replay, where it is held before the
+    /// next one.
+    fn follow(&mut self, at: usize, range: Range<usize>, replayed: &[f32]) {
+        if (at + 1).is_multiple_of(self.every)
+            && let Some(own) = replayed.get(range.clone())
+        {
+            self.running.newest(range).copy_from_slice(own);
+        }
+    }
+
+    /// Holds the second moment of a piece at hand at the step at place `at`, where it is `time` to.
+    fn hold(&mut self, at: usize, range: Range<usize>, time: bool) {
+        if time && at.is_multiple_of(self.every) {
+            let place = at / self.every;
+            if self.held.len() <= place {
+                self.held.resize_with(place + 1, || vec![0.0; CHUNK]);
+            }
+            self.held[place][range.clone()].copy_from_slice(self.running.divisor(range));
+        }
+    }
+
+    /// Walks the segment backward, and puts the sums of each step with the place of their piece.
+    pub(crate) fn back(
+        &mut self,
+        influence: &Influence<'_>,
+        segment: &Segment,
+        isa: Isa,
+        source: &mut ChunkReader<'_>,
+        mut put: impl FnMut(usize, OwnSums),
+    ) {
+        // What was not noted could not be read.
+        let steps = usize::try_from(segment.steps.end - segment.steps.start).unwrap_or(0);
+        let (course, mut ways) = (&influence.course, Vec::new());
+        for (piece, walk) in source.chunk.pieces.iter().zip(&mut self.walks) {
+            walk.noted.resize(steps, Noted::Unknown);
+            let mover = course.movers.of(piece.tensor);
+            let mut after = segment.after[mover].clone();
+            let gap = gap(influence, segment, mover, &mut after);
+            ways.push((mover, after, gap));
+        }
+        for block in (0..steps.div_ceil(self.every)).rev() {
+            let places = block * self.every..((block + 1) * self.every).min(steps);
+            self.load(segment, places.clone(), source);
+            for (p, (piece, (mover, after, gap))) in source.chunk.pieces.iter().zip(&mut ways).enumerate() {
+                let mut moves = Vec::new();
+                for place in places.clone().rev() {
+                    let step = segment.steps.start + place as u64;
+                    let gap = std::mem::take(gap);
+                    for (k, after) in after.iter_mut().enumerate() {
+                        let at = (k, step, place);
+                        moves.push(self.walks[p].one(influence, *mover, at, gap.get(k).copied(), after));
+                    }
+                }
+                let sums = self.go_back(influence, isa, places.clone(), &moves, (p, piece.range()));
+                for (sums, place) in sums.chunks(course.targets.len().max(1)).zip(places.clone().rev()) {
+                    let step = segment.steps.start + place as u64;
+                    for (&reference, &own) in course.targets.iter().zip(sums) {
+                        put(p, OwnSums { step, reference, own });
+                    }
+                }
+            }
+        }
+        for walk in &mut self.walks {
+            walk.handed.inverse = course.gaps && matches!(walk.noted.first(), Some(Noted::Step(_)));
+        }
+    }
 
     /// Goes back over a few steps, a block of elements at a time, and sums what the gradients put into each target.
     fn go_back(
@@ -314,21 +377,21 @@ impl Responses {
         isa: Isa,
         places: Range<usize>,
         moves: &[Move],
-        n: usize,
+        (piece, all): (usize, Range<usize>),
     ) -> Vec<[f64; 2]> {
         let targets = influence.course.targets.len();
         let unknown = |m: &Move| matches!(m, Move::Unknown | Move::Step { known: false, .. });
         let mut sums: Vec<[f64; 2]> =
             moves.iter().map(|m| if unknown(m) { [f64::NAN; 2] } else { [0.0; 2] }).collect();
-        for begin in (0..n).step_by(BLOCK) {
-            let range = begin..(begin + BLOCK).min(n);
+        for begin in all.clone().step_by(BLOCK) {
+            let range = begin..(begin + BLOCK).min(all.end);
             let len = range.len();
             for (at, place) in places.clone().enumerate() {
-                let Noted::Step(e) = self.noted[place] else { continue };
+                let Noted::Step(e) = self.walks[piece].noted[place] else { continue };
                 let (numbers, out) = ([single(1.0 / e.root), single(e.eps)], &mut self.inverse[at][..len]);
                 if self.every > 1 {
                     let g = &self.gradients[at][range.clone()];
-                    let v = &mut self.running.newest(n)[range.clone()];
+                    let v = self.running.newest(range.clone());
                     second_and_inverse(isa, e.second.map(single), numbers, g, v, out);
                 } else {
                     inverse(isa, numbers, &self.held[place][range.clone()], out);
@@ -371,40 +434,6 @@ impl Responses {
         sums
     }
 
-    /// What lies between a segment and the step that is walked after it: by target, what is left of the responses to
-    /// the buffer, and what the steps between put there for a root as before, and as behind. Takes the responses
-    /// `after` back over these steps.
-    fn gap(
-        &self,
-        influence: &Influence<'_>,
-        segment: &Segment,
-        mover: usize,
-        after: &mut [f64],
-    ) -> Vec<[f64; 3]> {
-        let (end, next) = (segment.steps.end, segment.next);
-        if end == next {
-            return Vec::new();
-        }
-        let mut all = vec![[1.0, 0.0, 0.0]; after.len()];
-        for s in (end..next).rev() {
-            let share = (s + 1 - end) as f64 / (next + 1 - end) as f64;
-            let e = influence.course.update(mover, s);
-            for (k, (after, [keep, before, behind])) in after.iter_mut().zip(&mut all).enumerate() {
-                if s >= influence.course.last(k) {
-                    continue;
-                }
-                *after += influence.course.weight(k, s + 1);
-                let Some(Elementwise { linear: u, .. }) = e else { continue };
-                let push = u.from_buffer * *after;
-                *keep *= u.momentum;
-                *before = u.momentum * (*before + push * (1.0 - share));
-                *behind = u.momentum * (*behind + push * share);
-                *after *= 1.0 - u.shrink;
-            }
-        }
-        all
-    }
-
     /// Decodes the gradients of a few steps again, and goes back to the second moments before them.
     fn load(&mut self, segment: &Segment, places: Range<usize>, source: &mut ChunkReader<'_>) {
         let n = source.chunk.len;
@@ -412,18 +441,48 @@ impl Responses {
         if self.every > 1
             && let Some(held) = self.held.get(places.start / self.every)
         {
-            self.running.newest(n).copy_from_slice(&held[..n]);
+            self.running.newest(0..n).copy_from_slice(&held[..n]);
         }
+        let steps = |walk: &Walk, place: usize| matches!(walk.noted[place], Noted::Step(_));
         let mut known = true;
         for (at, place) in places.enumerate() {
-            if matches!(self.noted[place], Noted::Step(_)) {
-                let g = &mut self.gradients[at][..n];
-                let loaded = source.load(segment.steps.start + place as u64, grad, g);
-                known &= matches!(loaded, Ok(Decoded::Values));
-                if !known {
-                    self.noted[place] = Noted::Unknown;
-                }
+            if !self.walks.iter().any(|walk| steps(walk, place)) {
+                continue;
+            }
+            let g = &mut self.gradients[at][..n];
+            known &= matches!(source.load(segment.steps.start + place as u64, grad, g), Ok(Decoded::Values));
+            if !known {
+                let lost = self.walks.iter_mut().filter(|walk| steps(walk, place));
+                lost.for_each(|walk| walk.noted[place] = Noted::Unknown);
             }
         }
     }
+}
+
+/// What lies between a segment and the step that is walked after it: by target, what is left of the responses to
+/// the buffer, and what the steps between put there for a root as before, and as behind. Takes the responses
+/// `after` back over these steps.
+fn gap(influence: &Influence<'_>, segment: &Segment, mover: usize, after: &mut [f64]) -> Vec<[f64; 3]> {
+    let (end, next) = (segment.steps.end, segment.next);
+    if end == next {
+        return Vec::new();
+    }
+    let mut all = vec![[1.0, 0.0, 0.0]; after.len()];
+    for s in (end..next).rev() {
+        let share = (s + 1 - end) as f64 / (next + 1 - end) as f64;
+        let e = influence.course.update(mover, s);
+        for (k, (after, [keep, before, behind])) in after.iter_mut().zip(&mut all).enumerate() {
+            if s >= influence.course.last(k) {
+                continue;
+            }
+            *after += influence.course.weight(k, s + 1);
+            let Some(Elementwise { linear: u, .. }) = e else { continue };
+            let push = u.from_buffer * *after;
+            *keep *= u.momentum;
+            *before = u.momentum * (*before + push * (1.0 - share));
+            *behind = u.momentum * (*behind + push * share);
+            *after *= 1.0 - u.shrink;
+        }
+    }
+    all
 }

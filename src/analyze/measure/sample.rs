@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::run::Run;
+use crate::run::format::chunk::Piece;
 
 /// Elements, spread over the model.
 const ELEMENTS: u64 = 256;
@@ -12,7 +13,7 @@ const STEPS: usize = 4096;
 /// Elements that are kept as they come, from any thread.
 #[derive(Debug)]
 pub(crate) struct Sample {
-    /// By chunk: the number of its first element among all, and where its elements lie.
+    /// By piece: the number of its first element among all, and where its elements lie.
     places: Vec<(usize, Vec<usize>)>,
     /// Ascending.
     steps: Vec<u64>,
@@ -30,8 +31,8 @@ impl Sample {
         let apart = all.checked_div(count).unwrap_or(0);
         let mut elements = (0..count).map(|k| k * apart + apart / 2);
         let (mut next, mut number, mut begin) = (elements.next(), 0, 0);
-        let mut place = |chunk: &crate::run::format::chunk::Chunk| {
-            let (first, end, mut inside) = (number, begin + chunk.len as u64, Vec::new());
+        let mut place = |piece: &Piece| {
+            let (first, end, mut inside) = (number, begin + piece.len as u64, Vec::new());
             while let Some(element) = next.filter(|e| *e < end) {
                 inside.push(usize::try_from(element - begin).unwrap_or(0));
                 number += 1;
@@ -40,20 +41,20 @@ impl Sample {
             begin = end;
             (first, inside)
         };
-        let places: Vec<_> = run.table.chunks().iter().map(&mut place).collect();
+        let places: Vec<_> = run.table.pieces().map(&mut place).collect();
         let values = (0..number * steps.len()).map(|_| AtomicU32::new(f32::NAN.to_bits())).collect();
         Sample { places, steps, values }
     }
 
-    /// Whether something of a chunk is kept at a step.
-    pub(crate) fn wants(&self, chunk: usize, step: u64) -> bool {
-        !self.places[chunk].1.is_empty() && self.steps.binary_search(&step).is_ok()
+    /// Whether something of a piece, by number, is kept at a step.
+    pub(crate) fn wants(&self, piece: usize, step: u64) -> bool {
+        !self.places[piece].1.is_empty() && self.steps.binary_search(&step).is_ok()
     }
 
-    /// Keeps what is to be kept of a chunk's gradient.
-    pub(crate) fn keep(&self, chunk: usize, step: u64, g: &[f32]) {
+    /// Keeps what is to be kept of a piece's gradient.
+    pub(crate) fn keep(&self, piece: usize, step: u64, g: &[f32]) {
         let Ok(at) = self.steps.binary_search(&step) else { return };
-        let (first, inside) = &self.places[chunk];
+        let (first, inside) = &self.places[piece];
         for (k, &i) in inside.iter().enumerate() {
             self.values[(first + k) * self.steps.len() + at].store(g[i].to_bits(), Ordering::Relaxed);
         }

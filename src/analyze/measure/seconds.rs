@@ -2,6 +2,7 @@
 //!
 //! Owns the pass and the file without a name that they wait in. What is made of them is `responses`'.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -17,6 +18,7 @@ use crate::optimizer::{Elementwise, Moment};
 use crate::order::CHUNK;
 use crate::reduce::response::{decayed, larger, second};
 use crate::run::Run;
+use crate::run::format::chunk::Piece;
 use crate::run::format::manifest::GRAD;
 use crate::run::read::chunk_reader::{Decoded, Reader};
 use crate::run::read::plan::plan_windows_at;
@@ -38,45 +40,51 @@ impl Running {
         Running { v: vector(true), largest: vector(moment == Moment::Largest), u: vector(coupled), moment }
     }
 
-    /// Begins with these second moments of `n` elements.
-    pub(crate) fn begin(&mut self, n: usize, value: f64) {
-        self.v[..n].fill(single(value));
-        self.largest.iter_mut().take(n).for_each(|v| *v = 0.0);
+    /// Begins with these second moments of some elements.
+    pub(crate) fn begin(&mut self, range: Range<usize>, value: f64) {
+        self.largest.get_mut(range.clone()).unwrap_or_default().fill(0.0);
+        self.v[range].fill(single(value));
     }
 
-    /// The vectors that go from step to step.
-    pub(crate) fn vectors(&mut self, n: usize) -> impl Iterator<Item = &mut [f32]> {
+    /// The vectors that go from step to step, of some elements.
+    pub(crate) fn vectors(&mut self, range: Range<usize>) -> impl Iterator<Item = &mut [f32]> {
         let largest = self.moment == Moment::Largest;
         [Some(&mut self.v), Some(&mut self.largest).filter(|_| largest)]
             .into_iter()
             .flatten()
-            .map(move |v| &mut v[..n])
+            .map(move |v| &mut v[range.clone()])
     }
 
-    /// The newest one, of `n` elements.
-    pub(crate) fn newest(&mut self, n: usize) -> &mut [f32] {
-        &mut self.v[..n]
+    /// The newest one, of some elements.
+    pub(crate) fn newest(&mut self, range: Range<usize>) -> &mut [f32] {
+        &mut self.v[range]
     }
 
-    /// What is divided by the root of.
-    pub(crate) fn divisor(&self, n: usize) -> &[f32] {
-        if self.moment == Moment::Largest { &self.largest[..n] } else { &self.v[..n] }
+    /// What is divided by the root of, of some elements.
+    pub(crate) fn divisor(&self, range: Range<usize>) -> &[f32] {
+        if self.moment == Moment::Largest { &self.largest[range] } else { &self.v[range] }
     }
 
-    /// Takes it a step on, with a gradient and, where weight decay is added to that, x.
-    pub(crate) fn advance(&mut self, isa: Isa, e: &Elementwise, g: &[f32], x: Option<&[f32]>) {
-        let (n, factors) = (g.len(), e.second.map(single));
-        let v = &mut self.v[..n];
+    /// Takes some elements a step on, with a gradient and, where weight decay is added to that, x.
+    pub(crate) fn advance(
+        &mut self,
+        isa: Isa,
+        e: &Elementwise,
+        (g, x): (&[f32], Option<&[f32]>),
+        range: Range<usize>,
+    ) {
+        let factors = e.second.map(single);
+        let v = &mut self.v[range.clone()];
         match x {
             None => second(isa, factors, g, v),
             Some(x) => {
-                let u = &mut self.u[..n];
+                let u = &mut self.u[range.clone()];
                 decayed(isa, single(e.linear.weight_decay), x, g, u);
                 second(isa, factors, u, v);
             }
         }
         if self.moment == Moment::Largest {
-            larger(isa, v, &mut self.largest[..n]);
+            larger(isa, v, &mut self.largest[range]);
         }
     }
 }
@@ -85,9 +93,9 @@ impl Running {
 pub(crate) struct Seconds {
     file: VectorFile,
     vectors: usize,
-    /// By chunk: its first element, and last that of all.
+    /// By piece: its first element, and last that of all.
     offsets: Vec<u64>,
-    /// By segment and chunk: they are known.
+    /// By segment and piece: they are known.
     known: Vec<AtomicBool>,
 }
 
@@ -102,12 +110,12 @@ impl Seconds {
         (isa, threads): (Isa, usize),
         directory: &Path,
     ) -> Result<Seconds> {
-        let chunks = run.table.chunks();
-        let offsets = chunks.iter().scan(0, |at, chunk| {
-            *at += chunk.len as u64;
+        let (chunks, pieces) = (run.table.chunks(), run.table.pieces());
+        let count = course.segments().len() * pieces.len();
+        let offsets = pieces.scan(0, |at, piece| {
+            *at += piece.len as u64;
             Some(*at)
         });
-        let count = course.segments().len() * chunks.len();
         let seconds = Seconds {
             file: VectorFile::new(directory)?,
             vectors: if course.moment == Moment::Largest { 2 } else { 1 },
@@ -134,24 +142,24 @@ impl Seconds {
         Ok(seconds)
     }
 
-    fn number(&self, segment: usize, chunk: usize) -> usize {
-        segment * (self.offsets.len() - 1) + chunk
+    fn number(&self, segment: usize, piece: usize) -> usize {
+        segment * (self.offsets.len() - 1) + piece
     }
 
-    /// The first element of a chunk's vectors, of which it has `vectors` one after the other.
-    fn place(&self, segment: usize, chunk: usize) -> u64 {
-        let elements = self.offsets.last().copied().unwrap_or(0) * segment as u64 + self.offsets[chunk];
+    /// The first element of a piece's vectors, of which it has `vectors` one after the other.
+    fn place(&self, segment: usize, piece: usize) -> u64 {
+        let elements = self.offsets.last().copied().unwrap_or(0) * segment as u64 + self.offsets[piece];
         elements * self.vectors as u64
     }
 
     fn put<'v>(
         &self,
-        (segment, chunk): (usize, usize),
+        (segment, piece): (usize, usize),
         vectors: impl Iterator<Item = &'v mut [f32]>,
         bytes: &mut Vec<u8>,
     ) -> Result<()> {
-        self.file.put(self.place(segment, chunk), vectors.map(|v| &*v), bytes)?;
-        self.known[self.number(segment, chunk)].store(true, Ordering::Release);
+        self.file.put(self.place(segment, piece), vectors.map(|v| &*v), bytes)?;
+        self.known[self.number(segment, piece)].store(true, Ordering::Release);
         Ok(())
     }
 
@@ -161,13 +169,13 @@ impl Seconds {
     /// The file cannot be read.
     pub(crate) fn read<'v>(
         &self,
-        (segment, chunk): (usize, usize),
+        (segment, piece): (usize, usize),
         vectors: impl Iterator<Item = &'v mut [f32]>,
         bytes: &mut Vec<u8>,
     ) -> Result<bool> {
-        let known = self.known[self.number(segment, chunk)].load(Ordering::Acquire);
+        let known = self.known[self.number(segment, piece)].load(Ordering::Acquire);
         if known {
-            self.file.read(self.place(segment, chunk), vectors, bytes)?;
+            self.file.read(self.place(segment, piece), vectors, bytes)?;
         }
         Ok(known)
     }
@@ -205,19 +213,32 @@ impl Worker {
         index: usize,
     ) -> Result<()> {
         let chunk = &run.table.chunks()[index];
-        let (n, mover) = (chunk.len, course.movers.of(chunk.tensor));
+        let n = chunk.len;
         let Worker { isa, reader, g, running, iterates, bytes } = self;
         let mut source = reader.at(run, window, chunk);
         iterates.clear();
         let Some(grad) = run.manifest.stream_id(GRAD) else { return Ok(()) };
+        let mut known = vec![true; chunk.pieces.len()];
         for (i, segment) in segments.iter().enumerate() {
-            if segment.number == 0 {
-                running.begin(n, course.first_moment(mover));
-            } else if i == 0 && !seconds.read((segment.number, index), running.vectors(n), bytes)? {
+            for (piece, known) in chunk.pieces.iter().zip(&mut known) {
+                if segment.number == 0 {
+                    running.begin(piece.range(), course.first_moment(course.movers.of(piece.tensor)));
+                } else if i == 0 {
+                    *known = seconds.read(
+                        (segment.number, piece.number),
+                        running.vectors(piece.range()),
+                        bytes,
+                    )?;
+                }
+            }
+            if !known.contains(&true) {
                 return Ok(());
             }
             for step in segment.steps.clone() {
-                let Some(e) = course.update(mover, step) else { continue };
+                let update = |piece: &Piece| course.update(course.movers.of(piece.tensor), step);
+                if chunk.pieces.iter().all(|piece| update(piece).is_none()) {
+                    continue;
+                }
                 match source.load(step, grad, &mut g[..n]) {
                     Ok(Decoded::Values) => {}
                     Ok(Decoded::Absent) => continue,
@@ -233,12 +254,24 @@ impl Worker {
                         Err(e) => return Err(e),
                     },
                 };
-                running.advance(*isa, &e, &g[..n], x);
+                let absent = source.absent(step, grad);
+                for (_, piece) in chunk.pieces.iter().enumerate().filter(|(place, _)| !absent.has(*place)) {
+                    let Some(e) = update(piece) else { continue };
+                    let range = piece.range();
+                    running.advance(
+                        *isa,
+                        &e,
+                        (&g[range.clone()], x.map(|x| &x[range.clone()])),
+                        range.clone(),
+                    );
+                }
             }
             if segment.next != segment.steps.end || segment.number + 1 >= course.segments().len() {
                 return Ok(());
             }
-            seconds.put((segment.number + 1, index), running.vectors(n), bytes)?;
+            for (piece, _) in chunk.pieces.iter().zip(&known).filter(|(_, known)| **known) {
+                seconds.put((segment.number + 1, piece.number), running.vectors(piece.range()), bytes)?;
+            }
         }
         Ok(())
     }

@@ -1,4 +1,6 @@
-//! One direction at one step of one chunk: what is summed.
+//! One direction at one step of one piece: what is summed.
+
+use std::ops::Range;
 
 use crate::isa::Isa;
 use crate::reduce::Direction;
@@ -47,14 +49,15 @@ impl Supply {
 }
 
 impl Term<'_> {
-    /// Puts all sums into their row; with the first direction also those of the iterates alone.
-    pub(crate) fn sum(&self, isa: Isa, references: &[Vec<f32>], row: &mut SumRowMut<'_>) {
+    /// Puts all sums into their row; with the first direction also those of the iterates alone. The piece lies at
+    /// `at` in `references`.
+    pub(crate) fn sum(&self, isa: Isa, references: &[Vec<f32>], at: Range<usize>, row: &mut SumRowMut<'_>) {
         let (d, direction, v) = (self.number, self.direction, &self.vectors);
-        let n = v.x.len();
+        let own = |k: usize| &references[k][at.clone()];
         let mut rest = 0;
         if d == 0 && direction == Direction::Stored && !references.is_empty() {
             // The main job, in one pass.
-            let (iterates, along, first) = step_sums(isa, v, &references[0][..n]);
+            let (iterates, along, first) = step_sums(isa, v, own(0));
             row.put(Part::Iterates(iterates));
             row.put(Part::Along(d, along));
             row.put(Part::Against(d, 0, first));
@@ -65,18 +68,18 @@ impl Term<'_> {
             }
             row.put(Part::Along(d, direction_sums(isa, direction, v)));
         }
-        let (threes, others) = references[rest..].as_chunks::<3>();
-        for (i, three) in threes.iter().enumerate() {
-            let sums = three_reference_sums(isa, direction, v, three.each_ref().map(|r| &r[..n]));
-            sums.into_iter().enumerate().for_each(|(j, s)| row.put(Part::Against(d, rest + 3 * i + j, s)));
+        while rest + 3 <= references.len() {
+            let three = [rest, rest + 1, rest + 2];
+            let sums = three_reference_sums(isa, direction, v, three.map(own));
+            three.into_iter().zip(sums).for_each(|(k, sums)| row.put(Part::Against(d, k, sums)));
+            rest += 3;
         }
-        for (i, one) in others.iter().enumerate() {
-            let k = rest + 3 * threes.len() + i;
-            row.put(Part::Against(d, k, reference_sums(isa, direction, v, &one[..n])));
+        for k in rest..references.len() {
+            row.put(Part::Against(d, k, reference_sums(isa, direction, v, own(k))));
         }
         if let Some((_, later)) = self.later {
-            for (k, r) in references.iter().enumerate() {
-                row.put(Part::Lagged(d, k, lagged_sum(isa, direction, v, later, &r[..n])));
+            for k in 0..references.len() {
+                row.put(Part::Lagged(d, k, lagged_sum(isa, direction, v, later, own(k))));
             }
         }
     }

@@ -29,10 +29,10 @@ use crate::reduce::Direction;
 use crate::reduce::cpu::{Vectors, iterate_sums};
 use crate::reference::Reference;
 use crate::run::Run;
-use crate::run::format::chunk::Chunk;
+use crate::run::format::chunk::{Chunk, Piece};
 use crate::run::format::manifest::GRAD;
 use crate::run::read::chunk_reader::{ChunkReader, Decoded, Reader};
-use crate::run::read::trajectory::{Slots, Trajectory};
+use crate::run::read::trajectory::{Made, Slots, Trajectory};
 use crate::run::read::window::Window;
 use crate::stream::Measured;
 use crate::sums::{Cells, Layout};
@@ -77,7 +77,7 @@ const LANES: usize = 64;
 /// Damage that was met: the steps that it spoils, and how it shows.
 type Damage = Vec<(RangeInclusive<u64>, Error)>;
 
-/// The sums of a chunk, and what the storage of its iterates tells, by step.
+/// The sums of a piece, and what the storage of its iterates tells, by step.
 #[derive(Clone)]
 pub(crate) struct Measurement {
     pub(crate) cells: Cells,
@@ -86,10 +86,10 @@ pub(crate) struct Measurement {
 
 /// What a unit came to.
 struct Walked {
-    cells: Cells,
-    told: Vec<Told>,
-    /// `||x_0||^2`.
-    start: Option<f64>,
+    /// By piece.
+    measured: Vec<Measurement>,
+    /// By piece: `||x_0||^2`.
+    starts: Vec<Option<f64>>,
     damage: Damage,
 }
 
@@ -139,7 +139,7 @@ impl Workers {
         Ok(Workers { pool: thread_pool(threads, &run.path)?, isa: *isa, scratch, offsets: offsets.collect() })
     }
 
-    /// The sums of every chunk at every step, `||x_0||^2` of every chunk where x_0 is there and it is wanted,
+    /// The sums of every piece at every step, `||x_0||^2` of every piece where x_0 is there and it is wanted,
     /// and the damage met.
     pub(crate) fn measure(
         &self,
@@ -147,13 +147,13 @@ impl Workers {
         steps: &[u64],
     ) -> Result<(Vec<Measurement>, Vec<Option<f64>>, Damage)> {
         let chunks = unit.run.table.chunks();
-        // Models of few chunks are also cut in time, so that every thread has work. A piece decodes
+        // Models of few chunks are also cut in time, so that every thread has work. A part decodes
         // the iterates after its last step too, of which there are many where directions meet a
         // later one.
-        let pieces = (4 * self.scratch.len()).div_ceil(chunks.len().max(1));
+        let parts = (4 * self.scratch.len()).div_ceil(chunks.len().max(1));
         let least = unit.layout.lag.map_or(8, |lag| 4 * usize::try_from(lag).unwrap_or(2));
-        let piece = steps.len().div_ceil(pieces).max(least);
-        let cut = |c: usize| steps.chunks(piece).map(move |s| (c, s));
+        let part = steps.len().div_ceil(parts).max(least);
+        let cut = |c: usize| steps.chunks(part).map(move |s| (c, s));
         let jobs: Vec<(usize, &[u64])> = match unit.influence {
             None => (0..chunks.len()).flat_map(cut).collect(),
             // Who walks backward does so from the end, also where no row is wanted.
@@ -173,15 +173,17 @@ impl Workers {
                 .collect()
         });
         let cells = Cells::with_capacity(unit.layout, steps.len());
-        let mut measured = vec![Measurement { cells, told: Vec::with_capacity(steps.len()) }; chunks.len()];
-        let (mut starts, mut damage) = (vec![None; chunks.len()], Vec::new());
-        let per_chunk = (jobs.len() / chunks.len().max(1)).max(1);
-        for (i, result) in done.into_iter().enumerate() {
+        let pieces = unit.run.table.pieces().len();
+        let mut measured = vec![Measurement { cells, told: Vec::with_capacity(steps.len()) }; pieces];
+        let (mut starts, mut damage) = (vec![None; pieces], Vec::new());
+        for ((chunk, _), result) in jobs.iter().zip(done) {
             let walked = result?;
-            let of_chunk = &mut measured[i / per_chunk];
-            of_chunk.cells.append(walked.cells);
-            of_chunk.told.extend(walked.told);
-            starts[i / per_chunk] = walked.start;
+            for (p, (own, start)) in walked.measured.into_iter().zip(walked.starts).enumerate() {
+                let number = chunks[*chunk].pieces[p].number;
+                measured[number].cells.append(own.cells);
+                measured[number].told.extend(own.told);
+                starts[number] = start;
+            }
             damage.extend(walked.damage);
         }
         damage.sort_by_key(|(steps, _)| *steps.start());
@@ -197,6 +199,7 @@ impl Scratch {
         run: &Run,
     ) -> Result<Scratch> {
         let vector = || vec![0.0f32; CHUNK];
+        let shared = run.table.chunks().iter().any(Chunk::is_shared);
         // x_t while x_{t+1} is the newest, or the later one that directions are compared with.
         let past = layout.lag.map_or(1, |lag| usize::try_from(lag).unwrap_or(1));
         Ok(Scratch {
@@ -204,8 +207,8 @@ impl Scratch {
             g: vector(),
             init: vector(),
             iterates: Trajectory::new(past),
-            // A GPU has its own.
-            references: (0..if batch.is_some() && !layout.lossy { 0 } else { layout.references })
+            // A GPU has its own, of the chunks that it sums.
+            references: (0..if batch.is_some() && !layout.lossy && !shared { 0 } else { layout.references })
                 .map(|_| vector())
                 .collect(),
             bounds: layout.lossy.then(|| Bounds::new(layout)),
@@ -226,9 +229,14 @@ impl Unit<'_> {
     ) -> Result<Walked> {
         let chunk = &self.run.table.chunks()[index];
         let n = chunk.len;
-        let cells = Cells::zeros(self.layout, steps.len());
+        let rows = Measurement {
+            cells: Cells::zeros(self.layout, steps.len()),
+            told: vec![Told::default(); steps.len()],
+        };
         let mut damage = Vec::new();
         let Scratch { reader, g, init, iterates, references, bounds, responses, batch } = s;
+        // Launching a kernel for a few elements takes longer than summing them.
+        let batch = batch.as_ref().filter(|_| !chunk.is_shared());
         if let Some(batch) = batch {
             batch.borrow_mut().begin(&self.run.manifest, chunk, offset, self.directions)?;
         }
@@ -240,41 +248,43 @@ impl Unit<'_> {
         }
         let mut source = reader.at(self.run, self.window, chunk);
         iterates.clear();
-        let (mut start, mut has_init) = (None, false);
+        let (mut starts, mut has_init) = (vec![None; chunk.pieces.len()], false);
         if let Some(first) = self.first {
             match iterates.recorded(first, &mut source) {
                 Ok(x) => {
                     init[..n].copy_from_slice(x);
                     has_init = true;
-                    start = self
-                        .wants_start
-                        .then(|| iterate_sums(isa, &Vectors { g: x, x, next: x, init: x }).x2);
+                    for (start, piece) in starts.iter_mut().zip(&chunk.pieces).filter(|_| self.wants_start) {
+                        let x = &x[piece.range()];
+                        *start = Some(iterate_sums(isa, &Vectors { g: x, x, next: x, init: x }).x2);
+                    }
                 }
                 Err(e) => damage.push((first..=first, keep(e)?)),
             }
         }
         let init = has_init.then_some(&init[..n]);
-        let (told, again) = (vec![Told::default(); steps.len()], Vec::new());
+        let (measured, again) = (vec![rows; chunk.pieces.len()], Vec::new());
         let wanted = steps;
         let mut walk =
-            Steps { unit: self, isa, index, wanted, init, g, references, bounds, cells, told, again, damage };
-        let batch = batch.as_ref();
+            Steps { unit: self, isa, wanted, init, g, references, bounds, measured, again, damage };
         match (self.influence, responses, batch.filter(|b| b.borrow().decodes())) {
             (Some((influence, segments)), Some(responses), _) => {
-                let mover = influence.course.movers.of(chunk.tensor);
-                responses.begin(influence, index, n)?;
+                responses.begin(influence, chunk)?;
                 for segment in segments.iter().rev() {
                     // What is held is of later steps, which would be kept for longer than those that come.
                     iterates.clear();
-                    responses.forward(influence, (segment, index), (mover, self.layout), &mut source)?;
+                    responses.forward(influence, segment, self.layout, &mut source)?;
                     let walked: Vec<u64> = segment.steps.clone().collect();
-                    let noting = Noting { responses, influence, segment, mover };
+                    let noting = Noting { responses, influence, segment };
                     walk.take(&walked, iterates, batch, Some(noting), &mut source)?;
-                    let rows = (steps, &mut walk.cells);
-                    responses.back(influence, segment, (isa, mover), rows, &mut source);
+                    responses.back(influence, segment, isa, &mut source, |place, sums| {
+                        if let Ok(row) = steps.binary_search(&sums.step) {
+                            walk.measured[place].cells.row_mut(row).put_own(sums.reference, sums.own);
+                        }
+                    });
                 }
                 if segments.first().is_some_and(|s| s.number > 0) {
-                    responses.end(influence, index, n)?;
+                    responses.end(influence, chunk)?;
                 }
             }
             (_, _, None) => walk.take(steps, iterates, batch, None, &mut source)?,
@@ -283,26 +293,30 @@ impl Unit<'_> {
                 walk.take(steps, &mut Trajectory::over(on_device, count), batch, None, &mut source)?;
             }
         }
-        let Steps { mut cells, mut told, again, damage, .. } = walk;
+        let Steps { mut measured, again, damage, .. } = walk;
         let bytes = source.bytes;
         // A device has not shown what was missed; there is something at few steps, if any.
         for (row, step) in again {
             iterates.recorded(step + 1, &mut source)?;
-            told[row] = self.told(iterates, step, chunk.tensor).unwrap_or_default();
+            let made = iterates.made(step + 1, &source);
+            for (place, own) in measured.iter_mut().enumerate() {
+                let made = made.map(|m| m.of(place));
+                own.told[row] = self.told(made, step, chunk.tensor).unwrap_or_default();
+            }
         }
-        if let Some(batch) = batch {
-            batch.borrow_mut().flush(self.references, chunk, &mut cells)?;
+        if let (Some(batch), Some(own)) = (batch, measured.first_mut()) {
+            batch.borrow_mut().flush(self.references, chunk, &mut own.cells)?;
         }
         self.observer.advance(steps.len() as u64, bytes);
-        Ok(Walked { cells, told, start, damage })
+        Ok(Walked { measured, starts, damage })
     }
 
     /// What the storage of x_{t+1} tells of step t; `None` where its values must be at hand first.
-    fn told<S: Slots>(&self, iterates: &Trajectory<S>, step: u64, tensor: usize) -> Option<Told> {
+    fn told(&self, made: Option<Made>, step: u64, tensor: usize) -> Option<Told> {
         let group = self.run.manifest.tensors[tensor].param_group;
         let Some(replay) = self.replays.get(group).copied().flatten() else { return Some(Told::Nothing) };
         let update = self.updates.at(step).get(group).and_then(Option::as_ref);
-        Told::of(iterates.made(step + 1), replay, update)
+        Told::of(made, replay, update)
     }
 
     fn direction(&self, measured: &Measured, chunk: &Chunk, step: u64) -> Direction {
@@ -315,8 +329,6 @@ impl Unit<'_> {
 struct Steps<'a> {
     unit: &'a Unit<'a>,
     isa: Isa,
-    /// The chunk's number.
-    index: usize,
     /// The steps that have a row.
     wanted: &'a [u64],
     /// x_0, where it is there.
@@ -324,8 +336,8 @@ struct Steps<'a> {
     g: &'a mut [f32],
     references: &'a [Vec<f32>],
     bounds: &'a mut Option<Bounds>,
-    cells: Cells,
-    told: Vec<Told>,
+    /// By piece.
+    measured: Vec<Measurement>,
     /// Rows and steps of which more is told once the values are at hand.
     again: Vec<(usize, u64)>,
     damage: Damage,
@@ -353,7 +365,6 @@ struct Noting<'a> {
     responses: &'a mut Responses,
     influence: &'a Influence<'a>,
     segment: &'a Segment,
-    mover: usize,
 }
 
 impl Steps<'_> {
@@ -371,17 +382,21 @@ impl Steps<'_> {
         for &t in steps {
             let row = self.wanted.binary_search(&t).ok();
             if let Some(batch) = batch.filter(|b| b.borrow().is_full()) {
-                batch.borrow_mut().flush(self.unit.references, source.chunk, &mut self.cells)?;
+                let cells = &mut self.measured[0].cells;
+                batch.borrow_mut().flush(self.unit.references, source.chunk, cells)?;
             }
             let around = self.reach_around(t, row.is_some(), steps, &mut reached, iterates, source)?;
             if let Some(row) = row {
-                match self.unit.told(iterates, t, source.chunk.tensor) {
-                    Some(of_step) => self.told[row] = of_step,
-                    None => self.again.push((row, t)),
+                let made = iterates.made(t + 1, source);
+                for (place, own) in self.measured.iter_mut().enumerate() {
+                    match self.unit.told(made.map(|m| m.of(place)), t, source.chunk.tensor) {
+                        Some(of_step) => own.told[row] = of_step,
+                        None => self.again.push((row, t)),
+                    }
                 }
             }
             let Some(x) = iterates.get(t, n) else {
-                row.into_iter().for_each(|row| self.cells.row_mut(row).flags.damaged = true);
+                row.into_iter().for_each(|row| self.damaged(row));
                 continue;
             };
             if let Some(noting) = &mut noting {
@@ -392,6 +407,11 @@ impl Steps<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Marks a row whose sums mean nothing.
+    fn damaged(&mut self, row: usize) {
+        self.measured.iter_mut().for_each(|own| own.cells.row_mut(row).flags.damaged = true);
     }
 
     /// Decodes the iterates that a step needs.
@@ -440,7 +460,7 @@ impl Steps<'_> {
         iterates: &Trajectory<S>,
         source: &mut ChunkReader<'_>,
     ) {
-        let Noting { responses, influence, segment, mover } = noting;
+        let Noting { responses, influence, segment } = noting;
         let n = source.chunk.len;
         let known = iterates.gradient(t, n).or_else(|| {
             let grad = self.unit.run.manifest.stream_id(GRAD)?;
@@ -448,7 +468,7 @@ impl Steps<'_> {
             Some((&self.g[..n], decoded))
         });
         let second = iterates.second_after(t, n).unwrap_or_default();
-        responses.note(influence, (segment, t), (self.isa, *mover), known, [x, second]);
+        responses.note(influence, (segment, t), self.isa, known, [x, second], source);
     }
 
     /// Fills the row of a step, or adds it to the batch.
@@ -467,12 +487,16 @@ impl Steps<'_> {
         let next = iterates.get(t + 1, n).unwrap_or(x);
         let later = around.later.and_then(|step| Some((step, iterates.get(step, n)?)));
         let init = self.init.unwrap_or(x);
-        let sample = unit.sample.filter(|s| s.wants(self.index, t));
+        let chunk = source.chunk;
         let on_device = batch.is_some_and(|b| b.borrow().decodes());
-        if let (Some(sample), Some(grad)) = (sample.filter(|_| on_device), grad)
+        let wants = |p: &Piece| unit.sample.filter(|s| s.wants(p.number, t));
+        if let (true, Some(grad)) = (on_device && chunk.pieces.iter().any(|p| wants(p).is_some()), grad)
             && matches!(source.load(t, grad, &mut self.g[..n]), Ok(Decoded::Values))
         {
-            sample.keep(self.index, t, &self.g[..n]);
+            chunk
+                .pieces
+                .iter()
+                .for_each(|p| wants(p).into_iter().for_each(|s| s.keep(p.number, t, &self.g[p.range()])));
         }
         if let Some(bounds) = self.bounds {
             let moves = unit.directions.iter().any(|m| m.recorded.is_none());
@@ -480,9 +504,11 @@ impl Steps<'_> {
             let later = later.map_or((t, None), |(step, values)| (step, Some(values)));
             bounds.iterates(source, [(t, Some(x)), (t + 1, next), later])?;
         }
-        let mut sums = self.cells.row_mut(row);
-        (sums.flags.no_init, sums.flags.no_next) = (self.init.is_none(), !has_next);
-        sums.flags.no_later = later.is_none();
+        for own in &mut self.measured {
+            let flags = own.cells.row_mut(row).flags;
+            (flags.no_init, flags.no_next, flags.no_later) =
+                (self.init.is_none(), !has_next, later.is_none());
+        }
         // The stream whose values the buffer holds.
         let mut held = None;
         for (d, measured) in unit.directions.iter().enumerate() {
@@ -498,20 +524,17 @@ impl Steps<'_> {
                     Ok(Decoded::Absent | Decoded::Missing) => Supply::Absent,
                     Err(e) => {
                         self.damage.push((t..=t, keep(e)?));
-                        sums.flags.damaged = true;
+                        self.damaged(row);
                         continue;
                     }
                 },
             };
-            let mut direction = unit.direction(measured, source.chunk, t);
             match supply {
                 Supply::Read(stream) => held = Some(stream),
                 Supply::Absent => {
                     // Its part of every sum is 0.
                     self.g[..n].fill(0.0);
-                    (held, direction) = (None, Direction::Stored);
-                    sums.flags.absent |= 1 << d;
-                    sums.flags.all_absent |= 1 << d;
+                    held = None;
                 }
                 Supply::AtHand(_) | Supply::Iterates => {}
             }
@@ -519,26 +542,48 @@ impl Steps<'_> {
                 (Supply::AtHand(_), Some((values, _))) => values,
                 _ => &self.g[..n],
             };
-            if let Some(sample) = sample.filter(|_| !on_device && measured.recorded == grad)
-                && supply.stream().is_some()
-            {
-                sample.keep(self.index, t, g);
-            }
-            let vectors = Vectors { g, x, next, init };
-            let term = Term { number: d, step: t, direction, supply, vectors, has_next, later };
-            if batch.is_none() {
-                term.sum(self.isa, self.references, &mut sums);
-            }
-            let given = match self.bounds {
-                Some(bounds) => bounds.add(self.isa, &term, self.references, source, &mut sums)?,
-                None => false,
+            let absent = supply.stream().map(|stream| source.absent(t, stream)).unwrap_or_default();
+            let exact = match self.bounds {
+                Some(bounds) => bounds.direction(source, t, supply.stream(), g)?,
+                None => None,
             };
-            if let Some(batch) = batch {
-                batch.borrow_mut().add(&term, row, given)?;
+            let direction = unit.direction(measured, chunk, t);
+            for (place, piece) in chunk.pieces.iter().enumerate() {
+                let mut sums = self.measured[place].cells.row_mut(row);
+                let (mut supply, mut direction) = (supply, direction);
+                if supply == Supply::Absent || absent.has(place) {
+                    (supply, direction) = (Supply::Absent, Direction::Stored);
+                    sums.flags.absent |= 1 << d;
+                    sums.flags.all_absent |= 1 << d;
+                }
+                if measured.recorded == grad
+                    && supply.stream().is_some()
+                    && let Some(sample) = wants(piece).filter(|_| !on_device)
+                {
+                    sample.keep(piece.number, t, part(g, piece));
+                }
+                let [g, x, next, init] = [g, x, next, init].map(|v| part(v, piece));
+                let vectors = Vectors { g, x, next, init };
+                let later = later.map(|(step, values)| (step, part(values, piece)));
+                let term = Term { number: d, step: t, direction, supply, vectors, has_next, later };
+                if batch.is_none() {
+                    term.sum(self.isa, self.references, piece.range(), &mut sums);
+                }
+                let given = self.bounds.as_mut().is_some_and(|bounds| {
+                    bounds.add(self.isa, &term, (self.references, piece.range()), exact, &mut sums)
+                });
+                if let Some(batch) = batch {
+                    batch.borrow_mut().add(&term, row, given)?;
+                }
             }
         }
         Ok(())
     }
+}
+
+/// The elements of a piece; none of a vector that is not at hand, but on a device.
+fn part<'v>(vector: &'v [f32], piece: &Piece) -> &'v [f32] {
+    vector.get(piece.range()).unwrap_or_default()
 }
 
 /// Passes damage on to be collected; anything else ends the analysis.

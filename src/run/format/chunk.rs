@@ -1,24 +1,67 @@
-//! The chunk table: how the tensors of a run are cut into units of storage and of work.
+//! The chunk table: how the tensors of a run are cut into pieces, and these put together to units of storage and of
+//! work.
 //!
-//! Chunks have at most 65,536 elements and never cross a tensor or a rank's slice. Their numbers
-//! follow the manifest's order of tensors and the elements inside, which is the order of the fold.
+//! A piece has at most 65,536 elements and never crosses a tensor or a rank's slice. A chunk is one piece, or several
+//! small ones. Pieces are numbered in the manifest's order of tensors and of the elements inside, which is the order
+//! of the fold.
 
+use std::collections::HashMap;
+use std::ops::Range;
+
+use crate::dtype::DType;
 use crate::order::CHUNK;
-use crate::run::format::manifest::{Manifest, Slice};
+use crate::run::format::manifest::{Manifest, Slice, Storage, TensorInfo};
 
-/// A run of consecutive elements of one tensor, written by one rank.
+/// A tensor, or a rank's slice of one, of at most so many elements shares a chunk with others.
+// A record, an aligned payload and a codec's tables take some 150 bytes a vector, a hundredth of so many elements.
+const SMALL: u64 = 4096;
+
+/// A run of consecutive elements of one tensor, written by one rank: what sums are taken of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Chunk {
+pub struct Piece {
+    /// Its place among all pieces of the run.
+    pub number: usize,
     /// Index in the tensor table.
     pub tensor: usize,
     /// First element inside the tensor.
     pub begin: u64,
     /// Number of elements, 1 to 65,536.
     pub len: usize,
+    /// How many elements of the tensor its rank writes before it.
+    pub skip: usize,
+    /// First element inside the chunk.
+    pub at: usize,
+}
+
+impl Piece {
+    /// Its elements inside the chunk.
+    pub fn range(&self) -> Range<usize> {
+        self.at..self.at + self.len
+    }
+}
+
+/// What is stored together: one piece, or small ones of one rank, type and parameter group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    /// The tensor of the first piece. Those of the others are of its type and parameter group.
+    pub tensor: usize,
+    /// Number of elements, 1 to 65,536.
+    pub len: usize,
     /// The rank that writes it.
     pub rank: u32,
     /// Its place among the chunks of that rank.
     pub place: usize,
+    /// Its pieces, in their order.
+    pub pieces: Vec<Piece>,
+    /// Where each of these ends.
+    pub ends: Vec<usize>,
+}
+
+impl Chunk {
+    /// Whether it holds several pieces.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.pieces.len() > 1
+    }
 }
 
 /// All chunks of a run.
@@ -26,6 +69,60 @@ pub struct Chunk {
 pub struct ChunkTable {
     chunks: Vec<Chunk>,
     per_rank: Vec<Vec<usize>>,
+    /// By piece: its chunk, and its place there.
+    pieces: Vec<(usize, usize)>,
+}
+
+/// Cuts slices one after the other.
+struct Cutter<'a> {
+    tensors: &'a [TensorInfo],
+    storage: Storage,
+    table: ChunkTable,
+    /// The chunks to which small pieces are still added, by rank, type and parameter group.
+    open: HashMap<(u32, DType, usize), usize>,
+}
+
+impl<'a> Cutter<'a> {
+    fn new(tensors: &'a [TensorInfo], storage: Storage, world: u32) -> Cutter<'a> {
+        let per_rank = vec![Vec::new(); world as usize];
+        let table = ChunkTable { chunks: Vec::new(), per_rank, pieces: Vec::new() };
+        Cutter { tensors, storage, table, open: HashMap::new() }
+    }
+
+    /// Cuts the next slice, before which its rank writes `skip` elements of the tensor.
+    fn cut(&mut self, slice: &Slice, skip: &mut usize) {
+        let (tensor, rank, info) = (slice.tensor, slice.rank, &self.tensors[slice.tensor]);
+        // What is lost is said of single tensors: sums of squares, and steps of blocks.
+        let shares = self.storage.is_exact() && slice.end - slice.begin <= SMALL;
+        let key = shares.then_some((rank, info.dtype, info.param_group));
+        let table = &mut self.table;
+        for begin in (slice.begin..slice.end).step_by(CHUNK) {
+            let len = usize::try_from(slice.end - begin).map_or(CHUNK, |rest| rest.min(CHUNK));
+            let open = key.and_then(|k| self.open.get(&k)).copied();
+            let number = open.filter(|&c| table.chunks[c].len + len <= CHUNK).unwrap_or_else(|| {
+                let own = &mut table.per_rank[rank as usize];
+                let (number, place) = (table.chunks.len(), own.len());
+                own.push(number);
+                table.chunks.push(Chunk {
+                    tensor,
+                    len: 0,
+                    rank,
+                    place,
+                    pieces: Vec::new(),
+                    ends: Vec::new(),
+                });
+                key.map(|k| self.open.insert(k, number));
+                number
+            });
+            let chunk = &mut table.chunks[number];
+            let piece = table.pieces.len();
+            table.pieces.push((number, chunk.pieces.len()));
+            chunk.pieces.push(Piece { number: piece, tensor, begin, len, skip: *skip, at: chunk.len });
+            chunk.len += len;
+            chunk.ends.push(chunk.len);
+            *skip += len;
+        }
+    }
 }
 
 impl ChunkTable {
@@ -34,18 +131,18 @@ impl ChunkTable {
     /// # Errors
     /// The slices do not tile every tensor exactly once; the text names the tensor.
     pub fn new(manifest: &Manifest) -> Result<ChunkTable, String> {
-        let mut table =
-            ChunkTable { chunks: Vec::new(), per_rank: vec![Vec::new(); manifest.world as usize] };
-        for (tensor, info) in manifest.tensors.iter().enumerate() {
-            let n = info.elements();
-            let whole = [Slice { tensor, begin: 0, end: n, rank: 0 }];
-            let mut own: Vec<Slice> = if manifest.slices.is_empty() {
-                whole.to_vec()
-            } else {
-                manifest.slices.iter().filter(|s| s.tensor == tensor).copied().collect()
-            };
+        if manifest.slices.is_empty() {
+            return Ok(ChunkTable::whole(&manifest.tensors, manifest.storage));
+        }
+        let mut slices: Vec<Vec<Slice>> = vec![Vec::new(); manifest.tensors.len()];
+        for slice in &manifest.slices {
+            slices.get_mut(slice.tensor).into_iter().for_each(|own| own.push(*slice));
+        }
+        let mut cutter = Cutter::new(&manifest.tensors, manifest.storage, manifest.world);
+        for (info, mut own) in manifest.tensors.iter().zip(slices) {
+            let (n, mut at) = (info.elements(), 0);
             own.sort_by_key(|s| (s.begin, s.end));
-            let mut at = 0;
+            let mut written: HashMap<u32, usize> = HashMap::new();
             for s in &own {
                 if s.begin != at || s.end < s.begin || s.end > n || s.rank >= manifest.world {
                     return Err(format!(
@@ -53,29 +150,53 @@ impl ChunkTable {
                         s.begin, s.end, s.rank, info.name
                     ));
                 }
-                table.cut(s);
+                cutter.cut(s, written.entry(s.rank).or_default());
                 at = s.end;
             }
             if at != n {
                 return Err(format!("the slices of tensor '{}' end at {at} of {n}", info.name));
             }
         }
-        Ok(table)
+        Ok(cutter.table)
     }
 
-    fn cut(&mut self, slice: &Slice) {
-        let own = &mut self.per_rank[slice.rank as usize];
-        for begin in (slice.begin..slice.end).step_by(CHUNK) {
-            let len = usize::try_from(slice.end - begin).map_or(CHUNK, |rest| rest.min(CHUNK));
-            let (tensor, rank, place) = (slice.tensor, slice.rank, own.len());
-            own.push(self.chunks.len());
-            self.chunks.push(Chunk { tensor, begin, len, rank, place });
+    /// Cuts tensors that one rank writes as a whole.
+    pub(crate) fn whole(tensors: &[TensorInfo], storage: Storage) -> ChunkTable {
+        let mut cutter = Cutter::new(tensors, storage, 1);
+        for (tensor, info) in tensors.iter().enumerate() {
+            cutter.cut(&Slice { tensor, begin: 0, end: info.elements(), rank: 0 }, &mut 0);
         }
+        cutter.table
     }
 
-    /// All chunks in the order of the fold.
+    /// All chunks, in the order of their first pieces.
     pub fn chunks(&self) -> &[Chunk] {
         &self.chunks
+    }
+
+    /// All pieces in the order of the fold.
+    pub fn pieces(&self) -> impl ExactSizeIterator<Item = &Piece> {
+        self.pieces.iter().map(|&(chunk, place)| &self.chunks[chunk].pieces[place])
+    }
+
+    /// The pieces that `rank` writes, in the order of the fold.
+    pub(crate) fn pieces_of(&self, rank: u32) -> impl Iterator<Item = &Piece> {
+        self.pieces
+            .iter()
+            .map(|&(chunk, place)| (&self.chunks[chunk], place))
+            .filter_map(move |(chunk, place)| (chunk.rank == rank).then(|| &chunk.pieces[place]))
+    }
+
+    /// The pieces of a tensor, in order, each with the number of its chunk and its place there.
+    pub(crate) fn of_tensor(&self, tensor: usize) -> impl Iterator<Item = (usize, usize)> + use<'_> {
+        let of = |&(chunk, place): &(usize, usize)| self.chunks[chunk].pieces[place].tensor;
+        let from = self.pieces.partition_point(|p| of(p) < tensor);
+        self.pieces[from..].iter().copied().take_while(move |p| of(p) == tensor)
+    }
+
+    /// The number of a piece's chunk.
+    pub(crate) fn chunk_of(&self, piece: &Piece) -> usize {
+        self.pieces[piece.number].0
     }
 
     /// The numbers of the chunks that `rank` writes, in the order in which it writes them.
@@ -87,8 +208,7 @@ impl ChunkTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dtype::DType;
-    use crate::run::format::manifest::TensorInfo;
+    use crate::run::format::manifest::Precision;
 
     fn manifest(sizes: &[u64], world: u32, slices: &[(usize, u64, u64, u32)]) -> Manifest {
         let tensor = |(i, &n): (usize, &u64)| TensorInfo::new(&format!("t{i}"), &[n], DType::F32);
@@ -103,14 +223,53 @@ mod tests {
     #[test]
     fn chunks_start_over_at_each_tensor_and_slice() {
         let table = ChunkTable::new(&manifest(&[65_537, 0, 3], 1, &[])).unwrap();
-        let got: Vec<_> = table.chunks().iter().map(|c| (c.tensor, c.begin, c.len)).collect();
+        let got: Vec<_> = table.pieces().map(|p| (p.tensor, p.begin, p.len)).collect();
         assert_eq!(got, [(0, 0, 65_536), (0, 65_536, 1), (2, 0, 3)]);
 
         let slices = [(0, 10, 20, 0), (0, 0, 10, 1)];
         let table = ChunkTable::new(&manifest(&[20], 2, &slices)).unwrap();
-        let got: Vec<_> = table.chunks().iter().map(|c| (c.begin, c.rank, c.place)).collect();
+        let got: Vec<_> = table.chunks().iter().map(|c| (c.pieces[0].begin, c.rank, c.place)).collect();
         assert_eq!(got, [(0, 1, 0), (10, 0, 0)]);
         assert_eq!(table.of_rank(0), [1]);
+    }
+
+    /// By chunk: its rank, and of each piece the tensor, what its rank writes of that before, and its place.
+    fn shared(manifest: &Manifest) -> Vec<(u32, Vec<(usize, usize, usize)>)> {
+        let table = ChunkTable::new(manifest).unwrap();
+        let pieces = |c: &Chunk| c.pieces.iter().map(|p| (p.tensor, p.skip, p.at)).collect();
+        table.chunks().iter().map(|c| (c.rank, pieces(c))).collect()
+    }
+
+    #[test]
+    fn small_tensors_of_a_kind_share_a_chunk_whatever_lies_between() {
+        let mut m = manifest(&[10, 5000, 4096, 4097, 1], 1, &[]);
+        let large = [(0, vec![(1, 0, 0)]), (0, vec![(3, 0, 0)])];
+        let both = (0, vec![(0, 0, 0), (2, 0, 10), (4, 0, 4106)]);
+        assert_eq!(shared(&m), [both, large[0].clone(), large[1].clone()]);
+        // Not those of another type or parameter group.
+        m.tensors[2].dtype = DType::BF16;
+        m.tensors[4].param_group = 1;
+        let alone = |t: usize| (0, vec![(t, 0, 0)]);
+        assert_eq!(shared(&m), [0, 1, 2, 3, 4].map(alone));
+        let mut lossy = manifest(&[1, 1], 1, &[]);
+        lossy.storage = Storage { gradients: Precision::Int8, ..Storage::default() };
+        assert_eq!(shared(&lossy), [0, 1].map(alone));
+    }
+
+    #[test]
+    fn a_chunk_of_small_tensors_ends_before_it_is_too_large() {
+        let table = ChunkTable::new(&manifest(&[4096; 33], 1, &[])).unwrap();
+        let lens: Vec<_> = table.chunks().iter().map(|c| (c.len, c.pieces.len())).collect();
+        assert_eq!(lens, [(65_536, 16), (65_536, 16), (4096, 1)]);
+        assert_eq!(table.of_tensor(17).collect::<Vec<_>>(), [(1, 1)]);
+    }
+
+    #[test]
+    fn ranks_share_no_chunk_and_know_their_parts_of_a_tensor() {
+        let slices = [(0, 0, 10, 0), (0, 10, 5010, 1), (0, 5010, 5015, 0), (1, 0, 3, 1), (1, 3, 9, 0)];
+        let expected =
+            [(0, vec![(0, 0, 0), (0, 10, 10), (1, 0, 15)]), (1, vec![(0, 0, 0)]), (1, vec![(1, 0, 0)])];
+        assert_eq!(shared(&manifest(&[5015, 9], 2, &slices)), expected);
     }
 
     #[test]

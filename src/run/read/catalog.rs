@@ -202,9 +202,11 @@ impl Catalog {
             } else if stream == StreamId::MOMENTS[1] {
                 *self.moments.entry(step).or_default() += 1;
             } else if Some(stream) == grad {
-                for (record, &chunk) in shard.records(v).zip(chunks) {
-                    let absent = record.coding == Coding::Absent;
-                    absence.see(run.table.chunks()[chunk].tensor, step, absent);
+                for (place, (record, &chunk)) in shard.records(v).zip(chunks).enumerate() {
+                    let (all, some) = (record.coding == Coding::Absent, shard.absent_in(v, place));
+                    for (p, piece) in run.table.chunks()[chunk].pieces.iter().enumerate() {
+                        absence.see(piece.tensor, step, all || some.has(p));
+                    }
                 }
             }
         }

@@ -7,7 +7,9 @@ use crate::dtype::DType;
 use crate::error::Result;
 use crate::run::Run;
 use crate::run::format::chunk::Chunk;
+use crate::run::format::manifest::GRAD;
 use crate::run::format::vector_id::StreamId;
+use crate::run::read::shard::AbsentPieces;
 use crate::run::read::window::Window;
 
 /// What became of a vector's chunk.
@@ -63,7 +65,7 @@ pub struct ChunkReader<'a> {
     pub bytes: u64,
 }
 
-impl ChunkReader<'_> {
+impl<'a> ChunkReader<'a> {
     /// Decodes the chunk of a vector that is not predicted into `out`, which has its length.
     ///
     /// # Errors
@@ -121,6 +123,17 @@ impl ChunkReader<'_> {
             self.window.undecodable(self.run, step, stream, self.chunk, offset, &e.to_string())
         })?;
         Ok(Decoded::Values)
+    }
+
+    /// Which pieces of the chunk are absent in a vector, where some are and some are not.
+    pub fn absent(&self, step: u64, stream: StreamId) -> AbsentPieces<'a> {
+        let shard = self.window.shard(step, self.chunk.rank).filter(|_| self.chunk.is_shared());
+        shard.map(|s| s.absent(step, stream, self.chunk.place)).unwrap_or_default()
+    }
+
+    /// Which pieces of the chunk have no gradient at a step, where some have none and some have one.
+    pub(crate) fn without_gradient(&self, step: u64) -> AbsentPieces<'a> {
+        self.run.manifest.stream_id(GRAD).map(|grad| self.absent(step, grad)).unwrap_or_default()
     }
 
     /// How the chunk of x_step is stored; `None` where it was not recorded.

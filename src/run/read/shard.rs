@@ -12,7 +12,7 @@ use safetensors::tensor::Dtype;
 use crate::codec::Coding;
 use crate::error::{Error, Place, Result, Tried};
 use crate::hash::{xxh3_64, xxh3_128};
-use crate::run::format::chunk::ChunkTable;
+use crate::run::format::chunk::{ChunkTable, Piece};
 use crate::run::format::container::Header;
 use crate::run::format::manifest::{Manifest, Precision};
 use crate::run::format::record::{PAYLOAD_ALIGN, RECORD, Record};
@@ -43,6 +43,37 @@ pub struct Payload<'a> {
     pub offset: u64,
 }
 
+/// Which pieces of a chunk are absent, where some are and some are not.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AbsentPieces<'a>(&'a [u8]);
+
+impl<'a> AbsentPieces<'a> {
+    /// Whether the piece at a place in the chunk is among them.
+    pub fn has(self, place: usize) -> bool {
+        self.0.get(place / 8).is_some_and(|bits| bits >> (place % 8) & 1 == 1)
+    }
+
+    /// Whether none is.
+    pub fn is_empty(self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// A bit for each piece.
+    pub fn bits(self) -> &'a [u8] {
+        self.0
+    }
+
+    /// The elements of the absent ones among `pieces`, those of a chunk.
+    pub fn ranges(self, pieces: &[Piece]) -> Vec<Range<usize>> {
+        match self.is_empty() {
+            true => Vec::new(),
+            false => {
+                pieces.iter().enumerate().filter(|(i, _)| self.has(*i)).map(|(_, p)| p.range()).collect()
+            }
+        }
+    }
+}
+
 /// An open shard.
 #[derive(Debug)]
 pub struct Shard {
@@ -56,6 +87,7 @@ pub struct Shard {
     tail_copy: Vec<u8>,
     /// Places in the tail.
     index: Range<usize>,
+    absent: Range<usize>,
     present: Range<usize>,
     scalars: Range<usize>,
     columns: Vec<String>,
@@ -63,6 +95,8 @@ pub struct Shard {
     /// By vector: the step from which it is decoded.
     from: Vec<u64>,
     chunks_per_vector: usize,
+    /// Records, ascending, of chunks of which some pieces are absent, and where in `absent` it says which.
+    some_absent: Vec<(usize, Range<usize>)>,
     header_xxh3: u128,
 }
 
@@ -140,7 +174,10 @@ impl Shard {
         let (vectors, from) = listed.ok_or_else(|| bad(UNLISTED.to_owned()))?;
         let (index, present) = (place("index", Dtype::U8)?, place("present", Dtype::U8)?);
         let scalars = place("scalars", Dtype::F64)?;
-        let shard = Shard {
+        // It is there where there is something to say.
+        let absent =
+            header.tensor("absent").map(|_| place("absent", Dtype::U8)).transpose()?.unwrap_or_default();
+        let mut shard = Shard {
             file: file.clone(),
             chunks_at,
             chunks_len,
@@ -150,15 +187,18 @@ impl Shard {
             tail_copy: buffer,
             source,
             index,
+            absent,
             present,
             scalars,
             columns,
             vectors,
             from,
             chunks_per_vector: table.of_rank(file.name.rank).len(),
+            some_absent: Vec::new(),
             header_xxh3: xxh3_128(&header.bytes),
         };
         shard.check_layout(manifest, table).map_err(bad)?;
+        shard.some_absent = shard.check_absent(table).map_err(bad)?;
         Ok(shard)
     }
 
@@ -230,6 +270,42 @@ impl Shard {
         Ok(())
     }
 
+    /// Checks what is said of absent pieces. Returns where it is said, by record.
+    fn check_absent(&self, table: &ChunkTable) -> std::result::Result<Vec<(usize, Range<usize>)>, String> {
+        let own = table.of_rank(self.file.name.rank);
+        let (all, mut at, mut found) = (&self.tail()[self.absent.clone()], 0, Vec::new());
+        for (i, record) in (0..self.vectors.len() * own.len()).map(|i| (i, self.record(i))) {
+            let record = record?;
+            if !record.some_absent {
+                continue;
+            }
+            let pieces = table.chunks()[own[i % own.len()]].pieces.len();
+            let range = at..at + pieces.div_ceil(8);
+            let bits = all.get(range.clone()).unwrap_or_default();
+            let count = bits.iter().map(|b| b.count_ones() as usize).sum::<usize>();
+            let known = (0..pieces).filter(|&p| AbsentPieces(bits).has(p)).count();
+            let direction = self.vectors[i / own.len()].stream.is_direction();
+            if !direction
+                || record.coding == Coding::Absent
+                || count != known
+                || !(1..pieces).contains(&count)
+            {
+                return Err(format!(
+                    "index record {i}: some pieces are absent, but not those that are named"
+                ));
+            }
+            at = range.end;
+            found.push((i, range));
+        }
+        if at != all.len() {
+            return Err(format!(
+                "it names absent pieces in {} bytes, of which {at} belong to chunks",
+                all.len()
+            ));
+        }
+        Ok(found)
+    }
+
     /// Each iterate is a keyframe or decoded from the one of the iterate before, which is at the step
     /// before. What the first one of the shard goes back to is in another.
     fn check_keyframes(&self) -> std::result::Result<(), String> {
@@ -285,6 +361,22 @@ impl Shard {
     pub fn coding(&self, step: u64, stream: StreamId, place: usize) -> Option<Coding> {
         let vector = self.vectors.binary_search(&VectorId { step, stream }).ok()?;
         Some(self.record(vector * self.chunks_per_vector + place).ok()?.coding)
+    }
+
+    /// Which pieces are absent of the chunk at `place` among the rank's chunks, where some are and some are not.
+    pub fn absent(&self, step: u64, stream: StreamId, place: usize) -> AbsentPieces<'_> {
+        let vector = self.vectors.binary_search(&VectorId { step, stream }).ok();
+        vector.map(|v| self.absent_in(v, place)).unwrap_or_default()
+    }
+
+    /// The same of vector number `vector`.
+    pub fn absent_in(&self, vector: usize, place: usize) -> AbsentPieces<'_> {
+        let record = vector * self.chunks_per_vector + place;
+        // Nothing is absent in most shards.
+        match self.some_absent.binary_search_by_key(&record, |(record, _)| *record) {
+            Ok(i) => AbsentPieces(&self.tail()[self.absent.clone()][self.some_absent[i].1.clone()]),
+            Err(_) => AbsentPieces::default(),
+        }
     }
 
     /// The index records of a vector, one for each chunk of the rank.

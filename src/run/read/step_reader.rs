@@ -4,6 +4,7 @@
 //! they are read for. Memory: 24 bytes for each parameter of the rank, for what iterates are decoded
 //! from, and the elements of all vectors of one step. Two shards are open at most.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -61,29 +62,29 @@ struct Worker<'a> {
     reader: Reader,
     values: Vec<f32>,
     chunks: Vec<(&'a Chunk, Trajectory)>,
-    /// Bytes of a vector that its chunks have.
-    len: usize,
-    /// By chunk, whether it is absent in the vector at hand.
+    /// By chunk and piece, whether it is absent in the vector at hand.
     absent: Vec<bool>,
     /// Stored bytes that were read.
     read: u64,
 }
 
 impl Worker<'_> {
-    /// Decodes its chunks of a vector into `out`.
-    fn decode(&mut self, window: &Window, step: u64, stream: StreamId, mut out: &mut [u8]) -> Result<()> {
+    /// Decodes its chunks of a vector into the places of their pieces.
+    fn decode(&mut self, window: &Window, step: u64, stream: StreamId, out: Vec<&mut [u8]>) -> Result<()> {
         self.absent.clear();
+        let mut out = out.into_iter();
         for (chunk, trajectory) in &mut self.chunks {
             let chunk: &Chunk = chunk;
             let dtype = self.run.manifest.tensors[chunk.tensor].dtype;
-            let (own, rest) = std::mem::take(&mut out).split_at_mut(chunk.len * dtype.size());
-            out = rest;
             let mut source = self.reader.at(self.run, window, chunk);
             let values = trajectory.vector(step, stream, &mut source, &mut self.values)?;
-            self.absent.push(values.is_none());
-            match values {
-                Some(values) => put_bytes(dtype, values, own),
-                None => own.fill(0),
+            let some_absent = source.absent(step, stream);
+            for ((place, piece), own) in chunk.pieces.iter().enumerate().zip(&mut out) {
+                self.absent.push(values.is_none() || some_absent.has(place));
+                match values {
+                    Some(values) => put_bytes(dtype, &values[piece.range()], own),
+                    None => own.fill(0),
+                }
             }
             self.read += source.bytes;
         }
@@ -109,9 +110,10 @@ impl<'a> StepReader<'a> {
     /// A decoder cannot be made.
     pub(crate) fn new(run: &'a Run, rank: u32) -> Result<StepReader<'a>> {
         let chunks: Vec<&Chunk> = run.table.of_rank(rank).iter().map(|&c| &run.table.chunks()[c]).collect();
-        let size = |c: &Chunk| c.len * run.manifest.tensors[c.tensor].dtype.size();
         let mut lens = vec![0; run.manifest.tensors.len()];
-        chunks.iter().for_each(|c| lens[c.tensor] += size(c));
+        for piece in chunks.iter().flat_map(|c| &c.pieces) {
+            lens[piece.tensor] += piece.len * run.manifest.tensors[piece.tensor].dtype.size();
+        }
         let mut at = 0;
         let mut place = |len: usize| {
             at += len;
@@ -125,7 +127,6 @@ impl<'a> StepReader<'a> {
                 reader: Reader::new(run)?,
                 values: vec![0.0; largest],
                 chunks: own.iter().map(|c| (*c, Trajectory::sized(1, c.len))).collect(),
-                len: own.iter().map(|c| size(c)).sum(),
                 absent: Vec::new(),
                 read: 0,
             })
@@ -185,25 +186,36 @@ impl<'a> StepReader<'a> {
         out.bytes.resize(self.tensors.last().map_or(0, |range| range.end), 0);
         let (window, stream) = (&self.window, out.stream);
         let mut rest = out.bytes.as_mut_slice();
+        let mut places = HashMap::new();
+        for piece in self.run.table.pieces_of(self.rank) {
+            let len = piece.len * self.run.manifest.tensors[piece.tensor].dtype.size();
+            let (own, after) = std::mem::take(&mut rest).split_at_mut(len);
+            rest = after;
+            places.insert(piece.number, own);
+        }
         let mut parts = Vec::new();
         for worker in &mut self.workers {
-            let (own, after) = std::mem::take(&mut rest).split_at_mut(worker.len);
-            rest = after;
+            let pieces = worker.chunks.iter().flat_map(|(chunk, _)| &chunk.pieces);
+            let own: Vec<_> = pieces.filter_map(|p| places.remove(&p.number)).collect();
             parts.push((worker, own));
         }
         parts.into_par_iter().try_for_each(|(worker, own)| worker.decode(window, step, stream, own))?;
         out.tensors.clear();
         out.tensors.extend(self.tensors.iter().cloned().map(Some));
-        let mut before = None;
-        for ((chunk, _), &absent) in self.workers.iter().flat_map(|w| w.chunks.iter().zip(&w.absent)) {
-            let partly = before.is_some_and(|b| b == (chunk.tensor, !absent));
-            if partly && !stream.is_moment() {
-                return Err(self.half_absent(step, stream, chunk.tensor));
-            }
-            before = Some((chunk.tensor, absent));
-            // Of moments some chunks may be absent, and are 0 then.
-            if absent && !stream.is_moment() {
-                out.tensors[chunk.tensor] = None;
+        // Of moments some pieces may be absent, and are 0 then.
+        if stream.is_moment() {
+            return Ok(());
+        }
+        let mut known = vec![None; out.tensors.len()];
+        for worker in &self.workers {
+            let pieces = worker.chunks.iter().flat_map(|(chunk, _)| &chunk.pieces);
+            for (piece, &absent) in pieces.zip(&worker.absent) {
+                if known[piece.tensor].replace(absent).is_some_and(|before| before != absent) {
+                    return Err(self.half_absent(step, stream, piece.tensor));
+                }
+                if absent {
+                    out.tensors[piece.tensor] = None;
+                }
             }
         }
         Ok(())

@@ -4,12 +4,14 @@
 //! the order of steps, from a keyframe on; a [`Trajectory`] holds what that takes. Owns which vectors a
 //! prediction looks at; the arithmetic is `codec`'s.
 
-use crate::codec::{Coding, Past, Predicted, Prediction, Predictor};
-use crate::error::{Error, Place, Result};
+use crate::codec::{Coding, Past, Pieces, Prediction, Predictions, Predictor};
+use crate::error::{Error, Result};
 use crate::order::CHUNK;
 use crate::run::format::manifest::GRAD;
-use crate::run::format::vector_id::StreamId;
+use crate::run::format::vector_id::{StreamId, VectorId};
 use crate::run::read::chunk_reader::{ChunkReader, Decoded};
+use crate::run::read::shard::AbsentPieces;
+use crate::run::read::window::chunk_place;
 
 /// How an iterate is stored, as far as that tells what the optimizer made of it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -26,6 +28,38 @@ pub enum Made {
         /// there is something, and the values are not at hand.
         missed: Option<f64>,
     },
+}
+
+/// How an iterate's chunk is stored, as [`Made`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Stored {
+    Keyframe,
+    Otherwise,
+    Replayed,
+}
+
+/// How the pieces of an iterate's chunk are stored.
+#[derive(Clone, Copy, Debug)]
+pub struct MadePieces<'a> {
+    made: Stored,
+    predictions: &'a Predictions,
+    missed: &'a [f64],
+    at_rest: AbsentPieces<'a>,
+}
+
+impl MadePieces<'_> {
+    /// How the piece at `place` is.
+    pub fn of(&self, place: usize) -> Made {
+        match self.made {
+            Stored::Keyframe => Made::Keyframe,
+            Stored::Otherwise => Made::Otherwise,
+            Stored::Replayed if self.at_rest.has(place) => Made::Otherwise,
+            Stored::Replayed => Made::Replayed {
+                prediction: self.predictions.of(place),
+                missed: self.missed.get(place).copied(),
+            },
+        }
+    }
 }
 
 /// Where a trajectory holds a vector of its chunk.
@@ -60,7 +94,8 @@ pub trait Slots {
 
     /// Decodes the iterate of `step` into the last of three slots of iterates, predicted from the first and
     /// from the one before that in the second, the gradient and the moments, which are taken a step further.
-    /// Returns the prediction and what it missed, as [`Made::Replayed`] has it.
+    /// Returns the prediction, and puts what it missed into `missed`, by piece, as [`Made::Replayed`] has it; nothing
+    /// where that is not at hand.
     ///
     /// # Errors
     /// As [`ChunkReader::load`].
@@ -68,8 +103,9 @@ pub trait Slots {
         &mut self,
         step: u64,
         iterates: [usize; 3],
+        missed: &mut Vec<f64>,
         source: &mut ChunkReader<'_>,
-    ) -> Result<(Prediction, Option<f64>)>;
+    ) -> Result<Predictions>;
 
     /// The values in a slot; empty where they are not at hand.
     fn values(&self, at: Slot, n: usize) -> &[f32];
@@ -120,20 +156,28 @@ impl Slots for Memory {
         &mut self,
         step: u64,
         [x, before, out]: [usize; 3],
+        missed: &mut Vec<f64>,
         source: &mut ChunkReader<'_>,
-    ) -> Result<(Prediction, Option<f64>)> {
-        let n = source.chunk.len;
+    ) -> Result<Predictions> {
+        let (n, ends) = (source.chunk.len, source.chunk.ends.as_slice());
+        missed.resize(ends.len(), 0.0);
+        let mut miss = |element: usize, square: f64| {
+            missed[ends.partition_point(|end| *end <= element)] += square;
+        };
+        let pieces = Pieces { ends, at_rest: source.without_gradient(step - 1).bits() };
         let mut values = std::mem::take(&mut self.iterates[out]);
         let (x, before) = (&self.iterates[x][..n], &self.iterates[before][..n]);
         let (momentum, second) = (&mut self.momentum[..n], &mut self.second[..n]);
         let mut past = Past { x, before, g: &self.gradient[..n], momentum, second };
-        let mut predicted = Predicted { prediction: Prediction::PREVIOUS, missed: 0.0 };
+        let mut predictions = Prediction::PREVIOUS.into();
         let decoded = source.decode(step, StreamId::Iterate, |decoder, dtype, coding, bytes| {
-            predicted = decoder.decode_predicted(dtype, coding, bytes, &mut past, &mut values[..n])?;
+            let out = &mut values[..n];
+            predictions =
+                decoder.decode_predicted(dtype, coding, bytes, (&mut past, pieces), out, &mut miss)?;
             Ok(())
         });
         self.iterates[out] = values;
-        decoded.map(|_| (predicted.prediction, Some(predicted.missed)))
+        decoded.map(|_| predictions)
     }
 
     fn values(&self, at: Slot, n: usize) -> &[f32] {
@@ -153,7 +197,11 @@ pub struct Trajectory<S = Memory> {
     /// By slot of iterates: the step.
     steps: Vec<Option<u64>>,
     /// By slot of iterates: how it is stored.
-    made: Vec<Made>,
+    made: Vec<Stored>,
+    /// By slot of iterates: how it was predicted.
+    predictions: Vec<Predictions>,
+    /// By slot of iterates and piece: what the optimizer's step missed; empty where that is not at hand.
+    missed: Vec<Vec<f64>>,
     /// The newest iterate that was decoded.
     head: Option<u64>,
     /// The step of the gradient that is held, and what became of it.
@@ -161,7 +209,7 @@ pub struct Trajectory<S = Memory> {
     /// A keyframe and the step after it from which on nothing can be decoded.
     broken: Option<(u64, u64)>,
     /// The last replay of the optimizer's step.
-    replay: Option<Prediction>,
+    replay: Option<Predictions>,
 }
 
 impl Trajectory {
@@ -200,16 +248,28 @@ impl Trajectory {
 
     /// The optimizer's moments before the newest iterate's step, and the last replay of a step that was
     /// met on the way to it.
-    pub(crate) fn optimizer(&self, n: usize) -> ([&[f32]; 2], Option<Prediction>) {
-        ([&self.slots.momentum[..n], &self.slots.second[..n]], self.replay)
+    pub(crate) fn optimizer(&self, n: usize) -> ([&[f32]; 2], Option<&Predictions>) {
+        ([&self.slots.momentum[..n], &self.slots.second[..n]], self.replay.as_ref())
     }
 }
 
 impl<S: Slots> Trajectory<S> {
     /// Holds up to `count` iterates, at least three, in `slots`.
     pub fn over(slots: S, count: usize) -> Trajectory<S> {
-        let (steps, made) = (vec![None; count], vec![Made::Keyframe; count]);
-        Trajectory { slots, steps, made, head: None, held: None, broken: None, replay: None }
+        let (steps, made, missed) =
+            (vec![None; count], vec![Stored::Keyframe; count], vec![Vec::new(); count]);
+        let predictions = vec![Prediction::PREVIOUS.into(); count];
+        Trajectory {
+            slots,
+            steps,
+            made,
+            predictions,
+            missed,
+            head: None,
+            held: None,
+            broken: None,
+            replay: None,
+        }
     }
 
     /// Forgets all: what follows is another chunk's, or another window's.
@@ -261,9 +321,12 @@ impl<S: Slots> Trajectory<S> {
         self.slot(step).map(|slot| self.slots.values(Slot::Iterate(slot), n))
     }
 
-    /// How x_step is stored, where it is held.
-    pub fn made(&self, step: u64) -> Option<Made> {
-        self.slot(step).map(|slot| self.made[slot])
+    /// How the pieces of x_step are stored, where it is held.
+    pub fn made<'t>(&'t self, step: u64, source: &ChunkReader<'t>) -> Option<MadePieces<'t>> {
+        let slot = self.slot(step)?;
+        let at_rest = step.checked_sub(1).map(|before| source.without_gradient(before)).unwrap_or_default();
+        let (predictions, missed) = (&self.predictions[slot], self.missed[slot].as_slice());
+        Some(MadePieces { made: self.made[slot], predictions, missed, at_rest })
     }
 
     /// x_step, which is there.
@@ -305,7 +368,7 @@ impl<S: Slots> Trajectory<S> {
         let free = free.unwrap_or(0);
         self.steps[free] = None;
         let made = self.decode(step, coding, [previous, before], free, source)?;
-        self.made[free] = if step == keyframe { Made::Keyframe } else { made };
+        self.made[free] = if step == keyframe { Stored::Keyframe } else { made };
         if step == keyframe {
             for (stream, moment) in StreamId::MOMENTS.into_iter().zip([Slot::Momentum, Slot::Second]) {
                 self.slots.load(moment, step, stream, source)?;
@@ -323,12 +386,12 @@ impl<S: Slots> Trajectory<S> {
         [previous, before]: [Option<usize>; 2],
         out: usize,
         source: &mut ChunkReader<'_>,
-    ) -> Result<Made> {
+    ) -> Result<Stored> {
         if !coding.follows() {
             return self
                 .slots
                 .load(Slot::Iterate(out), step, StreamId::Iterate, source)
-                .map(|_| Made::Otherwise);
+                .map(|_| Stored::Otherwise);
         }
         let previous = previous.ok_or_else(|| missing(source, step.saturating_sub(1)))?;
         if coding.predictor() != Some(Predictor::Previous) {
@@ -343,21 +406,21 @@ impl<S: Slots> Trajectory<S> {
             self.held = Some((step - 1, decoded));
         }
         let before = before.unwrap_or(previous);
-        let (prediction, missed) = self.slots.predict(step, [previous, before, out], source)?;
-        if prediction.predictor.moments() == 0 {
-            return Ok(Made::Otherwise);
+        self.missed[out].clear();
+        let predictions = self.slots.predict(step, [previous, before, out], &mut self.missed[out], source)?;
+        if predictions.first.predictor.moments() == 0 {
+            return Ok(Stored::Otherwise);
         }
-        self.replay = Some(prediction);
-        Ok(Made::Replayed { prediction, missed })
+        self.replay = Some(predictions.clone());
+        self.predictions[out] = predictions;
+        Ok(Stored::Replayed)
     }
 }
 
 /// The error for an iterate that is decoded from a damaged one.
 fn follows_damage(source: &ChunkReader<'_>, step: u64, at: u64, why: &str) -> Error {
     let path = source.window.shard(step, source.chunk.rank).map_or(&source.run.path, |s| &s.file.path);
-    let name = &source.run.manifest.tensors[source.chunk.tensor].name;
-    let vector = Some((source.run.manifest.stream_name(StreamId::Iterate).to_owned(), name.clone()));
-    let place = Place { step: Some(step), vector, ..Place::default() };
+    let place = chunk_place(source.run, VectorId { step, stream: StreamId::Iterate }, source.chunk);
     let what = format!("it is decoded from those before, of which step {at} cannot be read ({why})");
     Error::damaged_at(path, place, what)
 }

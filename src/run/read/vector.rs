@@ -1,11 +1,13 @@
 //! One recorded vector, read tensor by tensor in its own type.
 
+use std::collections::BTreeMap;
+
 use crate::codec::Coding;
 use crate::dtype::push_bytes;
 use crate::error::{Error, Result};
 use crate::order::CHUNK;
 use crate::run::Run;
-use crate::run::format::chunk::Chunk;
+use crate::run::format::chunk::Piece;
 use crate::run::format::manifest::ITERATE;
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::chunk_reader::Reader;
@@ -24,6 +26,8 @@ pub struct Vector<'a> {
     /// By chunk, where they were given or are to be kept.
     held: Option<Vec<Trajectory>>,
     values: Vec<f32>,
+    /// Chunks of several pieces that were decoded; `None` where all of one is absent.
+    shared: BTreeMap<usize, Option<Vec<f32>>>,
 }
 
 impl<'a> Vector<'a> {
@@ -54,7 +58,8 @@ impl<'a> Vector<'a> {
         }
         let reader = Reader::new(run)?;
         let (trajectory, values) = (Trajectory::new(1), vec![0.0; CHUNK]);
-        Ok(Vector { run, window, step, stream: id, reader, trajectory, held: None, values })
+        let shared = BTreeMap::new();
+        Ok(Vector { run, window, step, stream: id, reader, trajectory, held: None, values, shared })
     }
 
     /// Which one it is.
@@ -89,25 +94,31 @@ impl<'a> Vector<'a> {
         Err(Error::NotFound { path: self.run.path.clone(), what })
     }
 
-    /// The chunks of a tensor with their numbers, in order.
-    fn chunks(&self, tensor: usize) -> impl Iterator<Item = (usize, &'a Chunk)> + use<'a> {
-        let all = self.run.table.chunks();
-        let from = all.partition_point(|c| c.tensor < tensor);
-        all.iter().enumerate().skip(from).take_while(move |(_, c)| c.tensor == tensor)
+    /// The pieces of a tensor, in order, each with the number of its chunk and its place there.
+    fn pieces(&self, tensor: usize) -> impl Iterator<Item = (usize, usize, &'a Piece)> + use<'a> {
+        let table = &self.run.table;
+        table.of_tensor(tensor).map(|(chunk, place)| (chunk, place, &table.chunks()[chunk].pieces[place]))
     }
 
-    /// Whether a tensor has no vector here. All of its chunks are absent, or none is.
+    /// Whether a piece of a chunk has no vector here, though others of the chunk have.
+    fn lacks(&self, number: usize, place: usize) -> bool {
+        let chunk = &self.run.table.chunks()[number];
+        let shard = self.window.shard(self.step, chunk.rank);
+        shard.is_some_and(|s| s.absent(self.step, self.stream, chunk.place).has(place))
+    }
+
+    /// Whether a tensor has no vector here. All of its pieces are absent, or none is.
     ///
     /// # Errors
     /// As [`Self::tensor`].
     pub fn is_absent(&self, tensor: usize) -> Result<bool> {
         self.check(tensor)?;
-        let Some((_, chunk)) = self.chunks(tensor).next() else {
+        let Some((number, place, _)) = self.pieces(tensor).next() else {
             return Ok(false);
         };
-        let mut buffer = Vec::new();
+        let (chunk, mut buffer) = (&self.run.table.chunks()[number], Vec::new());
         let found = self.window.payload(self.run, self.step, self.stream, chunk, &mut buffer)?;
-        Ok(found.is_none_or(|p| p.coding == Coding::Absent))
+        Ok(found.is_none_or(|p| p.coding == Coding::Absent) || self.lacks(number, place))
     }
 
     /// Replaces `out` by how far the elements of a tensor can be off; zeros where nothing was lost.
@@ -118,12 +129,17 @@ impl<'a> Vector<'a> {
         self.check(tensor)?;
         out.clear();
         let (step, stream) = (self.step, self.stream);
-        for (_, chunk) in self.chunks(tensor) {
+        for (number, _, piece) in self.pieces(tensor) {
+            let at = out.len();
+            out.resize(at + piece.len, 0.0);
+            let chunk = &self.run.table.chunks()[number];
+            if chunk.is_shared() {
+                // Nothing of it is stored with loss.
+                continue;
+            }
             let mut source = self.reader.at(self.run, &self.window, chunk);
             self.trajectory.clear();
             let values = self.trajectory.vector(step, stream, &mut source, &mut self.values)?;
-            let at = out.len();
-            out.resize(at + chunk.len, 0.0);
             if let Some(values) = values {
                 source.widths(step, stream, values, &mut out[at..])?;
             }
@@ -140,6 +156,31 @@ impl<'a> Vector<'a> {
         })
     }
 
+    /// The values of a chunk; `None` where all of it is absent.
+    fn chunk(&mut self, number: usize) -> Result<Option<&[f32]>> {
+        if !self.run.table.chunks()[number].is_shared() {
+            return self.decode(number);
+        }
+        // Who reads one tensor after the other comes back to it.
+        if !self.shared.contains_key(&number) {
+            let values = self.decode(number)?.map(<[f32]>::to_vec);
+            self.shared.insert(number, values);
+        }
+        Ok(self.shared.get(&number).and_then(Option::as_deref))
+    }
+
+    fn decode(&mut self, number: usize) -> Result<Option<&[f32]>> {
+        let mut source = self.reader.at(self.run, &self.window, &self.run.table.chunks()[number]);
+        let trajectory = match self.held.as_mut().and_then(|held| held.get_mut(number)) {
+            Some(held) => held,
+            None => {
+                self.trajectory.clear();
+                &mut self.trajectory
+            }
+        };
+        trajectory.vector(self.step, self.stream, &mut source, &mut self.values)
+    }
+
     /// Appends the elements of a tensor to `out`, little endian; false where it is absent.
     ///
     /// # Errors
@@ -147,20 +188,14 @@ impl<'a> Vector<'a> {
     pub fn tensor(&mut self, tensor: usize, out: &mut Vec<u8>) -> Result<bool> {
         self.check(tensor)?;
         let dtype = self.run.manifest.dtype_of(self.stream, tensor);
-        for (number, chunk) in self.chunks(tensor) {
-            let mut source = self.reader.at(self.run, &self.window, chunk);
-            let trajectory = match self.held.as_mut().and_then(|held| held.get_mut(number)) {
-                Some(held) => held,
-                None => {
-                    self.trajectory.clear();
-                    &mut self.trajectory
-                }
-            };
-            let values = trajectory.vector(self.step, self.stream, &mut source, &mut self.values)?;
-            let Some(values) = values else {
+        for (number, place, piece) in self.pieces(tensor) {
+            if self.lacks(number, place) {
+                return Ok(false);
+            }
+            let Some(values) = self.chunk(number)? else {
                 return Ok(false);
             };
-            push_bytes(dtype, values, out);
+            push_bytes(dtype, &values[piece.range()], out);
         }
         Ok(true)
     }

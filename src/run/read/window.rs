@@ -223,6 +223,13 @@ pub(crate) fn read_payload<'a>(
     })
 }
 
+/// Where a chunk of a vector is, as errors say it.
+pub(crate) fn chunk_place(run: &Run, VectorId { step, stream }: VectorId, chunk: &Chunk) -> Place {
+    let tensor = run.manifest.tensors.get(chunk.tensor).map_or("?", |t| &t.name);
+    let vector = Some((run.manifest.stream_name(stream).to_owned(), tensor.to_owned()));
+    Place { step: Some(step), vector, more: chunk.pieces.len() - 1, ..Place::default() }
+}
+
 /// The error for damage to a chunk of a vector, given by its step and stream.
 pub(crate) fn damaged_vector(
     run: &Run,
@@ -232,13 +239,8 @@ pub(crate) fn damaged_vector(
     offset: u64,
     what: &str,
 ) -> Error {
-    let tensor = run.manifest.tensors.get(chunk.tensor).map_or("?", |t| &t.name);
-    let vector = Some((run.manifest.stream_name(stream).to_owned(), tensor.to_owned()));
-    Error::damaged_at(
-        path,
-        Place { step: Some(step), vector, offset: Some(offset), ..Place::default() },
-        what,
-    )
+    let place = chunk_place(run, VectorId { step, stream }, chunk);
+    Error::damaged_at(path, Place { offset: Some(offset), ..place }, what)
 }
 
 #[cfg(test)]

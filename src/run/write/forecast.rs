@@ -6,11 +6,13 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use crate::codec::{self, Coding, Encoder, FUSED, Lossy, Noise, Prediction, Predictor, predict};
+use crate::codec::{
+    self, Coding, Encoder, FUSED, Lossy, Noise, Pieces, Prediction, Predictions, Predictor, predict_pieces,
+};
 use crate::dtype::{DType, largest};
 use crate::isa::Isa;
 use crate::optimizer::replay::{Rule, predictors, rules};
-use crate::run::format::chunk::Chunk;
+use crate::run::format::chunk::{Chunk, Piece};
 use crate::run::format::manifest::Manifest;
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::trajectory::Trajectory;
@@ -76,7 +78,9 @@ struct Count {
 #[derive(Debug)]
 struct Place {
     range: Range<usize>,
-    tensor: usize,
+    pieces: Vec<Piece>,
+    /// Where each of these ends.
+    ends: Vec<usize>,
     param_group: usize,
     dtype: DType,
     moments: Moments,
@@ -124,8 +128,18 @@ impl Forecast {
             let info = &manifest.tensors[chunk.tensor];
             let range = at..at + chunk.len;
             at = range.end;
-            let (tensor, param_group, dtype) = (chunk.tensor, info.param_group, info.dtype);
-            Place { range, tensor, param_group, dtype, moments: Moments::Unknown, flags: None, close: false }
+            let (pieces, ends) = (chunk.pieces.clone(), chunk.ends.clone());
+            let (param_group, dtype) = (info.param_group, info.dtype);
+            Place {
+                range,
+                pieces,
+                ends,
+                param_group,
+                dtype,
+                moments: Moments::Unknown,
+                flags: None,
+                close: false,
+            }
         };
         let most = predictors(manifest).into_iter().flatten().map(Predictor::moments).max();
         let lossy = manifest.loses(StreamId::Iterate);
@@ -167,15 +181,16 @@ impl Forecast {
     }
 
     /// Goes on with a chunk of a recording that was interrupted after `step`, as it was read from the
-    /// shards. The iterate that comes next is a keyframe all the same.
+    /// shards: with its `gradient`, of which pieces may be absent. The iterate that comes next is a keyframe all the
+    /// same.
     pub(crate) fn resume(
         &mut self,
         chunk: usize,
         step: u64,
         trajectory: &Trajectory,
-        gradient: Option<&[f32]>,
+        (gradient, absent): (&[f32], &[bool]),
     ) {
-        let (range, tensor) = (self.places[chunk].range.clone(), self.places[chunk].tensor);
+        let range = self.places[chunk].range.clone();
         let n = range.len();
         let Some(x) = trajectory.get(step, n) else { return };
         let before = step.checked_sub(1).and_then(|s| trajectory.get(s, n)).unwrap_or(x);
@@ -189,17 +204,18 @@ impl Forecast {
             all.resize(len, 0.0);
             all[range.clone()].copy_from_slice(own);
         }
-        let own = self.gradient(chunk, gradient.is_some());
-        gradient.into_iter().for_each(|values| own.copy_from_slice(values));
+        self.gradient(chunk, absent).copy_from_slice(gradient);
         // What a keyframe goes with is known too, though nothing was replayed since.
         let stored = moments.iter().any(|m| m.iter().any(|v| *v != 0.0));
         self.places[chunk].moments =
             if replay.is_some() || stored { Moments::Live } else { Moments::Unknown };
-        self.places[chunk].flags = replay.map(|r| r.flags);
+        self.places[chunk].flags = replay.map(|r| r.first.flags);
         let rule = self.rules.get(self.places[chunk].param_group).copied().flatten();
-        let counted = replay.zip(rule).and_then(|(replay, rule)| rule.count(&replay));
-        let count = &mut self.counts[tensor].before;
-        *count = counted.unwrap_or((*count).max(step));
+        for (place, piece) in self.places[chunk].pieces.iter().enumerate() {
+            let counted = replay.zip(rule).and_then(|(replay, rule)| rule.count(&replay.of(place)));
+            let count = &mut self.counts[piece.tensor].before;
+            *count = counted.unwrap_or((*count).max(step));
+        }
         self.newest = Newest::Resumed(step);
     }
 
@@ -241,19 +257,16 @@ impl Forecast {
         if self.follows() { 0 } else { self.moment_count }
     }
 
-    /// Takes one of the moments of a chunk before the step at hand, as the optimizer has it; `None` where
+    /// Takes one of the moments of a chunk before the step at hand, as the optimizer has it; zeros where
     /// it has none yet.
-    pub(crate) fn give(&mut self, chunk: usize, which: usize, values: Option<&[f32]>) {
+    pub(crate) fn give(&mut self, chunk: usize, which: usize, values: &[f32]) {
         let (len, place) = (self.len(), &mut self.places[chunk]);
         self.moments[which].resize(len, 0.0);
-        let own = &mut self.moments[which][place.range.clone()];
-        match values {
-            Some(values) => own.copy_from_slice(values),
-            None => own.fill(0.0),
-        }
+        self.moments[which][place.range.clone()].copy_from_slice(values);
         (place.moments, self.past) = (Moments::Live, Past::Moments);
         // Every step that the optimizer has taken has a number.
-        self.counts[place.tensor].before = self.newest.step().unwrap_or(0);
+        let taken = self.newest.step().unwrap_or(0);
+        place.pieces.iter().for_each(|p| self.counts[p.tensor].before = taken);
     }
 
     /// Takes the iterate at hand of a chunk. Where it is predicted, appends to `out` what the prediction
@@ -273,21 +286,18 @@ impl Forecast {
         let keyframe = self.at_keyframe();
         let mut coding = None;
         if self.follows() {
-            let (prediction, shadow) = self.choose(chunk, values, encoder);
+            let at_rest = self.at_rest(chunk);
+            let (predictions, shadow) = self.choose(chunk, values, encoder);
+            let pieces = Pieces { ends: &self.places[chunk].ends, at_rest: &at_rest };
             self.predicted.resize(values.len(), 0.0);
-            let [momentum, second] = &mut self.moments;
             let x = &self.before[range.clone()];
-            let mut past = codec::Past {
-                x,
-                before: if self.past == Past::Keyframe { x } else { &self.x[range.clone()] },
-                g: &self.gradient[range.clone()],
-                momentum: momentum.get_mut(range.clone()).unwrap_or_default(),
-                second: second.get_mut(range.clone()).unwrap_or_default(),
-            };
-            predict(self.isa, &prediction, &mut past, &mut self.predicted);
+            let before = if self.past == Past::Keyframe { x } else { &self.x[range.clone()] };
+            let g = &self.gradient[range.clone()];
+            let mut past = past(&mut self.moments, &range, [x, before, g]);
+            predict_pieces(self.isa, &predictions, pieces, &mut past, &mut self.predicted);
             if let Some(shadow) = shadow {
                 self.unused.resize(values.len(), 0.0);
-                predict(self.isa, &shadow, &mut past, &mut self.unused);
+                predict_pieces(self.isa, &shadow, pieces, &mut past, &mut self.unused);
             }
             // A difference is taken to the iterate before, not to a prediction from lossy gradients, whose error is as
             // large. Where a prediction does better than 6 bits a value, as it does late, nothing has to be lost.
@@ -303,10 +313,10 @@ impl Forecast {
             }
             if !keyframe {
                 let start = out.len();
-                let stored = encoder.encode_residual(dtype, &prediction, values, &self.predicted, out);
+                let stored = encoder.encode_residual(dtype, &predictions, values, &self.predicted, out);
                 // The moments of a replay have gone on, and so must a reader's.
                 let large = 8 * (out.len() - start) > 7 * values.len() * dtype.size();
-                if large && prediction.predictor.moments() == 0 {
+                if large && predictions.first.predictor.moments() == 0 {
                     out.truncate(start);
                 } else {
                     coding = Some(stored);
@@ -344,17 +354,25 @@ impl Forecast {
         (place.moments == Moments::Live).then(|| &self.moments[which][place.range.clone()])
     }
 
-    /// Where the gradient of a chunk at the newest iterate goes: to be filled, or zeros where it is not
-    /// `there`.
-    pub(crate) fn gradient(&mut self, chunk: usize, there: bool) -> &mut [f32] {
+    /// Where the gradient of a chunk at the newest iterate goes, zeros in pieces that are `absent`.
+    pub(crate) fn gradient(&mut self, chunk: usize, absent: &[bool]) -> &mut [f32] {
         let (place, len) = (&self.places[chunk], self.len());
         self.gradient.resize(len, 0.0);
-        self.present[place.tensor] = there;
-        let own = &mut self.gradient[place.range.clone()];
-        if !there {
-            own.fill(0.0);
+        for (piece, absent) in place.pieces.iter().zip(absent) {
+            self.present[piece.tensor] = !absent;
         }
-        own
+        &mut self.gradient[place.range.clone()]
+    }
+
+    /// A bit for each piece of a chunk that had no gradient at the newest iterate; empty where all had one, or none.
+    fn at_rest(&self, chunk: usize) -> Vec<u8> {
+        let pieces = &self.places[chunk].pieces;
+        let resting = pieces.iter().filter(|p| !self.present[p.tensor]).count();
+        if resting == 0 || resting == pieces.len() {
+            return Vec::new();
+        }
+        let bit = |bits: u8, p: &Piece| bits << 1 | u8::from(!self.present[p.tensor]);
+        pieces.chunks(8).map(|of_byte| of_byte.iter().rev().fold(0, bit)).collect()
     }
 
     /// Takes the scalars of the step at hand.
@@ -371,38 +389,41 @@ impl Forecast {
         chunk: usize,
         values: &[f32],
         encoder: &mut Encoder,
-    ) -> (Prediction, Option<Prediction>) {
+    ) -> (Predictions, Option<Predictions>) {
         let keyframe = self.at_keyframe();
         let place = &mut self.places[chunk];
         let range = place.range.clone();
         let x = &self.before[range.clone()];
         let before = if self.past == Past::Keyframe { x } else { &self.x[range.clone()] };
-        let present = self.present[place.tensor];
+        let present = place.pieces.iter().any(|p| self.present[p.tensor]);
         if !present {
             // What the gradient was before says nothing.
             self.gradient[range.clone()].fill(0.0);
         }
         let g = &self.gradient[range.clone()];
-        let moments = [0, 1].map(|m| self.moments[m].get(range.clone()).unwrap_or_default());
-        self.sample.take(values, x, before, g, moments);
-        let count = &mut self.counts[place.tensor];
         let rule = self.rules.get(place.param_group).copied().flatten();
         let can = present && !self.lossy && largest(g) < f32::INFINITY.to_bits();
-        let own = rule.filter(|_| can).map(|r| r.prediction(count.before + 1));
-        let replay = own.filter(|_| place.moments == Moments::Live || keyframe);
+        let own = rule.filter(|_| can).map(|r| steps(&r, &place.pieces, &self.present, &self.counts));
+        let is_other = |at: usize| own.as_ref().is_some_and(|o| o.of.get(at).is_some_and(|n| *n > 0));
+        let left_out = |(at, p): &(usize, &Piece)| present && (!self.present[p.tensor] || is_other(*at));
+        let left_out: Vec<Range<usize>> =
+            place.pieces.iter().enumerate().filter(left_out).map(|(_, p)| p.range()).collect();
+        self.sample.take(values, &past(&mut self.moments, &range, [x, before, g]), &left_out);
+        let replay = own.as_ref().filter(|_| place.moments == Moments::Live || keyframe);
         let mut trial = Trial { isa: self.isa, dtype: place.dtype, sample: &mut self.sample, encoder };
         let mut best = (u64::MAX, Prediction::PREVIOUS);
         if keyframe && place.moments != Moments::Unknown {
             // It is stored whole, and with it the moments, whatever would have told it best.
             place.moments = Moments::Live;
             if let Some(own) = replay {
-                let flags = place.flags.unwrap_or(own.flags);
-                (place.flags, count.now) = (Some(flags), true);
-                return (Prediction { flags, ..own }, None);
+                let flags = place.flags.unwrap_or(own.first.flags);
+                place.flags = Some(flags);
+                count_gradients(&place.pieces, &self.present, &mut self.counts);
+                return (own.clone().with_flags(flags), None);
             }
         }
         if let Some(own) = replay {
-            let own = Prediction { flags: place.flags.unwrap_or(own.flags), ..own };
+            let own = Prediction { flags: place.flags.unwrap_or(own.first.flags), ..own.first };
             trial.compare(own, &mut best);
             if !trial.is_good(best.0) && own.predictor == Predictor::Sgd {
                 trial.compare(Prediction { flags: own.flags ^ FUSED, ..own }, &mut best);
@@ -418,14 +439,68 @@ impl Forecast {
         place.close = close;
         let chosen = best.1;
         if chosen.predictor.moments() > 0 {
-            (place.flags, place.moments, count.now) = (Some(chosen.flags), Moments::Live, true);
+            (place.flags, place.moments) = (Some(chosen.flags), Moments::Live);
+            count_gradients(&place.pieces, &self.present, &mut self.counts);
+            if let Some(own) = own {
+                return (own.with_flags(chosen.flags), None);
+            }
         } else if values.iter().zip(x).any(|(v, x)| v.to_bits() != x.to_bits()) {
             // Something else held the iterate. Moments that go on are the optimizer's, but not what a reader has.
             let known = place.moments != Moments::Unknown && own.is_some();
             place.moments = if known { Moments::Followed } else { Moments::Unknown };
-            count.now = true;
-            return (chosen, own);
+            let moved = |range: Range<usize>| {
+                values[range.clone()].iter().zip(&x[range]).any(|(v, x)| v.to_bits() != x.to_bits())
+            };
+            let counts = &mut self.counts;
+            place.pieces.iter().filter(|p| moved(p.range())).for_each(|p| counts[p.tensor].now = true);
+            return (chosen.into(), own);
         }
-        (chosen, None)
+        (chosen.into(), None)
     }
+}
+
+/// What a chunk, which has this range of all elements, is predicted from.
+fn past<'a>(
+    [momentum, second]: &'a mut [Vec<f32>; 2],
+    range: &Range<usize>,
+    [x, before, g]: [&'a [f32]; 3],
+) -> codec::Past<'a> {
+    let momentum = momentum.get_mut(range.clone()).unwrap_or_default();
+    let second = second.get_mut(range.clone()).unwrap_or_default();
+    codec::Past { x, before, g, momentum, second }
+}
+
+/// The next step of the optimizer in the pieces that have a gradient: by most of their elements first, and others where
+/// pieces have taken another number of steps and that still matters.
+fn steps(rule: &Rule, pieces: &[Piece], present: &[bool], counts: &[Count]) -> Predictions {
+    let there = || pieces.iter().filter(|p| present[p.tensor]);
+    let mut elements: Vec<(u64, usize)> = Vec::new();
+    for p in there() {
+        let taken = counts[p.tensor].before;
+        match elements.iter_mut().find(|(count, _)| *count == taken) {
+            Some((_, elements)) => *elements += p.len,
+            None => elements.push((taken, p.len)),
+        }
+    }
+    elements.sort_by_key(|(_, elements)| std::cmp::Reverse(*elements));
+    let mut all: Vec<Prediction> = Vec::new();
+    let mut numbers: BTreeMap<u64, u16> = BTreeMap::new();
+    for (taken, _) in elements {
+        let prediction = rule.prediction(taken + 1);
+        let known = all.iter().position(|p| *p == prediction).unwrap_or(all.len());
+        if known == all.len() {
+            all.push(prediction);
+        }
+        // Fewer than pieces, of which a chunk has at most 65,536.
+        numbers.insert(taken, u16::try_from(known).unwrap_or(0));
+    }
+    let first = if all.is_empty() { rule.prediction(1) } else { all.remove(0) };
+    let number = |p: &Piece| numbers.get(&counts[p.tensor].before).copied().unwrap_or(0);
+    let of = if all.is_empty() { Vec::new() } else { pieces.iter().map(number).collect() };
+    Predictions { first, others: all, of }
+}
+
+/// Counts a step in the pieces that had a gradient.
+fn count_gradients(pieces: &[Piece], present: &[bool], counts: &mut [Count]) {
+    pieces.iter().filter(|p| present[p.tensor]).for_each(|p| counts[p.tensor].now = true);
 }

@@ -1,5 +1,6 @@
 //! Reference files: one float32 value a parameter, in the manifest's order (`docs/format.md`).
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
@@ -106,7 +107,7 @@ impl<'a> ReferenceFile<'a> {
         build_header(&metadata, &entries)
     }
 
-    /// Appends values, in the order of the chunk table.
+    /// Appends values, in the order of pieces.
     ///
     /// # Errors
     /// The disk refuses.
@@ -129,11 +130,26 @@ impl<'a> ReferenceFile<'a> {
         }
         let mut reader = Reader::new(run)?;
         let (mut trajectory, mut widths) = (Trajectory::new(1), Vec::new());
-        for chunk in run.table.chunks() {
-            let mut source = reader.at(run, &window, chunk);
-            trajectory.clear();
-            let values = trajectory.recorded(step, &mut source)?;
-            self.push(self.of.take(step, values, &mut source, &mut widths)?.iter().copied())?;
+        // Chunks of which pieces are still to come.
+        let mut held: BTreeMap<usize, Vec<f32>> = BTreeMap::new();
+        for piece in run.table.pieces() {
+            let number = run.table.chunk_of(piece);
+            let chunk = &run.table.chunks()[number];
+            if let Some(values) = held.get(&number) {
+                self.push(values[piece.range()].iter().copied())?;
+            } else {
+                let mut source = reader.at(run, &window, chunk);
+                trajectory.clear();
+                let values = trajectory.recorded(step, &mut source)?;
+                let taken = self.of.take(step, values, &mut source, &mut widths)?;
+                self.push(taken[piece.range()].iter().copied())?;
+                if chunk.is_shared() {
+                    held.insert(number, taken.to_vec());
+                }
+            }
+            if chunk.pieces.last() == Some(piece) {
+                held.remove(&number);
+            }
         }
         Ok(())
     }

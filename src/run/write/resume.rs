@@ -42,8 +42,17 @@ pub(crate) fn restore(forecast: &mut Forecast, run: &Run, rank: u32, step: u64) 
             Some(stream) => source.load(step, stream, &mut gradient)?,
             None => Decoded::Missing,
         };
-        let there = (decoded == Decoded::Values).then_some(gradient.as_slice());
-        forecast.resume(place, step, &trajectory, there);
+        let absent: Vec<bool> = match (decoded, run.manifest.stream_id(GRAD)) {
+            (Decoded::Values, Some(stream)) => {
+                let some = source.absent(step, stream);
+                (0..chunk.pieces.len()).map(|p| some.has(p)).collect()
+            }
+            _ => {
+                gradient.fill(0.0);
+                vec![true; chunk.pieces.len()]
+            }
+        };
+        forecast.resume(place, step, &trajectory, (&gradient, &absent));
     }
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! A sample of a chunk, on which predictors are fitted and compared.
 
+use std::ops::Range;
+
 use crate::codec::{Encoder, Past, Prediction, Predictor, predict};
 use crate::dtype::DType;
 use crate::isa::Isa;
@@ -26,33 +28,45 @@ pub(crate) struct Sample {
     predicted: Vec<f32>,
 }
 
-/// Copies the sample of a chunk.
-fn draw(from: &[f32], to: &mut Vec<f32>) {
-    to.clear();
-    if from.len() <= SAMPLE {
-        to.extend_from_slice(from);
-    } else {
-        let starts = (0..PIECES).map(|p| p * (from.len() - SAMPLE / PIECES) / (PIECES - 1));
-        starts.for_each(|start| to.extend_from_slice(&from[start..start + SAMPLE / PIECES]));
+/// The elements of a sample of a chunk of `n` elements, without those that are `left_out`, ascending.
+fn draw(n: usize, left_out: &[Range<usize>]) -> Vec<Range<usize>> {
+    let begins = std::iter::once(0).chain(left_out.iter().map(|r| r.end));
+    let moving: Vec<Range<usize>> =
+        begins.zip(left_out.iter().map(|r| r.start).chain([n])).map(|(b, e)| b..e).collect();
+    let count = moving.iter().map(Range::len).sum::<usize>();
+    if count <= SAMPLE {
+        return moving;
     }
+    let mut drawn = Vec::new();
+    for start in (0..PIECES).map(|p| p * (count - SAMPLE / PIECES) / (PIECES - 1)) {
+        let (mut from, mut to) = (start, start + SAMPLE / PIECES);
+        for range in &moving {
+            let len = range.len();
+            if from < len && to > 0 {
+                drawn.push(range.start + from..range.start + to.min(len));
+            }
+            (from, to) = (from.saturating_sub(len), to.saturating_sub(len));
+        }
+    }
+    drawn
 }
 
 impl Sample {
-    /// Takes the sample of a chunk. Moments that there are not are empty.
-    pub(crate) fn take(
-        &mut self,
-        values: &[f32],
-        x: &[f32],
-        before: &[f32],
-        gradient: &[f32],
-        moments: [&[f32]; 2],
-    ) {
-        draw(values, &mut self.values);
-        draw(x, &mut self.x);
-        draw(before, &mut self.before);
-        draw(gradient, &mut self.gradient);
-        for (from, to) in moments.iter().zip(&mut self.moments) {
-            draw(from, to);
+    /// Takes the sample of `values` of a chunk, and of what they are predicted from, without some elements.
+    pub(crate) fn take(&mut self, values: &[f32], past: &Past<'_>, left_out: &[Range<usize>]) {
+        let drawn = draw(values.len(), left_out);
+        let [momentum, second] = &mut self.moments;
+        for (from, to) in [
+            (values, &mut self.values),
+            (past.x, &mut self.x),
+            (past.before, &mut self.before),
+            (past.g, &mut self.gradient),
+            (&*past.momentum, momentum),
+            (&*past.second, second),
+        ] {
+            to.clear();
+            // Moments that there are not are empty.
+            drawn.iter().for_each(|range| to.extend_from_slice(from.get(range.clone()).unwrap_or_default()));
         }
     }
 
@@ -134,5 +148,21 @@ impl Trial<'_> {
     /// Whether a residual of so many bits on the sample is as small as what loses something.
     pub(crate) fn is_close(&self, bits: u64) -> bool {
         (bits as f64) < CLOSE_BITS * self.sample.values.len() as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_is_drawn_from_what_is_not_left_out() {
+        assert_eq!(draw(10, &[]), [0..10]);
+        assert_eq!(draw(10, &[0..2, 2..3, 9..10]), [0..0, 2..2, 3..9, 10..10]);
+        let windows = [0..1024, 20_138..21_162, 40_277..41_301, 60_416..61_440];
+        assert_eq!(draw(61_440, &[]), windows);
+        // The same of the elements that are left, wherever they lie.
+        let apart = [0..1000, 4000..4024, 23_138..24_162, 43_277..44_301, 63_416..64_440];
+        assert_eq!(draw(64_440, &[1000..4000]), apart);
     }
 }

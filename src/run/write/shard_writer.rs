@@ -47,6 +47,8 @@ pub(crate) struct ShardWriter {
     at: u64,
     index: Vec<u8>,
     vectors: Vec<u8>,
+    /// Which pieces of chunks are absent, of those of which some are.
+    absent: Vec<u8>,
     columns: Vec<String>,
     scalars: Vec<BTreeMap<usize, f64>>,
 }
@@ -88,6 +90,7 @@ impl ShardWriter {
             at: 0,
             index: Vec::new(),
             vectors: Vec::new(),
+            absent: Vec::new(),
             columns: Vec::new(),
             scalars: Vec::new(),
         })
@@ -126,12 +129,14 @@ impl ShardWriter {
         }
     }
 
-    /// Appends the next chunk of the current vector.
-    pub(crate) fn chunk(&mut self, coding: Coding, payload: &[u8]) -> Result<()> {
+    /// Appends the next chunk of the current vector. By piece, whether it is `absent`; empty where all or none are.
+    pub(crate) fn chunk(&mut self, coding: Coding, payload: &[u8], absent: &[bool]) -> Result<()> {
         // A payload is never longer than the 262,144 bytes of a raw chunk.
         let len = u32::try_from(payload.len()).map_err(std::io::Error::other).tried("write", &self.tmp.0)?;
         let xxh3 = if payload.is_empty() { 0 } else { xxh3_64(payload) };
-        let record = Record { offset: self.at, len, coding, xxh3 };
+        let record = Record { offset: self.at, len, coding, some_absent: !absent.is_empty(), xxh3 };
+        let bits = |of_byte: &[bool]| of_byte.iter().rev().fold(0, |bits, &b| bits << 1 | u8::from(b));
+        self.absent.extend(absent.chunks(8).map(bits));
         self.index.extend_from_slice(&record.to_bytes());
         let end = (self.at + u64::from(len)).next_multiple_of(PAYLOAD_ALIGN);
         let pad = end - self.at - u64::from(len);
@@ -176,7 +181,7 @@ impl ShardWriter {
         let (steps, width) = (self.steps, self.columns.len() as u64);
         let records = (self.index.len() / RECORD) as u64;
         let vectors = (self.vectors.len() / 24) as u64;
-        let parts: [(&str, &str, Vec<u64>, &[u8]); 6] = [
+        let mut parts: Vec<(&str, &str, Vec<u64>, &[u8])> = vec![
             ("index", "U8", vec![records, RECORD as u64], &self.index),
             ("vectors", "I64", vec![vectors, 3], &self.vectors),
             ("scalars", "F64", vec![steps, width], &scalars),
@@ -184,6 +189,9 @@ impl ShardWriter {
             ("columns", "U8", vec![columns.len() as u64], &columns),
             ("table", "U8", vec![identity.table.len() as u64], &identity.table),
         ];
+        if !self.absent.is_empty() {
+            parts.push(("absent", "U8", vec![self.absent.len() as u64], &self.absent));
+        }
         let tail: Vec<u8> = parts.iter().flat_map(|(.., bytes)| bytes.iter().copied()).collect();
         let chunks = Entry { name: "chunks", dtype: "U8", shape: vec![self.at], len: self.at };
         let rest = parts.into_iter().map(|(name, dtype, shape, bytes)| Entry {

@@ -13,7 +13,7 @@ use crate::isa::Isa;
 use crate::reduce::Direction;
 use crate::reduce::cpu::{Vectors, direction_sums};
 use crate::run::Run;
-use crate::run::format::chunk::{Chunk, ChunkTable};
+use crate::run::format::chunk::{Chunk, ChunkTable, Piece};
 use crate::run::format::manifest::{GRAD, Manifest, Precision};
 use crate::run::format::vector_id::{StreamId, VectorId};
 use crate::run::write::forecast::Forecast;
@@ -63,6 +63,10 @@ pub(crate) struct VectorEncoder {
     seed: u64,
     grad: Option<StreamId>,
     payload: Vec<u8>,
+    /// The elements of several pieces, one after the other, with zeros for those that are absent.
+    gathered: Vec<u8>,
+    /// By piece of the chunk at hand, whether it is absent.
+    absent: Vec<bool>,
     values: Vec<f32>,
     decoded: Vec<f32>,
 }
@@ -83,7 +87,7 @@ impl VectorEncoder {
             Profile::Default => Exponents::Huffman,
             Profile::Fast => Exponents::Packed,
         };
-        let chunks: Vec<Chunk> = table.of_rank(rank).iter().map(|&c| table.chunks()[c]).collect();
+        let chunks: Vec<Chunk> = table.of_rank(rank).iter().map(|&c| table.chunks()[c].clone()).collect();
         let numbers =
             table.of_rank(rank).iter().map(|&c| u32::try_from(c)).collect::<std::result::Result<_, _>>();
         Ok(VectorEncoder {
@@ -95,6 +99,8 @@ impl VectorEncoder {
             seed: xxh3_64(manifest.run_id.as_bytes()),
             grad: manifest.stream_id(GRAD),
             payload: Vec::new(),
+            gathered: Vec::new(),
+            absent: Vec::new(),
             values: Vec::new(),
             decoded: Vec::new(),
         })
@@ -158,22 +164,22 @@ impl VectorEncoder {
         role: Role,
         shard: &mut ShardWriter,
     ) -> Result<()> {
-        let mut at = vec![0usize; elements.len()];
         for (place, chunk) in self.chunks.iter().enumerate() {
             let dtype = manifest.tensors[chunk.tensor].dtype;
             self.payload.clear();
             let mut forecast = self.forecast.as_mut().filter(|_| role != Role::Other);
-            let Some(bytes) = elements[chunk.tensor] else {
+            self.absent.clear();
+            self.absent.extend(chunk.pieces.iter().map(|p| elements[p.tensor].is_none()));
+            let absent = &self.absent;
+            if absent.iter().all(|a| *a) {
                 if let Some(forecast) = &mut forecast {
-                    forecast.gradient(place, false);
+                    forecast.gradient(place, absent).fill(0.0);
                 }
-                shard.chunk(Coding::Absent, &self.payload)?;
+                shard.chunk(Coding::Absent, &self.payload, &[])?;
                 continue;
-            };
-            let begin = at[chunk.tensor];
-            let end = begin + chunk.len * dtype.size();
-            at[chunk.tensor] = end;
-            let bytes = &bytes[begin..end];
+            }
+            let some_absent = if absent.iter().any(|a| *a) { absent.as_slice() } else { &[] };
+            let bytes = elements_of(chunk, dtype, elements, &mut self.gathered);
             let noise = Noise { seed: self.seed, step, stream: stream.number(), chunk: self.numbers[place] };
             let precision = manifest.storage.of(stream, dtype);
             let mut coding = None;
@@ -203,10 +209,10 @@ impl VectorEncoder {
                     let seen = if coding.is_some() { &self.decoded } else { &self.values };
                     if let Some(forecast) = forecast {
                         // What a reader predicts from.
-                        forecast.gradient(place, true).copy_from_slice(seen);
+                        forecast.gradient(place, absent).copy_from_slice(seen);
                     }
                 }
-                (Some(forecast), _) => values(dtype, bytes, forecast.gradient(place, true)),
+                (Some(forecast), _) => values(dtype, bytes, forecast.gradient(place, absent)),
                 (None, _) => {}
             }
             let coding = match coding {
@@ -221,7 +227,7 @@ impl VectorEncoder {
                     self.encoder.encode(stored, bytes, &mut self.payload).tried("compress for", run)?
                 }
             };
-            shard.chunk(coding, &self.payload)?;
+            shard.chunk(coding, &self.payload, some_absent)?;
         }
         Ok(())
     }
@@ -232,17 +238,11 @@ impl VectorEncoder {
             return;
         };
         for (which, elements) in moments.iter().enumerate() {
-            let mut at = vec![0usize; elements.len()];
             for (place, chunk) in self.chunks.iter().enumerate() {
                 let dtype = manifest.tensors[chunk.tensor].dtype;
-                let begin = at[chunk.tensor];
-                at[chunk.tensor] += chunk.len * dtype.size();
-                let there = elements[chunk.tensor].map(|bytes| {
-                    self.values.resize(chunk.len, 0.0);
-                    values(dtype, &bytes[begin..at[chunk.tensor]], &mut self.values);
-                    self.values.as_slice()
-                });
-                forecast.give(place, which, there);
+                self.values.resize(chunk.len, 0.0);
+                values(dtype, elements_of(chunk, dtype, elements, &mut self.gathered), &mut self.values);
+                forecast.give(place, which, &self.values);
             }
         }
     }
@@ -259,8 +259,35 @@ impl VectorEncoder {
                 let stored = self.encoder.encode(DType::F32, &bytes, &mut self.payload);
                 coding = stored.tried("compress for", run)?;
             }
-            shard.chunk(coding, &self.payload)?;
+            shard.chunk(coding, &self.payload, &[])?;
         }
         Ok(())
     }
+}
+
+/// The elements of a chunk, which are in several tensors if it has several pieces: `gathered` then, and where they are
+/// absent zeros.
+fn elements_of<'a>(
+    chunk: &Chunk,
+    dtype: DType,
+    elements: &'a Elements<'_>,
+    gathered: &'a mut Vec<u8>,
+) -> &'a [u8] {
+    let own = |p: &Piece| {
+        let (from, len) = (p.skip * dtype.size(), p.len * dtype.size());
+        elements[p.tensor].map(|bytes| &bytes[from..from + len])
+    };
+    if let [only] = chunk.pieces.as_slice()
+        && let Some(bytes) = own(only)
+    {
+        return bytes;
+    }
+    gathered.clear();
+    for piece in &chunk.pieces {
+        match own(piece) {
+            Some(bytes) => gathered.extend_from_slice(bytes),
+            None => gathered.resize(gathered.len() + piece.len * dtype.size(), 0),
+        }
+    }
+    gathered
 }

@@ -231,8 +231,8 @@ impl Writer {
             VectorEncoder::new(&manifest, &table, rank, (options.profile, options.predict), options.isa)
                 .tried("start the encoder for", run)?;
         let mut slice_bytes = vec![0; manifest.tensors.len()];
-        for chunk in table.of_rank(rank).iter().map(|&c| table.chunks()[c]) {
-            slice_bytes[chunk.tensor] += chunk.len * manifest.tensors[chunk.tensor].dtype.size();
+        for piece in table.of_rank(rank).iter().flat_map(|&c| &table.chunks()[c].pieces) {
+            slice_bytes[piece.tensor] += piece.len * manifest.tensors[piece.tensor].dtype.size();
         }
         let mut writer = Writer {
             process: Process::this(),
