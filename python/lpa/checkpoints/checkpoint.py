@@ -34,7 +34,8 @@ _MODELS = ("model.safetensors", _INDICES[0], "pytorch_model.bin", _INDICES[1], "
            "adapter_model.bin", "mp_rank_00_model_states.pt")
 _IN_PARTS = re.compile(r"(zero_pp_rank_\d+_)?mp_rank_\d+_model_states\.pt")
 _ORBAX = ("_METADATA", "manifest.ocdbt")
-_PART = re.compile(r"-(\d+)-of-(\d+)$")
+# How files are called that are parts of one checkpoint: with five digits.
+_PART = re.compile(r"-(\d{5})-of-(\d{5})$")
 _TRAINER = "trainer_state.json"
 _POINTER = b"version https://git-lfs"
 
