@@ -55,7 +55,7 @@ def numbers(run):
 def test_labels_and_only_numbers_of_names(path, names, expected, by):
     order, run, said = path(names)
     assert order == list(range(len(names))) and numbers(run) == expected
-    assert by in run.manifest["metadata"]["order"] and by in said and said.startswith(f"lpa: {len(names)} checkpoints")
+    assert by in run.manifest["metadata"]["order"] and by in said and f"saved: {len(names)} checkpoints" in said
 
 
 @pytest.mark.parametrize("names, match", [
