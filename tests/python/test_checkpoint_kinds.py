@@ -225,12 +225,32 @@ def test_models_in_parts_with_an_index(tmp_path):
         index.write_text(json.dumps({"weight_map": {**places["weight_map"], first: file}}))
         with pytest.raises(lpa.RecordingError, match=match):
             lpa.import_checkpoints(tmp_path / "other", tmp_path / "saved")
+    # What the index does not name is in the file all the same.
+    index.write_text(json.dumps({"weight_map": {n: f for n, f in places["weight_map"].items() if n != first}}))
+    assert_reference(folder, saved[1], tmp_path)
+    index.write_text(json.dumps({"weight_map": {first: "trainer.txt"}}))
+    (folder / "trainer.txt").write_bytes(b"\0")
+    with pytest.raises(lpa.RecordingError, match=r"trainer.txt is no checkpoint"):
+        lpa.reference(folder, tmp_path / "x.safetensors")
     index.write_text("{}")
     with pytest.raises(lpa.RecordingError, match="is no index of files of weights"):
         lpa.reference(folder, tmp_path / "x.safetensors")
     # The single file counts before an index, as in from_pretrained.
     safetensors.torch.save_file({n: p + 1 for n, p in saved[1].items()}, folder / "model.safetensors")
     assert_reference(folder, {n: p + 1 for n, p in saved[1].items()}, tmp_path)
+
+
+def test_a_tensor_that_is_twice_and_that_the_index_does_not_name(tmp_path):
+    for part in (1, 2):
+        tensors = {"a": torch.ones(2) * part, f"b{part}": torch.ones(1)}
+        safetensors.torch.save_file(tensors, tmp_path / f"{part}.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    places = {"b1": "1.safetensors", "b2": "2.safetensors"}
+    index.write_text(json.dumps({"weight_map": places}))
+    with pytest.raises(lpa.RecordingError, match=r"does not name 'a', which 2.safetensors has and another file too"):
+        lpa.reference(tmp_path, tmp_path / "out.safetensors")
+    index.write_text(json.dumps({"weight_map": {**places, "a": "1.safetensors"}}))
+    assert_reference(tmp_path, {"a": torch.ones(2), "b1": torch.ones(1), "b2": torch.ones(1)}, tmp_path)
 
 
 def test_a_project_of_accelerate(tmp_path):
@@ -241,6 +261,10 @@ def test_a_project_of_accelerate(tmp_path):
     saved = train(model, lambda number, optimizer: accelerator.save_state())
     lpa.import_checkpoints(tmp_path / "run", tmp_path / "project")
     assert_run(tmp_path / "run", saved, [0, 1, 2])
+    # Which ones are meant beside another one is not known.
+    torch.save(model.state_dict(), tmp_path / "project" / "pretrained.pt")
+    with pytest.raises(lpa.RecordingError, match=r"several directories .*project, .*project/checkpoints\)"):
+        lpa.import_checkpoints(tmp_path / "other", tmp_path / "project")
 
 
 def test_the_logs_of_lightning(tmp_path, capsys):

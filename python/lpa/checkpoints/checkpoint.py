@@ -34,7 +34,8 @@ _MODELS = ("model.safetensors", _INDICES[0], "pytorch_model.bin", _INDICES[1], "
            "adapter_model.bin", "mp_rank_00_model_states.pt")
 _IN_PARTS = re.compile(r"(zero_pp_rank_\d+_)?mp_rank_\d+_model_states\.pt")
 _ORBAX = ("_METADATA", "manifest.ocdbt")
-_PART = re.compile(r"-(\d+)-of-(\d+)$")
+# How files are called that are parts of one checkpoint: with five digits.
+_PART = re.compile(r"-(\d{5})-of-(\d{5})$")
 _TRAINER = "trainer_state.json"
 _POINTER = b"version https://git-lfs"
 
@@ -92,16 +93,19 @@ def _read(file, key):
         raise RecordingError(f"{file} is {_UNREAD['.gguf']}")
     if head and all(c in b"\t\n\r" or 32 <= c < 127 for c in head):
         raise RecordingError(f"{file} is a text file, and no checkpoint; leave it out, or fetch the file again")
+    if ending(file) is None:
+        raise RecordingError(f"{file} is no checkpoint: its name does not end in {', '.join(_READERS)}")
     return _READERS[ending(file)](file, key)
 
 
 def _indexed(index, key):
-    """The contents of several files, of which an index says what is in which."""
+    """The contents of several files, of which an index says what is in which; of a name that it has, only what is in
+    that file counts."""
     try:
-        places = json.loads(index.read_text())["weight_map"].items()
+        places = json.loads(index.read_text())["weight_map"]
         names = {}
-        for name, file in places:
-            names.setdefault(index.parent / file, []).append(name)
+        for name, file in places.items():
+            names.setdefault(index.parent / file, set()).add(name)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise RecordingError(f"{index} is no index of files of weights ({e!r})") from None
     if missing := [file.name for file in names if not file.is_file()]:
@@ -109,7 +113,11 @@ def _indexed(index, key):
                              "checkpoint, or the copy is not whole. Name the file that is meant")
     contents = Contents()
     for file, wanted in sorted(names.items()):
-        if lacking := contents.take(_read(file, key), wanted):
+        here = _read(file, key)
+        unnamed = {n for name, tensor in here.tensors.items() for n in (name, *tensor.aliases)} - places.keys()
+        if twice := unnamed & contents.tensors.keys():
+            raise RecordingError(f"{index} does not name '{min(twice)}', which {file.name} has and another file too")
+        if lacking := contents.take(here, wanted | unnamed):
             raise RecordingError(f"{index} says that {file.name} has '{lacking[0]}', which it has not; the index is of "
                                  "another checkpoint. Name the file that is meant")
     return contents

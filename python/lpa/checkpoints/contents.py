@@ -52,8 +52,7 @@ class Contents:
         self.beside[name] = kind
 
     def take(self, other, names):
-        """Adds those tensors of `other` that have one of these names; returns the names that it has not."""
-        names = set(names)
+        """Adds those tensors of `other` that have one of these names, a set; returns the names that it has not."""
         for name, tensor in other.tensors.items():
             if wanted := [n for n in (name, *tensor.aliases) if n in names]:
                 self.tensors[wanted[0]] = dataclasses.replace(tensor, aliases=wanted[1:])

@@ -43,7 +43,7 @@ def import_checkpoints(path, checkpoints, *, key=None, optimizer=None, metadata=
     path = Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise RecordingError(f"{path} exists already; choose another directory, or remove it")
-    order = _order(checkpoints, key)
+    where, order = _order(checkpoints, key)
     first, last = order.checkpoints[0], order.checkpoints[-1]
     table, infinite, beside = _first(first, key)
     span = "" if None in order.numbers else f" ({order.numbers[0]} to {order.numbers[-1]})"
@@ -56,11 +56,12 @@ def import_checkpoints(path, checkpoints, *, key=None, optimizer=None, metadata=
         said["not_finite"] = infinite
     left_out = [*beside, *(f"{c} ({why})" for c, why in order.left_out.items())]
     _write(path, order, key, table, {"optimizer": optimizer, "metadata": {**(metadata or {}), **said}})
-    say(f"{len(order.checkpoints)} checkpoints, {first.shown.name} to {last.shown.name}, {said['order']}"
+    say(f"{where}: {len(order.checkpoints)} checkpoints, {first.shown.name} to {last.shown.name}, {said['order']}"
         + (f"; left out: {listed(left_out, 5)}" if left_out else ""))
 
 
 def _order(given, key):
+    """Where the checkpoints are, and their order."""
     if isinstance(given, (str, os.PathLike)):
         found = search(Path(given))
         every = [*found.checkpoints, *([found.model] if found.model else [])]
@@ -69,11 +70,11 @@ def _order(given, key):
         if len(order.checkpoints) < 2:
             raise RecordingError(f"{given} has one checkpoint, {order.checkpoints[0]}, and copies of it; a path needs "
                                  "at least 2")
-        return order
+        return found.where, order
     every = [of_path(Path(path)) for path in given]
     if len(every) < 2:
         raise RecordingError(f"the list has {len(every)} checkpoints; a path needs at least 2")
-    return as_listed(every, [checkpoint.contents(key).numbers for checkpoint in every])
+    return "the list", as_listed(every, [checkpoint.contents(key).numbers for checkpoint in every])
 
 
 def _same(a, b, key):

@@ -29,21 +29,19 @@ def search(directory):
     if not directory.is_dir():
         raise RecordingError(f"{directory} is one file; give the directory that holds the checkpoints, or a list of "
                              "them")
-    level = [directory]
-    first = None
+    level, alone = [directory], []
     for _ in range(_DEPTH + 1):
-        places = [found for folder in level if (found := _in(folder)).checkpoints]
-        first = first or next(iter(places), None)
-        places = [found for found in places if len(found.checkpoints) + (found.model is not None) > 1]
-        if len(places) == 1:
-            return places[0]
-        if places:
+        here = [found for folder in level if (found := _in(folder)).checkpoints]
+        if any(len(found.checkpoints) > 1 or found.model for found in here):
+            if len(here) == 1 and not alone:
+                return here[0]
             raise RecordingError(f"{directory} has checkpoints in several directories "
-                                 f"({listed(found.where for found in places)}); name the one that is meant")
+                                 f"({listed(found.where for found in [*alone, *here])}); name the one that is meant")
+        alone = alone or here
         level = [below for folder in level for below in folders(folder)]
-    if first is None:
+    if not alone:
         raise RecordingError(nothing(directory))
-    raise RecordingError(f"{directory} has one checkpoint, {first.checkpoints[0]}; a path needs at least 2")
+    raise RecordingError(f"{directory} has one checkpoint, {alone[0].checkpoints[0]}; a path needs at least 2")
 
 
 def _in(folder):
