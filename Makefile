@@ -45,7 +45,6 @@ CANDLE = --locked --manifest-path examples/candle/Cargo.toml --target-dir target
 
 example-candle:
 	cargo fmt --check --manifest-path examples/candle/Cargo.toml
-	cargo clippy $(CANDLE) --all-targets -- -D warnings
 	cargo test $(CANDLE)
 	rm -rf target/candle_run
 	cargo run $(CANDLE) -- target/candle_run
