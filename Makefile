@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := target/release/lpa
 PY     := $(VENV)/bin/python
 
-.PHONY: demo build test test-rust test-python avx512-check check example smoke bench fixtures package wheel kernels kernels-check \
+.PHONY: demo build test test-rust test-python avx512-check check example example-candle smoke bench fixtures package wheel kernels kernels-check \
         gpu-check gpu-bundle clean
 
 demo: build
@@ -39,6 +39,15 @@ check: $(VENV)/ready
 example: $(VENV)/module
 	rm -rf target/six_paths
 	$(PY) examples/six_paths.py target/six_paths
+
+# A training in candle, in a workspace of its own: what is recorded is compared with it, and what lpa says is shown.
+CANDLE = --locked --manifest-path examples/candle/Cargo.toml --target-dir target/candle
+
+example-candle:
+	cargo fmt --check --manifest-path examples/candle/Cargo.toml
+	cargo test $(CANDLE)
+	rm -rf target/candle_run
+	cargo run $(CANDLE) -- target/candle_run
 
 # The paper's four tasks, small: each trains, is recorded and analyzed.
 SMOKE = "cifar10 --model resnet18" "cifar10 --model mlp" "imagenet" "wikitext2" "vaihingen --model unet" \

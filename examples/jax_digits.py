@@ -1,6 +1,6 @@
 """A training in JAX, recorded: optax's SGD with momentum learns scikit-learn's handwritten digits.
 
-Run it as `python examples/jax_digits.py RUN` (needs jax, optax and scikit-learn); it takes a few seconds.
+Run it as `python examples/jax_digits.py RUN` (needs jax, optax, polars and scikit-learn); it takes a few seconds.
 """
 
 import itertools
@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import polars
 from sklearn.datasets import load_digits
 
 import lpa
@@ -38,9 +39,23 @@ def flat(tree):
     return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in leaves}
 
 
-def main(path):
+def batches():
+    """Every step's epoch and batch: the examples in a new order in each epoch."""
     images, labels = load_digits(return_X_y=True)
     images = (images / 16).astype(np.float32)
+    rng = np.random.default_rng(SEED)
+    steps = len(labels) // BATCH
+    for epoch in range(EPOCHS):
+        for i, batch in enumerate(rng.permutation(len(labels))[:steps * BATCH].reshape(steps, BATCH)):
+            yield epoch + i / steps, images[batch], labels[batch]
+
+
+def summary(path):
+    """What `lpa analyze` says of a run."""
+    return polars.read_parquet_metadata(lpa.analyze(path, frame="path"))["lpa.summary"]
+
+
+def main(path):
     params = network(jax.random.key(SEED))
     optimizer = optax.sgd(LR, MOMENTUM)
     state = optimizer.init(params)
@@ -51,24 +66,21 @@ def main(path):
 
     @jax.jit
     def update(params, gradient, state):
-        updates, state = optimizer.update(gradient, state)
+        updates, state = optimizer.update(gradient, state, params)
         return optax.apply_updates(params, updates), state
 
     # By these names lpa knows what optax.sgd does; it needs them to tell signal from bias.
     hyperparameters = {"lr": LR, "momentum": MOMENTUM, "dampening": 0, "weight_decay": 0, "nesterov": False}
     scalars = {f"{name}/0": value for name, value in hyperparameters.items() if name != "nesterov"}
-    rng = np.random.default_rng(SEED)
-    steps = len(labels) // BATCH
     with lpa.Writer(path, flat(params), optimizer={"name": "sgd", "param_groups": [hyperparameters]},
                     metadata={"jax": jax.__version__, "optax": optax.__version__, "seed": SEED}) as writer:
-        for epoch in range(EPOCHS):
-            for i, batch in enumerate(rng.permutation(len(labels))[:steps * BATCH].reshape(steps, BATCH)):
-                loss, g = gradient(params, images[batch], labels[batch])
-                writer.step(flat(params), {"grad": flat(g)},
-                            {"loss": loss, "epoch": epoch + i / steps, "batch_size": BATCH, **scalars})
-                params, state = update(params, g, state)
+        for epoch, images, labels in batches():
+            loss, g = gradient(params, images, labels)
+            writer.step(flat(params), {"grad": flat(g)},
+                        {"loss": loss, "epoch": epoch, "batch_size": BATCH, **scalars})
+            params, state = update(params, g, state)
         writer.finish(flat(params))
-    print(f"{EPOCHS * steps} steps, last loss {loss:.3f}; next: lpa analyze {path}")
+    print(summary(path))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ class Writer:
     tensors : dict of name -> array (its shape and type are taken), or -> dict with ``shape``,
         ``dtype`` ("F32", "F16", "BF16") and, if wanted, ``param_group`` and ``aliases``.
     streams : names of what is recorded beside the iterates.
-    optimizer : dict with ``name`` and ``param_groups`` (a dict of hyperparameters each).
+    optimizer : dict with ``name`` and ``param_groups`` (a dict of hyperparameters each). ``sgd`` is PyTorch's; with
+        ``lr_in_velocity`` and ``decoupled_weight_decay`` it is Keras' (docs/recording.md).
     metadata : dict of anything: git commit, configuration.
     world, slices : for several ranks: who writes which elements; see docs/format.md.
     profile : "default" is the smallest, "fast" the fastest to analyze, for 2 to 4 % more bytes.
