@@ -50,7 +50,9 @@ pub(crate) fn export(run: &Run, step: u64, stream: &str, path: &Path) -> Result<
             len: t.elements() * run.manifest.dtype_of(id, *i).size() as u64,
         })
         .collect();
+    // Versions of transformers before 5 open no file that does not say of which framework it is.
     let mut metadata = vec![
+        ("format", "pt".to_owned()),
         ("run_id", run.manifest.run_id.clone()),
         ("step", step.to_string()),
         ("stream", stream.to_owned()),

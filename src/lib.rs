@@ -119,7 +119,7 @@ pub use metrics::interval::{Interval, Intervals};
 pub use metrics::trust::Trust;
 pub use question::{Answer, Backend, Execution, Made, Question, Steps, Tabulated};
 pub use reduce::spread::Spread;
-pub use reference::{OwnReference, ReferenceSpec};
+pub use reference::{OwnReference, ReferenceSpec, Rename};
 pub use row::{Doubt, Names, Row, Scalars, Sink};
 pub use run::format::manifest::{Manifest, Optimizer, Precision, Slice, Storage, StreamInfo, TensorInfo};
 pub use run::read::vector::Vector;

@@ -124,7 +124,7 @@ impl Meter {
             return Err(refuse(what.to_owned()));
         }
         let cache = Cache::temporary();
-        let references = reference::open(&run, &catalog, &question.references, &cache)?;
+        let references = reference::open(&run, &catalog, &question.references, &question.renames, &cache)?;
         if let Some(r) = references.iter().find(|r| r.is_lossy()) {
             let what = format!(
                 "the reference '{}' was stored with loss, of which a measurement while training has no \
@@ -330,7 +330,8 @@ impl Meter {
         let mut catalog = Catalog::read(&run, false)?;
         catalog.set_absences(std::mem::take(&mut self.absence).finish());
         let cache = Cache::temporary();
-        let open = |specs: &[ReferenceSpec]| reference::open(&run, &catalog, specs, &cache);
+        let open =
+            |specs: &[ReferenceSpec]| reference::open(&run, &catalog, specs, &self.question.renames, &cache);
         // A reference that is, bit for bit, where this path ended, is made of this path.
         let end = match run.final_step() {
             Some(_) => open(&[ReferenceSpec::Own(OwnReference::Final)])?.pop().map(|r| r.xxh3),

@@ -71,6 +71,8 @@ pub struct Names<'a> {
 /// The scalars that rows carry; `None` where not recorded, or not finite.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Scalars {
+    /// Number of the checkpoint that x_t is, in a run that was made of checkpoints.
+    pub checkpoint: Option<f64>,
     /// Epoch, as the training counts it.
     pub epoch: Option<f64>,
     /// Training loss.
@@ -83,9 +85,11 @@ pub struct Scalars {
 
 impl Scalars {
     /// The scalars of a step, from what was recorded.
-    pub fn new(epoch: Option<f64>, loss: Option<f64>, lr: Option<f64>) -> Scalars {
-        let nonfinite = [epoch, loss, lr].iter().flatten().any(|v| !v.is_finite());
-        Scalars { epoch: finite(epoch), loss: finite(loss), lr: finite(lr), nonfinite }
+    pub fn new(checkpoint: Option<f64>, epoch: Option<f64>, loss: Option<f64>, lr: Option<f64>) -> Scalars {
+        let all = [checkpoint, epoch, loss, lr];
+        let nonfinite = all.iter().flatten().any(|v| !v.is_finite());
+        let [checkpoint, epoch, loss, lr] = all.map(finite);
+        Scalars { checkpoint, epoch, loss, lr, nonfinite }
     }
 }
 
@@ -205,11 +209,12 @@ fn graded(row: &Row<'_>, value: f64) -> Option<f64> {
 }
 
 /// Changes with the columns and with what they mean, so that a table of other ones is not up to date.
-pub(crate) const SCHEMA_VERSION: u32 = 1;
+pub(crate) const SCHEMA_VERSION: u32 = 2;
 
 /// The first columns, in order. `docs/schema.md` explains each.
 const COLUMNS: &[Column] = columns! {
     "step" => Integer(r, r.step),
+    "checkpoint" => Real(r, r.scalars.checkpoint),
     "epoch" => Real(r, r.scalars.epoch),
     "reference" => Text(r, r.names.reference),
     "stream" => Text(r, r.names.stream),

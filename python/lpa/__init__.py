@@ -31,8 +31,8 @@ __all__ = ["DamagedError", "DeviceError", "Error", "IncompatibleError", "Meter",
 # By name: the module that has it. PyTorch takes seconds to import, and readers may not have it.
 _LATER = {
     "Recorder": "recorder", "record": "recorder",
-    "Meter": "online", "measure": "online", "import_checkpoints": "importer",
-    "reference": "references", "shadow": "shadows",
+    "Meter": "online", "measure": "online", "import_checkpoints": "checkpoints", "reference": "checkpoints",
+    "shadow": "shadows",
 }
 
 

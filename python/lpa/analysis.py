@@ -6,8 +6,8 @@ from . import _lpa
 from .errors import UsageError
 
 
-def analyze(path, *, references=("final",), streams=("grad",), groups=("*",), steps=None, out=None, threads=None,
-            skip_damaged=False, shadow=False, backend=None, devices=(), frame=None):
+def analyze(path, *, references=("final",), streams=("grad",), groups=("*",), steps=None, rename=None, out=None,
+            threads=None, skip_damaged=False, shadow=False, backend=None, devices=(), frame=None):
     """Measures every step of a run, as `lpa analyze` does, and returns the table.
 
     Parameters
@@ -15,6 +15,7 @@ def analyze(path, *, references=("final",), streams=("grad",), groups=("*",), st
     path : the run directory.
     references, streams, groups : names, or lists of them, as for `--ref`, `--stream` and `--group`.
     steps : "A..B" or "A..B:K".
+    rename : dict of old -> new: names of references' tensors that begin with old are read as if they began with new.
     out : where the Parquet file goes; by default where the command puts it. It is not made anew where it is up to date.
     skip_damaged : leave out what is damaged or missing. A table that holds more of the same is kept, and this raises.
     shadow : take what noise puts into the references from the run's shadows (:func:`lpa.shadow`).
@@ -27,8 +28,9 @@ def analyze(path, *, references=("final",), streams=("grad",), groups=("*",), st
     lpa.Error : by kind: DamagedError, MissingError, RefusedError, IncompatibleError, UsageError, StorageError,
         DeviceError; with the attributes path, step, tensor and offset.
     """
-    asked = {"references": _names(references) or ["final"], "streams": _names(streams) or ["grad"],
-             "groups": _names(groups), "steps": steps, "skip_damaged": bool(skip_damaged), "shadow": bool(shadow)}
+    asked = {"references": _names(references) or ["final"], "renames": list((rename or {}).items()),
+             "streams": _names(streams) or ["grad"], "groups": _names(groups), "steps": steps,
+             "skip_damaged": bool(skip_damaged), "shadow": bool(shadow)}
     how = {"out": out, "threads": None if threads is None else _number("threads", threads, 1, 1024), "backend": backend,
            "devices": [_number("devices", d, 0, 2**31) for d in devices]}
     return _read(str(_lpa.analyze(path, asked, how)), frame)

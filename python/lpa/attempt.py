@@ -41,7 +41,7 @@ class Iterates:
         self._mine = [_bits(p) for p in parameters.parts(range(len(params)), params)]
         self._hash = _lpa.xxh3([m.view(np.uint8) for m in self._mine])
         self._checkpoints = dict(_lpa.checkpoints(path, parameters.rank))
-        self._cuts = {s["tensor"]: (s["begin"], s["end"]) for s in parameters.slices if s["rank"] == parameters.rank}
+        self._own = parameters.own if parameters.ranks > 1 else None
 
     def find(self):
         """The newest step whose iterate was, bit for bit, what the parameters are now: of the checkpoints, else of
@@ -76,8 +76,8 @@ class Iterates:
             except ValueError:
                 return None
             bits = np.frombuffer(data, self._mine[i].dtype)
-            cut = self._cuts.get(i)
-            part = slice(None) if cut is None else slice(*cut)
+            ranges = [(0, bits.size)] if self._own is None else self._own.get(i, [(0, 0)])
+            part = np.concatenate([np.arange(*ends) for ends in ranges]) if len(ranges) > 1 else slice(*ranges[0])
             if not np.array_equal(self._mine[i], bits[part]) and not self._near(step, i, bits, part):
                 return False
         return True

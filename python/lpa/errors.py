@@ -20,6 +20,11 @@ def warn(text, category=UserWarning):
     warnings.warn(f"lpa: {text}", category, stacklevel=level)
 
 
+def say(text):
+    """Says on standard error what was done, as the command does."""
+    print(f"lpa: {text}", file=sys.stderr)
+
+
 class Error(Exception):
     """What the library says of a run, a table or a question; the text says what to do.
 

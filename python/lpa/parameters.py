@@ -9,6 +9,7 @@ from . import _lpa
 from .dtypes import torch_name
 from .errors import RecordingError, warn
 from .optimizers import parameters_of
+from .sharding import cuts_of, is_dtensor, is_sharded, local
 
 # Slices that begin at multiples of the unit of storage leave every sum as one rank would have it.
 _CHUNK = _lpa.CHUNK
@@ -33,6 +34,11 @@ class Parameters:
         if not held:
             raise RecordingError("the optimizer holds no parameters; nothing can be recorded")
         known = {id(p) for p in held}
+        if named and not named.keys() & known:
+            raise RecordingError(
+                "the optimizer holds none of the model's parameters; is it another model's? With ZeRO or bf16 those of "
+                "DeepSpeed hold flat copies, which have no layers: train with stage 0 in float32, or shard by "
+                "fully_shard (FSDP2)")
         left_out = [p for p, _ in named.values() if id(p) not in known]
         # By optimizer and parameter group: which of the run's groups it is.
         counts = iter(range(len(optimizers.param_groups)))
@@ -60,8 +66,11 @@ class Parameters:
         # All of every tensor lies here.
         self._is_plain = self.ranks == 1 and not any(is_dtensor(p) for p in self.params)
         self.slices = self._slices()
-        own = [s for s in self.slices if s["rank"] == self.rank]
-        self._own = {s["tensor"]: (s["begin"], s["end"]) for s in own}
+        # By tensor: the elements that this rank writes, as ranges; all of them where it is alone.
+        self.own = {}
+        for s in self.slices:
+            if s["rank"] == self.rank:
+                self.own.setdefault(s["tensor"], []).append((s["begin"], s["end"]))
         # Parameters of the model that no optimizer holds, unless all of them are frozen.
         self.left_out = [] if whole_model or not any(p.requires_grad for p in left_out) else [
             named[id(p)][1][0] for p in left_out]
@@ -148,19 +157,24 @@ class Parameters:
         return [None if t is None else self._part(i, t) for i, t in zip(tensors, values, strict=True)]
 
     def _part(self, i, tensor):
-        own = local(tensor)
-        if _is_sharded(tensor):
+        own, ranges = local(tensor), self.own.get(i, [])
+        if sum(end - begin for begin, end in ranges) == own.numel():
             return own
-        begin, end = self._own.get(i, (0, 0))
-        return own if end - begin == own.numel() else own.reshape(-1)[begin:end]
+        # Of what another rank has as well it writes a part, or nothing.
+        begin, end = ranges[0] if ranges else (0, 0)
+        return own.reshape(-1)[begin:end]
 
     def _slices(self):
         if self.ranks == 1:
             return []
-        slices, at, replicated = [], 0, sum(_chunks(p) for p in self.params if not _is_sharded(p))
+        slices, at, replicated = [], 0, sum(_chunks(p) for p in self.params if not is_sharded(p))
         for i, p in enumerate(self.params):
-            if _is_sharded(p):
-                slices += [{"tensor": i, "begin": b, "end": e, "rank": r} for r, (b, e) in enumerate(_shards(p))]
+            if is_sharded(p):
+                try:
+                    cuts = cuts_of(p, i)
+                except ValueError as e:
+                    raise RecordingError(f"'{self.names[i][0]}' {e}") from None
+                slices += [{"tensor": i, "begin": b, "end": e, "rank": r} for r, b, e in cuts]
                 continue
             # Every rank has all of it: the chunks of all such tensors are dealt out evenly.
             cuts = {}
@@ -248,33 +262,5 @@ def _is_distributed(model, params):
     return False
 
 
-def is_dtensor(t):
-    """Whether a tensor is spread over several ranks."""
-    return hasattr(t, "placements") and hasattr(t, "to_local")
-
-
-def local(t):
-    """The part of a tensor that lies here."""
-    return t.to_local() if is_dtensor(t) else t
-
-
-def _is_sharded(p):
-    return is_dtensor(p) and any(place.is_shard() for place in p.placements)
-
-
 def _chunks(p):
     return -(-p.numel() // _CHUNK)
-
-
-def _shards(p):
-    """The elements of each rank, for a tensor that is cut along its first dimension."""
-    if len(p.placements) != 1 or not p.placements[0].is_shard(0):
-        raise RecordingError(f"a parameter is placed as {p.placements}; lpa records Shard(0) over all ranks")
-    ranks = p.device_mesh.size()
-    if ranks != dist.get_world_size():
-        raise RecordingError("a parameter is sharded over some of the ranks only; lpa records it over all")
-    rows = p.shape[0]
-    row = p.numel() // rows if rows else 0
-    # As torch.chunk cuts: full parts first, the last ones may be empty.
-    full = -(-rows // ranks)
-    return [(min(r * full, rows) * row, min((r + 1) * full, rows) * row) for r in range(ranks)]

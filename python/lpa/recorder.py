@@ -19,12 +19,12 @@ from .attempt import Iterates, check_manifest
 from .clipping import Clipping
 from .directions import DIRECTIONS, LACKING, STAGES, moment_names, moments, probe
 from .errors import RecordingError, RecordingStopped, warn
-from .optimizers import Optimizers, steps_under_way, torch_class
+from .optimizers import Optimizers, steps_under_way
 from .parameters import Parameters, process_rank
 from .ranks import agreed, in_turn
 from .sampling import sampler
 from .scalars import Log, held
-from .session import Broken, Session, Step, Turn
+from .session import Broken, Gradients, Session, Step, Turn
 from .writer import precisions, storage_options
 
 __all__ = ["Recorder", "RecordingError", "RecordingStopped", "record"]
@@ -268,7 +268,8 @@ class Recorder:
             if self._session is None:
                 self._start()
             self._session.check()
-            turn = self._begin_turn(stepper, closure is not None)
+            turn = Turn(self._which[id(stepper)], stepper, closure is not None)
+            self._begin_turn(turn)
             if closure is not None:
                 return _with_closure(args, kwargs, self._seen(closure, turn))
         return None
@@ -303,10 +304,9 @@ class Recorder:
             return False
         if steps_under_way(turn.stepper) <= (stepper is turn.stepper):
             return False
-        if stepper is not turn.stepper and not turn.is_of_inner:
+        if stepper is not turn.stepper and turn.has_closure:
             with _Guard(self):
-                self._see_gradients(turn)
-                turn.is_of_inner = True
+                self._see_gradients(turn, Gradients.SEEN_INSIDE)
         return True
 
     def _check_step(self, stepper, closure, kwargs):
@@ -384,21 +384,16 @@ class Recorder:
                     raise
             time.sleep(0.05)
 
-    def _begin_turn(self, stepper, has_closure):
+    def _begin_turn(self, turn):
         """An optimizer's step begins: in the step that is pending, or in a new one."""
-        which, session = self._which[id(stepper)], self._session
-        turn = Turn(which, stepper)
-        # What PyTorch's own optimizers start from is what the closure leaves; others may evaluate it elsewhere (SAM).
-        turn.moves_from_closure = has_closure and torch_class(stepper) is not None
         step = self._pending
-        if step is None or not step.taken or which in step.taken or self._is_complete(step.taken):
-            self._begin_step(turn, has_closure)
-            return turn
-        step.comparisons += session.watch.changed(which)
-        self._open(step, turn, has_closure)
-        return turn
+        if step is None or not step.taken or turn.which in step.taken or self._is_complete(step.taken):
+            self._begin_step(turn)
+            return
+        step.comparisons += self._session.watch.changed(turn.which)
+        self._open(step, turn)
 
-    def _begin_step(self, turn, has_closure):
+    def _begin_step(self, turn):
         session, flush_wanted = self._session, self._flush_wanted
         # The step before is handed over after this one is copied, if there are buffers: the thread
         # that takes it would slow the copying down.
@@ -412,7 +407,7 @@ class Recorder:
             step = Step(self.step, {}, self._is_sampled())
             try:
                 self._fill_at_start(step, session, not turn.moves_from_closure)
-                self._open(step, turn, has_closure)
+                self._open(step, turn)
             except BaseException:
                 self._discard(step)
                 raise
@@ -424,7 +419,7 @@ class Recorder:
             self._flush_wanted = False
             session.checkpoint()
 
-    def _open(self, step, turn, has_closure):
+    def _open(self, step, turn):
         optimizer = self._optimizers.all[turn.which]
         step.scalars.update(hyperparameters.scalars(optimizer, self._session.parameters.numbers[turn.which]))
         found_inf = getattr(optimizer, "found_inf", None)
@@ -432,8 +427,8 @@ class Recorder:
         # A fused optimizer divides by the loss scale itself, and leaves the quotient behind.
         turn.unscales = getattr(optimizer, "grad_scale", None) is not None
         step.turn = turn
-        if not has_closure:
-            self._see(step, turn)
+        if not turn.has_closure:
+            self._see(step, turn, Gradients.SEEN)
 
     def _fill_at_start(self, step, session, with_iterate):
         self._clipping.step()
@@ -467,20 +462,21 @@ class Recorder:
         @functools.wraps(closure)
         def evaluate(*args, **kwargs):
             value = closure(*args, **kwargs)
-            if not self._is_elsewhere() and not turn.is_of_inner:
+            if not self._is_elsewhere():
                 with _Guard(self):
-                    self._see_gradients(turn)
+                    self._see_gradients(turn, Gradients.SEEN)
             return value
         return evaluate
 
-    def _see_gradients(self, turn):
-        if self._pending is not None and self._pending.turn is turn:
-            self._see(self._pending, turn)
+    def _see_gradients(self, turn, how):
+        is_under_way = self._pending is not None and self._pending.turn is turn
+        if is_under_way and turn.gradients is not Gradients.SEEN_INSIDE:
+            self._see(self._pending, turn, how)
 
-    def _see(self, step, turn):
+    def _see(self, step, turn, how):
         """What the update of an optimizer will use is there."""
         session = self._session
-        turn.has_gradients = True
+        turn.gradients = how
         if turn.moves_from_closure:
             step.comparisons += session.watch.changed(turn.which)
         if not step.is_sampled:
@@ -493,7 +489,7 @@ class Recorder:
 
     def _end_turn(self, step):
         session, turn = self._session, step.turn
-        if not turn.has_gradients:
+        if turn.gradients is Gradients.AWAITED:
             raise RecordingError("the optimizer was given a closure and did not evaluate it, so that lpa has not seen "
                                  "its gradients")
         if turn.unscales and step.is_sampled:

@@ -1,8 +1,11 @@
 """What exists of a recording from its first step to its end: the writer's thread and the buffers that it takes."""
 
+import enum
+
 from . import _lpa
 from .buffers import Buffers
 from .errors import RecordingError
+from .optimizers import torch_class
 from .watch import Watch
 
 
@@ -35,20 +38,31 @@ class Step:
         return [v for v in (self.iterate, *self.streams.values(), *self.moments) if v is not None]
 
 
+class Gradients(enum.Enum):
+    """Whether the gradients of a turn are there."""
+
+    AWAITED = enum.auto()
+    SEEN = enum.auto()
+    # As an optimizer inside received them: what a closure leaves after that is not used.
+    SEEN_INSIDE = enum.auto()
+
+
 class Turn:
     """One optimizer's part in a step: `step` of `stepper`, itself or what is inside it, was called and has not
-    returned."""
+    returned. With a closure, the gradients come when that was evaluated."""
 
-    def __init__(self, which, stepper):
-        self.which, self.stepper = which, stepper
-        # The parameters from which it moves are those that a closure leaves.
-        self.moves_from_closure = False
-        self.has_gradients = False
-        # They were seen as an optimizer inside it received them, which no closure comes after.
-        self.is_of_inner = False
+    def __init__(self, which, stepper, has_closure):
+        self.which, self.stepper, self.has_closure = which, stepper, has_closure
+        self.gradients = Gradients.AWAITED
         # It divides them by the loss scale itself, and leaves the quotients behind.
         self.unscales = False
         self.found_inf = None
+
+    @property
+    def moves_from_closure(self):
+        """Whether the parameters that a closure leaves are those from which it moves: PyTorch's own optimizers evaluate
+        it first, others may do so elsewhere (SAM)."""
+        return self.has_closure and torch_class(self.stepper) is not None
 
 
 class Session:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from .errors import RecordingError
+from .optimizers import parameters_of
 from .reader import open as open_run
 from .watch import CHANGED
 from .writer import Writer
@@ -31,9 +32,9 @@ def shadow(run, make_optimizer, *, seeds=(0,)):
     ----------
     run : the directory of a run that is complete, exact, and has every step's iterate and gradient.
     make_optimizer : a function that takes a dict of name -> parameter, in the order of the run's tensors, and returns
-        the optimizer of the training, such as `lambda p: Lion(p.values(), lr=1e-4)`. Hyperparameters that were recorded
-        at each step (lr, betas, weight decay) are set from there. A schedule-free optimizer comes in training mode, and
-        is evaluated after the last step if the run was.
+        the optimizer of the training, such as `lambda p: Lion(p.values(), lr=1e-4)`, or a list of all of them in their
+        order. Hyperparameters that were recorded at each step (lr, betas, weight decay) are set from there. A
+        schedule-free optimizer comes in training mode, and is evaluated after the last step if the run was.
     seeds : one shadow is made by each. A shadow takes as much disk as the run; `RUN/shadows/SEED` is removed by hand.
 
     Raises RecordingError where the optimizer takes other steps than the run's.
@@ -92,23 +93,36 @@ def _tensor(info, data):
 
 
 class _Walker:
-    """The optimizer on parameters of its own."""
+    """The optimizers on parameters of their own."""
 
     def __init__(self, source, make_optimizer):
         self._source = source
         self.params = [torch.nn.Parameter(x) for x in source.vector(0, "iterate")]
         named = {info["name"]: p for info, p in zip(source.tensors, self.params, strict=True)}
-        self.optimizer = make_optimizer(named)
+        made = make_optimizer(named)
+        self._optimizers = list(made) if isinstance(made, (list, tuple)) else [made]
         groups = 1 + max((info.get("param_group", 0) for info in source.tensors), default=0)
-        if len(self.optimizer.param_groups) < groups:
+        if len(self._param_groups()) < groups:
             raise RecordingError(f"the run has {groups} parameter groups and this optimizer "
-                                 f"{len(self.optimizer.param_groups)}")
-        if hasattr(self.optimizer, "train"):
-            self.optimizer.train()
+                                 f"{len(self._param_groups())}")
+        self._turn("train")
+
+    def _param_groups(self):
+        return [group for optimizer in self._optimizers for group in optimizer.param_groups]
+
+    def _turn(self, mode):
+        for optimizer in self._optimizers:
+            if hasattr(optimizer, mode):
+                getattr(optimizer, mode)()
+
+    def evaluate(self):
+        """Puts in what the optimizers are evaluated with. False where that is nothing else."""
+        self._turn("eval")
+        return any(hasattr(optimizer, "eval") for optimizer in self._optimizers)
 
     def take(self, gradients, scalars):
         """A step, with hyperparameters as they were recorded."""
-        for g, group in enumerate(self.optimizer.param_groups):
+        for g, group in enumerate(self._param_groups()):
             for key in group:
                 if f"{key}/{g}" in scalars:
                     _set(group, key, scalars[f"{key}/{g}"])
@@ -117,7 +131,10 @@ class _Walker:
                 group["betas"] = type(group["betas"])(betas)
         for p, gradient in zip(self.params, gradients, strict=True):
             p.grad = gradient
-        self.optimizer.step()
+        for optimizer in self._optimizers:
+            # One that took no turn left nothing of a step.
+            if any(p.grad is not None for p in parameters_of(optimizer)):
+                optimizer.step()
 
     def values(self):
         """The parameters as they are."""
@@ -189,13 +206,11 @@ def _walk(source, own, shadows):
 def _check(source, own, step, before, after, shadows):
     """That the optimizer's own step is the run's."""
     missed = _missed(own.values(), before, after)
-    evaluates = step + 1 == source.last and hasattr(own.optimizer, "eval")
-    if missed > 1 and evaluates:
-        # A schedule-free run ends with the weights that it is evaluated with.
-        own.optimizer.eval()
+    # A schedule-free run ends with the weights that it is evaluated with.
+    if missed > 1 and step + 1 == source.last and own.evaluate():
         missed = _missed(own.values(), before, after)
         for each in shadows:
-            each.walker.optimizer.eval()
+            each.walker.evaluate()
     if missed > 1:
         raise RecordingError(
             f"step {step} of {source.path} is not the one that this optimizer takes (it is off by "

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from .errors import warn
-from .parameters import is_dtensor, local
+from .sharding import is_dtensor, local
 
 # The scalar that says how many tensors were changed outside of the optimizer since the step before.
 CHANGED = "lpa/changed"

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use lpa::{Backend, Execution, Observer, Question, Run, Steps};
+use lpa::{Backend, Execution, Observer, Question, Rename, Run, Steps};
 use pyo3::prelude::*;
 
 use crate::errors::{raise, usage};
@@ -23,6 +23,7 @@ impl Observer for Warnings {
 #[pyo3(from_item_all)]
 pub(crate) struct Asked {
     references: Vec<String>,
+    renames: Vec<(String, String)>,
     streams: Vec<String>,
     groups: Vec<String>,
     steps: Option<String>,
@@ -42,10 +43,11 @@ pub(crate) struct How {
 
 impl Asked {
     fn question(self) -> PyResult<Question> {
-        let Asked { references, streams, groups, steps, shadow, skip_damaged } = self;
+        let Asked { references, renames, streams, groups, steps, shadow, skip_damaged } = self;
+        let renames = renames.into_iter().map(|(old, new)| Rename { old, new }).collect();
         let references = references.iter().map(|r| r.parse().map_err(usage)).collect::<PyResult<_>>()?;
         let steps = steps.map_or(Ok(Steps::default()), |s| s.parse()).map_err(usage)?;
-        Ok(Question { references, streams, groups, steps, shadow, skip_damaged })
+        Ok(Question { references, renames, streams, groups, steps, shadow, skip_damaged })
     }
 }
 

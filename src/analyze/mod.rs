@@ -23,13 +23,13 @@ use crate::analyze::measure::influence::Influence;
 use crate::analyze::measure::sample::Sample;
 pub(crate) use crate::analyze::measure::threads::thread_pool;
 use crate::analyze::mover::Movers;
-use crate::analyze::record::Shape;
+use crate::analyze::record::{Part, Shape};
 pub(crate) use crate::analyze::shadow::Shadow;
 pub(crate) use crate::analyze::skipped::Skipped;
 pub(crate) use crate::analyze::unusable::unusable;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::group::Group;
+use crate::group::{ALL, Group};
 use crate::isa::Isa;
 use crate::metrics::interval::Confidence;
 use crate::metrics::skewness::Skewness;
@@ -39,7 +39,7 @@ use crate::reference::weights::Weights;
 use crate::reference::{Kin, Reference};
 use crate::row::SCHEMA_VERSION;
 use crate::run::Run;
-use crate::run::format::manifest::{FORMAT_VERSION, GRAD};
+use crate::run::format::manifest::{FORMAT_VERSION, GRAD, Manifest};
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::catalog::Catalog;
 use crate::stream;
@@ -115,6 +115,8 @@ pub(crate) struct Analysis<'a> {
     walks: Vec<Walk>,
     /// What the optimizer makes of its gradients.
     law: Law,
+    /// By group: why that is not known of the optimizer of one of its tensors, where several train the model and one is.
+    beyond: Vec<Option<String>>,
     /// How streams that enter the references in an unknown way are compared with a later iterate, or why they are not.
     lag: std::result::Result<Lag, String>,
     shape: Shape,
@@ -153,7 +155,13 @@ impl<'a> Analysis<'a> {
             Pass::Shards => Lag::new(&hyperparameters, catalog, references, run.manifest.parameters()),
             Pass::Training => Err("while a training goes on there is no later iterate".to_owned()),
         };
-        let meets_later = enters.iter().flatten().any(|e| *e == Enters::Unknown);
+        let beyond = beyond(&law, &hyperparameters, &run.manifest, &options.groups);
+        let is_mixed = beyond.iter().any(Option::is_some);
+        let meets_later = enters.iter().flatten().any(|e| match e {
+            Enters::Unknown => true,
+            Enters::Known(_) => is_mixed,
+            Enters::Not | Enters::Shadowed => false,
+        });
         let layout = Layout {
             directions: options.directions.len(),
             references: references.len(),
@@ -185,6 +193,7 @@ impl<'a> Analysis<'a> {
             enters,
             walks,
             law,
+            beyond,
             lag,
             shape,
             confidence: if run.manifest.loses(StreamId::Iterate) || references.iter().any(Reference::is_lossy)
@@ -255,29 +264,33 @@ impl<'a> Analysis<'a> {
         &self.skipped
     }
 
-    /// What the summary should know of each stream, after measuring.
+    /// What the summary should know of each stream, in the group that it judges, after measuring.
     pub(crate) fn topics(&self) -> Vec<Topic> {
         let skewness = self.sample.as_ref().map(|s| Skewness::of(s.elements()));
+        // Of the group that the verdict is on.
+        let judged = self.options.groups.iter().position(|g| g.name == ALL).unwrap_or(0);
+        let beyond = self.beyond.get(judged).and_then(Option::as_ref);
+        let not_lagged = self.not_lagged(judged);
         let topic = |s: &Stream| {
             let made = s.part != stream::Part::None;
-            let why = match &self.law {
-                Law::Unknown(why) if made => why.clone(),
+            let why = match (&self.law, beyond) {
+                (Law::Unknown(why), _) | (_, Some(why)) if made => why.clone(),
                 _ => "how this stream enters the reference is not modelled".to_owned(),
             };
             let linear = made && self.law == Law::Linear;
             let shadows = self.options.shadows.len();
             let known = match shadows {
-                0 => linear || made && self.law == Law::Elementwise,
+                0 => made && beyond.is_none() && !matches!(self.law, Law::Unknown(_)),
                 _ => shadow::have(self.run, self.options, s),
             };
             let unjudged = if s.part == stream::Part::DecayedGradient && self.hyperparameters.decays() {
                 Some("with weight decay it holds a part of x_t, which is no walk".to_owned())
             } else {
-                match &self.lag {
-                    Err(no) if !known && made && shadows == 0 && self.options.pass == Pass::Shards => Some(
+                match &not_lagged {
+                    Some(no) if !known && made && shadows == 0 && self.options.pass == Pass::Shards => Some(
                         format!("{why}, and {no}; a shadow of the run would tell (lpa.shadow in Python)"),
                     ),
-                    Err(no) if !known => Some(format!("{why}, and {no}")),
+                    Some(no) if !known => Some(format!("{why}, and {no}")),
                     _ => None,
                 }
             };
@@ -287,6 +300,22 @@ impl<'a> Analysis<'a> {
             Topic { stream, with_lr: linear, unjudged, lagged: why, lag, shadows, skewness }
         };
         self.options.streams.iter().map(topic).collect()
+    }
+
+    /// Why a group, by number, is not compared with later iterates; `None` where it can be.
+    fn not_lagged(&self, group: usize) -> Option<String> {
+        let lag = match &self.lag {
+            Ok(lag) => lag,
+            Err(no) => return Some(no.clone()),
+        };
+        let param_group = |p: &Part| self.movers.param_group(p.mover);
+        let parts = self.shape.parts.get(group).map_or(&[][..], Vec::as_slice);
+        let mut references = self.references.iter().enumerate();
+        references.any(|reference| lag.is_apart(reference, parts, &self.candidates, param_group)).then(|| {
+            "weight decay takes more back of some parameters than of others, so that no later iterate stands for \
+             the reference"
+                .to_owned()
+        })
     }
 
     /// Pairs of step and chunk that will be walked: the length of the progress bar.
@@ -375,6 +404,21 @@ fn shadowed(run: &Run, references: &[Reference], options: &Options) -> Vec<Vec<E
         false => Enters::Unknown,
     };
     references.iter().map(|r| options.streams.iter().map(|s| of(r, s)).collect()).collect()
+}
+
+/// By group: why it is not known what the optimizer of one of its tensors makes of gradients, where it is known of others.
+fn beyond(
+    law: &Law,
+    hyper: &Hyperparameters<'_>,
+    manifest: &Manifest,
+    groups: &[Group],
+) -> Vec<Option<String>> {
+    let unknown: Vec<Option<String>> = match law {
+        Law::Unknown(_) => vec![None; hyper.groups()],
+        Law::Linear | Law::Elementwise => (0..hyper.groups()).map(|g| hyper.unknown(g)).collect(),
+    };
+    let of_tensor = |&t: &usize| unknown[manifest.tensors[t].param_group].clone();
+    groups.iter().map(|g| g.tensors.iter().find_map(of_tensor)).collect()
 }
 
 /// What the optimizer makes of its gradients, as far as that can be followed in this run.

@@ -8,7 +8,7 @@ use crate::cli::progress::Progress;
 use crate::cli::{RunArguments, backend, bytes, rate, say};
 use crate::error::Usage;
 use crate::question::{Execution, Made, Question, Steps};
-use crate::reference::ReferenceSpec;
+use crate::reference::{ReferenceSpec, Rename};
 use crate::run::Run;
 use crate::run::format::manifest::GRAD;
 use crate::summary::{significant, thousands};
@@ -18,10 +18,15 @@ pub(super) struct Arguments {
     #[command(flatten)]
     run: RunArguments,
     /// Measure against this iterate; repeatable: final, last (newest of an unfinished run), step:N,
-    /// epoch:N (after its last update), mean:A..B, ema:BETA, a safetensors file or a directory with a
-    /// checkpoint, RUN:REF (of another run; with the same x_0 it is a control)
+    /// epoch:N (after its last update), checkpoint:N (of a run that was made of checkpoints), mean:A..B,
+    /// ema:BETA, a safetensors file or a directory with a checkpoint, RUN:REF (of another run; with the
+    /// same x_0 it is a control)
     #[arg(long = "ref", value_name = "REF", default_value = "final")]
     references: Vec<ReferenceSpec>,
+    /// Read names of references' tensors that begin with OLD as if they began with NEW; repeatable: model.= takes
+    /// away, =model. puts before
+    #[arg(long = "rename", value_name = "OLD=NEW")]
+    renames: Vec<Rename>,
     /// Measure this direction; repeatable: grad, grad_wd (with weight decay), grad_preclip, update,
     /// or any recorded stream
     #[arg(long = "stream", value_name = "NAME", default_value = GRAD)]
@@ -81,6 +86,7 @@ impl Arguments {
     fn question(&self) -> Question {
         Question {
             references: self.references.clone(),
+            renames: self.renames.clone(),
             streams: self.streams.clone(),
             groups: self.groups.clone(),
             steps: self.steps.clone().unwrap_or_default(),

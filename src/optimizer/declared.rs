@@ -102,32 +102,36 @@ pub(crate) struct Adam {
     pub sign: f64,
 }
 
-/// What a manifest declares.
-#[derive(Clone, Copy)]
+/// What a manifest declares, by parameter group.
 pub(crate) struct Declared<'a> {
     optimizer: &'a Optimizer,
-    kind: Option<&'static Kind>,
+    kinds: Vec<Option<&'static Kind>>,
 }
 
 impl<'a> Declared<'a> {
     pub(crate) fn new(manifest: &'a Manifest) -> Declared<'a> {
-        let key = manifest.optimizer.key();
-        Declared { optimizer: &manifest.optimizer, kind: KINDS.iter().find(|k| k.name == key) }
+        let optimizer = &manifest.optimizer;
+        let kind = |group| KINDS.iter().find(|k| optimizer.name_of(group).eq_ignore_ascii_case(k.name));
+        Declared { optimizer, kinds: (0..manifest.param_groups()).map(kind).collect() }
     }
 
-    /// The name by which it is known; empty where it is not.
-    pub(crate) fn name(&self) -> &'static str {
-        self.kind.map_or("", |k| k.name)
+    fn kind(&self, group: usize) -> Option<&'static Kind> {
+        self.kinds.get(group).copied().flatten()
+    }
+
+    /// The name by which the optimizer of a group is known; empty where it is not.
+    pub(crate) fn name(&self, group: usize) -> &'static str {
+        self.kind(group).map_or("", |k| k.name)
     }
 
     /// The name as it was given.
-    pub(crate) fn full_name(&self) -> &'a str {
-        &self.optimizer.name
+    pub(crate) fn full_name(&self, group: usize) -> &'a str {
+        self.optimizer.name_of(group)
     }
 
     /// The hyperparameters that say what is kept of a gradient; `None` where it is not known.
-    pub(crate) fn memory(&self) -> Option<&'static [&'static str]> {
-        self.kind.map(|k| k.memory)
+    pub(crate) fn memory(&self, group: usize) -> Option<&'static [&'static str]> {
+        self.kind(group).map(|k| k.memory)
     }
 
     /// A hyperparameter as the manifest has it; `beta1` is the first of `betas`.
@@ -154,13 +158,13 @@ impl<'a> Declared<'a> {
     /// How its weight decay acts; `None` where it is not known.
     pub(crate) fn decay(&self, group: usize) -> Option<Decay> {
         let decoupled = self.flag(group, "decoupled_weight_decay");
-        self.kind.map(|k| if decoupled { Decay::Decoupled } else { k.decay })
+        self.kind(group).map(|k| if decoupled { Decay::Decoupled } else { k.decay })
     }
 
     /// SGD at the `count`-th step of a tensor, counting from 1; `value` gives a hyperparameter at that step. `None`
     /// where it is not SGD, or the learning rate is not known.
     pub(crate) fn sgd(&self, group: usize, count: u64, value: impl Fn(&str) -> Option<f64>) -> Option<Sgd> {
-        if self.name() != "sgd" {
+        if self.name(group) != "sgd" {
             return None;
         }
         let or_zero = |key: &str| value(key).unwrap_or(0.0);
@@ -185,7 +189,7 @@ impl<'a> Declared<'a> {
     /// Adam or AdamW; `value` gives a hyperparameter at a step. `None` where it is neither, or the learning rate or a
     /// beta is not known.
     pub(crate) fn adam(&self, group: usize, value: impl Fn(&str) -> Option<f64>) -> Option<Adam> {
-        if !matches!(self.name(), "adam" | "adamw") {
+        if !matches!(self.name(group), "adam" | "adamw") {
             return None;
         }
         Some(Adam {

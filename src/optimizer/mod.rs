@@ -8,7 +8,7 @@ mod declared;
 pub(crate) mod linear;
 pub(crate) mod replay;
 
-pub(crate) use crate::optimizer::replay::predictor;
+pub(crate) use crate::optimizer::replay::{predictor, predictors};
 
 use crate::optimizer::declared::{Adam, Decay, Declared};
 use crate::optimizer::linear::{ByCount, Update};
@@ -27,8 +27,10 @@ pub(crate) enum Law {
 }
 
 /// What an optimizer divides by the root of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Moment {
+    /// Nothing, as far as is known.
+    None,
     /// Its second moment, which is recorded with keyframes.
     Recorded,
     /// Its second moment, which is not.
@@ -91,9 +93,9 @@ impl<'a> Hyperparameters<'a> {
             GROUPED.map(of_key).into()
         };
         let mut hyperparameters = Hyperparameters {
-            declared,
             first: catalog.steps.start,
             changing: (0..manifest.param_groups()).map(of_group).collect(),
+            declared,
             decays: false,
         };
         hyperparameters.decays = (0..hyperparameters.groups()).any(|g| {
@@ -146,33 +148,50 @@ impl<'a> Hyperparameters<'a> {
         }
     }
 
-    /// What the optimizer makes of its gradients.
+    /// What the optimizer makes of its gradients; of several that of those whose law is known, which
+    /// [`Self::unknown`] tells from the others.
     pub(crate) fn law(&self) -> Law {
+        let of_groups: Vec<Law> = (0..self.groups()).map(|g| self.law_of(g)).collect();
+        if of_groups.iter().all(|law| matches!(law, Law::Unknown(_))) {
+            return of_groups.into_iter().next().unwrap_or(Law::Linear);
+        }
+        // A linear one is elementwise too: it divides every element by 1.
+        if of_groups.contains(&Law::Elementwise) { Law::Elementwise } else { Law::Linear }
+    }
+
+    /// Why it is not known what the optimizer of a parameter group makes of its gradients; `None` where it is.
+    pub(crate) fn unknown(&self, group: usize) -> Option<String> {
+        match self.law_of(group) {
+            Law::Unknown(why) => Some(why),
+            Law::Linear | Law::Elementwise => None,
+        }
+    }
+
+    fn law_of(&self, group: usize) -> Law {
         let first = self.first;
-        let finite = |u: Option<Update>| u.is_some_and(Update::is_finite);
-        let linear = |g: usize| finite(self.linear(g, first, 1));
-        let elementwise = |g: usize| finite(self.elementwise(g, first, 1).map(|e| e.linear));
-        let (law, known): (Law, &dyn Fn(usize) -> bool) = match self.declared.name() {
-            "sgd" => (Law::Linear, &linear),
-            "adam" | "adamw" | "adagrad" => (Law::Elementwise, &elementwise),
+        let law = match self.declared.name(group) {
+            "sgd" => Law::Linear,
+            "adam" | "adamw" | "adagrad" => Law::Elementwise,
             // Its schedule of momentum is a product over all steps so far.
-            "nadam" if !self.changes("beta1") => (Law::Elementwise, &elementwise),
-            "rmsprop" if self.memory() == Some(0.0) => (Law::Elementwise, &elementwise),
+            "nadam" if !self.changes("beta1") => Law::Elementwise,
+            "rmsprop" if self.memory_of(group) == Some(0.0) => Law::Elementwise,
             _ => {
-                let named = match self.declared.full_name() {
+                return Law::Unknown(match self.declared.full_name(group) {
                     "" => "no optimizer is named in the manifest".to_owned(),
                     name => format!("the optimizer is '{name}', which is not known in closed form"),
-                };
-                return Law::Unknown(named);
+                });
             }
         };
-        let lacking = (0..self.groups()).find(|&g| !known(g));
-        match lacking {
-            None => law,
-            Some(g) => Law::Unknown(format!(
-                "parameter group {g} lacks a hyperparameter at step {first}, such as lr/{g}, in the manifest too"
-            )),
+        if self.moment() == Moment::Largest && !matches!(self.moment_of(group), Moment::Largest | Moment::None) {
+            let why = "other parameter groups have amsgrad, and this one has not";
+            return Law::Unknown(why.to_owned());
         }
+        if self.update(group, first, 1).is_some_and(Update::is_finite) {
+            return law;
+        }
+        Law::Unknown(format!(
+            "parameter group {group} lacks a hyperparameter at step {first}, such as lr/{group}, in the manifest too"
+        ))
     }
 
     /// The update of step t as a linear map of the gradient as recorded, of a tensor that takes its `count`-th
@@ -204,17 +223,23 @@ impl<'a> Hyperparameters<'a> {
 
     /// The second moment before the first step.
     pub(crate) fn first_moment(&self, group: usize) -> f64 {
-        let adagrad = self.declared.name() == "adagrad";
+        let adagrad = self.declared.name(group) == "adagrad";
         self.declared.initial(group, "initial_accumulator_value").filter(|_| adagrad).unwrap_or(0.0)
     }
 
     /// What the optimizer divides by the root of.
     pub(crate) fn moment(&self) -> Moment {
-        let amsgrad = (0..self.groups()).any(|g| self.declared.flag(g, "amsgrad"));
-        match self.declared.name() {
-            "adam" | "adamw" if !amsgrad => Moment::Recorded,
-            "adam" | "adamw" => Moment::Largest,
-            _ => Moment::Newest,
+        let of_groups = (0..self.groups()).map(|g| self.moment_of(g));
+        // What is recorded for some can be had from the gradients for all.
+        of_groups.max().unwrap_or(Moment::None)
+    }
+
+    fn moment_of(&self, group: usize) -> Moment {
+        match self.declared.name(group) {
+            "adam" | "adamw" if self.declared.flag(group, "amsgrad") => Moment::Largest,
+            "adam" | "adamw" => Moment::Recorded,
+            "nadam" | "rmsprop" | "adagrad" => Moment::Newest,
+            _ => Moment::None,
         }
     }
 
@@ -231,7 +256,8 @@ impl<'a> Hyperparameters<'a> {
         let eps = |usual: f64| value("eps").unwrap_or(usual);
         let corrected = |b: f64| 1.0 - b.powf(count as f64);
         let with = |linear, second, root, eps| Some(Elementwise { linear, second, root, eps });
-        match self.declared.name() {
+        match self.declared.name(group) {
+            "sgd" => with(self.linear(group, step, count)?, [0.0, 0.0], 1.0, 1.0),
             "adam" | "adamw" => {
                 let Adam { betas: [b1, b2], eps, .. } = self.declared.adam(group, value)?;
                 let buffer = lr / corrected(b1);
@@ -276,32 +302,39 @@ impl<'a> Hyperparameters<'a> {
     /// What is left of a gradient, its sign included, from one step to the next, at most: of SGD its momentum, of
     /// Adam its first beta. `None` where that is not known.
     pub(crate) fn memory(&self) -> Option<f64> {
-        let memory = self.declared.memory()?;
-        let of_group = |g: usize| {
-            let of_key = |key: &&str| {
-                let (key, wanted) = match key.split_once(" if ") {
-                    Some((key, flag)) => (key, self.declared.flag(g, flag)),
-                    None => (*key, true),
-                };
-                self.changing(g, key).filter(|_| wanted).map_or(0.0, |c| c.all().fold(0.0, f64::max))
+        (0..self.groups()).map(|g| self.memory_of(g)).try_fold(0.0, |most, of_group| Some(f64::max(most, of_group?)))
+    }
+
+    fn memory_of(&self, group: usize) -> Option<f64> {
+        let of_key = |key: &&str| {
+            let (key, wanted) = match key.split_once(" if ") {
+                Some((key, flag)) => (key, self.declared.flag(group, flag)),
+                None => (*key, true),
             };
-            memory.iter().map(of_key).fold(0.0, f64::max)
+            self.changing(group, key).filter(|_| wanted).map_or(0.0, |c| c.all().fold(0.0, f64::max))
         };
-        Some((0..self.groups()).map(of_group).fold(0.0, f64::max))
+        Some(self.declared.memory(group)?.iter().map(of_key).fold(0.0, f64::max))
     }
 
     /// The part that one gradient has in the second moment in the long run, at most; 0 where that is their sum. `None`
     /// where it is not known what the optimizer divides by.
     pub(crate) fn newest_part(&self) -> Option<f64> {
-        let key = match self.declared.name() {
-            "adam" | "adamw" | "nadam" | "radam" | "adamax" => "beta2",
-            "rmsprop" => "alpha",
-            "adagrad" => return Some(0.0),
-            _ => return None,
-        };
-        let kept = |g: usize| self.changing(g, key).into_iter().flat_map(Changing::all);
-        let parts = (0..self.groups()).flat_map(kept).map(|kept| 1.0 - kept);
-        parts.filter(|part| part.is_finite()).reduce(f64::max)
+        let mut parts = Vec::new();
+        for g in 0..self.groups() {
+            let key = match self.declared.name(g) {
+                "adam" | "adamw" | "nadam" | "radam" | "adamax" => "beta2",
+                "rmsprop" => "alpha",
+                "adagrad" => {
+                    parts.push(0.0);
+                    continue;
+                }
+                // It divides by nothing.
+                "sgd" => continue,
+                _ => return None,
+            };
+            parts.extend(self.changing(g, key).into_iter().flat_map(Changing::all).map(|kept| 1.0 - kept));
+        }
+        parts.into_iter().filter(|part| part.is_finite()).reduce(f64::max)
     }
 
     /// What is left of a change of the parameters after step t, which weight decay takes back in the course of

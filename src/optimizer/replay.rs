@@ -34,6 +34,11 @@ pub(crate) fn predictor(name: &str) -> Option<Predictor> {
     }
 }
 
+/// Which predictor the steps of each parameter group have.
+pub(crate) fn predictors(manifest: &Manifest) -> Vec<Option<Predictor>> {
+    (0..manifest.param_groups()).map(|g| predictor(manifest.optimizer.name_of(g))).collect()
+}
+
 /// The rules of all parameter groups at a step, from its scalars and those before; `None` where a group
 /// lacks a hyperparameter or does something else.
 pub(crate) fn rules(manifest: &Manifest, scalars: &BTreeMap<String, f64>) -> Vec<Option<Rule>> {

@@ -20,7 +20,7 @@ use crate::analyze::{Analysis, Measured, Observer, Options, Pass, Shadow, thread
 use crate::error::{Result, Usage};
 use crate::group;
 use crate::reference;
-use crate::reference::{Cache, OwnReference, Reference, ReferenceSpec};
+use crate::reference::{Cache, OwnReference, Reference, ReferenceSpec, Rename};
 use crate::report::{SUMMARY, left_out, report};
 use crate::row::Sink;
 use crate::run::Run;
@@ -35,6 +35,8 @@ use crate::table::{Table, metadata};
 pub struct Question {
     /// References that the steps are measured against.
     pub references: Vec<ReferenceSpec>,
+    /// Renames of the tensors of references that are files or of other runs.
+    pub renames: Vec<Rename>,
     /// Names of the directions that are measured: `grad`, `grad_wd`, `grad_preclip`, `update`, or a recorded stream.
     pub streams: Vec<String>,
     /// Groups that get a row each step: `*` (all tensors), `each` (every tensor), a tensor's name, a glob, `NAME=GLOB`.
@@ -51,6 +53,7 @@ impl Default for Question {
     fn default() -> Question {
         Question {
             references: vec![ReferenceSpec::Own(OwnReference::Final)],
+            renames: Vec::new(),
             streams: vec![GRAD.to_owned()],
             groups: vec![group::ALL.to_owned()],
             steps: Steps::default(),
@@ -208,11 +211,19 @@ impl<'a> Setting<'a> {
         if question.references.is_empty() || question.streams.is_empty() {
             return Err(Usage("a question names a reference and a stream at least".to_owned()).into());
         }
+        if let Some(Rename { old, new }) = question.renames.first()
+            && question.references.iter().all(|r| matches!(r, ReferenceSpec::Own(_)))
+        {
+            let what = format!(
+                "'{old}={new}' renames tensors of files and of other runs, and no such reference is named"
+            );
+            return Err(Usage(what).into());
+        }
         let mut groups = group::select(run, &question.groups)?;
         let catalog = Catalog::read(run, question.skip_damaged)?;
         let left_out = group::leave_out(run, &mut groups, &unusable(run, &catalog)?);
         let (streams, directions) = stream::select(run, &catalog, &question.streams)?;
-        let references = reference::open(run, &catalog, &question.references, &cache)?;
+        let references = reference::open(run, &catalog, &question.references, &question.renames, &cache)?;
         reference::check_cover(run, &references, &groups)?;
         let shadows = if question.shadow { Shadow::open_all(run)? } else { Vec::new() };
         let options = Options {

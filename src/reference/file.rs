@@ -12,7 +12,7 @@ use crate::reference::recognise::{Iterate, Recognised, recognise};
 use crate::reference::spec::OwnReference;
 use crate::reference::values::{Files, Names};
 use crate::reference::weights::Weights;
-use crate::reference::{Cache, Kin, Likeness, Named, Origin, Reference, likeness};
+use crate::reference::{Cache, Kin, Likeness, Named, Origin, Reference, Rename, likeness};
 use crate::run::Run;
 use crate::run::format::container::Header;
 use crate::run::format::manifest::ITERATE;
@@ -21,7 +21,13 @@ use crate::run::read::catalog::Catalog;
 use crate::run::write::reference_file::{LOSSY, REFERENCE_FORMAT};
 
 /// Opens a file or a directory of files.
-pub(super) fn open(run: &Run, catalog: &Catalog, path: &Path, cache: &Cache) -> Result<Reference> {
+pub(super) fn open(
+    run: &Run,
+    catalog: &Catalog,
+    path: &Path,
+    renames: &[Rename],
+    cache: &Cache,
+) -> Result<Reference> {
     let refuse = |what: String| Error::Reference { path: path.to_owned(), what };
     let files = Files::open(&locate(path)?, run.access().mmap).map_err(|e| match e {
         Error::Damaged { path, what, .. } => {
@@ -35,11 +41,14 @@ pub(super) fn open(run: &Run, catalog: &Catalog, path: &Path, cache: &Cache) -> 
         let what = "it was made from this run; name it as mean:A..B or ema:BETA instead";
         return Err(refuse(what.to_owned()));
     }
-    let (values, matched) = files.into_values(run, Names::Changed)?;
+    let (values, matched) = files.into_values(run, Names::Changed(renames))?;
     if !(0..run.manifest.tensors.len()).any(|t| values.has(t)) {
         let names: Vec<&str> = run.manifest.tensors.iter().map(|t| t.name.as_str()).collect();
-        let what =
-            format!("it has none of the run's tensors ({}){}", listed(&names), instead(&matched.unused));
+        let what = format!(
+            "it has none of the run's tensors ({}){}. If these are the same by other names: --rename OLD=NEW",
+            listed(&names),
+            instead(&matched.unused)
+        );
         return Err(refuse(what));
     }
     let survey = values.survey(run)?;

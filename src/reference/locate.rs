@@ -9,8 +9,37 @@ use crate::reference::names::listed;
 /// Names of files that say nothing of what is in them: every checkpoint has one.
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
-/// What PyTorch's files end in.
-const PYTORCH: [&str; 5] = ["pt", "pth", "ckpt", "bin", "pkl"];
+/// What files end in that `lpa.reference` of the Python module converts, and what they are.
+const CONVERTED: [(&str, &str); 9] = [
+    ("pt", PYTORCH),
+    ("pth", PYTORCH),
+    ("ckpt", PYTORCH),
+    ("bin", PYTORCH),
+    ("tar", PYTORCH),
+    ("npz", "an archive of NumPy"),
+    ("h5", "a file of Keras"),
+    ("hdf5", "a file of Keras"),
+    ("keras", "a file of Keras"),
+];
+const PYTORCH: &str = "a PyTorch file, which is a program and no data";
+/// What of a directory says that it is such a checkpoint.
+const MARKERS: [(&str, &str); 7] = [
+    (".metadata", "a checkpoint of torch.distributed.checkpoint"),
+    ("_METADATA", "a checkpoint of Orbax"),
+    ("manifest.ocdbt", "a checkpoint of Orbax"),
+    ("pytorch_model.bin", PYTORCH),
+    (PYTORCH_INDEX, PYTORCH),
+    ("adapter_model.bin", PYTORCH),
+    ("mp_rank_00_model_states.pt", "a checkpoint of DeepSpeed"),
+];
+const PYTORCH_INDEX: &str = "pytorch_model.bin.index.json";
+/// What is not read, and what to do.
+const UNREAD: [(&str, &str); 4] = [
+    ("distcp", "a part of a checkpoint of torch.distributed.checkpoint. Name its directory"),
+    ("gguf", "a GGUF file, which is made for inference. Name the checkpoint that it was made of"),
+    ("msgpack", "a file of Flax. Restore it, and save the parameters by safetensors.flax"),
+    ("pkl", "a pickle, which is a program. Load it if you trust it, and save the weights as safetensors"),
+];
 
 /// Safetensors files, and what says in which of them a tensor is.
 pub(super) struct Located {
@@ -42,11 +71,19 @@ pub(super) fn locate(path: &Path) -> Result<Located> {
         return directory(path);
     }
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
-    match extension.as_str() {
-        "json" => sharded(path),
-        e if PYTORCH.contains(&e) => Err(pytorch(path)),
-        _ => Ok(Located::file(path)),
+    let of = |kinds: &[(&'static str, &'static str)]| {
+        kinds.iter().find(|(e, _)| *e == extension).map(|(_, what)| *what)
+    };
+    if path.file_name().is_some_and(|name| name == PYTORCH_INDEX) {
+        return Err(converted(path, PYTORCH));
     }
+    if let Some(what) = of(&CONVERTED) {
+        return Err(converted(path, what));
+    }
+    if let Some(what) = of(&UNREAD) {
+        return Err(Error::Reference { path: path.to_owned(), what: format!("it is {what}") });
+    }
+    if extension == "json" { sharded(path) } else { Ok(Located::file(path)) }
 }
 
 fn directory(path: &Path) -> Result<Located> {
@@ -58,10 +95,13 @@ fn directory(path: &Path) -> Result<Located> {
         return sharded(&index);
     }
     let mut names = Vec::new();
+    let mut folders = vec![path.to_owned()];
     for entry in std::fs::read_dir(path).tried("read", path)? {
         let entry = entry.tried("read", path)?;
         if entry.path().is_file() {
             names.push(entry.file_name().to_string_lossy().into_owned());
+        } else {
+            folders.push(entry.path());
         }
     }
     names.sort_unstable();
@@ -71,16 +111,21 @@ fn directory(path: &Path) -> Result<Located> {
     let what = match of("safetensors").as_slice() {
         // An adapter, or a variant such as model.fp16.safetensors.
         [only] => return Ok(Located::file(&path.join(only))),
-        [] if names.iter().any(|n| n == "pytorch_model.bin" || n == "pytorch_model.bin.index.json") => {
-            return Err(pytorch(path));
+        [] => {
+            // FSDP in accelerate, and Orbax, have the model in a directory of its own.
+            let marked = |folder: &PathBuf| MARKERS.iter().find(|(m, _)| folder.join(m).exists());
+            if let Some((_, what)) = folders.iter().find_map(marked) {
+                return Err(converted(path, what));
+            }
+            let there = CONVERTED.iter().chain(&UNREAD).find_map(|(e, _)| of(e).first().copied());
+            match there {
+                Some(file) => format!(
+                    "the directory holds neither a run nor a {SINGLE}. Name the file that is meant, such as {}",
+                    path.join(file).display()
+                ),
+                None => format!("the directory holds neither a run nor a {SINGLE}"),
+            }
         }
-        [] => match PYTORCH.iter().flat_map(|e| of(e)).next() {
-            Some(file) => format!(
-                "the directory holds neither a run nor a {SINGLE}. Name the file that is meant, such as {}",
-                path.join(file).display()
-            ),
-            None => format!("the directory holds neither a run nor a {SINGLE}"),
-        },
         several => format!(
             "the directory holds neither a run nor a {SINGLE}, but {}. Name the file that is meant",
             listed(several)
@@ -89,13 +134,10 @@ fn directory(path: &Path) -> Result<Located> {
     Err(Error::Reference { path: path.to_owned(), what })
 }
 
-/// How to convert what PyTorch has saved.
-fn pytorch(path: &Path) -> Error {
+/// How to convert a checkpoint that is no safetensors file.
+fn converted(path: &Path, kind: &str) -> Error {
     let call = format!("import lpa; lpa.reference({}, \"reference.safetensors\")", python_string(path));
-    let what = format!(
-        "a PyTorch file is a program, not data. Convert it: python -c '{}'",
-        call.replace('\'', r"'\''")
-    );
+    let what = format!("it is {kind}. Convert it: python -c '{}'", call.replace('\'', r"'\''"));
     Error::Reference { path: path.to_owned(), what }
 }
 
@@ -149,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_command_can_be_pasted_whatever_the_path() {
-        let text = pytorch(Path::new("/a b/it's $x \"q\" \\ `c`.pt")).to_string();
+        let text = converted(Path::new("/a b/it's $x \"q\" \\ `c`.pt"), PYTORCH).to_string();
         let expected = r#"python -c 'import lpa; lpa.reference("/a b/it'\''s $x \"q\" \\ `c`.pt", "reference.safetensors")'"#;
         assert!(text.ends_with(expected), "{text}");
     }

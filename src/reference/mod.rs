@@ -13,6 +13,7 @@ mod names;
 mod other;
 mod own;
 mod recognise;
+mod rename;
 mod spec;
 mod values;
 pub(crate) mod weights;
@@ -26,6 +27,7 @@ pub(crate) use crate::reference::kin::Kin;
 pub(crate) use crate::reference::own::Cache;
 pub(crate) use crate::reference::own::final_fault;
 use crate::reference::own::{open_final, resolve};
+pub use crate::reference::rename::Rename;
 use crate::reference::spec::{Found, find};
 pub use crate::reference::spec::{OwnReference, ReferenceSpec};
 use crate::reference::values::Values;
@@ -160,7 +162,8 @@ impl Reference {
     }
 }
 
-/// Opens the references that `specs` name, in their order; one that is named twice is there once.
+/// Opens the references that `specs` name, in their order; one that is named twice is there once. `renames` are of
+/// the tensors of those that are not the run's own.
 /// Averages that `cache` does not hold yet are made.
 ///
 /// # Errors
@@ -169,6 +172,7 @@ pub(crate) fn open(
     run: &Run,
     catalog: &Catalog,
     specs: &[ReferenceSpec],
+    renames: &[Rename],
     cache: &Cache,
 ) -> Result<Vec<Reference>> {
     let mut own = Vec::new();
@@ -182,7 +186,7 @@ pub(crate) fn open(
     for spec in specs {
         let reference = match spec {
             ReferenceSpec::Own(_) => own.next(),
-            ReferenceSpec::Path(text) => Some(open_path(run, catalog, text, cache)?),
+            ReferenceSpec::Path(text) => Some(open_path(run, catalog, text, renames, cache)?),
         };
         if let Some(r) =
             reference.filter(|r| all.iter().all(|known| known.name != r.name || known.xxh3 != r.xxh3))
@@ -296,11 +300,17 @@ pub(crate) fn check_final(run: &Run) -> Result<()> {
     open_final(run).map(|_| ())
 }
 
-fn open_path(run: &Run, catalog: &Catalog, text: &str, cache: &Cache) -> Result<Reference> {
+fn open_path(
+    run: &Run,
+    catalog: &Catalog,
+    text: &str,
+    renames: &[Rename],
+    cache: &Cache,
+) -> Result<Reference> {
     let missing = |what| Error::NotFound { path: PathBuf::from(text), what };
     match find(text).map_err(missing)? {
-        Found::Files(path) => file::open(run, catalog, &path, cache),
-        Found::Run(path, own) => other::open(run, catalog, &path, &own, cache),
+        Found::Files(path) => file::open(run, catalog, &path, renames, cache),
+        Found::Run(path, own) => other::open(run, catalog, (&path, &own), renames, cache),
     }
 }
 

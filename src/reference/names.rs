@@ -197,13 +197,18 @@ fn prefix(
         Prefix::File(p) => format!("'{p}' before the run's"),
         Prefix::Run(p) => format!("the run's without '{p}'"),
     };
+    let rename = |p: &Prefix| match p {
+        Prefix::File(p) => format!("--rename {p}="),
+        Prefix::Run(p) => format!("--rename ={p}"),
+    };
     let mut found = found.into_iter();
     match (found.next(), found.next()) {
         (Some(a), Some(b)) => Err(format!(
-            "its names are not the run's, and could be meant in several ways: {}, or {}. Save the tensors that \
-             are meant alone",
+            "its names are not the run's, and could be meant in several ways: {}, or {}. Say which: {}, or {}",
             shown(&a),
-            shown(&b)
+            shown(&b),
+            rename(&a),
+            rename(&b)
         )),
         (only, _) => Ok(only),
     }

@@ -10,7 +10,7 @@ use crate::reference::own::{resolve, widths_path};
 use crate::reference::spec::OwnReference;
 use crate::reference::values::{Files, Names, Values};
 use crate::reference::weights::Weights;
-use crate::reference::{Cache, Named, Origin, Reference};
+use crate::reference::{Cache, Named, Origin, Reference, Rename};
 use crate::run::Run;
 use crate::run::format::manifest::{ITERATE, TensorInfo};
 use crate::run::read::catalog::Catalog;
@@ -20,8 +20,8 @@ use crate::run::read::vector::Vector;
 pub(super) fn open(
     run: &Run,
     catalog: &Catalog,
-    path: &Path,
-    own: &OwnReference,
+    (path, own): (&Path, &OwnReference),
+    renames: &[Rename],
     cache: &Cache,
 ) -> Result<Reference> {
     let other = Run::open(path, run.access())?;
@@ -36,7 +36,7 @@ pub(super) fn open(
         return Ok(opened);
     }
     let as_here = |file: &Path| -> Result<Values> {
-        Ok(Files::open(&Located::file(file), run.access().mmap)?.into_values(run, Names::Changed)?.0)
+        Ok(Files::open(&Located::file(file), run.access().mmap)?.into_values(run, Names::Changed(renames))?.0)
     };
     let values = as_here(&file)?;
     let widths = opened.widths.is_some().then(|| as_here(&widths_path(&file))).transpose()?;

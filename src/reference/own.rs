@@ -110,16 +110,31 @@ pub(super) fn resolve(run: &Run, catalog: &Catalog, own: &OwnReference) -> Resul
             Some(step) => single(step, unfinished),
             None => Err(not_found("no iterate was recorded yet".to_owned())),
         },
-        OwnReference::Step(step) if catalog.has_iterate(*step) => single(*step, false),
+        OwnReference::Step(step) if catalog.has_iterate(*step) => {
+            let other = catalog.checkpoint(*step).filter(|n| n.total_cmp(&(*step as f64)).is_ne());
+            let note = other.map(|n| format!("step:{step} is the checkpoint {n}"));
+            Ok(Resolved { own: own.clone(), weights: Weights::Equal(vec![*step]), provisional: false, note })
+        }
         OwnReference::Step(step) => {
             let before = catalog.iterates(0..*step).next_back();
             let after = catalog.iterates(*step..u64::MAX).next();
             let near: Vec<String> = [before, after].into_iter().flatten().map(|s| format!("x_{s}")).collect();
+            let meant = match of_checkpoint(catalog, *step as f64).as_slice() {
+                [at] => format!(". The checkpoint {step} is x_{at}: --ref checkpoint:{step}"),
+                _ => String::new(),
+            };
             Err(not_found(format!(
-                "step:{step}: the iterate x_{step} is not recorded; the nearest is {}",
+                "step:{step}: the iterate x_{step} is not recorded; the nearest is {}{meant}",
                 near.join(" or ")
             )))
         }
+        OwnReference::Checkpoint(number) => match of_checkpoint(catalog, *number).as_slice() {
+            [step] => single(*step, false),
+            [first, second, ..] => Err(not_found(format!(
+                "{own} is x_{first} and x_{second}; name the one that is meant, such as step:{first}"
+            ))),
+            [] => Err(not_found(format!("{own}: {}", other_checkpoints(catalog, *number)))),
+        },
         OwnReference::Epoch(epoch) => {
             let (step, complete) = end_of_epoch(catalog, *epoch).map_err(not_found)?;
             if catalog.damage.iter().any(|(range, _)| range.contains(&step)) {
@@ -161,6 +176,24 @@ pub(super) fn resolve(run: &Run, catalog: &Catalog, own: &OwnReference) -> Resul
             }
             found(Weights::Ema { steps, beta: *beta }, unfinished)
         }
+    }
+}
+
+/// The steps whose iterates are the checkpoint of a number.
+fn of_checkpoint(catalog: &Catalog, number: f64) -> Vec<u64> {
+    let is = |step: &u64| catalog.checkpoint(*step).is_some_and(|n| n.total_cmp(&number).is_eq());
+    catalog.iterates(0..u64::MAX).filter(is).collect()
+}
+
+/// What to say of a number that no checkpoint has.
+fn other_checkpoints(catalog: &Catalog, number: f64) -> String {
+    let all: Vec<f64> = catalog.iterates(0..u64::MAX).filter_map(|s| catalog.checkpoint(s)).collect();
+    let before = all.iter().copied().filter(|n| *n < number).max_by(f64::total_cmp);
+    let after = all.iter().copied().filter(|n| *n > number).min_by(f64::total_cmp);
+    let near: Vec<String> = before.into_iter().chain(after).map(|n| n.to_string()).collect();
+    match near.as_slice() {
+        [] => "the run was not made of numbered checkpoints; name its iterates as step:N".to_owned(),
+        near => format!("there is no such checkpoint; the nearest is {}", near.join(" or ")),
     }
 }
 

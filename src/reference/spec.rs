@@ -1,5 +1,5 @@
-//! How a reference is named: `final`, `last`, `step:N`, `epoch:N`, `mean:A..B`, `ema:BETA`, a file
-//! or `RUN:REF`.
+//! How a reference is named: `final`, `last`, `step:N`, `epoch:N`, `checkpoint:N`, `mean:A..B`, `ema:BETA`, a file or
+//! `RUN:REF`.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -27,6 +27,8 @@ pub enum OwnReference {
     Step(u64),
     /// The iterate after the last update of an epoch.
     Epoch(u64),
+    /// The iterate that is the checkpoint of this number, in a run that was made of checkpoints.
+    Checkpoint(f64),
     /// The mean of the recorded iterates x_A to x_{B-1}.
     Mean(u64, Option<u64>),
     /// The bias-corrected exponential moving average of all recorded iterates.
@@ -44,6 +46,11 @@ impl FromStr for ReferenceSpec {
             None if text == "last" => OwnReference::Last,
             Some(("step", n)) => OwnReference::Step(number(n)?),
             Some(("epoch", n)) => OwnReference::Epoch(number(n)?),
+            Some(("checkpoint", n)) => {
+                let number = n.parse().ok().filter(|n: &f64| n.is_finite());
+                let refuse = || Usage(format!("'{text}': '{n}' is no number of a checkpoint"));
+                OwnReference::Checkpoint(number.ok_or_else(refuse)?)
+            }
             Some(("mean", range)) => {
                 let (a, b) =
                     range.split_once("..").ok_or_else(|| Usage(format!("'{text}': write mean:A..B")))?;
@@ -75,6 +82,7 @@ impl std::fmt::Display for OwnReference {
             OwnReference::Last => f.write_str("last"),
             OwnReference::Step(n) => write!(f, "step:{n}"),
             OwnReference::Epoch(n) => write!(f, "epoch:{n}"),
+            OwnReference::Checkpoint(n) => write!(f, "checkpoint:{n}"),
             OwnReference::Mean(a, None) => write!(f, "mean:{a}.."),
             OwnReference::Mean(a, Some(b)) => write!(f, "mean:{a}..{b}"),
             OwnReference::Ema(beta) => write!(f, "ema:{beta}"),
@@ -112,8 +120,8 @@ pub(super) fn find(text: &str) -> Result<Found, String> {
             };
         }
     }
-    Err("there is no such file. A reference is final, last, step:N, epoch:N, mean:A..B, ema:BETA, a \
-         safetensors file, or RUN:REF with a run and one of these"
+    Err("there is no such file. A reference is final, last, step:N, epoch:N, checkpoint:N, mean:A..B, \
+         ema:BETA, a safetensors file, or RUN:REF with a run and one of these"
         .to_owned())
 }
 
@@ -123,14 +131,35 @@ mod tests {
 
     #[test]
     fn names_are_read_and_spelled_back() {
-        for text in ["final", "last", "step:12", "epoch:3", "mean:5..9", "mean:5..", "ema:0.999"] {
+        for text in [
+            "final",
+            "last",
+            "step:12",
+            "epoch:3",
+            "checkpoint:1000",
+            "checkpoint:0.5",
+            "mean:5..9",
+            "mean:5..",
+            "ema:0.999",
+        ] {
             match text.parse().unwrap() {
                 ReferenceSpec::Own(own) => assert_eq!(own.to_string(), text),
                 ReferenceSpec::Path(_) => panic!("{text}"),
             }
         }
         assert_eq!("runs/b:final".parse(), Ok(ReferenceSpec::Path("runs/b:final".to_owned())));
-        for text in ["step:x", "epoch:", "mean:5", "mean:5..5", "ema:1", "ema:-1", "ema:b", ""] {
+        for text in [
+            "step:x",
+            "epoch:",
+            "checkpoint:",
+            "checkpoint:inf",
+            "mean:5",
+            "mean:5..5",
+            "ema:1",
+            "ema:-1",
+            "ema:b",
+            "",
+        ] {
             assert!(text.parse::<ReferenceSpec>().is_err(), "{text}");
         }
     }

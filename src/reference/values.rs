@@ -11,6 +11,7 @@ use crate::error::{Error, Result, Tried};
 use crate::hash::Xxh3;
 use crate::reference::locate::Located;
 use crate::reference::names::{Matched, match_names};
+use crate::reference::rename::{Rename, renamed};
 use crate::run::Run;
 use crate::run::format::chunk::{Chunk, Piece};
 use crate::run::format::container::Header;
@@ -34,11 +35,11 @@ struct Place {
 
 /// How tensors are found in files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Names {
+pub(super) enum Names<'a> {
     /// By their names: files that lpa wrote.
     Exact,
-    /// Also by names that wrappers and trainers have changed.
-    Changed,
+    /// After these renames, also by names that wrappers and trainers have changed.
+    Changed(&'a [Rename]),
 }
 
 /// Open files with what is in them.
@@ -93,20 +94,28 @@ impl Files {
     ///
     /// # Errors
     /// A tensor has another shape or a type that is not widened exactly, or could be one of several.
-    pub(super) fn into_values(self, run: &Run, names: Names) -> Result<(Values, Matched)> {
+    pub(super) fn into_values(self, run: &Run, names: Names<'_>) -> Result<(Values, Matched)> {
         let tensors = &run.manifest.tensors;
         let matched = match names {
             Names::Exact => Matched {
                 names: tensors.iter().map(|t| Some(t.name.clone())).collect(),
                 ..Matched::default()
             },
-            Names::Changed => {
-                let shape = |(name, &file): (&String, &usize)| {
-                    let (_, shape, ..) = self.headers[file].tensor(name)?;
-                    Some((name.clone(), shape.iter().map(|&d| d as u64).collect()))
+            Names::Changed(renames) => {
+                let refuse = |what| Error::Reference { path: self.sources[0].0.clone(), what };
+                let renamed = renamed(self.places.keys(), renames).map_err(refuse)?;
+                let shape = |(new, name): (&String, &&String)| {
+                    let (_, shape, ..) = self.headers[*self.places.get(*name)?].tensor(name)?;
+                    Some((new.clone(), shape.iter().map(|&d| d as u64).collect()))
                 };
-                match_names(tensors, &self.places.iter().filter_map(shape).collect())
-                    .map_err(|what| Error::Reference { path: self.sources[0].0.clone(), what })?
+                let mut matched =
+                    match_names(tensors, &renamed.iter().filter_map(shape).collect()).map_err(refuse)?;
+                for name in matched.names.iter_mut().flatten() {
+                    if let Some(&there) = renamed.get(name) {
+                        there.clone_into(name);
+                    }
+                }
+                matched
             }
         };
         let place = |(info, name): (&TensorInfo, &Option<String>)| match name {

@@ -416,7 +416,7 @@ impl Digest {
         note(
             self.nonfinite_scalars,
             format!(
-                "loss, lr or epoch is infinite or NaN at {}, and null there (nonfinite_scalar)",
+                "loss, lr, epoch or checkpoint is infinite or NaN at {}, and null there (nonfinite_scalar)",
                 of(self.nonfinite_scalars)
             ),
         );

@@ -1,7 +1,8 @@
 """A training by several ranks, started by torchrun: `torchrun ranks.py KIND RUN STEPS FROM WIDTH`.
 
-Each rank trains on its part of a batch. KIND is ddp or fsdp; rank 0 also saves, at the end and at
-every step, what the whole model was: what one rank would have recorded.
+Each rank trains on its part of a batch. KIND is ddp, fsdp, hsdp (sharded within pairs of ranks), tp (tensor
+parallel) or fsdp+tp; rank 0 also saves, at the end and at every step, what the whole model was: what one rank would
+have recorded.
 """
 
 import os
@@ -9,7 +10,9 @@ import sys
 
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 from training import batch
 
@@ -26,21 +29,32 @@ def main():
     rank, world = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(64, width), torch.nn.Tanh(), torch.nn.Linear(width, 10))
+    replicas = world
     if kind == "ddp":
         model = DistributedDataParallel(model)
-    else:
+    elif kind == "fsdp":
         fully_shard(model)
+    elif kind == "hsdp":
+        fully_shard(model, mesh=init_device_mesh("cpu", (2, world // 2), mesh_dim_names=("between", "within")))
+    else:
+        replicas = 1 if kind == "tp" else world // 2
+        mesh = init_device_mesh("cpu", (replicas, world // replicas), mesh_dim_names=("data", "tensor"))
+        plan = {"0": ColwiseParallel(), "2": RowwiseParallel()}
+        parallelize_module(model, mesh["tensor"], plan)
+        if replicas > 1:
+            fully_shard(model, mesh=mesh["data"])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     if first:
         state = torch.load(f"{path}.{rank}.pt")
         with torch.no_grad():
             for p, saved in zip(model.parameters(), state["x"], strict=True):
-                (p.to_local() if kind == "fsdp" else p).copy_(saved)
+                (p.to_local() if hasattr(p, "to_local") else p).copy_(saved)
     seen = {"x": [], "g": []}
     with lpa.record(path, model, optimizer, resume=True, shard_steps=4) as rec:
         for step in range(first, steps):
             images, labels = batch(step, 32)
-            mine = slice(rank * 32 // world, (rank + 1) * 32 // world)
+            replica = rank * replicas // world
+            mine = slice(replica * 32 // replicas, (replica + 1) * 32 // replicas)
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(model(images[mine]), labels[mine]).backward()
             for key, tensors in (("x", model.parameters()), ("g", [p.grad for p in model.parameters()])):
@@ -49,7 +63,7 @@ def main():
             rec.log(epoch=0)
         if os.environ.get("LPA_STOP"):
             rec.flush()
-            local = [(p.to_local() if kind == "fsdp" else p).detach().clone() for p in model.parameters()]
+            local = [(p.to_local() if hasattr(p, "to_local") else p).detach().clone() for p in model.parameters()]
             torch.save({"x": local}, f"{path}.{rank}.pt")
             rec.stop()
     seen["x"].append([whole(p) for p in model.parameters()])

@@ -308,3 +308,65 @@ def test_own_of_pytorch_s_optimizers(name, analyze, tmp_path):
         # amsgrad, whose largest moment may be that of another step, is no other in this.
         assert rows.loc[t, "own"] == pytest.approx(put, rel=1e-5), t
         assert rows.loc[t, "lolr_ratio"] == pytest.approx(rows.loc[t, "dot"] / rows.loc[t, "own"], rel=1e-9)
+
+
+class TwoOptimizers(Path):
+    """AdamW steps a and c, another optimizer b: SGD with momentum, Nesterov's or decoupled or coupled decay."""
+
+    def __init__(self, other="sgd", *, decay=(0.1, 0.0), momentum=0.9, nesterov=False):
+        self.other, self.momentum, self.nesterov = other, momentum, nesterov
+        super().__init__(decay=decay)
+
+    def run(self, gradients, roots=None):
+        all_x = super().run(gradients, roots)
+        x, v = self.start["b"].astype(np.float64), np.zeros(SHAPES["b"])
+        all_x[0]["b"] = x
+        for t in range(self.steps):
+            u = gradients[t]["b"].astype(np.float64) + self.decay[1] * x
+            v = self.momentum * v + u if t else u
+            x = x - self.lr(1, t) * (u + self.momentum * v if self.nesterov else v)
+            all_x[t + 1]["b"] = x
+        return all_x
+
+    def record(self, path):
+        tensors = {n: {"shape": list(s), "dtype": "F32", "param_group": GROUP[n]} for n, s in SHAPES.items()}
+        groups = [{"optimizer": "adamw", "lr": 1.0, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": self.decay[0]},
+                  {"optimizer": self.other, "lr": 1.0, "momentum": self.momentum, "nesterov": self.nesterov,
+                   "weight_decay": self.decay[1]}]
+        optimizer = {"name": f"adamw+{self.other}", "param_groups": groups}
+        with lpa.Writer(path, tensors, optimizer=optimizer) as writer:
+            for t in range(self.steps):
+                x = {n: v.astype(np.float32) for n, v in self.x[t].items()}
+                scalars = {"lr/0": self.lr(0, t), "lr/1": self.lr(1, t)}
+                writer.step(x, {"grad": self.gradients[t]}, scalars)
+            writer.finish({n: v.astype(np.float32) for n, v in self.x[self.steps].items()})
+        return path
+
+
+@pytest.mark.parametrize("options", [{}, {"nesterov": True}, {"momentum": 0.0}, {"decay": (0.0, 0.0)}], ids=str)
+def test_two_optimizers_are_followed_each_by_its_law(options, analyze, tmp_path):
+    path = TwoOptimizers(**options)
+    rows = pd.read_parquet(analyze(path.record(tmp_path / "run"), *(f"--ref={r}" for r in REFERENCES), "--group=*",
+                                   "--group=b", "--group=c"))
+    assert not rows.lagged.any()
+    for reference, weights in REFERENCES.items():
+        part = rows[rows.reference == reference].set_index(["group", "step"])
+        for t in [0, 1, 60, 127, 128, 149, 198, 199]:
+            put = path.put(t, weights) if t < max(weights) else dict.fromkeys(SHAPES, 0.0)
+            for group, names in [("*", list(SHAPES)), ("b", ["b"]), ("c", ["c"])]:
+                expected = sum(put[n] for n in names)
+                seen = part.loc[(group, t)]["own"]
+                assert seen == pytest.approx(expected, rel=2e-6, abs=1e-30), (reference, group, t)
+
+
+def test_of_two_optimizers_one_is_not_known(analyze, tmp_path, lpa_command):
+    path = TwoOptimizers("muon")
+    run = path.record(tmp_path / "run")
+    rows = pd.read_parquet(analyze(run, "--group=*", "--group=b", "--group=c"))
+    assert rows.lagged.groupby(rows.group).all().to_dict() == {"*": True, "b": True, "c": False}
+    part = rows[rows.group == "c"].set_index("step")
+    for t in [0, 60, 128, 199]:
+        assert part.loc[t]["own"] == pytest.approx(path.put(t, {STEPS: 1.0})["c"], rel=2e-6)
+    assert rows[rows.group != "c"].own.isna().all()
+    said = " ".join(lpa_command("analyze", run, "--out", tmp_path / "t.parquet").stdout.split())
+    assert "the optimizer is 'muon', which is not known in closed form" in said

@@ -1,9 +1,15 @@
 """A process that is forked from a recording one: whatever it does, it neither waits nor takes anything with it."""
 
+import os
+import re
+import signal
 import subprocess
 import sys
 
 import pytest
+
+import lpa
+from conftest import BINARY
 
 # A process is forked after every step, and does one of these with its copies of all objects, of which none has its
 # thread. Whoever waits for one waits for ever.
@@ -172,3 +178,32 @@ assert lpa.open(sys.argv[1]).final_step == 20
 """
     done = subprocess.run([sys.executable, "-c", script, tmp_path / "run"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
+
+
+def test_who_holds_a_run_whose_training_was_killed(tmp_path):
+    """A data loader that outlives its training holds the journal's lock; it is named, with what to do."""
+    left_behind = """
+import os, sys, time
+import numpy as np, lpa
+x = {"w": np.ones(4, "f4")}
+writer = lpa.Writer(sys.argv[1], x)
+writer.step(x, {"grad": x})
+child = os.fork()
+if child == 0:
+    time.sleep(120)
+    os._exit(0)
+print(child, flush=True)
+time.sleep(120)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", left_behind, tmp_path / "run"], stdout=subprocess.PIPE, text=True)
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    try:
+        expected = rf"It is process {child} \(python[^)]*\); end it if a training that was killed has left it behind"
+        with pytest.raises(ValueError, match=expected):
+            lpa.Writer.resume(tmp_path / "run", 0)
+        refused = subprocess.run([BINARY, "gc", tmp_path / "run"], capture_output=True, text=True)
+        assert refused.returncode and re.search(expected, refused.stderr), refused.stderr
+    finally:
+        os.kill(child, signal.SIGKILL)

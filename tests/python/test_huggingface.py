@@ -10,7 +10,7 @@ import torch
 from training import Capture, assert_same, digits, perceptron
 
 import lpa
-from lpa.importer import import_checkpoints
+from lpa.checkpoints import import_checkpoints
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from training import assert_equal, bits, loss_of, perceptron, recorded
 
 import lpa
+from lpa.checkpoints import import_checkpoints
 from lpa.errors import RecordingError
-from lpa.importer import import_checkpoints
 
 STEPS = 8
 
@@ -111,8 +111,9 @@ def test_directories_as_hugging_face_makes_them(tmp_path, how):
 
     saved = train(save, model)
     (tmp_path / "out.2" / "logs").mkdir()
-    given = {"directory": tmp_path / "out.2", "directories": (tmp_path / "out.2").glob("checkpoint-*"),
-             "files": [str(f) for f in (tmp_path / "out.2").glob("*/model.safetensors")]}[how]
+    folders = [tmp_path / "out.2" / f"checkpoint-{5 * step}" for step in range(STEPS + 1)]
+    given = {"directory": tmp_path / "out.2", "directories": iter(folders),
+             "files": [str(folder / "model.safetensors") for folder in folders]}[how]
     import_checkpoints(tmp_path / "run", given)
     assert_imported(tmp_path / "run", saved, names(model))
 
@@ -179,7 +180,7 @@ def test_safetensors_need_no_pytorch(tmp_path):
     (tmp_path / "saved").mkdir()
     saved = train(lambda n: save_file(model.state_dict(), tmp_path / "saved" / f"{n}.safetensors"), model)
     script = ("import sys; sys.modules['torch'] = sys.modules['ml_dtypes'] = sys.modules['safetensors'] = None\n"
-              "from lpa.importer import import_checkpoints; import_checkpoints('run', 'saved')")
+              "import lpa; lpa.import_checkpoints('run', 'saved')")
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
     assert_imported(tmp_path / "run", saved, names(model))
 
@@ -225,19 +226,19 @@ W = {"w": torch.zeros(2, 3)}
 
 
 def test_names_without_a_number_or_with_equal_ones(tmp_path, saved):
-    where = saved(a_1=W, final=W)
-    refused(tmp_path, where, r"final.pt has no number in its name.*rename it")
+    where = saved(a_1=W, final={"w": torch.ones(2, 3)})
+    refused(tmp_path, where, r"final.pt has no number in it or in its name.*rename it")
     (where / "final.pt").rename(where / "b_01.pt")
-    refused(tmp_path, where, r"a_1.pt and .*b_01.pt have the same number 1.*list of the files")
+    refused(tmp_path, where, r"a_1.pt and .*b_01.pt have the same number 1 by the .*list of the checkpoints")
 
 
 def test_too_few_checkpoints(tmp_path, saved):
     where = saved(a_1=W)
-    refused(tmp_path, where, "saved has 1 checkpoints .* needs at least 2")
+    refused(tmp_path, where, r"saved has one checkpoint, .*a_1.pt; a path needs at least 2")
     refused(tmp_path, [where / "a_1.pt"], "the list has 1 checkpoints")
     refused(tmp_path, [where / "a_1.pt", where / "a_2.pt"], "a_2.pt does not exist")
     (where / "notes_3.txt").touch()
-    refused(tmp_path, [where / "a_1.pt", where / "notes_3.txt"], r"notes_3.txt is no checkpoint: neither a file that")
+    refused(tmp_path, [where / "a_1.pt", where / "notes_3.txt"], r"notes_3.txt is no checkpoint: its name does not")
 
 
 def test_several_files_in_one_directory(tmp_path, saved):
@@ -245,7 +246,7 @@ def test_several_files_in_one_directory(tmp_path, saved):
     for part in ("model-00001-of-00002", "model-00002-of-00002"):
         (where / "step-5").mkdir(exist_ok=True)
         save_file(W, where / "step-5" / f"{part}.safetensors")
-    refused(tmp_path, where, r"step-5 has several checkpoints \(model-00001-of-00002.safetensors, .*one of each")
+    refused(tmp_path, where, r"model-00001-of-00002.safetensors is one of 2 parts .*their index")
 
 
 @pytest.mark.parametrize("other, match", [
@@ -257,8 +258,8 @@ def test_several_files_in_one_directory(tmp_path, saved):
     ({"w": torch.zeros(2, 3).to(torch.complex64)}, r"'w' is torch.complex64"),
     ({**W, "module.w": torch.ones(2, 3)}, "a_2.pt has two tensors that are named 'w' without what wrappers"),
     ([1, 2], "a_2.pt holds a list, no state dict"),
-    ({"step": 3}, r"a_2.pt has no state dict at 'model, state_dict, model_state_dict'; it has step. Say where: key="),
-    (torch.nn.Linear(2, 3), r"a_2.pt cannot be loaded: .*weights_only=True.*Save model.state_dict\(\)"),
+    ({"step": 3}, r"a_2.pt has no state dict at model, state_dict, .*; it has step. Say where: key="),
+    (torch.nn.Linear(2, 3), r"a_2.pt cannot be loaded .*weights_only=True.*Save model.state_dict\(\)"),
 ])
 def test_checkpoints_that_differ_or_hold_something_else(tmp_path, saved, other, match):
     refused(tmp_path, saved(a_1=W, a_2=other), match)

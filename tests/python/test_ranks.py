@@ -1,4 +1,4 @@
-"""Two ranks really train (gloo); the run is what one rank would have written."""
+"""Several ranks really train (gloo); the run is what one rank would have written."""
 
 import json
 import os
@@ -14,12 +14,12 @@ from training import assert_equal, bits, recorded
 import lpa
 
 
-def torchrun(kind, path, steps, first=0, width=2048, stop=False):
+def torchrun(kind, path, steps, first=0, width=2048, stop=False, ranks=2):
     here = Path(__file__).parent
     environment = {**os.environ, "OMP_NUM_THREADS": "1"} | ({"LPA_STOP": "1"} if stop else {})
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-                           here / "ranks.py", kind, path, str(steps), str(first), str(width)], capture_output=True,
-                          text=True, cwd=here, env=environment)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    done = subprocess.run([*launch, here / "ranks.py", kind, path, str(steps), str(first), str(width)],
+                          capture_output=True, text=True, cwd=here, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return torch.load(f"{path}.seen.{first}.pt")
 
@@ -84,3 +84,16 @@ def test_two_ranks_resume(tmp_path, lpa_command, kind):
     check(path, first)
     assert check(path, second, first=5).final_step == 8
     lpa_command("verify", path)
+
+
+@pytest.mark.parametrize("kind, ranks, width", [("tp", 2, 2048), ("hsdp", 4, 37), ("fsdp+tp", 4, 36)])
+def test_ranks_that_hold_parts_of_parts(tmp_path, lpa_command, kind, ranks, width):
+    path = tmp_path / "run"
+    seen = torchrun(kind, path, 4, width=width, ranks=ranks)
+    run = check(path, seen)
+    assert run.final_step == 4
+    assert_equal(recorded(run, 4, "iterate"), [bits(t) for t in seen["x"][4]], "x_T")
+    lpa_command("verify", path)
+    lpa_command("analyze", path, "--quiet")
+    slices = json.loads((path / "manifest.json").read_text())["slices"]
+    assert {s["rank"] for s in slices} == set(range(ranks)), "all ranks write"

@@ -153,17 +153,39 @@ def test_a_directory_of_pytorch_files_becomes_a_reference(tmp_path):
 def test_tied_tensors_have_all_their_names_and_float64_is_named(tmp_path):
     w = torch.randn(4, 5)
     torch.save({"net": {"one": w, "two": w, "view": w.t(), "wide": torch.zeros(2).double()}}, tmp_path / "x.pt")
-    with pytest.warns(UserWarning, match=r"left out of .*'wide' \(torch.float64\). Convert it to float32"):
+    with pytest.warns(UserWarning, match=r"left out of .*'wide' \(torch.float64\). Convert what .* to float32"):
         lpa.reference(str(tmp_path / "x.pt"), tmp_path / "out.safetensors", key="net")
     assert_written(tmp_path / "out.safetensors", {"one": w, "two": w, "view": w.t().contiguous()})
 
 
+def test_names_are_renamed_here_as_there(tmp_path):
+    torch.save({"state_dict": {"model.a.weight": WEIGHTS["a.weight"], "s": WEIGHTS["s"]}}, tmp_path / "x.ckpt")
+    out = tmp_path / "out.safetensors"
+    lpa.reference(tmp_path / "x.ckpt", out, rename={"model.": "", "s": "t"})
+    assert_written(out, {"a.weight": WEIGHTS["a.weight"], "t": WEIGHTS["s"]})
+    lpa.reference(tmp_path / "x.ckpt", out)
+    with lpa.Writer(tmp_path / "run", {"net.weight": np.zeros((2, 3), "f4")}) as writer:
+        for t in range(3):
+            x = {"net.weight": np.full((2, 3), t, "f4")}
+            writer.step(x, {"grad": x})
+        writer.finish(x)
+    table = lpa.analyze(tmp_path / "run", references=out, rename={"model.a.": "net."}, frame="polars")
+    assert table["d2"].to_list() == [float(((WEIGHTS["a.weight"] - t)**2).sum()) for t in range(3)]
+    for rename, match in [({"none": "x"}, "no name in it is left to begin with 'none'; it has model.a.weight, s"),
+                          ({"s": "model.a.weight"}, "two tensors would both be called 'model.a.weight'")]:
+        with pytest.raises(lpa.RecordingError, match=match):
+            lpa.reference(tmp_path / "x.ckpt", out, rename=rename)
+    with pytest.raises(lpa.UsageError, match="renames tensors of files and of other runs"):
+        lpa.analyze(tmp_path / "run", rename={"a": "b"})
+
+
 def test_what_becomes_no_reference(tmp_path):
     torch.save({"counts": torch.arange(3)}, tmp_path / "x.pt")
+    (tmp_path / "empty").mkdir()
     for checkpoint, out, match in [
             ("x.pt", "out.bin", "out.bin does not end in .safetensors"),
             ("x.pt", "out.safetensors", "x.pt has no tensor of float32, float16 or bfloat16"),
-            (".", "out.safetensors", "has neither pytorch_model.bin nor")]:
+            ("empty", "out.safetensors", "empty has no checkpoints .* it is empty")]:
         with pytest.raises(lpa.RecordingError, match=match):
             lpa.reference(tmp_path / checkpoint, tmp_path / out)
-    assert [p.name for p in tmp_path.iterdir()] == ["x.pt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "x.pt"]

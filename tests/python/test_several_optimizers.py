@@ -260,3 +260,26 @@ def test_parameters_that_join_later(tmp_path):
         seen = [run.scalars(t).get(f"lr/{groups[name]}") for t in range(STEPS)]
         assert seen == [None] * first + [lr] * (STEPS - first), name
     assert np.isfinite([v for t in range(STEPS) for v in run.scalars(t).values()]).all()
+
+
+def test_a_shadow_of_both(tmp_path, lpa_command):
+    """Muon is not known in closed form, so all parameters are compared with a later iterate; or a shadow tells."""
+    model = perceptron()
+    optimizers = muon_and_adamw(model)
+    with lpa.record(tmp_path / "run", model, optimizers):
+        for step in range(200):
+            for o in optimizers:
+                o.zero_grad()
+            loss_of(model, step).backward()
+            for o in optimizers:
+                o.step()
+    said = " ".join(lpa_command("analyze", tmp_path / "run").stdout.split())
+    assert "steps later" in said and "the optimizer is 'muon', which is not known in closed form" in said
+
+    def make(p):
+        matrices = [v for v in p.values() if v.ndim == 2]
+        return [torch.optim.Muon(matrices, lr=0.02), torch.optim.AdamW([p["0.bias"], p["2.bias"]], lr=0.01)]
+
+    lpa.shadow(tmp_path / "run", make)
+    said = lpa_command("analyze", tmp_path / "run", "--shadow").stdout
+    assert "Verdict: early" in said and "measured on a shadow" in " ".join(said.split())

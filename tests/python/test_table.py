@@ -23,7 +23,7 @@ def test_duckdb_pandas_and_polars_read_the_same(analyze):
     path = analyze(RUN, "--group", "*", "--group", "each")
     by_pandas, by_polars = pd.read_parquet(path), pl.read_parquet(path)
     by_duckdb = duckdb.sql(f"select * from '{path}' order by step, \"group\"").pl()
-    assert by_polars.shape == by_pandas.shape == (1100, 75)
+    assert by_polars.shape == by_pandas.shape == (1100, 76)
     assert by_polars.sort("step", "group").equals(by_duckdb)
     assert by_polars.equals(pl.from_pandas(by_pandas).cast(by_polars.schema))
 
@@ -176,7 +176,7 @@ def test_text_has_numbers_or_nothing(diverged, lpa_command):
 
 def test_the_summary_says_what_is_not_finite(diverged, lpa_command, tmp_path):
     text = lpa_command("analyze", diverged[0], "--out", tmp_path / "t.parquet").stdout
-    assert f"loss, lr or epoch is infinite or NaN at 4 of {STEPS} steps" in " ".join(text.split())
+    assert f"loss, lr, epoch or checkpoint is infinite or NaN at 4 of {STEPS} steps" in " ".join(text.split())
 
 
 def test_the_tables_of_many_runs_are_read_as_one(diverged, lpa_command, tmp_path):

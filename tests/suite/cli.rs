@@ -33,11 +33,7 @@ fn analyze_writes_the_table_and_a_summary() {
 fn steps_and_groups_select_rows() {
     let path = fixture("digits_mlp");
     let steps = |extra: &[&str]| -> Vec<(String, String)> {
-        let all = [&["analyze", path.to_str().unwrap(), "--format", "csv"], extra].concat();
-        let ran = run(&all);
-        assert_eq!(ran.code, 0, "{}", ran.err);
-        let cell = |l: &str, i: usize| l.split(',').nth(i).unwrap().to_owned();
-        ran.out.lines().skip(1).map(|l| (cell(l, 0), cell(l, 4))).collect()
+        rows(&path, extra).iter().map(|r| (r["step"].clone(), r["group"].clone())).collect()
     };
     let only = |range: &[u64], group: &str| -> Vec<(String, String)> {
         range.iter().map(|s| (s.to_string(), group.to_owned())).collect()
@@ -149,6 +145,9 @@ fn export_gives_the_recorded_values() {
     let ran = run(&args);
     assert_eq!(ran.code, 0, "{}", ran.err);
     let exported = std::fs::read(&out).unwrap();
+    let (_, header) = safetensors::SafeTensors::read_metadata(&exported).unwrap();
+    // By which transformers 4 tells that it can open a file.
+    assert_eq!(header.metadata().as_ref().unwrap()["format"], "pt");
     let exported = safetensors::SafeTensors::deserialize(&exported).unwrap();
     let last = std::fs::read(path.join("ref/final.safetensors")).unwrap();
     let last = safetensors::SafeTensors::deserialize(&last).unwrap();

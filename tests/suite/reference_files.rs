@@ -246,6 +246,94 @@ fn names_of_trainers_are_found_and_said() {
     );
 }
 
+#[test]
+fn names_are_renamed_as_the_user_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    small(&path);
+    let (a, b) = (some(20, 9, 11), some(30, 9, 11));
+    let plain = save(&dir.path().join("plain.safetensors"), &[("a", a.clone()), ("b", b.clone())]);
+    let expected = column(&rows(&path, &["--ref", plain.to_str().unwrap()]), "dot");
+    let other = [("ema.a", b[..20].to_vec()), ("model.first", a.clone()), ("model.second", b.clone())];
+    let other = save(&dir.path().join("other.safetensors"), &other);
+    let named = |renames: &[&'static str]| {
+        let renames = renames.iter().flat_map(|r| ["--rename", r]);
+        [&["--ref", other.to_str().unwrap()][..], &renames.collect::<Vec<_>>()].concat()
+    };
+    let both = named(&["model.first=a", "model.second=b"]);
+    assert_eq!(column(&rows(&path, &both), "dot"), expected);
+    // What is not renamed is found as ever; another rename is another reference.
+    let ran = analyze(&path, &[&other]);
+    assert!(ran.err.contains("lacks 1 of the tensors asked for, first 'b'"), "{}", ran.err);
+    let refused = |arguments: &[&str], code, text: &str| {
+        let ran = run(&[&["analyze", path.to_str().unwrap()], arguments].concat());
+        assert!(ran.code == code && ran.err.contains(text), "{} {}", ran.code, ran.err);
+    };
+    refused(
+        &named(&["none=a"]),
+        1,
+        "no name in it is left to begin with 'none'; it has 'ema.a', 'model.first'",
+    );
+    refused(
+        &named(&["model.=", "ema.a=first"]),
+        1,
+        "'model.first' would both be called 'first'; rename fewer",
+    );
+    refused(&named(&["model.first"]), 2, "write OLD=NEW");
+    refused(&["--rename", "a=b"], 2, "'a=b' renames tensors of files and of other runs");
+    // Where a prefix could be meant in several ways, the message says which.
+    let two = [("ema.a", b[..20].to_vec()), ("model.a", a), ("ema.b", b.clone()), ("model.b", b)];
+    let two = save(&dir.path().join("two.safetensors"), &two);
+    refused(&["--ref", two.to_str().unwrap()], 1, "Say which: --rename ema.=, or --rename model.=");
+    let meant = rows(&path, &["--ref", two.to_str().unwrap(), "--rename", "model.="]);
+    assert_eq!(column(&meant, "dot"), expected);
+    // Another run's tensors too.
+    let run = dir.path().join("other run");
+    let all: Vec<_> = (0..3).map(|t| [("net.a", some(20, t, 1)), ("net.b", some(30, t, 2))]).collect();
+    let iterates: Vec<&Vectors<'_>> = all.iter().map(|x| &x[..]).collect();
+    record(&run, &iterates, &[], |_| 0.1);
+    let same = column(&rows(&path, &["--ref", "step:2"]), "d2");
+    assert_eq!(column(&rows(&path, &["--ref", run.to_str().unwrap(), "--rename", "net.="]), "d2"), same);
+}
+
+#[test]
+fn checkpoints_of_other_kinds_are_named_with_what_converts_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    small(&path);
+    let kinds = [
+        ("x.npz", "it is an archive of NumPy. Convert it"),
+        ("x.weights.h5", "it is a file of Keras. Convert it"),
+        ("x.pth.tar", "it is a PyTorch file"),
+        ("dcp/.metadata", "it is a checkpoint of torch.distributed.checkpoint. Convert it"),
+        (
+            "hf/pytorch_model_fsdp_0/.metadata",
+            "it is a checkpoint of torch.distributed.checkpoint. Convert it",
+        ),
+        ("100/default/manifest.ocdbt", "it is a checkpoint of Orbax. Convert it"),
+        ("ds/mp_rank_00_model_states.pt", "it is a checkpoint of DeepSpeed. Convert it"),
+        ("x.gguf", "it is a GGUF file, which is made for inference. Name the checkpoint"),
+        ("x.distcp", "Name its directory"),
+        ("x.pkl", "it is a pickle, which is a program"),
+    ];
+    for (name, text) in kinds {
+        let file = dir.path().join(name);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, b"PK").unwrap();
+        let named = name.split_once('/').map_or(name, |(folder, _)| folder);
+        let named = dir.path().join(named);
+        let ran = analyze(&path, &[&named]);
+        let call = format!("lpa.reference(\"{}\", \"reference.safetensors\")", named.display());
+        assert!(ran.code == 1 && ran.err.contains(text), "{name}: {}", ran.err);
+        assert_eq!(
+            ran.err.contains(&call),
+            text.ends_with("Convert it") || name.contains("pth"),
+            "{}",
+            ran.err
+        );
+    }
+}
+
 /// SGD from a common x_0 with learning rates `lr`, and noise that depends on `salt`; with `still`, a step without a
 /// gradient comes first.
 fn train(path: &Path, salt: u64, still: bool, lr: impl Fn(u64) -> f64) {

@@ -62,6 +62,20 @@ impl Lag {
         reference.weights.mass(step + 1..step + self.steps) <= self.rest
     }
 
+    /// Whether a reference, by number, holds at most of `steps` different parts of what parts of a group have put into
+    /// later iterates, so that these are not compared.
+    pub(crate) fn is_apart(
+        &self,
+        (number, reference): (usize, &Reference),
+        parts: &[Part],
+        steps: &[u64],
+        group: impl Fn(&Part) -> usize,
+    ) -> bool {
+        let compared = || steps.iter().filter(|&&s| self.is_over(reference, s));
+        let apart = compared().filter(|&&s| self.held(number, parts, s, &group).is_none()).count();
+        2 * apart > compared().count()
+    }
+
     /// What a reference, by number, holds of the iterate that a direction of `step` is compared with; `None` where
     /// that is not the same for all parts.
     pub(crate) fn held(

@@ -131,8 +131,13 @@ impl Analysis<'_> {
         (place.reference * streams + place.stream) * groups + place.group
     }
 
+    /// How the stream of a place enters its reference: in an unknown way where one of the tensors is stepped by an
+    /// optimizer that is not known.
     fn enters(&self, place: Place) -> Enters {
-        self.enters[place.reference][place.stream]
+        match self.enters[place.reference][place.stream] {
+            Enters::Known(_) if self.beyond[place.group].is_some() => Enters::Unknown,
+            enters => enters,
+        }
     }
 
     /// 0 where the reference lies ahead of a step or is none of the path's, 1 where it lies behind.
@@ -305,6 +310,6 @@ impl Analysis<'_> {
         let first = groups.next().flatten();
         let agree = groups.all(|lr| lr.map(f64::to_bits) == first.map(f64::to_bits));
         let scalar = |name| self.catalog.scalar(step, name);
-        Scalars::new(scalar("epoch"), scalar("loss"), first.filter(|_| agree))
+        Scalars::new(self.catalog.checkpoint(step), scalar("epoch"), scalar("loss"), first.filter(|_| agree))
     }
 }

@@ -12,7 +12,7 @@ use crate::codec::Predictor;
 use crate::error::Result;
 use crate::metrics::step::{PART, ROUNDINGS};
 use crate::optimizer::linear::{ByCount, Update};
-use crate::optimizer::{Hyperparameters, Law, predictor};
+use crate::optimizer::{Hyperparameters, Law, predictor, predictors};
 use crate::order::Neumaier;
 use crate::reduce::cpu::{Vectors, iterate_sums};
 use crate::reference::weights::Weights;
@@ -140,15 +140,15 @@ fn compare_steps(
 }
 
 impl Analysis<'_> {
-    /// How the declared optimizer's steps are predicted, where the storage of iterates tells of them.
-    pub(crate) fn replay(&self) -> Option<Predictor> {
-        let known = self.known() == Known::Exactly;
-        predictor(&self.run.manifest.optimizer.name).filter(|_| known)
+    /// How the declared optimizer's steps are predicted, by parameter group, where the storage of iterates tells of
+    /// them; nothing elsewhere.
+    pub(crate) fn replays(&self) -> Vec<Option<Predictor>> {
+        if self.known() == Known::Exactly { predictors(&self.run.manifest) } else { Vec::new() }
     }
 
     /// What is known of the optimizer's steps.
     fn known(&self) -> Known {
-        let adam = || predictor(&self.run.manifest.optimizer.name) == Some(Predictor::Adam);
+        let adam = || predictors(&self.run.manifest).contains(&Some(Predictor::Adam));
         match &self.law {
             Law::Unknown(_) if !adam() => Known::Nothing,
             _ if self.run.manifest.loses(StreamId::Iterate)
@@ -172,7 +172,13 @@ impl Analysis<'_> {
         }
         let some = known == Known::Exactly || noted.first().is_some();
         let tensors = &self.run.manifest.tensors;
-        (own && some).then(|| Check::new(tensors, &self.options.groups, known, noted))
+        let adam = |g: usize| predictor(self.run.manifest.optimizer.name_of(g)) == Some(Predictor::Adam);
+        // Of several optimizers one may not be known.
+        let of_group = |g: usize| match self.hyperparameters.unknown(g) {
+            Some(_) if !adam(g) => Known::Nothing,
+            _ => known,
+        };
+        (own && some).then(|| Check::new(tensors, &self.options.groups, of_group, noted))
     }
 
     /// How far the path follows from the gradients, in words and numbers for the summary.

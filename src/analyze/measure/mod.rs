@@ -226,7 +226,7 @@ impl Analysis<'_> {
             references: self.references,
             directions: &self.options.directions,
             hyperparameters: &self.hyperparameters,
-            replay: self.replay().filter(|_| book.checks()),
+            replays: if book.checks() { self.replays() } else { Vec::new() },
             updates: &updates,
             first: self.first.filter(|&s| window.has(s, StreamId::Iterate)),
             wants_start: out.start.is_none(),

@@ -26,6 +26,7 @@ struct Tensor {
     elements: u64,
     unit_roundoff: f64,
     param_group: usize,
+    known: Known,
     /// Its first gradient is still to come, and the optimizer is a new one.
     fresh: bool,
     /// Its last step, from which the buffer follows: the update, whether it was the first one, and its sums.
@@ -132,7 +133,6 @@ pub(crate) struct Check {
     tensors: Vec<Tensor>,
     /// By group: its tensors that have elements.
     groups: Vec<Vec<usize>>,
-    known: Known,
     /// Steps after which the recorder has seen parameters change.
     noted: StepSet,
     pending: Option<Pending>,
@@ -141,12 +141,19 @@ pub(crate) struct Check {
 }
 
 impl Check {
-    /// For the groups of a run's tensors. The recorder has `noted` after which steps parameters changed.
-    pub(crate) fn new(tensors: &[TensorInfo], groups: &[Group], known: Known, noted: StepSet) -> Check {
+    /// For the groups of a run's tensors, of whose steps so much is known by parameter group. The recorder has `noted`
+    /// after which steps parameters changed.
+    pub(crate) fn new(
+        tensors: &[TensorInfo],
+        groups: &[Group],
+        known: impl Fn(usize) -> Known,
+        noted: StepSet,
+    ) -> Check {
         let tensor = |t: &TensorInfo| Tensor {
             elements: t.elements(),
             unit_roundoff: t.dtype.unit_roundoff(),
             param_group: t.param_group,
+            known: known(t.param_group),
             // A training starts with an optimizer that has done nothing yet.
             fresh: true,
             last: None,
@@ -162,7 +169,6 @@ impl Check {
         Check {
             tensors: tensors.iter().map(tensor).collect(),
             groups: groups.iter().map(of_group).collect(),
-            known,
             noted,
             pending: None,
             found,
@@ -210,7 +216,7 @@ impl Check {
                             short = vec![[0.0; 2]; tensors.len()];
                         }
                     }
-                    tensor.outcome(seen, update, sums, self.known)
+                    tensor.outcome(seen, update, sums)
                 }
             };
             all_hold &= outcome == Outcome::Holds;
@@ -228,7 +234,8 @@ impl Check {
         if !follows {
             self.tensors.iter_mut().for_each(|t| (t.last, t.replayed, t.fresh) = (None, false, false));
         }
-        if !outcomes.contains(&Outcome::Unknown) {
+        let should = |(o, t): (&Outcome, &Tensor)| *o == Outcome::Unknown && t.known != Known::Nothing;
+        if !outcomes.iter().zip(&self.tensors).any(should) {
             self.found.compared.push(step);
         }
         if !all_hold || !short.is_empty() {
@@ -306,13 +313,13 @@ impl Tensor {
     }
 
     /// Judges a step, and goes on to the next.
-    fn outcome(&mut self, seen: &Seen, update: Option<&ByCount>, sums: StepSums, known: Known) -> Outcome {
+    fn outcome(&mut self, seen: &Seen, update: Option<&ByCount>, sums: StepSums) -> Outcome {
         let rounding = ROUNDINGS * self.unit_roundoff;
         let within = |missed: f64| missed <= PART * PART * sums.step2 + rounding * rounding * sums.x2;
         let first = self.fresh && seen.is_there();
         let update = update.map(|u| if first { &u.first } else { &u.later });
         let by_sums = || match (seen.gradient, update) {
-            _ if known != Known::Exactly => None,
+            _ if self.known != Known::Exactly => None,
             // PyTorch leaves it where it is.
             (Gradient::Absent, Some(_)) => judge_absent(sums.step2),
             (Gradient::There, Some(update)) => {
@@ -372,7 +379,7 @@ mod tests {
     fn check() -> Check {
         let tensor = TensorInfo::new("a", &[N], DType::F32);
         let group = Group { name: "*".to_owned(), tensors: vec![0], parameters: N };
-        Check::new(&[tensor], &[group], Known::Exactly, StepSet::default())
+        Check::new(&[tensor], &[group], |_| Known::Exactly, StepSet::default())
     }
 
     fn heavy() -> ByCount {
@@ -430,7 +437,7 @@ mod tests {
         let mut check = Check::new(
             &tensors,
             &[group(&[0, 1]), group(&[0]), group(&[1])],
-            Known::Exactly,
+            |_| Known::Exactly,
             StepSet::default(),
         );
         let small = Seen::new(Gradient::There, Told::Missed(9e-6), [1.0, 1e-5, 1.0, 0.0, 0.0, 1.0]);

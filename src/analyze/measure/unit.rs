@@ -46,7 +46,7 @@ pub(crate) struct Unit<'a> {
     pub(crate) directions: &'a [Measured],
     pub(crate) hyperparameters: &'a Hyperparameters<'a>,
     /// How the declared optimizer's steps are predicted, where the storage of iterates tells of them.
-    pub(crate) replay: Option<Predictor>,
+    pub(crate) replays: Vec<Option<Predictor>>,
     /// The updates of the steps, where they are linear.
     pub(crate) updates: &'a Updates,
     /// The step of x_0, where it is there.
@@ -313,8 +313,8 @@ impl Unit<'_> {
 
     /// What the storage of x_{t+1} tells of step t; `None` where its values must be at hand first.
     fn told(&self, made: Option<Made>, step: u64, tensor: usize) -> Option<Told> {
-        let Some(replay) = self.replay else { return Some(Told::Nothing) };
         let group = self.run.manifest.tensors[tensor].param_group;
+        let Some(replay) = self.replays.get(group).copied().flatten() else { return Some(Told::Nothing) };
         let update = self.updates.at(step).get(group).and_then(Option::as_ref);
         Told::of(made, replay, update)
     }

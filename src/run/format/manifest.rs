@@ -90,7 +90,7 @@ impl StreamInfo {
 /// The optimizer, as far as the analysis needs it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Optimizer {
-    /// `sgd`, `adam`, `adamw` or any other name.
+    /// `sgd`, `adam`, `adamw` or any other name; of several those of all, and each group has its own as `optimizer`.
     #[serde(default)]
     pub name: String,
     /// Initial hyperparameters per parameter group. What a step changes is among its scalars, under
@@ -100,9 +100,9 @@ pub struct Optimizer {
 }
 
 impl Optimizer {
-    /// Its name as it is compared.
-    pub(crate) fn key(&self) -> String {
-        self.name.to_ascii_lowercase()
+    /// The name of the optimizer that steps a parameter group: its own `optimizer` where several train a model.
+    pub(crate) fn name_of(&self, group: usize) -> &str {
+        self.initial(group, "optimizer").and_then(Value::as_str).unwrap_or(&self.name)
     }
 
     /// An initial hyperparameter of a parameter group.

@@ -18,8 +18,12 @@ use crate::run::{Keyframes, Run, Segment};
 /// How many tensors were changed outside of the optimizer between the step before and this one; not there where
 /// none was.
 pub(crate) const CHANGED: &str = "lpa/changed";
+/// The number of the checkpoint that an iterate is, in a run that was made of checkpoints.
+pub(crate) const CHECKPOINT: &str = "checkpoint";
+/// The same of the final iterate, in the manifest's metadata.
+const FINAL_CHECKPOINT: &str = "final_checkpoint";
 /// Scalars that the analysis knows, besides those of parameter groups.
-const NAMES: [&str; 4] = ["epoch", "loss", "clip_coef", CHANGED];
+const NAMES: [&str; 5] = ["epoch", "loss", "clip_coef", CHECKPOINT, CHANGED];
 /// Scalars of parameter groups: `lr/0` and so on.
 pub(crate) const GROUPED: [&str; 8] =
     ["lr", "momentum", "dampening", "weight_decay", "beta1", "beta2", "eps", "alpha"];
@@ -42,6 +46,8 @@ pub(crate) struct Catalog {
     world: u32,
     absences: Absences,
     columns: BTreeMap<String, Vec<Scalar>>,
+    /// The step of the final iterate, and the number of the checkpoint that it is.
+    final_checkpoint: Option<(u64, f64)>,
 }
 
 /// A scalar at all steps of a run.
@@ -101,6 +107,8 @@ impl Catalog {
             }
         }
         catalog.iterates = vec![0; catalog.len()];
+        let number = run.manifest.metadata.get(FINAL_CHECKPOINT).and_then(serde_json::Value::as_f64);
+        catalog.final_checkpoint = run.final_step().zip(number);
         let mut absence = AbsenceLog::new(run.manifest.tensors.len());
         let mut keyframes = Keyframes::default();
         for rank in run.ranks() {
@@ -235,6 +243,12 @@ impl Catalog {
     /// A scalar of a step as it was recorded.
     pub(crate) fn scalar(&self, step: u64, name: &str) -> Option<f64> {
         self.column(name)?.recorded(step)
+    }
+
+    /// The number of the checkpoint that an iterate is.
+    pub(crate) fn checkpoint(&self, step: u64) -> Option<f64> {
+        let last = self.final_checkpoint.filter(|(end, _)| *end == step).map(|(_, number)| number);
+        last.or_else(|| self.scalar(step, CHECKPOINT))
     }
 
     /// Whether the gradient of a tensor is there at some step of the run, and whether it is absent at

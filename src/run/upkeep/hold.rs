@@ -15,6 +15,7 @@ use crate::error::{Error, Result, Tried};
 use crate::run::directory::inside::Inside;
 use crate::run::format::journal;
 use crate::run::format::manifest::Manifest;
+use crate::run::upkeep::holders::holders;
 
 /// A reader that looks whether the run is being written holds a lock for a moment; processes that a
 /// killed training has forked (PyTorch's data loaders) hold it until they notice, after 5 s.
@@ -137,6 +138,9 @@ pub(crate) fn is_named(file: &File, path: &Path) -> bool {
 
 /// The error for a run that may not be changed now.
 pub(crate) fn being_recorded(run: &Path) -> Error {
-    let what = "a process is recording here; nothing was changed. Wait until it ends.".to_owned();
+    let journals: Vec<File> =
+        (0..).map_while(|rank| File::open(journal::path(run, rank)).ok()).collect();
+    let by = holders(&journals.iter().collect::<Vec<_>>());
+    let what = format!("a process is recording here; nothing was changed. Wait until it ends.{by}");
     Error::Write { path: run.to_owned(), what }
 }

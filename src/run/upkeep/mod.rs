@@ -2,6 +2,7 @@
 
 pub(crate) mod gc;
 pub(crate) mod hold;
+pub(crate) mod holders;
 pub(crate) mod leftover;
 pub(crate) mod replace;
 pub(crate) mod set_aside;

@@ -11,7 +11,7 @@ use crate::codec::{
 };
 use crate::dtype::{DType, largest};
 use crate::isa::Isa;
-use crate::optimizer::replay::{Rule, predictor, rules};
+use crate::optimizer::replay::{Rule, predictors, rules};
 use crate::run::format::chunk::{Chunk, Piece};
 use crate::run::format::manifest::Manifest;
 use crate::run::format::vector_id::StreamId;
@@ -94,8 +94,8 @@ struct Place {
 #[derive(Debug)]
 pub(crate) struct Forecast {
     isa: Isa,
-    /// How the declared optimizer's steps are predicted.
-    replay: Option<Predictor>,
+    /// How many moments the declared optimizer has whose steps are predicted: the most of several.
+    moment_count: usize,
     /// Iterates may lose something, except keyframes.
     lossy: bool,
     places: Vec<Place>,
@@ -141,11 +141,13 @@ impl Forecast {
                 close: false,
             }
         };
+        let most = predictors(manifest).into_iter().flatten().map(Predictor::moments).max();
+        let lossy = manifest.loses(StreamId::Iterate);
         Forecast {
             isa,
             // What loses something does not follow the optimizer closely enough.
-            replay: predictor(&manifest.optimizer.name).filter(|_| !manifest.loses(StreamId::Iterate)),
-            lossy: manifest.loses(StreamId::Iterate),
+            moment_count: most.filter(|_| !lossy).unwrap_or(0),
+            lossy,
             places: chunks.iter().map(place).collect(),
             x: Vec::new(),
             before: Vec::new(),
@@ -178,11 +180,6 @@ impl Forecast {
         self.newest.step() == Some(self.keyframe)
     }
 
-    /// How many moments the declared optimizer has.
-    fn moment_count(&self) -> usize {
-        self.replay.map_or(0, Predictor::moments)
-    }
-
     /// Goes on with a chunk of a recording that was interrupted after `step`, as it was read from the
     /// shards: with its `gradient`, of which pieces may be absent. The iterate that comes next is a keyframe all the
     /// same.
@@ -198,7 +195,7 @@ impl Forecast {
         let Some(x) = trajectory.get(step, n) else { return };
         let before = step.checked_sub(1).and_then(|s| trajectory.get(s, n)).unwrap_or(x);
         let (moments, replay) = trajectory.optimizer(n);
-        let (len, count) = (self.len(), self.moment_count());
+        let (len, count) = (self.len(), self.moment_count);
         for (all, own) in [(&mut self.x, x), (&mut self.before, before)] {
             all.resize(len, 0.0);
             all[range.clone()].copy_from_slice(own);
@@ -235,7 +232,7 @@ impl Forecast {
         if follows {
             std::mem::swap(&mut self.x, &mut self.before);
             self.gradient.resize(len, 0.0);
-            for m in 0..self.moment_count() {
+            for m in 0..self.moment_count {
                 self.moments[m].resize(len, 0.0);
             }
         } else {
@@ -257,7 +254,7 @@ impl Forecast {
 
     /// How many moments help where the steps before the iterate at hand were not recorded.
     pub(crate) fn wanted_moments(&self) -> usize {
-        if self.follows() { 0 } else { self.moment_count() }
+        if self.follows() { 0 } else { self.moment_count }
     }
 
     /// Takes one of the moments of a chunk before the step at hand, as the optimizer has it; zeros where
@@ -345,7 +342,7 @@ impl Forecast {
             && self.at_keyframe()
             && self.places.iter().any(|p| p.moments == Moments::Live)
         {
-            self.moment_count()
+            self.moment_count
         } else {
             0
         }
@@ -405,7 +402,7 @@ impl Forecast {
         }
         let g = &self.gradient[range.clone()];
         let rule = self.rules.get(place.param_group).copied().flatten();
-        let can = present && self.replay.is_some() && largest(g) < f32::INFINITY.to_bits();
+        let can = present && !self.lossy && largest(g) < f32::INFINITY.to_bits();
         let own = rule.filter(|_| can).map(|r| steps(&r, &place.pieces, &self.present, &self.counts));
         let is_other = |at: usize| own.as_ref().is_some_and(|o| o.of.get(at).is_some_and(|n| *n > 0));
         let left_out = |(at, p): &(usize, &Piece)| present && (!self.present[p.tensor] || is_other(*at));

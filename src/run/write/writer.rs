@@ -28,6 +28,7 @@ use crate::run::format::shard_name::MAX_SHARD_STEPS;
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::shard::table_bytes;
 use crate::run::upkeep::hold::{MOST_TRIES, PATIENCE, is_named, wait_for_lock};
+use crate::run::upkeep::holders::holders;
 use crate::run::upkeep::leftover::TMP;
 use crate::run::write::finish::assemble_final;
 use crate::run::write::process::Process;
@@ -549,7 +550,8 @@ fn open_locked(path: &Path, run: &Path, rank: u32) -> Result<File> {
 fn lock(journal: &File, run: &Path, rank: u32) -> Result<()> {
     match wait_for_lock(journal, Instant::now() + PATIENCE) {
         Err(Errno::WOULDBLOCK) => {
-            Err(write_error(run, format!("another process is recording rank {rank} here")))
+            let by = holders(&[journal]);
+            Err(write_error(run, format!("another process is recording rank {rank} here.{by}")))
         }
         // Some network file systems have no locks. Recording goes on without one.
         _ => Ok(()),
