@@ -8,7 +8,7 @@ pub(crate) const ORDER_VERSION: u32 = 1;
 pub(crate) const BLOCK: usize = 4096;
 /// Accumulators a block. Lane `l` takes the elements `l`, `l + LANES`, ... of the block.
 pub(crate) const LANES: usize = 32;
-/// Elements a chunk. Chunks start at the first element of a tensor or of a rank's slice.
+/// Elements of a piece, and of a chunk, at most. Pieces start at the first element of a tensor or of a rank's slice.
 pub const CHUNK: usize = 65_536;
 
 /// Folds the lanes of a block by halves: 16, 8, 4, 2, 1.
@@ -24,7 +24,7 @@ pub(crate) fn fold_lanes(mut lanes: [f64; LANES]) -> f64 {
     lanes[0]
 }
 
-/// Neumaier's compensated sum, which folds chunks inside a tensor and tensors inside a group.
+/// Neumaier's compensated sum, which folds pieces inside a tensor and tensors inside a group.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Neumaier {
     sum: f64,

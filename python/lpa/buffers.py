@@ -39,14 +39,18 @@ class Buffers:
         """Copies the values of some tensors into a buffer."""
         parts = self._parameters.parts(tensors, self._parameters.checked(tensors, values, key))
         buffer = self._views[number]
-        there = [(i, t) for i, t in zip(tensors, parts, strict=True) if t is not None and buffer[i] is not None]
-        if there:
-            which, sources = zip(*there, strict=True)
-            views = [buffer[i] for i in which]
+        which, views, sources = [], [], []
+        for i, source in zip(tensors, parts, strict=True):
+            view = buffer[i]
+            if source is not None and view is not None:
+                which.append(i)
+                views.append(view)
+                sources.append(source)
+        if which:
             if self._side is None:
-                torch._foreach_copy_(views, list(sources))
+                torch._foreach_copy_(views, sources)
             else:
-                self._by_device(number, which, views, list(sources), key)
+                self._by_device(number, which, views, sources, key)
 
     def _by_device(self, number, there, views, sources, key):
         stages, copied = self._stages.get(key, ({}, None))

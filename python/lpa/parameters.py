@@ -63,6 +63,8 @@ class Parameters:
                 raise RecordingError(f"parameter '{n[0]}' is {p.dtype}; a run holds float32, float16 and bfloat16")
         self._warned_of_sparse = False
         self._kinds = [(p.dtype, p.shape) for p in self.params]
+        # All of every tensor lies here.
+        self._is_plain = self.ranks == 1 and not any(is_dtensor(p) for p in self.params)
         self.slices = self._slices()
         # By tensor: the elements that this rank writes, as ranges; all of them where it is alone.
         self.own = {}
@@ -148,6 +150,8 @@ class Parameters:
 
     def parts(self, tensors, values):
         """The part of the values of some tensors that this rank writes."""
+        if self._is_plain:
+            return values
         if self.ranks == 1:
             return [None if t is None else local(t) for t in values]
         return [None if t is None else self._part(i, t) for i, t in zip(tensors, values, strict=True)]

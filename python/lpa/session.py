@@ -118,7 +118,7 @@ class Session:
 
     def iterate(self):
         """The parameters as they are now."""
-        return self.fill("iterate", [p.detach() for p in self.parameters.params])
+        return self.fill("iterate", list(self.parameters.params))
 
     def give_back(self, step):
         """Takes the buffers of a step that was not taken."""

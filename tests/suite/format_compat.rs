@@ -12,7 +12,7 @@ const SIZES: [u64; 8] = [0, 1, 63, 64, 65, 65_535, 65_536, 65_537];
 const PACKED_SIZES: [u64; 12] = [0, 1, 31, 32, 33, 255, 256, 257, 1023, 1024, 1025, 2500];
 const ABSENT: [u64; 4] = [32, 64, 257, 65_537];
 const PREDICTED: [u64; 4] = [1, 65, 1025, 2500];
-const SHARED: [u64; 7] = [1, 64, 0, 65, 4096, 300, 4097];
+const SHARED: [u64; 7] = [1, 64, 0, 65, 960, 300, 1025];
 const SPECIAL: [(&str, [u32; 10]); 3] = [
     (
         "f32",
@@ -245,7 +245,7 @@ fn small_tensors_in_one_chunk_decode_to_the_same_bits_and_are_absent_one_by_one(
     let keys: Vec<_> = SHARED.into_iter().flat_map(|n| ["f32", "bf16"].map(|dtype| (dtype, n))).collect();
     for (name, predictor) in [("shared-sgd", Predictor::Sgd), ("shared-adam", Predictor::Adam)] {
         let run = follows(name, &keys, |tensor, t| (tensor as i64 + t) % 4 == 0);
-        // Those of 4,097 elements have chunks of their own.
+        // Those of 1,025 elements have chunks of their own.
         assert_eq!(run.chunks().chunks().len(), 4, "{name}");
         let (_, predictors, _) = used(&run);
         assert!(predictors.get(&Some(predictor)).is_some_and(|n| *n >= 5), "{name}: {predictors:?}");

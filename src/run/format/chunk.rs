@@ -13,8 +13,8 @@ use crate::order::CHUNK;
 use crate::run::format::manifest::{Manifest, Slice, Storage, TensorInfo};
 
 /// A tensor, or a rank's slice of one, of at most so many elements shares a chunk with others.
-// A record, an aligned payload and a codec's tables take some 150 bytes a vector, a hundredth of so many elements.
-const SMALL: u64 = 4096;
+// A record, an aligned payload and a codec's tables take some 80 bytes a vector, a fortieth of so many elements.
+const SMALL: u64 = 1024;
 
 /// A run of consecutive elements of one tensor, written by one rank: what sums are taken of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -242,9 +242,9 @@ mod tests {
 
     #[test]
     fn small_tensors_of_a_kind_share_a_chunk_whatever_lies_between() {
-        let mut m = manifest(&[10, 5000, 4096, 4097, 1], 1, &[]);
+        let mut m = manifest(&[10, 5000, 1024, 1025, 1], 1, &[]);
         let large = [(0, vec![(1, 0, 0)]), (0, vec![(3, 0, 0)])];
-        let both = (0, vec![(0, 0, 0), (2, 0, 10), (4, 0, 4106)]);
+        let both = (0, vec![(0, 0, 0), (2, 0, 10), (4, 0, 1034)]);
         assert_eq!(shared(&m), [both, large[0].clone(), large[1].clone()]);
         // Not those of another type or parameter group.
         m.tensors[2].dtype = DType::BF16;
@@ -258,10 +258,10 @@ mod tests {
 
     #[test]
     fn a_chunk_of_small_tensors_ends_before_it_is_too_large() {
-        let table = ChunkTable::new(&manifest(&[4096; 33], 1, &[])).unwrap();
+        let table = ChunkTable::new(&manifest(&[1000; 67], 1, &[])).unwrap();
         let lens: Vec<_> = table.chunks().iter().map(|c| (c.len, c.pieces.len())).collect();
-        assert_eq!(lens, [(65_536, 16), (65_536, 16), (4096, 1)]);
-        assert_eq!(table.of_tensor(17).collect::<Vec<_>>(), [(1, 1)]);
+        assert_eq!(lens, [(65_000, 65), (2000, 2)]);
+        assert_eq!(table.of_tensor(66).collect::<Vec<_>>(), [(1, 1)]);
     }
 
     #[test]

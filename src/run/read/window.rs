@@ -246,11 +246,26 @@ pub(crate) fn damaged_vector(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dtype::DType;
     use crate::run::Access;
+    use crate::run::format::manifest::{Manifest, TensorInfo};
+    use crate::run::write::writer::{Step, Writer, WriterOptions};
 
     #[test]
     fn a_large_window_is_asked_for_from_its_keyframes_on() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/digits_mlp");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run");
+        // Of parameter groups of their own, so that they share no chunk.
+        let tensor = |g| TensorInfo { param_group: g, ..TensorInfo::new(&format!("t{g}"), &[9], DType::F32) };
+        let manifest = Manifest::new((0..4).map(tensor).collect(), Vec::new()).unwrap();
+        let options = WriterOptions { shard_steps: 20, ..WriterOptions::default() };
+        let mut writer = Writer::create(&path, manifest, options).unwrap();
+        for step in 0..134u8 {
+            let bytes = [step; 36];
+            let x = [Some(&bytes[..]); 4];
+            writer.step(&Step { iterate: Some(&x), ..Step::default() }).unwrap();
+        }
+        writer.stop().unwrap();
         let run = Run::open(&path, Access::default()).unwrap();
         let steps = [0, 130, 131, 132];
         let mut window = Window::open(&run, &steps, true).unwrap();
