@@ -422,13 +422,15 @@ impl Forecast {
                 return (own.clone().with_flags(flags), None);
             }
         }
+        let mut there = place.pieces.iter().filter(|p| self.present[p.tensor]);
+        let is_second = there.all(|p| self.counts[p.tensor].before == 1);
         if let Some(own) = replay {
             let own = Prediction { flags: place.flags.unwrap_or(own.first.flags), ..own.first };
             trial.compare(own, &mut best);
             let other = Prediction { flags: own.flags ^ FUSED, ..own };
             if own.predictor == Predictor::Sgd && !trial.is_good(best.0) {
                 trial.compare(other, &mut best);
-            } else if own.predictor == Predictor::Sgd && best.0 > 0 && count.before == 1 {
+            } else if own.predictor == Predictor::Sgd && best.0 > 0 && is_second {
                 // At a tensor's second step both have the same buffer still. Later, one that would be exact has a
                 // buffer in which the other has gone astray.
                 let mut exact = (1, best.1);
