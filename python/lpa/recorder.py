@@ -481,10 +481,13 @@ class Recorder:
             step.comparisons += session.watch.changed(turn.which)
         if not step.is_sampled:
             return
+        tensors = session.parameters.of[turn.which]
         if step.iterate is None:
             step.iterate = session.iterate()
+        elif how is Gradients.SEEN_INSIDE:
+            # What was perturbed and put back may be rounded.
+            step.iterate.fill(tensors, [session.parameters.params[i].detach() for i in tensors])
         if not turn.unscales:
-            tensors = session.parameters.of[turn.which]
             step.streams["grad"].fill(tensors, session.parameters.gradients(tensors))
 
     def _end_turn(self, step):
