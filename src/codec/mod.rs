@@ -20,11 +20,9 @@ pub use decode::Decoder;
 pub(crate) use decode::{Bytes, Parts};
 pub use encode::{Encoder, Lossy};
 pub(crate) use packed::Packed;
-pub(crate) use predict::predict_pieces;
 pub use philox::Noise;
-pub use predict::{
-    COUPLED, FUSED, NESTEROV, Past, Pieces, Prediction, Predictions, Predictor, predict,
-};
+pub(crate) use predict::predict_pieces;
+pub use predict::{COUPLED, FUSED, NESTEROV, Past, Pieces, Prediction, Predictions, Predictor, predict};
 pub use residual::Residual;
 
 /// Elements a zero block: blocks whose bits are all zero are left out of the planes.

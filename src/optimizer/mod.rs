@@ -182,7 +182,9 @@ impl<'a> Hyperparameters<'a> {
                 });
             }
         };
-        if self.moment() == Moment::Largest && !matches!(self.moment_of(group), Moment::Largest | Moment::None) {
+        if self.moment() == Moment::Largest
+            && !matches!(self.moment_of(group), Moment::Largest | Moment::None)
+        {
             let why = "other parameter groups have amsgrad, and this one has not";
             return Law::Unknown(why.to_owned());
         }
@@ -302,7 +304,9 @@ impl<'a> Hyperparameters<'a> {
     /// What is left of a gradient, its sign included, from one step to the next, at most: of SGD its momentum, of
     /// Adam its first beta. `None` where that is not known.
     pub(crate) fn memory(&self) -> Option<f64> {
-        (0..self.groups()).map(|g| self.memory_of(g)).try_fold(0.0, |most, of_group| Some(f64::max(most, of_group?)))
+        (0..self.groups())
+            .map(|g| self.memory_of(g))
+            .try_fold(0.0, |most, of_group| Some(f64::max(most, of_group?)))
     }
 
     fn memory_of(&self, group: usize) -> Option<f64> {

@@ -138,8 +138,7 @@ pub(crate) fn is_named(file: &File, path: &Path) -> bool {
 
 /// The error for a run that may not be changed now.
 pub(crate) fn being_recorded(run: &Path) -> Error {
-    let journals: Vec<File> =
-        (0..).map_while(|rank| File::open(journal::path(run, rank)).ok()).collect();
+    let journals: Vec<File> = (0..).map_while(|rank| File::open(journal::path(run, rank)).ok()).collect();
     let by = holders(&journals.iter().collect::<Vec<_>>());
     let what = format!("a process is recording here; nothing was changed. Wait until it ends.{by}");
     Error::Write { path: run.to_owned(), what }
