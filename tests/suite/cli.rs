@@ -176,7 +176,7 @@ fn inspect_and_verify_say_what_is_there() {
     }
     let ran = run(&["verify", path.to_str().unwrap()]);
     assert_eq!(ran.code, 0);
-    assert!(ran.out.contains("11 shards, 1,768 chunks: all as written"), "{}", ran.out);
+    assert!(ran.out.contains("11 shards, 884 chunks: all as written"), "{}", ran.out);
 }
 
 #[test]
