@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := target/release/lpa
 PY     := $(VENV)/bin/python
 
-.PHONY: demo build test test-rust test-python avx512-check check example example-candle smoke bench fixtures package wheel kernels kernels-check \
+.PHONY: demo build test test-rust test-python avx512-check check example example-candle frameworks smoke bench fixtures package wheel kernels kernels-check \
         gpu-check gpu-bundle clean
 
 demo: build
@@ -48,6 +48,20 @@ example-candle:
 	cargo test $(CANDLE)
 	rm -rf target/candle_run
 	cargo run $(CANDLE) -- target/candle_run
+
+# Frameworks that are too large for every run of the tests: Composer and DeepSpeed with the PyTorch that they ask for, candle.
+FRAMEWORKS := target/frameworks-venv
+
+frameworks: $(VENV)/module $(FRAMEWORKS)/ready example-candle
+	PATH="$(CURDIR)/$(FRAMEWORKS)/bin:$$PATH" PYTHONPATH=python:tests/python \
+	    $(FRAMEWORKS)/bin/python -m pytest -q tests/frameworks
+
+$(FRAMEWORKS)/ready: tests/frameworks/requirements.txt
+	$(PYTHON) -m venv $(FRAMEWORKS)
+	$(FRAMEWORKS)/bin/pip install --quiet --disable-pip-version-check -r $<
+	# It asks at its installation for the PyTorch that is there; without operators of its own it needs no compiler.
+	DS_BUILD_OPS=0 $(FRAMEWORKS)/bin/pip install --quiet --disable-pip-version-check --no-build-isolation deepspeed==0.19.8
+	touch $@
 
 # The paper's four tasks, small: each trains, is recorded and analyzed.
 SMOKE = "cifar10 --model resnet18" "cifar10 --model mlp" "imagenet" "wikitext2" "vaihingen --model unet" \
