@@ -251,7 +251,8 @@ fn small_tensors_in_one_chunk_decode_to_the_same_bits_and_are_absent_one_by_one(
         assert!(predictors.get(&Some(predictor)).is_some_and(|n| *n >= 5), "{name}: {predictors:?}");
         let shard = run.open_shard(&run.segments(0)[0].file).unwrap();
         let some = (0..shard.vectors().len()).flat_map(|v| shard.records(v)).filter(|r| r.some_absent);
-        assert_eq!(some.count(), 10, "{name}: two chunks at five steps");
+        // At an even step those of one type, at an odd one those of the other.
+        assert_eq!(some.count(), 5, "{name}");
     }
 }
 

@@ -60,7 +60,7 @@ fn damage_of_any_kind() {
     damaged(&last, &["with steps 220 to 220 is missing"]);
     let payload = |c: &Copy| flip(&c.shards()[2], 4096 + 700, 3);
     let at = "nothing was changed, because steps/000000/s0000000044-0000000065.a1.r0.safetensors is damaged, \
-              step 44, grad of fc1.weight, byte 4416";
+              step 44, grad of fc1.weight, byte 4288";
     damaged(&payload, &[at, "(checksum)"]);
     let iterate = |c: &Copy| flip(&c.shards()[10], 4096 + 10, 3);
     damaged(&iterate, &["step 220, iterate of fc1.weight"]);
