@@ -184,7 +184,8 @@ impl ChunkTable {
         self.pieces
             .iter()
             .map(|&(chunk, place)| (&self.chunks[chunk], place))
-            .filter_map(move |(chunk, place)| (chunk.rank == rank).then(|| &chunk.pieces[place]))
+            .filter(move |(chunk, _)| chunk.rank == rank)
+            .map(|(chunk, place)| &chunk.pieces[place])
     }
 
     /// The pieces of a tensor, in order, each with the number of its chunk and its place there.
@@ -233,8 +234,10 @@ mod tests {
         assert_eq!(table.of_rank(0), [1]);
     }
 
-    /// By chunk: its rank, and of each piece the tensor, what its rank writes of that before, and its place.
-    fn shared(manifest: &Manifest) -> Vec<(u32, Vec<(usize, usize, usize)>)> {
+    /// A chunk's rank, and of each piece the tensor, what its rank writes of that before, and its place.
+    type Shared = (u32, Vec<(usize, usize, usize)>);
+
+    fn shared(manifest: &Manifest) -> Vec<Shared> {
         let table = ChunkTable::new(manifest).unwrap();
         let pieces = |c: &Chunk| c.pieces.iter().map(|p| (p.tensor, p.skip, p.at)).collect();
         table.chunks().iter().map(|c| (c.rank, pieces(c))).collect()
