@@ -31,7 +31,8 @@ class Error(Exception):
     Attributes
     ----------
     path : what it is about, or None.
-    step, tensor, offset : where in it, as far as that is known: the step, the tensor's name, the byte in the file.
+    step, tensor, offset : where in it, as far as that is known: the step, the tensor's name (of small ones that are
+        stored together the first's), the byte in the file.
     """
 
     path = step = tensor = offset = None

@@ -263,7 +263,7 @@ def test_parameters_that_join_later(tmp_path):
 
 
 def test_a_shadow_of_both(tmp_path, lpa_command):
-    """Muon is not known in closed form, so all parameters are compared with a later iterate; or a shadow tells."""
+    """Muon is not known in closed form, and decays more than AdamW; a shadow tells."""
     model = perceptron()
     optimizers = muon_and_adamw(model)
     with lpa.record(tmp_path / "run", model, optimizers):
@@ -274,7 +274,8 @@ def test_a_shadow_of_both(tmp_path, lpa_command):
             for o in optimizers:
                 o.step()
     said = " ".join(lpa_command("analyze", tmp_path / "run").stdout.split())
-    assert "steps later" in said and "the optimizer is 'muon', which is not known in closed form" in said
+    assert "Verdict: none, the optimizer is 'muon', which is not known in closed form, and weight decay takes" in said
+    assert "a shadow of the run would tell" in said
 
     def make(p):
         matrices = [v for v in p.values() if v.ndim == 2]
