@@ -28,7 +28,7 @@ class Optimizers:
         if not self.all:
             raise RecordingError("there is no optimizer in the list")
         seen = set()
-        for p in self.params():
+        for p in parameters_of(self):
             if id(p) in seen:
                 raise RecordingError("a parameter is in two of the optimizers; its steps would be of neither")
             seen.add(id(p))
@@ -37,10 +37,6 @@ class Optimizers:
     def param_groups(self):
         """The parameter groups of all, one after the other."""
         return [group for o in self.all for group in o.param_groups]
-
-    def params(self):
-        """All parameters, in the order of their groups."""
-        return [p for group in self.param_groups for p in group["params"]]
 
     def steppers(self):
         """(which, an optimizer whose `step` takes a step of that one): each itself, and what it holds of the same
@@ -61,7 +57,7 @@ def steps_under_way(optimizer):
 
 
 def parameters_of(optimizer):
-    """All parameters that an optimizer holds, in the order of its parameter groups."""
+    """All parameters that an optimizer holds, or :class:`Optimizers` do, in the order of their parameter groups."""
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 

@@ -30,7 +30,7 @@ class Parameters:
     def __init__(self, model, optimizers, *, whole_model=False, replicated=False):
         named = names_in(model)
         self._optimizers = optimizers
-        held = optimizers.params()
+        held = parameters_of(optimizers)
         if not held:
             raise RecordingError("the optimizer holds no parameters; nothing can be recorded")
         known = {id(p) for p in held}

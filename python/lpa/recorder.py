@@ -404,7 +404,7 @@ class Recorder:
             if session.queue.free() < self._vectors():
                 session.hand_over(before)
                 before = None
-            step = Step(self.step, {}, self._is_sampled())
+            step = Step(self.step, self._is_sampled())
             try:
                 self._fill_at_start(step, session, not turn.moves_from_closure)
                 self._open(step, turn)
@@ -481,14 +481,19 @@ class Recorder:
             step.comparisons += session.watch.changed(turn.which)
         if not step.is_sampled:
             return
-        tensors = session.parameters.of[turn.which]
         if step.iterate is None:
             step.iterate = session.iterate()
         elif how is Gradients.SEEN_INSIDE:
             # What was perturbed and put back may be rounded.
+            tensors = session.parameters.of[turn.which]
             step.iterate.fill(tensors, [session.parameters.params[i].detach() for i in tensors])
         if not turn.unscales:
-            step.streams["grad"].fill(tensors, session.parameters.gradients(tensors))
+            self._fill_gradients(step, turn)
+
+    def _fill_gradients(self, step, turn):
+        parameters = self._session.parameters
+        tensors = parameters.of[turn.which]
+        step.streams["grad"].fill(tensors, parameters.gradients(tensors))
 
     def _end_turn(self, step):
         session, turn = self._session, step.turn
@@ -496,8 +501,7 @@ class Recorder:
             raise RecordingError("the optimizer was given a closure and did not evaluate it, so that lpa has not seen "
                                  "its gradients")
         if turn.unscales and step.is_sampled:
-            tensors = session.parameters.of[turn.which]
-            step.streams["grad"].fill(tensors, session.parameters.gradients(tensors))
+            self._fill_gradients(step, turn)
         taken = {**step.taken, turn.which: turn.found_inf}
         if self._is_complete(taken):
             self._complete(step, taken)

@@ -19,8 +19,8 @@ class Step:
     `is_sampled`: its vectors are recorded; `dropped`: why they are not though they should be.
     """
 
-    def __init__(self, number, scalars, is_sampled):
-        self.number, self.scalars, self.is_sampled = number, scalars, is_sampled
+    def __init__(self, number, is_sampled):
+        self.number, self.scalars, self.is_sampled = number, {}, is_sampled
         self.iterate, self.streams, self.moments = None, {}, []
         self.comparisons = []
         self.dropped = None

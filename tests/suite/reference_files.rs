@@ -139,13 +139,29 @@ fn a_group_that_is_spelled_alike_does_not_take_anothers_table() {
     );
 }
 
+/// A run of the tensors a and b, and a file of others beside it.
+struct Beside {
+    dir: tempfile::TempDir,
+    path: PathBuf,
+    a: Vec<f32>,
+    b: Vec<f32>,
+    whole: PathBuf,
+}
+
+impl Beside {
+    fn new() -> Beside {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run");
+        small(&path);
+        let (a, b) = (some(20, 9, 11), some(30, 9, 11));
+        let whole = save(&dir.path().join("whole.safetensors"), &[("a", a.clone()), ("b", b.clone())]);
+        Beside { dir, path, a, b, whole }
+    }
+}
+
 #[test]
 fn an_index_says_which_file_has_a_tensor() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("run");
-    small(&path);
-    let (a, b) = (some(20, 9, 11), some(30, 9, 11));
-    let whole = save(&dir.path().join("whole.safetensors"), &[("a", a.clone()), ("b", b.clone())]);
+    let Beside { dir, path, a, b, whole } = Beside::new();
     let expected = column(&rows(&path, &["--ref", whole.to_str().unwrap()]), "dist");
 
     // An old copy of each tensor lies in the other part.
@@ -215,11 +231,7 @@ fn a_directory_has_its_only_file_or_says_what_it_has() {
 
 #[test]
 fn names_of_trainers_are_found_and_said() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("run");
-    small(&path);
-    let (a, b) = (some(20, 9, 11), some(30, 9, 11));
-    let plain = save(&dir.path().join("plain.safetensors"), &[("a", a.clone()), ("b", b.clone())]);
+    let Beside { dir, path, a, b, whole: plain } = Beside::new();
     let expected = column(&rows(&path, &["--ref", plain.to_str().unwrap()]), "dot");
     for (i, names) in [["model.a", "model.b"], ["model._orig_mod.a", "model._orig_mod.b"]].iter().enumerate()
     {
@@ -248,11 +260,7 @@ fn names_of_trainers_are_found_and_said() {
 
 #[test]
 fn names_are_renamed_as_the_user_says() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("run");
-    small(&path);
-    let (a, b) = (some(20, 9, 11), some(30, 9, 11));
-    let plain = save(&dir.path().join("plain.safetensors"), &[("a", a.clone()), ("b", b.clone())]);
+    let Beside { dir, path, a, b, whole: plain } = Beside::new();
     let expected = column(&rows(&path, &["--ref", plain.to_str().unwrap()]), "dot");
     let other = [("ema.a", b[..20].to_vec()), ("model.first", a.clone()), ("model.second", b.clone())];
     let other = save(&dir.path().join("other.safetensors"), &other);

@@ -12,7 +12,7 @@ use crate::codec::Predictor;
 use crate::error::Result;
 use crate::metrics::step::{PART, ROUNDINGS};
 use crate::optimizer::linear::{ByCount, Update};
-use crate::optimizer::{Hyperparameters, Law, predictor, predictors};
+use crate::optimizer::{Hyperparameters, Law, predictors};
 use crate::order::Neumaier;
 use crate::reduce::cpu::{Vectors, iterate_sums};
 use crate::reference::weights::Weights;
@@ -172,13 +172,13 @@ impl Analysis<'_> {
         }
         let some = known == Known::Exactly || noted.first().is_some();
         let tensors = &self.run.manifest.tensors;
-        let adam = |g: usize| predictor(self.run.manifest.optimizer.name_of(g)) == Some(Predictor::Adam);
         // Of several optimizers one may not be known.
-        let of_group = |g: usize| match self.hyperparameters.unknown(g) {
-            Some(_) if !adam(g) => Known::Nothing,
+        let of_group = |(g, predictor)| match self.hyperparameters.unknown(g) {
+            Some(_) if predictor != Some(Predictor::Adam) => Known::Nothing,
             _ => known,
         };
-        (own && some).then(|| Check::new(tensors, &self.options.groups, of_group, noted))
+        let all: Vec<Known> = predictors(&self.run.manifest).into_iter().enumerate().map(of_group).collect();
+        (own && some).then(|| Check::new(tensors, &self.options.groups, |g| all[g], noted))
     }
 
     /// How far the path follows from the gradients, in words and numbers for the summary.
