@@ -147,6 +147,7 @@ pub mod internals {
     pub use crate::reduce::Direction;
     pub use crate::reduce::cpu::{Vectors, reference_sums, step_sums, three_reference_sums};
     pub use crate::reduce::spread::{ReferenceWidths, Sizes, Widths};
+    pub use crate::reference::names::WRAPPERS;
     pub use crate::run::format::container::Header;
     pub use crate::run::format::journal::{Journal, State};
     pub use crate::run::format::manifest::{GRAD, ITERATE};

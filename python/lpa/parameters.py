@@ -203,9 +203,7 @@ def all_of(model, optimizer):
     return params + [p for p in parameters_of(optimizer) if id(p) not in known]
 
 
-# The modules that wrappers make, by the name that they put before those of the parameters inside: one that nobody else
-# gives, or that one of these classes gives.
-_WRAPPERS = {"_orig_mod", "_forward_module", "_original_module", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
+# The names that these classes of wrappers give the module inside, and others use as well.
 _WRAPPERS_OF = {"module": {"DistributedDataParallel", "DataParallel", "AveragedModel", "DeepSpeedEngine"},
                 "_module": {"AbstractGradSampleModule", "GradSampleModule"}}
 
@@ -239,7 +237,7 @@ def _wrapper_names(model):
         of_class = {kind.__name__ for kind in type(module).__mro__}
         prefix = f"{name}." if name else ""
         wrappers.update(prefix + inner for inner, classes in _WRAPPERS_OF.items() if classes & of_class)
-        wrappers.update(prefix + inner for inner in _WRAPPERS if inner in module._modules)
+        wrappers.update(prefix + inner for inner in _lpa.WRAPPERS if inner in module._modules)
     return wrappers
 
 

@@ -27,6 +27,7 @@ fn _lpa(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<queue::Queue>()?;
     m.add_class::<run::Run>()?;
     m.add("CHUNK", lpa::internals::CHUNK)?;
+    m.add("WRAPPERS", lpa::internals::WRAPPERS.to_vec())?;
     m.add_function(wrap_pyfunction!(queue::packing, m)?)?;
     m.add_function(wrap_pyfunction!(run::verify, m)?)?;
     m.add_function(wrap_pyfunction!(run::checkpoints, m)?)?;

@@ -9,7 +9,7 @@ mod file;
 mod kin;
 mod locate;
 mod mixture;
-mod names;
+pub(crate) mod names;
 mod other;
 mod own;
 mod recognise;

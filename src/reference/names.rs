@@ -8,10 +8,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::run::format::manifest::TensorInfo;
 
-/// Words that wrappers put anywhere into names: `DistributedDataParallel`, `torch.compile`, activation
-/// checkpointing, FSDP, DeepSpeed and Lightning.
-const WRAPPERS: [&str; 5] =
-    ["module", "_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_forward_module"];
+/// Words that only wrappers put into names, anywhere: `torch.compile`, activation checkpointing, FSDP and
+/// Lightning.
+pub const WRAPPERS: [&str; 5] = [
+    "_orig_mod",
+    "_checkpoint_wrapped_module",
+    "_fsdp_wrapped_module",
+    "_forward_module",
+    "_original_module",
+];
+/// The word of `DistributedDataParallel` and DeepSpeed, which others use as well.
+const MODULE: &str = "module";
 /// Words that PEFT has in the names of parameters, and leaves out of its files.
 const ADAPTERS: [&str; 2] = ["modules_to_save", "default"];
 /// Names that a message shows.
@@ -104,8 +111,9 @@ pub(super) fn match_names(
     tensors: &[TensorInfo],
     file: &BTreeMap<String, Vec<u64>>,
 ) -> Result<Matched, String> {
-    let all = WRAPPERS.iter().chain(&ADAPTERS).copied().collect();
-    let shorts = [Short::new(file, WRAPPERS.to_vec()), Short::new(file, all)];
+    let words: Vec<_> = WRAPPERS.into_iter().chain([MODULE]).collect();
+    let all = words.iter().copied().chain(ADAPTERS).collect();
+    let shorts = [Short::new(file, words), Short::new(file, all)];
     let mut names = Vec::new();
     for info in tensors {
         let mut found = own(info).find(|n| file.contains_key(*n)).cloned();

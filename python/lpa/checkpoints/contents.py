@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .. import _lpa
 from ..dtypes import NAMES
 from ..errors import RecordingError
 
 # The names of safetensors. bfloat16 is handled as its bits.
 TYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
-# What torch.compile and DistributedDataParallel put before the names.
-_WRAPPERS = ("module.", "_orig_mod.")
+# What DistributedDataParallel and DeepSpeed put before the names, and others into them.
+_MODULE = "module."
 # Buffers that a checkpoint does not tell from parameters.
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -81,7 +82,7 @@ def of_array(dtype, shape, read):
 
 
 def parameters(where, contents):
-    """The tensors that a run takes: without running statistics, by names without what wrappers put before them."""
+    """The tensors that a run takes: without running statistics, by names without what wrappers put into them."""
     found = {}
     for name, tensor in contents.tensors.items():
         bare = _bare(name)
@@ -91,7 +92,7 @@ def parameters(where, contents):
             raise RecordingError(f"{where}: '{name}' is {tensor.kind}; a run holds float32, float16 and bfloat16. "
                                  "Convert the checkpoints, all in the same way")
         if bare in found:
-            raise RecordingError(f"{where} has two tensors that are named '{bare}' without what wrappers put before; "
+            raise RecordingError(f"{where} has two tensors that are named '{bare}' without what wrappers put into it; "
                                  "save the state dict of one model")
         found[bare] = dataclasses.replace(tensor, aliases=[_bare(n) for n in tensor.aliases])
     if not found:
@@ -101,8 +102,9 @@ def parameters(where, contents):
 
 
 def _bare(name):
-    while name.startswith(_WRAPPERS):
-        name = name.split(".", 1)[1]
+    name = ".".join(part for part in name.split(".") if part not in _lpa.WRAPPERS)
+    while name.startswith(_MODULE):
+        name = name.removeprefix(_MODULE)
     return name
 
 

@@ -38,7 +38,7 @@ def import_checkpoints(path, checkpoints, *, key=None, optimizer=None, metadata=
 
     All tensors of float32, float16 and bfloat16 are taken, but running statistics. A checkpoint does not tell other
     buffers from parameters, so they are taken too; those that are not finite are named in the metadata's `not_finite`.
-    Names lose a leading "module." or "_orig_mod.".
+    Names lose a leading "module.", and what torch.compile, FSDP and activation checkpointing put into them.
     """
     path = Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
