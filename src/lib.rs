@@ -90,6 +90,8 @@ mod optimizer;
 mod order;
 #[cfg(feature = "cli")]
 mod pack;
+#[cfg(feature = "cli")]
+mod pairs;
 mod question;
 #[cfg(feature = "cli")]
 mod recover;

@@ -11,17 +11,26 @@ use polars::io::parquet::write::ParquetMetadataContext;
 use polars::prelude::*;
 
 use crate::error::{Error, Result, Tried};
-use crate::row::Sink;
-use crate::row::{Cell, Column as RowColumn, Kind, Row, columns};
+use crate::row::{Cell, Kind, Row, Sink, columns};
 use crate::run::Draft;
 
 /// Rows a row group.
 const ROW_GROUP: usize = 32_768;
 
+/// A column of a table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Field {
+    /// Its name.
+    pub name: &'static str,
+    /// The type of its values.
+    pub kind: Kind,
+}
+
 /// A Parquet file that is being written.
 pub(crate) struct Table {
     draft: Draft,
     writer: BatchedWriterOf,
+    fields: Vec<Field>,
     builders: Vec<Builder>,
     pending: usize,
     rows: u64,
@@ -58,29 +67,29 @@ fn data_type(kind: Kind) -> DataType {
     }
 }
 
-fn name(column: &RowColumn) -> PlSmallStr {
-    PlSmallStr::from_static(column.name)
+fn name(field: &Field) -> PlSmallStr {
+    PlSmallStr::from_static(field.name)
 }
 
-/// Empty builders of all columns.
-fn builders() -> Vec<Builder> {
-    let builder = |c: &RowColumn| match c.kind {
+/// Empty builders of columns.
+fn builders(fields: &[Field]) -> Vec<Builder> {
+    let builder = |c: &Field| match c.kind {
         Kind::Text => Builder::Text(Text::Equal(None)),
         Kind::Integer => Builder::Integer(PrimitiveChunkedBuilder::new(name(c), ROW_GROUP)),
         Kind::Real => Builder::Real(Real::Nulls),
         Kind::Flag => Builder::Flag(BooleanChunkedBuilder::new(name(c), ROW_GROUP)),
     };
-    columns().map(builder).collect()
+    fields.iter().map(builder).collect()
 }
 
 impl Text {
-    fn push(&mut self, column: &RowColumn, before: usize, text: &str) {
+    fn push(&mut self, field: &Field, before: usize, text: &str) {
         match self {
             Text::Several(builder) => builder.append_value(text),
             Text::Equal(Some(value)) if value == text => {}
             Text::Equal(None) => *self = Text::Equal(Some(text.to_owned())),
             Text::Equal(Some(value)) => {
-                let mut builder = StringChunkedBuilder::new(name(column), ROW_GROUP);
+                let mut builder = StringChunkedBuilder::new(name(field), ROW_GROUP);
                 (0..before).for_each(|_| builder.append_value(&*value));
                 builder.append_value(text);
                 *self = Text::Several(builder);
@@ -88,11 +97,11 @@ impl Text {
         }
     }
 
-    fn finish(self, column: &RowColumn, rows: usize) -> Column {
+    fn finish(self, field: &Field, rows: usize) -> Column {
         match self {
             Text::Equal(value) => {
                 let value = Scalar::from(PlSmallStr::from(value.unwrap_or_default()));
-                Column::new_scalar(name(column), value, rows)
+                Column::new_scalar(name(field), value, rows)
             }
             Text::Several(builder) => builder.finish().into_column(),
         }
@@ -100,11 +109,11 @@ impl Text {
 }
 
 impl Real {
-    fn push(&mut self, column: &RowColumn, before: usize, value: Option<f64>) {
+    fn push(&mut self, field: &Field, before: usize, value: Option<f64>) {
         match (&mut *self, value) {
             (Real::Nulls, None) => {}
             (Real::Nulls, Some(value)) => {
-                let mut builder = PrimitiveChunkedBuilder::new(name(column), ROW_GROUP);
+                let mut builder = PrimitiveChunkedBuilder::new(name(field), ROW_GROUP);
                 (0..before).for_each(|_| builder.append_null());
                 builder.append_value(value);
                 *self = Real::Numbers(builder);
@@ -113,9 +122,9 @@ impl Real {
         }
     }
 
-    fn finish(self, column: &RowColumn, rows: usize) -> Column {
+    fn finish(self, field: &Field, rows: usize) -> Column {
         match self {
-            Real::Nulls => Column::full_null(name(column), rows, &DataType::Float64),
+            Real::Nulls => Column::full_null(name(field), rows, &DataType::Float64),
             Real::Numbers(builder) => builder.finish().into_column(),
         }
     }
@@ -123,54 +132,76 @@ impl Real {
 
 impl Builder {
     /// Takes the value of a row that has `before` others of its row group before it.
-    fn push(&mut self, column: &RowColumn, before: usize, row: &Row<'_>) {
-        match (self, column.cell(row)) {
-            (Builder::Text(b), Cell::Text(v)) => b.push(column, before, v),
+    fn push(&mut self, field: &Field, before: usize, cell: Cell<'_>) {
+        match (self, cell) {
+            (Builder::Text(b), Cell::Text(v)) => b.push(field, before, v),
             (Builder::Integer(b), Cell::Integer(v)) => b.append_option(i64::try_from(v).ok()),
-            (Builder::Real(b), Cell::Real(v)) => b.push(column, before, v),
+            (Builder::Real(b), Cell::Real(v)) => b.push(field, before, v),
             (Builder::Flag(b), Cell::Flag(v)) => b.append_value(v),
             // A column's cells are of one kind; a stray one is empty, or null, rather than a panic.
-            (Builder::Text(b), _) => b.push(column, before, ""),
+            (Builder::Text(b), _) => b.push(field, before, ""),
             (Builder::Integer(b), _) => b.append_null(),
-            (Builder::Real(b), _) => b.push(column, before, None),
+            (Builder::Real(b), _) => b.push(field, before, None),
             (Builder::Flag(b), _) => b.append_null(),
         }
     }
 
-    fn finish(self, column: &RowColumn, rows: usize) -> Column {
+    fn finish(self, field: &Field, rows: usize) -> Column {
         match self {
-            Builder::Text(b) => b.finish(column, rows),
+            Builder::Text(b) => b.finish(field, rows),
             Builder::Integer(b) => b.finish().into_column(),
-            Builder::Real(b) => b.finish(column, rows),
+            Builder::Real(b) => b.finish(field, rows),
             Builder::Flag(b) => b.finish().into_column(),
         }
     }
 }
 
 impl Table {
-    /// Starts a table that will be `path`.
+    /// Starts a table of [`Row`]s that will be `path`.
     ///
     /// # Errors
     /// The directory cannot be written.
     pub(crate) fn create(path: &Path) -> Result<Table> {
+        Table::of(path, columns().map(|c| Field { name: c.name, kind: c.kind }).collect())
+    }
+
+    /// Starts a table of some columns.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    pub(crate) fn of(path: &Path, fields: Vec<Field>) -> Result<Table> {
         let draft = Draft::create(path)?;
         let file = draft.file().try_clone().tried("write", path)?;
-        let schema = Schema::from_iter(columns().map(|c| Field::new(name(c), data_type(c.kind))));
+        let schema = Schema::from_iter(fields.iter().map(|f| (name(f), data_type(f.kind))));
         let writer = ParquetWriter::new(file)
             .with_compression(ParquetCompression::Zstd(None))
             .set_parallel(false)
             .batched(&schema)
             .map_err(|e| table_error(path, e))?;
-        Ok(Table { draft, writer, builders: builders(), pending: 0, rows: 0 })
+        let builders = builders(&fields);
+        Ok(Table { draft, writer, fields, builders, pending: 0, rows: 0 })
+    }
+
+    /// Takes a row, by the value of each column.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub(crate) fn push<'a>(&mut self, cells: impl Iterator<Item = Cell<'a>>) -> Result<()> {
+        for ((field, builder), cell) in self.fields.iter().zip(&mut self.builders).zip(cells) {
+            builder.push(field, self.pending, cell);
+        }
+        self.pending += 1;
+        self.rows += 1;
+        if self.pending == ROW_GROUP { self.write_group() } else { Ok(()) }
     }
 
     fn write_group(&mut self) -> Result<()> {
         if self.pending == 0 {
             return Ok(());
         }
-        let full = std::mem::replace(&mut self.builders, builders());
+        let full = std::mem::replace(&mut self.builders, builders(&self.fields));
         let rows = self.pending;
-        let full = columns().zip(full).map(|(column, builder)| builder.finish(column, rows)).collect();
+        let full = self.fields.iter().zip(full).map(|(field, builder)| builder.finish(field, rows)).collect();
         DataFrame::new(rows, full)
             .and_then(|frame| self.writer.write_batch(&frame))
             .map_err(|e| table_error(self.draft.path(), e))?;
@@ -201,12 +232,7 @@ impl Table {
 
 impl Sink for Table {
     fn row(&mut self, row: &Row<'_>) -> Result<()> {
-        for (column, builder) in columns().zip(&mut self.builders) {
-            builder.push(column, self.pending, row);
-        }
-        self.pending += 1;
-        self.rows += 1;
-        if self.pending == ROW_GROUP { self.write_group() } else { Ok(()) }
+        self.push(columns().map(|column| column.cell(row)))
     }
 }
 

@@ -11,6 +11,7 @@ mod gc;
 mod inspect;
 mod output;
 mod pack;
+mod pairs;
 mod progress;
 mod recover;
 mod simulate;
@@ -37,6 +38,8 @@ struct Arguments {
 enum Command {
     /// Measure every step of a run against its final iterate, or others, and write a Parquet table
     Analyze(analyze::Arguments),
+    /// Measure every step against every K-th iterate: cosines, distances, and what the path is like as a whole
+    Pairs(pairs::Arguments),
     /// Show what a run holds: tensors, steps, streams, scalars, bits per parameter
     Inspect(inspect::Arguments),
     /// Check every byte of a run against its checksums
@@ -89,6 +92,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     };
     let result = match arguments.command {
         Command::Analyze(a) => analyze::run(&a),
+        Command::Pairs(a) => pairs::run(&a),
         Command::Inspect(a) => inspect::run(&a),
         Command::Verify(a) => verify::run(&a),
         Command::Estimate(a) => estimate::run(&a),

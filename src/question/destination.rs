@@ -12,6 +12,9 @@ use crate::run::format::manifest::GRAD;
 use crate::run::{Run, parent};
 use crate::table::metadata;
 
+/// What tables of metrics are called.
+const METRICS: &str = "metrics";
+
 /// Longest description in a file name.
 const LONGEST: usize = 80;
 
@@ -44,10 +47,10 @@ pub(super) fn description(question: &Question, references: &[&str]) -> String {
     if text.len() > LONGEST { format!("{:016x}", xxh3_64(parts.join("\n").as_bytes())) } else { text }
 }
 
-/// `metrics.parquet` for the main question, `metrics.PARTS.parquet` for another one.
-fn file_name(parts: &[&str]) -> String {
+/// `KIND.parquet` for the main question, `KIND.PARTS.parquet` for another one.
+fn file_name(kind: &str, parts: &[&str]) -> String {
     let parts: Vec<&str> = parts.iter().copied().filter(|p| !p.is_empty()).collect();
-    [&["metrics"], parts.as_slice(), &["parquet"]].concat().join(".")
+    [&[kind], parts.as_slice(), &["parquet"]].concat().join(".")
 }
 
 // A table answers one question (references, streams, groups, steps) and is named after it. Adding rows to a
@@ -55,7 +58,7 @@ fn file_name(parts: &[&str]) -> String {
 // a reference again beside a new one costs a small part of decoding.
 /// Where tables go that nothing else is said of: into the run. Where the run cannot be written, into the working
 /// directory, under the run's name and a part of a hash of which run it is, since many have the same name.
-pub(super) struct Destination {
+pub(crate) struct Destination {
     pub(super) directory: PathBuf,
     /// What the names of files begin with.
     prefix: String,
@@ -68,7 +71,7 @@ impl Destination {
     ///
     /// # Errors
     /// The run's directory cannot be looked into.
-    pub(super) fn new(run: &Run, out: Option<&Path>) -> Result<Destination> {
+    pub(crate) fn new(run: &Run, out: Option<&Path>) -> Result<Destination> {
         match out {
             Some(out) => Ok(Destination {
                 directory: parent(out).to_owned(),
@@ -92,7 +95,7 @@ impl Destination {
                 let prefix = format!("{of}.{}.", &which[..WHICH]);
                 Ok(Destination { directory: PathBuf::from("."), prefix, named: None })
             }
-            Err(source) => Err(Error::Io { action: "write", path: run.join(file_name(&[])), source }),
+            Err(source) => Err(Error::Io { action: "write", path: run.join(file_name(METRICS, &[])), source }),
         }
     }
 
@@ -102,7 +105,7 @@ impl Destination {
         if let Some(named) = &self.named {
             return named.clone();
         }
-        let path = |parts: &[&str]| self.directory.join(format!("{}{}", self.prefix, file_name(parts)));
+        let path = |parts: &[&str]| self.directory.join(format!("{}{}", self.prefix, file_name(METRICS, parts)));
         let plain = path(&[description]);
         let asked = asked(provenance);
         match metadata(&plain) {
@@ -111,6 +114,18 @@ impl Destination {
             }
             _ => plain,
         }
+    }
+
+    /// The file of a table of pairs, described by `parts`, which can be written.
+    ///
+    /// # Errors
+    /// As [`check_writable`].
+    pub(crate) fn pairs(&self, parts: &[String]) -> Result<PathBuf> {
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        let usual = || self.directory.join(format!("{}{}", self.prefix, file_name("pairs", &parts)));
+        let path = self.named.clone().unwrap_or_else(usual);
+        check_writable(&path)?;
+        Ok(path)
     }
 }
 
@@ -163,7 +178,7 @@ mod tests {
             let steps = steps.map_or(Steps::default(), |s| s.parse().unwrap());
             let (streams, groups) = (owned(streams), owned(groups));
             let question = Question { streams, groups, steps, ..Question::default() };
-            file_name(&[&description(&question, references)])
+            file_name(METRICS, &[&description(&question, references)])
         };
         assert_eq!(name(&["final"], &["grad"], &["*"], None), "metrics.parquet");
         assert_eq!(name(&["final", "step:100"], &["grad"], &["*"], None), "metrics.final+step-100.parquet");

@@ -44,6 +44,18 @@ pub(crate) trait Vector<const W: usize>: Number {
     fn store(self, to: &mut [f64; W]);
 }
 
+/// Asks for elements to be brought near the processor.
+#[inline(always)]
+pub(crate) fn prefetch(values: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in values.chunks(16) {
+        // SAFETY: nothing is read; the hint is part of the baseline.
+        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = values;
+}
+
 /// Several numbers or vectors, so that enough operations are under way at a time.
 #[derive(Clone, Copy)]
 pub(crate) struct Several<V, const N: usize>(pub(crate) [V; N]);

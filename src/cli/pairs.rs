@@ -1,0 +1,54 @@
+//! `lpa pairs`.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use crate::cli::progress::Progress;
+use crate::cli::{RunArguments, bytes, say};
+use crate::pairs::{Options, tabulate};
+use crate::question::{Execution, Steps};
+use crate::run::Run;
+use crate::summary::{significant, thousands};
+
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    run: RunArguments,
+    /// Take every K-th iterate as a reference, and the last [default: so that there are some 200]
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(1..))]
+    every: Option<u64>,
+    /// Write the Parquet table here [default: RUN/pairs.parquet; for other K or steps RUN/pairs.THESE.parquet; in the
+    /// working directory where RUN cannot be written]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Only these steps: A..B (B not included), A.., ..B, or every K-th of them by A..B:K
+    #[arg(long, value_name = "A..B[:K]", value_parser = Steps::from_str)]
+    steps: Option<Steps>,
+    /// Worker threads [default: one per processor]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// Print neither progress nor summary
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+/// Measures all pairs.
+pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
+    let run = Run::open(&a.run.run, a.run.access()?)?;
+    let threads = a.threads.map_or(Execution::default().threads, usize::from);
+    let options = Options { every: a.every, steps: a.steps.clone().unwrap_or_default(), threads };
+    let progress = Progress::new(a.quiet);
+    let table = tabulate(&run, &options, a.out.as_deref(), &progress)?;
+    if a.quiet {
+        return Ok(());
+    }
+    say(&format!(
+        "{}: {}\nwrote {} ({} rows, {}) in {} s\n",
+        run.path.display(),
+        table.summary,
+        table.path.display(),
+        thousands(table.rows),
+        bytes(table.bytes),
+        significant(progress.measured().0.as_secs_f64())
+    ))
+}

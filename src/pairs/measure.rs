@@ -1,0 +1,216 @@
+//! The walk over a run: some chunks at a time, window after window.
+//!
+//! Owns what is held in memory: the references of so many chunks as fit, and the sums of all pairs. The sums of chunks
+//! are folded in the order of chunks, whatever thread had them first.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::analyze::{Observer, thread_pool};
+use crate::error::Result;
+use crate::order::{CHUNK, Neumaier};
+use crate::pairs::AllPairs;
+use crate::pairs::panel::{Panel, PanelSums, STEPS, StepSums};
+use crate::reduce::products::{Columns, ABREAST};
+use crate::run::Run;
+use crate::run::format::chunk::Chunk;
+use crate::run::format::manifest::GRAD;
+use crate::run::read::chunk_reader::{Decoded, Reader};
+use crate::run::read::plan::plan_windows;
+use crate::run::read::trajectory::Trajectory;
+use crate::run::read::window::Window;
+
+/// Bytes of references that are held.
+const REFERENCE_BYTES: usize = 1 << 30;
+/// Tiles of references that are decoded from shards that are open at a time.
+const WINDOW_TILES: usize = 4;
+/// Steps whose sums wait to be folded.
+const WINDOW_STEPS: usize = 512;
+
+/// Sums of all pairs that are being folded.
+struct Folded {
+    g2: Vec<Option<Neumaier>>,
+    moved: Vec<Option<Neumaier>>,
+    dot: Vec<Neumaier>,
+    d2: Vec<Neumaier>,
+}
+
+/// Some steps of a chunk that one thread measures.
+struct Job<'a> {
+    /// Place in the batch.
+    place: usize,
+    chunk: &'a Chunk,
+    steps: Range<usize>,
+}
+
+/// Measures `steps` against the iterates of `references`, which are among them.
+pub(super) fn measure(
+    run: &Run,
+    steps: Vec<u64>,
+    references: Vec<u64>,
+    every: u64,
+    threads: usize,
+    observer: &dyn Observer,
+) -> Result<AllPairs> {
+    let pool = thread_pool(threads, &run.path)?;
+    let chunks = run.table.chunks();
+    let pairs = steps.len() * references.len();
+    let mut folded = Folded {
+        g2: vec![Some(Neumaier::default()); steps.len()],
+        moved: vec![Some(Neumaier::default()); steps.len()],
+        dot: vec![Neumaier::default(); pairs],
+        d2: vec![Neumaier::default(); pairs],
+    };
+    let passes = (steps.len() + references.len()) as u64;
+    observer.begin(passes * chunks.len() as u64, chunks.len() as u64);
+    let batch = (REFERENCE_BYTES / (CHUNK * size_of::<f32>() * references.len())).max(1);
+    let walk = Walk { run, steps: &steps, references: &references, threads, observer };
+    let measured = chunks.chunks(batch).try_for_each(|batch| -> Result<()> {
+        let columns = pool.install(|| walk.columns(batch))?;
+        for window in plan_windows(run, &steps, WINDOW_STEPS)? {
+            pool.install(|| walk.window(batch, &columns, window, &mut folded))?;
+        }
+        Ok(())
+    });
+    observer.end();
+    measured?;
+    let total = |sum: &Option<Neumaier>| sum.map(Neumaier::total);
+    let totals = |sums: &[Neumaier]| sums.iter().map(|s| s.total()).collect();
+    Ok(AllPairs {
+        g2: folded.g2.iter().map(total).collect(),
+        moved: folded.moved.iter().map(total).collect(),
+        dot: totals(&folded.dot),
+        d2: totals(&folded.d2),
+        steps,
+        references,
+        every,
+    })
+}
+
+/// What the walk knows.
+struct Walk<'a> {
+    run: &'a Run,
+    steps: &'a [u64],
+    references: &'a [u64],
+    threads: usize,
+    observer: &'a dyn Observer,
+}
+
+impl Walk<'_> {
+    /// Decodes the references of some chunks.
+    fn columns(&self, batch: &[Chunk]) -> Result<Vec<Columns>> {
+        let (run, references) = (self.run, self.references);
+        let mut all: Vec<Columns> = batch.iter().map(|c| Columns::new(references.len(), c.len)).collect();
+        let tiles: Vec<&[u64]> = references.chunks(ABREAST).collect();
+        for (first, tiles) in tiles.chunks(WINDOW_TILES).enumerate() {
+            let own: Vec<u64> = tiles.concat();
+            let window = opened(run, &own)?;
+            let decode = |(chunk, columns): (&Chunk, &mut Columns)| -> Result<()> {
+                let mut reader = Reader::new(run)?;
+                let mut source = reader.at(run, &window, chunk);
+                let mut iterates = Trajectory::sized(1, chunk.len);
+                let mut held = vec![0.0; ABREAST * chunk.len];
+                for (tile, steps) in (first * WINDOW_TILES..).zip(tiles) {
+                    for (held, &k) in held.chunks_exact_mut(chunk.len).zip(*steps) {
+                        held.copy_from_slice(iterates.recorded(k, &mut source)?);
+                    }
+                    let vectors: Vec<&[f32]> = held.chunks_exact(chunk.len).take(steps.len()).collect();
+                    columns.set(tile, &vectors);
+                }
+                self.observer.advance(own.len() as u64, source.bytes);
+                Ok(())
+            };
+            batch.par_iter().zip(&mut all).with_max_len(1).try_for_each(decode)?;
+        }
+        Ok(all)
+    }
+
+    /// Measures the steps of a window.
+    fn window(
+        &self,
+        batch: &[Chunk],
+        columns: &[Columns],
+        places: Range<usize>,
+        folded: &mut Folded,
+    ) -> Result<()> {
+        let before = places.start.checked_sub(1).unwrap_or(places.start);
+        let window = opened(self.run, &self.steps[before..places.end])?;
+        // Models of few chunks are cut in time too, so that every thread has work.
+        let parts = (2 * self.threads).div_ceil(batch.len());
+        let part = places.len().div_ceil(parts).next_multiple_of(STEPS);
+        let cut = |from: usize| from..(from + part).min(places.end);
+        let of_chunk = |(place, chunk)| {
+            places.clone().step_by(part).map(move |from| Job { place, chunk, steps: cut(from) })
+        };
+        let jobs: Vec<Job<'_>> = batch.iter().enumerate().flat_map(of_chunk).collect();
+        let done: Vec<Result<PanelSums>> =
+            jobs.par_iter().with_max_len(1).map(|job| self.take(&window, job, &columns[job.place])).collect();
+        for (job, sums) in jobs.iter().zip(done) {
+            folded.add(job.steps.clone(), self.references.len(), &sums?);
+        }
+        Ok(())
+    }
+
+    /// Walks a chunk through some steps.
+    fn take(&self, window: &Window, job: &Job<'_>, columns: &Columns) -> Result<PanelSums> {
+        let (run, chunk) = (self.run, job.chunk);
+        let mut reader = Reader::new(run)?;
+        let mut source = reader.at(run, window, chunk);
+        let mut iterates = Trajectory::sized(1, chunk.len);
+        let (mut panel, mut out) = (Panel::new(run.access().isa, chunk.len), PanelSums::default());
+        let grad = run.manifest.stream_id(GRAD);
+        if let Some(before) = job.steps.start.checked_sub(1).map(|place| self.steps[place]) {
+            panel.begin(before, iterates.recorded(before, &mut source)?);
+        }
+        let steps = &self.steps[job.steps.clone()];
+        for (i, &t) in steps.iter().enumerate() {
+            panel.push(t, iterates.recorded(t, &mut source)?);
+            if let Some(grad) = grad.filter(|g| window.has(t, *g)) {
+                // The next iterate is decoded from it, so that it is decoded once for both.
+                if steps.get(i + 1) == Some(&(t + 1)) {
+                    iterates.reach(t + 1, &mut source)?;
+                }
+                match iterates.gradient(t, chunk.len) {
+                    Some((g, Decoded::Values)) => panel.gradient().copy_from_slice(g),
+                    Some(_) => panel.gradient().fill(0.0),
+                    None => {
+                        if source.load(t, grad, panel.gradient())? != Decoded::Values {
+                            panel.gradient().fill(0.0);
+                        }
+                    }
+                }
+                panel.has_gradient();
+            }
+            if panel.is_full() {
+                panel.flush(self.references, columns, &mut out);
+            }
+        }
+        panel.flush(self.references, columns, &mut out);
+        self.observer.advance(steps.len() as u64, source.bytes);
+        Ok(out)
+    }
+}
+
+impl Folded {
+    /// Adds the sums of a chunk.
+    fn add(&mut self, steps: Range<usize>, references: usize, sums: &PanelSums) {
+        let add = |sum: &mut Option<Neumaier>, term: Option<f64>| match (sum.as_mut(), term) {
+            (Some(sum), Some(term)) => sum.add(term),
+            _ => *sum = None,
+        };
+        for (t, StepSums { g2, moved }) in steps.clone().zip(&sums.steps) {
+            add(&mut self.g2[t], *g2);
+            add(&mut self.moved[t], *moved);
+        }
+        let pairs = steps.start * references..steps.end * references;
+        self.dot[pairs.clone()].iter_mut().zip(&sums.dot).for_each(|(sum, term)| sum.add(*term));
+        self.d2[pairs].iter_mut().zip(&sums.d2).for_each(|(sum, term)| sum.add(*term));
+    }
+}
+
+/// The shards that some steps are decoded from.
+fn opened(run: &Run, steps: &[u64]) -> Result<Window> {
+    let mut window = Window::open(run, steps, true)?;
+    window.damaged.pop().map_or(Ok(window), |(_, e)| Err(e))
+}

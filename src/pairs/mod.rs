@@ -1,0 +1,173 @@
+//! All pairs: every step of a run against every K-th of its iterates.
+//!
+//! Owns which pairs there are and what is made of their sums. `measure` walks the run, `panel` has the sums of some
+//! steps of one chunk, `path` what distances say of a path, `words` what a person reads, `table` the columns.
+
+mod measure;
+mod panel;
+mod path;
+mod table;
+mod words;
+
+use std::path::{Path, PathBuf};
+
+use crate::analyze::Observer;
+use crate::error::{Error, Result};
+use crate::pairs::path::Distances;
+use crate::question::{Destination, Steps};
+use crate::run::Run;
+use crate::run::read::catalog::Catalog;
+
+/// References that there are about where nothing is said of them: what a heat map shows.
+const USUAL: u64 = 200;
+
+/// Which pairs are asked for.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Options {
+    /// Every so many-th iterate is a reference; `None` makes some 200 of them.
+    pub every: Option<u64>,
+    /// The steps.
+    pub steps: Steps,
+    /// Threads that measure.
+    pub threads: usize,
+}
+
+impl Options {
+    /// What tells the table of these pairs from that of the usual ones.
+    fn description(&self) -> Vec<String> {
+        let every = self.every.map(|every| format!("every-{every}"));
+        let steps = self.steps.text().replace(':', "-");
+        let steps = (!steps.is_empty()).then(|| format!("steps-{steps}"));
+        every.into_iter().chain(steps).collect()
+    }
+}
+
+/// All pairs of a run.
+#[derive(Debug)]
+pub(crate) struct AllPairs {
+    /// The steps t, ascending: those whose iterates are recorded, the last one included.
+    pub steps: Vec<u64>,
+    /// The steps k of the references, ascending: the first, every K-th after it, and the last.
+    pub references: Vec<u64>,
+    /// K.
+    pub every: u64,
+    /// `||g_t||^2` by step; `None` where no gradient was recorded.
+    g2: Vec<Option<f64>>,
+    /// `||x_t - x_{t-1}||^2` by step; `None` where x_{t-1} is not recorded, or not asked for.
+    moved: Vec<Option<f64>>,
+    /// `<g_t, x_t - x_k>`, by step, then reference.
+    dot: Vec<f64>,
+    /// `||x_t - x_k||^2`, likewise.
+    d2: Vec<f64>,
+}
+
+/// One pair.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pair {
+    /// The step t.
+    pub step: u64,
+    /// The step k of the reference.
+    pub reference: u64,
+    /// `<g_t, x_t - x_k>`; `None` where no gradient was recorded.
+    pub dot: Option<f64>,
+    /// `||g_t||^2`, likewise.
+    pub g2: Option<f64>,
+    /// `||x_t - x_k||^2`.
+    pub d2: f64,
+    /// `cos(x_t - x_first, x_k - x_first)`.
+    pub cos_first: Option<f64>,
+    /// `cos(x_t - x_last, x_k - x_last)`.
+    pub cos_last: Option<f64>,
+}
+
+impl Pair {
+    /// `cos(g_t, x_t - x_k)`.
+    pub(crate) fn cos(&self) -> Option<f64> {
+        let lengths = self.g2?.sqrt() * self.d2.sqrt();
+        (lengths > 0.0).then(|| self.dot.map(|dot| dot / lengths)).flatten()
+    }
+
+    /// `||x_t - x_k||`.
+    pub(crate) fn dist(&self) -> f64 {
+        self.d2.sqrt()
+    }
+}
+
+impl AllPairs {
+    /// Measures a run.
+    ///
+    /// # Errors
+    /// Something is damaged or cannot be read, or there is no iterate.
+    pub(crate) fn measure(run: &Run, options: &Options, observer: &dyn Observer) -> Result<AllPairs> {
+        let catalog = Catalog::read(run, false)?;
+        let range = options.steps.range();
+        let all = catalog.iterates(range.clone());
+        let begins = range.start.max(run.steps().start);
+        let steps: Vec<u64> = all.filter(|s| (s - begins) % options.steps.every() == 0).collect();
+        let (Some(&first), Some(&last)) = (steps.first(), steps.last()) else {
+            let what = "none of the steps that are asked for has a recorded iterate, so there are no pairs";
+            return Err(Error::Nothing { path: run.path.clone(), what: what.to_owned() });
+        };
+        let every = options.every.unwrap_or_else(|| ((last - first) / USUAL).max(1));
+        let mut references = Vec::new();
+        for &step in &steps {
+            if references.last().is_none_or(|k| step - k >= every) || step == last {
+                references.push(step);
+            }
+        }
+        measure::measure(run, steps, references, every, options.threads, observer)
+    }
+
+    /// The pairs of the step at a place.
+    pub(crate) fn of_step(&self, t: usize) -> impl Iterator<Item = Pair> {
+        let distances = self.distances();
+        (0..self.references.len()).map(move |k| {
+            let at = t * self.references.len() + k;
+            Pair {
+                step: self.steps[t],
+                reference: self.references[k],
+                dot: self.g2[t].map(|_| self.dot[at]),
+                g2: self.g2[t],
+                d2: self.d2[at],
+                cos_first: distances.cos_first(t, k),
+                cos_last: distances.cos_last(t, k),
+            }
+        })
+    }
+
+    /// The distances.
+    pub(crate) fn distances(&self) -> Distances<'_> {
+        Distances { steps: &self.steps, references: &self.references, d2: &self.d2, moved: &self.moved }
+    }
+}
+
+/// A table of pairs that was written.
+#[derive(Debug)]
+pub(crate) struct Tabulated {
+    /// Its file.
+    pub path: PathBuf,
+    /// What a person should know of it.
+    pub summary: String,
+    /// Its rows.
+    pub rows: u64,
+    /// Its bytes.
+    pub bytes: u64,
+}
+
+/// Measures all pairs of a run into a Parquet table: `out`, or `pairs.parquet` where tables of the run go, with what
+/// was asked for in its name.
+///
+/// # Errors
+/// As [`AllPairs::measure`]; or the table cannot be written, or would take the place of another file.
+pub(crate) fn tabulate(
+    run: &Run,
+    options: &Options,
+    out: Option<&Path>,
+    observer: &dyn Observer,
+) -> Result<Tabulated> {
+    let path = Destination::new(run, out)?.pairs(&options.description())?;
+    let pairs = AllPairs::measure(run, options, observer)?;
+    let summary = words::summary(run, &pairs);
+    let (rows, bytes) = table::write(run, &pairs, &path, &summary)?;
+    Ok(Tabulated { path, summary, rows, bytes })
+}

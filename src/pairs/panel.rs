@@ -1,0 +1,162 @@
+//! The sums of some steps of one chunk against all references.
+//!
+//! Owns how a sum of differences is had from products: against a centre among the iterates at hand, so that what
+//! cancels is as small as the path between them. Where a pair is nearer than that allows it is summed by itself.
+
+use crate::isa::Isa;
+use crate::reduce::Direction;
+use crate::reduce::cpu::{Vectors, direction_sums, iterate_sums, reference_sums};
+use crate::reduce::products::{Columns, Left, Products};
+
+/// Steps that are held at a time.
+pub(super) const STEPS: usize = 96;
+
+// A distance of which less than this part is left after cancelling has lost six bits of what the products have.
+/// Pairs are summed by themselves where their squared distance is less than this part of the squares that it is made
+/// of.
+const NEAR: f64 = 1.0 / 64.0;
+
+/// The sums of a step over one chunk.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct StepSums {
+    /// `||g_t||^2`; `None` where no gradient was recorded.
+    pub g2: Option<f64>,
+    /// `||x_t - x_{t-1}||^2`, where x_{t-1} is at hand.
+    pub moved: Option<f64>,
+}
+
+/// The sums of consecutive steps over one chunk.
+#[derive(Debug, Default)]
+pub(super) struct PanelSums {
+    /// By step.
+    pub steps: Vec<StepSums>,
+    /// `<g_t, x_t - x_k>` by step, then reference; zero where there is no gradient.
+    pub dot: Vec<f64>,
+    /// `||x_t - x_k||^2`.
+    pub d2: Vec<f64>,
+}
+
+/// A step that is held.
+#[derive(Debug)]
+struct Held {
+    step: u64,
+    has_gradient: bool,
+    /// Whether the step before is the one held before.
+    follows: bool,
+}
+
+/// Steps of one chunk.
+#[derive(Debug)]
+pub(super) struct Panel {
+    isa: Isa,
+    /// Elements of the chunk.
+    n: usize,
+    held: Vec<Held>,
+    iterates: Vec<f32>,
+    gradients: Vec<f32>,
+    /// x_t of the last step before those held.
+    before: Option<u64>,
+    last: Vec<f32>,
+    near: Vec<f32>,
+    products: Products,
+}
+
+impl Panel {
+    /// For a chunk of `n` elements.
+    pub(super) fn new(isa: Isa, n: usize) -> Panel {
+        Panel {
+            isa,
+            n,
+            held: Vec::new(),
+            iterates: vec![0.0; STEPS * n],
+            gradients: vec![0.0; STEPS * n],
+            before: None,
+            last: vec![0.0; n],
+            near: vec![0.0; n],
+            products: Products::default(),
+        }
+    }
+
+    /// Notes the iterate before the first step.
+    pub(super) fn begin(&mut self, step: u64, x: &[f32]) {
+        self.before = Some(step);
+        self.last.copy_from_slice(x);
+    }
+
+    /// Takes the iterate of the next step.
+    pub(super) fn push(&mut self, step: u64, x: &[f32]) {
+        let place = self.held.len();
+        let before = self.held.last().map(|h| h.step).or(self.before);
+        self.iterates[place * self.n..][..self.n].copy_from_slice(x);
+        self.held.push(Held { step, has_gradient: false, follows: before.is_some_and(|b| b + 1 == step) });
+    }
+
+    /// Where the gradient of the newest step goes; what is said of it by [`Self::has_gradient`].
+    pub(super) fn gradient(&mut self) -> &mut [f32] {
+        let place = self.held.len().saturating_sub(1);
+        &mut self.gradients[place * self.n..][..self.n]
+    }
+
+    /// The gradient of the newest step is there.
+    pub(super) fn has_gradient(&mut self) {
+        self.held.last_mut().into_iter().for_each(|held| held.has_gradient = true);
+    }
+
+    /// Whether no other step can be taken.
+    pub(super) fn is_full(&self) -> bool {
+        self.held.len() == STEPS
+    }
+
+    /// Sums what is held against the iterates of `references` in `columns`, adds that to `out`, and lets it go.
+    pub(super) fn flush(&mut self, references: &[u64], columns: &Columns, out: &mut PanelSums) {
+        let (n, isa, count) = (self.n, self.isa, self.held.len());
+        if count == 0 {
+            return;
+        }
+        let x = |place: usize| &self.iterates[place * n..][..n];
+        let g = |place: usize| &self.gradients[place * n..][..n];
+        let centre = x(count / 2);
+        let iterates = (0..count).map(|t| Left::Centred(x(t)));
+        let graded = (0..count).filter(|&t| self.held[t].has_gradient);
+        let left: Vec<Left<'_>> = iterates.chain(graded.map(|t| Left::Plain(g(t)))).collect();
+        self.products.take(isa, &left, columns, centre);
+        let mut products = self.products.products.chunks_exact(references.len());
+        let of_iterates: Vec<&[f64]> = products.by_ref().take(count).collect();
+        for (t, held) in self.held.iter().enumerate() {
+            let x = x(t);
+            let before = if t == 0 { &self.last } else { &self.iterates[(t - 1) * n..][..n] };
+            let alone = Vectors { g: x, x, next: before, init: x };
+            let moved = held.follows.then(|| iterate_sums(isa, &alone).step2);
+            let v = Vectors { g: if held.has_gradient { g(t) } else { x }, x, next: x, init: x };
+            let to_centre = reference_sums(isa, Direction::Stored, &v, centre);
+            let g2 = held.has_gradient.then(|| direction_sums(isa, Direction::Stored, &v).g2);
+            let of_gradient = if held.has_gradient { products.next() } else { None };
+            for (k, &reference) in references.iter().enumerate() {
+                let square = self.products.squares[k];
+                let d2 = to_centre.d2 - 2.0 * of_iterates[t][k] + square;
+                // Also where it is no number.
+                let is_near = !(d2 >= NEAR * (to_centre.d2 + square));
+                let (dot, d2) = if is_near {
+                    let place = self.held.binary_search_by_key(&reference, |h| h.step);
+                    let r = match place {
+                        Ok(place) => &self.iterates[place * n..][..n],
+                        Err(_) => {
+                            columns.get(k, &mut self.near);
+                            &self.near
+                        }
+                    };
+                    let sums = reference_sums(isa, Direction::Stored, &v, r);
+                    (sums.dot, sums.d2)
+                } else {
+                    (to_centre.dot - of_gradient.map_or(0.0, |p| p[k]), d2)
+                };
+                out.dot.push(if held.has_gradient { dot } else { 0.0 });
+                out.d2.push(d2);
+            }
+            out.steps.push(StepSums { g2, moved });
+        }
+        self.before = self.held.last().map(|h| h.step);
+        self.last.copy_from_slice(&self.iterates[(count - 1) * n..][..n]);
+        self.held.clear();
+    }
+}

@@ -1,0 +1,42 @@
+//! What a person reads of all pairs.
+
+use crate::pairs::AllPairs;
+use crate::run::Run;
+use crate::run::format::vector_id::StreamId;
+use crate::summary::{significant, thousands};
+
+/// The lines of a summary.
+pub(super) fn summary(run: &Run, pairs: &AllPairs) -> String {
+    let shape = pairs.distances().shape();
+    let parameters: u64 = run.manifest.tensors.iter().map(|t| t.elements()).sum();
+    let mut lines = vec![format!(
+        "{} steps against {} iterates (every {}), {} parameters",
+        thousands(pairs.steps.len() as u64),
+        thousands(pairs.references.len() as u64),
+        thousands(pairs.every),
+        thousands(parameters)
+    )];
+    let known = |value: Option<f64>| value.map_or("not known".to_owned(), significant);
+    let straight = match shape.length {
+        Some(length) if length > 0.0 => {
+            format!("length {}, net {} of it", significant(length), significant(shape.net / length))
+        }
+        Some(_) => "no step moves anything".to_owned(),
+        None => format!("net {}; its length is not known, since steps are left out", significant(shape.net)),
+    };
+    lines.push(format!("  path          {straight}"));
+    lines.push(format!(
+        "  displacement  its square grows as lag^{}; of a walk of orthogonal steps of the same lengths as lag^{}",
+        known(shape.exponent),
+        known(shape.walk_exponent)
+    ));
+    lines.push(format!(
+        "  directions    mean cosine from the first iterate {}; of that walk {}",
+        known(shape.mean_cos_first),
+        known(shape.walk_mean_cos_first)
+    ));
+    if run.manifest.loses(StreamId::Iterate) || run.manifest.loses(StreamId::Direction(0)) {
+        lines.push("  stored with loss: all numbers are of what was kept, without bounds".to_owned());
+    }
+    lines.join("\n")
+}
