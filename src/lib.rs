@@ -146,6 +146,8 @@ pub mod internals {
     pub use crate::hash::{Xxh3, xxh3_64};
     pub use crate::meter::Meter;
     pub use crate::order::CHUNK;
+    #[cfg(feature = "cli")]
+    pub use crate::pairs::{Options as PairsOptions, tabulate as tabulate_pairs};
     pub use crate::reduce::Direction;
     pub use crate::reduce::cpu::{Vectors, reference_sums, step_sums, three_reference_sums};
     pub use crate::reduce::spread::{ReferenceWidths, Sizes, Widths};

@@ -36,6 +36,20 @@ def analyze(path, *, references=("final",), streams=("grad",), groups=("*",), st
     return _read(str(_lpa.analyze(path, asked, how)), frame)
 
 
+def pairs(path, *, every=None, steps=None, out=None, threads=None, frame=None):
+    """Measures every step of a run against every K-th of its iterates, as `lpa pairs` does, and returns the table.
+
+    Parameters
+    ----------
+    path : the run directory.
+    every : K; by default such that there are some 200 references.
+    steps, out, threads, frame : as for :func:`lpa.analyze`.
+    """
+    asked = {"every": None if every is None else _number("every", every, 1, 2**63), "steps": steps, "out": out,
+             "threads": None if threads is None else _number("threads", threads, 1, 1024)}
+    return _read(str(_lpa.pairs(path, asked)), frame)
+
+
 def _number(name, value, least, most):
     try:
         number = int(value)

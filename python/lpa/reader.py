@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from . import _lpa
-from .analysis import analyze
+from .analysis import analyze, pairs
 from .dtypes import numpy_type
 
 
@@ -55,6 +55,10 @@ class Run:
     def metrics(self, **question):
         """The metrics of every step as a polars or pandas frame; `question` as for :func:`lpa.analyze`."""
         return analyze(self.path, **question)
+
+    def pairs(self, **question):
+        """Every step against every K-th iterate, as a frame; `question` as for :func:`lpa.pairs`."""
+        return pairs(self.path, **question)
 
     def scalars(self, step):
         """The scalars of a step as a dict."""

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use lpa::internals::{PairsOptions, tabulate_pairs};
 use lpa::{Backend, Execution, Observer, Question, Rename, Run, Steps};
 use pyo3::prelude::*;
 
@@ -76,4 +77,25 @@ pub(crate) fn analyze(py: Python<'_>, path: PathBuf, asked: Asked, how: How) -> 
     let (question, access) = (asked.question()?, access(true)?);
     let table = py.detach(|| question.tabulate(&Run::open(&path, access)?, &execution, out));
     table.map(|table| table.path).map_err(raise)
+}
+
+/// Which pairs, by the names of `lpa.pairs`.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct AskedPairs {
+    every: Option<u64>,
+    steps: Option<String>,
+    threads: Option<usize>,
+    out: Option<PathBuf>,
+}
+
+/// Measures all pairs as `lpa pairs` does; returns the table's path.
+#[pyfunction]
+pub(crate) fn pairs(py: Python<'_>, path: PathBuf, asked: AskedPairs) -> PyResult<PathBuf> {
+    let AskedPairs { every, steps, threads, out } = asked;
+    let steps = steps.map_or(Ok(Steps::default()), |s| s.parse()).map_err(usage)?;
+    let options = PairsOptions { every, steps, threads: threads.unwrap_or(Execution::default().threads) };
+    let access = access(true)?;
+    let measured = || tabulate_pairs(&Run::open(&path, access)?, &options, out.as_deref(), &Warnings);
+    py.detach(measured).map(|table| table.path).map_err(raise)
 }

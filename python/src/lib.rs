@@ -34,5 +34,6 @@ fn _lpa(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(run::xxh3, m)?)?;
     m.add_function(wrap_pyfunction!(writer::take_back, m)?)?;
     m.add_function(wrap_pyfunction!(analysis::analyze, m)?)?;
+    m.add_function(wrap_pyfunction!(analysis::pairs, m)?)?;
     m.add_function(wrap_pyfunction!(main, m)?)
 }

@@ -17,7 +17,6 @@ use crate::run::Run;
 use crate::run::format::chunk::Chunk;
 use crate::run::format::manifest::GRAD;
 use crate::run::read::chunk_reader::{Decoded, Reader};
-use crate::run::read::plan::plan_windows;
 use crate::run::read::trajectory::Trajectory;
 use crate::run::read::window::Window;
 
@@ -25,8 +24,8 @@ use crate::run::read::window::Window;
 const REFERENCE_BYTES: usize = 1 << 30;
 /// Tiles of references that are decoded from shards that are open at a time.
 const WINDOW_TILES: usize = 4;
-/// Steps whose sums wait to be folded.
-const WINDOW_STEPS: usize = 512;
+/// Steps whose shards are open, and whose sums wait to be folded.
+const WINDOW_STEPS: usize = 4 * STEPS;
 
 /// Sums of all pairs that are being folded.
 struct Folded {
@@ -68,7 +67,8 @@ pub(super) fn measure(
     let walk = Walk { run, steps: &steps, references: &references, threads, observer };
     let measured = chunks.chunks(batch).try_for_each(|batch| -> Result<()> {
         let columns = pool.install(|| walk.columns(batch))?;
-        for window in plan_windows(run, &steps, WINDOW_STEPS)? {
+        for from in (0..steps.len()).step_by(WINDOW_STEPS) {
+            let window = from..(from + WINDOW_STEPS).min(steps.len());
             pool.install(|| walk.window(batch, &columns, window, &mut folded))?;
         }
         Ok(())
@@ -155,11 +155,14 @@ impl Walk<'_> {
     /// Walks a chunk through some steps.
     fn take(&self, window: &Window, job: &Job<'_>, columns: &Columns) -> Result<PanelSums> {
         let (run, chunk) = (self.run, job.chunk);
+        let grad = run.manifest.stream_id(GRAD);
+        if let Some(piece) = chunk.pieces.first() {
+            window.prefetch_chunk(run, run.table.chunk_of(piece), |stream| Some(stream) == grad);
+        }
         let mut reader = Reader::new(run)?;
         let mut source = reader.at(run, window, chunk);
         let mut iterates = Trajectory::sized(1, chunk.len);
         let (mut panel, mut out) = (Panel::new(run.access().isa, chunk.len), PanelSums::default());
-        let grad = run.manifest.stream_id(GRAD);
         if let Some(before) = job.steps.start.checked_sub(1).map(|place| self.steps[place]) {
             panel.begin(before, iterates.recorded(before, &mut source)?);
         }

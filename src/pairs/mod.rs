@@ -23,7 +23,7 @@ const USUAL: u64 = 200;
 
 /// Which pairs are asked for.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Options {
+pub struct Options {
     /// Every so many-th iterate is a reference; `None` makes some 200 of them.
     pub every: Option<u64>,
     /// The steps.
@@ -143,7 +143,7 @@ impl AllPairs {
 
 /// A table of pairs that was written.
 #[derive(Debug)]
-pub(crate) struct Tabulated {
+pub struct Tabulated {
     /// Its file.
     pub path: PathBuf,
     /// What a person should know of it.
@@ -159,7 +159,7 @@ pub(crate) struct Tabulated {
 ///
 /// # Errors
 /// As [`AllPairs::measure`]; or the table cannot be written, or would take the place of another file.
-pub(crate) fn tabulate(
+pub fn tabulate(
     run: &Run,
     options: &Options,
     out: Option<&Path>,

@@ -8,8 +8,10 @@ use crate::reduce::Direction;
 use crate::reduce::cpu::{Vectors, direction_sums, iterate_sums, reference_sums};
 use crate::reduce::products::{Columns, Left, Products};
 
-/// Steps that are held at a time.
-pub(super) const STEPS: usize = 96;
+/// Steps that are held at a time. With the steps that are asked for it says which centre each has, so it is a part of
+/// the order of sums.
+// As far as keyframes usually lie apart, so that a window that begins with a panel begins with one.
+pub(super) const STEPS: usize = 128;
 
 // A distance of which less than this part is left after cancelling has lost six bits of what the products have.
 /// Pairs are summed by themselves where their squared distance is less than this part of the squares that it is made

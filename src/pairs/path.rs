@@ -22,13 +22,15 @@ pub(crate) struct Shape {
     pub length: Option<f64>,
     /// Distance from the first iterate to the last.
     pub net: f64,
+    /// The same of a walk of orthogonal steps that have the lengths of the path's, as for all that is said of a walk here.
+    pub walk_net: Option<f64>,
     /// Exponent of the mean squared displacement: `||x_{t+l} - x_t||^2 ~ l^exponent`.
     pub exponent: Option<f64>,
-    /// The same of a walk of orthogonal steps that have the lengths of the path's.
+    /// The same of the walk.
     pub walk_exponent: Option<f64>,
     /// Mean of `cos(x_s - x_first, x_t - x_first)` over all pairs of different references but the first.
     pub mean_cos_first: Option<f64>,
-    /// The same of that walk.
+    /// The same of the walk.
     pub walk_mean_cos_first: Option<f64>,
 }
 
@@ -85,6 +87,7 @@ impl Distances<'_> {
         Shape {
             length: ways.map(|ways| ways.iter().map(|m| m.sqrt()).sum()),
             net: self.d2(last, 0).sqrt(),
+            walk_net: walked.as_ref().map(|w| w[last].sqrt()),
             exponent: displacements.exponent(),
             walk_exponent: of_walk.exponent(),
             mean_cos_first: mean(of_pairs().filter_map(|(j, k)| self.cos_first(places[j], k))),
@@ -137,4 +140,53 @@ fn slope(points: &[(f64, f64)]) -> Option<f64> {
     let xy: f64 = points.iter().map(|(x, y)| (x - mean_x) * (y - mean_y)).sum();
     let xx: f64 = points.iter().map(|(x, _)| (x - mean_x).powi(2)).sum();
     (points.len() >= 3 && xx > 0.0).then(|| xy / xx)
+}
+
+#[cfg(test)]
+#[allow(clippy::float_cmp)]
+mod tests {
+    use super::*;
+
+    /// Distances of a path on a line, each step against every second one and the last.
+    fn shape(x: &[f64]) -> Shape {
+        let steps: Vec<u64> = (0..x.len() as u64).collect();
+        let last = x.len() - 1;
+        let references: Vec<u64> = steps.iter().copied().filter(|k| k % 2 == 0 || *k == last as u64).collect();
+        let at = |k: u64| x[usize::try_from(k).unwrap()];
+        let d2: Vec<f64> = steps
+            .iter()
+            .flat_map(|t| references.iter().map(move |k| (at(*t) - at(*k)).powi(2)))
+            .collect();
+        let moved: Vec<Option<f64>> =
+            steps.iter().map(|t| Some(if *t == 0 { 0.0 } else { (at(*t) - at(*t - 1)).powi(2) })).collect();
+        Distances { steps: &steps, references: &references, d2: &d2, moved: &moved }.shape()
+    }
+
+    #[test]
+    fn a_line_is_straight_and_its_walk_is_not() {
+        let found = shape(&(0..41).map(f64::from).collect::<Vec<_>>());
+        assert_eq!((found.length, found.net, found.walk_net), (Some(40.0), 40.0, Some(40f64.sqrt())));
+        assert!((found.exponent.unwrap() - 2.0).abs() < 0.05, "{found:?}");
+        assert!((found.walk_exponent.unwrap() - 1.0).abs() < 1e-12, "{found:?}");
+        assert_eq!(found.mean_cos_first, Some(1.0));
+        // All pairs of 2, 4, .., 40: the mean of sqrt(j/k).
+        let pairs: Vec<f64> = (1..21).flat_map(|k| (1..k).map(move |j| f64::from(j) / f64::from(k))).collect();
+        let mean = pairs.iter().map(|r| r.sqrt()).sum::<f64>() / pairs.len() as f64;
+        assert!((found.walk_mean_cos_first.unwrap() - mean).abs() < 1e-12);
+    }
+
+    #[test]
+    fn what_goes_to_and_fro_goes_nowhere() {
+        let found = shape(&(0..41).map(|t| f64::from(t % 2)).collect::<Vec<_>>());
+        assert_eq!((found.length, found.net), (Some(40.0), 0.0));
+        // From even steps to even ones nothing, to odd ones 1.
+        assert!(found.exponent.unwrap().abs() < 0.5, "{found:?}");
+        assert_eq!(found.mean_cos_first, None);
+    }
+
+    #[test]
+    fn a_path_of_one_iterate_has_no_shape() {
+        let found = shape(&[1.0]);
+        assert_eq!((found.length, found.net, found.exponent, found.mean_cos_first), (Some(0.0), 0.0, None, None));
+    }
 }

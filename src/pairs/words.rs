@@ -17,18 +17,22 @@ pub(super) fn summary(run: &Run, pairs: &AllPairs) -> String {
         thousands(parameters)
     )];
     let known = |value: Option<f64>| value.map_or("not known".to_owned(), significant);
-    let straight = match shape.length {
-        Some(length) if length > 0.0 => {
-            format!("length {}, net {} of it", significant(length), significant(shape.net / length))
-        }
-        Some(_) => "no step moves anything".to_owned(),
-        None => format!("net {}; its length is not known, since steps are left out", significant(shape.net)),
+    let power = |value: Option<f64>| value.map_or("not known".to_owned(), |p| format!("lag^{}", significant(p)));
+    let straight = match (shape.length, shape.walk_net) {
+        (Some(length), Some(walk)) if length > 0.0 => format!(
+            "length {}, net {} of it; of a walk of orthogonal steps of the same lengths {}",
+            significant(length),
+            significant(shape.net / length),
+            significant(walk / length)
+        ),
+        (Some(_), _) => "no step moves anything".to_owned(),
+        (None, _) => format!("net {}; its length is not known, since steps are left out", significant(shape.net)),
     };
     lines.push(format!("  path          {straight}"));
     lines.push(format!(
-        "  displacement  its square grows as lag^{}; of a walk of orthogonal steps of the same lengths as lag^{}",
-        known(shape.exponent),
-        known(shape.walk_exponent)
+        "  displacement  growth of its square: {}; of that walk: {}",
+        power(shape.exponent),
+        power(shape.walk_exponent)
     ));
     lines.push(format!(
         "  directions    mean cosine from the first iterate {}; of that walk {}",
