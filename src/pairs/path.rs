@@ -64,7 +64,8 @@ impl Distances<'_> {
             });
             std::iter::once(0.0).chain(ends).collect()
         });
-        let places: Vec<usize> = self.references.iter().map(|k| self.steps.partition_point(|s| s < k)).collect();
+        let places: Vec<usize> =
+            self.references.iter().map(|k| self.steps.partition_point(|s| s < k)).collect();
         let last = self.steps.len() - 1;
         let longest = (self.steps[last] - self.steps[0]) / LONGEST_LAG;
         let nothing = || Displacements { bins: [(0.0, 0.0, 0.0); u64::BITS as usize] };
@@ -151,12 +152,11 @@ mod tests {
     fn shape(x: &[f64]) -> Shape {
         let steps: Vec<u64> = (0..x.len() as u64).collect();
         let last = x.len() - 1;
-        let references: Vec<u64> = steps.iter().copied().filter(|k| k % 2 == 0 || *k == last as u64).collect();
+        let references: Vec<u64> =
+            steps.iter().copied().filter(|k| k % 2 == 0 || *k == last as u64).collect();
         let at = |k: u64| x[usize::try_from(k).unwrap()];
-        let d2: Vec<f64> = steps
-            .iter()
-            .flat_map(|t| references.iter().map(move |k| (at(*t) - at(*k)).powi(2)))
-            .collect();
+        let d2: Vec<f64> =
+            steps.iter().flat_map(|t| references.iter().map(move |k| (at(*t) - at(*k)).powi(2))).collect();
         let moved: Vec<Option<f64>> =
             steps.iter().map(|t| Some(if *t == 0 { 0.0 } else { (at(*t) - at(*t - 1)).powi(2) })).collect();
         Distances { steps: &steps, references: &references, d2: &d2, moved: &moved }.shape()
@@ -170,7 +170,8 @@ mod tests {
         assert!((found.walk_exponent.unwrap() - 1.0).abs() < 1e-12, "{found:?}");
         assert_eq!(found.mean_cos_first, Some(1.0));
         // All pairs of 2, 4, .., 40: the mean of sqrt(j/k).
-        let pairs: Vec<f64> = (1..21).flat_map(|k| (1..k).map(move |j| f64::from(j) / f64::from(k))).collect();
+        let pairs: Vec<f64> =
+            (1..21).flat_map(|k| (1..k).map(move |j| f64::from(j) / f64::from(k))).collect();
         let mean = pairs.iter().map(|r| r.sqrt()).sum::<f64>() / pairs.len() as f64;
         assert!((found.walk_mean_cos_first.unwrap() - mean).abs() < 1e-12);
     }
@@ -187,6 +188,9 @@ mod tests {
     #[test]
     fn a_path_of_one_iterate_has_no_shape() {
         let found = shape(&[1.0]);
-        assert_eq!((found.length, found.net, found.exponent, found.mean_cos_first), (Some(0.0), 0.0, None, None));
+        assert_eq!(
+            (found.length, found.net, found.exponent, found.mean_cos_first),
+            (Some(0.0), 0.0, None, None)
+        );
     }
 }

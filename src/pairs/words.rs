@@ -17,7 +17,8 @@ pub(super) fn summary(run: &Run, pairs: &AllPairs) -> String {
         thousands(parameters)
     )];
     let known = |value: Option<f64>| value.map_or("not known".to_owned(), significant);
-    let power = |value: Option<f64>| value.map_or("not known".to_owned(), |p| format!("lag^{}", significant(p)));
+    let power =
+        |value: Option<f64>| value.map_or("not known".to_owned(), |p| format!("lag^{}", significant(p)));
     let straight = match (shape.length, shape.walk_net) {
         (Some(length), Some(walk)) if length > 0.0 => format!(
             "length {}, net {} of it; of a walk of orthogonal steps of the same lengths {}",
@@ -26,7 +27,9 @@ pub(super) fn summary(run: &Run, pairs: &AllPairs) -> String {
             significant(walk / length)
         ),
         (Some(_), _) => "no step moves anything".to_owned(),
-        (None, _) => format!("net {}; its length is not known, since steps are left out", significant(shape.net)),
+        (None, _) => {
+            format!("net {}; its length is not known, since steps are left out", significant(shape.net))
+        }
     };
     lines.push(format!("  path          {straight}"));
     lines.push(format!(

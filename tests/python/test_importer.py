@@ -60,7 +60,8 @@ WRAPPINGS = {
     "itself": lambda sd: sd,
     "model": lambda sd: {"epoch": 3, "model": sd, "optimizer": {"lr": 0.1}},
     "state_dict": lambda sd: {"state_dict": {f"module.{k}": v for k, v in sd.items()}, "best": torch.zeros(2)},
-    "model_state_dict": lambda sd: {"model_state_dict": {f"_orig_mod.module._fsdp_wrapped_module.{k}": v for k, v in sd.items()}},
+    "model_state_dict": lambda sd: {
+        "model_state_dict": {f"_orig_mod.module._fsdp_wrapped_module.{k}": v for k, v in sd.items()}},
 }
 
 

@@ -1,15 +1,17 @@
 """All pairs of steps and iterates, against NumPy in float64."""
 
+import itertools
 import json
 import subprocess
 
-import lpa
 import numpy as np
 import polars as pl
 import pytest
 import torch
-from conftest import BINARY, FIXTURES
 from training import perceptron, train
+
+import lpa
+from conftest import BINARY, FIXTURES
 
 DIGITS = FIXTURES / "digits_mlp"
 
@@ -23,9 +25,9 @@ def vectors(path):
                 arrays = run.stream(name, t)
             except lpa.Error:
                 continue
-            shapes = [t["shape"] for t in run.manifest["tensors"]]
-            flat = [np.zeros(int(np.prod(s))) if a is None else wide(a) for a, s in zip(arrays.values(), shapes, strict=True)]
-            out[t] = np.concatenate([f.reshape(-1) for f in flat])
+            sizes = [int(np.prod(t["shape"])) for t in run.manifest["tensors"]]
+            out[t] = np.concatenate([np.zeros(n) if a is None else wide(a).reshape(-1)
+                                     for a, n in zip(arrays.values(), sizes, strict=True)])
     return x, g
 
 
@@ -90,7 +92,7 @@ def test_pairs_of_the_fixture_are_those_of_numpy(lpa_command, tmp_path, k):
     assert_pairs(table, x, g, every(sorted(x), k))
     assert set(table["run_id"]) == {lpa.open(DIGITS).manifest["run_id"]}
     steps = sorted(x)
-    moved = [np.linalg.norm(x[b] - x[a]) for a, b in zip(steps, steps[1:], strict=False)]
+    moved = [np.linalg.norm(x[b] - x[a]) for a, b in itertools.pairwise(steps)]
     assert f"length {sum(moved):.3g}" in said
     assert f"net {np.linalg.norm(x[steps[-1]] - x[steps[0]]) / sum(moved):.3g} of it" in said
     assert f"of the same lengths {np.linalg.norm(moved) / sum(moved):.3g}" in said
@@ -144,14 +146,14 @@ def test_threads_and_instruction_sets_change_no_byte(lpa_command, tmp_path):
     first = None
     for threads, isa in [(1, "avx512"), (2, "avx512"), (5, "avx2"), (2, "avx2")]:
         out = tmp_path / "pairs.parquet"
-        done = subprocess.run([BINARY, "pairs", tmp_path / "run", "--every", "10", "--threads", str(threads), "--out", out, "-q"],
-                              env={"LPA_ISA": isa}, capture_output=True, text=True)
+        asked = ["pairs", tmp_path / "run", "--every", "10", "--threads", str(threads), "--out", out, "-q"]
+        done = subprocess.run([BINARY, *asked], env={"LPA_ISA": isa}, capture_output=True, text=True)
         if "this processor offers" in done.stderr:
             continue
         assert done.returncode == 0, done.stderr
         first = first or out.read_bytes()
         assert out.read_bytes() == first
-    x, g = vectors(tmp_path / "run")
+    x, _ = vectors(tmp_path / "run")
     taken = list(range(0, 701, 50))
     table = pl.read_parquet(tmp_path / "pairs.parquet").filter(pl.col("reference_step").is_in(taken))
     some = {t: v for t, v in x.items() if t % 23 == 0 or t == 700}
@@ -171,7 +173,8 @@ def test_a_random_walk_spreads_with_the_square_root_of_time(lpa_command, tmp_pat
     assert exponents(said) == pytest.approx([1, 1], abs=0.01)
     # The mean of sqrt(s/t) over s < t is 2/3.
     line = next(line for line in said.splitlines() if "directions" in line)
-    assert [float(line.split("iterate ")[1].split(";")[0]), float(line.split("walk ")[1])] == pytest.approx([2 / 3] * 2, abs=0.01)
+    means = [line.split("iterate ")[1].split(";")[0], line.split("walk ")[1]]
+    assert [float(mean) for mean in means] == pytest.approx([2 / 3] * 2, abs=0.01)
 
 
 def test_a_straight_line_spreads_with_time(tmp_path, lpa_command):

@@ -6,8 +6,10 @@ import warnings
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 import torch
+from training import loss_of, perceptron
 
 import lpa
 from conftest import BINARY
@@ -280,3 +282,40 @@ def test_what_is_watched_follows_the_tensor(make):
     # Nothing but the tensor: where it is filled, all of the view is.
     view += 1
     assert int((tensor == 2).sum()) == view.numel()
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam"])
+def test_small_tensors_that_are_clamped_are_known_again_where_the_optimizer_alone_moved_them(tmp_path, kind):
+    # All four share a chunk, and so a prediction; each is clamped at steps of its own.
+    torch.manual_seed(0)
+    model, seen = perceptron(width=16), []
+    names = [name for name, _ in model.named_parameters()]
+    optimizer = (torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9) if kind == "sgd"
+                 else torch.optim.Adam(model.parameters(), lr=1e-3))
+    exact = lambda: [p.detach().double().clone() for p in model.parameters()]
+    with lpa.record(tmp_path / "run", model, optimizer) as rec:
+        for t in range(300):
+            optimizer.zero_grad()
+            loss_of(model, t).backward()
+            before = exact()
+            optimizer.step()
+            stepped = exact()
+            with torch.no_grad():
+                for p in model.parameters():
+                    p.clamp_(-0.25, 0.25)
+            seen.append([before, stepped, exact()])
+            rec.log(step=t)
+    energy = lambda a, b: np.array([[((x[a][i] - x[b][i]) ** 2).sum().item() for i in range(len(names))] for x in seen])
+    missed, moved = energy(1, 2), energy(0, 2)
+    table = lpa.analyze(tmp_path / "run", groups=["*", "each"], frame="polars")
+    last = {}
+    for group in ["*", *names]:
+        of = slice(None) if group == "*" else [names.index(group)]
+        departs = np.flatnonzero(missed[:, of].sum(1) > 1e-4 * moved[:, of].sum(1))
+        last[group] = departs.max(initial=-1)
+        own = table.filter(pl.col("group") == group).sort("step")["own"].to_list()
+        assert own[:last[group] + 1] == [None] * (last[group] + 1), group
+        # The step after one that was not the optimizer's has nothing to be compared with.
+        if kind == "sgd":
+            assert None not in own[last[group] + 2:], group
+    assert -1 <= min(last.values()) < 290 < max(last.values())
