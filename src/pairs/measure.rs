@@ -4,6 +4,7 @@
 //! are folded in the order of chunks, whatever thread had them first.
 
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
@@ -64,7 +65,9 @@ pub(super) fn measure(
     let passes = (steps.len() + references.len()) as u64;
     observer.begin(passes * chunks.len() as u64, chunks.len() as u64);
     let batch = (REFERENCE_BYTES / (CHUNK * size_of::<f32>() * references.len())).max(1);
-    let walk = Walk { run, steps: &steps, references: &references, threads, observer };
+    let panel = || Mutex::new(Panel::new(run.access().isa));
+    let panels = (0..threads.max(1)).map(|_| panel()).collect();
+    let walk = Walk { run, steps: &steps, references: &references, panels, observer };
     let measured = chunks.chunks(batch).try_for_each(|batch| -> Result<()> {
         let columns = pool.install(|| walk.columns(batch))?;
         for from in (0..steps.len()).step_by(WINDOW_STEPS) {
@@ -93,7 +96,8 @@ struct Walk<'a> {
     run: &'a Run,
     steps: &'a [u64],
     references: &'a [u64],
-    threads: usize,
+    /// One a thread.
+    panels: Vec<Mutex<Panel>>,
     observer: &'a dyn Observer,
 }
 
@@ -137,7 +141,7 @@ impl Walk<'_> {
         let before = places.start.checked_sub(1).unwrap_or(places.start);
         let window = opened(self.run, &self.steps[before..places.end])?;
         // Models of few chunks are cut in time too, so that every thread has work.
-        let parts = (2 * self.threads).div_ceil(batch.len());
+        let parts = (2 * self.panels.len()).div_ceil(batch.len());
         let part = places.len().div_ceil(parts).next_multiple_of(STEPS);
         let cut = |from: usize| from..(from + part).min(places.end);
         let of_chunk = |(place, chunk)| {
@@ -162,9 +166,13 @@ impl Walk<'_> {
         let mut reader = Reader::new(run)?;
         let mut source = reader.at(run, window, chunk);
         let mut iterates = Trajectory::sized(1, chunk.len);
-        let (mut panel, mut out) = (Panel::new(run.access().isa, chunk.len), PanelSums::default());
-        if let Some(before) = job.steps.start.checked_sub(1).map(|place| self.steps[place]) {
-            panel.begin(before, iterates.recorded(before, &mut source)?);
+        let thread = rayon::current_thread_index().unwrap_or(0) % self.panels.len();
+        let mut panel = self.panels[thread].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut out = PanelSums::default();
+        let before = job.steps.start.checked_sub(1).map(|place| self.steps[place]);
+        let last = panel.begin(chunk.len, before);
+        if let Some(before) = before {
+            last.copy_from_slice(iterates.recorded(before, &mut source)?);
         }
         let steps = &self.steps[job.steps.clone()];
         for (i, &t) in steps.iter().enumerate() {

@@ -103,7 +103,7 @@ impl AllPairs {
         let range = options.steps.range();
         let all = catalog.iterates(range.clone());
         let begins = range.start.max(run.steps().start);
-        let steps: Vec<u64> = all.filter(|s| (s - begins) % options.steps.every() == 0).collect();
+        let steps: Vec<u64> = all.filter(|s| (s - begins).is_multiple_of(options.steps.every())).collect();
         let (Some(&first), Some(&last)) = (steps.first(), steps.last()) else {
             let what = "none of the steps that are asked for has a recorded iterate, so there are no pairs";
             return Err(Error::Nothing { path: run.path.clone(), what: what.to_owned() });

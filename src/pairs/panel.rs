@@ -4,8 +4,9 @@
 //! cancels is as small as the path between them. Where a pair is nearer than that allows it is summed by itself.
 
 use crate::isa::Isa;
+use crate::order::CHUNK;
 use crate::reduce::Direction;
-use crate::reduce::cpu::{Vectors, direction_sums, iterate_sums, reference_sums};
+use crate::reduce::cpu::{Vectors, reference_sums, step_sums};
 use crate::reduce::products::{Columns, Left, Products};
 
 /// Steps that are held at a time. With the steps that are asked for it says which centre each has, so it is a part of
@@ -64,25 +65,21 @@ pub(super) struct Panel {
 }
 
 impl Panel {
-    /// For a chunk of `n` elements.
-    pub(super) fn new(isa: Isa, n: usize) -> Panel {
-        Panel {
-            isa,
-            n,
-            held: Vec::new(),
-            iterates: vec![0.0; STEPS * n],
-            gradients: vec![0.0; STEPS * n],
-            before: None,
-            last: vec![0.0; n],
-            near: vec![0.0; n],
-            products: Products::default(),
-        }
+    /// For any chunk.
+    pub(super) fn new(isa: Isa) -> Panel {
+        let steps = || vec![0.0; STEPS * CHUNK];
+        let one = || vec![0.0; CHUNK];
+        let (iterates, gradients, last, near) = (steps(), steps(), one(), one());
+        let (held, products) = (Vec::new(), Products::default());
+        Panel { isa, n: 0, held, iterates, gradients, before: None, last, near, products }
     }
 
-    /// Notes the iterate before the first step.
-    pub(super) fn begin(&mut self, step: u64, x: &[f32]) {
-        self.before = Some(step);
-        self.last.copy_from_slice(x);
+    /// Begins with a chunk of `n` elements. Its iterate before the first step goes where this returns, if it is
+    /// `before` any.
+    pub(super) fn begin(&mut self, n: usize, before: Option<u64>) -> &mut [f32] {
+        self.held.clear();
+        (self.n, self.before) = (n, before);
+        &mut self.last[..n]
     }
 
     /// Takes the iterate of the next step.
@@ -126,25 +123,25 @@ impl Panel {
         let of_iterates: Vec<&[f64]> = products.by_ref().take(count).collect();
         for (t, held) in self.held.iter().enumerate() {
             let x = x(t);
-            let before = if t == 0 { &self.last } else { &self.iterates[(t - 1) * n..][..n] };
-            let alone = Vectors { g: x, x, next: before, init: x };
-            let moved = held.follows.then(|| iterate_sums(isa, &alone).step2);
-            let v = Vectors { g: if held.has_gradient { g(t) } else { x }, x, next: x, init: x };
-            let to_centre = reference_sums(isa, Direction::Stored, &v, centre);
-            let g2 = held.has_gradient.then(|| direction_sums(isa, Direction::Stored, &v).g2);
+            let before = if t == 0 { &self.last[..n] } else { &self.iterates[(t - 1) * n..][..n] };
+            let g = if held.has_gradient { g(t) } else { x };
+            let v = Vectors { g, x, next: before, init: x };
+            let (of_iterate, of_direction, to_centre) = step_sums(isa, &v, centre);
+            let moved = held.follows.then_some(of_iterate.step2);
+            let g2 = held.has_gradient.then_some(of_direction.g2);
             let of_gradient = if held.has_gradient { products.next() } else { None };
             for (k, &reference) in references.iter().enumerate() {
                 let square = self.products.squares[k];
                 let d2 = to_centre.d2 - 2.0 * of_iterates[t][k] + square;
                 // Also where it is no number.
-                let is_near = !(d2 >= NEAR * (to_centre.d2 + square));
+                let is_near = d2.is_nan() || d2 < NEAR * (to_centre.d2 + square);
                 let (dot, d2) = if is_near {
                     let place = self.held.binary_search_by_key(&reference, |h| h.step);
                     let r = match place {
                         Ok(place) => &self.iterates[place * n..][..n],
                         Err(_) => {
-                            columns.get(k, &mut self.near);
-                            &self.near
+                            columns.get(k, &mut self.near[..n]);
+                            &self.near[..n]
                         }
                     };
                     let sums = reference_sums(isa, Direction::Stored, &v, r);
@@ -158,7 +155,7 @@ impl Panel {
             out.steps.push(StepSums { g2, moved });
         }
         self.before = self.held.last().map(|h| h.step);
-        self.last.copy_from_slice(&self.iterates[(count - 1) * n..][..n]);
+        self.last[..n].copy_from_slice(&self.iterates[(count - 1) * n..][..n]);
         self.held.clear();
     }
 }

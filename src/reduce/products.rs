@@ -311,33 +311,4 @@ mod tests {
         right.get(1, &mut back);
         assert_eq!(back, [1.0, 2.0]);
     }
-
-    #[test]
-    #[ignore = "a measurement"]
-    fn speed() {
-        let (rows, columns, n) = (192, 200, 65_536);
-        let left: Vec<Vec<f32>> = (0..rows).map(|m| values(m, n)).collect();
-        let left: Vec<Left<'_>> = (0..)
-            .zip(&left)
-            .map(|(m, v)| if m % 2 == 0 { Left::Plain(v) } else { Left::Centred(v) })
-            .collect();
-        let mut right = Columns::new(columns, n);
-        let of: Vec<Vec<f32>> = (0..columns).map(|k| values(1000 + k, n)).collect();
-        for (tile, vectors) in of.chunks(ABREAST).enumerate() {
-            right.set(tile, &vectors.iter().map(Vec::as_slice).collect::<Vec<_>>());
-        }
-        let centre = values(5, n);
-        for isa in Isa::available().into_iter().skip(2) {
-            let mut p = Products::default();
-            for _ in 0..3 {
-                let t = std::time::Instant::now();
-                p.take(isa, &left, &right, &centre);
-                println!(
-                    "{} {:.1} GFlop/s",
-                    isa.name(),
-                    2.0 * (rows * columns * n) as f64 / t.elapsed().as_secs_f64() / 1e9
-                );
-            }
-        }
-    }
 }
