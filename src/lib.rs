@@ -123,7 +123,9 @@ pub use question::{Answer, Backend, Execution, Made, Question, Steps, Tabulated}
 pub use reduce::spread::Spread;
 pub use reference::{OwnReference, ReferenceSpec, Rename};
 pub use row::{Doubt, Names, Row, Scalars, Sink};
-pub use run::format::manifest::{Continued, Manifest, Optimizer, Precision, Slice, Storage, StreamInfo, TensorInfo};
+pub use run::format::manifest::{
+    Continued, Manifest, Optimizer, Precision, Slice, Storage, StreamInfo, TensorInfo,
+};
 pub use run::read::vector::Vector;
 pub use run::write::step::{Elements, Step};
 pub use run::write::writer::{Profile, Writer, WriterOptions};

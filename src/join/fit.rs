@@ -23,7 +23,9 @@ pub(super) fn misfit(first: &Run, other: &Run) -> Option<String> {
     let path = first.path.display();
     let (a, b) = (&first.manifest, &other.manifest);
     if !b.storage.is_exact() {
-        return Some("it is stored with loss, and storing it anew would lose more, or hide what was lost".to_owned());
+        return Some(
+            "it is stored with loss, and storing it anew would lose more, or hide what was lost".to_owned(),
+        );
     }
     let of = |m: &Manifest, i: usize| {
         let info = m.tensors.get(i);
@@ -45,7 +47,9 @@ pub(super) fn misfit(first: &Run, other: &Run) -> Option<String> {
             (0..groups).find_map(|g| {
                 let of = |m: &Manifest, key| m.optimizer.initial(g, key).map(ToString::to_string);
                 let of = |m, key| of(m, key).unwrap_or_else(|| "unsaid".to_owned());
-                FIXED.iter().find_map(|key| differ(&format!("{key} of group {g}"), &path, of(a, key), of(b, key)))
+                FIXED
+                    .iter()
+                    .find_map(|key| differ(&format!("{key} of group {g}"), &path, of(a, key), of(b, key)))
             })
         })
 }

@@ -111,7 +111,8 @@ impl Join {
         let mut steps = Consecutive::new(&self.parts[0], &self.parts[1..])?;
         let to = (new.path(), &self.manifest, 0);
         let digest = transcript::write(&mut steps, &self.plan, to, self.storing, progress)?;
-        let unreadable = |e: Error| self.fault(format!("it cannot be read back ({e}). Check the disk, then try again."));
+        let unreadable =
+            |e: Error| self.fault(format!("it cannot be read back ({e}). Check the disk, then try again."));
         let run = Run::open(new.path(), self.access).map_err(unreadable)?;
         let found = transcript::difference(&run, 0, &digest, &self.plan, progress).map_err(unreadable)?;
         if let Some(what) = found {

@@ -38,7 +38,9 @@ pub(super) fn check(first: &Run, second: &Run) -> Result<Seam> {
     // x_T is a step of its own, behind which nothing follows.
     let last = first.final_step().unwrap_or_else(|| end(first));
     if from > last {
-        return no(format!("it begins with step {from}, and {path} ends with x_{last}: what lies between is in neither"));
+        return no(format!(
+            "it begins with step {from}, and {path} ends with x_{last}: what lies between is in neither"
+        ));
     }
     let Some(mut here) = iterate(second, from)? else {
         return declared(first, second, from);

@@ -221,7 +221,8 @@ pub(crate) fn check_beginning(run: &Run) -> Result<()> {
         return Ok(());
     };
     let first = run.first_of_rank(rank);
-    let what = format!("rank {rank} begins with step {first}, the manifest with step {said}; nothing was changed");
+    let what =
+        format!("rank {rank} begins with step {first}, the manifest with step {said}; nothing was changed");
     Err(Error::Write { path: run.path.clone(), what })
 }
 
@@ -297,8 +298,10 @@ fn place(run: &Run, options: &Options) -> Result<PathBuf> {
     }
     match others::first_link(run) {
         Some(below) => {
-            let what =
-                format!("a part of it lies elsewhere ({} is a link). Name a new run by --out", below.display());
+            let what = format!(
+                "a part of it lies elsewhere ({} is a link). Name a new run by --out",
+                below.display()
+            );
             refused(&run.path, &what)
         }
         None => Ok(run.path.clone()),
