@@ -58,8 +58,9 @@ def find(path, step, parameters, streams, precisions):
             return Continuation(run.path, step, False, before)
     if precisions != {"gradients": "exact", "iterates": "exact"}:
         world = runs[at].manifest["world"]
-        raise RecordingError(f"{runs[at].path} was recorded by {world} ranks with other slices, and with loss; resume it "
-                             "with as many, or record into another directory")
+        raise RecordingError(f"{runs[at].path} was recorded by {world} ranks with other slices, and with loss, so that "
+                             "what goes on from it could not be joined with it. Resume it with as many, or record into "
+                             "another directory")
     return Continuation(_free(path), step, True, before)
 
 
