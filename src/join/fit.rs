@@ -2,21 +2,15 @@
 
 use std::fmt::{Debug, Display};
 
+use serde_json::Value;
+
 use crate::run::Run;
 use crate::run::format::manifest::Manifest;
 
-/// Hyperparameters that no step records.
-const FIXED: [&str; 9] = [
-    "nesterov",
-    "maximize",
-    "amsgrad",
-    "centered",
-    "lr_in_velocity",
-    "decoupled_weight_decay",
-    "momentum_decay",
-    "lr_decay",
-    "initial_accumulator_value",
-];
+/// Switches of optimizers, and hyperparameters that no step records.
+const SWITCHES: [&str; 6] =
+    ["nesterov", "maximize", "amsgrad", "centered", "lr_in_velocity", "decoupled_weight_decay"];
+const FIXED: [&str; 3] = ["momentum_decay", "lr_decay", "initial_accumulator_value"];
 
 /// Why two runs cannot be parts of one, as far as their manifests say; `None` where they can.
 pub(super) fn misfit(first: &Run, other: &Run) -> Option<String> {
@@ -41,17 +35,17 @@ pub(super) fn misfit(first: &Run, other: &Run) -> Option<String> {
     let names = |m: &Manifest| m.streams.iter().map(|s| s.name.clone()).collect::<Vec<_>>();
     let groups = a.optimizer.param_groups.len().max(b.optimizer.param_groups.len());
     let kinds = |m: &Manifest| (0..groups).map(|g| m.optimizer.name_of(g).to_owned()).collect::<Vec<_>>();
+    let of_group = |g: usize| {
+        let flag = |m: &Manifest, key: &str| m.optimizer.flag(g, key);
+        let number = |m: &Manifest, key: &str| m.optimizer.initial(g, key).and_then(Value::as_f64);
+        let what = |key: &str| format!("{key} of group {g}");
+        let switch = |key: &&str| differ(&what(key), &path, flag(a, key), flag(b, key));
+        let fixed = |key: &&str| differ(&what(key), &path, number(a, key), number(b, key));
+        SWITCHES.iter().find_map(switch).or_else(|| FIXED.iter().find_map(fixed))
+    };
     differ("streams", &path, names(a), names(b))
         .or_else(|| differ("optimizers", &path, kinds(a), kinds(b)))
-        .or_else(|| {
-            (0..groups).find_map(|g| {
-                let of = |m: &Manifest, key| m.optimizer.initial(g, key).map(ToString::to_string);
-                let of = |m, key| of(m, key).unwrap_or_else(|| "unsaid".to_owned());
-                FIXED
-                    .iter()
-                    .find_map(|key| differ(&format!("{key} of group {g}"), &path, of(a, key), of(b, key)))
-            })
-        })
+        .or_else(|| (0..groups).find_map(of_group))
 }
 
 fn differ<T: Debug + PartialEq>(what: &str, path: &impl Display, a: T, b: T) -> Option<String> {

@@ -27,10 +27,7 @@ impl Part {
         for (i, run) in runs.into_iter().enumerate() {
             let end = begins.get(i + 1).copied().unwrap_or_else(|| end(&run));
             let part = Part { steps: begins[i]..end, run };
-            let counts = |e: &Error| matches!(e, Error::MissingShard { first, .. } if *first < end);
-            if let Some(e) = part.run.missing().into_iter().find(counts) {
-                return Err(refuse(&part.run.path, e));
-            }
+            check_shards(&part.run, end)?;
             if i + 1 == begins.len() {
                 part.run.closing_conflict().map_or(Ok(()), Err)?;
             }
@@ -55,6 +52,15 @@ pub(super) fn first_step(run: &Run) -> u64 {
 /// The step after the last one that all ranks have published without a gap before it.
 pub(super) fn end(run: &Run) -> u64 {
     run.ranks().map(|rank| run.end_of_rank(rank)).min().unwrap_or(0)
+}
+
+/// Checks that no shard with steps below `end` is missing.
+///
+/// # Errors
+/// One is.
+pub(super) fn check_shards(run: &Run, end: u64) -> Result<()> {
+    let counts = |e: &Error| matches!(e, Error::MissingShard { first, .. } if *first < end);
+    run.missing().into_iter().find(counts).map_or(Ok(()), |e| Err(refuse(&run.path, e)))
 }
 
 /// The steps of all parts, as whole tensors.

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::hash::Xxh3;
-use crate::join::parts::{end, first_step};
+use crate::join::parts::{check_shards, end, first_step};
 use crate::join::refused;
 use crate::pack::refuse;
 use crate::run::Run;
@@ -35,6 +35,7 @@ pub(super) fn check(first: &Run, second: &Run) -> Result<Seam> {
              beginning where it goes on from the one before"
         ));
     }
+    check_shards(first, from)?;
     // x_T is a step of its own, behind which nothing follows.
     let last = first.final_step().unwrap_or_else(|| end(first));
     if from > last {

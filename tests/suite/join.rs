@@ -252,7 +252,16 @@ fn two_three_and_one_ranks_give_the_run_of_one() {
         [0, 8, 16, 24]
     );
     let rows = |path: &Path| {
-        let ran = run(&["analyze", path.to_str().unwrap(), "--format", "csv", "--steps", "0..10", "--group", "each"]);
+        let ran = run(&[
+            "analyze",
+            path.to_str().unwrap(),
+            "--format",
+            "csv",
+            "--steps",
+            "0..10",
+            "--group",
+            "each",
+        ]);
         assert_eq!(ran.code, 0, "{}", ran.err);
         without_id(&ran.out)
     };

@@ -89,7 +89,7 @@ fn runs_with_something_missing() {
     std::fs::remove_file(a.join("steps/000000/s0000000004-0000000007.a1.r1.safetensors")).unwrap();
     std::fs::remove_dir_all(&c).unwrap();
     record(&c, 1, 9..12, End::Stop, 1, Some(&id));
-    refused(&[&a, &c], &new, &["ends with x_4"]);
+    refused(&[&a, &c], &new, &["the shard of rank 1 with steps 4 to 7 is missing"]);
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn runs_of_different_models() {
     other(&|m| m.optimizer.name = "adam".to_owned(), &[r#"optimizers: ["adam"] here, ["sgd"] in "#]);
     let nesterov =
         |m: &mut Manifest| drop(m.optimizer.param_groups[0].insert("nesterov".to_owned(), true.into()));
-    other(&nesterov, &["nesterov of group 0", "\"true\" here"]);
+    other(&nesterov, &["nesterov of group 0: true here, false in "]);
     other(&|m| m.storage.gradients = Precision::Bf16, &["run-2: it is stored with loss"]);
     other(&|_| {}, &["run-2: no step of it is published"]);
 }
