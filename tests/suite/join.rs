@@ -103,14 +103,17 @@ fn write(writer: &mut Writer, rank: u32, slices: &[Slice], salt: u64) {
     // Ranks differ in what they say; rank 0 counts.
     let scalars = [("loss", t as f64 + 0.5 * f64::from(rank)), ("lr/0", 0.1), ("momentum/0", 0.9)];
     let scalars = &scalars[..if t % 7 == 3 { 1 } else { 3 }];
-    let lacking: Vec<_> =
-        g.iter().enumerate().map(|(i, e)| e.filter(|_| i == 1 || (i + t as usize) % 3 > 0)).collect();
+    let lacking: Vec<_> = g
+        .iter()
+        .enumerate()
+        .map(|(i, e)| e.filter(|_| i == 1 || !(i + t as usize).is_multiple_of(3)))
+        .collect();
     let streams: &[(&str, &Elements<'_>)] = match t % 3 {
         0 => &[("grad", &g)],
         1 => &[("grad", &lacking), ("probe/a", &p)],
         _ => &[("probe/a", &p)],
     };
-    let moments: &[&Elements<'_>] = if t % 8 == 0 { &[&m] } else { &[] };
+    let moments: &[&Elements<'_>] = if t.is_multiple_of(8) { &[&m] } else { &[] };
     if t == 11 && rank == 1 {
         writer.drop_step(scalars, "the queue was full").unwrap();
     } else if is_sampled(t) {
@@ -172,7 +175,7 @@ fn check(path: &Path, steps: std::ops::Range<u64>, is_closed: bool) {
     for t in steps.clone() {
         let there = is_sampled(t) && t != 11;
         expect(&opened, t, "iterate", (there && t != 18).then(|| vector(t, 1)), |_| true);
-        let lacks = |i: usize| t % 3 == 1 && i != 1 && (i + t as usize) % 3 == 0;
+        let lacks = |i: usize| t % 3 == 1 && i != 1 && (i + t as usize).is_multiple_of(3);
         expect(&opened, t, "grad", (there && t % 3 < 2).then(|| vector(t, 2)), |i| !lacks(i));
         expect(&opened, t, "probe/a", (there && t % 3 > 0).then(|| vector(t, 3)), |_| true);
     }
