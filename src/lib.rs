@@ -84,6 +84,8 @@ mod float_environment;
 mod group;
 mod hash;
 mod isa;
+#[cfg(feature = "cli")]
+mod join;
 mod meter;
 mod metrics;
 mod optimizer;
@@ -123,7 +125,9 @@ pub use question::{Answer, Backend, Execution, Made, Question, Steps, Tabulated}
 pub use reduce::spread::Spread;
 pub use reference::{OwnReference, ReferenceSpec, Rename};
 pub use row::{Doubt, Names, Row, Scalars, Sink};
-pub use run::format::manifest::{Manifest, Optimizer, Precision, Slice, Storage, StreamInfo, TensorInfo};
+pub use run::format::manifest::{
+    Continued, Manifest, Optimizer, Precision, Slice, Storage, StreamInfo, TensorInfo,
+};
 pub use run::read::vector::Vector;
 pub use run::write::step::{Elements, Step};
 pub use run::write::writer::{Profile, Writer, WriterOptions};

@@ -1,4 +1,6 @@
-"""Going on with a run."""
+"""What a run must be, and what it knows, for a training to go on with it."""
+
+import itertools
 
 import numpy as np
 import torch
@@ -6,6 +8,7 @@ import torch
 from . import _lpa
 from .errors import RecordingError
 from .reader import Run
+from .sharding import local
 
 
 def check_manifest(path, parameters, streams, precisions):
@@ -20,9 +23,6 @@ def check_manifest(path, parameters, streams, precisions):
     if len(there) != len(here):
         raise RecordingError(f"{path} has {len(there)} tensors, the optimizer {len(here)}: it is a run of another "
                              "model")
-    if manifest["world"] != parameters.ranks or manifest.get("slices", []) != parameters.slices:
-        raise RecordingError(f"{path} was recorded by {manifest['world']} ranks with other slices; resume it with as "
-                             "many, or record into another directory")
     stored = {"gradients": "exact", "iterates": "exact", **manifest.get("storage", {})}
     if stored != precisions:
         raise RecordingError(f"{path} stores gradients as {stored['gradients']} and iterates as {stored['iterates']}; "
@@ -32,6 +32,11 @@ def check_manifest(path, parameters, streams, precisions):
         raise RecordingError(f"{path} has no stream named {sorted(missing)}; a run's streams are fixed")
 
 
+def has_slices_of(manifest, parameters):
+    """Whether the ranks of a run are these, each with the same elements."""
+    return manifest["world"] == parameters.ranks and manifest.get("slices", []) == parameters.slices
+
+
 class Iterates:
     """What a run knows of its iterates, to be compared with the parameters as they are now."""
 
@@ -39,33 +44,53 @@ class Iterates:
         self._path, self._run = path, Run(path)
         params = [p.detach() for p in parameters.params]
         self._mine = [_bits(p) for p in parameters.parts(range(len(params)), params)]
-        self._hash = _lpa.xxh3([m.view(np.uint8) for m in self._mine])
-        self._checkpoints = dict(_lpa.checkpoints(path, parameters.rank))
         self._own = parameters.own if parameters.ranks > 1 else None
+        self._checkpoints = self._noted(parameters, params)
+
+    def _noted(self, parameters, params):
+        """By step of a checkpoint, whether its iterate is what the parameters are now, where its hashes can tell."""
+        manifest = self._run.manifest
+        if has_slices_of(manifest, parameters):
+            noted = _lpa.checkpoints(self._path, parameters.rank)
+            mine = _lpa.xxh3([m.view(np.uint8) for m in self._mine]) if noted else None
+            return {step: iterate_xxh3 == mine for step, iterate_xxh3 in noted}
+        # Each rank has noted a hash of its elements alone.
+        try:
+            noted = [dict(_lpa.checkpoints(self._path, rank)) for rank in range(manifest["world"])]
+        except OSError:
+            return {}
+        steps = set.intersection(*map(set, noted))
+        if not steps or any(local(p).numel() != p.numel() for p in params):
+            return {}
+        whole = [_bits(local(p)) for p in params]
+        hashes = [_lpa.xxh3([whole[i][begin:end].view(np.uint8) for i, begin, end in ranges])
+                  for ranges in _ranges(manifest)]
+        return {step: [of_rank[step] for of_rank in noted] == hashes for step in steps}
 
     def find(self):
         """The newest step whose iterate was, bit for bit, what the parameters are now: of the checkpoints, else of
-        all that are recorded."""
-        steps = self._run.steps
-        if not steps and not self._checkpoints:
-            return 0
-        noted = [step for step, iterate_xxh3 in self._checkpoints.items() if iterate_xxh3 == self._hash]
-        if noted:
-            return max(noted)
-        for step in reversed(steps):
-            if self._recorded(step):
-                return step
-        raise RecordingError(
-            f"the model holds no iterate that {self._path} has recorded (steps {steps.start} to {steps.stop - 1}). "
-            "Load the checkpoint before lpa.record(), and call flush() when you save one; or give the step: resume=N")
+        all that are recorded. None where there is none."""
+        if same := [step for step, is_same in self._checkpoints.items() if is_same]:
+            return max(same)
+        return next((step for step in reversed(self._run.steps) if self._recorded(step)), None)
 
     def check(self, step):
         """Raises if x_step is known to be another than what the parameters are now."""
         noted = self._checkpoints.get(step)
-        differs = noted != self._hash if noted else step in self._run.steps and self._recorded(step) is False
+        differs = step in self._run.steps and self._recorded(step) is False if noted is None else not noted
         if differs:
             raise RecordingError(f"the parameters are not x_{step} of {self._path}; load the checkpoint of that step "
                                  "before lpa.record()")
+
+    @property
+    def steps(self):
+        """The steps that are recorded."""
+        return self._run.steps
+
+    @property
+    def is_empty(self):
+        """Whether the run knows of no iterate."""
+        return not self._run.steps and not self._checkpoints
 
     def _recorded(self, step):
         """Whether x_step is what the parameters are now; None where that is not known."""
@@ -94,3 +119,12 @@ class Iterates:
 def _bits(part):
     flat = part.cpu().contiguous().reshape(-1)
     return flat.view(torch.int32 if flat.element_size() == 4 else torch.int16).numpy()
+
+
+def _ranges(manifest):
+    """By rank, its (tensor, begin, end) in the order in which it writes them."""
+    slices = sorted((s["rank"], s["tensor"], s["begin"], s["end"]) for s in manifest.get("slices", []))
+    if not slices:
+        return [[(i, 0, None) for i in range(len(manifest["tensors"]))]]
+    of_rank = {rank: [s[1:] for s in own] for rank, own in itertools.groupby(slices, key=lambda s: s[0])}
+    return [of_rank.get(rank, []) for rank in range(manifest["world"])]

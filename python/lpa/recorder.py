@@ -14,14 +14,15 @@ import time
 
 import torch
 
-from . import _lpa, hyperparameters
-from .attempt import Iterates, check_manifest
+from . import _lpa, continuation, hyperparameters
+from .attempt import Iterates, check_manifest, has_slices_of
 from .clipping import Clipping
 from .directions import DIRECTIONS, LACKING, STAGES, moment_names, moments, probe
-from .errors import RecordingError, RecordingStopped, warn
+from .errors import RecordingError, RecordingStopped, say, warn
 from .optimizers import Optimizers, steps_under_way
 from .parameters import Parameters, process_rank
 from .ranks import agreed, in_turn
+from .reader import Run
 from .sampling import sampler
 from .scalars import Log, held
 from .session import Broken, Gradients, Session, Step, Turn
@@ -58,7 +59,7 @@ class Recorder:
     scaler : a GradScaler, whose scale is recorded.
     metadata : a dict of anything: git commit, configuration.
     resume : go on with a run. True finds the step whose iterate the model holds now (load the
-        checkpoint first); a number is the step.
+        checkpoint first); a number is the step. Other ranks than before go on in a run beside it, `path-2`.
     policy : when the buffers are full, "block" waits for the disk; "drop" gives the step's vectors
         up, records its scalars and says so in the journal.
     turns : of several optimizers. "together": a step is one step of each (of those that stepped before one of them
@@ -99,9 +100,12 @@ class Recorder:
         self._policy, self._buffer_steps, self._raises, self._verify = policy, buffer_steps, on_error == "raise", verify
         self._precisions = precisions(gradients, iterates)
         # Where steps are left out, what the optimizer goes on with is recorded too.
-        follows = (sample is None and policy == "block") or not storage.get("predict", True) or iterates != "exact"
-        self._moments = [] if follows else moment_names(self._optimizers)
-        self._resume, self._sink = resume, _sink or _RunSink()
+        self._predicts = storage.get("predict", True) and iterates == "exact"
+        follows = sample is None and policy == "block"
+        self._moments = moment_names(self._optimizers) if self._predicts and not follows else []
+        self._sink = _sink or _RunSink()
+        # Where a recording goes on that was there before.
+        self._continuation = None
         self._probes, self._given = {}, {}
         self._log = Log(self._optimizers)
         self._clipping = Clipping(model, self._optimizers, self._log)
@@ -118,9 +122,7 @@ class Recorder:
         if resume is False and there and process_rank() == 0:
             raise RecordingError(f"{self.path} holds a run already; choose another directory, or resume=True")
         if resume is not False and there:
-            self._find_step()
-        elif resume is not False:
-            self._resume = False
+            self._go_on(None if resume is True else resume)
         self._which, self._hooks = {}, []
         for which, stepper in self._optimizers.steppers():
             self._which[id(stepper)] = which
@@ -141,15 +143,18 @@ class Recorder:
         except (TypeError, ValueError) as e:
             raise RecordingError(f"metadata is not what JSON holds: {e}") from None
 
-    def _find_step(self):
-        """The step at which to go on, of a run of these parameters."""
+    def _go_on(self, step):
+        """Finds the run and the step in which a recording of these parameters goes on; `step` is the user's word."""
         parameters = Parameters(self._model, self._optimizers, **self._who)
-        check_manifest(self.path, parameters, ["grad", *self._streams], self._precisions)
-        iterates = Iterates(self.path, parameters)
-        if self._resume is True:
-            self._resume = agreed(iterates.find, parameters)
-        iterates.check(self._resume)
-        self.step = self._resume
+        streams = ["grad", *self._streams]
+        found = agreed(lambda: continuation.find(self.path, step, parameters, streams, self._precisions), parameters)
+        Iterates(found.before[-1] if found.is_new else found.path, parameters).check(found.step)
+        self._continuation, self.path, self.step = found, found.path, found.step
+        if found.is_new and self._predicts:
+            # Else an optimizer that has taken steps would not be followed at first.
+            self._moments = moment_names(self._optimizers)
+        if found.text() is not None and parameters.rank == 0:
+            say(found.text())
 
     # What a training calls
 
@@ -350,13 +355,13 @@ class Recorder:
 
     def _writer(self, parameters):
         """A writer, and whether it has made the run."""
-        names = self._names()
-        if self._resume is not False:
-            check_manifest(self.path, parameters, names, self._precisions)
-            return in_turn(lambda: self._attach(parameters, self._resume), parameters), False
+        names, found = self._names(), self._continuation
+        if found is not None and not found.is_new:
+            self._check_run(self.path, parameters, names)
+            return in_turn(lambda: self._attach(parameters, found.step), parameters), False
         if parameters.rank > 0:
             inner = self._attach(parameters, None)
-            check_manifest(self.path, parameters, names, self._precisions)
+            self._check_run(self.path, parameters, names)
             return inner, False
         parts = {
             "tensors": parameters.table(),
@@ -368,10 +373,19 @@ class Recorder:
             "slices": parameters.slices,
             "metadata": {"torch": torch.__version__, **self._metadata},
         }
+        if found is not None:
+            check_manifest(found.before[-1], parameters, names, self._precisions)
+            parts.update(found.manifest())
         try:
             return self._sink.create(self.path, parts, self._storage), True
         except (OSError, ValueError) as e:
             raise RecordingError(str(e)) from None
+
+    def _check_run(self, path, parameters, names):
+        check_manifest(path, parameters, names, self._precisions)
+        if not has_slices_of(Run(path).manifest, parameters):
+            raise RecordingError(f"{path} is recorded by other ranks, or each has other elements; record into another "
+                                 "directory")
 
     def _attach(self, parameters, step):
         # Rank 0 makes or resumes the run; the others have no need of a barrier to find it.

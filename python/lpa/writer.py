@@ -36,6 +36,8 @@ class Writer:
         ``lr_in_velocity`` and ``decoupled_weight_decay`` it is Keras' (docs/recording.md).
     metadata : dict of anything: git commit, configuration.
     world, slices : for several ranks: who writes which elements; see docs/format.md.
+    continues : for a run that `lpa join` will put behind another: a dict with that one's ``run_id``, and the ``step``
+        with which this one begins.
     profile : "default" is the smallest, "fast" the fastest to analyze, for 2 to 4 % more bytes.
     predict : store of an iterate only what differs from what the optimizer makes of the one before:
         half of the bytes, for 12 to 20 bytes of memory a parameter.
@@ -46,7 +48,7 @@ class Writer:
     """
 
     def __init__(self, path, tensors, streams=("grad",), *, optimizer=None, metadata=None,
-                 world=1, slices=(), gradients="exact", iterates="exact", **storage):
+                 world=1, slices=(), continues=None, gradients="exact", iterates="exact", **storage):
         parts = {
             "tensors": [_table_entry(n, s) for n, s in tensors.items()],
             "streams": [s if isinstance(s, dict) else {"name": s} for s in streams],
@@ -54,6 +56,7 @@ class Writer:
             "storage": precisions(gradients, iterates),
             "world": world,
             "slices": list(slices),
+            "continues": continues,
             "metadata": metadata or {},
         }
         self._open(_lpa.Writer.create(path, json.dumps(parts), storage_options(storage)))

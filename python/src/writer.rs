@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use lpa::{
-    Isa, Manifest, Optimizer, Slice, Step, Storage as Precisions, StreamInfo, TensorInfo,
+    Continued, Isa, Manifest, Optimizer, Slice, Step, Storage as Precisions, StreamInfo, TensorInfo,
     Writer as RunWriter, WriterOptions,
 };
 use pyo3::buffer::PyBuffer;
@@ -34,7 +34,7 @@ impl Writer {
     }
 }
 
-/// A manifest from JSON: tensors, streams, optimizer, storage, world, slices, metadata.
+/// A manifest from JSON: tensors, streams, optimizer, storage, world, slices, continues, metadata.
 pub(crate) fn manifest(parts: &str) -> PyResult<Manifest> {
     #[derive(serde::Deserialize)]
     struct Parts {
@@ -45,6 +45,8 @@ pub(crate) fn manifest(parts: &str) -> PyResult<Manifest> {
         storage: Precisions,
         world: u32,
         slices: Vec<Slice>,
+        #[serde(default)]
+        continues: Option<Continued>,
         metadata: serde_json::Map<String, serde_json::Value>,
     }
     let p: Parts = serde_json::from_str(parts).map_err(usage)?;
@@ -53,6 +55,7 @@ pub(crate) fn manifest(parts: &str) -> PyResult<Manifest> {
     manifest.storage = p.storage;
     manifest.world = p.world;
     manifest.slices = p.slices;
+    manifest.continues = p.continues;
     manifest.metadata = p.metadata;
     Ok(manifest)
 }
@@ -71,7 +74,7 @@ pub(crate) fn options(storage: Storage) -> PyResult<WriterOptions> {
 
 #[pymethods]
 impl Writer {
-    /// Starts a run. `parts` is JSON: tensors, streams, optimizer, storage, world, slices, metadata.
+    /// Starts a run. `parts` is JSON, as of [`manifest`].
     #[staticmethod]
     fn create(path: PathBuf, parts: &str, storage: Storage) -> PyResult<Writer> {
         let manifest = manifest(parts)?;

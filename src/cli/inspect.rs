@@ -109,6 +109,9 @@ fn write_head(run: &Run, survey: &Survey, out: &mut String) {
         let (gradients, iterates) = (m.storage.gradients.name(), m.storage.iterates.name());
         line("with loss", format!("gradients {gradients}, iterates {iterates}"));
     }
+    if let Some(before) = &m.continues {
+        line("continues", format!("run {} from step {} on", before.run_id, thousands(before.step)));
+    }
     if m.world > 1 {
         line("ranks", m.world.to_string());
     }

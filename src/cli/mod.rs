@@ -9,6 +9,7 @@ mod estimate;
 mod export;
 mod gc;
 mod inspect;
+mod join;
 mod output;
 mod pack;
 mod pairs;
@@ -54,6 +55,8 @@ enum Command {
     Gc(gc::Arguments),
     /// Store a run in another way, bit for bit: smaller, faster to read, or without prediction
     Pack(pack::Arguments),
+    /// Make one run of the runs of one training, such as those of jobs with different numbers of ranks
+    Join(join::Arguments),
     /// Record a simulated path, of which the truth is known
     Simulate(simulate::Arguments),
     /// Say what lpa can run on here, and check each GPU against the CPU
@@ -100,6 +103,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Recover(a) => recover::run(&a),
         Command::Gc(a) => gc::run(&a),
         Command::Pack(a) => pack::run(&a),
+        Command::Join(a) => join::run(&a),
         Command::Simulate(a) => simulate::run(&a),
         Command::Doctor(a) => doctor::run(&a),
         Command::Completions { shell } => {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::analyze::Observer as _;
 use crate::cli::progress::Progress;
 use crate::cli::{RunArguments, bytes, say};
+use crate::pack::transcript::Storing;
 use crate::pack::{Options, Pack};
 use crate::run::format::manifest::{Precision, Storage};
 use crate::run::write::writer::Profile;
@@ -34,7 +35,8 @@ pub(super) struct Arguments {
 
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     let storage = Storage { gradients: a.gradients, iterates: a.iterates };
-    let options = Options { profile: a.profile, predict: !a.no_predict, storage, out: a.out.clone() };
+    let storing = Storing { profile: a.profile, predict: !a.no_predict };
+    let options = Options { storing, storage, out: a.out.clone() };
     let pack = Pack::prepare(&a.run.run, a.run.access()?, options)?;
     let progress = Progress::new(false);
     progress.begin(pack.cells(), pack.chunks());

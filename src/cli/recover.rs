@@ -43,11 +43,12 @@ fn write_state(path: &Path, found: &Recovered, out: &mut String) {
     for (rank, r) in found.ranks.iter().enumerate() {
         let attempts: Vec<String> = r.attempts.iter().map(attempt).collect();
         let attempts = if attempts.is_empty() { "no attempt".to_owned() } else { attempts.join("; ") };
-        let _ = writeln!(out, "  rank {rank}: {attempts}. {}", published(r.published));
+        let _ = writeln!(out, "  rank {rank}: {attempts}. {}", published(&[r], r.published));
         write_dropped(r, out);
     }
     if found.ranks.len() > 1 {
-        let _ = writeln!(out, "  all ranks: {}", published(found.resume_at));
+        let all: Vec<&RankState> = found.ranks.iter().collect();
+        let _ = writeln!(out, "  all ranks: {}", published(&all, found.resume_at));
     }
 }
 
@@ -60,11 +61,12 @@ fn attempt(a: &Attempt) -> String {
     format!("attempt {} from step {} {end}", a.number, a.from_step)
 }
 
-fn published(end: u64) -> String {
-    match end {
+fn published(ranks: &[&RankState], end: u64) -> String {
+    let first = ranks.iter().flat_map(|r| &r.attempts).map(|a| a.from_step).min().unwrap_or(end);
+    match end.saturating_sub(first) {
         0 => "No step is published".to_owned(),
-        1 => "Step 0 is published".to_owned(),
-        n => format!("Steps 0 to {} are published", n - 1),
+        1 => format!("Step {first} is published"),
+        _ => format!("Steps {first} to {} are published", end - 1),
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) type Lossy = [bool; 2];
 
 /// The hashes of a rank's steps: of each vector, then of the scalars. Of
 /// vectors that may lose something, only that they are there.
-pub(super) struct Digest {
+pub(crate) struct Digest {
     hashes: Vec<(Part, u64)>,
     lossy: Lossy,
 }

@@ -119,6 +119,7 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use crate::pack::lossy::beyond_bounds;
+    use crate::pack::transcript::Storing;
     use crate::pack::{Options, Pack};
     use crate::run::format::manifest::{Manifest, Precision, Storage};
     use crate::run::format::vector_id::{StreamId, VectorId};
@@ -171,8 +172,11 @@ mod tests {
         for gradients in [Precision::Int8, Precision::Bf16] {
             let out = dir.path().join(format!("{gradients:?}"));
             let storage = Storage { gradients, ..Storage::default() };
-            let options =
-                Options { profile: Profile::Default, predict: true, storage, out: Some(out.clone()) };
+            let options = Options {
+                storing: Storing { profile: Profile::Default, predict: true },
+                storage,
+                out: Some(out.clone()),
+            };
             Pack::prepare(&run.path, Access::default(), options).unwrap().run(&|_, _| {}).unwrap();
             let packed = Run::open(&out, Access::default()).unwrap();
             assert_eq!(beyond_bounds(&run, &packed, &|_| {}).unwrap(), None);

@@ -2,36 +2,34 @@
 //! loses something, beside it.
 //!
 //! Owns what goes along, what is compared, and the order: look, write beside, compare, give it the
-//! place. How directories are exchanged is `run::upkeep::replace`'s, how steps are read
+//! place; steps are written and compared by `transcript`. How directories are exchanged is `run::upkeep::replace`'s, how steps are read
 //! `run::read::step_reader`'s; nothing here knows what a vector means.
 
 mod digest;
 mod lossy;
 mod others;
+pub(crate) mod transcript;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crate::error::{Error, Result, Tried};
-use crate::pack::digest::{Digest, Part};
+use crate::pack::digest::Digest;
 use crate::pack::lossy::beyond_bounds;
 use crate::pack::others::Others;
-use crate::run::format::journal::{Event, Journal, State};
+use crate::pack::transcript::{RankPlan, Storing};
 use crate::run::format::manifest::{Manifest, Storage};
-use crate::run::format::vector_id::{StreamId, VectorId};
-use crate::run::read::step_reader::{StepBytes, StepReader, VectorBytes};
+use crate::run::format::vector_id::VectorId;
+use crate::run::read::step_reader::StepReader;
 use crate::run::upkeep::hold::Held;
 use crate::run::upkeep::replace::{Replacement, remove_leftovers, whole_path};
-use crate::run::write::writer::{Profile, Step, Writer, WriterOptions};
+use crate::run::write::writer::Profile;
 use crate::run::{Access, FINAL, Run, parent};
 
 /// How the new run is stored, and where.
 pub(crate) struct Options {
     /// How vectors are stored.
-    pub profile: Profile,
-    /// Whether iterates are predicted.
-    pub predict: bool,
+    pub storing: Storing,
     /// What is lost.
     pub storage: Storage,
     /// The new run; `None` where it takes the place of the old one.
@@ -71,19 +69,6 @@ pub(crate) struct Pack {
     before: Size,
 }
 
-/// What a rank's journal says that goes along.
-#[derive(Debug, PartialEq)]
-struct RankPlan {
-    /// The step after its last one.
-    end: u64,
-    /// Whether the last one is the final iterate.
-    closed: bool,
-    /// Steps that were given up, and why.
-    dropped: Vec<(u64, String)>,
-    /// Steps of checkpoints and hashes of their iterates.
-    checkpoints: Vec<(u64, String)>,
-}
-
 impl Pack {
     /// Holds the run and looks whether it can be transcoded. What an earlier call left is removed.
     ///
@@ -95,10 +80,11 @@ impl Pack {
         let held = Held::take(&path)?;
         let run = Run::open(&path, access).map_err(|e| refuse(&path, e))?;
         let manifest = manifest(&run, &options)?;
+        check_beginning(&run)?;
         run.missing().into_iter().next().map_or(Ok(()), |e| Err(refuse(&path, e)))?;
         run.closing_conflict().map_or(Ok(()), Err)?;
-        let ranks = run.ranks().map(|rank| plan(&run, rank)).collect::<Result<_>>()?;
-        let (before, growth) = look_at_shards(&run, &options)?;
+        let ranks = run.ranks().map(|rank| RankPlan::of(&run, rank)).collect::<Result<_>>()?;
+        let (before, growth) = look_at_shards(&run, options.storing)?;
         let target = place(&run, &options)?;
         remove_leftovers(&target, &manifest)?;
         let others = Others::find(&run)?.bytes;
@@ -110,7 +96,8 @@ impl Pack {
     /// How many pairs of step and chunk are read, from the old run and then from the new one.
     pub(crate) fn cells(&self) -> u64 {
         let chunks = |rank| self.run.table.of_rank(rank).len() as u64;
-        2 * (0..).zip(&self.ranks).map(|(rank, plan)| plan.end * chunks(rank)).sum::<u64>()
+        let steps = |plan: &RankPlan| plan.end.saturating_sub(self.run.manifest.first_step());
+        2 * (0..).zip(&self.ranks).map(|(rank, plan)| steps(plan) * chunks(rank)).sum::<u64>()
     }
 
     /// Chunks of a step.
@@ -126,9 +113,12 @@ impl Pack {
     /// nothing is left of the new one.
     pub(crate) fn run(self, progress: &dyn Fn(u64, u64)) -> Result<Packed> {
         let new = Replacement::create(&self.target, &self.manifest)?;
+        let stored = Manifest { storage: self.options.storage, ..self.run.manifest.clone() };
         let mut digests = Vec::new();
         for (rank, plan) in (0..).zip(&self.ranks) {
-            digests.push(self.transcode(rank, plan, new.path(), progress)?);
+            let mut steps = StepReader::new(&self.run, rank)?;
+            let to = (new.path(), &stored, rank);
+            digests.push(transcript::write(&mut steps, plan, to, self.options.storing, progress)?);
         }
         let after = self.compare(new.path(), &digests, progress)?;
         // Late, since an analysis may have added a table meanwhile.
@@ -151,58 +141,6 @@ impl Pack {
         Ok(packed)
     }
 
-    /// Writes one rank's part of the new run.
-    fn transcode(
-        &self,
-        rank: u32,
-        plan: &RankPlan,
-        new: &Path,
-        progress: &dyn Fn(u64, u64),
-    ) -> Result<Digest> {
-        let manifest = &self.run.manifest;
-        let options = WriterOptions {
-            // The same shards whatever the machine is doing.
-            shard_age: Duration::MAX,
-            profile: self.options.profile,
-            predict: self.options.predict,
-            isa: self.run.access().isa,
-            ..WriterOptions::default()
-        };
-        let mut writer = Writer::join(new, rank, options)?;
-        let mut reader = StepReader::new(&self.run, rank)?;
-        let stored = Manifest { storage: self.options.storage, ..manifest.clone() };
-        let lossy = [stored.loses(StreamId::Iterate), stored.loses(StreamId::Direction(0))];
-        let (mut digest, mut step) = (Digest::new(lossy), StepBytes::default());
-        let mut dropped = plan.dropped.iter().peekable();
-        while reader.read(&mut step).map_err(|e| refuse(&self.run.path, e))? {
-            digest.push(&step);
-            let vectors: Vec<_> = step.vectors().iter().map(|v| (v.stream, v.elements())).collect();
-            let iterate =
-                vectors.iter().find(|(stream, _)| *stream == StreamId::Iterate).map(|(_, e)| e.as_slice());
-            let streams = vectors.iter().filter(|(stream, _)| stream.is_direction());
-            let streams: Vec<_> = streams.map(|(s, e)| (manifest.stream_name(*s), e.as_slice())).collect();
-            let scalars: Vec<_> = step.scalars.iter().map(|(n, v)| (n.as_str(), *v)).collect();
-            let last = plan.closed && step.step + 1 == plan.end;
-            let moments: Vec<_> = step.moments.iter().map(VectorBytes::elements).collect();
-            let moments: Vec<_> = moments.iter().map(Vec::as_slice).collect();
-            writer.step(&Step { moments: &moments, iterate, streams: &streams, scalars: &scalars, last })?;
-            while let Some((_, why)) = dropped.next_if(|(at, _)| *at == step.step) {
-                writer.note(&Event::Dropped { step: step.step, why: why.clone() })?;
-            }
-            progress(self.run.table.of_rank(rank).len() as u64, reader.take_read());
-        }
-        writer.flush()?;
-        for (step, hash) in &plan.checkpoints {
-            writer.note(&Event::Checkpoint { step: *step, iterate_xxh3: hash.clone() })?;
-        }
-        if plan.closed {
-            writer.close()?
-        } else {
-            writer.stop()?
-        }
-        Ok(digest)
-    }
-
     /// Reads the new run and compares it with what was read of the old one.
     fn compare(&self, new: &Path, digests: &[Digest], progress: &dyn Fn(u64, u64)) -> Result<Size> {
         let unreadable = |e: Error| {
@@ -210,17 +148,8 @@ impl Pack {
         };
         let run = Run::open(new, self.access).map_err(unreadable)?;
         for (rank, (digest, old)) in (0..).zip(digests.iter().zip(&self.ranks)) {
-            let mut reader = StepReader::new(&run, rank).map_err(unreadable)?;
-            let (mut check, mut step) = (digest.check(), StepBytes::default());
-            while reader.read(&mut step).map_err(unreadable)? {
-                if let Some(stream) = check.difference(&step) {
-                    return Err(self.differs(rank, step.step, stream));
-                }
-                progress(run.table.of_rank(rank).len() as u64, reader.take_read());
-            }
-            if !check.is_done() || plan(&run, rank).map_err(unreadable)? != *old {
-                return Err(self.bug(&format!("the journal or the steps of rank {rank}")));
-            }
+            let found = transcript::difference(&run, rank, digest, old, progress).map_err(unreadable)?;
+            found.map_or(Ok(()), |what| Err(self.bug(&what)))?;
         }
         if run.steps() != self.run.steps() || run.final_step() != self.run.final_step() {
             return Err(self.bug("where the run ends"));
@@ -235,7 +164,7 @@ impl Pack {
             let name = run.manifest.stream_name(stream);
             return Err(self.bug(&format!("the {name} of step {step}, within what its codec may lose,")));
         }
-        Ok(look_at_shards(&run, &self.options).map_err(unreadable)?.0)
+        Ok(look_at_shards(&run, self.options.storing).map_err(unreadable)?.0)
     }
 
     /// The file of the final iterate is made from the shards. A different one in the old run is damaged.
@@ -252,16 +181,6 @@ impl Pack {
         }
     }
 
-    fn differs(&self, rank: u32, step: u64, part: Part) -> Error {
-        match part {
-            Part::Scalars => self.bug(&format!("the scalars of step {step} (rank {rank})")),
-            Part::Vector(stream) => {
-                let name = self.run.manifest.stream_name(stream);
-                self.bug(&format!("the {name} of step {step} (rank {rank})"))
-            }
-        }
-    }
-
     fn bug(&self, what: &str) -> Error {
         self.fault(format!(
             "in the new run, {what} would not be the same. This is a fault of lpa; please report it."
@@ -274,7 +193,7 @@ impl Pack {
 }
 
 /// The error for a run that is not whole: damage has to be dealt with first.
-fn refuse(run: &Path, e: Error) -> Error {
+pub(crate) fn refuse(run: &Path, e: Error) -> Error {
     let what = match e {
         Error::Damaged { path, place, what } => {
             let path = path.strip_prefix(run).unwrap_or(&path).display();
@@ -290,6 +209,21 @@ fn refuse(run: &Path, e: Error) -> Error {
          `lpa recover` puts in order what a crash left."
     );
     Error::Write { path: run.to_owned(), what }
+}
+
+/// A new run begins where its manifest says.
+///
+/// # Errors
+/// The run begins elsewhere.
+pub(crate) fn check_beginning(run: &Run) -> Result<()> {
+    let said = run.manifest.first_step();
+    let Some(rank) = run.ranks().find(|&rank| run.first_of_rank(rank) != said) else {
+        return Ok(());
+    };
+    let first = run.first_of_rank(rank);
+    let what =
+        format!("rank {rank} begins with step {first}, the manifest with step {said}; nothing was changed");
+    Err(Error::Write { path: run.path.clone(), what })
 }
 
 /// The bytes of the new run's manifest: those of the old one, but for what is lost.
@@ -319,53 +253,28 @@ fn manifest(run: &Run, options: &Options) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What goes along of a rank's journal.
-fn plan(run: &Run, rank: u32) -> Result<RankPlan> {
-    let refused = |what: String| Err(Error::Write { path: run.path.clone(), what });
-    let journal = Journal::read_if_there(&run.path, rank)?;
-    let Some(newest) = journal.attempts().last().copied() else {
-        return refused(format!("rank {rank} has recorded nothing yet, so there is nothing to pack"));
-    };
-    if journal.events.contains(&Event::Unknown) {
-        return refused(format!(
-            "the journal of rank {rank} notes something that this lpa does not know; nothing was changed. \
-             Take the lpa that recorded it."
-        ));
-    }
-    if let Some(first) = run.segments(rank).first().map(|s| s.first).filter(|first| *first > 0) {
-        return refused(format!("rank {rank} begins with step {first}; only runs from step 0 on are packed"));
-    }
-    let end = run.end_of_rank(rank);
-    let mut dropped: Vec<_> = journal.dropped().into_iter().filter(|(step, _)| *step < end).collect();
-    dropped.sort();
-    Ok(RankPlan {
-        end,
-        // Not where an attempt of another rank has superseded its end.
-        closed: matches!(newest.state, State::Closed(last) if last.checked_add(1) == Some(end)),
-        dropped,
-        checkpoints: journal.checkpoints().into_iter().filter(|(step, _)| *step <= end).collect(),
-    })
-}
-
 /// Opens every shard that counts. Also returns by how many bytes the new run may be larger, as far as
 /// can be told.
-fn look_at_shards(run: &Run, options: &Options) -> Result<(Size, u64)> {
+///
+/// # Errors
+/// A shard is damaged or cannot be read.
+pub(crate) fn look_at_shards(run: &Run, storing: Storing) -> Result<(Size, u64)> {
     let (mut bytes, mut growth, mut elements) = (0, 0, 0.0);
     for rank in run.ranks() {
         let chunks = || run.table.of_rank(rank).iter().map(|&c| &run.table.chunks()[c]);
         let parameters: usize = chunks().map(|c| c.len).sum();
         let raw: usize = chunks().map(|c| c.len * run.manifest.tensors[c.tensor].dtype.size()).sum();
-        elements += parameters as f64 * run.end_of_rank(rank) as f64;
+        elements += parameters as f64 * (run.end_of_rank(rank) - run.first_of_rank(rank)) as f64;
         for segment in run.segments(rank) {
             let shard = run.open_shard(&segment.file).map_err(|e| refuse(&run.path, e))?;
             bytes += file_size(&segment.file.path)?;
             let predicted = |step: &u64| shard.keyframe(*step).is_some_and(|from| from < *step);
-            if !options.predict {
+            if !storing.predict {
                 growth += (segment.first..=segment.last).filter(predicted).count() as u64 * raw as u64;
             }
         }
     }
-    if options.profile == Profile::Fast {
+    if storing.profile == Profile::Fast {
         // What packed exponents take more than entropy-coded ones.
         growth += bytes / 25;
     }
@@ -377,23 +286,33 @@ fn file_size(path: &Path) -> Result<u64> {
     Ok(std::fs::metadata(path).tried("read", path)?.len())
 }
 
+/// The error for a place that cannot be taken.
+fn refused(path: &Path, what: &str) -> Result<PathBuf> {
+    Err(Error::Write { path: path.to_owned(), what: format!("{what}; nothing was changed") })
+}
+
 /// The whole path of the new run.
 fn place(run: &Run, options: &Options) -> Result<PathBuf> {
-    let refused = |path: &Path, what: &str| {
-        Err(Error::Write { path: path.to_owned(), what: format!("{what}; nothing was changed") })
-    };
-    let Some(out) = &options.out else {
-        return match others::first_link(run) {
-            Some(below) => {
-                let what = format!(
-                    "a part of it lies elsewhere ({} is a link). Name a new run by --out",
-                    below.display()
-                );
-                refused(&run.path, &what)
-            }
-            None => Ok(run.path.clone()),
-        };
-    };
+    if let Some(out) = &options.out {
+        return new_place(out, &[run]);
+    }
+    match others::first_link(run) {
+        Some(below) => {
+            let what = format!(
+                "a part of it lies elsewhere ({} is a link). Name a new run by --out",
+                below.display()
+            );
+            refused(&run.path, &what)
+        }
+        None => Ok(run.path.clone()),
+    }
+}
+
+/// The whole path of a new run, which nothing has and which is in none of `runs`.
+///
+/// # Errors
+/// It is no such path.
+pub(crate) fn new_place(out: &Path, runs: &[&Run]) -> Result<PathBuf> {
     if std::fs::symlink_metadata(out).is_ok() {
         return refused(out, "there is something already. Choose another place for the new run");
     }
@@ -401,14 +320,17 @@ fn place(run: &Run, options: &Options) -> Result<PathBuf> {
         return refused(out, "this is no name for a new run");
     };
     let directory = parent(out).canonicalize().tried("open", parent(out))?;
-    if directory.starts_with(&run.path) {
+    if runs.iter().any(|run| directory.starts_with(&run.path)) {
         return refused(out, "this lies in the run itself. Choose another place for the new run");
     }
     Ok(directory.join(name))
 }
 
 /// Checks that `needed` bytes are free where `target` will be.
-fn check_room(target: &Path, needed: u64) -> Result<()> {
+///
+/// # Errors
+/// They are not.
+pub(crate) fn check_room(target: &Path, needed: u64) -> Result<()> {
     let directory = parent(target);
     let free = rustix::fs::statvfs(directory).tried("look at", directory)?;
     let free = free.f_bavail.saturating_mul(free.f_frsize);

@@ -207,9 +207,9 @@ impl Run {
     }
 
     /// The step at which a rank began.
-    fn first_of_rank(&self, rank: u32) -> u64 {
+    pub(crate) fn first_of_rank(&self, rank: u32) -> u64 {
         let attempts = self.attempts.get(rank as usize).map_or(&[][..], Vec::as_slice);
-        attempts.iter().map(|a| a.from_step).min().unwrap_or(0)
+        attempts.iter().map(|a| a.from_step).min().unwrap_or(self.manifest.first_step())
     }
 
     /// The step after the last one that a rank published without a gap before it.

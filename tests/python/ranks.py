@@ -3,15 +3,21 @@
 Each rank trains on its part of a batch. KIND is ddp, fsdp, hsdp (sharded within pairs of ranks), tp (tensor
 parallel) or fsdp+tp; rank 0 also saves, at the end and at every step, what the whole model was: what one rank would
 have recorded.
+
+A training that begins at a step goes on from the checkpoint of it, which any number of ranks can load. LPA_CHECKPOINT:
+steps before which one is made; LPA_STOP, LPA_CRASH: how it ends; LPA_RESUME: the step is said, and not found.
 """
 
 import os
+import signal
 import sys
+import time
 
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 from training import batch
@@ -21,6 +27,23 @@ import lpa
 
 def whole(t):
     return (t.full_tensor() if hasattr(t, "full_tensor") else t).detach().clone()
+
+
+def save(path, model, optimizer):
+    """The training as it stands, in whole tensors."""
+    params = list(model.parameters())
+    state = [[whole(p), whole(optimizer.state[p]["momentum_buffer"])] for p in params]
+    if dist.get_rank() == 0:
+        torch.save(state, path)
+    dist.barrier()
+
+
+def load(path, model, optimizer):
+    like = lambda t, p: distribute_tensor(t, p.device_mesh, p.placements) if hasattr(p, "placements") else t
+    with torch.no_grad():
+        for p, (x, momentum) in zip(model.parameters(), torch.load(path), strict=True):
+            p.copy_(like(x, p))
+            optimizer.state[p]["momentum_buffer"] = like(momentum, p)
 
 
 def main():
@@ -45,13 +68,16 @@ def main():
             fully_shard(model, mesh=mesh["data"])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     if first:
-        state = torch.load(f"{path}.{rank}.pt")
-        with torch.no_grad():
-            for p, saved in zip(model.parameters(), state["x"], strict=True):
-                (p.to_local() if hasattr(p, "to_local") else p).copy_(saved)
+        load(f"{path}.{first}.pt", model, optimizer)
+    checkpoints = [int(step) for step in os.environ.get("LPA_CHECKPOINT", "").split()]
+    resume = first if os.environ.get("LPA_RESUME") else True
     seen = {"x": [], "g": []}
-    with lpa.record(path, model, optimizer, resume=True, shard_steps=4) as rec:
+    with lpa.record(path, model, optimizer, resume=resume, shard_steps=4) as rec:
+        assert rec.step == first
         for step in range(first, steps):
+            if step in checkpoints:
+                rec.flush()
+                save(f"{path}.{step}.pt", model, optimizer)
             images, labels = batch(step, 32)
             replica = rank * replicas // world
             mine = slice(replica * 32 // replicas, (replica + 1) * 32 // replicas)
@@ -61,10 +87,16 @@ def main():
                 seen[key].append([whole(t) for t in tensors])
             optimizer.step()
             rec.log(epoch=0)
+        if os.environ.get("LPA_CRASH"):
+            # Nothing of it is what the recording waits for.
+            dist.barrier()
+            if rank == 0:
+                torch.save(seen, f"{path}.seen.{first}.pt")
+            time.sleep(1)
+            os.kill(os.getpid(), signal.SIGKILL)
         if os.environ.get("LPA_STOP"):
             rec.flush()
-            local = [(p.to_local() if hasattr(p, "to_local") else p).detach().clone() for p in model.parameters()]
-            torch.save({"x": local}, f"{path}.{rank}.pt")
+            save(f"{path}.{steps}.pt", model, optimizer)
             rec.stop()
     seen["x"].append([whole(p) for p in model.parameters()])
     if rank == 0:

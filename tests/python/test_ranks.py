@@ -11,17 +11,21 @@ import pytest
 import torch
 from training import assert_equal, bits, recorded
 
+import exact
 import lpa
 
 
-def torchrun(kind, path, steps, first=0, width=2048, stop=False, ranks=2):
+def torchrun(kind, path, steps, first=0, width=2048, ranks=2, fails=False, **how):
+    """Trains; `how` are LPA_STOP and the like in lower case. Returns what rank 0 saw, and what was said."""
     here = Path(__file__).parent
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"} | ({"LPA_STOP": "1"} if stop else {})
+    how = {f"LPA_{name.upper()}": str(value) for name, value in how.items()}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **how}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     done = subprocess.run([*launch, here / "ranks.py", kind, path, str(steps), str(first), str(width)],
                           capture_output=True, text=True, cwd=here, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return torch.load(f"{path}.seen.{first}.pt")
+    assert (done.returncode != 0) == (fails or "LPA_CRASH" in how), done.stderr[-3000:]
+    said = [line for line in done.stderr.splitlines() if line.startswith("lpa: ")]
+    return done.stderr if fails else (torch.load(f"{path}.seen.{first}.pt"), said)
 
 
 def check(path, seen, first=0):
@@ -50,7 +54,8 @@ SUMS = ["dot", "g2", "d2", "x2", "gx", "step2", "init2", "dot_next"]
 @pytest.mark.parametrize("kind, width", [("ddp", 8192), ("fsdp", 2048), ("fsdp", 37)])
 def test_two_ranks_equal_one(tmp_path, lpa_command, analyze, kind, width):
     path = tmp_path / "run"
-    seen = torchrun(kind, path, 9, width=width)
+    seen, said = torchrun(kind, path, 9, width=width)
+    assert not said
     run = check(path, seen)
     assert run.final_step == 9
     assert_equal(recorded(run, 9, "iterate"), [bits(t) for t in seen["x"][9]], "x_T")
@@ -78,9 +83,10 @@ def test_two_ranks_equal_one(tmp_path, lpa_command, analyze, kind, width):
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_two_ranks_resume(tmp_path, lpa_command, kind):
     path = tmp_path / "run"
-    first = torchrun(kind, path, 5, stop=True)
+    first, _ = torchrun(kind, path, 5, stop=1)
     assert lpa.open(path).final_step is None
-    second = torchrun(kind, path, 8, first=5)
+    second, said = torchrun(kind, path, 8, first=5)
+    assert not said and not (tmp_path / "run-2").exists()
     check(path, first)
     assert check(path, second, first=5).final_step == 8
     lpa_command("verify", path)
@@ -89,7 +95,7 @@ def test_two_ranks_resume(tmp_path, lpa_command, kind):
 @pytest.mark.parametrize("kind, ranks, width", [("tp", 2, 2048), ("hsdp", 4, 37), ("fsdp+tp", 4, 36)])
 def test_ranks_that_hold_parts_of_parts(tmp_path, lpa_command, kind, ranks, width):
     path = tmp_path / "run"
-    seen = torchrun(kind, path, 4, width=width, ranks=ranks)
+    seen, _ = torchrun(kind, path, 4, width=width, ranks=ranks)
     run = check(path, seen)
     assert run.final_step == 4
     assert_equal(recorded(run, 4, "iterate"), [bits(t) for t in seen["x"][4]], "x_T")
@@ -97,3 +103,62 @@ def test_ranks_that_hold_parts_of_parts(tmp_path, lpa_command, kind, ranks, widt
     lpa_command("analyze", path, "--quiet")
     slices = json.loads((path / "manifest.json").read_text())["slices"]
     assert {s["rank"] for s in slices} == set(range(ranks)), "all ranks write"
+
+
+def check_joined(path, parts, analyze):
+    """A joined run holds what each job saw before the next one began, and its sums are those of that path. `parts` are
+    (seen, steps of it that count)."""
+    xs = [x for seen, n in parts for x in seen["x"][:n]] + [parts[-1][0]["x"][-1]]
+    gs = [g for seen, n in parts for g in seen["g"][:n]]
+    run = check(path, {"x": xs, "g": gs})
+    assert run.final_step == len(gs) and run.manifest["world"] == 1
+    assert_equal(recorded(run, len(gs), "iterate"), [bits(t) for t in xs[-1]], "x_T")
+    flat = lambda tensors: torch.cat([t.reshape(-1) for t in tensors]).numpy()
+    rows = polars.read_parquet(analyze(path, "--group", "*")).rows(named=True)
+    # The last row is about the final iterate itself.
+    assert [row["step"] for row in rows][:len(gs)] == list(range(len(gs)))
+    for t, row in enumerate(rows[:len(gs)]):
+        for name, (value, size) in exact.sums(*map(flat, (gs[t], xs[t], xs[t + 1], xs[0], xs[-1]))).items():
+            assert abs(row[name] - value) <= 1e-15 * size, (t, name)
+
+
+def test_two_ranks_then_four_then_one_are_one_run(tmp_path, lpa_command, analyze):
+    path, new = tmp_path / "run", tmp_path / "new"
+    two, _ = torchrun("fsdp", path, 10, width=37, checkpoint=5, crash=1)
+    four, said = torchrun("fsdp", path, 14, first=5, width=37, ranks=4, checkpoint=8, crash=1)
+    command = f"lpa join {path} {path}-2 --out NEW"
+    assert said == [f"lpa: {path} was recorded by other ranks, or each had other elements; recorded in {path}-2 from "
+                    f"step 5 on. Afterwards `{command}` makes one run of them"]
+    one, said = torchrun("fsdp", path, 15, first=8, width=37, ranks=1)
+    command = f"lpa join {path} {path}-2 {path}-3 --out"
+    assert f"{command} NEW" in said[0]
+    assert [lpa.open(f"{path}{k}").steps.start for k in ("", "-2", "-3")] == [0, 5, 8]
+    for k in ("", "-2", "-3"):
+        lpa_command("verify", f"{path}{k}")
+    lpa_command(*command.split()[1:], new)
+    check_joined(new, [(two, 5), (four, 3), (one, 7)], analyze)
+    lpa_command("verify", new)
+    # One optimizer's path, though jobs of three kinds have walked it.
+    assert "not the optimizer's" not in lpa_command("analyze", new).stdout
+
+
+def test_from_a_checkpoint_at_which_a_job_stopped(tmp_path, lpa_command, analyze):
+    # x_5 is in no shard: one rank finds it by the hashes of the two.
+    path, new = tmp_path / "run", tmp_path / "new"
+    two, _ = torchrun("ddp", path, 5, stop=1, width=1100)
+    one, said = torchrun("ddp", path, 8, first=5, ranks=1, width=1100)
+    assert "run-2 from step 5 on" in said[0]
+    assert "x_5 is that of the checkpoint before" in lpa_command("join", path, f"{path}-2", "--out", new).stdout
+    check_joined(new, [(two, 5), (one, 3)], analyze)
+
+
+def test_where_no_rank_has_all_the_step_is_said(tmp_path, lpa_command, analyze):
+    path, new = tmp_path / "run", tmp_path / "new"
+    two, _ = torchrun("fsdp", path, 5, stop=1, width=37)
+    said = torchrun("fsdp", path, 8, first=5, width=37, ranks=4, fails=True)
+    assert "the model holds no iterate" in said and "or give the step: resume=N" in said
+    assert not Path(f"{path}-2").exists()
+    four, said = torchrun("fsdp", path, 8, first=5, width=37, ranks=4, resume=1)
+    assert "run-2 from step 5 on" in said[0]
+    assert "x_5 is that of the checkpoint before" in lpa_command("join", path, f"{path}-2", "--out", new).stdout
+    check_joined(new, [(two, 5), (four, 3)], analyze)

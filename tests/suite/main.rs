@@ -14,6 +14,7 @@ mod crash;
 mod cuda;
 mod determinism;
 mod format_compat;
+mod join;
 mod kin;
 mod layers;
 mod lossy;

@@ -28,6 +28,8 @@ const MAX_ELEMENTS: u64 = 1 << 40;
 const MAX_STREAMS: usize = 65_000;
 /// Most ranks of a run.
 const MAX_RANKS: u32 = 1 << 16;
+/// Steps are below this.
+const MAX_STEPS: u64 = 10_000_000_000;
 /// Most parameter groups of an optimizer.
 const MAX_PARAM_GROUPS: usize = 1 << 16;
 
@@ -216,6 +218,15 @@ pub struct Slice {
     pub rank: u32,
 }
 
+/// The run of the same training that a run goes on from: its steps before `step` come first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Continued {
+    /// The id of that run.
+    pub run_id: String,
+    /// The step with which this run begins.
+    pub step: u64,
+}
+
 /// What a run is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -250,6 +261,9 @@ pub struct Manifest {
     /// Who writes what. Empty where rank 0 writes all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub slices: Vec<Slice>,
+    /// What it goes on from; a run that goes on from none begins with step 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub continues: Option<Continued>,
     /// Whatever the user adds: git commit, configuration, notes.
     #[serde(default)]
     pub metadata: Map<String, Value>,
@@ -289,6 +303,7 @@ impl Manifest {
             storage: Storage::default(),
             world: 1,
             slices: Vec::new(),
+            continues: None,
             metadata: Map::new(),
         })
     }
@@ -368,10 +383,18 @@ impl Manifest {
         if let Some(s) = self.slices.iter().find(|s| s.tensor >= self.tensors.len()) {
             return Err(format!("a slice of tensor {}, of {}", s.tensor, self.tensors.len()));
         }
+        if let Some(from) = self.continues.as_ref().map(|c| c.step).filter(|step| *step >= MAX_STEPS) {
+            return Err(format!("it begins with step {from}; steps are below 10^10"));
+        }
         if self.slices.is_empty() && self.world > 1 {
             return Err(format!("{} ranks, but no slices say who writes what", self.world));
         }
         Ok(())
+    }
+
+    /// The step with which the run begins.
+    pub(crate) fn first_step(&self) -> u64 {
+        self.continues.as_ref().map_or(0, |c| c.step)
     }
 
     /// Number of parameter groups that tensors belong to.

@@ -10,4 +10,5 @@ pub(crate) mod step_reader;
 pub(crate) mod trajectory;
 pub(crate) mod vector;
 pub(crate) mod walk;
+pub(crate) mod whole_steps;
 pub(crate) mod window;

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::path::Path;
 
 use rayon::prelude::*;
 
@@ -23,9 +24,9 @@ use crate::run::read::window::Window;
 pub(crate) struct VectorBytes {
     /// Which one it is.
     pub(crate) stream: StreamId,
-    bytes: Vec<u8>,
+    pub(super) bytes: Vec<u8>,
     /// By tensor: where its elements lie; `None` where it is absent.
-    tensors: Vec<Option<Range<usize>>>,
+    pub(super) tensors: Vec<Option<Range<usize>>>,
 }
 
 impl VectorBytes {
@@ -44,9 +45,9 @@ pub(crate) struct StepBytes {
     pub(crate) scalars: Vec<(String, f64)>,
     /// What the optimizer goes on with, where that is stored.
     pub(crate) moments: Vec<VectorBytes>,
-    vectors: Vec<VectorBytes>,
+    pub(super) vectors: Vec<VectorBytes>,
     /// How many of `vectors` are this step's; the others are kept for their memory.
-    count: usize,
+    pub(super) count: usize,
 }
 
 impl StepBytes {
@@ -99,8 +100,8 @@ pub(crate) struct StepReader<'a> {
     window: Window,
     workers: Vec<Worker<'a>>,
     /// By tensor: where its elements lie in a vector.
-    tensors: Vec<Range<usize>>,
-    steps: Range<u64>,
+    pub(super) tensors: Vec<Range<usize>>,
+    pub(super) steps: Range<u64>,
 }
 
 impl<'a> StepReader<'a> {
@@ -131,7 +132,7 @@ impl<'a> StepReader<'a> {
                 read: 0,
             })
         };
-        let first = run.segments(rank).first().map_or(0, |s| s.first);
+        let first = run.first_of_rank(rank);
         Ok(StepReader {
             run,
             rank,
@@ -177,6 +178,16 @@ impl<'a> StepReader<'a> {
         Ok(true)
     }
 
+    /// The run that is read.
+    pub(crate) fn run(&self) -> &'a Run {
+        self.run
+    }
+
+    /// The rank whose steps are read.
+    pub(crate) fn rank(&self) -> u32 {
+        self.rank
+    }
+
     /// Stored bytes that were read since this was asked last.
     pub(crate) fn take_read(&mut self) -> u64 {
         self.workers.iter_mut().map(|w| std::mem::take(&mut w.read)).sum()
@@ -211,7 +222,8 @@ impl<'a> StepReader<'a> {
             let pieces = worker.chunks.iter().flat_map(|(chunk, _)| &chunk.pieces);
             for (piece, &absent) in pieces.zip(&worker.absent) {
                 if known[piece.tensor].replace(absent).is_some_and(|before| before != absent) {
-                    return Err(self.half_absent(step, stream, piece.tensor));
+                    let path = self.window.shard(step, self.rank).map_or(&self.run.path, |s| &s.file.path);
+                    return Err(half_absent(self.run, path, (step, stream), piece.tensor));
                 }
                 if absent {
                     out.tensors[piece.tensor] = None;
@@ -220,12 +232,12 @@ impl<'a> StepReader<'a> {
         }
         Ok(())
     }
+}
 
-    fn half_absent(&self, step: u64, stream: StreamId, tensor: usize) -> Error {
-        let manifest = &self.run.manifest;
-        let path = self.window.shard(step, self.rank).map_or(&self.run.path, |s| &s.file.path);
-        let vector = Some((manifest.stream_name(stream).to_owned(), manifest.tensors[tensor].name.clone()));
-        let place = Place { step: Some(step), vector, ..Place::default() };
-        Error::damaged_at(path, place, "some chunks of the tensor are absent and others are not")
-    }
+/// The error for a tensor that is absent in a vector, and is not.
+pub(super) fn half_absent(run: &Run, path: &Path, (step, stream): (u64, StreamId), tensor: usize) -> Error {
+    let manifest = &run.manifest;
+    let vector = Some((manifest.stream_name(stream).to_owned(), manifest.tensors[tensor].name.clone()));
+    let place = Place { step: Some(step), vector, ..Place::default() };
+    Error::damaged_at(path, place, "some chunks of the tensor are absent and others are not")
 }

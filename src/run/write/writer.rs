@@ -125,7 +125,8 @@ pub fn take_back(run: &Path) {
 }
 
 impl Writer {
-    /// Starts a new run as its rank 0: makes the directory and writes the manifest.
+    /// Starts a new run as its rank 0: makes the directory and writes the manifest. It begins with step 0, or
+    /// where the one ends that it continues.
     ///
     /// # Errors
     /// The directory holds a run already, cannot be written, or the manifest contradicts itself.
@@ -210,7 +211,7 @@ impl Writer {
         let mut journal = open_locked(&journal_path, run, rank)?;
         let past = Journal::read(run, rank)?;
         let (attempt, from_step) = match start {
-            Start::New if past.attempts().is_empty() => (1, 0),
+            Start::New if past.attempts().is_empty() => (1, manifest.first_step()),
             Start::New => {
                 return Err(write_error(run, format!("rank {rank} has recorded here already; resume it")));
             }
