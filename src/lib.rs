@@ -103,6 +103,8 @@ mod report;
 mod row;
 mod run;
 #[cfg(feature = "cli")]
+mod schedule;
+#[cfg(feature = "cli")]
 mod simulate;
 mod step_set;
 mod stream;

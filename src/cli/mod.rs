@@ -15,6 +15,7 @@ mod pack;
 mod pairs;
 mod progress;
 mod recover;
+mod schedule;
 mod simulate;
 mod verify;
 
@@ -41,6 +42,8 @@ enum Command {
     Analyze(analyze::Arguments),
     /// Measure every step against every K-th iterate: cosines, distances, and what the path is like as a whole
     Pairs(pairs::Arguments),
+    /// Write a schedule of learning rates: loLR and what of it is beyond a walk, smoothed, or a scheduler for PyTorch
+    Schedule(schedule::Arguments),
     /// Show what a run holds: tensors, steps, streams, scalars, bits per parameter
     Inspect(inspect::Arguments),
     /// Check every byte of a run against its checksums
@@ -96,6 +99,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     let result = match arguments.command {
         Command::Analyze(a) => analyze::run(&a),
         Command::Pairs(a) => pairs::run(&a),
+        Command::Schedule(a) => schedule::run(&a),
         Command::Inspect(a) => inspect::run(&a),
         Command::Verify(a) => verify::run(&a),
         Command::Estimate(a) => estimate::run(&a),
