@@ -78,7 +78,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
         }
     };
     if !a.quiet {
-        let _ = write!(std::io::stderr().lock(), "note: {}\n", WARNING.replace('\n', "\n  "));
+        let _ = writeln!(std::io::stderr().lock(), "note: {}", WARNING.replace('\n', "\n  "));
     }
     let Some(out) = &a.out else { return say(&text) };
     let written = Draft::create(out).and_then(|draft| {

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use rayon::prelude::*;
 
 use crate::analyze::{Observer, thread_pool};
-use crate::error::Result;
+use crate::error::{Result, Usage};
 use crate::order::{CHUNK, Neumaier};
 use crate::pairs::AllPairs;
 use crate::pairs::panel::{Panel, PanelSums, STEPS, StepSums};
@@ -20,6 +20,7 @@ use crate::run::format::manifest::GRAD;
 use crate::run::read::chunk_reader::{Decoded, Reader};
 use crate::run::read::trajectory::Trajectory;
 use crate::run::read::window::Window;
+use crate::summary::thousands;
 
 /// Bytes of references that are held.
 const REFERENCE_BYTES: usize = 1 << 30;
@@ -56,6 +57,7 @@ pub(super) fn measure(
     let pool = thread_pool(threads, &run.path)?;
     let chunks = run.table.chunks();
     let pairs = steps.len() * references.len();
+    check_memory(run, pairs, references.len(), threads)?;
     let mut folded = Folded {
         g2: vec![Some(Neumaier::default()); steps.len()],
         moved: vec![Some(Neumaier::default()); steps.len()],
@@ -218,6 +220,36 @@ impl Folded {
         self.dot[pairs.clone()].iter_mut().zip(&sums.dot).for_each(|(sum, term)| sum.add(*term));
         self.d2[pairs].iter_mut().zip(&sums.d2).for_each(|(sum, term)| sum.add(*term));
     }
+}
+
+/// Checks that there is memory for so many pairs.
+///
+/// # Errors
+/// There is not; the text says what to do.
+fn check_memory(run: &Run, pairs: usize, references: usize, threads: usize) -> Result<()> {
+    // Two compensated sums of each, and then two numbers.
+    let of_pairs = pairs.saturating_mul(2 * (size_of::<Neumaier>() + size_of::<f64>()));
+    let longest = run.table.chunks().iter().map(|c| c.len).max().unwrap_or(0);
+    let of_references = REFERENCE_BYTES.max(references.saturating_mul(longest * size_of::<f32>()));
+    let of_threads = threads.saturating_mul(2 * STEPS * CHUNK * size_of::<f32>());
+    let needed = of_pairs.saturating_add(of_references).saturating_add(of_threads) as u64;
+    match available_memory() {
+        Some(available) if needed > available => Err(Usage(format!(
+            "{} pairs take {} GB of memory, and {} GB are free. Take a larger --every, or fewer steps by --steps A..B:K",
+            thousands(pairs as u64),
+            needed.div_ceil(1_000_000_000),
+            available / 1_000_000_000
+        ))
+        .into()),
+        _ => Ok(()),
+    }
+}
+
+/// Bytes that the system can give; `None` where it does not say.
+fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// The shards that some steps are decoded from.

@@ -209,6 +209,14 @@ def test_bad_input_is_refused_in_one_line(tmp_path):
         lpa.pairs(DIGITS, every=0)
 
 
+def test_more_pairs_than_there_is_memory_for_are_refused_beforehand(tmp_path, lpa_command):
+    lpa_command("simulate", "random-walk", tmp_path / "run", "--dim", 2, "--steps", 60_000)
+    said = refused(tmp_path / "run", "--every", "1")
+    assert "3,600,120,001 pairs take" in said and "Take a larger --every" in said
+    lpa_command("pairs", tmp_path / "run", "--steps", "0..60000:600", "--every", 1200, "--out", tmp_path / "p.parquet")
+    assert len(pl.read_parquet(tmp_path / "p.parquet")) == 100 * 51
+
+
 def test_damage_is_named(tmp_path, lpa_command):
     lpa_command("simulate", "quadratic", tmp_path / "run", "--steps", 50)
     shard = next((tmp_path / "run" / "steps").rglob("*.safetensors"))
