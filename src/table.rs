@@ -3,12 +3,16 @@
 //! Rows are encoded in groups of a fixed size, so that neither memory nor bytes depend on how the
 //! work was cut, and the file appears under its name only when it is whole.
 
+mod read;
+
 use std::fs::File;
 use std::path::Path;
 use std::sync::PoisonError;
 
 use polars::io::parquet::write::ParquetMetadataContext;
 use polars::prelude::*;
+
+pub(crate) use crate::table::read::{Piece, read};
 
 use crate::error::{Error, Result, Tried};
 use crate::row::{Cell, Kind, Row, Sink, columns};

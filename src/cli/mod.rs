@@ -12,6 +12,7 @@ mod inspect;
 mod output;
 mod pack;
 mod pairs;
+mod plot;
 mod progress;
 mod recover;
 mod simulate;
@@ -40,6 +41,8 @@ enum Command {
     Analyze(analyze::Arguments),
     /// Measure every step against every K-th iterate: cosines, distances, and what the path is like as a whole
     Pairs(pairs::Arguments),
+    /// Draw metrics of a run or a table as a figure for a paper: SVG or PNG, and the numbers in it as CSV
+    Plot(plot::Arguments),
     /// Show what a run holds: tensors, steps, streams, scalars, bits per parameter
     Inspect(inspect::Arguments),
     /// Check every byte of a run against its checksums
@@ -93,6 +96,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     let result = match arguments.command {
         Command::Analyze(a) => analyze::run(&a),
         Command::Pairs(a) => pairs::run(&a),
+        Command::Plot(a) => plot::run(&a),
         Command::Inspect(a) => inspect::run(&a),
         Command::Verify(a) => verify::run(&a),
         Command::Estimate(a) => estimate::run(&a),

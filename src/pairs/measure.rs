@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::order::{CHUNK, Neumaier};
 use crate::pairs::AllPairs;
 use crate::pairs::panel::{Panel, PanelSums, STEPS, StepSums};
-use crate::reduce::products::{Columns, ABREAST};
+use crate::reduce::products::{ABREAST, Columns};
 use crate::run::Run;
 use crate::run::format::chunk::Chunk;
 use crate::run::format::manifest::GRAD;

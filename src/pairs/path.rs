@@ -62,7 +62,8 @@ impl Distances<'_> {
             });
             std::iter::once(0.0).chain(ends).collect()
         });
-        let places: Vec<usize> = self.references.iter().map(|k| self.steps.partition_point(|s| s < k)).collect();
+        let places: Vec<usize> =
+            self.references.iter().map(|k| self.steps.partition_point(|s| s < k)).collect();
         let last = self.steps.len() - 1;
         let longest = (self.steps[last] - self.steps[0]) / LONGEST_LAG;
         let nothing = || Displacements { bins: [(0.0, 0.0, 0.0); u64::BITS as usize] };

@@ -95,7 +95,9 @@ impl Destination {
                 let prefix = format!("{of}.{}.", &which[..WHICH]);
                 Ok(Destination { directory: PathBuf::from("."), prefix, named: None })
             }
-            Err(source) => Err(Error::Io { action: "write", path: run.join(file_name(METRICS, &[])), source }),
+            Err(source) => {
+                Err(Error::Io { action: "write", path: run.join(file_name(METRICS, &[])), source })
+            }
         }
     }
 
@@ -105,7 +107,8 @@ impl Destination {
         if let Some(named) = &self.named {
             return named.clone();
         }
-        let path = |parts: &[&str]| self.directory.join(format!("{}{}", self.prefix, file_name(METRICS, parts)));
+        let path =
+            |parts: &[&str]| self.directory.join(format!("{}{}", self.prefix, file_name(METRICS, parts)));
         let plain = path(&[description]);
         let asked = asked(provenance);
         match metadata(&plain) {

@@ -272,7 +272,10 @@ mod tests {
     fn all_instruction_sets_give_the_bits_of_the_definition() {
         for (rows, columns, n) in [(1, 1, 1), (9, 25, 700), (8, 24, 256), (17, 49, 515)] {
             let left: Vec<Vec<f32>> = (0..rows).map(|m| values(m, n)).collect();
-            let left: Vec<Left<'_>> = (0..).zip(&left).map(|(m, v)| if m % 2 == 0 { Left::Plain(v) } else { Left::Centred(v) }).collect();
+            let left: Vec<Left<'_>> = (0..)
+                .zip(&left)
+                .map(|(m, v)| if m % 2 == 0 { Left::Plain(v) } else { Left::Centred(v) })
+                .collect();
             let (mut right, mut columns_of) = (Columns::new(columns, n), Vec::new());
             for k in 0..columns {
                 columns_of.push(values(1000 + k, n));
@@ -314,7 +317,10 @@ mod tests {
     fn speed() {
         let (rows, columns, n) = (192, 200, 65_536);
         let left: Vec<Vec<f32>> = (0..rows).map(|m| values(m, n)).collect();
-        let left: Vec<Left<'_>> = (0..).zip(&left).map(|(m, v)| if m % 2 == 0 { Left::Plain(v) } else { Left::Centred(v) }).collect();
+        let left: Vec<Left<'_>> = (0..)
+            .zip(&left)
+            .map(|(m, v)| if m % 2 == 0 { Left::Plain(v) } else { Left::Centred(v) })
+            .collect();
         let mut right = Columns::new(columns, n);
         let of: Vec<Vec<f32>> = (0..columns).map(|k| values(1000 + k, n)).collect();
         for (tile, vectors) in of.chunks(ABREAST).enumerate() {
@@ -326,7 +332,11 @@ mod tests {
             for _ in 0..3 {
                 let t = std::time::Instant::now();
                 p.take(isa, &left, &right, &centre);
-                println!("{} {:.1} GFlop/s", isa.name(), 2.0 * (rows * columns * n) as f64 / t.elapsed().as_secs_f64() / 1e9);
+                println!(
+                    "{} {:.1} GFlop/s",
+                    isa.name(),
+                    2.0 * (rows * columns * n) as f64 / t.elapsed().as_secs_f64() / 1e9
+                );
             }
         }
     }
