@@ -99,7 +99,8 @@ pub(crate) fn ranges(rows: &Rows, per: Per) -> Vec<Range<usize>> {
 }
 
 /// Marks the points before which steps are missing: where the distance to the point before is more than one and a half
-/// times both distances beside it. Steps that were recorded ever more rarely, or more often, are so connected.
+/// times both distances beside it, or three times the one where there is one. Steps that were recorded ever more rarely,
+/// or more often, are so connected.
 pub(crate) fn apart(points: &mut [Point], per: Per) {
     let first = points.first().map_or(0, |p| p.steps.0);
     let place = |p: &Point| match per {
@@ -110,8 +111,11 @@ pub(crate) fn apart(points: &mut [Point], per: Per) {
     let distance: Vec<f64> = points.windows(2).map(|pair| place(&pair[1]) - place(&pair[0])).collect();
     for i in 0..distance.len() {
         let beside = [i.checked_sub(1), i.checked_add(1)].map(|j| j.and_then(|j| distance.get(j)));
-        let widest = beside.into_iter().flatten().copied().reduce(f64::max);
-        points[i + 1].apart = widest.is_some_and(|w| distance[i] > 1.5 * w);
+        points[i + 1].apart = match beside {
+            [Some(a), Some(b)] => distance[i] > 1.5 * a.max(*b),
+            [Some(a), None] | [None, Some(a)] => distance[i] > 3.0 * a,
+            [None, None] => false,
+        };
     }
 }
 
@@ -185,6 +189,7 @@ mod tests {
         assert_eq!(apart(&[0, 1, 2, 5, 6, 7]), [5]);
         assert_eq!(apart(&[0, 10, 20, 30]), [0u64; 0]);
         assert_eq!(apart(&[1, 2, 4, 8, 16, 32]), [0u64; 0]);
+        assert_eq!(apart(&[0, 1000, 1001, 1002]), [1000]);
         assert_eq!(apart(&[0, 1000]), [0u64; 0]);
         let bursts: Vec<u64> = (0..100_000).filter(|t| t % 10_000 < 2_500).collect();
         assert_eq!(apart(&bursts), (1..10).map(|i| 10_000 * i).collect::<Vec<u64>>());

@@ -21,7 +21,7 @@ pub(crate) struct Tick {
 
 /// What a range is wider than, as a part of its numbers; narrower ones could not be told apart by their labels.
 const NARROW: f64 = 1e-9;
-/// No range is larger, so that its width is finite.
+/// No range goes beyond these, so that its width is finite and has a power of ten.
 const LARGEST: f64 = 1e300;
 const SMALLEST: f64 = 1e-300;
 
@@ -42,7 +42,7 @@ impl Axis {
 
     /// A logarithmic axis of all numbers above 0.
     pub(crate) fn log(numbers: impl Iterator<Item = f64>, pad: f64) -> Axis {
-        let (lo, hi) = ends(numbers.filter(|&v| v > 0.0).map(f64::log10));
+        let (lo, hi) = ends(numbers.filter(|&v| v > 0.0).map(|v| v.clamp(SMALLEST, LARGEST).log10()));
         let (lo, hi) = if lo > hi { (0.0, 1.0) } else { (lo, hi) };
         let (lo, hi) = if hi - lo > NARROW { (lo, hi) } else { (lo - 0.1, hi + 0.1) };
         Axis { lo: lo - pad * (hi - lo), hi: hi + pad * (hi - lo), log: true }

@@ -15,7 +15,7 @@ pub(crate) use crate::figure::file::Files;
 pub(crate) use crate::figure::svg::svg;
 
 use crate::curve::{Along, Curve, Curves, Key, MOST, Per, Point};
-use crate::summary::thousands;
+use crate::summary::{significant, thousands};
 
 /// As many panels as a page holds.
 pub(crate) const MOST_PANELS: usize = 8;
@@ -236,39 +236,54 @@ fn notes(curves: &Curves, log: bool) -> Vec<String> {
         |(a, b): (usize, usize)| if a == b { count(b) } else { format!("{} to {}", count(a), count(b)) };
     let steps = |n: (usize, usize)| format!("{} {}", range(n), if n == (1, 1) { "step" } else { "steps" });
     let rows = curves.rows_a_point();
+    let mean = if curves.keys.len() > 1 { "Line: mean. " } else { "" };
     let stands = match curves.per {
         Per::Row => "Each point is one step".to_owned(),
-        Per::Steps(_) => format!("Line: mean. A point is {}", steps((rows.1, rows.1))),
-        Per::Epochs(1) => format!("Line: mean. A point is one epoch ({})", steps(rows)),
-        Per::Epochs(n) => format!("Line: mean. A point is {} epochs ({})", thousands(n), steps(rows)),
+        Per::Steps(_) => format!("{mean}A point is {}", steps((rows.1, rows.1))),
+        Per::Epochs(1) => format!("{mean}A point is one epoch ({})", steps(rows)),
+        Per::Epochs(n) => format!("{mean}A point is {} epochs ({})", thousands(n), steps(rows)),
     };
     let common = names(&curves.keys).0;
     let mut notes =
         vec![if common.is_empty() { format!("{stands}.") } else { format!("{stands}; {common}.") }];
-    for panel in &curves.panels {
-        let all: usize = panel.curves.iter().map(Curve::rows).sum();
-        let mut told = |n: usize, what: &str| {
-            if n > 0 {
-                notes.push(format!("{}: {} of {} values {what}.", panel.metric, count(n), count(all)));
-            }
-        };
-        told(panel.curves.iter().map(Curve::nulls).sum(), "are null (gaps)");
-        if log {
-            told(
-                panel.curves.iter().map(|c| c.not_positive).sum(),
-                "are ≤ 0, which a logarithmic axis cannot show",
-            );
+    if curves.along == Along::Dist {
+        let drawn = |p: &&Point| p.stand.is_some() && p.x.is_finite();
+        let points = || curves.panels[0].curves[0].points.iter().filter(drawn);
+        if let (Some(first), Some(last)) = (points().next(), points().next_back()) {
+            let (first, last) = (significant(first.x), significant(last.x));
+            notes.push(format!("The path begins at a distance of {first} and ends at {last}."));
         }
+    }
+    let gaps = if curves.per == Per::Row { "are null (gaps)" } else { "are null (left out)" };
+    notes.extend(told(curves, gaps, Curve::nulls));
+    if log {
+        notes.extend(told(curves, "are ≤ 0, which a logarithmic axis cannot show", |c| c.not_positive));
     }
     let first = || curves.panels.iter().take(1).flat_map(|p| &p.curves);
     let rounding: usize = first().map(Curve::rounding).sum();
     if rounding > 0 {
         let all: usize = first().map(Curve::rows).sum();
         notes.push(format!(
-            "Rounding: {} of {} distances are of low precision (low_precision), between the lines or from the line on.",
+            "{} of {} distances are mostly rounding (low_precision): from the dotted line on, or between two.",
             count(rounding),
             count(all)
         ));
     }
     notes
+}
+
+/// Says of which panels some values are so; those of which it is the same are named together.
+fn told(curves: &Curves, what: &str, of: impl Fn(&Curve) -> usize) -> Vec<String> {
+    let mut all: Vec<(String, Vec<&str>)> = Vec::new();
+    for panel in &curves.panels {
+        let sum = |of: &dyn Fn(&Curve) -> usize| thousands(panel.curves.iter().map(of).sum::<usize>() as u64);
+        let (some, rows) = (sum(&of), sum(&Curve::rows));
+        let text = format!("{some} of {rows} values {what}.");
+        match all.iter_mut().find(|(known, _)| *known == text) {
+            Some((_, metrics)) => metrics.push(&panel.metric),
+            None if some == "0" => {}
+            None => all.push((text, vec![&panel.metric])),
+        }
+    }
+    all.into_iter().map(|(text, metrics)| format!("{}: {text}", metrics.join(", "))).collect()
 }

@@ -62,19 +62,21 @@ pub(crate) fn svg(figure: &Figure, millimetres: f64) -> String {
     let width = millimetres * MM;
     let mut d = Drawing { font: Font::new(), out: String::new() };
     let height = panel_height(width, figure.panels.len());
-    let most = usize_of(height / 18.0).max(2);
+    let most = usize_of(height / 12.0).max(2);
     let ticks: Vec<Vec<Tick>> = figure.panels.iter().map(|p| p.y.ticks(most, false)).collect();
     let widest = ticks.iter().flatten().map(|t| d.font.width(&t.label, SMALL)).fold(0.0, f64::max);
     let left = MARGIN + LARGE + GAP + widest + TICK + GAP;
     let (across, right) = d.across(figure, width - left);
     let mut top = d.legend(figure, width) + 2.0;
+    let worded = figure.panels.len() > 1 || figure.panels.iter().any(|p| !p.cuts.is_empty());
+    let head = if worded { HEAD } else { GAP };
     for (i, (panel, ticks)) in figure.panels.iter().zip(&ticks).enumerate() {
-        let frame = Frame { left, top: top + HEAD, width: width - left - right, height };
+        let frame = Frame { left, top: top + head, width: width - left - right, height };
         let letter = (figure.panels.len() > 1).then(|| char::from(b'a' + u8::try_from(i).unwrap_or(0)));
         d.panel(panel, &frame, ticks, &across, i + 1 == figure.panels.len(), letter);
         top = frame.bottom() + TICK;
     }
-    top += SMALL + GAP;
+    top += SMALL + GAP + 1.5;
     let centre = left + (width - left - right) / 2.0;
     d.text(centre, top + LARGE, LARGE, "middle", "#000", figure.x_label);
     top += LARGE + GAP + 1.5;
@@ -192,7 +194,7 @@ impl Drawing {
         self.cuts(panel, frame);
         panel.series.iter().for_each(|s| self.bands(s, frame));
         for (i, series) in panel.series.iter().enumerate() {
-            self.curve(&series.stretches, frame, series.look.colour, 1.0, "");
+            self.curve(&series.stretches, frame, series.look.colour, 0.9, "");
             self.markers(
                 &series.stretches,
                 series.look,
@@ -211,7 +213,7 @@ impl Drawing {
         }
         self.line((frame.left, frame.top), (frame.left, frame.bottom()), "#000", 0.5, "");
         self.line((frame.left, frame.bottom()), (frame.x(1.0), frame.bottom()), "#000", 0.5, "");
-        let label = self.font.cut(&panel.label, LARGE, frame.height + HEAD);
+        let label = self.font.cut(&panel.label, LARGE, frame.height);
         let (x, y) = (MARGIN + LARGE - 1.5, frame.y(0.5));
         self.push(&format!(
             "<text transform=\"translate({} {}) rotate(-90)\" font-size=\"{LARGE}\" text-anchor=\"middle\">{}</text>",
