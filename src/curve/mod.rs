@@ -156,10 +156,9 @@ fn curve(
         let steps: Vec<f64> = rows.steps[range.clone()].iter().map(|&t| t as f64).collect();
         let x = match (along, per) {
             (Along::Epoch, Per::Epochs(n)) => cut::epoch(rows.epochs[range.start], rows.epochs[0], n),
-            (Along::Epoch, _) => some(number(&rows.epochs, range)),
-            (Along::Step, _) => mean(&steps),
             (Along::Fraction, _) => mean(&steps) / end,
             (Along::Dist, _) => some(number(&rows.distances, range)),
+            (Along::Step | Along::Epoch, _) => mean(&steps),
         };
         let mut values = number(&rows.values[metric], range);
         let walk = number(&rows.walks[metric], range);

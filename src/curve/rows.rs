@@ -23,6 +23,13 @@ pub(crate) struct Key {
     pub group: String,
 }
 
+impl Key {
+    /// Its names, each after what it is of.
+    pub(crate) fn parts(&self) -> [(&'static str, &str); 3] {
+        [("reference", &self.reference), ("stream", &self.stream), ("group", &self.group)]
+    }
+}
+
 /// The rows of one key, in the order of steps. What is not there is NaN.
 #[derive(Clone, Debug)]
 pub(crate) struct Rows {
@@ -249,7 +256,7 @@ mod tests {
     fn an_unknown_metric_is_answered_with_near_names() {
         assert_eq!([edits("rsi", "rsi"), edits("kitten", "sitting"), edits("", "ab")], [0, 3, 2]);
         let said = check(&["lorl".to_owned()]).unwrap_err().to_string();
-        assert!(said.contains("near it are lolr, "), "{said}");
+        assert!(said.starts_with("'lorl' is no number") && said.contains("lolr"), "{said}");
         assert!(check(&["step".to_owned()]).is_err(), "a count is no metric");
         assert!(check(&["cos".to_owned(), "cos".to_owned()]).is_err());
     }

@@ -69,7 +69,9 @@ impl Axis {
         let step = if whole { step.max(1.0) } else { step };
         let values = multiples(self.lo, self.hi, step);
         let largest = values.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
-        let tick = |&v: &f64| Some(Tick { at: self.place(v)?, label: label(v, step, largest) });
+        // Steps are counted, and so written in full up to a hundred million.
+        let size = if whole { largest / 100.0 } else { largest };
+        let tick = |&v: &f64| Some(Tick { at: self.place(v)?, label: label(v, step, size) });
         values.iter().filter_map(tick).collect()
     }
 
@@ -101,7 +103,8 @@ impl Axis {
             let minor = if every > 1.0 { 1..=1 } else { 1..=9 };
             for m in minor {
                 let at = exponent + f64::from(m).log10();
-                if at < self.lo || at > self.hi {
+                let crowded = decades > 30.0 && !named;
+                if at < self.lo || at > self.hi || crowded {
                     continue;
                 }
                 let label = match (m == 1 && named, plain) {
@@ -141,7 +144,7 @@ fn multiples(lo: f64, hi: f64, step: f64) -> Vec<f64> {
     values.take_while(|&v| v <= hi + 1e-9 * step).map(|v| if v == 0.0 { 0.0 } else { v }).collect()
 }
 
-/// A number among others that are a multiple of `step` apart, the largest of which is `largest`.
+/// A number among others that are a multiple of `step` apart; where the largest is a million or more as a power of ten.
 // Exponents of doubles have three digits.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::float_cmp)]
 fn label(v: f64, step: f64, largest: f64) -> String {
@@ -150,7 +153,7 @@ fn label(v: f64, step: f64, largest: f64) -> String {
         return "0".to_owned();
     }
     let sign = if v < 0.0 { "−" } else { "" };
-    if largest < 1e6 && step > 2e-4 || largest >= 1e-2 && largest < 1e6 && step > 2e-9 {
+    if largest < 1e6 && (step > 2e-4 || largest >= 1e-2 && step > 2e-9) {
         let decimals = (-digits(step)).max(0.0) as usize;
         let text = format!("{:.decimals$}", v.abs());
         let (whole, part) = text.split_once('.').map_or((text.as_str(), ""), |(w, p)| (w, p));
@@ -203,6 +206,8 @@ mod tests {
             linear(12_345.67, 12_345.69),
             ["12,345.670", "12,345.675", "12,345.680", "12,345.685", "12,345.690"]
         );
+        let steps = Axis::linear([0.0, 2e6].into_iter(), 0.0).ticks(3, true);
+        assert_eq!(steps.last().map(|t| t.label.as_str()), Some("2,000,000"));
         assert_eq!(linear(1e9, 3e9), ["1.0×10⁹", "1.5×10⁹", "2.0×10⁹", "2.5×10⁹", "3.0×10⁹"]);
         let log = |lo: f64, hi: f64| labels(Axis::log([lo, hi].into_iter(), 0.0), 5);
         assert_eq!(log(0.001, 10.0), ["0.001", "0.01", "0.1", "1", "10"]);

@@ -76,6 +76,8 @@ pub(crate) struct Series {
 pub(crate) struct Cut {
     pub(crate) x: f64,
     pub(crate) begins: bool,
+    /// The curve's.
+    pub(crate) look: Look,
 }
 
 /// A metric.
@@ -150,12 +152,7 @@ fn panel(panel: &crate::curve::Panel, x: &Axis, log: bool, looks: &[Look]) -> Pa
         }
         series.push(Series { look, stretches, walk });
     }
-    let mut cuts: Vec<Cut> = Vec::new();
-    for cut in panel.curves.iter().flat_map(|c| cuts_of(c, x)) {
-        if !cuts.contains(&cut) {
-            cuts.push(cut);
-        }
-    }
+    let cuts = panel.curves.iter().zip(looks).flat_map(|(c, &look)| cuts_of(c, x, look)).collect();
     Panel { label: panel.metric.clone(), y, series, cuts }
 }
 
@@ -176,7 +173,7 @@ fn stretches(curve: &Curve, spot: impl Fn(&Point) -> Option<Spot>) -> Vec<Vec<Sp
 }
 
 /// Where stretches of rounding begin and end; nothing where the curve does.
-fn cuts_of(curve: &Curve, x: &Axis) -> Vec<Cut> {
+fn cuts_of(curve: &Curve, x: &Axis, look: Look) -> Vec<Cut> {
     let drawn: Vec<&Point> = curve.points.iter().filter(|p| p.stand.is_some()).collect();
     let mut cuts = Vec::new();
     for (i, point) in drawn.iter().enumerate() {
@@ -185,7 +182,7 @@ fn cuts_of(curve: &Curve, x: &Axis) -> Vec<Cut> {
         if begins != before {
             // It ends with the last point that has some.
             let at = if begins { point.x } else { drawn[i - 1].x };
-            cuts.extend(x.place(at).map(|x| Cut { x, begins }));
+            cuts.extend(x.place(at).map(|x| Cut { x, begins, look }));
         }
     }
     cuts
@@ -193,20 +190,16 @@ fn cuts_of(curve: &Curve, x: &Axis) -> Vec<Cut> {
 
 /// What keys have in common, and what is each one's own.
 fn names(keys: &[Key]) -> (String, Vec<String>) {
-    let parts: [(&str, fn(&Key) -> &str); 3] =
-        [("reference", |k| &k.reference), ("stream", |k| &k.stream), ("group", |k| &k.group)];
-    let equal = |of: fn(&Key) -> &str| keys.iter().all(|k| of(k) == of(&keys[0]));
-    let (common, own): (Vec<_>, Vec<_>) = parts.into_iter().partition(|(_, of)| equal(*of));
-    let common: Vec<String> =
-        common
-            .iter()
-            .filter_map(|(what, of)| keys.first().map(|k| (what, of(k))))
-            .map(|(what, name)| {
-                if *what == "group" && name == "*" { "all tensors".into() } else { format!("{what} {name}") }
-            })
-            .collect();
-    let own = keys.iter().map(|k| own.iter().map(|(_, of)| of(k)).collect::<Vec<_>>().join(", ")).collect();
-    (common.join(", "), own)
+    let shared = |i: usize| keys.iter().all(|k| k.parts()[i] == keys[0].parts()[i]);
+    let (common, own): (Vec<usize>, Vec<usize>) = (0..3).partition(|&i| shared(i));
+    let said = |(what, name): (&str, &str)| match (what, name) {
+        ("group", "*") => "all tensors".to_owned(),
+        _ => format!("{what} {name}"),
+    };
+    let first = keys.first().map(Key::parts).unwrap_or_default();
+    let common: Vec<String> = common.into_iter().map(|i| said(first[i])).collect();
+    let of = |k: &Key| own.iter().map(|&i| k.parts()[i].1).collect::<Vec<_>>().join(", ");
+    (common.join(", "), keys.iter().map(of).collect())
 }
 
 fn legend(curves: &Curves, panels: &[Panel], looks: &[Look]) -> Vec<(Sample, String)> {
@@ -239,7 +232,8 @@ fn notes(curves: &Curves, log: bool) -> Vec<String> {
     let mean = if curves.keys.len() > 1 { "Line: mean. " } else { "" };
     let stands = match curves.per {
         Per::Row => "Each point is one step".to_owned(),
-        Per::Steps(_) => format!("{mean}A point is {}", steps((rows.1, rows.1))),
+        Per::Steps(_) if rows.0 < rows.1 => format!("{mean}A point is up to {}", steps((rows.1, rows.1))),
+        Per::Steps(_) => format!("{mean}A point is {}", steps(rows)),
         Per::Epochs(1) => format!("{mean}A point is one epoch ({})", steps(rows)),
         Per::Epochs(n) => format!("{mean}A point is {} epochs ({})", thousands(n), steps(rows)),
     };

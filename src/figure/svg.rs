@@ -235,7 +235,9 @@ impl Drawing {
         let mut free = frame.left;
         for cut in cuts {
             let x = frame.x(cut.x);
-            self.line((x, frame.top - 2.0), (x, frame.bottom()), "#000", 0.5, "0.8 1.6");
+            let colour = cut.look.marker.map_or("#000", |_| cut.look.colour);
+            self.line((x, frame.top - 2.0), (x, frame.bottom()), colour, 0.5, "0.8 1.6");
+            self.marker(cut.look, colour, x, frame.top);
             let begin = (x - wide / 2.0).min(frame.x(1.0) - wide);
             if cut.begins && begin >= free {
                 self.text(begin, frame.top - 3.5, SMALL, "start", GREY, WORD);
@@ -262,7 +264,11 @@ impl Drawing {
                 ));
             } else {
                 let path = path(low.chain(high), frame);
-                self.push(&format!("<path d=\"{path}Z\" fill=\"{colour}\" fill-opacity=\"0.25\"/>"));
+                // Its edge shows what is one step wide.
+                self.push(&format!(
+                    "<path d=\"{path}Z\" fill=\"{colour}\" fill-opacity=\"0.25\" stroke=\"{colour}\" \
+                     stroke-opacity=\"0.5\" stroke-width=\"0.3\"/>"
+                ));
             }
         }
     }

@@ -51,7 +51,7 @@ pub(crate) fn read(path: &Path, fields: &[Field], mut take: impl FnMut(&Piece) -
     let metadata = reader.get_metadata().map_err(refused)?.clone();
     let schema = reader.schema().map_err(refused)?;
     for field in fields {
-        let there = schema.get(field.name).map(|f| DataType::from_arrow_field(f));
+        let there = schema.get(field.name).map(DataType::from_arrow_field);
         if there.as_ref() != Some(&data_type(field.kind)) {
             let what = format!("the table has no column '{}' as lpa analyze writes it", field.name);
             return Err(Error::NotFound { path: path.to_owned(), what });

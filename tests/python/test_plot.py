@@ -24,9 +24,10 @@ def copy(tmp_path):
 def table(path, steps, groups=("*",), metadata=METADATA, **columns):
     """A table of metrics as far as a figure reads it, a row a step and group."""
     n, k = len(steps), len(groups)
+    text = pl.String
     frame = pl.DataFrame({
-        "step": np.repeat(np.asarray(steps, np.int64), k), "reference": ["final"] * (n * k),
-        "stream": ["grad"] * (n * k), "group": list(groups) * n,
+        "step": np.repeat(np.asarray(steps, np.int64), k), "reference": pl.Series(["final"] * (n * k), dtype=text),
+        "stream": pl.Series(["grad"] * (n * k), dtype=text), "group": pl.Series(list(groups) * n, dtype=text),
     })
     given = {"epoch": None, "dist": 1.0, "low_precision": False, "cos": None, "cos_walk": None, **columns}
     for name, values in given.items():
@@ -81,7 +82,7 @@ def test_an_epoch_is_all_its_steps(lpa_command, analyze, tmp_path):
             np.testing.assert_array_equal(got["count"][here], counts)
             np.testing.assert_array_equal(got["lo"][here], np.minimum.reduceat(value, starts))
             np.testing.assert_array_equal(got["hi"][here], np.maximum.reduceat(value, starts))
-            np.testing.assert_allclose(got["mean"][here], np.add.reduceat(value, starts) / counts, rtol=1e-14)
+            np.testing.assert_allclose(got["mean"][here], np.add.reduceat(value, starts) / counts, rtol=1e-13)
             if metric == "cos":
                 walk = mine["cos_walk"].to_numpy()
                 np.testing.assert_allclose(got["walk"][here], np.add.reduceat(walk, starts) / counts, rtol=1e-14)
@@ -157,8 +158,7 @@ def test_a_logarithmic_axis_is_one_and_says_what_it_cannot_show(lpa_command, tmp
     np.testing.assert_allclose(y, np.polyval(np.polyfit(np.log10(shown), y, 1), np.log10(shown)), atol=0.011)
     said = " ".join(texts(tmp_path / "a.svg"))
     assert "dist: 2 of 50 values are ≤ 0, which a logarithmic axis cannot show" in said
-    assert "0.001 0.01 0.1 1 10 100 1,000" in said
-    path = table(tmp_path / "metrics.parquet", range(50), dist=-dist)
+    assert "10⁻³ 10⁻² 10⁻¹ 10⁰ 10¹ 10² 10³" in said
     none = table(tmp_path / "none.parquet", range(5), dist=[0.0] * 5)
     assert "dist has no value above 0" in fails("dist", none, "--log", cwd=tmp_path)
 
@@ -253,7 +253,7 @@ def test_bad_input_is_one_line(tmp_path):
     assert not [f for f in tmp_path.iterdir() if f.suffix != ".parquet"]
     (tmp_path / "bad.parquet").write_bytes(good.read_bytes()[:-7])
     assert "bad.parquet" in fails("cos", tmp_path / "bad.parquet", cwd=tmp_path)
-    assert "is no lpa run" in fails("cos", tmp_path, cwd=tmp_path) or True
+    assert "is no lpa run" in fails("cos", tmp_path, cwd=tmp_path)
     (tmp_path / "cos.csv").write_text("mine")
     assert "no figure of lpa's" in fails("cos", good, cwd=tmp_path)
     assert (tmp_path / "cos.csv").read_text() == "mine"
