@@ -29,7 +29,8 @@ impl Axis {
     /// A linear axis that holds all numbers, with `pad` of its width beyond them.
     pub(crate) fn linear(numbers: impl Iterator<Item = f64>, pad: f64) -> Axis {
         let (lo, hi) = ends(numbers);
-        let (lo, hi) = if lo > hi { (0.0, 1.0) } else { (lo.max(-LARGEST), hi.min(LARGEST)) };
+        let (lo, hi) =
+            if lo > hi { (0.0, 1.0) } else { (lo.clamp(-LARGEST, LARGEST), hi.clamp(-LARGEST, LARGEST)) };
         let size = lo.abs().max(hi.abs());
         let (lo, hi) = if hi - lo > NARROW * size && hi - lo > SMALLEST {
             (lo, hi)

@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shutil
 import subprocess
 import xml.etree.ElementTree as ET
 
@@ -17,7 +18,6 @@ METADATA = {"lpa.version": "0.1.0", "lpa.schema": "2"}
 
 
 def copy(tmp_path):
-    import shutil
     return shutil.copytree(FIXTURES / "digits_mlp", tmp_path / "run")
 
 
@@ -40,7 +40,7 @@ def table(path, steps, groups=("*",), metadata=METADATA, **columns):
 
 def points(path):
     """Columns of the numbers beside a figure; NaN where there is none."""
-    rows = list(csv.DictReader(open(path, newline="")))
+    rows = list(csv.DictReader(path.read_text().splitlines(keepends=True)))
     words = ("metric", "reference", "stream", "group")
     return {k: np.array([r[k] if k in words else float(r[k] or "nan") for r in rows]) for k in rows[0]}
 
@@ -153,7 +153,7 @@ def test_a_logarithmic_axis_is_one_and_says_what_it_cannot_show(lpa_command, tmp
     lpa_command("plot", "dist", path, "--log", "--out", tmp_path / "a.svg")
     lines = shapes(tmp_path / "a.svg", fill="none")
     assert [len(s) for s in lines] == [5, 43]
-    x, y = np.concatenate(lines).T
+    y = np.concatenate(lines)[:, 1]
     shown = np.delete(dist, [5, 6])
     np.testing.assert_allclose(y, np.polyval(np.polyfit(np.log10(shown), y, 1), np.log10(shown)), atol=0.011)
     said = " ".join(texts(tmp_path / "a.svg"))
@@ -224,7 +224,8 @@ def test_names_of_any_kind_are_text(lpa_command, tmp_path):
 @pytest.mark.parametrize("more", [(), ("--log",), ("--x", "dist"), ("--x", "fraction", "--width", "40")])
 def test_any_values_have_a_figure(tmp_path, values, more):
     path = table(tmp_path / "metrics.parquet", range(9), cos=values, dist=[1.0] * 9)
-    done = subprocess.run([BINARY, "plot", "cos", path, "--out", tmp_path / "a.png", *more], capture_output=True, text=True)
+    command = [BINARY, "plot", "cos", path, "--out", tmp_path / "a.png", *more]
+    done = subprocess.run(command, capture_output=True, text=True)
     zero = "--log" in more and not any(v and v > 0 for v in values)
     assert done.returncode == (2 if zero else 0) and "panicked" not in done.stderr, done.stderr
     if not zero:

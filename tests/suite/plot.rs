@@ -61,7 +61,7 @@ fn what_cannot_be_drawn_is_one_line() {
     let dir = tempfile::tempdir().unwrap();
     let (good, unknown) = (out(dir.path()), dir.path().join("a.gif").to_str().unwrap().to_owned());
     for (args, code, expected) in [
-        (&["coss", path, "--out", &good][..], 2, "'coss' is no number of the table; near it are cos"),
+        (&["coz", path, "--out", &good][..], 2, "'coz' is no number of the table; near it are cos"),
         (&["cos", path, "--out", &unknown], 2, "a figure is FILE.svg or FILE.png"),
         (&["cos", path, "--out", "/proc/a.svg"], 1, "cannot write /proc/a.svg"),
         (&["cos", "/none", "--out", &good], 1, "/none"),
