@@ -173,6 +173,19 @@ def test_rounding_begins_at_a_line(lpa_command, tmp_path):
     said = texts(tmp_path / "a.svg")
     assert "rounding" in said and any("10 of 40 distances are mostly rounding" in t for t in said)
     assert points(tmp_path / "a.csv")["low_precision"].sum() == 10
+    # Of steps that share a point, one is enough; those that are null are not in its mean.
+    n, first = 1000, 505
+    cos = np.arange(float(n))
+    cos[[300, 302]] = np.nan
+    table(path, range(n), cos=cos, low_precision=[i >= first for i in range(n)])
+    lpa_command("plot", "cos", path, "--out", tmp_path / "a.svg")
+    cut, = shapes(tmp_path / "a.svg", stroke_dasharray="0.8 1.6")
+    line, = shapes(tmp_path / "a.svg", fill="none")
+    assert cut[0, 0] == line[first // 3, 0]
+    got = points(tmp_path / "a.csv")
+    assert got["count"][100] == 1 and got["mean"][100] == got["lo"][100] == got["hi"][100] == 301
+    assert got["x"][100] == 301 and got["low_precision"][first // 3] == 2
+    assert any("2 of 1,000 values are null (left out)" in t for t in texts(tmp_path / "a.svg"))
 
 
 def test_png_is_the_svg_with_dashes(lpa_command, tmp_path):
