@@ -243,8 +243,9 @@ impl Sink for Table {
 /// The key-value metadata of a table that was written before; `None` where there is no such file, or
 /// it is no table.
 pub(crate) fn metadata(path: &Path) -> Option<Vec<(String, String)>> {
-    let mut reader = ParquetReader::new(File::open(path).ok()?);
-    let pairs = reader.get_metadata().ok()?.key_value_metadata().clone()?;
+    let file = File::open(path).ok()?;
+    let pairs =
+        read::guarded(|| ParquetReader::new(file).get_metadata().ok()?.key_value_metadata().clone())??;
     Some(pairs.into_iter().filter_map(|kv| Some((kv.key.to_string(), kv.value?.to_string()))).collect())
 }
 

@@ -3,7 +3,9 @@
 //! Knows nothing of what the columns mean.
 
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use polars::prelude::*;
 
@@ -46,10 +48,9 @@ impl Piece {
 /// # Errors
 /// There is no Parquet file, it is damaged, or lacks a column; or `take` refuses.
 pub(crate) fn read(path: &Path, fields: &[Field], mut take: impl FnMut(&Piece) -> Result<()>) -> Result<()> {
-    let refused = |e: PolarsError| read_error(path, &e);
-    let mut reader = ParquetReader::new(File::open(path).tried("read", path)?);
-    let metadata = reader.get_metadata().map_err(refused)?.clone();
-    let schema = reader.schema().map_err(refused)?;
+    let open = || File::open(path).tried("read", path);
+    let mut reader = ParquetReader::new(open()?);
+    let (metadata, schema) = of_polars(path, || Ok((reader.get_metadata()?.clone(), reader.schema()?)))?;
     for field in fields {
         let there = schema.get(field.name).map(DataType::from_arrow_field);
         if there.as_ref() != Some(&data_type(field.kind)) {
@@ -61,19 +62,34 @@ pub(crate) fn read(path: &Path, fields: &[Field], mut take: impl FnMut(&Piece) -
     let mut from = 0;
     for group in &metadata.row_groups {
         let rows = group.num_rows();
-        let mut reader = ParquetReader::new(File::open(path).tried("read", path)?)
-            .with_columns(Some(names.clone()))
-            .with_slice(Some((from, rows)));
+        let mut reader =
+            ParquetReader::new(open()?).with_columns(Some(names.clone())).with_slice(Some((from, rows)));
         reader.set_metadata(metadata.clone());
-        let frame = reader.finish().and_then(|frame| frame.select(names.iter().map(String::as_str)));
-        take(&Piece(frame.map_err(refused)?))?;
+        let frame = of_polars(path, || reader.finish()?.select(names.iter().map(String::as_str)))?;
+        take(&Piece(frame))?;
         from += rows;
     }
     Ok(())
 }
 
-fn read_error(path: &Path, e: &PolarsError) -> Error {
-    let what = e.to_string();
-    let source = std::io::Error::other(what.lines().next().unwrap_or_default().to_owned());
-    Error::Io { action: "read", path: path.to_owned(), source }
+/// What polars reads of a file, or what it says against it.
+fn of_polars<T>(path: &Path, read: impl FnOnce() -> PolarsResult<T>) -> Result<T> {
+    let said = match guarded(read) {
+        Some(Ok(read)) => return Ok(read),
+        Some(Err(e)) => e.to_string().lines().next().unwrap_or_default().to_owned(),
+        None => "it is damaged".to_owned(),
+    };
+    Err(Error::Io { action: "read", path: path.to_owned(), source: std::io::Error::other(said) })
+}
+
+/// What is read, or nothing where polars panics, as it does on some damaged footers. Nothing is printed of that.
+pub(super) fn guarded<T>(read: impl FnOnce() -> T) -> Option<T> {
+    // The hook is the whole program's, so that two that take it must not overlap.
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let hook = take_hook();
+    set_hook(Box::new(|_| {}));
+    let read = catch_unwind(AssertUnwindSafe(read));
+    set_hook(hook);
+    read.ok()
 }

@@ -278,3 +278,16 @@ def test_of_a_table_with_many_groups_some_are_chosen(lpa_command, tmp_path):
     lpa_command("plot", "cos", many, "--group", "t4999", "--group", "t7", cwd=tmp_path)
     got = points(tmp_path / "cos.csv")
     assert list(got["mean"]) == [7, 5007, 10007, 4999, 9999, 14999] and (tmp_path / "cos.svg").exists()
+
+
+def test_a_damaged_table_is_one_line_or_drawn(tmp_path):
+    good = bytearray(table(tmp_path / "metrics.parquet", range(10), cos=np.arange(10.0)).read_bytes())
+    length = int.from_bytes(good[-8:-4], "little")
+    codes = set()
+    for at in range(len(good) - 8 - length, len(good), max(1, length // 120)):
+        (tmp_path / "bad.parquet").write_bytes(good[:at] + bytes([good[at] ^ 1 << at % 8]) + good[at + 1:])
+        command = [BINARY, "plot", "cos", "bad.parquet", "--out", "a.svg"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode in (0, 1) and done.stderr.count("\n") == done.returncode, done.stderr
+        codes.add(done.returncode)
+    assert codes == {0, 1}
