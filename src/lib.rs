@@ -73,6 +73,8 @@ pub mod cli;
 mod codec;
 mod cuda;
 #[cfg(feature = "cli")]
+mod curve;
+#[cfg(feature = "cli")]
 mod doctor;
 mod dtype;
 mod error;
@@ -80,6 +82,8 @@ mod error;
 mod estimate;
 #[cfg(feature = "cli")]
 mod export;
+#[cfg(feature = "cli")]
+mod figure;
 mod float_environment;
 mod group;
 mod hash;

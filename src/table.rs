@@ -3,12 +3,16 @@
 //! Rows are encoded in groups of a fixed size, so that neither memory nor bytes depend on how the
 //! work was cut, and the file appears under its name only when it is whole.
 
+mod read;
+
 use std::fs::File;
 use std::path::Path;
 use std::sync::PoisonError;
 
 use polars::io::parquet::write::ParquetMetadataContext;
 use polars::prelude::*;
+
+pub(crate) use crate::table::read::{Piece, read};
 
 use crate::error::{Error, Result, Tried};
 use crate::row::{Cell, Kind, Row, Sink, columns};
@@ -239,8 +243,9 @@ impl Sink for Table {
 /// The key-value metadata of a table that was written before; `None` where there is no such file, or
 /// it is no table.
 pub(crate) fn metadata(path: &Path) -> Option<Vec<(String, String)>> {
-    let mut reader = ParquetReader::new(File::open(path).ok()?);
-    let pairs = reader.get_metadata().ok()?.key_value_metadata().clone()?;
+    let file = File::open(path).ok()?;
+    let pairs =
+        read::guarded(|| ParquetReader::new(file).get_metadata().ok()?.key_value_metadata().clone())??;
     Some(pairs.into_iter().filter_map(|kv| Some((kv.key.to_string(), kv.value?.to_string()))).collect())
 }
 

@@ -13,6 +13,7 @@ mod join;
 mod output;
 mod pack;
 mod pairs;
+mod plot;
 mod progress;
 mod recover;
 mod schedule;
@@ -42,6 +43,8 @@ enum Command {
     Analyze(analyze::Arguments),
     /// Measure every step against every K-th iterate: cosines, distances, and what the path is like as a whole
     Pairs(pairs::Arguments),
+    /// Draw metrics of a run or a table as a figure for a paper: SVG or PNG, and the numbers in it as CSV
+    Plot(plot::Arguments),
     /// Write a schedule of learning rates: loLR and what of it is beyond a walk, smoothed, or a scheduler for PyTorch
     Schedule(schedule::Arguments),
     /// Show what a run holds: tensors, steps, streams, scalars, bits per parameter
@@ -99,6 +102,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     let result = match arguments.command {
         Command::Analyze(a) => analyze::run(&a),
         Command::Pairs(a) => pairs::run(&a),
+        Command::Plot(a) => plot::run(&a),
         Command::Schedule(a) => schedule::run(&a),
         Command::Inspect(a) => inspect::run(&a),
         Command::Verify(a) => verify::run(&a),

@@ -21,6 +21,7 @@ mod lossy;
 mod maintenance;
 mod pack;
 mod path;
+mod plot;
 mod prediction;
 mod question;
 mod recording;

@@ -1,0 +1,95 @@
+//! Some columns of a table that is there, a row group at a time.
+//!
+//! Knows nothing of what the columns mean.
+
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use polars::prelude::*;
+
+use crate::error::{Error, Result, Tried};
+use crate::table::{Field, data_type};
+
+/// Rows of a table that follow each other.
+pub(crate) struct Piece(DataFrame);
+
+impl Piece {
+    /// Texts of the column `i`; where one is null it is empty.
+    pub(crate) fn texts(&self, i: usize) -> Vec<&str> {
+        let column = self.0.columns().get(i).and_then(|c| c.str().ok());
+        column.map_or_else(Vec::new, |c| c.iter().map(Option::unwrap_or_default).collect())
+    }
+
+    /// Counts of the column `i`; where one is null or negative it is 0.
+    pub(crate) fn integers(&self, i: usize) -> Vec<u64> {
+        let count = |v: Option<i64>| v.and_then(|v| u64::try_from(v).ok()).unwrap_or(0);
+        let column = self.0.columns().get(i).and_then(|c| c.i64().ok());
+        column.map_or_else(Vec::new, |c| c.iter().map(count).collect())
+    }
+
+    /// Numbers of the column `i`: finite, or NaN where there is none.
+    pub(crate) fn reals(&self, i: usize) -> Vec<f64> {
+        let number = |v: Option<f64>| v.filter(|v| v.is_finite()).unwrap_or(f64::NAN);
+        let column = self.0.columns().get(i).and_then(|c| c.f64().ok());
+        column.map_or_else(Vec::new, |c| c.iter().map(number).collect())
+    }
+
+    /// Flags of the column `i`.
+    pub(crate) fn flags(&self, i: usize) -> Vec<bool> {
+        let column = self.0.columns().get(i).and_then(|c| c.bool().ok());
+        column.map_or_else(Vec::new, |c| c.iter().map(Option::unwrap_or_default).collect())
+    }
+}
+
+/// Reads `fields` of the table `path`, and hands the row groups to `take` with the columns in this order.
+///
+/// # Errors
+/// There is no Parquet file, it is damaged, or lacks a column; or `take` refuses.
+pub(crate) fn read(path: &Path, fields: &[Field], mut take: impl FnMut(&Piece) -> Result<()>) -> Result<()> {
+    let open = || File::open(path).tried("read", path);
+    let mut reader = ParquetReader::new(open()?);
+    let (metadata, schema) = of_polars(path, || Ok((reader.get_metadata()?.clone(), reader.schema()?)))?;
+    for field in fields {
+        let there = schema.get(field.name).map(DataType::from_arrow_field);
+        if there.as_ref() != Some(&data_type(field.kind)) {
+            let what = format!("the table has no column '{}' as lpa analyze writes it", field.name);
+            return Err(Error::NotFound { path: path.to_owned(), what });
+        }
+    }
+    let names: Vec<String> = fields.iter().map(|f| f.name.to_owned()).collect();
+    let mut from = 0;
+    for group in &metadata.row_groups {
+        let rows = group.num_rows();
+        let mut reader =
+            ParquetReader::new(open()?).with_columns(Some(names.clone())).with_slice(Some((from, rows)));
+        reader.set_metadata(metadata.clone());
+        let frame = of_polars(path, || reader.finish()?.select(names.iter().map(String::as_str)))?;
+        take(&Piece(frame))?;
+        from += rows;
+    }
+    Ok(())
+}
+
+/// What polars reads of a file, or what it says against it.
+fn of_polars<T>(path: &Path, read: impl FnOnce() -> PolarsResult<T>) -> Result<T> {
+    let said = match guarded(read) {
+        Some(Ok(read)) => return Ok(read),
+        Some(Err(e)) => e.to_string().lines().next().unwrap_or_default().to_owned(),
+        None => "it is damaged".to_owned(),
+    };
+    Err(Error::Io { action: "read", path: path.to_owned(), source: std::io::Error::other(said) })
+}
+
+/// What is read, or nothing where polars panics, as it does on some damaged footers. Nothing is printed of that.
+pub(super) fn guarded<T>(read: impl FnOnce() -> T) -> Option<T> {
+    // The hook is the whole program's, so that two that take it must not overlap.
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let hook = take_hook();
+    set_hook(Box::new(|_| {}));
+    let read = catch_unwind(AssertUnwindSafe(read));
+    set_hook(hook);
+    read.ok()
+}
