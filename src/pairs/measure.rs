@@ -90,6 +90,7 @@ pub(super) fn measure(
         steps,
         references,
         every,
+        memory: None,
     })
 }
 

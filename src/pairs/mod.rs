@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use crate::analyze::Observer;
 use crate::error::{Error, Result};
+use crate::optimizer::Hyperparameters;
 use crate::pairs::path::Distances;
 use crate::question::{Destination, Steps};
 use crate::run::Run;
@@ -59,6 +60,8 @@ pub(crate) struct AllPairs {
     dot: Vec<f64>,
     /// `||x_t - x_k||^2`, likewise.
     d2: Vec<f64>,
+    /// What the optimizer keeps of a gradient from one step to the next; `None` where that is not known.
+    memory: Option<f64>,
 }
 
 /// One pair.
@@ -115,7 +118,9 @@ impl AllPairs {
                 references.push(step);
             }
         }
-        measure::measure(run, steps, references, every, options.threads, observer)
+        let memory = Hyperparameters::new(&run.manifest, &catalog).memory();
+        let pairs = measure::measure(run, steps, references, every, options.threads, observer)?;
+        Ok(AllPairs { memory, ..pairs })
     }
 
     /// The pairs of the step at a place.
@@ -137,7 +142,8 @@ impl AllPairs {
 
     /// The distances.
     pub(crate) fn distances(&self) -> Distances<'_> {
-        Distances { steps: &self.steps, references: &self.references, d2: &self.d2, moved: &self.moved }
+        let (steps, references, d2, moved) = (&self.steps, &self.references, &self.d2, &self.moved);
+        Distances { steps, references, d2, moved, memory: self.memory }
     }
 }
 

@@ -13,6 +13,8 @@ pub(crate) struct Distances<'a> {
     pub d2: &'a [f64],
     /// By step: the square of the way from the step before; `None` where that is not known.
     pub moved: &'a [Option<f64>],
+    /// What the optimizer keeps of a gradient from one step to the next; `None` where that is not known.
+    pub memory: Option<f64>,
 }
 
 /// What a path is like as a whole.
@@ -22,7 +24,8 @@ pub(crate) struct Shape {
     pub length: Option<f64>,
     /// Distance from the first iterate to the last.
     pub net: f64,
-    /// The same of a walk of orthogonal steps that have the lengths of the path's, as for all that is said of a walk here.
+    /// The same of a walk whose steps have the lengths of the path's, and the directions that the optimizer makes of
+    /// orthogonal gradients, as for all that is said of a walk here; `None` where one or the other is not known.
     pub walk_net: Option<f64>,
     /// Exponent of the mean squared displacement: `||x_{t+l} - x_t||^2 ~ l^exponent`.
     pub exponent: Option<f64>,
@@ -52,56 +55,66 @@ impl Distances<'_> {
         cosine(self.d2(t, last), self.d2(self.steps.len() - 1, k), self.d2(t, k))
     }
 
+    /// The squared distances of a walk from its iterate at a place, by step. Two steps have the cosine b^l where l lies
+    /// between them and b is what is kept: that of velocities which are made of orthogonal gradients.
+    fn walk(&self, ways: &[f64], memory: f64, place: usize) -> Vec<f64> {
+        let mut d2 = vec![0.0; self.steps.len()];
+        let mut go = |way: &mut dyn Iterator<Item = (usize, f64)>| {
+            let (mut sum, mut kept) = (0.0, 0.0);
+            for (to, length) in way {
+                sum += length * length + 2.0 * length * kept;
+                kept = memory * (kept + length);
+                d2[to] = sum;
+            }
+        };
+        go(&mut (place..ways.len()).map(|t| (t + 1, ways[t])));
+        go(&mut (0..place).rev().map(|t| (t, ways[t])));
+        d2
+    }
+
     /// The path as a whole.
     pub(crate) fn shape(&self) -> Shape {
-        let ways: Option<Vec<f64>> = self.moved.iter().skip(1).copied().collect();
-        // By step: what a walk of orthogonal steps has moved until then.
-        let mut sum = 0.0;
-        let walked: Option<Vec<f64>> = ways.as_ref().map(|ways| {
-            let ends = ways.iter().map(|m| {
-                sum += m;
-                sum
-            });
-            std::iter::once(0.0).chain(ends).collect()
-        });
+        let ways: Option<Vec<f64>> = self.moved.iter().skip(1).map(|m| m.map(f64::sqrt)).collect();
+        let walk = |place: usize| Some(self.walk(ways.as_deref()?, self.memory?, place));
         let places: Vec<usize> =
             self.references.iter().map(|k| self.steps.partition_point(|s| s < k)).collect();
         let last = self.steps.len() - 1;
         let longest = (self.steps[last] - self.steps[0]) / LONGEST_LAG;
         let nothing = || Displacements { bins: [(0.0, 0.0, 0.0); u64::BITS as usize] };
         let (mut displacements, mut of_walk) = (nothing(), nothing());
-        for t in 0..self.steps.len() {
-            for (k, &place) in places.iter().enumerate() {
+        let (mut cosines, mut cosines_of_walk) = (Vec::new(), Vec::new());
+        let from_first = walk(0);
+        for (k, &place) in places.iter().enumerate() {
+            let walked = walk(place);
+            for t in 0..self.steps.len() {
                 let lag = self.steps[t].abs_diff(self.references[k]);
                 if lag > 0 && lag <= longest {
                     displacements.add(lag, self.d2(t, k));
-                    walked.iter().for_each(|w| of_walk.add(lag, (w[t] - w[place]).abs()));
+                    walked.iter().for_each(|w| of_walk.add(lag, w[t]));
+                }
+            }
+            for &other in places.get(k + 1..).unwrap_or_default().iter().filter(|_| k > 0) {
+                cosines.extend(self.cos_first(other, k));
+                if let (Some(first), Some(walked)) = (&from_first, &walked) {
+                    cosines_of_walk.extend(cosine(first[place], first[other], walked[other]));
                 }
             }
         }
-        let of_pairs = || (1..places.len()).flat_map(|j| (1..j).map(move |k| (j, k)));
-        // Of a walk the nearer one of two lies on the way to the farther one: cos^2 is the ratio of their squares.
-        let of_walk_at = |w: &Vec<f64>, (j, k): (usize, usize)| {
-            let (near, far) = (w[places[k]], w[places[j]]);
-            (near > 0.0).then(|| (near / far).sqrt())
-        };
         Shape {
-            length: ways.map(|ways| ways.iter().map(|m| m.sqrt()).sum()),
+            length: ways.as_ref().map(|ways| ways.iter().sum()),
             net: self.d2(last, 0).sqrt(),
-            walk_net: walked.as_ref().map(|w| w[last].sqrt()),
+            walk_net: from_first.as_ref().map(|w| w[last].sqrt()),
             exponent: displacements.exponent(),
             walk_exponent: of_walk.exponent(),
-            mean_cos_first: mean(of_pairs().filter_map(|(j, k)| self.cos_first(places[j], k))),
-            walk_mean_cos_first: walked
-                .as_ref()
-                .and_then(|w| mean(of_pairs().filter_map(|pair| of_walk_at(w, pair)))),
+            mean_cos_first: mean(&cosines),
+            walk_mean_cos_first: mean(&cosines_of_walk),
         }
     }
 }
 
-fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let (count, sum) = values.fold((0.0, 0.0), |(count, sum), value| (count + 1.0, sum + value));
-    (count > 0.0).then(|| sum / count)
+/// The mean; `None` of nothing.
+fn mean(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
 /// The cosine of two sides of a triangle, from the squares of them and of the third.
@@ -159,7 +172,8 @@ mod tests {
             steps.iter().flat_map(|t| references.iter().map(move |k| (at(*t) - at(*k)).powi(2))).collect();
         let moved: Vec<Option<f64>> =
             steps.iter().map(|t| Some(if *t == 0 { 0.0 } else { (at(*t) - at(*t - 1)).powi(2) })).collect();
-        Distances { steps: &steps, references: &references, d2: &d2, moved: &moved }.shape()
+        Distances { steps: &steps, references: &references, d2: &d2, moved: &moved, memory: Some(0.0) }
+            .shape()
     }
 
     #[test]
@@ -174,6 +188,23 @@ mod tests {
             (1..21).flat_map(|k| (1..k).map(move |j| f64::from(j) / f64::from(k))).collect();
         let mean = pairs.iter().map(|r| r.sqrt()).sum::<f64>() / pairs.len() as f64;
         assert!((found.walk_mean_cos_first.unwrap() - mean).abs() < 1e-12);
+    }
+
+    #[test]
+    fn steps_of_a_walk_with_momentum_are_those_of_its_velocity() {
+        let (ways, steps) = ([1.0, 2.0, 1.0, 3.0], [0, 1, 2, 3, 4]);
+        let distances =
+            Distances { steps: &steps, references: &[0, 4], d2: &[], moved: &[], memory: Some(0.5) };
+        let expected = |from: usize, to: usize| -> f64 {
+            let pairs = (from..to).flat_map(|i| (from..to).map(move |j| (i, j)));
+            pairs.map(|(i, j)| ways[i] * ways[j] * 0.5f64.powi(i32::try_from(i.abs_diff(j)).unwrap())).sum()
+        };
+        for place in 0..5 {
+            let walk = distances.walk(&ways, 0.5, place);
+            for (t, d2) in walk.into_iter().enumerate() {
+                assert!((d2 - expected(place.min(t), place.max(t))).abs() < 1e-12, "{place} {t}");
+            }
+        }
     }
 
     #[test]

@@ -19,12 +19,17 @@ pub(super) fn summary(run: &Run, pairs: &AllPairs) -> String {
     let known = |value: Option<f64>| value.map_or("not known".to_owned(), significant);
     let power =
         |value: Option<f64>| value.map_or("not known".to_owned(), |p| format!("lag^{}", significant(p)));
+    let walk = match pairs.memory {
+        Some(0.0) => "a walk of orthogonal steps of the same lengths".to_owned(),
+        Some(b) => format!("a walk of the same step lengths and the optimizer's memory ({})", significant(b)),
+        None => "a walk, for which the optimizer's memory is not known,".to_owned(),
+    };
     let straight = match (shape.length, shape.walk_net) {
-        (Some(length), Some(walk)) if length > 0.0 => format!(
-            "length {}, net {} of it; of a walk of orthogonal steps of the same lengths {}",
+        (Some(length), of_walk) if length > 0.0 => format!(
+            "length {}, net {} of it; of {walk} {}",
             significant(length),
             significant(shape.net / length),
-            significant(walk / length)
+            known(of_walk.map(|net| net / length))
         ),
         (Some(_), _) => "no step moves anything".to_owned(),
         (None, _) => {

@@ -95,7 +95,10 @@ def test_pairs_of_the_fixture_are_those_of_numpy(lpa_command, tmp_path, k):
     moved = [np.linalg.norm(x[b] - x[a]) for a, b in itertools.pairwise(steps)]
     assert f"length {sum(moved):.3g}" in said
     assert f"net {np.linalg.norm(x[steps[-1]] - x[steps[0]]) / sum(moved):.3g} of it" in said
-    assert f"of the same lengths {np.linalg.norm(moved) / sum(moved):.3g}" in said
+    # Heavy ball: of what is kept of a gradient each step has 0.9 times what the one before had.
+    lags = np.abs(np.subtract.outer(np.arange(len(moved)), np.arange(len(moved))))
+    net = np.sqrt((np.outer(moved, moved) * 0.9 ** lags).sum())
+    assert f"the optimizer's memory (0.900) {net / sum(moved):.3g}" in said
 
 
 def test_what_moves_far_from_zero_and_comes_back_loses_nothing(tmp_path, lpa_command):
@@ -165,6 +168,18 @@ def test_threads_and_instruction_sets_change_no_byte(lpa_command, tmp_path):
 def exponents(said):
     line = next(line for line in said.splitlines() if "displacement" in line)
     return [float(part.split()[0].rstrip(";")) for part in line.split("lag^")[1:]]
+
+
+def test_a_walk_with_momentum_is_compared_with_one(lpa_command, tmp_path):
+    lpa_command("simulate", "random-walk", tmp_path / "run", "--dim", 50_000, "--steps", 600, "--momentum", 0.9)
+    said = lpa_command("pairs", tmp_path / "run").stdout
+    own, walk = exponents(said)
+    assert own > 1.4 and own == pytest.approx(walk, abs=0.03)
+    straight = next(line for line in said.splitlines() if "  path" in line)
+    assert float(straight.split("net ")[1].split()[0]) == pytest.approx(float(straight.split()[-1]), rel=0.05)
+    directions = next(line for line in said.splitlines() if "directions" in line)
+    means = [directions.split("iterate ")[1].split(";")[0], directions.split("walk ")[1]]
+    assert float(means[0]) == pytest.approx(float(means[1]), abs=0.02)
 
 
 def test_a_random_walk_spreads_with_the_square_root_of_time(lpa_command, tmp_path):
