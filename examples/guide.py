@@ -22,7 +22,7 @@ def train(path, order):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     batches = torch.Generator().manual_seed(order)
     with lpa.record(path, model, optimizer) as rec:
-        for step in range(STEPS):
+        for _ in range(STEPS):
             batch = torch.randint(len(labels), (BATCH,), generator=batches)
             loss = torch.nn.functional.cross_entropy(model(images[batch]), labels[batch])
             optimizer.zero_grad()

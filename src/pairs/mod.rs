@@ -164,7 +164,8 @@ pub struct Tabulated {
 /// was asked for in its name.
 ///
 /// # Errors
-/// As [`AllPairs::measure`]; or the table cannot be written, or would take the place of another file.
+/// Something is damaged or cannot be read, or there is no iterate; there is too little memory; or the table cannot be
+/// written, or would take the place of another file.
 pub fn tabulate(
     run: &Run,
     options: &Options,
