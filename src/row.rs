@@ -95,7 +95,7 @@ impl Scalars {
 
 // A NaN has no place in an order, so engines that answer from a file's statistics find other rows than
 // those that read it: numbers of a table are finite or null.
-fn finite(value: Option<f64>) -> Option<f64> {
+pub(crate) fn finite(value: Option<f64>) -> Option<f64> {
     value.filter(|v| v.is_finite())
 }
 

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use crate::cli::progress::Progress;
 use crate::cli::{RunArguments, backend, say};
-use crate::error::{Error, Usage};
+use crate::error::{Tried, Usage};
 use crate::question::{Execution, Question, Steps};
 use crate::reference::ReferenceSpec;
 use crate::run::{Draft, Run};
@@ -81,15 +81,10 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
         let _ = writeln!(std::io::stderr().lock(), "note: {}", WARNING.replace('\n', "\n  "));
     }
     let Some(out) = &a.out else { return say(&text) };
-    let written = Draft::create(out).and_then(|draft| {
-        draft.file().write_all(text.as_bytes()).map_err(|source| Error::Io {
-            action: "write",
-            path: out.clone(),
-            source,
-        })?;
-        draft.commit()
-    });
-    written.map(|_| ()).map_err(Into::into)
+    let draft = Draft::create(out)?;
+    draft.file().write_all(text.as_bytes()).tried("write", out)?;
+    draft.commit()?;
+    Ok(())
 }
 
 fn csv(rates: &[Rates]) -> String {

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use crate::analyze::{Observer, thread_pool};
 use crate::error::{Result, Usage};
 use crate::order::{CHUNK, Neumaier};
-use crate::pairs::AllPairs;
+use crate::pairs::Sums;
 use crate::pairs::panel::{Panel, PanelSums, STEPS, StepSums};
 use crate::reduce::products::{ABREAST, Columns};
 use crate::run::Run;
@@ -48,12 +48,11 @@ struct Job<'a> {
 /// Measures `steps` against the iterates of `references`, which are among them.
 pub(super) fn measure(
     run: &Run,
-    steps: Vec<u64>,
-    references: Vec<u64>,
-    every: u64,
+    steps: &[u64],
+    references: &[u64],
     threads: usize,
     observer: &dyn Observer,
-) -> Result<AllPairs> {
+) -> Result<Sums> {
     let pool = thread_pool(threads, &run.path)?;
     let chunks = run.table.chunks();
     let pairs = steps.len() * references.len();
@@ -69,7 +68,7 @@ pub(super) fn measure(
     let batch = (REFERENCE_BYTES / (CHUNK * size_of::<f32>() * references.len())).max(1);
     let panel = || Mutex::new(Panel::new(run.access().isa));
     let panels = (0..threads.max(1)).map(|_| panel()).collect();
-    let walk = Walk { run, steps: &steps, references: &references, panels, observer };
+    let walk = Walk { run, steps, references, panels, observer };
     let measured = chunks.chunks(batch).try_for_each(|batch| -> Result<()> {
         let columns = pool.install(|| walk.columns(batch))?;
         for from in (0..steps.len()).step_by(WINDOW_STEPS) {
@@ -82,15 +81,11 @@ pub(super) fn measure(
     measured?;
     let total = |sum: &Option<Neumaier>| sum.map(Neumaier::total);
     let totals = |sums: &[Neumaier]| sums.iter().map(|s| s.total()).collect();
-    Ok(AllPairs {
+    Ok(Sums {
         g2: folded.g2.iter().map(total).collect(),
         moved: folded.moved.iter().map(total).collect(),
         dot: totals(&folded.dot),
         d2: totals(&folded.d2),
-        steps,
-        references,
-        every,
-        memory: None,
     })
 }
 
@@ -112,7 +107,7 @@ impl Walk<'_> {
         let tiles: Vec<&[u64]> = references.chunks(ABREAST).collect();
         for (first, tiles) in tiles.chunks(WINDOW_TILES).enumerate() {
             let own: Vec<u64> = tiles.concat();
-            let window = opened(run, &own)?;
+            let window = Window::whole(run, &own, true)?;
             let decode = |(chunk, columns): (&Chunk, &mut Columns)| -> Result<()> {
                 let mut reader = Reader::new(run)?;
                 let mut source = reader.at(run, &window, chunk);
@@ -142,7 +137,7 @@ impl Walk<'_> {
         folded: &mut Folded,
     ) -> Result<()> {
         let before = places.start.checked_sub(1).unwrap_or(places.start);
-        let window = opened(self.run, &self.steps[before..places.end])?;
+        let window = Window::whole(self.run, &self.steps[before..places.end], true)?;
         // Models of few chunks are cut in time too, so that every thread has work.
         let parts = (2 * self.panels.len()).div_ceil(batch.len());
         let part = places.len().div_ceil(parts).next_multiple_of(STEPS);
@@ -251,10 +246,4 @@ fn available_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
-}
-
-/// The shards that some steps are decoded from.
-fn opened(run: &Run, steps: &[u64]) -> Result<Window> {
-    let mut window = Window::open(run, steps, true)?;
-    window.damaged.pop().map_or(Ok(window), |(_, e)| Err(e))
 }

@@ -37,8 +37,8 @@ impl Options {
     /// What tells the table of these pairs from that of the usual ones.
     fn description(&self) -> Vec<String> {
         let every = self.every.map(|every| format!("every-{every}"));
-        let steps = self.steps.text().replace(':', "-");
-        let steps = (!steps.is_empty()).then(|| format!("steps-{steps}"));
+        let steps =
+            Some(self.steps.text()).filter(|text| !text.is_empty()).map(|text| format!("steps-{text}"));
         every.into_iter().chain(steps).collect()
     }
 }
@@ -52,6 +52,14 @@ pub(crate) struct AllPairs {
     pub references: Vec<u64>,
     /// K.
     pub every: u64,
+    /// What the optimizer keeps of a gradient from one step to the next; `None` where that is not known.
+    memory: Option<f64>,
+    sums: Sums,
+}
+
+/// The sums of all pairs.
+#[derive(Debug)]
+struct Sums {
     /// `||g_t||^2` by step; `None` where no gradient was recorded.
     g2: Vec<Option<f64>>,
     /// `||x_t - x_{t-1}||^2` by step; `None` where x_{t-1} is not recorded, or not asked for.
@@ -60,8 +68,6 @@ pub(crate) struct AllPairs {
     dot: Vec<f64>,
     /// `||x_t - x_k||^2`, likewise.
     d2: Vec<f64>,
-    /// What the optimizer keeps of a gradient from one step to the next; `None` where that is not known.
-    memory: Option<f64>,
 }
 
 /// One pair.
@@ -119,21 +125,21 @@ impl AllPairs {
             }
         }
         let memory = Hyperparameters::new(&run.manifest, &catalog).memory();
-        let pairs = measure::measure(run, steps, references, every, options.threads, observer)?;
-        Ok(AllPairs { memory, ..pairs })
+        let sums = measure::measure(run, &steps, &references, options.threads, observer)?;
+        Ok(AllPairs { steps, references, every, memory, sums })
     }
 
     /// The pairs of the step at a place.
     pub(crate) fn of_step(&self, t: usize) -> impl Iterator<Item = Pair> {
-        let distances = self.distances();
+        let (distances, sums) = (self.distances(), &self.sums);
         (0..self.references.len()).map(move |k| {
             let at = t * self.references.len() + k;
             Pair {
                 step: self.steps[t],
                 reference: self.references[k],
-                dot: self.g2[t].map(|_| self.dot[at]),
-                g2: self.g2[t],
-                d2: self.d2[at],
+                dot: sums.g2[t].map(|_| sums.dot[at]),
+                g2: sums.g2[t],
+                d2: sums.d2[at],
                 cos_first: distances.cos_first(t, k),
                 cos_last: distances.cos_last(t, k),
             }
@@ -142,7 +148,7 @@ impl AllPairs {
 
     /// The distances.
     pub(crate) fn distances(&self) -> Distances<'_> {
-        let (steps, references, d2, moved) = (&self.steps, &self.references, &self.d2, &self.moved);
+        let (steps, references, Sums { d2, moved, .. }) = (&self.steps, &self.references, &self.sums);
         Distances { steps, references, d2, moved, memory: self.memory }
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::error::Result;
 use crate::pairs::{AllPairs, Pair};
-use crate::row::{Cell, Kind};
+use crate::row::{Cell, Kind, finite};
 use crate::run::Run;
 use crate::table::{Field, Table};
 
@@ -29,10 +29,6 @@ const COLUMNS: [Column; 10] = [
     ("d2", Kind::Real, |p, _| Cell::Real(finite(Some(p.d2)))),
     ("run_id", Kind::Text, |_, run_id| Cell::Text(run_id)),
 ];
-
-fn finite(value: Option<f64>) -> Option<f64> {
-    value.filter(|v| v.is_finite())
-}
 
 /// Writes all pairs as a Parquet table, with `summary` in its metadata. Returns rows and bytes.
 ///

@@ -42,6 +42,11 @@ pub(super) fn description(question: &Question, references: &[&str]) -> String {
     if question.shadow {
         parts.push("shadow".to_owned());
     }
+    in_file_names(&parts)
+}
+
+/// A description as names of files have it: a hash of a long one.
+fn in_file_names(parts: &[String]) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.+".contains(c) { c } else { '-' };
     let text: String = parts.join(".").chars().map(plain).collect();
     if text.len() > LONGEST { format!("{:016x}", xxh3_64(parts.join("\n").as_bytes())) } else { text }
@@ -124,8 +129,8 @@ impl Destination {
     /// # Errors
     /// As [`check_writable`].
     pub(crate) fn pairs(&self, parts: &[String]) -> Result<PathBuf> {
-        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-        let usual = || self.directory.join(format!("{}{}", self.prefix, file_name("pairs", &parts)));
+        let name = file_name("pairs", &[&in_file_names(parts)]);
+        let usual = || self.directory.join(format!("{}{name}", self.prefix));
         let path = self.named.clone().unwrap_or_else(usual);
         check_writable(&path)?;
         Ok(path)

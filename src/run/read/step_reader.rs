@@ -93,6 +93,16 @@ impl Worker<'_> {
     }
 }
 
+/// Ranges of these lengths that follow each other.
+pub(super) fn one_after_the_other(lens: Vec<usize>) -> Vec<Range<usize>> {
+    let mut at = 0;
+    let range = |len: usize| {
+        at += len;
+        at - len..at
+    };
+    lens.into_iter().map(range).collect()
+}
+
 /// Reads the steps of one rank, from the first on.
 pub(crate) struct StepReader<'a> {
     run: &'a Run,
@@ -115,11 +125,6 @@ impl<'a> StepReader<'a> {
         for piece in chunks.iter().flat_map(|c| &c.pieces) {
             lens[piece.tensor] += piece.len * run.manifest.tensors[piece.tensor].dtype.size();
         }
-        let mut at = 0;
-        let mut place = |len: usize| {
-            at += len;
-            at - len..at
-        };
         let each = chunks.len().div_ceil(rayon::current_num_threads()).max(1);
         let worker = |own: &[&'a Chunk]| -> Result<Worker<'a>> {
             let largest = own.iter().map(|c| c.len).max().unwrap_or(0);
@@ -138,7 +143,7 @@ impl<'a> StepReader<'a> {
             rank,
             window: Window::default(),
             workers: chunks.chunks(each).map(worker).collect::<Result<_>>()?,
-            tensors: lens.into_iter().map(&mut place).collect(),
+            tensors: one_after_the_other(lens),
             steps: first..run.end_of_rank(rank),
         })
     }

@@ -43,10 +43,7 @@ impl<'a> Vector<'a> {
             let what = format!("no stream is named '{stream}'. There is '{ITERATE}'{named}");
             return Err(not_found(what));
         };
-        let mut window = Window::open(run, &[step], false)?;
-        if let Some((_, e)) = window.damaged.pop() {
-            return Err(e);
-        }
+        let window = Window::whole(run, &[step], false)?;
         if !window.has(step, id) {
             let steps = run.steps();
             let what = if steps.contains(&step) {

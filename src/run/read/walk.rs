@@ -28,10 +28,7 @@ pub(crate) fn through(
     let idle: Mutex<Vec<(Reader, Trajectory)>> = Mutex::new(Vec::new());
     for range in plan_windows(run, steps, usize::MAX)? {
         let steps = &steps[range];
-        let mut window = Window::open(run, steps, true)?;
-        if let Some((_, e)) = window.damaged.pop() {
-            return Err(e);
-        }
+        let window = Window::whole(run, steps, true)?;
         chunks.par_iter().enumerate().try_for_each(|(place, &number)| {
             let _exact = Exact::new();
             let held = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();

@@ -8,7 +8,7 @@ use std::ops::Range;
 use crate::error::Result;
 use crate::run::Run;
 use crate::run::format::vector_id::StreamId;
-use crate::run::read::step_reader::{StepBytes, StepReader, VectorBytes, half_absent};
+use crate::run::read::step_reader::{StepBytes, StepReader, VectorBytes, half_absent, one_after_the_other};
 
 /// Bytes of a piece: whose, of which tensor, where in the rank's vector, and where in the whole one.
 struct Place {
@@ -40,12 +40,7 @@ impl<'a> WholeSteps<'a> {
         let size = |tensor: usize| run.manifest.tensors[tensor].dtype.size();
         let mut lens = vec![0; run.manifest.tensors.len()];
         run.table.pieces().for_each(|p| lens[p.tensor] += p.len * size(p.tensor));
-        let mut at = 0;
-        let mut range = |len: usize| {
-            at += len;
-            at - len..at
-        };
-        let tensors: Vec<Range<usize>> = lens.into_iter().map(&mut range).collect();
+        let tensors = one_after_the_other(lens);
         let (mut places, mut ends) = (Vec::new(), vec![0; tensors.len()]);
         for piece in run.table.pieces() {
             let rank = run.table.chunks()[run.table.chunk_of(piece)].rank as usize;

@@ -69,6 +69,15 @@ impl Window {
         Ok(window)
     }
 
+    /// The same, where no shard may be left out.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; or a shard is damaged.
+    pub(crate) fn whole(run: &Run, steps: &[u64], prefetch: bool) -> Result<Window> {
+        let mut window = Window::open(run, steps, prefetch)?;
+        window.damaged.pop().map_or(Ok(window), |(_, e)| Err(e))
+    }
+
     fn shards(&self) -> impl Iterator<Item = &Shard> {
         self.ranks.iter().flat_map(|shards| shards.values().map(|(_, shard)| shard))
     }

@@ -124,10 +124,7 @@ impl<'a> ReferenceFile<'a> {
     /// It is damaged or missing, or the disk refuses.
     pub(crate) fn push_iterate(&mut self, step: u64) -> Result<()> {
         let run = self.run;
-        let mut window = Window::open(run, &[step], false)?;
-        if let Some((_, e)) = window.damaged.pop() {
-            return Err(e);
-        }
+        let window = Window::whole(run, &[step], false)?;
         let mut reader = Reader::new(run)?;
         let (mut trajectory, mut widths) = (Trajectory::new(1), Vec::new());
         // Chunks of which pieces are still to come.

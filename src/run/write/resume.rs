@@ -18,10 +18,7 @@ use crate::run::write::forecast::Forecast;
 /// # Errors
 /// The shards are damaged or cannot be read. The forecast is then to be made anew.
 pub(crate) fn restore(forecast: &mut Forecast, run: &Run, rank: u32, step: u64) -> Result<()> {
-    let mut window = Window::open(run, &[step], false)?;
-    if let Some((_, e)) = window.damaged.pop() {
-        return Err(e);
-    }
+    let window = Window::whole(run, &[step], false)?;
     if let Some(shard) = window.shard(step, rank) {
         let columns = shard.columns().iter().map(String::as_str);
         let scalars: Vec<(&str, f64)> =

@@ -1,27 +1,11 @@
 //! What is refused, and that nothing is written then.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use lpa::{Manifest, Precision, StreamInfo, Writer, WriterOptions};
 
 use super::{End, join, joined, of_world, paths, record, write};
-use crate::support::flip;
-
-/// Every file below a directory with its bytes.
-fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut all = BTreeMap::new();
-    for entry in std::fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            all.extend(files(&path));
-        } else {
-            let bytes = std::fs::read(&path).unwrap();
-            all.insert(path, bytes);
-        }
-    }
-    all
-}
+use crate::support::{files, flip};
 
 /// Expects one line, exit code 1, and that nothing has changed.
 fn refused(runs: &[&Path], out: &Path, expected: &[&str]) {

@@ -10,23 +10,8 @@ use lpa::{Access, Run, Step, Writer, WriterOptions};
 
 use super::{Contents, is_alone, pack};
 use crate::support::{
-    Copy, Ran, borrow, copy_dir, flip, manifest, record, run, two_ranks, vector, write_step,
+    Copy, Ran, borrow, copy_dir, files, flip, manifest, record, run, two_ranks, vector, write_step,
 };
-
-/// Every file below a directory with its bytes.
-fn files(dir: &Path) -> std::collections::BTreeMap<std::path::PathBuf, Vec<u8>> {
-    let mut all = std::collections::BTreeMap::new();
-    for entry in std::fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            all.extend(files(&path));
-        } else {
-            let bytes = std::fs::read(&path).unwrap();
-            all.insert(path, bytes);
-        }
-    }
-    all
-}
 
 /// Packs and expects one line, exit code 1, and that nothing beside the run or in it is another.
 fn refused(path: &Path, extra: &[&str], expected: &[&str]) {
