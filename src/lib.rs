@@ -100,6 +100,8 @@ mod pack;
 mod pairs;
 mod question;
 #[cfg(feature = "cli")]
+mod reading;
+#[cfg(feature = "cli")]
 mod recover;
 mod reduce;
 mod reference;
@@ -110,6 +112,8 @@ mod run;
 mod schedule;
 #[cfg(feature = "cli")]
 mod simulate;
+#[cfg(feature = "cli")]
+mod span;
 mod step_set;
 mod stream;
 mod summary;
@@ -118,6 +122,8 @@ mod table;
 #[cfg(feature = "cli")]
 mod text;
 mod verify;
+#[cfg(feature = "cli")]
+mod windows;
 
 pub use analyze::Observer;
 pub use dtype::DType;

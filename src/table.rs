@@ -249,6 +249,11 @@ pub(crate) fn metadata(path: &Path) -> Option<Vec<(String, String)>> {
     Some(pairs.into_iter().filter_map(|kv| Some((kv.key.to_string(), kv.value?.to_string()))).collect())
 }
 
+/// What the metadata of a table say of a key.
+pub(crate) fn value(path: &Path, key: &str) -> Option<String> {
+    metadata(path)?.into_iter().find(|(k, _)| k == key).map(|(_, value)| value)
+}
+
 fn table_error(path: &Path, e: PolarsError) -> Error {
     match e {
         PolarsError::IO { error, .. } => Error::Io {

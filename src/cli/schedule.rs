@@ -10,7 +10,8 @@ use crate::error::{Tried, Usage};
 use crate::question::{Execution, Question, Steps};
 use crate::reference::ReferenceSpec;
 use crate::run::{Draft, Run};
-use crate::schedule::{self, Rates, WARNING, Window, snippet};
+use crate::schedule::{self, Rates, WARNING, snippet};
+use crate::span::Spans;
 
 /// How a schedule is written.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -27,8 +28,8 @@ pub(super) struct Arguments {
     #[arg(long = "ref", value_name = "REF", default_value = "final")]
     reference: ReferenceSpec,
     /// Smooth over so many steps, or over each epoch [default: a fiftieth of the steps]
-    #[arg(long, value_name = "STEPS|epoch", value_parser = Window::from_str)]
-    window: Option<Window>,
+    #[arg(long, value_name = "STEPS|epoch", value_parser = Spans::from_str)]
+    window: Option<Spans>,
     /// A table of all rates, or a scheduler for PyTorch
     #[arg(long, value_enum, default_value_t = Format::Csv)]
     format: Format,

@@ -159,7 +159,7 @@ fn asked(provenance: &[(String, String)]) -> String {
 ///
 /// # Errors
 /// It cannot, or there is another file.
-pub(super) fn check_writable(table: &Path) -> Result<()> {
+pub(crate) fn check_writable(table: &Path) -> Result<()> {
     if std::fs::symlink_metadata(table).is_ok_and(|m| m.is_symlink()) {
         let source = std::io::Error::other("it is a link; name the file itself by --out");
         return Err(Error::Io { action: "write", path: table.to_owned(), source });

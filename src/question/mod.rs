@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 
 pub use crate::question::backend::Backend;
 use crate::question::backend::Devices;
-pub(crate) use crate::question::destination::Destination;
-use crate::question::destination::{check_writable, description};
+use crate::question::destination::description;
+pub(crate) use crate::question::destination::{Destination, check_writable};
 use crate::question::kept::check_keeps;
 pub use crate::question::steps::Steps;
 

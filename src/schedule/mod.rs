@@ -1,46 +1,16 @@
 //! A schedule of learning rates from a path: loLR, and what of it is beyond a walk, smoothed over windows of steps.
 //!
-//! Owns the windows and what is summed in them. Takes rows; how they are measured is not known here. `snippet` writes the
+//! Owns what is summed over each span of steps. Takes rows; how they are measured is not known here. `snippet` writes the
 //! schedule as a program.
 
 mod snippet;
 
-use std::num::NonZeroU64;
-use std::str::FromStr;
-
 use crate::error::{Result, Usage};
 use crate::order::Neumaier;
 use crate::row::{Row, Sink};
+use crate::span::Spans;
 
 pub(crate) use crate::schedule::snippet::snippet;
-
-/// Windows that a schedule has about where nothing is said of them.
-const USUAL: u64 = 50;
-
-/// What steps are smoothed over.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Window {
-    /// So many steps that there are some 50 windows.
-    #[default]
-    Usual,
-    /// So many steps.
-    Steps(NonZeroU64),
-    /// All steps of an epoch.
-    Epoch,
-}
-
-impl FromStr for Window {
-    type Err = Usage;
-
-    fn from_str(text: &str) -> std::result::Result<Window, Usage> {
-        let refused = || Usage(format!("'{text}' is no window; write a number of steps, or epoch"));
-        if text == "epoch" {
-            Ok(Window::Epoch)
-        } else {
-            Ok(Window::Steps(text.parse().map_err(|_| refused())?))
-        }
-    }
-}
 
 /// What is taken of a step.
 #[derive(Clone, Copy, Debug)]
@@ -132,22 +102,12 @@ impl Steps {
     ///
     /// # Errors
     /// There are no epochs to smooth over.
-    pub(crate) fn rates(&self, window: Window) -> std::result::Result<Vec<Rates>, Usage> {
+    pub(crate) fn rates(&self, spans: Spans) -> std::result::Result<Vec<Rates>, Usage> {
         let all = &self.all;
         let (first, last) = (all.first().map_or(0, |s| s.step), all.last().map_or(0, |s| s.step));
-        let by_steps = |n: u64| all.chunk_by(move |a, b| (a.step - first) / n == (b.step - first) / n);
-        let rates = |windows: &mut dyn Iterator<Item = &[Taken]>| windows.filter_map(Rates::of).collect();
-        match window {
-            Window::Usual => Ok(rates(&mut by_steps(((last + 1 - first) / USUAL).max(1)))),
-            Window::Steps(n) => Ok(rates(&mut by_steps(n.get()))),
-            Window::Epoch if all.iter().any(|s| s.epoch.is_none()) => Err(Usage(
-                "not all steps have an epoch; smooth over a number of steps: --window N".to_owned(),
-            )),
-            Window::Epoch => {
-                let epoch = |s: &Taken| s.epoch.map(f64::floor);
-                Ok(rates(&mut all.chunk_by(|a, b| epoch(a) == epoch(b))))
-            }
-        }
+        let which = |s: &Taken| spans.which(s.step, s.epoch, first, last + 1 - first);
+        all.iter().try_for_each(|s| which(s).map(drop))?;
+        Ok(all.chunk_by(|a, b| which(a) == which(b)).filter_map(Rates::of).collect())
     }
 }
 
@@ -175,7 +135,7 @@ mod tests {
             taken(9, 1.5, 0.75, 5.0, None),
         ];
         let steps = Steps { all, ..Steps::default() };
-        let rates = steps.rates(Window::Steps(NonZeroU64::new(2).unwrap())).unwrap();
+        let rates = steps.rates("2".parse().unwrap()).unwrap();
         let seen: Vec<_> = rates.iter().map(|r| (r.steps, r.lolr, r.walk, r.equivalent)).collect();
         assert_eq!(
             seen,
@@ -186,16 +146,16 @@ mod tests {
             ]
         );
         assert_eq!(rates[0].excess(), Some(0.5));
-        let rates = steps.rates(Window::Epoch).unwrap();
+        let rates = steps.rates(Spans::Epoch).unwrap();
         assert_eq!((rates.len(), rates[1].count, rates[1].lr, rates[1].lolr), (2, 2, Some(0.5), Some(0.5)));
-        assert_eq!(steps.rates(Window::Usual).unwrap().len(), 4);
+        assert_eq!(steps.rates(Spans::default()).unwrap().len(), 4);
     }
 
     #[test]
     fn without_epochs_there_are_no_windows_of_them() {
         let all = vec![Taken { epoch: None, ..taken(0, 0.0, 1.0, 1.0, None) }];
         let steps = Steps { all, ..Steps::default() };
-        assert!(steps.rates(Window::Epoch).unwrap_err().0.contains("--window N"));
-        assert_eq!(Steps::default().rates(Window::Usual).unwrap(), []);
+        assert!(steps.rates(Spans::Epoch).unwrap_err().0.contains("--window N"));
+        assert_eq!(Steps::default().rates(Spans::default()).unwrap(), []);
     }
 }

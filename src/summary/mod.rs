@@ -143,7 +143,7 @@ impl Sink for Summary {
 }
 
 /// Breaks a paragraph into lines.
-fn wrap(text: &str) -> String {
+pub(crate) fn wrap(text: &str) -> String {
     const WIDTH: usize = 100;
     let (mut out, mut column) = (String::new(), 0);
     for word in text.split(' ') {

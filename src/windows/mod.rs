@@ -1,0 +1,416 @@
+//! What a path is like by windows of steps: how fast it goes to the reference, what that certifies, and which groups
+//! carry it.
+//!
+//! Owns what is made of the rows of a window. Takes rows of a table, `fit` has a line through points, `table` the
+//! columns, `words` what a person reads.
+
+mod fit;
+mod table;
+mod words;
+
+use std::path::Path;
+
+use crate::curve::Key;
+use crate::error::{Result, Usage};
+use crate::group::ALL;
+use crate::order::Neumaier;
+use crate::reading::{Reading, each, extent};
+use crate::span::{Spans, Which};
+pub(crate) use crate::windows::fit::Fit;
+pub(crate) use crate::windows::table::write;
+pub(crate) use crate::windows::words::summary;
+
+/// As many windows of all groups as are kept.
+const MOST: usize = 2_000_000;
+
+/// A mean of the values that are there.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Mean {
+    sum: Neumaier,
+    count: u64,
+}
+
+impl Mean {
+    fn add(&mut self, value: Option<f64>) {
+        if let Some(value) = value {
+            self.sum.add(value);
+            self.count += 1;
+        }
+    }
+
+    /// It; `None` where no value is there.
+    pub(crate) fn get(self) -> Option<f64> {
+        (self.count > 0).then(|| self.sum.total() / self.count as f64)
+    }
+}
+
+/// A sum that is known if all of its terms are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sum(Option<Neumaier>);
+
+impl Default for Sum {
+    fn default() -> Sum {
+        Sum(Some(Neumaier::default()))
+    }
+}
+
+impl Sum {
+    fn add(&mut self, term: Option<f64>) {
+        match (self.0.as_mut(), term) {
+            (Some(sum), Some(term)) => sum.add(term),
+            _ => self.0 = None,
+        }
+    }
+
+    /// It; `None` where a term is not known.
+    pub(crate) fn get(self) -> Option<f64> {
+        self.0.map(Neumaier::total)
+    }
+}
+
+/// What of a linear rate the rows of a window certify ("No Wrong Turns", arXiv 2306.11922, equation 7).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Certificate {
+    /// The least RSI.
+    pub mu: f64,
+    /// The largest EB.
+    pub l: f64,
+}
+
+impl Certificate {
+    /// What the squared distance is multiplied by in a step of the learning rate `mu / L^2`, at most; `None` where mu
+    /// is not positive.
+    pub(crate) fn rate(self) -> Option<f64> {
+        let ratio = self.mu / self.l;
+        (self.mu > 0.0).then(|| (1.0 - ratio) * (1.0 + ratio))
+    }
+
+    /// Steps in which the distance halves at that rate.
+    pub(crate) fn half_life(self) -> Option<f64> {
+        self.rate().map(|rate| 2.0 * std::f64::consts::LN_2 / -rate.ln()).filter(|steps| steps.is_finite())
+    }
+}
+
+/// Sums over the rows of a window.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sums {
+    cos: Mean,
+    cos_walk: Mean,
+    cos_excess: Mean,
+    /// Of `ln(1 - cos^2)`.
+    best: Mean,
+    lr: Mean,
+    /// Over rows with a gradient.
+    dot: Sum,
+    g2: Sum,
+    own: Sum,
+    d2: Sum,
+    /// Of the lengths of steps.
+    length: Sum,
+}
+
+/// Some steps of one reference, stream and group.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Window {
+    which: Which,
+    /// Its number, from 0, among those of all groups.
+    pub number: u64,
+    /// The first step and the last one.
+    pub steps: (u64, u64),
+    /// Rows.
+    pub rows: u64,
+    /// The epoch of the first one.
+    pub epoch: Option<f64>,
+    /// Parameters of the group.
+    pub parameters: u64,
+    /// Rows with a negative cosine.
+    pub negative: u64,
+    /// Rows whose distance is mostly rounding.
+    pub rounding: u64,
+    /// Rows with a sum that is not finite.
+    pub nonfinite: u64,
+    sums: Sums,
+    /// Rows with RSI and EB, the least of the one and the largest of the other.
+    certified: (u64, Certificate),
+    /// `||d||^2` at the first row.
+    d2: Option<f64>,
+    /// The same behind the window, or at its last row where nothing follows, with its step.
+    d2_end: Option<(u64, f64)>,
+    /// `||x - x_0||^2` at the first row.
+    init2: Option<f64>,
+    /// `ln ||g||` along `ln ||d||`.
+    fit: Fit,
+}
+
+impl Window {
+    fn new(which: Which, number: u64, row: &Reading) -> Window {
+        Window {
+            which,
+            number,
+            steps: (row.step, row.step),
+            rows: 0,
+            epoch: row.epoch,
+            parameters: row.parameters,
+            negative: 0,
+            rounding: 0,
+            nonfinite: 0,
+            sums: Sums::default(),
+            certified: (0, Certificate { mu: f64::INFINITY, l: f64::NEG_INFINITY }),
+            d2: row.d2,
+            d2_end: None,
+            init2: row.init2,
+            fit: Fit::default(),
+        }
+    }
+
+    fn add(&mut self, row: &Reading) {
+        self.steps.1 = row.step;
+        self.rows += 1;
+        self.negative += u64::from(row.cos.is_some_and(|c| c < 0.0));
+        self.rounding += u64::from(row.rounding);
+        self.nonfinite += u64::from(row.nonfinite);
+        let s = &mut self.sums;
+        s.cos.add(row.cos);
+        s.cos_walk.add(row.cos_walk);
+        s.cos_excess.add(row.cos_excess);
+        s.best.add(row.cos.map(|c| (-c * c).ln_1p()));
+        s.lr.add(row.lr);
+        if row.dot.is_some() {
+            s.dot.add(row.dot);
+            s.g2.add(row.g2);
+            s.own.add(row.own);
+        }
+        s.d2.add(row.d2);
+        s.length.add(row.step2.map(f64::sqrt));
+        if let (Some(rsi), Some(eb)) = (row.rsi, row.eb) {
+            let (count, Certificate { mu, l }) = self.certified;
+            self.certified = (count + 1, Certificate { mu: mu.min(rsi), l: l.max(eb) });
+        }
+        self.d2_end = row.d2.map(|d2| (row.step, d2));
+        self.fit.add(logarithms(row));
+    }
+
+    /// The mean of the cosines.
+    pub(crate) fn cos(&self) -> Option<f64> {
+        self.sums.cos.get()
+    }
+
+    /// That of a walk's.
+    pub(crate) fn cos_walk(&self) -> Option<f64> {
+        self.sums.cos_walk.get()
+    }
+
+    /// That of what is beyond it.
+    pub(crate) fn cos_excess(&self) -> Option<f64> {
+        self.sums.cos_excess.get()
+    }
+
+    /// That of the learning rates.
+    pub(crate) fn lr(&self) -> Option<f64> {
+        self.sums.lr.get()
+    }
+
+    /// `sum <g,d> / sum ||g||^2`, as in a schedule.
+    pub(crate) fn lolr(&self) -> Option<f64> {
+        self.rate_of(self.sums.dot)
+    }
+
+    /// What of it a walk has: `sum own / sum ||g||^2`.
+    pub(crate) fn lolr_walk(&self) -> Option<f64> {
+        self.rate_of(self.sums.own)
+    }
+
+    fn rate_of(&self, sum: Sum) -> Option<f64> {
+        ratio(sum.get(), self.sums.g2.get())
+    }
+
+    /// The distance at the first row.
+    pub(crate) fn dist(&self) -> Option<f64> {
+        self.d2.map(f64::sqrt)
+    }
+
+    /// The least RSI and the largest EB; `None` where a row has none.
+    pub(crate) fn certificate(&self) -> Option<Certificate> {
+        let (count, certificate) = self.certified;
+        (count == self.rows).then_some(certificate)
+    }
+
+    /// What the squared distance was really multiplied by in a step, as the geometric mean up to the next window.
+    pub(crate) fn contraction(&self) -> Option<f64> {
+        let (end, after) = self.d2_end?;
+        let steps = end - self.steps.0;
+        ratio(Some(after), self.d2).filter(|_| steps > 0).map(|r| r.powf(1.0 / steps as f64))
+    }
+
+    /// What a step of the locally optimal learning rate multiplies it by, likewise: `1 - cos^2` (equation 6).
+    pub(crate) fn best(&self) -> Option<f64> {
+        self.sums.best.get().map(f64::exp)
+    }
+
+    /// The length of its steps.
+    pub(crate) fn length(&self) -> Option<f64> {
+        self.sums.length.get()
+    }
+
+    /// The distance to x_0 at the first row.
+    pub(crate) fn from_start(&self) -> Option<f64> {
+        self.init2.map(f64::sqrt)
+    }
+
+    /// The slope of `ln ||g||` along `ln ||d||`.
+    pub(crate) fn slope(&self) -> Option<f64> {
+        self.fit.slope()
+    }
+}
+
+impl Window {
+    fn shares(&self, whole: &Window) -> Shares {
+        let share = |get: fn(&Sums) -> Sum| ratio(get(&self.sums).get(), get(&whole.sums).get());
+        Shares { dot: share(|s| s.dot), g2: share(|s| s.g2), d2: share(|s| s.d2), own: share(|s| s.own) }
+    }
+}
+
+fn ratio(a: Option<f64>, b: Option<f64>) -> Option<f64> {
+    Some(a? / b?).filter(|r| r.is_finite())
+}
+
+fn logarithms(row: &Reading) -> Option<(f64, f64)> {
+    let log = |v: Option<f64>| v.filter(|&v| v > 0.0).map(|v| v.ln() / 2.0);
+    Some((log(row.d2)?, log(row.g2)?))
+}
+
+/// The parts that a group has in the sums over all parameters. Those of all tensors add up to 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Shares {
+    /// Of `sum <g,d>`.
+    pub dot: Option<f64>,
+    /// Of `sum ||g||^2`.
+    pub g2: Option<f64>,
+    /// Of `sum ||d||^2`.
+    pub d2: Option<f64>,
+    /// Of `sum own`.
+    pub own: Option<f64>,
+}
+
+/// The windows of one reference, stream and group, in the order of steps.
+#[derive(Debug)]
+pub(crate) struct OfKey {
+    /// What they are of.
+    pub key: Key,
+    /// The windows.
+    pub windows: Vec<Window>,
+    /// All rows as one.
+    pub total: Window,
+    /// `ln ||g||` along `ln ||d||` over the last fifth of the path.
+    pub late: Fit,
+    /// The step from which on the distance is rounding at every row.
+    pub cut: Option<u64>,
+    /// The length of the steps before the last row.
+    travelled: Sum,
+    /// The last row.
+    end: Reading,
+    /// The place of what is of all parameters, with the same reference and stream.
+    whole: Option<usize>,
+}
+
+/// The windows of a table.
+#[derive(Debug)]
+pub(crate) struct Windows {
+    /// In the order of the table.
+    pub keys: Vec<OfKey>,
+    /// The first step of the table, and the last.
+    pub steps: (u64, u64),
+}
+
+impl Windows {
+    /// Cuts the rows of a table.
+    ///
+    /// # Errors
+    /// It is no table of metrics, or damaged; steps have no epoch, and windows are epochs; or there are too many.
+    pub(crate) fn of(table: &Path, spans: Spans) -> Result<Windows> {
+        let steps = extent(table)?;
+        let (first, length) = (steps.0, steps.1 - steps.0 + 1);
+        let mut all: Vec<OfKey> = Vec::new();
+        let (mut now, mut number, mut count) = (None, 0, 0);
+        each(table, |place, key, row| {
+            let which = spans.which(row.step, row.epoch, first, length)?;
+            number += u64::from(now.replace(which).is_some_and(|before| before != which));
+            if place == all.len() {
+                all.push(OfKey::new(key.clone(), row));
+            }
+            let of = &mut all[place];
+            count += usize::from(of.take(which, number, row));
+            if (row.step - first) * 5 >= 4 * length {
+                of.late.add(logarithms(row));
+            }
+            if count > MOST {
+                let what = "there are more windows of all groups than are kept; make them longer by --window";
+                return Err(Usage(what.to_owned()).into());
+            }
+            Ok(())
+        })?;
+        let alike = |a: &Key, b: &Key| a.reference == b.reference && a.stream == b.stream;
+        let wholes: Vec<usize> = (0..all.len()).filter(|&k| all[k].key.group == ALL).collect();
+        for k in 0..all.len() {
+            all[k].whole = wholes.iter().copied().find(|&w| alike(&all[w].key, &all[k].key));
+        }
+        Ok(Windows { keys: all, steps })
+    }
+
+    /// What is of all parameters, with the reference and stream of `of`; `None` where the table has no such rows.
+    fn whole(&self, of: &OfKey) -> Option<&OfKey> {
+        self.keys.get(of.whole?)
+    }
+
+    /// The shares of a group in a window.
+    pub(crate) fn shares(&self, of: &OfKey, window: &Window) -> Shares {
+        let windows = self.whole(of).map_or(&[][..], |whole| &whole.windows);
+        let at = windows.binary_search_by_key(&window.number, |w| w.number);
+        at.map_or(Shares::default(), |at| window.shares(&windows[at]))
+    }
+
+    /// The shares of a group over the whole path.
+    pub(crate) fn total_shares(&self, of: &OfKey) -> Shares {
+        self.whole(of).map_or(Shares::default(), |whole| of.total.shares(&whole.total))
+    }
+}
+
+impl OfKey {
+    fn new(key: Key, row: &Reading) -> OfKey {
+        let total = Window::new(Which::Number(0), 0, row);
+        let (late, travelled) = Default::default();
+        OfKey { key, windows: Vec::new(), total, late, cut: None, travelled, end: *row, whole: None }
+    }
+
+    /// Takes a row; true if it begins a window.
+    fn take(&mut self, which: Which, number: u64, row: &Reading) -> bool {
+        match (row.rounding, self.cut) {
+            (true, None) => self.cut = Some(row.step),
+            (false, _) => self.cut = None,
+            (true, Some(_)) => {}
+        }
+        if self.total.rows > 0 {
+            self.travelled.add(self.end.step2.map(f64::sqrt));
+        }
+        self.end = *row;
+        let begins = self.windows.last().is_none_or(|w| w.which != which);
+        if begins {
+            if let Some(before) = self.windows.last_mut() {
+                before.d2_end = row.d2.map(|d2| (row.step, d2));
+            }
+            self.windows.push(Window::new(which, number, row));
+        }
+        self.windows.iter_mut().last().into_iter().chain([&mut self.total]).for_each(|w| w.add(row));
+        begins
+    }
+
+    /// The length of the path up to its last row; `None` where steps are left out.
+    pub(crate) fn travelled(&self) -> Option<f64> {
+        self.travelled.get()
+    }
+
+    /// The distance of x_0 to the iterate of the last row.
+    pub(crate) fn net(&self) -> Option<f64> {
+        self.end.init2.map(f64::sqrt)
+    }
+}

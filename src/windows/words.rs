@@ -1,0 +1,182 @@
+//! What a person reads of windows.
+
+use std::fmt::Write;
+
+use crate::summary::{significant, thousands, wrap};
+use crate::windows::{OfKey, Shares, Window, Windows};
+
+/// Windows that are shown.
+const LISTED: usize = 60;
+/// Groups that are shown.
+const GROUPS: usize = 20;
+
+/// The text: the windows of what the table begins with, what they say together, and which groups carry it.
+pub(crate) fn summary(windows: &Windows) -> String {
+    // A table has rows.
+    let Some(main) = windows.keys.iter().find(|of| of.key.group == "*").or(windows.keys.first()) else {
+        return String::new();
+    };
+    let key = &main.key;
+    let mut out = format!(
+        "{} windows of steps {} to {}, group {}, against {}, stream {}\n\n",
+        thousands(main.windows.len() as u64),
+        windows.steps.0,
+        windows.steps.1,
+        key.group,
+        key.reference,
+        key.stream
+    );
+    list(&mut out, main);
+    out.push('\n');
+    for line in [certificate(main), regime(windows, main), path(main), trust(main)] {
+        out.push_str(&wrap(&line));
+    }
+    let groups: Vec<&OfKey> = windows
+        .keys
+        .iter()
+        .filter(|of| of.key.reference == key.reference && of.key.stream == key.stream)
+        .collect();
+    if groups.len() > 1 {
+        out.push('\n');
+        shares(&mut out, windows, &groups);
+    }
+    out
+}
+
+fn known(value: Option<f64>) -> String {
+    value.map_or_else(|| "-".to_owned(), significant)
+}
+
+fn list(out: &mut String, of: &OfKey) {
+    let head = ["cos", "cos_walk", "lolr", "lolr_walk", "lr", "dist", "contraction", "certified", "best"];
+    let _ = write!(out, "{:>17}", "steps");
+    head.iter().for_each(|name| {
+        let _ = write!(out, "{name:>12}");
+    });
+    out.push('\n');
+    for w in of.windows.iter().take(LISTED) {
+        let _ = write!(out, "{:>17}", format!("{}..{}", w.steps.0, w.steps.1 + 1));
+        let certified = w.certificate().and_then(|c| c.rate());
+        let all = [
+            w.cos(),
+            w.cos_walk(),
+            w.lolr(),
+            w.lolr_walk(),
+            w.lr(),
+            w.dist(),
+            w.contraction(),
+            certified,
+            w.best(),
+        ];
+        for value in all {
+            let _ = write!(out, "{:>12}", known(value));
+        }
+        out.push('\n');
+    }
+    if of.windows.len() > LISTED {
+        let _ = writeln!(out, "... and {} more", of.windows.len() - LISTED);
+    }
+}
+
+fn certificate(of: &OfKey) -> String {
+    let rates: Vec<(&Window, f64)> =
+        of.windows.iter().filter_map(|w| Some((w, w.certificate()?.rate()?))).collect();
+    let count = of.windows.len();
+    let whole = match of.total.certificate() {
+        None => "over the whole path it is not known, since RSI is null at some steps".to_owned(),
+        Some(c) => match c.rate() {
+            None => format!(
+                "over the whole path there is none, since the least RSI, {}, is not positive",
+                significant(c.mu)
+            ),
+            Some(rate) => format!(
+                "over the whole path mu = {} and L = {}: {} a step, half of the distance in {} steps",
+                significant(c.mu),
+                significant(c.l),
+                near_one(rate),
+                known(c.half_life())
+            ),
+        },
+    };
+    let real = of.total.contraction().map_or("not known".to_owned(), near_one);
+    format!(
+        "Certificate (mu = least RSI, L = largest EB; at the learning rate mu/L^2 the squared distance is multiplied by \
+         1 - mu^2/L^2 a step or less, on this path only): mu is positive in {} of {count} windows; {whole}. What it \
+         was really multiplied by: {real} a step.",
+        rates.len()
+    )
+}
+
+/// A factor that may be so near to 1 that three digits do not tell it from that.
+fn near_one(rate: f64) -> String {
+    if rate > 0.99 && rate < 1.0 { format!("1 - {}", significant(1.0 - rate)) } else { significant(rate) }
+}
+
+fn regime(windows: &Windows, of: &OfKey) -> String {
+    let (first, last) = windows.steps;
+    let from = first + (4 * (last - first + 1)).div_ceil(5);
+    match (of.late.slope(), of.late.correlation()) {
+        (Some(slope), Some(r)) => format!(
+            "Regime: over the last fifth (from step {from}) ||g|| goes as ||x - r||^{} (correlation {}). Near 1 the \
+             gradients vanish where the path ends, as with interpolation; near 0 they do not, as in a random walk.",
+            significant(slope),
+            significant(r)
+        ),
+        _ => format!("Regime: not known, since too few steps from {from} on have a gradient and a distance."),
+    }
+}
+
+fn path(of: &OfKey) -> String {
+    match (of.travelled(), of.net()) {
+        (Some(length), Some(net)) if length > 0.0 => format!(
+            "Path: length {}, and its end is {} from x_0: {} of it (lpa pairs compares that with a walk's).",
+            significant(length),
+            significant(net),
+            significant(net / length)
+        ),
+        (_, Some(net)) => format!(
+            "Path: its end is {} from x_0; its length is not known, since the next iterate is not recorded at some \
+             steps, or not known of this group.",
+            significant(net)
+        ),
+        _ => "Path: not known, since x_0 is not recorded.".to_owned(),
+    }
+}
+
+fn trust(of: &OfKey) -> String {
+    match of.cut {
+        Some(step) => format!(
+            "Trust ends at step {step}: from there on the distance is mostly rounding (low_precision), and figures are \
+             best cut."
+        ),
+        None if of.total.rounding > 0 => format!(
+            "Trust: at {} of {} steps the distance is mostly rounding (low_precision).",
+            thousands(of.total.rounding),
+            thousands(of.total.rows)
+        ),
+        None => "Trust: no distance is mostly rounding.".to_owned(),
+    }
+}
+
+fn shares(out: &mut String, windows: &Windows, groups: &[&OfKey]) {
+    let whole = groups.iter().find(|of| of.key.group == "*").map(|of| of.total.parameters);
+    let width = groups.iter().take(GROUPS).map(|of| of.key.group.chars().count()).max().unwrap_or(0).max(5);
+    let _ = write!(out, "{:width$}", "group");
+    ["of parameters", "of dot", "of own", "of ||g||^2", "of dist^2", "cos", "negative"].iter().for_each(|name| {
+        let _ = write!(out, "{name:>14}");
+    });
+    out.push('\n');
+    for of in groups.iter().take(GROUPS) {
+        let Shares { dot, g2, d2, own } = windows.total_shares(of);
+        let parameters = whole.map(|all| of.total.parameters as f64 / all as f64);
+        let _ = write!(out, "{:width$}", of.key.group);
+        for share in [parameters, dot, own, g2, d2] {
+            let text = share.map_or_else(|| "-".to_owned(), |s| format!("{:.1} %", s * 100.0));
+            let _ = write!(out, "{text:>14}");
+        }
+        let _ = writeln!(out, "{:>14}{:>14}", known(of.total.cos()), thousands(of.total.negative));
+    }
+    if groups.len() > GROUPS {
+        let _ = writeln!(out, "... and {} more", groups.len() - GROUPS);
+    }
+}
