@@ -81,6 +81,8 @@ mod error;
 #[cfg(feature = "cli")]
 mod estimate;
 #[cfg(feature = "cli")]
+mod events;
+#[cfg(feature = "cli")]
 mod export;
 #[cfg(feature = "cli")]
 mod figure;

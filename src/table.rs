@@ -21,6 +21,9 @@ use crate::run::Draft;
 /// Rows a row group.
 const ROW_GROUP: usize = 32_768;
 
+/// Key of a table's metadata that says of which run it is.
+pub(crate) const RUN_ID: &str = "lpa.run_id";
+
 /// A column of a table.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Field {

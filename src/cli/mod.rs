@@ -6,6 +6,7 @@ mod analyze;
 mod backend;
 mod doctor;
 mod estimate;
+mod events;
 mod export;
 mod gc;
 mod inspect;
@@ -49,6 +50,8 @@ enum Command {
     Plot(plot::Arguments),
     /// Show a path by windows of steps: metrics, the rate that they certify, and which groups carry it
     Windows(windows::Arguments),
+    /// List steps at which something happened: negative cosines, spikes, infinities, and the group to blame
+    Events(events::Arguments),
     /// Write a schedule of learning rates: loLR and what of it is beyond a walk, smoothed, or a scheduler for PyTorch
     Schedule(schedule::Arguments),
     /// Show what a run holds: tensors, steps, streams, scalars, bits per parameter
@@ -108,6 +111,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Pairs(a) => pairs::run(&a),
         Command::Plot(a) => plot::run(&a),
         Command::Windows(a) => windows::run(&a),
+        Command::Events(a) => events::run(&a),
         Command::Schedule(a) => schedule::run(&a),
         Command::Inspect(a) => inspect::run(&a),
         Command::Verify(a) => verify::run(&a),

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::pairs::{AllPairs, Pair};
 use crate::row::{Cell, Kind, finite};
 use crate::run::Run;
-use crate::table::{Field, Table};
+use crate::table::{Field, RUN_ID, Table};
 
 /// Changes with the columns and with what they mean.
 const SCHEMA_VERSION: u32 = 1;
@@ -46,7 +46,7 @@ pub(crate) fn write(run: &Run, pairs: &AllPairs, path: &Path, summary: &str) -> 
     let metadata = [
         ("lpa.version", env!("CARGO_PKG_VERSION").to_owned()),
         ("lpa.pairs_schema", SCHEMA_VERSION.to_string()),
-        ("lpa.run_id", run_id.to_owned()),
+        (RUN_ID, run_id.to_owned()),
         ("lpa.every", pairs.every.to_string()),
         ("lpa.summary", summary.to_owned()),
     ];

@@ -7,14 +7,11 @@ use std::path::Path;
 use crate::curve::Key;
 use crate::error::Result;
 use crate::row::{Cell, Kind, finite};
-use crate::table::{Field, Table, value};
+use crate::table::{Field, RUN_ID, Table, value};
 use crate::windows::{Shares, Window, Windows};
 
 /// Changes with the columns and with what they mean.
 const SCHEMA_VERSION: u32 = 1;
-
-/// Key of a table's metadata that says of which run it is.
-const RUN_ID: &str = "lpa.run_id";
 
 /// What a row is made of.
 struct Row<'a> {

@@ -27,7 +27,10 @@ pub(crate) fn summary(windows: &Windows) -> String {
         key.stream
     );
     list(&mut out, main);
-    out.push('\n');
+    out.push_str(
+        "contracted, certified, best: the part of the squared distance that a step takes away; as it was, as the \
+         certificate\npromises, as the locally optimal learning rate would have\n\n",
+    );
     for line in [certificate(main), regime(windows, main), path(main), trust(main)] {
         out.push_str(&wrap(&line));
     }
@@ -48,7 +51,7 @@ fn known(value: Option<f64>) -> String {
 }
 
 fn list(out: &mut String, of: &OfKey) {
-    let head = ["cos", "cos_walk", "lolr", "lolr_walk", "lr", "dist", "contraction", "certified", "best"];
+    let head = ["cos", "cos_walk", "lolr", "lolr_walk", "lr", "dist", "contracted", "certified", "best"];
     let _ = write!(out, "{:>17}", "steps");
     head.iter().for_each(|name| {
         let _ = write!(out, "{name:>12}");
@@ -56,7 +59,9 @@ fn list(out: &mut String, of: &OfKey) {
     out.push('\n');
     for w in of.windows.iter().take(LISTED) {
         let _ = write!(out, "{:>17}", format!("{}..{}", w.steps.0, w.steps.1 + 1));
-        let certified = w.certificate().and_then(|c| c.rate());
+        // What a step takes away: rates are near 1.
+        let [contracted, certified, best] =
+            [w.contraction(), w.certificate().and_then(|c| c.rate()), w.best()].map(|rate| rate.map(|r| 1.0 - r));
         let all = [
             w.cos(),
             w.cos_walk(),
@@ -64,9 +69,9 @@ fn list(out: &mut String, of: &OfKey) {
             w.lolr_walk(),
             w.lr(),
             w.dist(),
-            w.contraction(),
+            contracted,
             certified,
-            w.best(),
+            best,
         ];
         for value in all {
             let _ = write!(out, "{:>12}", known(value));

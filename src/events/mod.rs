@@ -1,0 +1,253 @@
+//! Events of a path: steps at which something happened that its curves hide.
+//!
+//! Owns what an event is and which group is to blame. Takes rows of a table; `spike` says what sticks out, `table` has
+//! the columns, `words` what a person reads.
+
+mod spike;
+mod table;
+mod words;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::curve::Key;
+use crate::error::Result;
+use crate::events::spike::{Spike, spikes};
+use crate::group::ALL;
+use crate::reading::{Reading, each};
+
+pub(crate) use crate::events::table::write;
+pub(crate) use crate::events::words::summary;
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Happened {
+    /// The cosine is negative.
+    Negative,
+    /// A sum is infinite or a NaN.
+    Nonfinite,
+    /// `||g||` sticks out.
+    GradientSpike,
+    /// `||x_t - x_{t+1}||` does.
+    StepSpike,
+    /// The loss does.
+    LossSpike,
+}
+
+impl Happened {
+    /// Every kind, in the order in which they are told.
+    pub(crate) const ALL: [Happened; 5] = [
+        Happened::Nonfinite,
+        Happened::Negative,
+        Happened::GradientSpike,
+        Happened::StepSpike,
+        Happened::LossSpike,
+    ];
+
+    /// Its name in tables.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Happened::Negative => "negative",
+            Happened::Nonfinite => "nonfinite",
+            Happened::GradientSpike => "gradient_spike",
+            Happened::StepSpike => "step_spike",
+            Happened::LossSpike => "loss_spike",
+        }
+    }
+
+    /// The part that a row has in it: those of all tensors add up to that of the whole.
+    fn part(self, row: &Reading, before: Option<&Reading>) -> Option<f64> {
+        let grown = |get: fn(&Reading) -> Option<f64>| Some(get(row)? - before.map_or(Some(0.0), get)?);
+        match self {
+            Happened::Negative => row.dot.map(|dot| -dot),
+            Happened::GradientSpike => grown(|r| r.g2),
+            Happened::StepSpike => grown(|r| r.step2),
+            Happened::Nonfinite => row.nonfinite.then_some(1.0),
+            Happened::LossSpike => None,
+        }
+    }
+}
+
+/// The group that has the largest part in an event.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Blame {
+    /// Its name.
+    pub group: String,
+    /// Of a negative cosine: what it adds to it. Of a spike: by which part of the growth since the row before the
+    /// squared length has grown in it. Of what is not finite there is none.
+    pub part: Option<f64>,
+}
+
+/// An event.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Event {
+    /// The step.
+    pub step: u64,
+    /// What happened.
+    pub happened: Happened,
+    /// Where: a reference counts for negative cosines only, a stream for all but steps and losses.
+    pub key: Key,
+    /// The row: its scalars.
+    pub row: Reading,
+    /// The cosine, or the length or loss that sticks out; `None` of what is not finite.
+    pub value: Option<f64>,
+    /// What is usual there: a walk's cosine, or the larger median of the steps before and behind.
+    pub usual: Option<f64>,
+    /// The group to blame, where the table has several.
+    pub blame: Option<Blame>,
+}
+
+/// The events of a table, in the order of steps.
+#[derive(Debug)]
+pub(crate) struct Events {
+    /// The events.
+    pub all: Vec<Event>,
+    /// Steps that were looked at, and the first and the last of them.
+    pub steps: (u64, u64, u64),
+    /// What was looked at.
+    pub keys: Vec<Key>,
+    /// True if a loss is not positive, so that no spike was looked for in it.
+    pub signed_loss: bool,
+}
+
+/// What is looked at of one key, until all of it is there.
+struct Watched {
+    key: Key,
+    rows: Vec<Reading>,
+}
+
+impl Events {
+    /// Looks for the events of a table: in the rows of all parameters, else of the first group.
+    ///
+    /// # Errors
+    /// It is no table of metrics, or damaged.
+    pub(crate) fn of(table: &Path) -> Result<Events> {
+        let watched = watch(table)?;
+        let mut events = Events { all: Vec::new(), steps: (0, 0, 0), keys: Vec::new(), signed_loss: false };
+        let mut streams: Vec<String> = Vec::new();
+        for (w, Watched { key, rows }) in watched.iter().enumerate() {
+            if let (0, [first, .., last] | [first @ last]) = (w, rows.as_slice()) {
+                events.steps = (rows.len() as u64, first.step, last.step);
+                events.signed_loss = rows.iter().any(|r| r.loss.is_some_and(|l| l <= 0.0));
+            }
+            events.of_rows(key, rows);
+            // Lengths have nothing to do with a reference.
+            if !streams.contains(&key.stream) {
+                streams.push(key.stream.clone());
+                events.spikes(Happened::GradientSpike, key, rows, |r| r.g2.map(f64::sqrt));
+            }
+            if w == 0 {
+                events.spikes(Happened::StepSpike, key, rows, |r| r.step2.map(f64::sqrt));
+                if !events.signed_loss {
+                    events.spikes(Happened::LossSpike, key, rows, |r| r.loss);
+                }
+            }
+            events.keys.push(key.clone());
+        }
+        events.all.sort_by_key(|e| (e.step, e.happened));
+        events.blame(table)?;
+        Ok(events)
+    }
+
+    fn of_rows(&mut self, key: &Key, rows: &[Reading]) {
+        for row in rows {
+            let event = |happened, value, usual| {
+                let key = key.clone();
+                Event { step: row.step, happened, key, row: *row, value, usual, blame: None }
+            };
+            if row.nonfinite {
+                self.all.push(event(Happened::Nonfinite, None, None));
+            }
+            if row.cos.is_some_and(|c| c < 0.0) {
+                self.all.push(event(Happened::Negative, row.cos, row.cos_walk));
+            }
+        }
+    }
+
+    fn spikes(&mut self, happened: Happened, key: &Key, rows: &[Reading], of: fn(&Reading) -> Option<f64>) {
+        let (places, values): (Vec<usize>, Vec<f64>) =
+            rows.iter().map(of).enumerate().filter_map(|(i, v)| Some((i, v.filter(|&v| v > 0.0)?))).unzip();
+        for Spike { at, usual } in spikes(&values) {
+            let row = rows[places[at]];
+            let (step, key) = (row.step, key.clone());
+            let (value, usual) = (Some(values[at]), Some(usual));
+            self.all.push(Event { step, happened, key, row, value, usual, blame: None });
+        }
+    }
+
+    /// Finds the group of each event that has the largest part in it.
+    fn blame(&mut self, table: &Path) -> Result<()> {
+        let mut of_step: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+        for (i, event) in self.all.iter().enumerate() {
+            of_step.entry(event.step).or_default().push(i);
+        }
+        if of_step.is_empty() {
+            return Ok(());
+        }
+        // By key: the row before. By event: the largest part, and the whole's.
+        let mut before: Vec<Reading> = Vec::new();
+        let mut wholes: Vec<Option<f64>> = vec![None; self.all.len()];
+        let all = &mut self.all;
+        each(table, |place, key, row| {
+            let last = before.get(place).copied();
+            for &i in of_step.get(&row.step).into_iter().flatten() {
+                let event = &mut all[i];
+                if key.reference != event.key.reference || key.stream != event.key.stream {
+                    continue;
+                }
+                let part = event.happened.part(row, last.as_ref());
+                if key.group == event.key.group {
+                    wholes[i] = part;
+                } else if let Some(part) = part {
+                    let larger = |b: &Blame| b.part.is_some_and(|p| p >= part);
+                    if !event.blame.as_ref().is_some_and(larger) {
+                        event.blame = Some(Blame { group: key.group.clone(), part: Some(part) });
+                    }
+                }
+            }
+            match before.get_mut(place) {
+                Some(before) => *before = *row,
+                None => before.push(*row),
+            }
+            Ok(())
+        })?;
+        for (event, whole) in self.all.iter_mut().zip(wholes) {
+            let Event { happened, row, blame: Some(Blame { part, .. }), .. } = event else { continue };
+            *part = match happened {
+                // In the units of the cosine: parts of groups add up to it.
+                Happened::Negative => Some(-part.unwrap_or(0.0) / (row.g2.unwrap_or(0.0) * row.d2.unwrap_or(0.0)).sqrt()),
+                Happened::GradientSpike | Happened::StepSpike => Some(part.unwrap_or(0.0) / whole.unwrap_or(0.0)),
+                Happened::Nonfinite | Happened::LossSpike => None,
+            }
+            .filter(|p| p.is_finite());
+        }
+        Ok(())
+    }
+}
+
+/// The rows of all parameters by reference and stream; where a table has none, those of its first group.
+fn watch(table: &Path) -> Result<Vec<Watched>> {
+    let mut watched: Vec<Watched> = Vec::new();
+    let mut first: Vec<Watched> = Vec::new();
+    // By key: whether it is watched, as one of all parameters, and where.
+    let mut places: Vec<Option<(bool, usize)>> = Vec::new();
+    let is_alike = |a: &Key, b: &Key| a.reference == b.reference && a.stream == b.stream;
+    each(table, |place, key, row| {
+        if place == places.len() {
+            let list = if key.group == ALL { &mut watched } else { &mut first };
+            let taken = list.iter().any(|w| is_alike(&w.key, key));
+            places.push((!taken).then(|| (key.group == ALL, list.len())));
+            if !taken {
+                list.push(Watched { key: key.clone(), rows: Vec::new() });
+            }
+        }
+        if let Some((of_all, at)) = places[place] {
+            let list = if of_all { &mut watched } else { &mut first };
+            list[at].rows.push(*row);
+        }
+        Ok(())
+    })?;
+    first.retain(|w| !watched.iter().any(|all| is_alike(&all.key, &w.key)));
+    watched.append(&mut first);
+    Ok(watched)
+}
