@@ -43,6 +43,8 @@ pub(crate) struct Reading {
     pub g2: Option<f64>,
     /// `||d||^2`.
     pub d2: Option<f64>,
+    /// How many roundings of the iterates the distance is.
+    pub ulp_ratio: Option<f64>,
     /// `||x_t - x_{t+1}||^2`.
     pub step2: Option<f64>,
     /// `||x_t - x_0||^2`.
@@ -56,7 +58,7 @@ pub(crate) struct Reading {
 type Set = fn(&mut Reading, Option<f64>);
 
 /// Columns of numbers.
-const REALS: [(&str, Set); 15] = [
+const REALS: [(&str, Set); 16] = [
     ("epoch", |r, v| r.epoch = v),
     ("loss", |r, v| r.loss = v),
     ("lr", |r, v| r.lr = v),
@@ -70,6 +72,7 @@ const REALS: [(&str, Set); 15] = [
     ("dot", |r, v| r.dot = v),
     ("g2", |r, v| r.g2 = v),
     ("d2", |r, v| r.d2 = v),
+    ("ulp_ratio", |r, v| r.ulp_ratio = v),
     ("step2", |r, v| r.step2 = v),
     ("init2", |r, v| r.init2 = v),
 ];
@@ -124,8 +127,7 @@ pub(crate) fn each(
         return Err(refuse("it is a table, but none that lpa analyze has written"));
     }
     let reals = REALS.iter().map(|&(name, _)| Field { name, kind: Kind::Real });
-    let fields: Vec<Field> =
-        FIRST.iter().map(|&(name, kind)| Field { name, kind }).chain(reals).collect();
+    let fields: Vec<Field> = FIRST.iter().map(|&(name, kind)| Field { name, kind }).chain(reals).collect();
     let mut keys = Keys::default();
     read(table, &fields, |piece| {
         each_of(piece, &mut keys, &mut |place, keys: &mut Keys, reading| {

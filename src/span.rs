@@ -50,7 +50,13 @@ impl Spans {
     ///
     /// # Errors
     /// The spans are epochs, and the step has none.
-    pub(crate) fn which(self, step: u64, epoch: Option<f64>, first: u64, length: u64) -> Result<Which, Usage> {
+    pub(crate) fn which(
+        self,
+        step: u64,
+        epoch: Option<f64>,
+        first: u64,
+        length: u64,
+    ) -> Result<Which, Usage> {
         let offset = step.saturating_sub(first);
         match self {
             // A product of two counts of steps may be larger than 64 bits.

@@ -388,6 +388,8 @@ impl<'a> Analysis<'a> {
                 "lpa.steps",
                 format!("{}..{}:{}", o.steps.start, o.steps.end.min(self.run.steps().end), o.every),
             ),
+            ("lpa.optimizer", serde_json::json!(self.run.manifest.optimizer).to_string()),
+            ("lpa.metadata", serde_json::json!(self.run.manifest.metadata).to_string()),
             ("lpa.shadows", serde_json::json!(o.shadows).to_string()),
             ("lpa.skip_damaged", o.skip_damaged.to_string()),
         ]

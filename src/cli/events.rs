@@ -29,5 +29,9 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     }
     let Some(out) = &a.out else { return Ok(()) };
     let (rows, size) = write(&events, &table, out, &text)?;
-    if quiet { Ok(()) } else { say(&format!("\nwrote {} ({} events, {})\n", out.display(), thousands(rows), bytes(size))) }
+    if quiet {
+        Ok(())
+    } else {
+        say(&format!("\nwrote {} ({} events, {})\n", out.display(), thousands(rows), bytes(size)))
+    }
 }

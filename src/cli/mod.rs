@@ -1,9 +1,11 @@
 //! The command line: arguments in, exit code out.
 //!
-//! Exit codes: 0 fine, 1 the input is at fault, 2 the command line is. A closed pipe is fine.
+//! Exit codes: 0 fine, 1 the input is at fault, 2 the command line is, 3 not all claims are decidable. A closed pipe
+//! is fine.
 
 mod analyze;
 mod backend;
+mod check;
 mod doctor;
 mod estimate;
 mod events;
@@ -52,6 +54,8 @@ enum Command {
     Windows(windows::Arguments),
     /// List steps at which something happened: negative cosines, spikes, infinities, and the group to blame
     Events(events::Arguments),
+    /// Check the paper's claims on runs: pass, fail or not decidable, with numbers, a random walk's, and a sentence
+    Check(check::Arguments),
     /// Write a schedule of learning rates: loLR and what of it is beyond a walk, smoothed, or a scheduler for PyTorch
     Schedule(schedule::Arguments),
     /// Show what a run holds: tensors, steps, streams, scalars, bits per parameter
@@ -106,7 +110,29 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
             return if e.use_stderr() { 2 } else { 0 };
         }
     };
-    let result = match arguments.command {
+    match carry_out(arguments.command) {
+        Ok(Fine::Yes) => 0,
+        Ok(Fine::ButUndecided) => 3,
+        Err(e) if is_closed_pipe(&e) => 0,
+        Err(e) => {
+            let _ = writeln!(std::io::stderr(), "lpa: {e}");
+            let asked =
+                e.is::<Usage>() || e.downcast_ref().is_some_and(|e: &Error| e.kind() == ErrorKind::Usage);
+            if asked { 2 } else { 1 }
+        }
+    }
+}
+
+/// How a command went that went well.
+enum Fine {
+    Yes,
+    /// Not all that was asked can be said.
+    ButUndecided,
+}
+
+fn carry_out(command: Command) -> anyhow::Result<Fine> {
+    match command {
+        Command::Check(a) => return check::run(&a),
         Command::Analyze(a) => analyze::run(&a),
         Command::Pairs(a) => pairs::run(&a),
         Command::Plot(a) => plot::run(&a),
@@ -128,17 +154,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
             clap_complete::generate(shell, &mut Arguments::command(), "lpa", &mut text);
             say(&String::from_utf8_lossy(&text))
         }
-    };
-    match result {
-        Ok(()) => 0,
-        Err(e) if is_closed_pipe(&e) => 0,
-        Err(e) => {
-            let _ = writeln!(std::io::stderr(), "lpa: {e}");
-            let asked =
-                e.is::<Usage>() || e.downcast_ref().is_some_and(|e: &Error| e.kind() == ErrorKind::Usage);
-            if asked { 2 } else { 1 }
-        }
-    }
+    }?;
+    Ok(Fine::Yes)
 }
 
 /// Writes to standard output; a closed pipe is an error that ends the program quietly.

@@ -1,6 +1,6 @@
 //! A run whose table is made, or a table: what questions that are asked of rows begin with.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::cli::progress::Progress;
 use crate::error::{Error, Usage};
@@ -46,27 +46,42 @@ impl TableArguments {
             }
             return Ok(self.path.clone());
         }
-        let run = Run::open(&self.path, Access::from_env(!self.no_mmap)?)?;
-        let mut question = Question::default();
-        if !self.references.is_empty() {
-            let specs: Result<Vec<ReferenceSpec>, Usage> = self.references.iter().map(|r| r.parse()).collect();
-            question.references = specs?;
-        }
-        if !self.streams.is_empty() {
-            question.streams.clone_from(&self.streams);
-        }
-        if !self.groups.is_empty() {
-            question.groups.clone_from(&self.groups);
-        } else if run.manifest.tensors.len() <= EACH {
-            question.groups.push("each".to_owned());
-        }
-        let progress = Progress::new(self.quiet);
-        let how = Execution { observer: &progress, ..Execution::default() };
-        Ok(question.tabulate(&run, &how, None)?.path)
+        tabulate(&self.path, &self.references, &self.groups, &self.streams, self.no_mmap, self.quiet)
     }
 
     fn of_a_run(&self) -> Option<&'static str> {
         let all = [("--ref", &self.references), ("--group", &self.groups), ("--stream", &self.streams)];
         all.into_iter().find(|(_, given)| !given.is_empty()).map(|(name, _)| name)
     }
+}
+
+/// The table of a run, made where it is not there.
+///
+/// # Errors
+/// The run cannot be analyzed.
+pub(super) fn tabulate(
+    run: &Path,
+    references: &[String],
+    groups: &[String],
+    streams: &[String],
+    no_mmap: bool,
+    quiet: bool,
+) -> anyhow::Result<PathBuf> {
+    let run = Run::open(run, Access::from_env(!no_mmap)?)?;
+    let mut question = Question::default();
+    if !references.is_empty() {
+        let specs: Result<Vec<ReferenceSpec>, Usage> = references.iter().map(|r| r.parse()).collect();
+        question.references = specs?;
+    }
+    if !streams.is_empty() {
+        question.streams = streams.to_vec();
+    }
+    if !groups.is_empty() {
+        question.groups = groups.to_vec();
+    } else if run.manifest.tensors.len() <= EACH {
+        question.groups.push("each".to_owned());
+    }
+    let progress = Progress::new(quiet);
+    let how = Execution { observer: &progress, ..Execution::default() };
+    Ok(question.tabulate(&run, &how, None)?.path)
 }

@@ -215,8 +215,12 @@ impl Events {
             let Event { happened, row, blame: Some(Blame { part, .. }), .. } = event else { continue };
             *part = match happened {
                 // In the units of the cosine: parts of groups add up to it.
-                Happened::Negative => Some(-part.unwrap_or(0.0) / (row.g2.unwrap_or(0.0) * row.d2.unwrap_or(0.0)).sqrt()),
-                Happened::GradientSpike | Happened::StepSpike => Some(part.unwrap_or(0.0) / whole.unwrap_or(0.0)),
+                Happened::Negative => {
+                    Some(-part.unwrap_or(0.0) / (row.g2.unwrap_or(0.0) * row.d2.unwrap_or(0.0)).sqrt())
+                }
+                Happened::GradientSpike | Happened::StepSpike => {
+                    Some(part.unwrap_or(0.0) / whole.unwrap_or(0.0))
+                }
                 Happened::Nonfinite | Happened::LossSpike => None,
             }
             .filter(|p| p.is_finite());

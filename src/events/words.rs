@@ -36,7 +36,11 @@ pub(crate) fn summary(events: &Events) -> String {
             line(&mut out, event, several.then(|| against(event)));
         }
         if of.len() > LISTED {
-            let _ = writeln!(out, "  ... and {} more (--out FILE.parquet has all)", thousands((of.len() - LISTED) as u64));
+            let _ = writeln!(
+                out,
+                "  ... and {} more (--out FILE.parquet has all)",
+                thousands((of.len() - LISTED) as u64)
+            );
         }
     }
     out.push('\n');

@@ -61,18 +61,10 @@ fn list(out: &mut String, of: &OfKey) {
         let _ = write!(out, "{:>17}", format!("{}..{}", w.steps.0, w.steps.1 + 1));
         // What a step takes away: rates are near 1.
         let [contracted, certified, best] =
-            [w.contraction(), w.certificate().and_then(|c| c.rate()), w.best()].map(|rate| rate.map(|r| 1.0 - r));
-        let all = [
-            w.cos(),
-            w.cos_walk(),
-            w.lolr(),
-            w.lolr_walk(),
-            w.lr(),
-            w.dist(),
-            contracted,
-            certified,
-            best,
-        ];
+            [w.contraction(), w.certificate().and_then(|c| c.rate()), w.best()]
+                .map(|rate| rate.map(|r| 1.0 - r));
+        let all =
+            [w.cos(), w.cos_walk(), w.lolr(), w.lolr_walk(), w.lr(), w.dist(), contracted, certified, best];
         for value in all {
             let _ = write!(out, "{:>12}", known(value));
         }
@@ -167,9 +159,11 @@ fn shares(out: &mut String, windows: &Windows, groups: &[&OfKey]) {
     let whole = groups.iter().find(|of| of.key.group == "*").map(|of| of.total.parameters);
     let width = groups.iter().take(GROUPS).map(|of| of.key.group.chars().count()).max().unwrap_or(0).max(5);
     let _ = write!(out, "{:width$}", "group");
-    ["of parameters", "of dot", "of own", "of ||g||^2", "of dist^2", "cos", "negative"].iter().for_each(|name| {
-        let _ = write!(out, "{name:>14}");
-    });
+    ["of parameters", "of dot", "of own", "of ||g||^2", "of dist^2", "cos", "negative"].iter().for_each(
+        |name| {
+            let _ = write!(out, "{name:>14}");
+        },
+    );
     out.push('\n');
     for of in groups.iter().take(GROUPS) {
         let Shares { dot, g2, d2, own } = windows.total_shares(of);

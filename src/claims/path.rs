@@ -1,0 +1,163 @@
+//! What is known of a path from its table.
+
+use std::path::Path as File;
+
+use serde_json::{Map, Value};
+
+use crate::curve::Key;
+use crate::error::Result;
+use crate::group::ALL;
+use crate::reading::{Reading, each};
+use crate::run::format::manifest::{GRAD, Optimizer};
+use crate::span::{Spans, Which};
+use crate::table::metadata;
+
+/// Epochs from which on curves are by epochs.
+const EPOCHS: usize = 5;
+
+/// The rows of one reference.
+#[derive(Clone, Debug)]
+pub(crate) struct Series {
+    /// What they are of.
+    pub key: Key,
+    /// The rows.
+    pub rows: Vec<Reading>,
+}
+
+/// A path: the rows of its gradients over all parameters.
+#[derive(Clone, Debug)]
+pub(crate) struct Path {
+    /// How it was named.
+    pub name: String,
+    /// Against its own end, or the first iterate of its own that the table has.
+    pub own: Option<Series>,
+    /// True if that is the end of the path.
+    pub is_end: bool,
+    /// Against the end of another path from the same x_0.
+    pub control: Option<Series>,
+    /// The optimizer; `None` where the table does not say.
+    pub optimizer: Option<Optimizer>,
+    /// What the user recorded of the training.
+    pub metadata: Map<String, Value>,
+}
+
+impl Path {
+    /// Reads a table.
+    ///
+    /// # Errors
+    /// It is no table of metrics, or damaged.
+    pub(crate) fn read(table: &File, name: String) -> Result<Path> {
+        let all = metadata(table).unwrap_or_default();
+        let value = |key: &str| -> Option<Value> {
+            let text = all.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())?;
+            serde_json::from_str(text).ok()
+        };
+        let references = value("lpa.references").unwrap_or_default();
+        let told = |name: &str, what: &str| {
+            let of = references.as_array().into_iter().flatten().find(|r| r["name"] == name);
+            of.is_some_and(|r| r[what] == true || (what == "run" && !r["run"].is_null()))
+        };
+        let mut found: Vec<Series> = Vec::new();
+        // By key: where its rows are kept.
+        let mut places: Vec<Option<usize>> = Vec::new();
+        each(table, |place, key, row| {
+            if place == places.len() {
+                let is_taken = key.group == ALL && key.stream == GRAD;
+                places.push(is_taken.then_some(found.len()));
+                if is_taken {
+                    found.push(Series { key: key.clone(), rows: Vec::new() });
+                }
+            }
+            if let Some(at) = places[place] {
+                found[at].rows.push(*row);
+            }
+            Ok(())
+        })?;
+        let keys: Vec<Key> = found.iter().map(|s| s.key.clone()).collect();
+        let is_own = |s: &Series| !told(&s.key.reference, "run") && !told(&s.key.reference, "file");
+        let is_end = |s: &Series| is_own(s) && s.key.reference == "final";
+        let own = found.iter().position(is_end).or_else(|| found.iter().position(is_own));
+        let is_end = own.is_some_and(|at| is_end(&found[at]));
+        let control = found.iter().position(|s| told(&s.key.reference, "control"));
+        let mut taken = |at: Option<usize>| at.map(|at| std::mem::replace(&mut found[at].rows, Vec::new()));
+        let mut series = |at: Option<usize>| {
+            let key = at.map(|at| keys[at].clone());
+            key.zip(taken(at)).map(|(key, rows)| Series { key, rows })
+        };
+        Ok(Path {
+            name,
+            is_end,
+            own: series(own),
+            control: series(control),
+            optimizer: value("lpa.optimizer").and_then(|v| serde_json::from_value(v).ok()),
+            metadata: value("lpa.metadata").and_then(|v| v.as_object().cloned()).unwrap_or_default(),
+        })
+    }
+
+    /// The name of the optimizer, where it is known.
+    pub(super) fn optimizer_name(&self) -> Option<&str> {
+        self.optimizer.as_ref().map(|o| o.name.as_str()).filter(|name| !name.is_empty())
+    }
+
+    /// A number that the optimizer was declared with, where it is the same in all parameter groups; 0 where it is not
+    /// given.
+    pub(super) fn hyperparameter(&self, key: &str) -> Option<f64> {
+        let groups = &self.optimizer.as_ref()?.param_groups;
+        let number = |g: &Map<String, Value>| match g.get(key) {
+            None | Some(Value::Null) => Some(0.0),
+            Some(Value::Bool(flag)) => Some(f64::from(u8::from(*flag))),
+            Some(other) => other.as_f64(),
+        };
+        let first = number(groups.first()?)?;
+        groups.iter().all(|g| number(g).is_some_and(|v| v.total_cmp(&first).is_eq())).then_some(first)
+    }
+
+    /// The batch size, where it was recorded with the training.
+    pub(super) fn batch(&self) -> Option<f64> {
+        ["batch", "batch_size"].iter().find_map(|key| self.metadata.get(*key)?.as_f64()).filter(|b| *b > 0.0)
+    }
+
+    /// What was simulated, where it was.
+    pub(super) fn simulated(&self) -> Option<&str> {
+        self.metadata.get("simulated")?.as_str()
+    }
+}
+
+impl Series {
+    /// Rows by epoch where there are five or more of them, else by fiftieths of the path.
+    pub(super) fn spans(&self) -> Vec<&[Reading]> {
+        let rows = &self.rows;
+        let (first, last) = (rows.first().map_or(0, |r| r.step), rows.last().map_or(0, |r| r.step));
+        let cut = |spans: Spans| -> Option<Vec<&[Reading]>> {
+            let which = |r: &Reading| spans.which(r.step, r.epoch, first, last - first + 1);
+            let all: std::result::Result<Vec<Which>, _> = rows.iter().map(which).collect();
+            let lengths: Vec<usize> = all.ok()?.chunk_by(|a, b| a == b).map(<[Which]>::len).collect();
+            let mut rest = rows.as_slice();
+            let mut cut = Vec::new();
+            for length in lengths {
+                let (span, after) = rest.split_at(length);
+                cut.push(span);
+                rest = after;
+            }
+            Some(cut)
+        };
+        let epochs = cut(Spans::Epoch).filter(|all| all.len() >= EPOCHS);
+        epochs.or_else(|| cut(Spans::default())).unwrap_or_default()
+    }
+
+    /// True if every row has an epoch, and there is more than one.
+    pub(super) fn has_epochs(&self) -> bool {
+        let epoch = |r: &Reading| r.epoch.map(f64::floor);
+        self.rows.iter().all(|r| r.epoch.is_some())
+            && self.rows.first().and_then(epoch) < self.rows.last().and_then(epoch)
+    }
+
+    /// The rows of a part of the path, from 0 to 1.
+    pub(super) fn part(&self, from: f64, to: f64) -> &[Reading] {
+        let n = self.rows.len() as f64;
+        // Both are numbers of rows.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let at = |part: f64| (part * n).round() as usize;
+        self.rows.get(at(from)..at(to)).unwrap_or(&[])
+    }
+}
