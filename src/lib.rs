@@ -156,6 +156,8 @@ pub use serde_json;
 /// What the command, the Python module, tests and benches use besides; it may change at any time.
 #[doc(hidden)]
 pub mod internals {
+    #[cfg(feature = "cli")]
+    pub use crate::claims::tabulate as tabulate_claims;
     pub use crate::codec::{
         COUPLED, Codec, Coding, DecodeError, Decoder, Encoder, Exponents, FUSED, Lossy, NESTEROV, Noise,
         Past, Pieces, Plane, Prediction, Predictions, Predictor, Residual, predict,
@@ -163,6 +165,8 @@ pub mod internals {
     pub use crate::dtype::{push_bytes, values};
     #[cfg(feature = "cli")]
     pub use crate::estimate::from_run;
+    #[cfg(feature = "cli")]
+    pub use crate::events::tabulate as tabulate_events;
     pub use crate::hash::{Xxh3, xxh3_64};
     pub use crate::meter::Meter;
     pub use crate::order::CHUNK;
@@ -184,4 +188,6 @@ pub mod internals {
     pub use crate::run::write::writer::take_back;
     #[cfg(feature = "cli")]
     pub use crate::simulate::problem::Alm;
+    #[cfg(feature = "cli")]
+    pub use crate::windows::tabulate as tabulate_windows;
 }

@@ -122,22 +122,34 @@ pub(crate) fn each(
     table: &Path,
     mut take: impl FnMut(usize, &Key, &Reading) -> Result<()>,
 ) -> Result<Vec<Key>> {
-    let refuse = |what: &str| Error::NotFound { path: table.to_owned(), what: what.to_owned() };
-    if metadata(table).is_some_and(|all| all.iter().all(|(k, _)| k != "lpa.schema")) {
-        return Err(refuse("it is a table, but none that lpa analyze has written"));
-    }
+    check(table)?;
     let reals = REALS.iter().map(|&(name, _)| Field { name, kind: Kind::Real });
     let fields: Vec<Field> = FIRST.iter().map(|&(name, kind)| Field { name, kind }).chain(reals).collect();
     let mut keys = Keys::default();
     read(table, &fields, |piece| {
         each_of(piece, &mut keys, &mut |place, keys: &mut Keys, reading| {
             if keys.last[place].replace(reading.step).is_some_and(|last| last >= reading.step) {
-                return Err(refuse("a step comes twice or before an earlier one; name the table of one run"));
+                let what = "a step comes twice or before an earlier one; name the table of one run";
+                return Err(refused(table, what));
             }
             take(place, &keys.all[place], reading)
         })
     })?;
-    if keys.all.is_empty() { Err(refuse("the table has no rows")) } else { Ok(keys.all) }
+    if keys.all.is_empty() { Err(refused(table, "the table has no rows")) } else { Ok(keys.all) }
+}
+
+/// Checks that a table is one of metrics, if it is one at all.
+fn check(table: &Path) -> Result<()> {
+    match metadata(table) {
+        Some(all) if all.iter().all(|(k, _)| k != "lpa.schema") => {
+            Err(refused(table, "it is a table, but none that lpa analyze has written"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn refused(table: &Path, what: &str) -> Error {
+    Error::NotFound { path: table.to_owned(), what: what.to_owned() }
 }
 
 fn each_of(
@@ -171,6 +183,7 @@ fn each_of(
 /// # Errors
 /// It is no table, or damaged, or has no rows.
 pub(crate) fn extent(table: &Path) -> Result<(u64, u64)> {
+    check(table)?;
     let mut found: Option<(u64, u64)> = None;
     read(table, &[Field { name: "step", kind: Kind::Integer }], |piece| {
         for step in piece.integers(0) {
@@ -179,5 +192,5 @@ pub(crate) fn extent(table: &Path) -> Result<(u64, u64)> {
         }
         Ok(())
     })?;
-    found.ok_or_else(|| Error::NotFound { path: table.to_owned(), what: "the table has no rows".to_owned() })
+    found.ok_or_else(|| refused(table, "the table has no rows"))
 }

@@ -6,7 +6,7 @@
 mod read;
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
 use polars::io::parquet::write::ParquetMetadataContext;
@@ -31,6 +31,19 @@ pub(crate) struct Field {
     pub name: &'static str,
     /// The type of its values.
     pub kind: Kind,
+}
+
+/// A table that was written.
+#[derive(Debug)]
+pub struct Written {
+    /// Its file.
+    pub path: PathBuf,
+    /// What a person should know of it.
+    pub summary: String,
+    /// Its rows.
+    pub rows: u64,
+    /// Its bytes.
+    pub bytes: u64,
 }
 
 /// A Parquet file that is being written.

@@ -1,6 +1,7 @@
 """Analyzes runs and returns the table."""
 
 import os
+import tempfile
 
 from . import _lpa
 from .errors import UsageError
@@ -48,6 +49,55 @@ def pairs(path, *, every=None, steps=None, out=None, threads=None, frame=None):
     asked = {"every": None if every is None else _number("every", every, 1, 2**63), "steps": steps, "out": out,
              "threads": None if threads is None else _number("threads", threads, 1, 1024)}
     return _read(str(_lpa.pairs(path, asked)), frame)
+
+
+def windows(path, *, window=None, out=None, frame=None, **question):
+    """What a path is like by windows of steps, as `lpa windows` has it: one row a window, reference, stream and group.
+
+    Parameters
+    ----------
+    path : a run, or a table that :func:`analyze` has written.
+    window : steps of a window, or "epoch"; by default a fiftieth of the path.
+    out : write a Parquet file here.
+    frame : as for :func:`analyze`.
+    question : of a run, how it is analyzed, as for :func:`analyze`; by default with each tensor as a group.
+    """
+    table = _table(path, question)
+    return _derived(lambda to: _lpa.windows(table, None if window is None else str(window), to), out, frame)
+
+
+def events(path, *, out=None, frame=None, **question):
+    """Steps at which something happened: negative cosines, spikes, infinities, and the group to blame, as `lpa events`
+    has it. Parameters as for :func:`windows`."""
+    table = _table(path, question)
+    return _derived(lambda to: _lpa.events(table, to), out, frame)
+
+
+def check(paths, *, out=None, frame=None, **question):
+    """The paper's claims on one run or several, as `lpa check` has it: one row a claim and run. `paths` is a run or a
+    table, or a list of them; the other parameters as for :func:`windows`, but that groups are not looked at."""
+    tables = [(p, _table(p, question, groups="*")) for p in _names(paths)]
+    return _derived(lambda to: _lpa.check(tables, to), out, frame)
+
+
+def _table(path, question, groups=("*", "each")):
+    if os.path.isfile(path):
+        if question:
+            raise UsageError(f"{', '.join(question)}: a table has the rows that it has; this is for runs")
+        return os.fspath(path)
+    return analyze(path, frame="path", **{"groups": groups, **question})
+
+
+def _derived(write, out, frame):
+    if out is not None:
+        write(os.fspath(out))
+        return _read(os.fspath(out), frame)
+    if frame == "path":
+        raise UsageError('frame="path" needs out=, a file')
+    with tempfile.TemporaryDirectory() as folder:
+        file = os.path.join(folder, "table.parquet")
+        write(file)
+        return _read(file, frame)
 
 
 def _number(name, value, least, most):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from . import _lpa
-from .analysis import analyze, pairs
+from .analysis import analyze, check, events, pairs, windows
 from .dtypes import numpy_type
 
 
@@ -59,6 +59,18 @@ class Run:
     def pairs(self, **question):
         """Every step against every K-th iterate, as a frame; `question` as for :func:`lpa.pairs`."""
         return pairs(self.path, **question)
+
+    def windows(self, **question):
+        """What the path is like by windows of steps, as a frame; `question` as for :func:`lpa.windows`."""
+        return windows(self.path, **question)
+
+    def events(self, **question):
+        """Steps at which something happened, as a frame; `question` as for :func:`lpa.events`."""
+        return events(self.path, **question)
+
+    def check(self, **question):
+        """The paper's claims on this path, as a frame; `question` as for :func:`lpa.check`."""
+        return check(self.path, **question)
 
     def scalars(self, step):
         """The scalars of a step as a dict."""

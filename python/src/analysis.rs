@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use lpa::internals::{PairsOptions, tabulate_pairs};
+use lpa::internals::{PairsOptions, tabulate_claims, tabulate_events, tabulate_pairs, tabulate_windows};
 use lpa::{Backend, Execution, Observer, Question, Rename, Run, Steps};
 use pyo3::prelude::*;
 
@@ -98,4 +98,23 @@ pub(crate) fn pairs(py: Python<'_>, path: PathBuf, asked: AskedPairs) -> PyResul
     let access = access(true)?;
     let measured = || tabulate_pairs(&Run::open(&path, access)?, &options, out.as_deref(), &Warnings);
     py.detach(measured).map(|table| table.path).map_err(raise)
+}
+
+/// Writes the events of a table as `lpa events` does.
+#[pyfunction]
+pub(crate) fn events(py: Python<'_>, table: PathBuf, out: PathBuf) -> PyResult<()> {
+    py.detach(|| tabulate_events(&table, &out)).map(drop).map_err(raise)
+}
+
+/// Writes the windows of a table as `lpa windows` does.
+#[pyfunction]
+#[pyo3(signature = (table, window, out))]
+pub(crate) fn windows(py: Python<'_>, table: PathBuf, window: Option<String>, out: PathBuf) -> PyResult<()> {
+    py.detach(|| tabulate_windows(&table, window.as_deref(), &out)).map(drop).map_err(raise)
+}
+
+/// Writes what `lpa check` finds of tables; `names` are what they are called.
+#[pyfunction]
+pub(crate) fn check(py: Python<'_>, tables: Vec<(String, PathBuf)>, out: PathBuf) -> PyResult<()> {
+    py.detach(|| tabulate_claims(&tables, &out)).map(drop).map_err(raise)
 }

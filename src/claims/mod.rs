@@ -11,9 +11,14 @@ mod statistics;
 mod table;
 mod words;
 
+use std::path::{Path as File, PathBuf};
+
 pub(crate) use crate::claims::path::Path;
 pub(crate) use crate::claims::table::{json, write};
 pub(crate) use crate::claims::words::summary;
+use crate::error::Result;
+use crate::question::check_writable;
+use crate::table::Written;
 
 /// What a check says of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,10 +97,25 @@ impl Answer {
 pub(crate) fn check(paths: &[Path]) -> Vec<Finding> {
     let single =
         paths.iter().flat_map(|path| one::CHECKS.iter().map(|(claim, of)| of(path).of(*claim, &path.name)));
-    let of = format!("{} paths", paths.len());
+    let of = match paths {
+        [one] => one.name.clone(),
+        _ => format!("{} paths", paths.len()),
+    };
     let several = several::CHECKS.iter().map(|(claim, check)| check(paths).of(*claim, &of));
     let mut all: Vec<Finding> = single.chain(several).collect();
     // A claim's findings stand together.
     all.sort_by_key(|f| f.claim.id[1..].parse::<u32>().unwrap_or(u32::MAX));
     all
+}
+
+/// Checks all claims on tables, each with what it is called, and writes what was found as another one, `out`.
+///
+/// # Errors
+/// A table is none of metrics, or damaged; or `out` cannot be written, or is another file.
+pub fn tabulate(tables: &[(String, PathBuf)], out: &File) -> Result<Written> {
+    check_writable(out)?;
+    let read = |(name, table): &(String, PathBuf)| Path::read(table, name.clone());
+    let findings = check(&tables.iter().map(read).collect::<Result<Vec<Path>>>()?);
+    let (rows, bytes) = write(&findings, out)?;
+    Ok(Written { path: out.to_owned(), summary: summary(&findings), rows, bytes })
 }

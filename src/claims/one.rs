@@ -155,7 +155,7 @@ fn epoch(row: &Reading) -> f64 {
 fn before_the_last_epoch(series: &Series) -> (&[Reading], &'static str) {
     let rows = &series.rows;
     if !series.has_epochs() {
-        return (rows, "at all steps (epochs were not recorded, or there is only one)");
+        return (rows, "of the whole path (epochs were not recorded, or there is only one)");
     }
     let last = rows.last().map_or(0.0, epoch);
     let end = rows.iter().position(|r| epoch(r) >= last).unwrap_or(rows.len());
@@ -182,11 +182,16 @@ fn negative(path: &Path) -> Answer {
         let walk = walks(rows).filter(|c| *c < 0.0).count();
         let has_walk = walks(rows).next().is_some();
         let sentence = format!(
-            "The cosine is negative at {} of {} steps {which}; the least is {}. A random walk of the same steps has a \
-             positive mean cosine at every step too, so that this alone is no evidence of geometry.",
+            "The cosine is negative at {} of {} steps {which}; the least is {}.{}",
             thousands(count as u64),
             thousands(cosines(rows).count() as u64),
-            significant(least)
+            significant(least),
+            if has_walk && walk == 0 {
+                " The mean of a random walk of the same steps is positive at each of them too: this alone is no evidence \
+                 of geometry."
+            } else {
+                ""
+            }
         );
         let walk = has_walk.then_some(walk as f64);
         Ok(Answer { outcome: Outcome::of(count == 0), value: Some(count as f64), walk, sentence })
@@ -227,8 +232,7 @@ fn few_negative(path: &Path) -> Answer {
     let check = || {
         let series = own(path)?;
         let rows = &series.rows;
-        let all = cosines(rows).count();
-        if all == 0 {
+        if cosines(rows).next().is_none() {
             return Err(Answer::undecidable("no step has a cosine"));
         }
         let first = rows.first().map_or(0.0, epoch);
@@ -237,15 +241,16 @@ fn few_negative(path: &Path) -> Answer {
         let negative: Vec<usize> =
             (0..rows.len()).filter(|&i| rows[i].cos.is_some_and(|c| c < 0.0)).collect();
         let between = negative.iter().filter(|&&i| i < tenth && !is_first(&rows[i])).count();
-        let part = negative.len() as f64 / all as f64;
+        let part = negative.len() as f64 / rows.len() as f64;
         let sentence = format!(
-            "{} of {} cosines are negative ({} %), {} of them neither in the first epoch nor in the last tenth.",
+            "The cosine is negative at {} of {} steps ({} %), {} of them neither in the first epoch nor in the last tenth.",
             thousands(negative.len() as u64),
-            thousands(all as u64),
+            thousands(rows.len() as u64),
             significant(part * 100.0),
             thousands(between as u64)
         );
-        let walk = walks(rows).next().map(|_| walks(rows).filter(|c| *c < 0.0).count() as f64 / all as f64);
+        let walk =
+            walks(rows).next().map(|_| walks(rows).filter(|c| *c < 0.0).count() as f64 / rows.len() as f64);
         Ok(Answer { outcome: Outcome::of(between == 0 && part < 0.01), value: Some(part), walk, sentence })
     };
     answer(check())
@@ -444,7 +449,7 @@ fn certificate(path: &Path) -> Answer {
         let rate = (mu / l) * (mu / l);
         let sentence = if mu > 0.0 {
             format!(
-                "{which} mu = {} and L = {}: steps of mu/L^2 = {} would take {} of the squared distance each, or more, on \
+                "Of the steps {which} mu = {} and L = {}: steps of mu/L^2 = {} would take {} of the squared distance each, or more, on \
                  this path; the training took {} a step. Nothing follows for other paths.",
                 significant(mu),
                 significant(l),
@@ -453,10 +458,8 @@ fn certificate(path: &Path) -> Answer {
                 known(real)
             )
         } else {
-            format!("{which} the least RSI is {}: the path certifies no rate.", significant(mu))
+            format!("The least RSI of the steps {which} is {}: the path certifies no rate.", significant(mu))
         };
-        let mut sentence = sentence;
-        sentence[..1].make_ascii_uppercase();
         Ok(Answer { outcome: Outcome::of(mu > 0.0), value: Some(mu), walk: None, sentence })
     };
     answer(check())
@@ -490,10 +493,9 @@ fn without_geometry(path: &Path) -> Answer {
             return Err(Answer::undecidable("it is claimed of lpa simulate alm and sm"));
         }
         let rows = own(path)?.part(0.0, 0.95);
-        let all = cosines(rows).count();
-        let part = cosines(rows).filter(|c| *c < 0.0).count() as f64 / all.max(1) as f64;
+        let part = cosines(rows).filter(|c| *c < 0.0).count() as f64 / rows.len().max(1) as f64;
         let sentence = format!(
-            "{} % of the cosines over the first 95 % of the path are negative. The functions are reconstructed from the \
+            "The cosine is negative at {} % of the first 95 % of the steps. The functions are reconstructed from the \
              paper's text.",
             significant(part * 100.0)
         );

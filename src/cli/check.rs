@@ -6,6 +6,7 @@ use crate::claims::{Outcome, Path, check, json, summary, write};
 use crate::cli::table::tabulate;
 use crate::cli::{Fine, bytes, say};
 use crate::error::Usage;
+use crate::group::ALL;
 use crate::question::check_writable;
 
 /// How findings are printed.
@@ -50,7 +51,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<Fine> {
         let table = if path.is_file() {
             path.clone()
         } else {
-            tabulate(path, &references, &[], &[], a.no_mmap, a.quiet)?
+            tabulate(path, &references, &[ALL.to_owned()], &[], a.no_mmap, a.quiet)?
         };
         paths.push(Path::read(&table, path.display().to_string())?);
     }

@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 
 use crate::cli::table::TableArguments;
-use crate::cli::{bytes, say};
-use crate::events::{Events, summary, write};
+use crate::cli::{say, told};
+use crate::events::{Events, summary, tabulate};
 use crate::question::check_writable;
-use crate::summary::thousands;
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -21,17 +20,12 @@ pub(super) struct Arguments {
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     a.out.as_deref().map_or(Ok(()), check_writable)?;
     let table = a.table.table()?;
-    let events = Events::of(&table)?;
-    let text = summary(&events);
-    let quiet = a.table.quiet;
-    if !quiet {
-        say(&format!("{}: {text}", table.display()))?;
+    let written = a.out.as_deref().map(|out| tabulate(&table, out)).transpose()?;
+    if a.table.quiet {
+        return Ok(());
     }
-    let Some(out) = &a.out else { return Ok(()) };
-    let (rows, size) = write(&events, &table, out, &text)?;
-    if quiet {
-        Ok(())
-    } else {
-        say(&format!("\nwrote {} ({} events, {})\n", out.display(), thousands(rows), bytes(size)))
+    match written {
+        None => say(&format!("{}: {}", table.display(), summary(&Events::of(&table)?))),
+        Some(written) => say(&format!("{}: {}{}", table.display(), written.summary, told(&written))),
     }
 }

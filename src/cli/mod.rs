@@ -33,6 +33,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::error::{Error, ErrorKind, Usage};
 use crate::run::Access;
+use crate::table::Written;
 
 /// Analyzes recorded optimization paths: RSI, EB, cosine and loLR per step, layer and reference.
 #[derive(Parser)]
@@ -164,6 +165,12 @@ fn say(text: &str) -> anyhow::Result<()> {
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|source| {
         anyhow::Error::from(Error::Io { action: "write", path: PathBuf::from("standard output"), source })
     })
+}
+
+/// That a table was written, in a line.
+fn told(written: &Written) -> String {
+    let rows = crate::summary::thousands(written.rows);
+    format!("\nwrote {} ({rows} rows, {})\n", written.path.display(), bytes(written.bytes))
 }
 
 fn is_closed_pipe(e: &anyhow::Error) -> bool {

@@ -1,22 +1,20 @@
 //! `lpa windows`.
 
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use crate::cli::table::TableArguments;
-use crate::cli::{bytes, say};
+use crate::cli::{say, told};
 use crate::question::check_writable;
 use crate::span::Spans;
-use crate::summary::thousands;
-use crate::windows::{Windows, summary, write};
+use crate::windows::{Windows, summary, tabulate};
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
     table: TableArguments,
     /// So many steps a window, or an epoch [default: a fiftieth of the steps]
-    #[arg(long, value_name = "STEPS|epoch", value_parser = Spans::from_str)]
-    window: Option<Spans>,
+    #[arg(long, value_name = "STEPS|epoch")]
+    window: Option<String>,
     /// Write the windows of all references, streams and groups here, as a Parquet table
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -24,19 +22,16 @@ pub(super) struct Arguments {
 
 /// Shows a path by windows.
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
+    let window = a.window.as_deref();
+    let spans = window.map_or(Ok(Spans::default()), str::parse)?;
     a.out.as_deref().map_or(Ok(()), check_writable)?;
     let table = a.table.table()?;
-    let windows = Windows::of(&table, a.window.unwrap_or_default())?;
-    let text = summary(&windows);
-    let quiet = a.table.quiet;
-    if !quiet {
-        say(&format!("{}: {text}", table.display()))?;
+    let written = a.out.as_deref().map(|out| tabulate(&table, window, out)).transpose()?;
+    if a.table.quiet {
+        return Ok(());
     }
-    let Some(out) = &a.out else { return Ok(()) };
-    let (rows, size) = write(&windows, &table, out, &text)?;
-    if quiet {
-        Ok(())
-    } else {
-        say(&format!("\nwrote {} ({} rows, {})\n", out.display(), thousands(rows), bytes(size)))
+    match written {
+        None => say(&format!("{}: {}", table.display(), summary(&Windows::of(&table, spans)?))),
+        Some(written) => say(&format!("{}: {}{}", table.display(), written.summary, told(&written))),
     }
 }

@@ -14,9 +14,10 @@ use crate::curve::Key;
 use crate::error::Result;
 use crate::events::spike::{Spike, spikes};
 use crate::group::ALL;
+use crate::question::check_writable;
 use crate::reading::{Reading, each};
+use crate::table::Written;
 
-pub(crate) use crate::events::table::write;
 pub(crate) use crate::events::words::summary;
 
 /// What happened.
@@ -108,6 +109,18 @@ pub(crate) struct Events {
     pub keys: Vec<Key>,
     /// True if a loss is not positive, so that no spike was looked for in it.
     pub signed_loss: bool,
+}
+
+/// Writes the events of a table as another one, `out`. Returns what a person should know of it.
+///
+/// # Errors
+/// It is no table of metrics, or damaged; or `out` cannot be written, or is another file.
+pub fn tabulate(table: &Path, out: &Path) -> Result<Written> {
+    check_writable(out)?;
+    let events = Events::of(table)?;
+    let summary = summary(&events);
+    let (rows, bytes) = table::write(&events, table, out, &summary)?;
+    Ok(Written { path: out.to_owned(), summary, rows, bytes })
 }
 
 /// What is looked at of one key, until all of it is there.

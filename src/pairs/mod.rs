@@ -9,7 +9,7 @@ mod path;
 mod table;
 mod words;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::analyze::Observer;
 use crate::error::{Error, Result};
@@ -18,6 +18,7 @@ use crate::pairs::path::Distances;
 use crate::question::{Destination, Steps};
 use crate::run::Run;
 use crate::run::read::catalog::Catalog;
+use crate::table::Written;
 
 /// References that there are about where nothing is said of them: what a heat map shows.
 const USUAL: u64 = 200;
@@ -153,19 +154,6 @@ impl AllPairs {
     }
 }
 
-/// A table of pairs that was written.
-#[derive(Debug)]
-pub struct Tabulated {
-    /// Its file.
-    pub path: PathBuf,
-    /// What a person should know of it.
-    pub summary: String,
-    /// Its rows.
-    pub rows: u64,
-    /// Its bytes.
-    pub bytes: u64,
-}
-
 /// Measures all pairs of a run into a Parquet table: `out`, or `pairs.parquet` where tables of the run go, with what
 /// was asked for in its name.
 ///
@@ -177,10 +165,10 @@ pub fn tabulate(
     options: &Options,
     out: Option<&Path>,
     observer: &dyn Observer,
-) -> Result<Tabulated> {
+) -> Result<Written> {
     let path = Destination::new(run, out)?.pairs(&options.description())?;
     let pairs = AllPairs::measure(run, options, observer)?;
     let summary = words::summary(run, &pairs);
     let (rows, bytes) = table::write(run, &pairs, &path, &summary)?;
-    Ok(Tabulated { path, summary, rows, bytes })
+    Ok(Written { path, summary, rows, bytes })
 }

@@ -14,11 +14,25 @@ use crate::curve::Key;
 use crate::error::{Result, Usage};
 use crate::group::ALL;
 use crate::order::Neumaier;
+use crate::question::check_writable;
 use crate::reading::{Reading, each, extent};
 use crate::span::{Spans, Which};
+use crate::table::Written;
 pub(crate) use crate::windows::fit::Fit;
-pub(crate) use crate::windows::table::write;
 pub(crate) use crate::windows::words::summary;
+
+/// Writes the windows of a table as another one, `out`: `window` steps each, or `epoch`. Returns what a person should
+/// know of it.
+///
+/// # Errors
+/// As [`Windows::of`]; or `out` cannot be written, or is another file.
+pub fn tabulate(table: &Path, window: Option<&str>, out: &Path) -> Result<Written> {
+    check_writable(out)?;
+    let windows = Windows::of(table, window.map_or(Ok(Spans::default()), str::parse)?)?;
+    let summary = summary(&windows);
+    let (rows, bytes) = table::write(&windows, table, out, &summary)?;
+    Ok(Written { path: out.to_owned(), summary, rows, bytes })
+}
 
 /// As many windows of all groups as are kept.
 const MOST: usize = 2_000_000;
