@@ -89,6 +89,8 @@ mod export;
 #[cfg(feature = "cli")]
 mod figure;
 mod float_environment;
+#[cfg(feature = "cli")]
+mod grid;
 mod group;
 mod hash;
 mod isa;

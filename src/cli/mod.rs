@@ -13,6 +13,7 @@ mod export;
 mod gc;
 mod inspect;
 mod join;
+mod map;
 mod output;
 mod pack;
 mod pairs;
@@ -49,6 +50,8 @@ enum Command {
     Analyze(analyze::Arguments),
     /// Measure every step against every K-th iterate: cosines, distances, and what the path is like as a whole
     Pairs(pairs::Arguments),
+    /// Draw a heat map of all pairs of steps and reference iterates: cosines or distances
+    Map(map::Arguments),
     /// Draw metrics of a run or a table as a figure for a paper: SVG or PNG, and the numbers in it as CSV
     Plot(plot::Arguments),
     /// Show a path by windows of steps: metrics, the rate that they certify, and which groups carry it
@@ -136,6 +139,7 @@ fn carry_out(command: Command) -> anyhow::Result<Fine> {
         Command::Check(a) => return check::run(&a),
         Command::Analyze(a) => analyze::run(&a),
         Command::Pairs(a) => pairs::run(&a),
+        Command::Map(a) => map::run(&a),
         Command::Plot(a) => plot::run(&a),
         Command::Windows(a) => windows::run(&a),
         Command::Events(a) => events::run(&a),
@@ -176,6 +180,18 @@ fn told(written: &Written) -> String {
 fn is_closed_pipe(e: &anyhow::Error) -> bool {
     matches!(e.downcast_ref::<Error>(), Some(Error::Io { source, .. })
         if source.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// The width of a figure.
+fn millimetres(text: &str) -> Result<f64, Usage> {
+    match text {
+        "column" => Ok(84.0),
+        "text" => Ok(174.0),
+        _ => {
+            let refuse = || Usage("write column, text, or millimetres from 40 to 1000".to_owned());
+            text.parse().ok().filter(|mm| (40.0..=1000.0).contains(mm)).ok_or_else(refuse)
+        }
+    }
 }
 
 /// Bytes a second with a unit.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::cli::progress::Progress;
-use crate::cli::say;
+use crate::cli::{millimetres, say};
 use crate::curve;
 use crate::curve::{Along, Asked, Band, MOST};
 use crate::error::{Error, Usage};
@@ -58,17 +58,6 @@ pub(super) struct Arguments {
     quiet: bool,
 }
 
-fn millimetres(text: &str) -> Result<f64, Usage> {
-    match text {
-        "column" => Ok(84.0),
-        "text" => Ok(174.0),
-        _ => {
-            let refuse = || Usage("write column, text, or millimetres from 40 to 1000".to_owned());
-            text.parse().ok().filter(|mm| (40.0..=1000.0).contains(mm)).ok_or_else(refuse)
-        }
-    }
-}
-
 /// Draws.
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     let metrics: Vec<String> = a.metrics.split(',').map(|m| m.trim().to_owned()).collect();
@@ -77,7 +66,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
         return Err(Usage(format!("a figure has at most {MOST_PANELS} metrics")).into());
     }
     let usual = PathBuf::from(format!("{}.svg", metrics.join("+")));
-    let files = Files::new(a.out.as_ref().unwrap_or(&usual))?;
+    let files = Files::new(a.out.as_ref().unwrap_or(&usual), curve::HEAD)?;
     let mut asked = Asked {
         metrics,
         references: a.references.clone(),
@@ -98,7 +87,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
         curves.check_log()?;
     }
     let picture = svg(&Figure::new(&curves, a.log), a.width);
-    files.write(&picture, a.dpi, &curve::csv(&curves))?;
+    files.write(&picture, &[], a.dpi, &curve::csv(&curves))?;
     if a.quiet {
         return Ok(());
     }

@@ -5,8 +5,8 @@
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use crate::curve::HEAD;
 use crate::error::{Error, Result, Tried, Usage};
+use crate::figure::heat::Cells;
 use crate::figure::{png, svg};
 use crate::run::{Draft, parent};
 
@@ -28,11 +28,11 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    /// The picture `out`, by whose ending it is SVG or PNG, and `.csv` beside it.
+    /// The picture `out`, by whose ending it is SVG or PNG, and `.csv` beside it, whose first line is `head`.
     ///
     /// # Errors
     /// It has another ending, its directory cannot be written, or a file is there that lpa has not written.
-    pub(crate) fn new(out: &Path) -> Result<Files> {
+    pub(crate) fn new(out: &Path, head: &str) -> Result<Files> {
         let ending = out.extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
         let kind = match ending.as_deref() {
             Some("svg") => Kind::Svg,
@@ -45,18 +45,18 @@ impl Files {
         let files = Files { kind, picture: out.to_owned(), numbers: out.with_extension("csv") };
         let mark = if kind == Kind::Svg { svg::MADE_BY } else { png::MADE_BY };
         check(&files.picture, mark)?;
-        check(&files.numbers, HEAD)?;
+        check(&files.numbers, head)?;
         Ok(files)
     }
 
-    /// Writes both, whole or not at all.
+    /// Writes both, whole or not at all; `cells` are in the picture.
     ///
     /// # Errors
     /// The disk refuses, or the PNG would be too large.
-    pub(crate) fn write(&self, svg: &str, dpi: u16, numbers: &[u8]) -> Result<()> {
+    pub(crate) fn write(&self, svg: &str, cells: &[Cells], dpi: u16, numbers: &[u8]) -> Result<()> {
         let picture = match self.kind {
             Kind::Svg => svg.as_bytes().to_vec(),
-            Kind::Png => png::png(svg, dpi)?,
+            Kind::Png => png::png(svg, cells, dpi)?,
         };
         let draft = |path: &Path, bytes: &[u8]| -> Result<Draft> {
             let draft = Draft::create(path)?;

@@ -5,13 +5,16 @@
 //! without a word, need more room than a column of a paper has, or make a dashed line a solid one.
 
 mod axis;
+mod colour;
 mod file;
 mod font;
+mod heat;
 mod png;
 mod svg;
 
 pub(crate) use crate::figure::axis::Axis;
 pub(crate) use crate::figure::file::Files;
+pub(crate) use crate::figure::heat::heat;
 pub(crate) use crate::figure::svg::svg;
 
 use crate::curve::{Along, Curve, Curves, Key, MOST, Per, Point};

@@ -12,16 +12,16 @@ use crate::figure::{Figure, Look, Marker, Panel, Sample, Series, Spot};
 pub(super) const MADE_BY: &str = "data-made-by=\"lpa plot\"";
 
 /// Points a millimetre.
-const MM: f64 = 72.0 / 25.4;
+pub(super) const MM: f64 = 72.0 / 25.4;
 /// Sizes of type.
-const SMALL: f64 = 7.0;
-const LARGE: f64 = 8.0;
+pub(super) const SMALL: f64 = 7.0;
+pub(super) const LARGE: f64 = 8.0;
 /// From line to line.
 const LINE: f64 = 9.5;
 /// Around everything.
-const MARGIN: f64 = 3.0;
-const TICK: f64 = 2.5;
-const GAP: f64 = 3.0;
+pub(super) const MARGIN: f64 = 3.0;
+pub(super) const TICK: f64 = 2.5;
+pub(super) const GAP: f64 = 3.0;
 /// Sample of the legend.
 const SAMPLE: f64 = 16.0;
 /// Above a panel: its letter, and words at lines.
@@ -30,37 +30,37 @@ const GREY: &str = "#595959";
 
 /// A part of the paper.
 #[derive(Clone, Copy)]
-struct Frame {
-    left: f64,
-    top: f64,
-    width: f64,
-    height: f64,
+pub(super) struct Frame {
+    pub(super) left: f64,
+    pub(super) top: f64,
+    pub(super) width: f64,
+    pub(super) height: f64,
 }
 
 impl Frame {
-    fn x(&self, at: f64) -> f64 {
+    pub(super) fn x(&self, at: f64) -> f64 {
         self.left + at * self.width
     }
 
-    fn y(&self, at: f64) -> f64 {
+    pub(super) fn y(&self, at: f64) -> f64 {
         self.top + (1.0 - at) * self.height
     }
 
-    fn bottom(&self) -> f64 {
+    pub(super) fn bottom(&self) -> f64 {
         self.top + self.height
     }
 }
 
 /// What is written so far.
-struct Drawing {
-    font: Font,
+pub(super) struct Drawing {
+    pub(super) font: Font,
     out: String,
 }
 
 /// Draws a figure that is so many millimetres wide.
 pub(crate) fn svg(figure: &Figure, millimetres: f64) -> String {
     let width = millimetres * MM;
-    let mut d = Drawing { font: Font::new(), out: String::new() };
+    let mut d = Drawing::new();
     let height = panel_height(width, figure.panels.len());
     let most = usize_of(height / 12.0).max(2);
     let ticks: Vec<Vec<Tick>> = figure.panels.iter().map(|p| p.y.ticks(most, false)).collect();
@@ -81,25 +81,10 @@ pub(crate) fn svg(figure: &Figure, millimetres: f64) -> String {
     d.text(centre, top + LARGE, LARGE, "middle", "#000", figure.x_label);
     top += LARGE + GAP + 1.5;
     for note in &figure.notes {
-        for line in d.font.lines(note, SMALL, width - 2.0 * MARGIN) {
-            d.text(MARGIN, top + SMALL, SMALL, "start", GREY, &line);
-            top += SMALL + 1.8;
-        }
+        top = d.note(note, top, width);
     }
-    let height = top + MARGIN;
-    let names: Vec<String> = figure.panels.iter().map(|p| escaped(&p.label)).collect();
-    format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" {MADE_BY} width=\"{}mm\" height=\"{}mm\" viewBox=\"0 0 {} {}\" \
-         role=\"img\" aria-label=\"{} by {}\" font-family=\"{FAMILIES}\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n{}</svg>\n",
-        number(millimetres),
-        number(height / MM),
-        number(width),
-        number(height),
-        names.join(", "),
-        figure.x_label,
-        d.out
-    )
+    let names: Vec<&str> = figure.panels.iter().map(|p| p.label.as_str()).collect();
+    d.finish(millimetres, top + MARGIN, &format!("{} by {}", names.join(", "), figure.x_label))
 }
 
 /// One panel is wider than high, several are lower.
@@ -108,6 +93,45 @@ fn panel_height(width: f64, panels: usize) -> f64 {
 }
 
 impl Drawing {
+    pub(super) fn new() -> Drawing {
+        Drawing { font: Font::new(), out: String::new() }
+    }
+
+    /// The whole, of a height in points, with what it shows in words.
+    pub(super) fn finish(self, millimetres: f64, height: f64, label: &str) -> String {
+        format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" {MADE_BY} width=\"{}mm\" height=\"{}mm\" \
+             viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"{}\" font-family=\"{FAMILIES}\">\n\
+             <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n{}</svg>\n",
+            number(millimetres),
+            number(height / MM),
+            number(millimetres * MM),
+            number(height),
+            escaped(label),
+            self.out
+        )
+    }
+
+    /// Writes what a reader must know, and returns its lower end.
+    pub(super) fn note(&mut self, note: &str, top: f64, width: f64) -> f64 {
+        let mut top = top;
+        for line in self.font.lines(note, SMALL, width - 2.0 * MARGIN) {
+            self.text(MARGIN, top + SMALL, SMALL, "start", GREY, &line);
+            top += SMALL + 1.8;
+        }
+        top
+    }
+
+    /// Writes upwards, around a place.
+    pub(super) fn turned(&mut self, x: f64, y: f64, text: &str) {
+        self.push(&format!(
+            "<text transform=\"translate({} {}) rotate(-90)\" font-size=\"{LARGE}\" text-anchor=\"middle\">{}</text>",
+            number(x),
+            number(y),
+            escaped(text)
+        ));
+    }
+
     /// The ticks along x and what is needed to the right of the panels, so that no label leaves the paper or meets
     /// another.
     fn across(&self, figure: &Figure, room: f64) -> (Vec<Tick>, f64) {
@@ -214,13 +238,7 @@ impl Drawing {
         self.line((frame.left, frame.top), (frame.left, frame.bottom()), "#000", 0.5, "");
         self.line((frame.left, frame.bottom()), (frame.x(1.0), frame.bottom()), "#000", 0.5, "");
         let label = self.font.cut(&panel.label, LARGE, frame.height);
-        let (x, y) = (MARGIN + LARGE - 1.5, frame.y(0.5));
-        self.push(&format!(
-            "<text transform=\"translate({} {}) rotate(-90)\" font-size=\"{LARGE}\" text-anchor=\"middle\">{}</text>",
-            number(x),
-            number(y),
-            escaped(&label)
-        ));
+        self.turned(MARGIN + LARGE - 1.5, frame.y(0.5), &label);
         if let Some(letter) = letter {
             self.text(MARGIN, frame.top - 3.5, LARGE, "start", "#000", &format!("{letter})"));
         }
@@ -323,7 +341,7 @@ impl Drawing {
         ));
     }
 
-    fn line(&mut self, from: (f64, f64), to: (f64, f64), colour: &str, wide: f64, dashes: &str) {
+    pub(super) fn line(&mut self, from: (f64, f64), to: (f64, f64), colour: &str, wide: f64, dashes: &str) {
         self.push(&format!(
             "<path d=\"M{} {}L{} {}\" stroke=\"{colour}\" stroke-width=\"{wide}\"{}/>",
             number(from.0),
@@ -334,7 +352,7 @@ impl Drawing {
         ));
     }
 
-    fn text(&mut self, x: f64, y: f64, size: f64, anchor: &str, colour: &str, text: &str) {
+    pub(super) fn text(&mut self, x: f64, y: f64, size: f64, anchor: &str, colour: &str, text: &str) {
         self.push(&format!(
             "<text x=\"{}\" y=\"{}\" font-size=\"{size}\" text-anchor=\"{anchor}\" fill=\"{colour}\">{}</text>",
             number(x),
@@ -343,7 +361,7 @@ impl Drawing {
         ));
     }
 
-    fn push(&mut self, element: &str) {
+    pub(super) fn push(&mut self, element: &str) {
         self.out.push_str(element);
         self.out.push('\n');
     }
@@ -367,7 +385,7 @@ fn path(places: impl Iterator<Item = (f64, f64)>, frame: &Frame) -> String {
 }
 
 /// A length to a hundredth of a point.
-fn number(v: f64) -> String {
+pub(super) fn number(v: f64) -> String {
     let text = format!("{v:.2}");
     let text = text.trim_end_matches('0').trim_end_matches('.');
     if text == "-0" { "0".to_owned() } else { text.to_owned() }
