@@ -13,17 +13,15 @@ use crate::table::{Field, metadata, read};
 const MOST: u64 = 400;
 
 /// What is shown of pairs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Metric {
-    /// Cosine of the gradient and the way from the reference
+    /// Cosine of the gradient and the way from the reference.
     Cos,
-    /// Distance of the step's iterate to the reference
+    /// Distance of the step's iterate to the reference.
     Dist,
-    /// Cosine of both ways from the first iterate
-    #[value(name = "cos_first")]
+    /// Cosine of both ways from the first iterate.
     CosFirst,
-    /// Cosine of both ways to the last iterate
-    #[value(name = "cos_last")]
+    /// Cosine of both ways to the last iterate.
     CosLast,
 }
 

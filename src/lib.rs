@@ -104,6 +104,8 @@ mod order;
 mod pack;
 #[cfg(feature = "cli")]
 mod pairs;
+#[cfg(feature = "cli")]
+mod plane;
 mod question;
 #[cfg(feature = "cli")]
 mod reading;

@@ -4,17 +4,49 @@ use std::path::PathBuf;
 
 use crate::cli::progress::Progress;
 use crate::cli::{millimetres, say};
-use crate::figure::{Files, heat};
+use crate::figure::{self, Files, heat};
 use crate::grid::{self, Grid, Metric};
 use crate::pairs::{Options, tabulate};
+use crate::plane::{self, Planes};
 use crate::question::Execution;
 use crate::run::{Access, Run};
 
+/// What can be drawn of all pairs.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum What {
+    /// Cosine of the gradient and the way from the reference
+    Cos,
+    /// Distance of the step's iterate to the reference
+    Dist,
+    /// Cosine of both ways from the first iterate
+    #[value(name = "cos_first")]
+    CosFirst,
+    /// Cosine of both ways to the last iterate
+    #[value(name = "cos_last")]
+    CosLast,
+    /// The references in the plane of their first two principal components, and a random walk in its own
+    Plane,
+}
+
+impl What {
+    /// Its name, and what a heat map of it is of.
+    fn told(self) -> (&'static str, Option<Metric>) {
+        let metric = match self {
+            What::Cos => Metric::Cos,
+            What::Dist => Metric::Dist,
+            What::CosFirst => Metric::CosFirst,
+            What::CosLast => Metric::CosLast,
+            What::Plane => return ("plane", None),
+        };
+        (metric.name(), Some(metric))
+    }
+}
+
 #[derive(clap::Args)]
 pub(super) struct Arguments {
-    /// What to draw of every step t and reference k
+    /// What to draw of every step t and reference k; or the path in its own plane
     #[arg(value_enum)]
-    metric: Metric,
+    what: What,
     /// The run, of which all pairs are measured; or a table that lpa pairs has written
     #[arg(value_name = "RUN_OR_PAIRS")]
     path: PathBuf,
@@ -27,7 +59,7 @@ pub(super) struct Arguments {
     /// Dots an inch of a PNG
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u16).range(30..=2400))]
     dpi: u16,
-    /// Write the figure here, and FILE.csv with the numbers drawn in it beside it [default: METRIC.map.svg in the working
+    /// Write the figure here, and FILE.csv with the numbers drawn in it beside it [default: WHAT.map.svg in the working
     /// directory]
     #[arg(long, value_name = "FILE.svg|FILE.png")]
     out: Option<PathBuf>,
@@ -39,10 +71,12 @@ pub(super) struct Arguments {
     quiet: bool,
 }
 
-/// Draws a heat map.
+/// Draws a heat map, or a plane.
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
-    let usual = PathBuf::from(format!("{}.map.svg", a.metric.name()));
-    let files = Files::new(a.out.as_ref().unwrap_or(&usual), grid::HEAD)?;
+    let (name, metric) = a.what.told();
+    let usual = PathBuf::from(format!("{name}.map.svg"));
+    let head = metric.map_or(plane::HEAD, |_| grid::HEAD);
+    let files = Files::new(a.out.as_ref().unwrap_or(&usual), head)?;
     let table = if a.path.is_file() {
         a.path.clone()
     } else {
@@ -50,9 +84,17 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
         let options = Options { every: a.every, threads: Execution::default().threads, ..Options::default() };
         tabulate(&run, &options, None, &Progress::new(a.quiet))?.path
     };
-    let grid = Grid::read(&table, a.metric)?;
-    let (svg, cells) = heat(&grid, a.width);
-    files.write(&svg, &cells, a.dpi, &grid.csv())?;
+    let ((svg, cells), numbers) = match metric {
+        Some(metric) => {
+            let grid = Grid::read(&table, metric)?;
+            (heat(&grid, a.width), grid.csv())
+        }
+        None => {
+            let planes = Planes::read(&table)?;
+            (figure::plane(&planes, a.width), planes.csv())
+        }
+    };
+    files.write(&svg, &cells, a.dpi, &numbers)?;
     if a.quiet {
         return Ok(());
     }

@@ -6,6 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::figure::Axis;
+use crate::figure::axis::Tick;
 use crate::figure::colour::{NONE, Rgb, Scale};
 use crate::figure::png::plain;
 use crate::figure::svg::{Drawing, Frame, GAP, LARGE, MARGIN, MM, SMALL, TICK, number};
@@ -50,7 +51,7 @@ pub(crate) fn heat(grid: &Grid, millimetres: f64) -> (String, Vec<Cells>) {
     let width = millimetres * MM;
     let mut d = Drawing::new();
     let (x, y) = (axis(&grid.steps), axis(&grid.references));
-    let side = |labels: &[crate::figure::axis::Tick], d: &Drawing| {
+    let side = |labels: &[Tick], d: &Drawing| {
         labels.iter().map(|t| d.font.width(&t.label, SMALL)).fold(0.0, f64::max)
     };
     let ends = Axis::linear([scale.ends().0, scale.ends().1].into_iter(), 0.0);
@@ -74,19 +75,11 @@ pub(crate) fn heat(grid: &Grid, millimetres: f64) -> (String, Vec<Cells>) {
         d.text(frame.left - TICK - GAP + 1.0, y + 0.35 * SMALL, SMALL, "end", "#000", &tick.label);
     }
     outline(&mut d, &frame);
-    let bar = Frame { left: frame.x(1.0) + 2.0 * GAP, width: BAR, ..frame };
-    let shades = shades(scale, &bar);
-    picture(&mut d, &shades);
-    outline(&mut d, &bar);
-    for tick in &of_scale {
-        let y = bar.y(tick.at);
-        d.line((bar.x(1.0), y), (bar.x(1.0) + TICK, y), "#000", 0.5, "");
-        d.text(bar.x(1.0) + TICK + 1.5, y + 0.35 * SMALL, SMALL, "start", "#000", &tick.label);
-    }
+    let bar = Frame { left: frame.x(1.0) + 2.0 * GAP, ..frame };
+    let shades = scale_bar(&mut d, scale, &bar, &of_scale, name(grid.metric), width);
     let mut top = frame.bottom() + TICK + SMALL + GAP + 1.5;
     d.text(frame.x(0.5), top + LARGE, LARGE, "middle", "#000", "step t");
     d.turned(MARGIN + LARGE - 1.5, frame.y(0.5), "reference step k");
-    d.turned(width - MARGIN - 1.5, frame.y(0.5), name(grid.metric));
     top += LARGE + GAP + 1.5;
     for note in notes(grid) {
         top = d.note(&note, top, width);
@@ -118,6 +111,28 @@ fn scale(grid: &Grid) -> Scale {
 fn axis(side: &Side) -> Axis {
     let (first, last) = (side.first as f64, (side.first + side.length) as f64);
     Axis::linear([first, last].into_iter(), 0.0)
+}
+
+/// Draws a scale of colours beside a frame, with what it is of, and returns its cells.
+pub(super) fn scale_bar(
+    d: &mut Drawing,
+    scale: Scale,
+    place: &Frame,
+    ticks: &[Tick],
+    name: &str,
+    width: f64,
+) -> Cells {
+    let bar = Frame { width: BAR, ..*place };
+    let shades = shades(scale, &bar);
+    picture(d, &shades);
+    outline(d, &bar);
+    for tick in ticks {
+        let y = bar.y(tick.at);
+        d.line((bar.x(1.0), y), (bar.x(1.0) + TICK, y), "#000", 0.5, "");
+        d.text(bar.x(1.0) + TICK + 1.5, y + 0.35 * SMALL, SMALL, "start", "#000", &tick.label);
+    }
+    d.turned(width - MARGIN - 1.5, bar.y(0.5), name);
+    shades
 }
 
 fn cells(grid: &Grid, scale: Scale, frame: &Frame) -> Cells {

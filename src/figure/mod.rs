@@ -9,12 +9,14 @@ mod colour;
 mod file;
 mod font;
 mod heat;
+mod plane;
 mod png;
 mod svg;
 
 pub(crate) use crate::figure::axis::Axis;
 pub(crate) use crate::figure::file::Files;
 pub(crate) use crate::figure::heat::heat;
+pub(crate) use crate::figure::plane::plane;
 pub(crate) use crate::figure::svg::svg;
 
 use crate::curve::{Along, Curve, Curves, Key, MOST, Per, Point};

@@ -352,6 +352,20 @@ impl Drawing {
         ));
     }
 
+    /// A line as that of a random walk, through places on the paper.
+    pub(super) fn dashed(&mut self, places: impl Iterator<Item = (f64, f64)>) {
+        let mut path = String::new();
+        for (x, y) in places {
+            let letter = if path.is_empty() { 'M' } else { 'L' };
+            // A string takes all.
+            let _ = write!(path, "{letter}{} {}", number(x), number(y));
+        }
+        self.push(&format!(
+            "<path d=\"{path}\" fill=\"none\" stroke=\"#000\" stroke-width=\"0.9\" stroke-linejoin=\"round\"{}/>",
+            dashed(DASHES)
+        ));
+    }
+
     pub(super) fn text(&mut self, x: f64, y: f64, size: f64, anchor: &str, colour: &str, text: &str) {
         self.push(&format!(
             "<text x=\"{}\" y=\"{}\" font-size=\"{size}\" text-anchor=\"{anchor}\" fill=\"{colour}\">{}</text>",

@@ -223,8 +223,8 @@ impl Folded {
 /// # Errors
 /// There is not; the text says what to do.
 fn check_memory(run: &Run, pairs: usize, references: usize, threads: usize) -> Result<()> {
-    // Two compensated sums of each, and then two numbers.
-    let of_pairs = pairs.saturating_mul(2 * (size_of::<Neumaier>() + size_of::<f64>()));
+    // Two compensated sums of each, and then two numbers, and one of the walk.
+    let of_pairs = pairs.saturating_mul(2 * size_of::<Neumaier>() + 3 * size_of::<f64>());
     let longest = run.table.chunks().iter().map(|c| c.len).max().unwrap_or(0);
     let of_references = REFERENCE_BYTES.max(references.saturating_mul(longest * size_of::<f32>()));
     let of_threads = threads.saturating_mul(2 * STEPS * CHUNK * size_of::<f32>());

@@ -88,6 +88,8 @@ pub(crate) struct Pair {
     pub cos_first: Option<f64>,
     /// `cos(x_t - x_last, x_k - x_last)`.
     pub cos_last: Option<f64>,
+    /// What `d2` is in the mean of a walk of the same step lengths; `None` where it is not known.
+    pub walk_d2: Option<f64>,
 }
 
 impl Pair {
@@ -130,8 +132,12 @@ impl AllPairs {
         Ok(AllPairs { steps, references, every, memory, sums })
     }
 
-    /// The pairs of the step at a place.
-    pub(crate) fn of_step(&self, t: usize) -> impl Iterator<Item = Pair> {
+    /// The pairs of the step at a place; `walks` are those of the distances.
+    pub(crate) fn of_step<'a>(
+        &'a self,
+        t: usize,
+        walks: Option<&'a [Vec<f64>]>,
+    ) -> impl Iterator<Item = Pair> + 'a {
         let (distances, sums) = (self.distances(), &self.sums);
         (0..self.references.len()).map(move |k| {
             let at = t * self.references.len() + k;
@@ -143,6 +149,7 @@ impl AllPairs {
                 d2: sums.d2[at],
                 cos_first: distances.cos_first(t, k),
                 cos_last: distances.cos_last(t, k),
+                walk_d2: walks.map(|w| w[k][t]),
             }
         })
     }

@@ -72,12 +72,28 @@ impl Distances<'_> {
         d2
     }
 
+    /// The lengths of the ways from step to step; `None` where one is not known.
+    fn ways(&self) -> Option<Vec<f64>> {
+        self.moved.iter().skip(1).map(|m| m.map(f64::sqrt)).collect()
+    }
+
+    /// The places of the references among the steps.
+    fn places(&self) -> Vec<usize> {
+        self.references.iter().map(|k| self.steps.partition_point(|s| s < k)).collect()
+    }
+
+    /// The squared distances of a walk from its iterate at each reference, by reference, then step; `None` where the
+    /// lengths of its steps or its memory are not known.
+    pub(crate) fn walks(&self) -> Option<Vec<Vec<f64>>> {
+        let (ways, memory) = (self.ways()?, self.memory?);
+        Some(self.places().into_iter().map(|place| self.walk(&ways, memory, place)).collect())
+    }
+
     /// The path as a whole.
     pub(crate) fn shape(&self) -> Shape {
-        let ways: Option<Vec<f64>> = self.moved.iter().skip(1).map(|m| m.map(f64::sqrt)).collect();
+        let ways = self.ways();
         let walk = |place: usize| Some(self.walk(ways.as_deref()?, self.memory?, place));
-        let places: Vec<usize> =
-            self.references.iter().map(|k| self.steps.partition_point(|s| s < k)).collect();
+        let places = self.places();
         let last = self.steps.len() - 1;
         let longest = (self.steps[last] - self.steps[0]) / LONGEST_LAG;
         let nothing = || Displacements { bins: [(0.0, 0.0, 0.0); u64::BITS as usize] };

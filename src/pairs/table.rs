@@ -11,13 +11,13 @@ use crate::run::Run;
 use crate::table::{Field, RUN_ID, Table};
 
 /// Changes with the columns and with what they mean.
-const SCHEMA_VERSION: u32 = 1;
+const SCHEMA_VERSION: u32 = 2;
 
 /// A column: its name, the kind of its values, and how to get one.
 type Column = (&'static str, Kind, for<'a> fn(&Pair, &'a str) -> Cell<'a>);
 
 /// The columns, in order.
-const COLUMNS: [Column; 10] = [
+const COLUMNS: [Column; 11] = [
     ("step", Kind::Integer, |p, _| Cell::Integer(p.step)),
     ("reference_step", Kind::Integer, |p, _| Cell::Integer(p.reference)),
     ("cos", Kind::Real, |p, _| Cell::Real(finite(p.cos()))),
@@ -27,6 +27,7 @@ const COLUMNS: [Column; 10] = [
     ("dot", Kind::Real, |p, _| Cell::Real(finite(p.dot))),
     ("g2", Kind::Real, |p, _| Cell::Real(finite(p.g2))),
     ("d2", Kind::Real, |p, _| Cell::Real(finite(Some(p.d2)))),
+    ("walk_d2", Kind::Real, |p, _| Cell::Real(finite(p.walk_d2))),
     ("run_id", Kind::Text, |_, run_id| Cell::Text(run_id)),
 ];
 
@@ -38,8 +39,9 @@ pub(crate) fn write(run: &Run, pairs: &AllPairs, path: &Path, summary: &str) -> 
     let fields = COLUMNS.iter().map(|(name, kind, _)| Field { name, kind: *kind }).collect();
     let mut table = Table::of(path, fields)?;
     let run_id = run.manifest.run_id.as_str();
+    let walks = pairs.distances().walks();
     for t in 0..pairs.steps.len() {
-        for pair in pairs.of_step(t) {
+        for pair in pairs.of_step(t, walks.as_deref()) {
             table.push(COLUMNS.iter().map(|(_, _, get)| get(&pair, run_id)))?;
         }
     }

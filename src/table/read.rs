@@ -54,7 +54,7 @@ pub(crate) fn read(path: &Path, fields: &[Field], mut take: impl FnMut(&Piece) -
     for field in fields {
         let there = schema.get(field.name).map(DataType::from_arrow_field);
         if there.as_ref() != Some(&data_type(field.kind)) {
-            let what = format!("the table has no column '{}' as lpa analyze writes it", field.name);
+            let what = format!("the table has no column '{}' as this lpa writes it", field.name);
             return Err(Error::NotFound { path: path.to_owned(), what });
         }
     }

@@ -67,6 +67,47 @@ def test_the_picture_shows_the_cells(lpa_command, pairs, tmp_path):
         assert word in svg
 
 
+def test_a_plane_is_that_of_numpy(lpa_command, pairs, tmp_path):
+    lpa_command("map", "plane", pairs, "--out", tmp_path / "p.svg", "-q")
+    places = pl.read_csv(tmp_path / "p.csv")
+    run = lpa.open(RUN)
+    flat = lambda t: np.concatenate([v.astype(float).reshape(-1) for v in run.iterate(t).values()])
+    x = np.array([flat(t) for t in places["step"]])
+    assert places["step"].to_list() == list(range(0, 221, 4))
+    u, s, _ = np.linalg.svd(x - x.mean(0), full_matrices=False)
+    for i, name in enumerate(["first", "second"]):
+        expected = u[:, i] * s[i]
+        np.testing.assert_allclose(places[name], expected * np.sign(expected[-1] - expected[0]), atol=1e-8)
+    explained = s ** 2 / (s ** 2).sum()
+    svg = (tmp_path / "p.svg").read_text()
+    assert f"a) path: {100 * explained[0]:.0f} % + {100 * explained[1]:.0f} %" in svg and "b) walk: 75 % + 13 %" in svg
+    # The walk: expected squared distances, steps of the same lengths with cosines b^l, through the same algebra.
+    every = np.array([flat(t) for t in range(221)])
+    lengths = np.linalg.norm(np.diff(every, axis=0), axis=1)
+    covariance = np.outer(lengths, lengths) * 0.9 ** np.abs(np.subtract.outer(range(220), range(220)))
+    reached = (np.arange(220) < np.array(places["step"])[:, None]).astype(float)
+    centred = reached - reached.mean(0)
+    values = np.linalg.eigvalsh(centred @ covariance @ centred.T)[::-1]
+    w = places.select("walk_first", "walk_second").to_numpy()
+    np.testing.assert_allclose((w ** 2).sum(0), values[:2], rtol=1e-9)
+    frame = pl.read_parquet(pairs)
+    rows = frame.filter(pl.col("step") == 100)
+    d2 = [c @ covariance @ c for c in ((np.arange(220) < 100).astype(float) - (np.arange(220) < k)
+                                       for k in rows["reference_step"].to_numpy())]
+    np.testing.assert_allclose(rows["walk_d2"], d2, rtol=1e-9, atol=1e-12)
+
+
+def test_an_unknown_optimizer_has_no_walk(lpa_command, tmp_path):
+    x = {"x": np.arange(4, dtype=np.float32)}
+    with lpa.Writer(tmp_path / "run", x) as writer:
+        for t in range(8):
+            writer.step({"x": x["x"] + np.float32(t)}, {"grad": x})
+        writer.finish(x)
+    lpa_command("map", "plane", tmp_path / "run", "--out", tmp_path / "p.svg", "-q")
+    assert "the walk is not known" in (tmp_path / "p.svg").read_text()
+    assert pl.read_csv(tmp_path / "p.csv")["walk_first"].null_count() == 9
+
+
 @pytest.mark.parametrize("args, code, said", [
     (["cos", "missing"], 1, "no lpa run"),
     (["sin", "PAIRS"], 2, "possible values"),
