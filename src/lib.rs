@@ -97,6 +97,8 @@ mod order;
 #[cfg(feature = "cli")]
 mod pack;
 #[cfg(feature = "cli")]
+mod page;
+#[cfg(feature = "cli")]
 mod pairs;
 mod question;
 #[cfg(feature = "cli")]

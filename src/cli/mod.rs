@@ -16,8 +16,10 @@ mod pairs;
 mod plot;
 mod progress;
 mod recover;
+mod report;
 mod schedule;
 mod simulate;
+mod table;
 mod verify;
 
 use std::ffi::OsString;
@@ -45,6 +47,8 @@ enum Command {
     Pairs(pairs::Arguments),
     /// Draw metrics of a run or a table as a figure for a paper: SVG or PNG, and the numbers in it as CSV
     Plot(plot::Arguments),
+    /// Write a page about a run or a table: the verdict and curves to look into, in one HTML file that needs no network
+    Report(report::Arguments),
     /// Write a schedule of learning rates: loLR and what of it is beyond a walk, smoothed, or a scheduler for PyTorch
     Schedule(schedule::Arguments),
     /// Show what a run holds: tensors, steps, streams, scalars, bits per parameter
@@ -103,6 +107,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Analyze(a) => analyze::run(&a),
         Command::Pairs(a) => pairs::run(&a),
         Command::Plot(a) => plot::run(&a),
+        Command::Report(a) => report::run(&a),
         Command::Schedule(a) => schedule::run(&a),
         Command::Inspect(a) => inspect::run(&a),
         Command::Verify(a) => verify::run(&a),

@@ -53,6 +53,16 @@ fn least_and_most(values: &[f64]) -> (f64, f64) {
     values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(lo, hi), &v| (lo.min(v), hi.max(v)))
 }
 
+/// The places of the smallest and the largest value, the first of each; `None` where none is a number.
+pub(crate) fn extremes(values: &[f64]) -> Option<(usize, usize)> {
+    let mut found: Option<(usize, usize)> = None;
+    for (i, v) in values.iter().enumerate().filter(|(_, v)| !v.is_nan()) {
+        let (least, most) = found.unwrap_or((i, i));
+        found = Some((if *v < values[least] { i } else { least }, if *v > values[most] { i } else { most }));
+    }
+    found
+}
+
 /// The quantile of sorted values, linear between neighbours.
 // The place is at most the number of values.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
@@ -87,6 +97,13 @@ mod tests {
         assert!((lo + 0.6).abs() < 1e-15 && (hi - 3.0).abs() < 1e-15, "{lo} {hi}");
         assert_eq!(Band::Quantiles(10.0, 90.0).ends(&mut [7.5]), (7.5, 7.5));
         assert_eq!(Band::Quantiles(0.0, 100.0).ends(&mut values), (-1.0, 10.0));
+    }
+
+    #[test]
+    fn extremes_are_the_first_of_their_kind() {
+        let nan = f64::NAN;
+        assert_eq!(extremes(&[nan, 2.0, 5.0, -1.0, 5.0, nan, -1.0]), Some((3, 2)));
+        assert_eq!([extremes(&[nan, 0.0]), extremes(&[nan]), extremes(&[])], [Some((1, 1)), None, None]);
     }
 
     #[test]

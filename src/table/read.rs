@@ -43,6 +43,16 @@ impl Piece {
     }
 }
 
+/// The names of the columns of the table `path`.
+///
+/// # Errors
+/// There is no Parquet file, or it is damaged.
+pub(crate) fn names(path: &Path) -> Result<Vec<String>> {
+    let mut reader = ParquetReader::new(File::open(path).tried("read", path)?);
+    let schema = of_polars(path, || reader.schema())?;
+    Ok(schema.iter_names().map(ToString::to_string).collect())
+}
+
 /// Reads `fields` of the table `path`, and hands the row groups to `take` with the columns in this order.
 ///
 /// # Errors
