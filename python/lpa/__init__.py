@@ -8,7 +8,7 @@ import importlib
 import sys
 
 from . import _lpa
-from .analysis import analyze, pairs
+from .analysis import analyze, pairs, report
 from .errors import (
     DamagedError,
     DeviceError,
@@ -26,7 +26,8 @@ from .writer import Writer
 
 __all__ = ["DamagedError", "DeviceError", "Error", "IncompatibleError", "Meter", "MissingError", "Recorder",
            "RecordingError", "RecordingStopped", "RefusedError", "Run", "StorageError", "UsageError", "Writer",
-           "analyze", "import_checkpoints", "measure", "open", "pairs", "record", "reference", "shadow"]
+           "analyze", "import_checkpoints", "measure", "open", "pairs", "record", "reference",
+           "report", "shadow"]
 
 # By name: the module that has it. PyTorch takes seconds to import, and readers may not have it.
 _LATER = {

@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from . import _lpa
-from .analysis import analyze, pairs
+from .analysis import analyze, pairs, report
 from .dtypes import numpy_type
 
 
@@ -59,6 +59,10 @@ class Run:
     def pairs(self, **question):
         """Every step against every K-th iterate, as a frame; `question` as for :func:`lpa.pairs`."""
         return pairs(self.path, **question)
+
+    def report(self, out=None, **question):
+        """Writes a page about the run and returns its path; `question` as for :func:`lpa.report`."""
+        return report(self.path, out=out, **question)
 
     def scalars(self, step):
         """The scalars of a step as a dict."""

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use lpa::internals::{PairsOptions, tabulate_pairs};
+use lpa::internals::{PairsOptions, report_place, tabulate_pairs, write_report};
 use lpa::{Backend, Execution, Observer, Question, Rename, Run, Steps};
 use pyo3::prelude::*;
 
@@ -98,4 +98,26 @@ pub(crate) fn pairs(py: Python<'_>, path: PathBuf, asked: AskedPairs) -> PyResul
     let access = access(true)?;
     let measured = || tabulate_pairs(&Run::open(&path, access)?, &options, out.as_deref(), &Warnings);
     py.detach(measured).map(|table| table.path).map_err(raise)
+}
+
+/// Writes the page of a run as `lpa report` does, of the steps that are named; returns its path.
+#[pyfunction]
+pub(crate) fn report(
+    py: Python<'_>,
+    path: PathBuf,
+    asked: Asked,
+    how: How,
+    options: Vec<String>,
+) -> PyResult<PathBuf> {
+    let execution = how.execution()?;
+    let (question, access) = (asked.question()?, access(true)?);
+    let steps = question.steps.clone();
+    // The table is of all steps, and so is the verdict.
+    let question = Question { steps: Steps::default(), ..question };
+    let write = || {
+        let out = report_place(&path, how.out.as_deref())?;
+        let table = question.tabulate(&Run::open(&path, access)?, &execution, None)?.path;
+        write_report(&path, &table, &options, &steps, &out).map(|()| out)
+    };
+    py.detach(write).map_err(raise)
 }

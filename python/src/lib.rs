@@ -35,5 +35,6 @@ fn _lpa(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(writer::take_back, m)?)?;
     m.add_function(wrap_pyfunction!(analysis::analyze, m)?)?;
     m.add_function(wrap_pyfunction!(analysis::pairs, m)?)?;
+    m.add_function(wrap_pyfunction!(analysis::report, m)?)?;
     m.add_function(wrap_pyfunction!(main, m)?)
 }

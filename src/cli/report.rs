@@ -1,11 +1,14 @@
 //! `lpa report`.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::cli::{bytes, say, table};
+use crate::curve::Chosen;
 use crate::error::Usage;
 use crate::page;
+use crate::page::Subject;
 use crate::question::Steps;
 
 #[derive(clap::Args)]
@@ -22,18 +25,18 @@ pub(super) struct Arguments {
 
 /// Writes the page.
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
-    if a.steps.as_ref().is_some_and(|steps| steps.every() > 1) {
-        return Err(Usage("--steps of a report is A..B; of every K-th step lpa analyze makes a table".to_owned()).into());
+    let steps = a.steps.clone().unwrap_or_default();
+    if steps.every() > 1 {
+        let what = "--steps of a report is A..B; a table of every K-th step is made by lpa analyze";
+        return Err(Usage(what.to_owned()).into());
     }
-    let name = page::name(&a.table.path);
-    let out = a.out.clone().unwrap_or_else(|| PathBuf::from(format!("{name}.html")));
-    page::check(&out)?;
-    let (table, mut chosen) = a.table.open(None)?;
-    chosen.steps = a.steps.clone().unwrap_or_default().range();
-    let steps = a.steps.as_ref().map(|steps| steps.text().to_owned());
-    let size = page::write(&table, &chosen, page::Subject { name, command: a.command(), steps }, &out)?;
+    let out = page::place(&a.table.path, a.out.as_deref())?;
+    let (table, chosen) = a.table.open(None)?;
+    let chosen = Chosen { steps: steps.range(), ..chosen };
+    let size = page::write(&table, &chosen, Subject::new(&a.table.path, &a.options(), &steps), &out)?;
     if page::EMBEDDED.is_none() {
-        eprintln!("lpa: {} is {}", out.display(), page::WITHOUT);
+        // A reader of a closed standard error needs no warning.
+        let _ = writeln!(std::io::stderr(), "lpa: {} is {}", out.display(), page::WITHOUT);
     }
     if a.table.quiet {
         return Ok(());
@@ -42,16 +45,12 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
 }
 
 impl Arguments {
-    /// As it would be typed again, but for where to write and which steps.
-    fn command(&self) -> String {
-        let table = &self.table;
-        let named = |option: &'static str, all: &[String]| -> Vec<String> {
+    /// What was asked for, as it would be typed again.
+    fn options(&self) -> Vec<String> {
+        let named = |option: &str, all: &[String]| -> Vec<String> {
             all.iter().flat_map(|name| [option.to_owned(), name.clone()]).collect()
         };
-        page::command(&table.path, &[
-            named("--ref", &table.references),
-            named("--group", &table.groups),
-            named("--stream", &table.streams),
-        ].concat())
+        let t = &self.table;
+        [named("--ref", &t.references), named("--group", &t.groups), named("--stream", &t.streams)].concat()
     }
 }

@@ -35,15 +35,13 @@ pub(super) struct Arguments {
 impl Arguments {
     /// The table, and which of its rows are asked for. Of a run, no more than `most` curves, where there is such a number.
     pub(super) fn open(&self, most: Option<usize>) -> anyhow::Result<(PathBuf, Chosen)> {
-        let steps = 0..u64::MAX;
-        if self.path.is_file() {
-            let (references, streams) = (self.references.clone(), self.streams.clone());
-            let chosen = Chosen { references, streams, groups: self.groups.clone(), steps };
-            return Ok((self.path.clone(), chosen));
+        if !self.path.is_file() {
+            // All that its table holds was asked for, and has the names that it has there.
+            return Ok((self.tabulate(most)?, Chosen::all()));
         }
-        // All that its table holds was asked for, and has the names that it has there.
-        let all = Chosen { references: Vec::new(), streams: Vec::new(), groups: Vec::new(), steps };
-        Ok((self.tabulate(most)?, all))
+        let (references, streams) = (self.references.clone(), self.streams.clone());
+        let chosen = Chosen { references, streams, groups: self.groups.clone(), ..Chosen::all() };
+        Ok((self.path.clone(), chosen))
     }
 
     /// The table of the run.

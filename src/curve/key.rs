@@ -44,6 +44,11 @@ pub(crate) struct Chosen {
 }
 
 impl Chosen {
+    /// All rows.
+    pub(crate) fn all() -> Chosen {
+        Chosen { references: Vec::new(), streams: Vec::new(), groups: Vec::new(), steps: 0..u64::MAX }
+    }
+
     fn has(&self, key: &Key) -> bool {
         let wants = |wanted: &[String], name: &String| wanted.is_empty() || wanted.contains(name);
         wants(&self.references, &key.reference)

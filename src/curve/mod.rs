@@ -18,7 +18,7 @@ pub(crate) use crate::curve::key::{Chosen, Found, Key, MOST, find};
 pub(crate) use crate::curve::metric::{check, metrics};
 pub(crate) use crate::curve::numbers::{HEAD, csv};
 
-use crate::curve::band::{extremes, mean};
+use crate::curve::band::Digest;
 use crate::curve::rows::Rows;
 use crate::error::{Error, Result, Usage};
 
@@ -130,10 +130,10 @@ pub(crate) struct Layout<'a> {
     rows: Vec<Rows>,
     along: Along,
     per: Per,
-    /// The first step behind the last.
-    end: f64,
-    /// By key.
+    /// By key, the rows of each point.
     cuts: Vec<Vec<Range<usize>>>,
+    /// By key, the points without values, which are the same for all metrics.
+    points: Vec<Vec<Point>>,
 }
 
 /// Reads the curves of a table for a figure.
@@ -181,8 +181,15 @@ impl<'a> Layout<'a> {
         let per = cut::per(&rows, along, points).map_err(refuse)?;
         let along = along.unwrap_or(if matches!(per, Per::Epochs(_)) { Along::Epoch } else { Along::Step });
         let end = rows.iter().filter_map(|r| r.steps.last()).max().map_or(1.0, |&t| t as f64 + 1.0);
-        let cuts = rows.iter().map(|rows| cut::ranges(rows, per)).collect();
-        Ok(Layout { found, rows, along, per, end, cuts })
+        let cuts: Vec<Vec<Range<usize>>> = rows.iter().map(|rows| cut::ranges(rows, per)).collect();
+        let points = rows.iter().zip(&cuts).map(|(rows, cut)| {
+            let mut points: Vec<Point> =
+                cut.iter().map(|range| point(rows, range, along, per, end)).collect();
+            cut::apart(&mut points, per);
+            points
+        });
+        let points = points.collect();
+        Ok(Layout { found, rows, along, per, cuts, points })
     }
 
     /// The rows of some of its keys, by their places, laid out as in a figure.
@@ -223,56 +230,51 @@ impl<'a> Layout<'a> {
         let walks = metric::walk(metric).map(|walk| rows::values(self.found, walk, &rows)).transpose()?;
         let curves = (0..rows.len()).map(|k| {
             let walks = walks.as_ref().map_or(&[][..], |all| &all[k]);
-            self.curve(rows[k], &self.cuts[k], &values[k], walks, band)
+            self.curve(k, &values[k], walks, band)
         });
         Ok(Panel { metric: metric.to_owned(), curves: curves.collect() })
     }
 
-    fn curve(&self, rows: &Rows, cut: &[Range<usize>], values: &[f64], walks: &[f64], band: Band) -> Curve {
-        let mut points: Vec<Point> =
-            cut.iter().map(|range| self.point(rows, range, values, walks, band)).collect();
-        cut::apart(&mut points, self.per);
-        Curve { points, not_positive: values.iter().filter(|&&v| v <= 0.0).count() }
-    }
-
-    fn point(&self, rows: &Rows, range: &Range<usize>, values: &[f64], walks: &[f64], band: Band) -> Point {
-        let some = |values: Vec<f64>| if values.is_empty() { f64::NAN } else { mean(&values) };
-        let steps: Vec<f64> = rows.steps[range.clone()].iter().map(|&t| t as f64).collect();
-        let x = match (self.along, self.per) {
-            (Along::Epoch, Per::Epochs(n)) => cut::epoch(rows.epochs[range.start], rows.epochs[0], n),
-            (Along::Fraction, _) => mean(&steps) / self.end,
-            (Along::Dist, _) => some(numbers_in(&rows.distances, range)),
-            (Along::Step | Along::Epoch, _) => mean(&steps),
-        };
-        let mut values_here = numbers_in(values, range);
-        let walk = numbers_in(walks, range);
-        let count = values_here.len();
-        let at = extremes(values.get(range.clone()).unwrap_or_default());
-        let stand = at.map(|(least, most)| {
-            let mean = mean(&values_here);
-            let (lo, hi) = band.ends(&mut values_here);
-            Stand { mean, lo, hi, least: rows.steps[range.start + least], most: rows.steps[range.start + most] }
+    fn curve(&self, key: usize, values: &[f64], walks: &[f64], band: Band) -> Curve {
+        let steps = &self.rows[key].steps;
+        let points = self.points[key].iter().zip(&self.cuts[key]).map(|(point, range)| {
+            let of = |all: &[f64]| Digest::of(all.get(range.clone()).unwrap_or_default());
+            let digest = of(values);
+            let stand = digest.map(|d| {
+                let (lo, hi) = band.ends(&values[range.clone()], &d);
+                let at = |i: usize| steps[range.start + i];
+                Stand { mean: d.mean, lo, hi, least: at(d.least), most: at(d.most) }
+            });
+            let walk = of(walks).map(|d| d.mean);
+            Point { count: digest.map_or(0, |d| d.count), stand, walk, ..point.clone() }
         });
-        let flagged = |flags: &[bool]| flags[range.clone()].iter().filter(|&&f| f).count();
-        Point {
-            x,
-            steps: (rows.steps[range.start], rows.steps[range.end - 1]),
-            epoch: Some(rows.epochs[range.start]).filter(|e| !e.is_nan()),
-            rows: range.len(),
-            count,
-            rounding: flagged(&rows.rounding),
-            infinite: flagged(&rows.infinite),
-            stand,
-            walk: (!walk.is_empty()).then(|| mean(&walk)),
-            apart: false,
-        }
+        Curve { points: points.collect(), not_positive: values.iter().filter(|&&v| v <= 0.0).count() }
     }
 }
 
-/// Those of a range that are numbers.
-fn numbers_in(all: &[f64], range: &Range<usize>) -> Vec<f64> {
-    let values = all.get(range.clone()).unwrap_or_default();
-    values.iter().copied().filter(|v| !v.is_nan()).collect()
+/// What a point stands for, without values.
+fn point(rows: &Rows, range: &Range<usize>, along: Along, per: Per, end: f64) -> Point {
+    let steps: Vec<f64> = rows.steps[range.clone()].iter().map(|&t| t as f64).collect();
+    let mean = |all: &[f64]| Digest::of(all).map_or(f64::NAN, |d| d.mean);
+    let x = match (along, per) {
+        (Along::Epoch, Per::Epochs(n)) => cut::epoch(rows.epochs[range.start], rows.epochs[0], n),
+        (Along::Fraction, _) => mean(&steps) / end,
+        (Along::Dist, _) => mean(&rows.distances[range.clone()]),
+        (Along::Step | Along::Epoch, _) => mean(&steps),
+    };
+    let flagged = |flags: &[bool]| flags[range.clone()].iter().filter(|&&f| f).count();
+    Point {
+        x,
+        steps: (rows.steps[range.start], rows.steps[range.end - 1]),
+        epoch: Some(rows.epochs[range.start]).filter(|e| !e.is_nan()),
+        rows: range.len(),
+        count: 0,
+        rounding: flagged(&rows.rounding),
+        infinite: flagged(&rows.infinite),
+        stand: None,
+        walk: None,
+        apart: false,
+    }
 }
 
 impl Panel {

@@ -1,6 +1,6 @@
 //! Numbers as text in a page: bytes of equal significance side by side, deflated (zlib), in base64.
 //!
-//! `page.js` takes them apart again.
+//! `numbers.js` takes them apart again.
 
 use std::io::Write;
 

@@ -4,8 +4,8 @@
 
 use std::cmp::Reverse;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
-use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use crate::curve::{Along, Band, Chosen, Curve, Found, Key, Layout, MOST, Panel, Point, find, metrics};
@@ -34,8 +34,6 @@ const USUAL: [(&str, &str, &str); 8] = [
 
 /// What the charts draw.
 pub(super) struct Charts {
-    /// What curves are of: all tensors first, then by size.
-    pub(super) keys: Vec<Key>,
     /// Places of those that are drawn at first.
     pub(super) first: Vec<usize>,
     /// Those for which there was no room.
@@ -55,14 +53,14 @@ pub(super) struct Charts {
 }
 
 /// Reads what fits into a page, and hands the layout of its curves to `also`, with the places of those that are drawn
-/// first.
+/// first and the metrics that the table has.
 ///
 /// # Errors
 /// The table has not what is asked for, or is damaged.
 pub(super) fn read<T>(
     table: &Path,
     chosen: &Chosen,
-    also: impl FnOnce(&Layout<'_>, &[usize]) -> Result<T>,
+    also: impl FnOnce(&Layout<'_>, &[usize], &[&str]) -> Result<T>,
 ) -> Result<(Charts, T)> {
     let found = find(table, chosen)?;
     let order = order(&found);
@@ -92,7 +90,7 @@ pub(super) fn read<T>(
     let (layout, mut charts) = best;
     charts.left_out = order[count..].iter().map(|&k| found.known()[k].key.clone()).collect();
     charts.missing = missing;
-    let also = also(&layout, &charts.first)?;
+    let also = also(&layout, &charts.first, &columns)?;
     Ok((charts, also))
 }
 
@@ -115,6 +113,30 @@ fn order(found: &Found) -> Vec<usize> {
     order
 }
 
+// Not rayon's threads: one that waits for polars takes up another piece of work meanwhile, which would wait for the first.
+/// What `work` makes of each of `all`, in their order, by as many threads as there are processors.
+fn in_threads<T: Sync, R: Send>(all: &[T], work: impl Fn(&T) -> Result<R> + Sync) -> Result<Vec<R>> {
+    let rest = Mutex::new(all.iter().enumerate());
+    let take = || rest.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let worker = || -> Vec<(usize, Result<R>)> {
+        std::iter::from_fn(take).map(|(i, one)| (i, work(one))).collect()
+    };
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let mut done: Vec<(usize, Result<R>)> = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(worker)).collect();
+        let mut done = worker();
+        for other in others {
+            match other.join() {
+                Ok(more) => done.extend(more),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        done
+    });
+    done.sort_by_key(|(i, _)| *i);
+    done.into_iter().map(|(_, result)| result).collect()
+}
+
 /// A metric, encoded.
 struct Coded {
     name: &'static str,
@@ -131,7 +153,7 @@ impl Charts {
             let coded = (!panel.is_empty()).then(|| Coded::of(name, &panel)).transpose()?;
             Ok((coded, (*name == columns[0]).then_some(panel)))
         };
-        let all: Vec<(Option<Coded>, Option<Panel>)> = columns.par_iter().map(coded).collect::<Result<_>>()?;
+        let all = in_threads(columns, coded)?;
         let keys = layout.keys();
         // Which steps a point stands for is the same in every metric.
         let curves = all.iter().find_map(|(_, panel)| panel.as_ref()).map_or(&[][..], |p| &p.curves);
@@ -167,7 +189,7 @@ impl Charts {
         });
         let steps = layout.steps();
         let (left_out, missing) = (Vec::new(), Vec::new());
-        Ok(Charts { keys, first, left_out, null, missing, steps, a_point, header, blocks })
+        Ok(Charts { first, left_out, null, missing, steps, a_point, header, blocks })
     }
 
     /// Bytes in the page.

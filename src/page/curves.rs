@@ -13,7 +13,9 @@ pub(super) fn section(page: &Page) -> Option<Section> {
     let charts = &page.charts;
     let body = html! {
         p { (stands_for(page)) }
-        @if page.charting.is_some() {
+        @if charts.blocks.len() == 1 {
+            p.note { "No number of this table has a value, so there is nothing to draw." }
+        } @else if page.charting.is_some() {
             noscript { p.note { "The charts need JavaScript; the figures below show the main metrics without." } }
             div.live { (controls()) }
         } @else {

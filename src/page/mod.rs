@@ -1,7 +1,7 @@
 //! A page: what a table says, as one file for a browser that asks for nothing else.
 //!
 //! Owns what the page is made of, the order of its sections, and where it is written. Each section is a file, and a line
-//! of [`SECTIONS`]. `page.js` draws the charts; without it, or without scripts, there are figures.
+//! of [`SECTIONS`]. The scripts draw the charts; without them there are figures.
 
 mod block;
 mod charting;
@@ -12,7 +12,7 @@ mod provenance;
 mod verdict;
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde_json::json;
@@ -24,6 +24,7 @@ use crate::error::{Result, Tried, Usage};
 use crate::figure::{Figure, svg};
 use crate::page::charting::Charting;
 use crate::page::charts::Charts;
+use crate::question::Steps;
 use crate::report::SUMMARY;
 use crate::run::{Draft, check_place};
 use crate::summary::Parts;
@@ -57,11 +58,19 @@ struct Section {
 #[derive(Clone, Debug)]
 pub(crate) struct Subject {
     /// The run's name, or the table's.
-    pub name: String,
+    name: String,
     /// The command that makes the page, but for `--steps`.
-    pub command: String,
+    command: String,
     /// The steps as they were asked for, where not all were.
-    pub steps: Option<String>,
+    steps: Option<String>,
+}
+
+impl Subject {
+    /// A run or a table, by its path, the options by which it is asked for, and steps.
+    pub(crate) fn new(path: &Path, options: &[String], steps: &Steps) -> Subject {
+        let steps = Some(steps.text().to_owned()).filter(|text| !text.is_empty());
+        Subject { name: name(path), command: command(path, options), steps }
+    }
 }
 
 /// A figure, or why there is none.
@@ -80,15 +89,15 @@ struct Page {
     charting: Option<Charting>,
 }
 
-/// What the page of a run or table is called.
-pub(crate) fn name(path: &Path) -> String {
+/// What a run or table is called.
+fn name(path: &Path) -> String {
     let full = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let name = if full.is_file() { full.file_stem() } else { full.file_name() };
     name.map_or_else(|| "report".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
 /// The command that makes the page of a run or table with some options, as a shell reads it.
-pub(crate) fn command(path: &Path, options: &[String]) -> String {
+fn command(path: &Path, options: &[String]) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_@%+=:,./-".contains(c);
     let quoted = |word: &str| match !word.is_empty() && word.chars().all(plain) {
         true => word.to_owned(),
@@ -99,15 +108,17 @@ pub(crate) fn command(path: &Path, options: &[String]) -> String {
     format!("lpa report {}", words.map(quoted).collect::<Vec<_>>().join(" "))
 }
 
-/// Checks that a page can be written to `out`, before there is one.
+/// Where the page of a run or table goes: `out`, or its name in the working directory. Checked before there is a page.
 ///
 /// # Errors
-/// It cannot, or another file is there.
-pub(crate) fn check(out: &Path) -> Result<()> {
+/// It cannot be written, or another file is there.
+pub fn place(path: &Path, out: Option<&Path>) -> Result<PathBuf> {
+    let out = out.map_or_else(|| PathBuf::from(format!("{}.html", name(path))), Path::to_owned);
     if out.extension().is_none_or(|e| !e.eq_ignore_ascii_case("html")) {
         return Err(Usage(format!("--out {}: a report is FILE.html", out.display())).into());
     }
-    check_place(out, "report", MADE_BY)
+    check_place(&out, "report", MADE_BY)?;
+    Ok(out)
 }
 
 /// Writes the page of a table, whole or not at all. Returns its bytes.
@@ -119,6 +130,15 @@ pub(crate) fn write(table: &Path, chosen: &Chosen, subject: Subject, out: &Path)
     let draft = Draft::create(out)?;
     draft.file().write_all(page.as_bytes()).tried("write", out)?;
     draft.commit()
+}
+
+/// Writes the page of all that the `table` of a `run` holds, which was asked for by `options`, at some steps.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_run(run: &Path, table: &Path, options: &[String], steps: &Steps, out: &Path) -> Result<()> {
+    let chosen = Chosen { steps: steps.range(), ..Chosen::all() };
+    write(table, &chosen, Subject::new(run, options, steps), out).map(|_| ())
 }
 
 impl Page {
@@ -179,7 +199,7 @@ impl Page {
                 script type="text/plain" id=(id) { (PreEscaped(text)) }
             }
             script { (PreEscaped(charting.script)) }
-            script { (PreEscaped(include_str!("page.js"))) }
+            script { (PreEscaped("(() => {\n\"use strict\";\n")) (PreEscaped(SCRIPT)) (PreEscaped("})();\n")) }
         }
     }
 
@@ -201,12 +221,19 @@ impl Page {
     }
 }
 
+/// Draws the charts.
+const SCRIPT: &str =
+    concat!(include_str!("numbers.js"), include_str!("words.js"), include_str!("chart.js"), include_str!("page.js"));
+
 const UPLOT_LICENCE: &str = include_str!("uplot-licence.txt");
 
 /// Figures of the main metrics, of the curves that are drawn first.
-fn figures_of(layout: &Layout<'_>, first: &[usize]) -> Result<Vec<(&'static str, Drawn)>> {
+fn figures_of(layout: &Layout<'_>, first: &[usize], columns: &[&str]) -> Result<Vec<(&'static str, Drawn)>> {
     let layout = layout.figure(first)?;
     let one = |metric: &'static str| {
+        if !columns.contains(&metric) {
+            return Ok((metric, Err(format!("The table has no column {metric}."))));
+        }
         let curves = layout.curves(&[metric.to_owned()], Band::MinMax)?;
         let empty = curves.panels.iter().all(|p| p.is_empty());
         let figure = if empty {
