@@ -115,7 +115,7 @@ pub(crate) fn report(
     // The table is of all steps, and so is the verdict.
     let question = Question { steps: Steps::default(), ..question };
     let write = || {
-        let out = report_place(&path, how.out.as_deref())?;
+        let out = report_place(&path, how.out.as_deref(), &steps)?;
         let table = question.tabulate(&Run::open(&path, access)?, &execution, None)?.path;
         write_report(&path, &table, &options, &steps, &out).map(|()| out)
     };

@@ -6,7 +6,6 @@ use std::str::FromStr;
 
 use crate::cli::{bytes, say, table};
 use crate::curve::Chosen;
-use crate::error::Usage;
 use crate::page;
 use crate::page::Subject;
 use crate::question::Steps;
@@ -26,11 +25,7 @@ pub(super) struct Arguments {
 /// Writes the page.
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     let steps = a.steps.clone().unwrap_or_default();
-    if steps.every() > 1 {
-        let what = "--steps of a report is A..B; a table of every K-th step is made by lpa analyze";
-        return Err(Usage(what.to_owned()).into());
-    }
-    let out = page::place(&a.table.path, a.out.as_deref())?;
+    let out = page::place(&a.table.path, a.out.as_deref(), &steps)?;
     let (table, chosen) = a.table.open(None)?;
     let chosen = Chosen { steps: steps.range(), ..chosen };
     let size = page::write(&table, &chosen, Subject::new(&a.table.path, &a.options(), &steps), &out)?;

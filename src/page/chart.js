@@ -163,12 +163,13 @@ class Chart {
   // What a reader must know of what is not drawn.
   remark(log) {
     const sum = (of) => this.curves.reduce((all, c) => all + of(c), 0);
-    const total = sum((c) => c.told.rows);
     const over = (of) => sum((c) => base[c.key][of].reduce((a, b) => a + b, 0));
-    const below = () => sum((c) => c.told.notPositive);
+    const total = over("rows");
     const said = [
-      [sum((c) => c.told.nulls), "values are null (left out, or a gap)"],
-      [log ? below() : 0, "values are ≤ 0, which a logarithmic axis cannot show"],
+      [sum((c) => c.nulls), "values are null (left out, or a gap)"],
+      [log ? sum((c) => c.notPositive) : 0, "values are ≤ 0, which a logarithmic axis cannot show"],
+      [log ? sum((c) => c.mean.filter((v) => v > 0 && v < this.floor).length) : 0,
+        `means are more than ${DECADES} decades below the largest, and not shown`],
       [over("infinite"), "steps have infinite or NaN sums (crosses above), and no value"],
       [over("rounding"), "distances are mostly rounding (low_precision; the bar below)"],
     ];

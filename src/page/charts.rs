@@ -192,9 +192,14 @@ impl Charts {
         Ok(Charts { first, left_out, null, missing, steps, a_point, header, blocks })
     }
 
+    /// True if there is no number to draw.
+    pub(super) fn is_empty(&self) -> bool {
+        self.blocks.len() == 1
+    }
+
     /// Bytes in the page.
     fn size(&self) -> usize {
-        self.blocks.iter().map(|(_, text)| text.len()).sum()
+        self.header.to_string().len() + self.blocks.iter().map(|(_, text)| text.len()).sum::<usize>()
     }
 }
 
@@ -251,6 +256,6 @@ fn push(block: &mut Block, curve: &Curve) -> Value {
     if counts {
         block.push(&of(&|p| Some(p.count as f64)), true);
     }
-    json!({"wide": wide, "band": band, "counts": counts, "rows": curve.rows(), "nulls": curve.nulls(),
-           "notPositive": curve.not_positive})
+    // Short, since there may be thousands.
+    json!([u8::from(wide), u8::from(band), u8::from(counts), curve.nulls(), curve.not_positive])
 }

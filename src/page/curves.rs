@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use crate::curve::{Key, MOST};
+use crate::curve::{Key, MOST, metrics};
 use crate::page::{Page, Section, WITHOUT};
 use crate::summary::thousands;
 
@@ -13,9 +13,9 @@ pub(super) fn section(page: &Page) -> Option<Section> {
     let charts = &page.charts;
     let body = html! {
         p { (stands_for(page)) }
-        @if charts.blocks.len() == 1 {
+        @if charts.is_empty() {
             p.note { "No number of this table has a value, so there is nothing to draw." }
-        } @else if page.charting.is_some() {
+        } @else if page.live().is_some() {
             noscript { p.note { "The charts need JavaScript; the figures below show the main metrics without." } }
             div.live { (controls()) }
         } @else {
@@ -25,7 +25,7 @@ pub(super) fn section(page: &Page) -> Option<Section> {
         @if !charts.missing.is_empty() {
             p.note { "An older lpa has written this table; it has no columns " (charts.missing.join(", ")) "." }
         }
-        @if !charts.null.is_empty() { p { "Null at every step: " (charts.null.join(", ")) "." } }
+        @if !charts.null.is_empty() { p { "Null at every step: " (null(&charts.null)) "." } }
     };
     Some(Section { id: "curves", title: "Curves", body })
 }
@@ -42,6 +42,15 @@ fn stands_for(page: &Page) -> String {
             thousands(n as u64)
         ),
     }
+}
+
+/// Columns without a value; ends of intervals, of which there are many, in two words.
+fn null(columns: &[&str]) -> String {
+    let (ends, others): (Vec<&str>, Vec<&str>) =
+        columns.iter().partition(|name| name.ends_with("_lo") || name.ends_with("_hi"));
+    let all = metrics().filter(|name| name.ends_with("_lo") || name.ends_with("_hi")).count() == ends.len();
+    let ends = if all { vec!["all ends of intervals (_lo, _hi)"] } else { ends };
+    [others, ends].concat().join(", ")
 }
 
 fn left_out(keys: &[Key]) -> String {

@@ -6,13 +6,12 @@ use crate::page::{Page, Section};
 
 pub(super) fn section(page: &Page) -> Option<Section> {
     let body = html! {
-        @for (metric, figure) in &page.figures {
+        @for figure in &page.figures {
             figure {
                 @match figure {
                     Ok(svg) => (PreEscaped(svg)),
                     Err(why) => p { (why) },
                 }
-                figcaption { (metric) }
             }
         }
     };

@@ -84,8 +84,8 @@ struct Page {
     /// The text of the summary; `None` where the table has none.
     summary: Option<String>,
     charts: Charts,
-    /// By metric.
-    figures: Vec<(&'static str, Drawn)>,
+    /// Of the main metrics.
+    figures: Vec<Drawn>,
     charting: Option<Charting>,
 }
 
@@ -108,11 +108,16 @@ fn command(path: &Path, options: &[String]) -> String {
     format!("lpa report {}", words.map(quoted).collect::<Vec<_>>().join(" "))
 }
 
-/// Where the page of a run or table goes: `out`, or its name in the working directory. Checked before there is a page.
+/// Where the page of a run or table goes: `out`, or its name in the working directory. Checked before there is a page,
+/// as are the steps that it is to show.
 ///
 /// # Errors
-/// It cannot be written, or another file is there.
-pub fn place(path: &Path, out: Option<&Path>) -> Result<PathBuf> {
+/// It cannot be written, another file is there, or the steps are no range.
+pub fn place(path: &Path, out: Option<&Path>, steps: &Steps) -> Result<PathBuf> {
+    if steps.every() > 1 {
+        let what = "--steps of a report is A..B; a table of every K-th step is made by lpa analyze";
+        return Err(Usage(what.to_owned()).into());
+    }
     let out = out.map_or_else(|| PathBuf::from(format!("{}.html", name(path))), Path::to_owned);
     if out.extension().is_none_or(|e| !e.eq_ignore_ascii_case("html")) {
         return Err(Usage(format!("--out {}: a report is FILE.html", out.display())).into());
@@ -150,6 +155,11 @@ impl Page {
         Ok(Page { subject, metadata, summary, charts, figures, charting })
     }
 
+    /// What draws the charts, if it is there and there is something to draw.
+    fn live(&self) -> Option<Charting> {
+        self.charting.filter(|_| !self.charts.is_empty())
+    }
+
     fn html(&self) -> Markup {
         let sections: Vec<Section> = SECTIONS.iter().filter_map(|section| section(self)).collect();
         let heading = self.summary.as_deref().map(Parts::of).unwrap_or_default().heading;
@@ -163,7 +173,7 @@ impl Page {
                     meta name="viewport" content="width=device-width, initial-scale=1";
                     meta name="color-scheme" content="light dark";
                     title { (self.subject.name) " – lpa report" }
-                    @if let Some(charting) = self.charting { style { (PreEscaped(charting.style)) } }
+                    @if let Some(charting) = self.live() { style { (PreEscaped(charting.style)) } }
                     style { (PreEscaped(include_str!("page.css"))) }
                 }
                 body {
@@ -183,7 +193,7 @@ impl Page {
                         }
                     }
                     (self.licences())
-                    @if let Some(charting) = self.charting { (self.scripts(charting)) }
+                    @if let Some(charting) = self.live() { (self.scripts(charting)) }
                 }
             }
         }
@@ -206,7 +216,7 @@ impl Page {
     fn licences(&self) -> Markup {
         html! {
             footer {
-                @if let Some(charting) = self.charting {
+                @if let Some(charting) = self.live() {
                     details {
                         summary { "Charts are drawn by uPlot " (charting.version) ", © 2022 Leon Sorokin, MIT licence" }
                         pre { (UPLOT_LICENCE) }
@@ -228,20 +238,43 @@ const SCRIPT: &str =
 const UPLOT_LICENCE: &str = include_str!("uplot-licence.txt");
 
 /// Figures of the main metrics, of the curves that are drawn first.
-fn figures_of(layout: &Layout<'_>, first: &[usize], columns: &[&str]) -> Result<Vec<(&'static str, Drawn)>> {
+fn figures_of(layout: &Layout<'_>, first: &[usize], columns: &[&str]) -> Result<Vec<Drawn>> {
     let layout = layout.figure(first)?;
     let one = |metric: &'static str| {
         if !columns.contains(&metric) {
-            return Ok((metric, Err(format!("The table has no column {metric}."))));
+            return Ok(Err(format!("The table has no column {metric}.")));
         }
         let curves = layout.curves(&[metric.to_owned()], Band::MinMax)?;
         let empty = curves.panels.iter().all(|p| p.is_empty());
-        let figure = if empty {
-            Err(format!("{metric} is null at every step."))
-        } else {
-            Ok(svg(&Figure::new(&curves, false), WIDTH))
-        };
-        Ok((metric, figure))
+        let why = || format!("{metric} is null at every step.");
+        Ok(if empty { Err(why()) } else { Ok(svg(&Figure::new(&curves, false), WIDTH)) })
     };
     DRAWN.into_iter().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::question::{Execution, Question};
+    use crate::run::{Access, Run};
+
+    fn page(charting: Option<Charting>) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let table = folder.path().join("metrics.parquet");
+        let run = Run::open("fixtures/digits_mlp".as_ref(), Access::default()).unwrap();
+        Question::default().tabulate(&run, &Execution::default(), Some(&table)).unwrap();
+        let subject = Subject::new("it's".as_ref(), &["--group".to_owned(), "*".to_owned()], &Steps::default());
+        Page::read(&table, &Chosen::all(), subject, charting).unwrap().html().into_string()
+    }
+
+    #[test]
+    fn without_the_charting_file_there_are_figures() {
+        let without = page(None);
+        assert_eq!(without.matches("<svg").count(), 3);
+        assert!(without.contains(WITHOUT) && !without.contains("<script") && !without.contains("noscript"));
+        assert!(without.contains("lpa report 'it'\\''s' --group '*'"), "quoted for a shell");
+        let with = page(Some(Charting { version: "1", script: "var uPlot;", style: ".u{}" }));
+        assert_eq!(with.matches("<svg").count(), 3);
+        assert!(!with.contains(WITHOUT) && with.contains("var uPlot;") && with.contains("uPlot 1,"));
+    }
 }

@@ -68,13 +68,14 @@ function numbers(name) {
   if (!unpacked.has(name)) {
     unpacked.set(name, unpack(`numbers-of-${name}`).then((block) => metrics.get(name).curves.map((told, k) => {
       if (told === null) return null;
+      const [wide, band, counts, nulls, notPositive] = told;
       const take = (wide) => block.take(base[k].n, wide);
-      const curve = { told, mean: take(told.wide) };
-      if (told.band) {
-        [curve.lo, curve.hi] = [take(told.wide), take(told.wide)];
+      const curve = { nulls, notPositive, mean: take(wide) };
+      if (band) {
+        [curve.lo, curve.hi] = [take(wide), take(wide)];
         [curve.least, curve.most] = [take(true), take(true)];
       }
-      if (told.counts) curve.count = take(true);
+      if (counts) curve.count = take(true);
       return curve;
     })));
   }

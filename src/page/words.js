@@ -81,9 +81,14 @@ function along(chart) {
       const room = Math.max(u.width / space, 1);
       const every = [1, 2, 5].flatMap((m) => [m, 10 * m, 100 * m, 1e3 * m, 1e4 * m, 1e5 * m]).sort((a, b) => a - b)
         .find((e) => span / e <= room) ?? 1e6;
-      return begins.filter((i) => Math.floor(epoch[i]) % every === 0).map((i) => x[i]);
+      const labelled = begins.filter((i) => Math.floor(epoch[i]) % every === 0).map((i) => x[i]);
+      // Within an epoch there is no place where one begins.
+      return labelled.length ? labelled : [(lo + hi) / 2];
     },
-    values: (u, at) => at.map((v) => String(Math.floor(epoch[nearest(x, v)]))) };
+    values: (u, at) => at.map((v) => {
+      const i = nearest(x, v);
+      return `${x[i] === v ? "" : "in "}${Math.floor(epoch[i])}`;
+    }) };
 }
 
 function swatch(colour) {

@@ -217,15 +217,20 @@ def test_points_of_many_steps_are_numpys(long, look):
 def test_a_single_step_is_on_the_canvas(long, look):
     page = look(long[0].with_suffix(".html"))
     box = chart(page, "cos")
-    for step, value in ((123_456, 50.0), (400_001, -30.0)):
-        painted = box.evaluate("""(box, [step, value]) => {
-            const u = box.uplot, x = Math.round(u.valToPos(step, "x", true)), y = Math.round(u.valToPos(value, "y", true));
-            const { data } = u.ctx.getImageData(x - 2, y - 2, 5, 5);
+    painted = box.evaluate("""(box, spikes) => {
+        const u = box.uplot, copy = document.createElement("canvas");
+        [copy.width, copy.height] = [u.ctx.canvas.width, u.ctx.canvas.height];
+        const ctx = copy.getContext("2d", { willReadFrequently: true });
+        ctx.drawImage(u.ctx.canvas, 0, 0);
+        return spikes.map(([step, value]) => {
+            const x = Math.round(u.valToPos(step, "x", true)), y = Math.round(u.valToPos(value, "y", true));
+            const { data } = ctx.getImageData(x - 2, y - 2, 5, 5);
             let blue = 0;
             for (let i = 0; i < data.length; i += 4) blue += data[i + 3] > 40 && data[i + 2] > data[i] + 30;
             return blue;
-        }""", [step, value])
-        assert painted > 0, f"nothing is drawn at step {step}"
+        });
+    }""", [[123_456, 50.0], [400_001, -30.0], [123_456, 25.0], [250_000, 40.0]])
+    assert painted[0] > 0 and painted[1] > 0 and painted[2] > 0 and painted[3] == 0
 
 
 def test_less_than_a_point_says_so_and_names_the_command(long, look, lpa_command, tmp_path):
@@ -297,7 +302,7 @@ def test_names_of_any_kind_are_text(lpa_command, look, tmp_path):
     groups = [EVIL, "a\x00b\x1bc&\"'", "layer." * 60 + "weight", "<!--<script>"]
     path = table(tmp_path / "metrics.parquet", range(10), groups, cos=np.arange(40.0),
                  metadata={**METADATA, "lpa.summary": f"{EVIL}\n\nVerdict: {EVIL}\n", "lpa.groups": EVIL})
-    lpa_command("report", path, "--out", tmp_path / f"{EVIL.replace('/', '')}.html", "--group", EVIL, "--group", groups[1])
+    lpa_command("report", path, "--out", tmp_path / f"{EVIL.replace('/', '')}.html", "--group", EVIL, "--group", groups[3])
     page = look(tmp_path / f"{EVIL.replace('/', '')}.html")
     box = chart(page, "cos")
     np.testing.assert_array_equal(drawn(box)[1], np.arange(10) * 4.0)
@@ -381,7 +386,7 @@ def test_the_walk_is_black_and_white_where_it_is_dark(digits, look):
     assert box.evaluate(walk)[0] == ["#ececec", 2]
 
 
-def test_it_says_what_it_is(digits, look, lpa_command, tmp_path):
+def test_it_says_what_it_is(digits, look, lpa_command):
     page = look(digits[0])
     assert page.locator("h1").inner_text() == "run" and "1,510 parameters" in page.locator("header p").first.inner_text()
     assert page.locator(".verdict").inner_text().startswith("Verdict on group *: early and middle, the gradients point")
@@ -391,9 +396,17 @@ def test_it_says_what_it_is(digits, look, lpa_command, tmp_path):
     assert "lpa report " in said and "--group each" in said and "ef171b0c4ec974e4531babd02de13a27" in said
     policy = page.locator("meta[http-equiv=Content-Security-Policy]").get_attribute("content")
     assert policy.startswith("default-src 'none';") and "http" not in policy
+    assert "lpa report: with uPlot 1.6.32" in lpa_command("doctor").stdout
+
+
+def test_the_network_is_refused(digits, browser):
+    page = browser.new_page()
+    said = []
+    page.on("console", lambda message: said.append(message.text))
+    page.goto(digits[0].as_uri())
     assert page.evaluate("fetch('https://127.0.0.1/').then(() => 'asked', () => 'refused')") == "refused"
+    assert any("Content Security Policy" in text for text in said)
     page.close()
-    lpa_command("doctor")
 
 
 def test_the_same_table_is_the_same_page(lpa_command, tmp_path):
@@ -419,8 +432,10 @@ def test_what_is_not_there_is_said(lpa_command, look, tmp_path):
 
 def test_a_run_of_one_step_has_a_page(look, tmp_path):
     writer = lpa.Writer(tmp_path / "run", {"x": np.zeros(3, np.float32)}, streams=["grad"])
-    writer.step({"x": np.ones(3, np.float32)}, grad={"x": np.ones(3, np.float32)})
+    writer.step({"x": np.ones(3, np.float32)}, {"grad": {"x": np.ones(3, np.float32)}})
     writer.finish({"x": np.zeros(3, np.float32)})
+    with pytest.raises(lpa.UsageError, match="A..B"):
+        lpa.open(tmp_path / "run").report(steps="0..9:3")
     path = lpa.open(tmp_path / "run").report(out=tmp_path / "a.html")
     assert path == str(tmp_path / "a.html")
     page = look(tmp_path / "a.html")
@@ -441,9 +456,10 @@ def test_bad_input_is_one_line(tmp_path):
     assert "bad.parquet" in fails(tmp_path / "bad.parquet", cwd=tmp_path)
     assert "is no lpa run" in fails(tmp_path, cwd=tmp_path)
     assert "cannot write" in fails(good, "--out", tmp_path / "none" / "a.html")
-    run = shutil.copytree(DIGITS, tmp_path / "run")
-    (run / "ref" / "final.safetensors").unlink()
-    assert "final iterate" in fails(run, cwd=tmp_path)
+    writer = lpa.Writer(tmp_path / "run", {"x": np.zeros(3, np.float32)}, streams=["grad"])
+    writer.step({"x": np.ones(3, np.float32)}, {"grad": {"x": np.ones(3, np.float32)}})
+    writer.stop()
+    assert "has no final iterate" in fails(tmp_path / "run", cwd=tmp_path)
     (tmp_path / "metrics.html").write_text("mine")
     assert "no report of lpa's" in fails(good, cwd=tmp_path)
     assert (tmp_path / "metrics.html").read_text() == "mine"
