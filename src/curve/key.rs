@@ -64,8 +64,6 @@ pub(crate) struct Known {
     pub key: Key,
     /// Parameters of the group; `None` where the table does not say.
     pub parameters: Option<u64>,
-    /// Rows of the table.
-    pub rows: usize,
     /// Whether it was asked for.
     pub chosen: bool,
 }
@@ -143,17 +141,13 @@ impl Found {
             };
             let here = here.unwrap_or_else(|| {
                 let text = |name: &str| name.to_owned();
-                let key = Key {
-                    reference: text(references[row]),
-                    stream: text(streams[row]),
-                    group: text(group),
-                };
+                let key =
+                    Key { reference: text(references[row]), stream: text(streams[row]), group: text(group) };
                 let (chosen, parameters) = (chosen.has(&key), parameters.get(row).copied());
-                self.known.push(Known { key, parameters, rows: 0, chosen });
+                self.known.push(Known { key, parameters, chosen });
                 self.known.len() - 1
             });
             next = if here + 1 < self.known.len() { here + 1 } else { 0 };
-            self.known[here].rows += 1;
             // A table of more keys than that would not fit on a disk.
             self.of.push(u32::try_from(here).unwrap_or(u32::MAX));
         }

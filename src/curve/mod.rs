@@ -211,28 +211,38 @@ impl<'a> Layout<'a> {
         self.rows.iter().map(|r| r.steps.len()).max().unwrap_or(0)
     }
 
-    /// The curves of some metrics.
+    /// The curves of some metrics, with their walks.
     ///
     /// # Errors
     /// The table is damaged, or lacks one.
     pub(crate) fn curves(&self, metrics: &[String], band: Band) -> Result<Curves> {
-        let panels: Result<Vec<Panel>> = metrics.iter().map(|metric| self.panel(metric, band)).collect();
-        Ok(Curves { along: self.along, per: self.per, band, keys: self.keys(), panels: panels? })
+        let panel = |metric: &String| -> Result<Panel> {
+            let walks = metric::walk(metric).map(|walk| self.values(walk)).transpose()?;
+            Ok(self.panel_of(metric, &self.values(metric::column(metric)?)?, walks.as_deref(), band))
+        };
+        let panels = metrics.iter().map(panel).collect::<Result<Vec<Panel>>>()?;
+        Ok(Curves { along: self.along, per: self.per, band, keys: self.keys(), panels })
     }
 
-    /// The curves of one metric.
+    /// The curves of one metric, without walks.
     ///
     /// # Errors
     /// As [`Self::curves`].
     pub(crate) fn panel(&self, metric: &str, band: Band) -> Result<Panel> {
-        let rows: Vec<&Rows> = self.rows.iter().collect();
-        let values = rows::values(self.found, metric::column(metric)?, &rows)?;
-        let walks = metric::walk(metric).map(|walk| rows::values(self.found, walk, &rows)).transpose()?;
-        let curves = (0..rows.len()).map(|k| {
-            let walks = walks.as_ref().map_or(&[][..], |all| &all[k]);
-            self.curve(k, &values[k], walks, band)
+        Ok(self.panel_of(metric, &self.values(metric::column(metric)?)?, None, band))
+    }
+
+    /// A column's values, by key.
+    fn values(&self, column: &'static str) -> Result<Vec<Vec<f64>>> {
+        rows::values(self.found, column, &self.rows)
+    }
+
+    fn panel_of(&self, metric: &str, values: &[Vec<f64>], walks: Option<&[Vec<f64>]>, band: Band) -> Panel {
+        let curves = values.iter().enumerate().map(|(k, values)| {
+            let walks = walks.map_or(&[][..], |all| &all[k]);
+            self.curve(k, values, walks, band)
         });
-        Ok(Panel { metric: metric.to_owned(), curves: curves.collect() })
+        Panel { metric: metric.to_owned(), curves: curves.collect() }
     }
 
     fn curve(&self, key: usize, values: &[f64], walks: &[f64], band: Band) -> Curve {

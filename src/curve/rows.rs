@@ -23,12 +23,8 @@ pub(crate) struct Rows {
 }
 
 /// What is read of every row, in this order.
-const FIRST: [(&str, Kind); 4] = [
-    ("step", Kind::Integer),
-    ("low_precision", Kind::Flag),
-    ("epoch", Kind::Real),
-    ("dist", Kind::Real),
-];
+const FIRST: [(&str, Kind); 4] =
+    [("step", Kind::Integer), ("low_precision", Kind::Flag), ("epoch", Kind::Real), ("dist", Kind::Real)];
 const INFINITE: &str = "nonfinite";
 
 impl Rows {
@@ -94,7 +90,7 @@ fn take(piece: &Piece, found: &Found, slots: &[Option<usize>], first: usize, all
 ///
 /// # Errors
 /// The table is damaged, or lacks it.
-pub(super) fn values(found: &Found, column: &'static str, all: &[&Rows]) -> Result<Vec<Vec<f64>>> {
+pub(super) fn values(found: &Found, column: &'static str, all: &[Rows]) -> Result<Vec<Vec<f64>>> {
     let mut values: Vec<Vec<f64>> = all.iter().map(|rows| Vec::with_capacity(rows.at.len())).collect();
     let mut first = 0;
     read(&found.table, &[Field { name: column, kind: Kind::Real }], |piece| {

@@ -115,12 +115,14 @@ fn order(found: &Found) -> Vec<usize> {
 
 // Not rayon's threads: one that waits for polars takes up another piece of work meanwhile, which would wait for the first.
 /// What `work` makes of each of `all`, in their order, by as many threads as there are processors.
-fn in_threads<T: Sync, R: Send>(all: &[T], work: impl Fn(&T) -> Result<R> + Sync) -> Result<Vec<R>> {
+pub(super) fn in_threads<T: Sync, R: Send>(
+    all: &[T],
+    work: impl Fn(&T) -> Result<R> + Sync,
+) -> Result<Vec<R>> {
     let rest = Mutex::new(all.iter().enumerate());
     let take = || rest.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let worker = || -> Vec<(usize, Result<R>)> {
-        std::iter::from_fn(take).map(|(i, one)| (i, work(one))).collect()
-    };
+    let worker =
+        || -> Vec<(usize, Result<R>)> { std::iter::from_fn(take).map(|(i, one)| (i, work(one))).collect() };
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let mut done: Vec<(usize, Result<R>)> = std::thread::scope(|scope| {
         let others: Vec<_> = (1..threads).map(|_| scope.spawn(worker)).collect();
@@ -163,12 +165,18 @@ impl Charts {
         let mut base = Block::default();
         curves.iter().for_each(|curve| push_base(&mut base, &curve.points, a_point == 1));
         let epochs = curves.iter().all(|c| {
-            let rise = |pair: &[Point]| pair[0].epoch.zip(pair[1].epoch).is_some_and(|(a, b)| a.floor() <= b.floor());
+            let rise = |pair: &[Point]| {
+                pair[0].epoch.zip(pair[1].epoch).is_some_and(|(a, b)| a.floor() <= b.floor())
+            };
             c.points.iter().all(|p| p.epoch.is_some()) && c.points.windows(2).all(rise)
         });
         let first = first(&keys);
-        let null: Vec<&str> =
-            columns.iter().zip(&all).filter(|(_, (coded, _))| coded.is_none()).map(|(name, _)| *name).collect();
+        let null: Vec<&str> = columns
+            .iter()
+            .zip(&all)
+            .filter(|(_, (coded, _))| coded.is_none())
+            .map(|(name, _)| *name)
+            .collect();
         let mut blocks = vec![("numbers-of-steps".to_owned(), base.text()?)];
         let mut described = Vec::new();
         for coded in all.into_iter().filter_map(|(coded, _)| coded) {

@@ -232,24 +232,28 @@ impl Page {
 }
 
 /// Draws the charts.
-const SCRIPT: &str =
-    concat!(include_str!("numbers.js"), include_str!("words.js"), include_str!("chart.js"), include_str!("page.js"));
+const SCRIPT: &str = concat!(
+    include_str!("numbers.js"),
+    include_str!("words.js"),
+    include_str!("chart.js"),
+    include_str!("page.js")
+);
 
 const UPLOT_LICENCE: &str = include_str!("uplot-licence.txt");
 
 /// Figures of the main metrics, of the curves that are drawn first.
 fn figures_of(layout: &Layout<'_>, first: &[usize], columns: &[&str]) -> Result<Vec<Drawn>> {
     let layout = layout.figure(first)?;
-    let one = |metric: &'static str| {
-        if !columns.contains(&metric) {
+    let one = |metric: &&str| {
+        if !columns.contains(metric) {
             return Ok(Err(format!("The table has no column {metric}.")));
         }
-        let curves = layout.curves(&[metric.to_owned()], Band::MinMax)?;
+        let curves = layout.curves(&[(*metric).to_owned()], Band::MinMax)?;
         let empty = curves.panels.iter().all(|p| p.is_empty());
         let why = || format!("{metric} is null at every step.");
         Ok(if empty { Err(why()) } else { Ok(svg(&Figure::new(&curves, false), WIDTH)) })
     };
-    DRAWN.into_iter().map(one).collect()
+    charts::in_threads(&DRAWN, one)
 }
 
 #[cfg(test)]
@@ -263,7 +267,8 @@ mod tests {
         let table = folder.path().join("metrics.parquet");
         let run = Run::open("fixtures/digits_mlp".as_ref(), Access::default()).unwrap();
         Question::default().tabulate(&run, &Execution::default(), Some(&table)).unwrap();
-        let subject = Subject::new("it's".as_ref(), &["--group".to_owned(), "*".to_owned()], &Steps::default());
+        let subject =
+            Subject::new("it's".as_ref(), &["--group".to_owned(), "*".to_owned()], &Steps::default());
         Page::read(&table, &Chosen::all(), subject, charting).unwrap().html().into_string()
     }
 

@@ -3,7 +3,9 @@
 /* Zoom, the same in all charts. */
 
 const charts = [];
-let waiting = false;
+// Charts that show other steps than they should.
+let behind = [];
+let drawing = false;
 
 // Shows these steps; null: all.
 function zoom(view) {
@@ -14,16 +16,21 @@ function zoom(view) {
     view = width >= most - least ? null : [lo, lo + width];
   }
   state.view = view;
-  if (waiting) return;
-  waiting = true;
-  requestAnimationFrame(() => {
-    waiting = false;
-    charts.forEach((chart) => {
-      if (chart.visible && chart.plotted && !chart.stale) chart.plotted.setData(chart.plotted.data);
-      else chart.stale = true;
-    });
-    tell();
-  });
+  behind = charts.filter((chart) => chart.visible && chart.plotted && !chart.stale);
+  charts.filter((chart) => !behind.includes(chart)).forEach((chart) => { chart.stale = true; });
+  // The one that is looked at comes first, and a frame has one.
+  const looked = (chart) => Number(chart.plot === document.activeElement);
+  behind.sort((a, b) => looked(b) - looked(a));
+  if (!drawing) requestAnimationFrame(follow);
+  drawing = true;
+  tell();
+}
+
+function follow() {
+  const chart = behind.shift();
+  if (chart?.plotted) chart.plotted.setData(chart.plotted.data);
+  drawing = behind.length > 0;
+  if (drawing) requestAnimationFrame(follow);
 }
 
 // Zooms by a factor, around a step that stays where it is.
