@@ -4,14 +4,26 @@ VENV   := .venv
 BIN    := target/release/lpa
 PY     := $(VENV)/bin/python
 
-.PHONY: demo build test test-rust test-python avx512-check check example example-candle frameworks smoke bench fixtures package wheel kernels kernels-check \
-        gpu-check gpu-bundle clean
+.PHONY: demo build uplot test test-rust test-python avx512-check check example example-candle frameworks smoke bench fixtures package wheel kernels \
+        kernels-check gpu-check gpu-bundle clean
 
 demo: build
 	$(BIN) analyze fixtures/digits_mlp --out target/demo.parquet
 
+# Without npm, or without a network, all is built but the charts of lpa report.
 build:
+	@$(MAKE) --silent uplot 2> /dev/null || echo "lpa report is built without interactive charts: docs/report.md"
 	cargo build --release --locked
+
+# The charting file of lpa report, which build.rs takes from there.
+UPLOT := report/node_modules/uplot/dist/uPlot.iife.min.js
+
+uplot: $(UPLOT)
+
+$(UPLOT): report/package-lock.json
+	@command -v npm > /dev/null || { echo "there is no npm"; exit 1; }
+	npm ci --prefix report --ignore-scripts --no-audit --no-fund --loglevel=error --fetch-retries=1 --fetch-timeout=20000
+	@touch $@
 
 test: test-rust test-python
 
@@ -120,7 +132,7 @@ $(KERNELS)/ready: kernels/requirements.txt
 	$(KERNELS)/bin/pip install --quiet --disable-pip-version-check --no-deps -r kernels/requirements.txt
 	touch $@
 
-wheel: $(VENV)/ready
+wheel: $(VENV)/ready $(UPLOT)
 	$(VENV)/bin/maturin build --release --locked -m python/Cargo.toml --out dist
 
 $(VENV)/ready: tests/python/requirements.txt

@@ -103,6 +103,8 @@ mod order;
 #[cfg(feature = "cli")]
 mod pack;
 #[cfg(feature = "cli")]
+mod page;
+#[cfg(feature = "cli")]
 mod pairs;
 #[cfg(feature = "cli")]
 mod plane;
@@ -174,6 +176,8 @@ pub mod internals {
     pub use crate::hash::{Xxh3, xxh3_64};
     pub use crate::meter::Meter;
     pub use crate::order::CHUNK;
+    #[cfg(feature = "cli")]
+    pub use crate::page::{place as report_place, write_run as write_report};
     #[cfg(feature = "cli")]
     pub use crate::pairs::{Options as PairsOptions, tabulate as tabulate_pairs};
     pub use crate::reduce::Direction;

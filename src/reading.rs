@@ -3,12 +3,10 @@
 //! Owns which columns later questions ask of a table, and that its rows are those of one run. Knows nothing of what
 //! is made of them.
 
-use std::path::Path;
-
-use crate::curve::Key;
+use crate::curve::{Found, Key};
 use crate::error::{Error, Result};
 use crate::row::Kind;
-use crate::table::{Field, Piece, metadata, read};
+use crate::table::{Field, Piece, read};
 
 /// A row. What is null is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -78,90 +76,55 @@ const REALS: [(&str, Set); 16] = [
 ];
 
 /// Columns that come before them.
-const FIRST: [(&str, Kind); 7] = [
+const FIRST: [(&str, Kind); 4] = [
     ("step", Kind::Integer),
     ("n_params", Kind::Integer),
-    ("reference", Kind::Text),
-    ("stream", Kind::Text),
-    ("group", Kind::Text),
     ("low_precision", Kind::Flag),
     ("nonfinite", Kind::Flag),
 ];
 
-/// The keys of a table, in the order in which they first appear.
-#[derive(Debug, Default)]
-struct Keys {
-    all: Vec<Key>,
-    /// By key: its last step.
-    last: Vec<Option<u64>>,
-    /// The one that is expected: rows come in the same order at every step.
-    next: usize,
-}
-
-impl Keys {
-    /// The place of a row's key.
-    fn of(&mut self, reference: &str, stream: &str, group: &str) -> usize {
-        let is = |k: &Key| k.group == group && k.reference == reference && k.stream == stream;
-        let expected = self.all.get(self.next).is_some_and(is).then_some(self.next);
-        let place = expected.or_else(|| self.all.iter().position(is)).unwrap_or_else(|| {
-            let (reference, stream, group) = (reference.to_owned(), stream.to_owned(), group.to_owned());
-            self.all.push(Key { reference, stream, group });
-            self.last.push(None);
-            self.all.len() - 1
-        });
-        self.next = (place + 1) % self.all.len();
-        place
-    }
-}
-
-/// Reads a table, and hands each row to `take` with the place of its key. Returns the keys.
+/// Reads the rows that were asked for, and hands each to `take` with its key and the place of that among those that
+/// come: they are numbered as they first appear.
 ///
 /// # Errors
-/// It is no table of metrics of one run, or damaged, or has no rows; or `take` refuses.
-pub(crate) fn each(
-    table: &Path,
-    mut take: impl FnMut(usize, &Key, &Reading) -> Result<()>,
-) -> Result<Vec<Key>> {
-    check(table)?;
+/// The table is damaged, lacks a column, or its steps do not rise; or `take` refuses.
+pub(crate) fn each(found: &Found, mut take: impl FnMut(usize, &Key, &Reading) -> Result<()>) -> Result<()> {
     let reals = REALS.iter().map(|&(name, _)| Field { name, kind: Kind::Real });
     let fields: Vec<Field> = FIRST.iter().map(|&(name, kind)| Field { name, kind }).chain(reals).collect();
-    let mut keys = Keys::default();
-    read(table, &fields, |piece| {
-        each_of(piece, &mut keys, &mut |place, keys: &mut Keys, reading| {
-            if keys.last[place].replace(reading.step).is_some_and(|last| last >= reading.step) {
-                let what = "a step comes twice or before an earlier one; name the table of one run";
-                return Err(refused(table, what));
+    // By key of the table: its place, and its last step.
+    let mut seen: Vec<Option<(usize, u64)>> = vec![None; found.known().len()];
+    let (mut first, mut count) = (0, 0);
+    read(found.table(), &fields, |piece| {
+        let rows = first..first + piece.integers(0).len();
+        first = rows.end;
+        for (key, reading) in found.of(rows).zip(readings(piece)) {
+            let known = &found.known()[key];
+            if !(known.chosen && found.steps().contains(&reading.step)) {
+                continue;
             }
-            take(place, &keys.all[place], reading)
-        })
-    })?;
-    if keys.all.is_empty() { Err(refused(table, "the table has no rows")) } else { Ok(keys.all) }
-}
-
-/// Checks that a table is one of metrics, if it is one at all.
-fn check(table: &Path) -> Result<()> {
-    match metadata(table) {
-        Some(all) if all.iter().all(|(k, _)| k != "lpa.schema") => {
-            Err(refused(table, "it is a table, but none that lpa analyze has written"))
+            let place = match seen[key] {
+                Some((_, last)) if last >= reading.step => {
+                    let what = "a step comes twice or before an earlier one; name the table of one run";
+                    return Err(Error::NotFound { path: found.table().to_owned(), what: what.to_owned() });
+                }
+                Some((place, _)) => place,
+                None => {
+                    count += 1;
+                    count - 1
+                }
+            };
+            seen[key] = Some((place, reading.step));
+            take(place, &known.key, &reading)?;
         }
-        _ => Ok(()),
-    }
+        Ok(())
+    })
 }
 
-fn refused(table: &Path, what: &str) -> Error {
-    Error::NotFound { path: table.to_owned(), what: what.to_owned() }
-}
-
-fn each_of(
-    piece: &Piece,
-    keys: &mut Keys,
-    take: &mut dyn FnMut(usize, &mut Keys, &Reading) -> Result<()>,
-) -> Result<()> {
+fn readings(piece: &Piece) -> impl Iterator<Item = Reading> {
     let (steps, parameters) = (piece.integers(0), piece.integers(1));
-    let (references, streams, groups) = (piece.texts(2), piece.texts(3), piece.texts(4));
-    let (rounding, nonfinite) = (piece.flags(5), piece.flags(6));
+    let (rounding, nonfinite) = (piece.flags(2), piece.flags(3));
     let reals: Vec<Vec<f64>> = (FIRST.len()..FIRST.len() + REALS.len()).map(|i| piece.reals(i)).collect();
-    for (row, &step) in steps.iter().enumerate() {
+    steps.into_iter().enumerate().map(move |(row, step)| {
         let mut reading = Reading {
             step,
             parameters: parameters[row],
@@ -172,25 +135,23 @@ fn each_of(
         for ((_, set), values) in REALS.iter().zip(&reals) {
             set(&mut reading, Some(values[row]).filter(|v| !v.is_nan()));
         }
-        let place = keys.of(references[row], streams[row], groups[row]);
-        take(place, keys, &reading)?;
-    }
-    Ok(())
+        reading
+    })
 }
 
-/// The first step of a table and the last one.
+/// The first step of the rows and the last one.
 ///
 /// # Errors
-/// It is no table, or damaged, or has no rows.
-pub(crate) fn extent(table: &Path) -> Result<(u64, u64)> {
-    check(table)?;
-    let mut found: Option<(u64, u64)> = None;
-    read(table, &[Field { name: "step", kind: Kind::Integer }], |piece| {
+/// The table is damaged.
+pub(crate) fn extent(found: &Found) -> Result<(u64, u64)> {
+    let mut ends: Option<(u64, u64)> = None;
+    read(found.table(), &[Field { name: "step", kind: Kind::Integer }], |piece| {
         for step in piece.integers(0) {
-            let (first, last) = found.unwrap_or((step, step));
-            found = Some((first.min(step), last.max(step)));
+            let (first, last) = ends.unwrap_or((step, step));
+            ends = Some((first.min(step), last.max(step)));
         }
         Ok(())
     })?;
-    found.ok_or_else(|| refused(table, "the table has no rows"))
+    // What was found has rows.
+    Ok(ends.unwrap_or_default())
 }

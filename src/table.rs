@@ -12,7 +12,7 @@ use std::sync::PoisonError;
 use polars::io::parquet::write::ParquetMetadataContext;
 use polars::prelude::*;
 
-pub(crate) use crate::table::read::{Piece, read};
+pub(crate) use crate::table::read::{Piece, names, read};
 
 use crate::error::{Error, Result, Tried};
 use crate::row::{Cell, Kind, Row, Sink, columns};

@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from . import _lpa
-from .analysis import analyze, check, events, pairs, windows
+from .analysis import analyze, check, events, pairs, report, windows
 from .dtypes import numpy_type
 
 
@@ -71,6 +71,10 @@ class Run:
     def check(self, **question):
         """The paper's claims on this path, as a frame; `question` as for :func:`lpa.check`."""
         return check(self.path, **question)
+
+    def report(self, out=None, **question):
+        """Writes a page about the run and returns its path; `question` as for :func:`lpa.report`."""
+        return report(self.path, out=out, **question)
 
     def scalars(self, step):
         """The scalars of a step as a dict."""

@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use lpa::internals::{PairsOptions, tabulate_claims, tabulate_events, tabulate_pairs, tabulate_windows};
+use lpa::internals::{
+    PairsOptions, report_place, tabulate_claims, tabulate_events, tabulate_pairs, tabulate_windows,
+    write_report,
+};
 use lpa::{Backend, Execution, Observer, Question, Rename, Run, Steps};
 use pyo3::prelude::*;
 
@@ -117,4 +120,26 @@ pub(crate) fn windows(py: Python<'_>, table: PathBuf, window: Option<String>, ou
 #[pyfunction]
 pub(crate) fn check(py: Python<'_>, tables: Vec<(String, PathBuf)>, out: PathBuf) -> PyResult<()> {
     py.detach(|| tabulate_claims(&tables, &out)).map(drop).map_err(raise)
+}
+
+/// Writes the page of a run as `lpa report` does, of the steps that are named; returns its path.
+#[pyfunction]
+pub(crate) fn report(
+    py: Python<'_>,
+    path: PathBuf,
+    asked: Asked,
+    how: How,
+    options: Vec<String>,
+) -> PyResult<PathBuf> {
+    let execution = how.execution()?;
+    let (question, access) = (asked.question()?, access(true)?);
+    let steps = question.steps.clone();
+    // The table is of all steps, and so is the verdict.
+    let question = Question { steps: Steps::default(), ..question };
+    let write = || {
+        let out = report_place(&path, how.out.as_deref(), &steps)?;
+        let table = question.tabulate(&Run::open(&path, access)?, &execution, None)?.path;
+        write_report(&path, &table, &options, &steps, &out).map(|()| out)
+    };
+    py.detach(write).map_err(raise)
 }

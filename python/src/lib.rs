@@ -38,5 +38,6 @@ fn _lpa(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(analysis::events, m)?)?;
     m.add_function(wrap_pyfunction!(analysis::windows, m)?)?;
     m.add_function(wrap_pyfunction!(analysis::check, m)?)?;
+    m.add_function(wrap_pyfunction!(analysis::report, m)?)?;
     m.add_function(wrap_pyfunction!(main, m)?)
 }

@@ -4,7 +4,7 @@ use std::path::Path as File;
 
 use serde_json::{Map, Value};
 
-use crate::curve::Key;
+use crate::curve::{Chosen, Key, find};
 use crate::error::Result;
 use crate::group::ALL;
 use crate::reading::{Reading, each};
@@ -60,7 +60,7 @@ impl Path {
         let mut found: Vec<Series> = Vec::new();
         // By key: where its rows are kept.
         let mut places: Vec<Option<usize>> = Vec::new();
-        each(table, |place, key, row| {
+        each(&find(table, &Chosen::all())?, |place, key, row| {
             if place == places.len() {
                 let is_taken = key.group == ALL && key.stream == GRAD;
                 places.push(is_taken.then_some(found.len()));

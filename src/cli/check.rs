@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 
 use crate::claims::{Outcome, Path, check, json, summary, write};
-use crate::cli::table::tabulate;
+use crate::cli::table::{self, Usual};
 use crate::cli::{Fine, bytes, say};
 use crate::error::Usage;
-use crate::group::ALL;
 use crate::question::check_writable;
 
 /// How findings are printed.
@@ -46,13 +45,15 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<Fine> {
     a.out.as_deref().map_or(Ok(()), check_writable)?;
     let mut paths = Vec::new();
     for path in &a.paths {
-        let own = ["final".to_owned()];
-        let references = [&own[..], &a.references].concat();
-        let table = if path.is_file() {
-            path.clone()
-        } else {
-            tabulate(path, &references, &[ALL.to_owned()], &[], a.no_mmap, a.quiet)?
+        let asked = table::Arguments {
+            path: path.clone(),
+            references: [vec!["final".to_owned()], a.references.clone()].concat(),
+            groups: Vec::new(),
+            streams: Vec::new(),
+            no_mmap: a.no_mmap,
+            quiet: a.quiet,
         };
+        let (table, _) = asked.open(Usual::Figure)?;
         paths.push(Path::read(&table, path.display().to_string())?);
     }
     let mut findings = check(&paths);

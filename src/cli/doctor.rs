@@ -8,6 +8,7 @@ use crate::cuda::{Device, bench, device_count, driver_version};
 use crate::doctor::conformance::Check;
 use crate::doctor::{self, conformance};
 use crate::isa::Isa;
+use crate::page;
 use crate::summary::{significant, thousands};
 
 #[derive(clap::Args)]
@@ -25,6 +26,10 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     let isa = Isa::from_env()?;
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     say(&format!("lpa {}\nCPU: {processors} processors, {}\n", env!("CARGO_PKG_VERSION"), isa.name()))?;
+    say(&match page::EMBEDDED {
+        Some(charting) => format!("lpa report: with uPlot {}\n", charting.version),
+        None => format!("lpa report: {}\n", page::WITHOUT),
+    })?;
     let begin = std::time::Instant::now();
     let (found, compared) = conformance::check(a.thorough);
     if let Some(different) = found.different {

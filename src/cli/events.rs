@@ -2,15 +2,16 @@
 
 use std::path::PathBuf;
 
-use crate::cli::table::TableArguments;
+use crate::cli::table::{self, Usual};
 use crate::cli::{say, told};
-use crate::events::{Events, summary, tabulate};
+use crate::curve::find;
+use crate::events::{Events, summary, write};
 use crate::question::check_writable;
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    table: TableArguments,
+    table: table::Arguments,
     /// Write all events here, as a Parquet table
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -19,13 +20,14 @@ pub(super) struct Arguments {
 /// Lists events.
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     a.out.as_deref().map_or(Ok(()), check_writable)?;
-    let table = a.table.table()?;
-    let written = a.out.as_deref().map(|out| tabulate(&table, out)).transpose()?;
+    let (table, chosen) = a.table.open(Usual::Layers)?;
+    let found = find(&table, &chosen)?;
+    let written = a.out.as_deref().map(|out| write(&found, out)).transpose()?;
     if a.table.quiet {
         return Ok(());
     }
     match written {
-        None => say(&format!("{}: {}", table.display(), summary(&Events::of(&table)?))),
+        None => say(&format!("{}: {}", table.display(), summary(&Events::of(&found)?))),
         Some(written) => say(&format!("{}: {}{}", table.display(), written.summary, told(&written))),
     }
 }

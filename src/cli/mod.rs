@@ -20,6 +20,7 @@ mod pairs;
 mod plot;
 mod progress;
 mod recover;
+mod report;
 mod schedule;
 mod simulate;
 mod table;
@@ -60,6 +61,8 @@ enum Command {
     Events(events::Arguments),
     /// Check the paper's claims on runs: pass, fail or not decidable, with numbers, a random walk's, and a sentence
     Check(check::Arguments),
+    /// Write a page about a run or a table: the verdict and curves to look into, in one HTML file that needs no network
+    Report(report::Arguments),
     /// Write a schedule of learning rates: loLR and what of it is beyond a walk, smoothed, or a scheduler for PyTorch
     Schedule(schedule::Arguments),
     /// Show what a run holds: tensors, steps, streams, scalars, bits per parameter
@@ -143,6 +146,7 @@ fn carry_out(command: Command) -> anyhow::Result<Fine> {
         Command::Plot(a) => plot::run(&a),
         Command::Windows(a) => windows::run(&a),
         Command::Events(a) => events::run(&a),
+        Command::Report(a) => report::run(&a),
         Command::Schedule(a) => schedule::run(&a),
         Command::Inspect(a) => inspect::run(&a),
         Command::Verify(a) => verify::run(&a),

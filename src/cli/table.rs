@@ -1,87 +1,93 @@
-//! A run whose table is made, or a table: what questions that are asked of rows begin with.
+//! The table that a command draws from: that of a run, made if it is not there, or one that is named.
 
 use std::path::{Path, PathBuf};
 
 use crate::cli::progress::Progress;
+use crate::curve::{Chosen, MOST};
 use crate::error::{Error, Usage};
+use crate::group;
 use crate::question::{Execution, Question};
 use crate::reference::ReferenceSpec;
 use crate::run::{Access, Run};
 
 #[derive(clap::Args)]
-pub(super) struct TableArguments {
+pub(super) struct Arguments {
     /// The run, whose table is made if it is not there; or a table that lpa analyze has written
     #[arg(value_name = "RUN_OR_TABLE")]
-    pub path: PathBuf,
-    /// Of a run: against this reference, as in lpa analyze; repeatable [default: final]
+    pub(super) path: PathBuf,
+    /// Show this reference, as in lpa analyze; of a table by its name there; repeatable [default: final; all of a table]
     #[arg(long = "ref", value_name = "REF")]
-    pub references: Vec<String>,
-    /// Of a run: of this group, as in lpa analyze; repeatable [default: '*' and each tensor, of at most 200]
+    pub(super) references: Vec<String>,
+    /// Show this group, as in lpa analyze; of a table by its name there; repeatable [default: '*', and each tensor but
+    /// in plot, where there are 200 or fewer; all of a table]
     #[arg(long = "group", value_name = "GROUP")]
-    pub groups: Vec<String>,
-    /// Of a run: of this stream, as in lpa analyze; repeatable [default: grad]
+    pub(super) groups: Vec<String>,
+    /// Show this stream, as in lpa analyze; repeatable [default: grad; all of a table]
     #[arg(long = "stream", value_name = "NAME")]
-    pub streams: Vec<String>,
+    pub(super) streams: Vec<String>,
     /// Read shards piece by piece instead of mapping them (for network file systems)
     #[arg(long)]
-    pub no_mmap: bool,
-    /// Print neither progress nor what was found
+    pub(super) no_mmap: bool,
+    /// Print neither progress nor what was written
     #[arg(long, short)]
-    pub quiet: bool,
+    pub(super) quiet: bool,
 }
 
-/// Tensors of which each is a group where nothing is said of groups.
+/// What is taken of a run where nothing is said of groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Usual {
+    /// All parameters as one, and no more curves than a figure has.
+    Figure,
+    /// That, and each tensor where there are not too many.
+    Layers,
+}
+
+/// Tensors, at most, of which each is a group where nothing is said of groups.
 const EACH: usize = 200;
 
-impl TableArguments {
-    /// The table.
-    ///
-    /// # Errors
-    /// It cannot be made; or the path is a table, and it is told what it is of.
-    pub(super) fn table(&self) -> anyhow::Result<PathBuf> {
-        if self.path.is_file() {
-            if let Some(option) = self.of_a_run() {
-                let what = format!("{option} is for runs; a table has the rows that it has");
-                return Err(Error::from(Usage(what)).into());
-            }
-            return Ok(self.path.clone());
+impl Arguments {
+    /// The table, and which of its rows are asked for.
+    pub(super) fn open(&self, usual: Usual) -> anyhow::Result<(PathBuf, Chosen)> {
+        if !self.path.is_file() {
+            // All that its table holds was asked for, and has the names that it has there.
+            return Ok((self.tabulate(usual)?, Chosen::all()));
         }
-        tabulate(&self.path, &self.references, &self.groups, &self.streams, self.no_mmap, self.quiet)
+        let (references, streams) = (self.references.clone(), self.streams.clone());
+        let chosen = Chosen { references, streams, groups: self.groups.clone(), ..Chosen::all() };
+        Ok((self.path.clone(), chosen))
     }
 
-    fn of_a_run(&self) -> Option<&'static str> {
-        let all = [("--ref", &self.references), ("--group", &self.groups), ("--stream", &self.streams)];
-        all.into_iter().find(|(_, given)| !given.is_empty()).map(|(name, _)| name)
+    /// The table of the run.
+    fn tabulate(&self, usual: Usual) -> anyhow::Result<PathBuf> {
+        let run = Run::open(Path::new(&self.path), Access::from_env(!self.no_mmap)?)?;
+        let mut question = Question::default();
+        if !self.references.is_empty() {
+            let specs: Result<Vec<ReferenceSpec>, Usage> =
+                self.references.iter().map(|r| r.parse()).collect();
+            question.references = specs?;
+        }
+        if !self.streams.is_empty() {
+            question.streams.clone_from(&self.streams);
+        }
+        if !self.groups.is_empty() {
+            question.groups.clone_from(&self.groups);
+        } else if usual == Usual::Layers && run.manifest.tensors.len() <= EACH {
+            question.groups.push("each".to_owned());
+        }
+        // Before hours of work.
+        let groups = group::select(&run, &question.groups)?.len();
+        let curves = question.references.len() * question.streams.len() * groups;
+        if usual == Usual::Figure && curves > MOST {
+            let what = format!(
+                "{} references, {} streams and {groups} groups are {curves} curves, and a figure has at most {MOST}: \
+                 choose by --ref, --stream and --group",
+                question.references.len(),
+                question.streams.len()
+            );
+            return Err(Error::from(Usage(what)).into());
+        }
+        let progress = Progress::new(self.quiet);
+        let how = Execution { observer: &progress, ..Execution::default() };
+        Ok(question.tabulate(&run, &how, None)?.path)
     }
-}
-
-/// The table of a run, made where it is not there.
-///
-/// # Errors
-/// The run cannot be analyzed.
-pub(super) fn tabulate(
-    run: &Path,
-    references: &[String],
-    groups: &[String],
-    streams: &[String],
-    no_mmap: bool,
-    quiet: bool,
-) -> anyhow::Result<PathBuf> {
-    let run = Run::open(run, Access::from_env(!no_mmap)?)?;
-    let mut question = Question::default();
-    if !references.is_empty() {
-        let specs: Result<Vec<ReferenceSpec>, Usage> = references.iter().map(|r| r.parse()).collect();
-        question.references = specs?;
-    }
-    if !streams.is_empty() {
-        question.streams = streams.to_vec();
-    }
-    if !groups.is_empty() {
-        question.groups = groups.to_vec();
-    } else if run.manifest.tensors.len() <= EACH {
-        question.groups.push("each".to_owned());
-    }
-    let progress = Progress::new(quiet);
-    let how = Execution { observer: &progress, ..Execution::default() };
-    Ok(question.tabulate(&run, &how, None)?.path)
 }

@@ -37,20 +37,52 @@ impl std::fmt::Display for Band {
 }
 
 impl Band {
-    /// Lower and upper end among values, of which there is one at least; sorts them where it must.
-    pub(crate) fn ends(self, values: &mut [f64]) -> (f64, f64) {
+    /// Lower and upper end among values that are numbers or NaN, of which a digest was made.
+    pub(crate) fn ends(self, values: &[f64], digest: &Digest) -> (f64, f64) {
         match self {
-            Band::MinMax => least_and_most(values),
+            Band::MinMax => (values[digest.least], values[digest.most]),
             Band::Quantiles(lo, hi) => {
+                let mut values: Vec<f64> = values.iter().copied().filter(|v| !v.is_nan()).collect();
                 values.sort_unstable_by(f64::total_cmp);
-                (quantile(values, lo / 100.0), quantile(values, hi / 100.0))
+                (quantile(&values, lo / 100.0), quantile(&values, hi / 100.0))
             }
         }
     }
 }
 
-fn least_and_most(values: &[f64]) -> (f64, f64) {
-    values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(lo, hi), &v| (lo.min(v), hi.max(v)))
+/// What values have in common, of which some are NaN.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Digest {
+    /// How many are numbers.
+    pub count: usize,
+    /// Their mean. It lies among them, and does not overflow.
+    pub mean: f64,
+    /// Place of the (first) smallest.
+    pub least: usize,
+    /// Place of the (first) largest.
+    pub most: usize,
+}
+
+impl Digest {
+    /// Of some values; `None` where none is a number.
+    pub(crate) fn of(values: &[f64]) -> Option<Digest> {
+        let first = values.iter().position(|v| !v.is_nan())?;
+        let (mut count, mut sum, mut least, mut most) = (0, 0.0, first, first);
+        for (i, &v) in values.iter().enumerate().skip(first).filter(|(_, v)| !v.is_nan()) {
+            count += 1;
+            sum += v;
+            if v < values[least] {
+                least = i;
+            }
+            if v > values[most] {
+                most = i;
+            }
+        }
+        let n = count as f64;
+        let parts = || values.iter().filter(|v| !v.is_nan()).map(|v| v / n).sum();
+        let mean = if f64::is_finite(sum) { sum / n } else { parts() };
+        Some(Digest { count, mean: mean.clamp(values[least], values[most]), least, most })
+    }
 }
 
 /// The quantile of sorted values, linear between neighbours.
@@ -65,34 +97,35 @@ fn quantile(sorted: &[f64], q: f64) -> f64 {
     a * (1.0 - part) + b * part
 }
 
-/// The mean of values, of which there is one at least. It lies among them, and does not overflow.
-pub(crate) fn mean(values: &[f64]) -> f64 {
-    let n = values.len() as f64;
-    let (lo, hi) = least_and_most(values);
-    let sum: f64 = values.iter().sum();
-    let mean = if sum.is_finite() { sum / n } else { values.iter().map(|v| v / n).sum() };
-    mean.clamp(lo, hi)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn ends_are_those_worked_out_by_hand() {
-        let mut values = [3.0, -1.0, 2.0, 10.0, 0.0];
-        assert_eq!(Band::MinMax.ends(&mut values), (-1.0, 10.0));
+        let values = [3.0, -1.0, f64::NAN, 2.0, 10.0, 0.0];
+        let ends = |band: Band, values: &[f64]| band.ends(values, &Digest::of(values).unwrap());
+        assert_eq!(ends(Band::MinMax, &values), (-1.0, 10.0));
         // Sorted -1 0 2 3 10: 10 % is 0.4 of the way from -1 to 0, 75 % is 3.
-        let (lo, hi) = Band::Quantiles(10.0, 75.0).ends(&mut values);
+        let (lo, hi) = ends(Band::Quantiles(10.0, 75.0), &values);
         assert!((lo + 0.6).abs() < 1e-15 && (hi - 3.0).abs() < 1e-15, "{lo} {hi}");
-        assert_eq!(Band::Quantiles(10.0, 90.0).ends(&mut [7.5]), (7.5, 7.5));
-        assert_eq!(Band::Quantiles(0.0, 100.0).ends(&mut values), (-1.0, 10.0));
+        assert_eq!(ends(Band::Quantiles(10.0, 90.0), &[7.5]), (7.5, 7.5));
+        assert_eq!(ends(Band::Quantiles(0.0, 100.0), &values), (-1.0, 10.0));
+    }
+
+    #[test]
+    fn extremes_are_the_first_of_their_kind() {
+        let nan = f64::NAN;
+        let of = |values: &[f64]| Digest::of(values).map(|d| (d.count, d.least, d.most));
+        assert_eq!(of(&[nan, 2.0, 5.0, -1.0, 5.0, nan, -1.0]), Some((5, 3, 2)));
+        assert_eq!([of(&[nan, 0.0]), of(&[nan]), of(&[])], [Some((1, 1, 1)), None, None]);
     }
 
     #[test]
     fn the_mean_lies_among_the_values() {
-        let means = [mean(&[1.0, 2.0, 6.0]), mean(&[f64::MAX, f64::MAX]), mean(&[0.1; 3])];
-        assert_eq!(means.map(f64::to_bits), [3.0, f64::MAX, 0.1].map(f64::to_bits));
+        let mean = |values: &[f64]| Digest::of(values).unwrap().mean.to_bits();
+        let means = [mean(&[1.0, 2.0, f64::NAN, 6.0]), mean(&[f64::MAX, f64::MAX]), mean(&[0.1; 3])];
+        assert_eq!(means, [3.0, f64::MAX, 0.1].map(f64::to_bits));
     }
 
     #[test]

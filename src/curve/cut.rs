@@ -7,9 +7,6 @@ use std::ops::Range;
 use crate::curve::rows::Rows;
 use crate::curve::{Along, Point};
 
-/// Points of a curve, at most.
-const POINTS: u64 = 400;
-
 /// With fewer epochs, a point an epoch says less than steps do.
 const FEW_EPOCHS: u64 = 5;
 
@@ -24,20 +21,21 @@ pub(crate) enum Per {
     Epochs(u64),
 }
 
-/// What a point of these curves stands for. `Err` says why it cannot be an epoch.
-pub(crate) fn per(all: &[Rows], along: Option<Along>) -> Result<Per, String> {
+/// What a point of these curves stands for, where there may be at most so many `points`. `Err` says why it cannot be an
+/// epoch.
+pub(crate) fn per(all: &[Rows], along: Option<Along>, points: u64) -> Result<Per, String> {
     if let None | Some(Along::Epoch) = along {
         let epochs = epochs(all);
         match (epochs, along) {
-            (Ok(n), Some(_)) => return Ok(Per::Epochs(n.div_ceil(POINTS))),
-            (Ok(n), None) if n >= FEW_EPOCHS => return Ok(Per::Epochs(n.div_ceil(POINTS))),
+            (Ok(n), Some(_)) => return Ok(Per::Epochs(n.div_ceil(points))),
+            (Ok(n), None) if n >= FEW_EPOCHS => return Ok(Per::Epochs(n.div_ceil(points))),
             (Err(why), Some(_)) => return Err(why),
             _ => {}
         }
     }
     let longest = all.iter().max_by_key(|rows| rows.steps.len());
     let steps = longest.map_or(&[][..], |rows| &rows.steps);
-    if steps.len() as u64 <= POINTS {
+    if steps.len() as u64 <= points {
         return Ok(Per::Row);
     }
     let mut distances: Vec<u64> = steps.windows(2).map(|pair| pair[1] - pair[0]).collect();
@@ -46,7 +44,7 @@ pub(crate) fn per(all: &[Rows], along: Option<Along>) -> Result<Per, String> {
     let first = all.iter().filter_map(|r| r.steps.first()).min().copied().unwrap_or(0);
     let last = all.iter().filter_map(|r| r.steps.last()).max().copied().unwrap_or(0);
     let measured = (last - first) / usual + 1;
-    Ok(Per::Steps(measured.div_ceil(POINTS).saturating_mul(usual)))
+    Ok(Per::Steps(measured.div_ceil(points).saturating_mul(usual)))
 }
 
 /// How many epochs there are from the first to the last.
@@ -124,22 +122,24 @@ mod tests {
     use super::*;
     use crate::curve::Key;
 
+    const POINTS: u64 = 400;
+
     fn rows(steps: Vec<u64>, epoch: impl Fn(u64) -> f64) -> Rows {
         let name = || String::new();
         let n = steps.len();
         Rows {
             key: Key { reference: name(), stream: name(), group: name() },
+            at: (0..n).collect(),
             epochs: steps.iter().map(|&t| epoch(t)).collect(),
             distances: vec![1.0; n],
             rounding: vec![false; n],
-            values: Vec::new(),
-            walks: Vec::new(),
+            infinite: vec![false; n],
             steps,
         }
     }
 
     fn sizes(rows: &Rows, along: Option<Along>) -> (Per, Vec<usize>) {
-        let per = per(std::slice::from_ref(rows), along).unwrap();
+        let per = per(std::slice::from_ref(rows), along, POINTS).unwrap();
         (per, ranges(rows, per).iter().map(Range::len).collect())
     }
 
@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(sizes(&rows((0..50).collect(), every(10)), Some(Along::Step)).0, Per::Row);
         let (per, all) = sizes(&rows((0..1000).collect(), every(1)), None);
         assert_eq!((per, all.len(), all[0]), (Per::Epochs(3), 334, 3));
-        assert!(super::per(&[rows(vec![0, 1], |_| f64::NAN)], Some(Along::Epoch)).is_err());
+        assert!(super::per(&[rows(vec![0, 1], |_| f64::NAN)], Some(Along::Epoch), POINTS).is_err());
     }
 
     #[test]
@@ -174,14 +174,16 @@ mod tests {
             let point = |r: &Range<usize>| Point {
                 x: 0.0,
                 steps: (rows.steps[r.start], rows.steps[r.end - 1]),
+                epoch: None,
                 rows: r.len(),
                 count: 0,
                 rounding: 0,
+                infinite: 0,
                 stand: None,
                 walk: None,
                 apart: false,
             };
-            let per = per(std::slice::from_ref(&rows), None).unwrap();
+            let per = per(std::slice::from_ref(&rows), None, POINTS).unwrap();
             let mut points: Vec<Point> = ranges(&rows, per).iter().map(point).collect();
             super::apart(&mut points, per);
             points.iter().filter(|p| p.apart).map(|p| p.steps.0).collect()

@@ -10,7 +10,7 @@ mod words;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::curve::Key;
+use crate::curve::{Chosen, Found, Key, find};
 use crate::error::Result;
 use crate::events::spike::{Spike, spikes};
 use crate::group::ALL;
@@ -116,10 +116,18 @@ pub(crate) struct Events {
 /// # Errors
 /// It is no table of metrics, or damaged; or `out` cannot be written, or is another file.
 pub fn tabulate(table: &Path, out: &Path) -> Result<Written> {
+    write(&find(table, &Chosen::all())?, out)
+}
+
+/// Writes the events of what was found in a table, likewise.
+///
+/// # Errors
+/// As [`tabulate`].
+pub(crate) fn write(found: &Found, out: &Path) -> Result<Written> {
     check_writable(out)?;
-    let events = Events::of(table)?;
+    let events = Events::of(found)?;
     let summary = summary(&events);
-    let (rows, bytes) = table::write(&events, table, out, &summary)?;
+    let (rows, bytes) = table::write(&events, found.table(), out, &summary)?;
     Ok(Written { path: out.to_owned(), summary, rows, bytes })
 }
 
@@ -130,12 +138,12 @@ struct Watched {
 }
 
 impl Events {
-    /// Looks for the events of a table: in the rows of all parameters, else of the first group.
+    /// Looks for the events of what was found in a table: in the rows of all parameters, else of the first group.
     ///
     /// # Errors
-    /// It is no table of metrics, or damaged.
-    pub(crate) fn of(table: &Path) -> Result<Events> {
-        let watched = watch(table)?;
+    /// It is damaged.
+    pub(crate) fn of(found: &Found) -> Result<Events> {
+        let watched = watch(found)?;
         let mut events = Events { all: Vec::new(), steps: (0, 0, 0), keys: Vec::new(), signed_loss: false };
         let mut streams: Vec<String> = Vec::new();
         for (w, Watched { key, rows }) in watched.iter().enumerate() {
@@ -158,7 +166,7 @@ impl Events {
             events.keys.push(key.clone());
         }
         events.all.sort_by_key(|e| (e.step, e.happened));
-        events.blame(table)?;
+        events.blame(found)?;
         Ok(events)
     }
 
@@ -189,7 +197,7 @@ impl Events {
     }
 
     /// Finds the group of each event that has the largest part in it.
-    fn blame(&mut self, table: &Path) -> Result<()> {
+    fn blame(&mut self, found: &Found) -> Result<()> {
         let mut of_step: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
         for (i, event) in self.all.iter().enumerate() {
             of_step.entry(event.step).or_default().push(i);
@@ -201,7 +209,7 @@ impl Events {
         let mut before: Vec<Reading> = Vec::new();
         let mut wholes: Vec<Option<f64>> = vec![None; self.all.len()];
         let all = &mut self.all;
-        each(table, |place, key, row| {
+        each(found, |place, key, row| {
             let last = before.get(place).copied();
             for &i in of_step.get(&row.step).into_iter().flatten() {
                 let event = &mut all[i];
@@ -243,13 +251,13 @@ impl Events {
 }
 
 /// The rows of all parameters by reference and stream; where a table has none, those of its first group.
-fn watch(table: &Path) -> Result<Vec<Watched>> {
+fn watch(found: &Found) -> Result<Vec<Watched>> {
     let mut watched: Vec<Watched> = Vec::new();
     let mut first: Vec<Watched> = Vec::new();
     // By key: whether it is watched, as one of all parameters, and where.
     let mut places: Vec<Option<(bool, usize)>> = Vec::new();
     let is_alike = |a: &Key, b: &Key| a.reference == b.reference && a.stream == b.stream;
-    each(table, |place, key, row| {
+    each(found, |place, key, row| {
         if place == places.len() {
             let list = if key.group == ALL { &mut watched } else { &mut first };
             let taken = list.iter().any(|w| is_alike(&w.key, key));

@@ -2,13 +2,13 @@
 //!
 //! Owns what they are called and what they may take the place of.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result, Tried, Usage};
-use crate::figure::heat::Cells;
+use crate::error::{Result, Tried, Usage};
+use crate::figure::cells::Cells;
 use crate::figure::{png, svg};
-use crate::run::{Draft, parent};
+use crate::run::{Draft, check_place};
 
 /// How a figure is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,8 +44,8 @@ impl Files {
         };
         let files = Files { kind, picture: out.to_owned(), numbers: out.with_extension("csv") };
         let mark = if kind == Kind::Svg { svg::MADE_BY } else { png::MADE_BY };
-        check(&files.picture, mark)?;
-        check(&files.numbers, head)?;
+        check_place(&files.picture, "figure", mark)?;
+        check_place(&files.numbers, "figure", head)?;
         Ok(files)
     }
 
@@ -66,22 +66,4 @@ impl Files {
         let drafts = [draft(&self.numbers, numbers)?, draft(&self.picture, &picture)?];
         drafts.into_iter().try_for_each(|draft| draft.commit().map(|_| ()))
     }
-}
-
-/// Checks that a file can be written before there is something to write, and that it takes the place of nothing else.
-fn check(path: &Path, mark: &str) -> Result<()> {
-    let refused = |source| Err(Error::Io { action: "write", path: path.to_owned(), source });
-    if let Ok(there) = std::fs::symlink_metadata(path)
-        && !(there.is_file() && is_made_by_lpa(path, mark))
-    {
-        let what = "there is a file that is no figure of lpa's; choose another name by --out";
-        return refused(std::io::Error::other(what));
-    }
-    tempfile::tempfile_in(parent(path)).map_or_else(refused, |_| Ok(()))
-}
-
-fn is_made_by_lpa(path: &Path, mark: &str) -> bool {
-    let mut head = Vec::new();
-    let read = std::fs::File::open(path).and_then(|file| file.take(256).read_to_end(&mut head));
-    read.is_ok() && head.windows(mark.len()).any(|w| w == mark.as_bytes())
 }

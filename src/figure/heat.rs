@@ -7,7 +7,8 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::figure::Axis;
 use crate::figure::axis::Tick;
-use crate::figure::colour::{NONE, Rgb, Scale};
+use crate::figure::cells::Cells;
+use crate::figure::colour::{NONE, Scale};
 use crate::figure::png::plain;
 use crate::figure::svg::{Drawing, Frame, GAP, LARGE, MARGIN, MM, SMALL, TICK, number};
 use crate::grid::{Grid, Metric, Side};
@@ -17,33 +18,6 @@ use crate::summary::thousands;
 const BAR: f64 = 7.0;
 /// Its colours.
 const SHADES: usize = 128;
-
-/// Cells as they lie on the paper, in points.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Cells {
-    /// Left, top, width and height.
-    pub place: [f64; 4],
-    /// Cells along x.
-    pub columns: usize,
-    /// Row by row, from above.
-    pub colours: Vec<Rgb>,
-}
-
-impl Cells {
-    /// The colour at a place of the paper; `None` where there is no cell.
-    pub(super) fn at(&self, x: f64, y: f64) -> Option<Rgb> {
-        let [left, top, width, height] = self.place;
-        let rows = self.colours.len() / self.columns;
-        let cell = |offset: f64, length: f64, count: usize| {
-            let at = offset / length * count as f64;
-            // Within the cells it is one of them.
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-            (offset >= 0.0 && at < count as f64).then_some(at as usize)
-        };
-        let (column, row) = (cell(x - left, width, self.columns)?, cell(y - top, height, rows)?);
-        self.colours.get(row * self.columns + column).copied()
-    }
-}
 
 /// A heat map that is so many millimetres wide, as SVG, and its cells for those who draw them by themselves.
 pub(crate) fn heat(grid: &Grid, millimetres: f64) -> (String, Vec<Cells>) {

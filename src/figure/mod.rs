@@ -5,6 +5,7 @@
 //! without a word, need more room than a column of a paper has, or make a dashed line a solid one.
 
 mod axis;
+mod cells;
 mod colour;
 mod file;
 mod font;

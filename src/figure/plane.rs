@@ -1,8 +1,9 @@
 //! A path in its own plane, and beside it a random walk in its own.
 
 use crate::figure::Axis;
+use crate::figure::cells::Cells;
 use crate::figure::colour::Scale;
-use crate::figure::heat::{Cells, scale_bar};
+use crate::figure::heat::scale_bar;
 use crate::figure::svg::{Drawing, Frame, GAP, LARGE, MARGIN, MM, SMALL, TICK, number};
 use crate::plane::{Plane, Planes};
 use crate::summary::{significant, thousands};

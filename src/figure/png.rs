@@ -4,8 +4,8 @@ use resvg::tiny_skia::{Color, Pixmap, Transform};
 use resvg::usvg::{Options, Tree};
 
 use crate::error::{Result, Usage};
+use crate::figure::cells::Cells;
 use crate::figure::font;
-use crate::figure::heat::Cells;
 
 /// What tells a figure of lpa's from other files.
 pub(super) const MADE_BY: &str = "lpa plot";

@@ -17,7 +17,7 @@ use crate::codec::Decoder;
 use crate::error::{Error, Result, Tried, Usage};
 use crate::hash::xxh3_64;
 use crate::isa::Isa;
-pub(crate) use crate::run::directory::publish::{Draft, parent};
+pub(crate) use crate::run::directory::publish::{Draft, check_place, parent};
 use crate::run::format::chunk::ChunkTable;
 use crate::run::format::journal::{Attempt, Journal, State};
 use crate::run::format::manifest::Manifest;

@@ -6,6 +6,7 @@
 
 mod digest;
 mod followed;
+mod parts;
 mod verdict;
 
 use std::fmt::Write;
@@ -19,6 +20,7 @@ use crate::row::Row;
 use crate::row::Sink;
 use crate::summary::digest::{Digest, Quantity};
 pub(crate) use crate::summary::followed::{Compared, Followed};
+pub(crate) use crate::summary::parts::Parts;
 
 /// Rows of a table in the summary.
 const LISTED: usize = 20;

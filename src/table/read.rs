@@ -31,9 +31,12 @@ impl Piece {
 
     /// Numbers of the column `i`: finite, or NaN where there is none.
     pub(crate) fn reals(&self, i: usize) -> Vec<f64> {
-        let number = |v: Option<f64>| v.filter(|v| v.is_finite()).unwrap_or(f64::NAN);
-        let column = self.0.columns().get(i).and_then(|c| c.f64().ok());
-        column.map_or_else(Vec::new, |c| c.iter().map(number).collect())
+        let number = |v: f64| if v.is_finite() { v } else { f64::NAN };
+        let Some(column) = self.0.columns().get(i).and_then(|c| c.f64().ok()) else { return Vec::new() };
+        match column.cont_slice() {
+            Ok(values) => values.iter().copied().map(number).collect(),
+            Err(_) => column.iter().map(|v| v.map_or(f64::NAN, number)).collect(),
+        }
     }
 
     /// Flags of the column `i`.
@@ -41,6 +44,16 @@ impl Piece {
         let column = self.0.columns().get(i).and_then(|c| c.bool().ok());
         column.map_or_else(Vec::new, |c| c.iter().map(Option::unwrap_or_default).collect())
     }
+}
+
+/// The names of the columns of the table `path`.
+///
+/// # Errors
+/// There is no Parquet file, or it is damaged.
+pub(crate) fn names(path: &Path) -> Result<Vec<String>> {
+    let mut reader = ParquetReader::new(File::open(path).tried("read", path)?);
+    let schema = of_polars(path, || reader.schema())?;
+    Ok(schema.iter_names().map(ToString::to_string).collect())
 }
 
 /// Reads `fields` of the table `path`, and hands the row groups to `take` with the columns in this order.

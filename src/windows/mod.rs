@@ -10,7 +10,7 @@ mod words;
 
 use std::path::Path;
 
-use crate::curve::Key;
+use crate::curve::{Chosen, Found, Key, find};
 use crate::error::{Result, Usage};
 use crate::group::ALL;
 use crate::order::Neumaier;
@@ -27,10 +27,18 @@ pub(crate) use crate::windows::words::summary;
 /// # Errors
 /// As [`Windows::of`]; or `out` cannot be written, or is another file.
 pub fn tabulate(table: &Path, window: Option<&str>, out: &Path) -> Result<Written> {
+    write(&find(table, &Chosen::all())?, window.map_or(Ok(Spans::default()), str::parse)?, out)
+}
+
+/// Writes the windows of what was found in a table, likewise.
+///
+/// # Errors
+/// As [`tabulate`].
+pub(crate) fn write(found: &Found, spans: Spans, out: &Path) -> Result<Written> {
     check_writable(out)?;
-    let windows = Windows::of(table, window.map_or(Ok(Spans::default()), str::parse)?)?;
+    let windows = Windows::of(found, spans)?;
     let summary = summary(&windows);
-    let (rows, bytes) = table::write(&windows, table, out, &summary)?;
+    let (rows, bytes) = table::write(&windows, found.table(), out, &summary)?;
     Ok(Written { path: out.to_owned(), summary, rows, bytes })
 }
 
@@ -337,16 +345,16 @@ pub(crate) struct Windows {
 }
 
 impl Windows {
-    /// Cuts the rows of a table.
+    /// Cuts the rows that were found in a table.
     ///
     /// # Errors
-    /// It is no table of metrics, or damaged; steps have no epoch, and windows are epochs; or there are too many.
-    pub(crate) fn of(table: &Path, spans: Spans) -> Result<Windows> {
-        let steps = extent(table)?;
+    /// It is damaged; steps have no epoch, and windows are epochs; or there are too many.
+    pub(crate) fn of(found: &Found, spans: Spans) -> Result<Windows> {
+        let steps = extent(found)?;
         let (first, length) = (steps.0, steps.1 - steps.0 + 1);
         let mut all: Vec<OfKey> = Vec::new();
         let (mut now, mut number, mut count) = (None, 0, 0);
-        each(table, |place, key, row| {
+        each(found, |place, key, row| {
             let which = spans.which(row.step, row.epoch, first, length)?;
             number += u64::from(now.replace(which).is_some_and(|before| before != which));
             if place == all.len() {

@@ -5,6 +5,7 @@
 //! changes. A result that may be written again is a [`Draft`] beside its place until it is whole.
 
 use std::fs::{File, Permissions};
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +13,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use tempfile::NamedTempFile;
 
-use crate::error::{Result, Tried};
+use crate::error::{Error, Result, Tried};
 
 /// Publishes the finished file `tmp` as `path`. Nothing is replaced: it is an error if `path` exists.
 pub(crate) fn publish_new(file: &File, tmp: &Path, path: &Path) -> Result<()> {
@@ -86,4 +87,26 @@ impl Draft {
         sync_parent(&self.path)?;
         Ok(size)
     }
+}
+
+/// Checks that a draft can take a place before there is something to write: that it can be written, and that there is
+/// nothing but an older file of its kind (a `figure`, say), which has `mark` near its beginning.
+///
+/// # Errors
+/// It cannot, or there is something else.
+pub(crate) fn check_place(path: &Path, kind: &str, mark: &str) -> Result<()> {
+    let refused = |source| Err(Error::Io { action: "write", path: path.to_owned(), source });
+    if let Ok(there) = std::fs::symlink_metadata(path)
+        && !(there.is_file() && is_marked(path, mark))
+    {
+        let what = format!("there is a file that is no {kind} of lpa's; choose another name by --out");
+        return refused(std::io::Error::other(what));
+    }
+    tempfile::tempfile_in(parent(path)).map_or_else(refused, |_| Ok(()))
+}
+
+fn is_marked(path: &Path, mark: &str) -> bool {
+    let mut head = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(256).read_to_end(&mut head));
+    read.is_ok() && head.windows(mark.len()).any(|w| w == mark.as_bytes())
 }

@@ -1,0 +1,213 @@
+// A chart: one metric, by step, of the curves that are chosen.
+
+class Chart {
+  constructor(metric) {
+    this.metric = metric;
+    this.box = document.createElement("article");
+    this.box.className = "chart";
+    this.box.dataset.metric = metric.name;
+    this.box.innerHTML = `<header><h3></h3><p></p><button type="button" aria-pressed="false">log</button></header>
+      <div class="plot" tabindex="0" role="group"></div><table class="readout"></table><p class="remark"></p>`;
+    const [title, about, log] = this.box.querySelector("header").children;
+    title.textContent = metric.name;
+    about.textContent = metric.about;
+    log.setAttribute("aria-label", `logarithmic axis of ${metric.name}`);
+    log.onclick = () => {
+      const on = !state.log.delete(metric.name);
+      if (on) state.log.add(metric.name);
+      log.setAttribute("aria-pressed", String(on));
+      this.draw();
+    };
+    this.plot = this.box.querySelector(".plot");
+    this.plot.setAttribute("aria-label",
+      `Chart of ${metric.name}: arrows move the cursor, plus and minus zoom, 0 shows all steps`);
+    this.stale = true;
+    this.visible = false;
+    listen(this);
+  }
+
+  // Draws it anew, if it is in view.
+  async draw() {
+    this.stale = true;
+    if (!this.visible || this.busy) return;
+    this.busy = true;
+    while (this.stale && this.visible) {
+      this.stale = false;
+      const all = await numbers(this.metric.name);
+      const beside = metrics.has(this.metric.beside) ? await numbers(this.metric.beside) : [];
+      this.build(all, beside);
+    }
+    this.busy = false;
+  }
+
+  build(all, beside) {
+    this.plotted?.destroy();
+    this.plotted = this.box.uplot = null;
+    this.plot.replaceChildren();
+    this.curves = keys().flatMap(({ key, colour }) => (all[key] ? [{ key, colour, ...all[key] }] : []));
+    const log = state.log.has(this.metric.name);
+    this.floor = log ? floorOf([...this.curves, ...this.curves.flatMap((c) => beside[c.key] ?? [])]) : null;
+    this.remark(log);
+    if (this.curves.length === 0 || (log && this.floor === null)) {
+      this.say(this.curves.length ? "no value is above 0" : "null at every step of these curves");
+      return;
+    }
+    const { data, series, bands } = this.series(beside, log);
+    this.plotted = this.box.uplot = new uPlot(this.options(series, bands, log), data, this.plot);
+    this.read(null);
+  }
+
+  say(what) {
+    const empty = document.createElement("p");
+    empty.className = "empty";
+    empty.textContent = what;
+    this.plot.replaceChildren(empty);
+    this.box.querySelector(".readout").replaceChildren();
+  }
+
+  series(beside, log) {
+    // The lower end of a band goes to the end of the axis.
+    const shown = log ? (v, a) => (v >= this.floor ? v : a === 1 ? this.floor : null) : (v) => v;
+    const [tables, series, bands] = [[], [{}], []];
+    for (const c of this.curves) {
+      tables.push(table(c.key, c.lo ? [c.mean, c.lo, c.hi] : [c.mean], shown));
+      const at = series.length;
+      series.push({ label: nameOf(c.key), stroke: c.colour, width: 1.25, points: { show: base[c.key].n < 60 } });
+      if (c.lo) {
+        // Its edge shows what is one step wide.
+        const edge = { stroke: `${c.colour}80`, width: 0.75, points: { show: false } };
+        series.push(edge, edge);
+        bands.push({ series: [at + 2, at + 1], fill: `${c.colour}40` });
+        if (log) this.hide(tables.at(-1));
+      }
+    }
+    const dashes = this.metric.beside === "cos_walk" ? [8, 5] : [2, 4];
+    const known = [];
+    for (const c of this.curves.filter((c) => beside[c.key])) {
+      const t = table(c.key, [beside[c.key].mean], (v) => (log && v < this.floor ? null : v));
+      // What is the same for several is drawn once.
+      if (known.some((other) => same(other[1], t[1]) && same(other[0], t[0]))) continue;
+      known.push(t);
+      series.push({ label: this.metric.beside, stroke: ink("--ink"), width: 1.25, dash: dashes, points: { show: false } });
+    }
+    return { data: join([...tables, ...known]), series, bands };
+  }
+
+  // Where nothing of a point is above 0, there is no band either.
+  hide([, , lo, hi]) {
+    hi.forEach((v, i) => {
+      if (v === null) lo[i] = null;
+    });
+  }
+
+  options(series, bands, log) {
+    const [soft, grid] = [ink("--soft"), ink("--grid")];
+    const axis = { stroke: soft, grid: { stroke: grid, width: 1 }, ticks: { stroke: grid, width: 1 } };
+    return {
+      width: Math.max(this.plot.clientWidth, 50), height: HEIGHT, series, bands,
+      legend: { show: false },
+      cursor: { y: false, drag: { x: true, y: false, setScale: false }, points: { size: 6 },
+        bind: { dblclick: () => () => zoom(null) } },
+      scales: { x: { time: false, range: () => state.view ?? whole() },
+        y: { distr: log ? 3 : 1, range: (u, lo, hi) => (log ? this.logRange(lo, hi) : range(lo, hi)) } },
+      axes: [{ ...axis, size: 26, label: state.along, labelSize: 18, ...along(this) }, { ...axis, size: 62, values: (u, at, i, space, step) => labels(at, log ? null : step) }],
+      hooks: { setCursor: [(u) => this.read(u.cursor.idx ?? null)], draw: [(u) => this.mark(u)],
+        setSelect: [(u) => this.select(u)] },
+    };
+  }
+
+  logRange(lo, hi) {
+    if (!(hi > 0)) return [this.floor, this.floor * 10];
+    return lo < hi ? [lo / (hi / lo) ** 0.03, hi * (hi / lo) ** 0.03] : [lo / 2, lo * 2];
+  }
+
+  select(u) {
+    if (u.select.width > 3) {
+      zoom([u.posToVal(u.select.left, "x"), u.posToVal(u.select.left + u.select.width, "x")]);
+    }
+    u.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
+  }
+
+  // Crosses where sums are infinite or NaN, and a bar below where distances are mostly rounding.
+  mark(u) {
+    const { ctx, bbox } = u;
+    const dots = devicePixelRatio;
+    ctx.save();
+    this.curves.forEach(({ key, colour }, row) => {
+      const { n, x, first, last, rounding, infinite } = base[key];
+      for (let i = 0; i < n; i++) {
+        if (!infinite[i] && !rounding[i]) continue;
+        const place = (v) => Math.min(Math.max(u.valToPos(v, "x", true), bbox.left), bbox.left + bbox.width);
+        if (last[i] < u.scales.x.min || first[i] > u.scales.x.max) continue;
+        if (rounding[i]) {
+          ctx.fillStyle = colour;
+          const from = place(first[i]);
+          ctx.fillRect(from, bbox.top + bbox.height - (row + 1) * 3 * dots, Math.max(place(last[i]) - from, dots), 2 * dots);
+        }
+        if (infinite[i]) {
+          ctx.strokeStyle = colour;
+          ctx.lineWidth = 1.5 * dots;
+          const [at, top, half] = [place(x[i]), bbox.top + (6 + 8 * row) * dots, 3 * dots];
+          ctx.beginPath();
+          ctx.moveTo(at - half, top - half);
+          ctx.lineTo(at + half, top + half);
+          ctx.moveTo(at - half, top + half);
+          ctx.lineTo(at + half, top - half);
+          ctx.stroke();
+        }
+      }
+    });
+    ctx.restore();
+  }
+
+  // What a reader must know of what is not drawn.
+  remark(log) {
+    const sum = (of) => this.curves.reduce((all, c) => all + of(c), 0);
+    const over = (of) => sum((c) => base[c.key][of].reduce((a, b) => a + b, 0));
+    const total = over("rows");
+    const said = [
+      [sum((c) => c.nulls), "values are null (left out, or a gap)"],
+      [log ? sum((c) => c.notPositive) : 0, "values are ≤ 0, which a logarithmic axis cannot show"],
+      [log ? sum((c) => c.mean.filter((v) => v > 0 && v < this.floor).length) : 0,
+        `means are more than ${DECADES} decades below the largest, and not shown`],
+      [over("infinite"), "steps have infinite or NaN sums (crosses above), and no value"],
+      [over("rounding"), "distances are mostly rounding (low_precision; the bar below)"],
+    ];
+    const text = said.filter(([n]) => n > 0).map(([n, what]) => `${thousands(n)} of ${thousands(total)} ${what}.`);
+    this.box.querySelector(".remark").textContent = text.join(" ");
+  }
+
+  // Says what the curves are at a place of the joined steps.
+  read(idx) {
+    const out = this.box.querySelector(".readout");
+    const x = idx === null ? null : this.plotted.data[0][idx];
+    const caption = out.createCaption();
+    const rows = this.curves.map((c) => {
+      const i = x === null ? null : nearest(base[c.key].x, x);
+      return { c, i, cells: i === null ? ["–", "–", "–"] : cells(c, i) };
+    });
+    caption.textContent = x === null ? "No point is chosen." : where(rows[0].c.key, rows[0].i);
+    const head = this.curves.some((c) => c.lo) ? ["mean", "smallest", "largest"] : ["value"];
+    const body = document.createElement("tbody");
+    rows.forEach(({ c, cells }) => {
+      const row = body.insertRow();
+      const name = document.createElement("th");
+      name.append(swatch(c.colour), nameOf(c.key));
+      name.title = nameOf(c.key);
+      row.append(name);
+      cells.slice(0, head.length).forEach((cell) => {
+        const [value, step] = [].concat(cell);
+        const td = row.insertCell();
+        td.textContent = value;
+        if (step === undefined) return;
+        const small = document.createElement("small");
+        small.textContent = ` step ${step}`;
+        td.append(small);
+      });
+    });
+    const top = document.createElement("thead");
+    const line = top.insertRow();
+    ["", ...head].forEach((text) => line.append(Object.assign(document.createElement("th"), { textContent: text })));
+    out.replaceChildren(caption, top, body);
+  }
+}
