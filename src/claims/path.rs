@@ -79,7 +79,7 @@ impl Path {
         let own = found.iter().position(is_end).or_else(|| found.iter().position(is_own));
         let is_end = own.is_some_and(|at| is_end(&found[at]));
         let control = found.iter().position(|s| told(&s.key.reference, "control"));
-        let mut taken = |at: Option<usize>| at.map(|at| std::mem::replace(&mut found[at].rows, Vec::new()));
+        let mut taken = |at: Option<usize>| at.map(|at| std::mem::take(&mut found[at].rows));
         let mut series = |at: Option<usize>| {
             let key = at.map(|at| keys[at].clone());
             key.zip(taken(at)).map(|(key, rows)| Series { key, rows })

@@ -73,7 +73,7 @@ mod tests {
     #[test]
     fn a_single_value_sticks_out() {
         let mut values: Vec<f64> = (0..200).map(|i| 1.0 + 0.1 * f64::from(i * 37 % 11)).collect();
-        assert_eq!(at(&values), []);
+        assert!(at(&values).is_empty());
         values[60] = 9.0;
         values[62] = 9.0;
         values[150] = 4.0;
@@ -83,9 +83,9 @@ mod tests {
     #[test]
     fn what_stays_or_falls_is_no_spike() {
         let step: Vec<f64> = (0..100).map(|i| if i < 50 { 1.0 } else { 10.0 }).collect();
-        assert_eq!(at(&step), []);
+        assert!(at(&step).is_empty());
         let decay: Vec<f64> = (0..100).map(|i| f64::from(100 - i).powi(3)).collect();
-        assert_eq!(at(&decay), []);
+        assert!(at(&decay).is_empty());
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub(crate) use crate::windows::words::summary;
 /// know of it.
 ///
 /// # Errors
-/// As [`Windows::of`]; or `out` cannot be written, or is another file.
+/// As `Windows::of`; or `out` cannot be written, or is another file.
 pub fn tabulate(table: &Path, window: Option<&str>, out: &Path) -> Result<Written> {
     write(&find(table, &Chosen::all())?, window.map_or(Ok(Spans::default()), str::parse)?, out)
 }
@@ -104,7 +104,7 @@ impl Certificate {
     /// is not positive.
     pub(crate) fn rate(self) -> Option<f64> {
         let ratio = self.mu / self.l;
-        (self.mu > 0.0).then(|| (1.0 - ratio) * (1.0 + ratio))
+        (self.mu > 0.0).then_some((1.0 - ratio) * (1.0 + ratio))
     }
 
     /// Steps in which the distance halves at that rate.
@@ -275,7 +275,7 @@ impl Window {
     }
 
     /// The distance to x_0 at the first row.
-    pub(crate) fn from_start(&self) -> Option<f64> {
+    pub(crate) fn start_dist(&self) -> Option<f64> {
         self.init2.map(f64::sqrt)
     }
 
