@@ -1,5 +1,6 @@
 """Steps against those some lags later, against NumPy in float64 and closed forms."""
 
+import itertools
 import json
 import math
 import re
@@ -24,8 +25,8 @@ ORTHOGONAL = 1e-6
 
 
 def assert_lags(table, x, g, r, lags, of=None):
-    """Every pair is there, in order, and is what float64 makes of it, to 1e-12 of the absolute terms. `of` is an array of
-    places of elements; r the reference."""
+    """Every pair is there, in order, and is what float64 makes of it, to 1e-12 of the absolute terms. `of` is an array
+    of places of elements; r the reference."""
     of = slice(None) if of is None else of
     pairs = [(t, k) for t in sorted(x) for k in lags if t + k in x]
     assert list(table.select("step", "lag").iter_rows()) == pairs
@@ -91,12 +92,13 @@ def test_lags_of_the_fixture_are_those_of_numpy(lpa_command, tmp_path, digits):
     for i in range(3):
         values = part.filter(third == i)["cos"].to_numpy()
         cut = [len(values) * p // 10 for p in range(11)]
-        means = [values[a:b].mean() for a, b in zip(cut, cut[1:], strict=False)]
+        means = [values[a:b].mean() for a, b in itertools.pairwise(cut)]
         assert float(line[1 + 2 * i]) == pytest.approx(values.mean(), rel=0.005)
         assert float(line[2 + 2 * i]) == pytest.approx(np.std(means, ddof=1) / math.sqrt(10), rel=0.005)
     moved = table.group_by("lag", maintain_order=True).agg(pl.col("moved2").mean())
     slope = np.polyfit(np.log(moved["lag"]), np.log(moved["moved2"]), 1)[0]
-    assert f"grows as lag^{slope:.2f}, a random walk as lag^1 beyond some 10.0 steps, faster before (momentum 0.900)" in said
+    assert f"grows as lag^{slope:.2f}, a random walk as lag^1 beyond some 10.0 steps" in said
+    assert "faster before (momentum 0.900)" in said
 
 
 def test_some_sums_are_exact(digits):
@@ -106,7 +108,8 @@ def test_some_sums_are_exact(digits):
     for row in table.to_dicts():
         t, u = row["step"], row["step"] + row["lag"]
         d_t, d_u, way = exact.difference(x[t], r), exact.difference(x[u], r), exact.difference(x[u], x[t])
-        sides = {"gg": ([g[t]], [g[u]]), "gd": ([g[t]], d_u), "dg": (d_t, [g[u]]), "dd": (d_t, d_u), "moved2": (way, way)}
+        sides = {"gg": ([g[t]], [g[u]]), "gd": ([g[t]], d_u), "dg": (d_t, [g[u]]), "dd": (d_t, d_u),
+                 "moved2": (way, way)}
         for name, (a, b) in sides.items():
             total, terms = exact.dot(a, b)
             assert abs(row[name] - total) <= 1e-14 * terms, name
@@ -153,7 +156,8 @@ def test_types_absent_gradients_and_groups(tmp_path, lpa_command):
         # Of a group without a gradient nothing is guessed; in one with others the tensor counts as 0.
         there = {t: v for t, v in g.items() if group != unused or t % 3}
         assert_lags(table.filter(pl.col("group") == group), x, there, x[12], [1, 4], places_of)
-    assert table.filter((pl.col("group") == unused) & pl.col("cos").is_not_null())["step"].to_list() == [1, 1, 4, 4, 7, 7, 10]
+    there = table.filter((pl.col("group") == unused) & pl.col("cos").is_not_null())
+    assert there["step"].to_list() == [1, 1, 4, 4, 7, 7, 10]
 
 
 def test_steps_that_were_not_recorded_are_counted_and_not_guessed(tmp_path, lpa_command):
@@ -168,15 +172,14 @@ def test_steps_that_were_not_recorded_are_counted_and_not_guessed(tmp_path, lpa_
     assert f"null          {table['gg'].null_count()} rows without a cosine: there is no gradient" in said
 
 
-def test_only_steps_that_are_asked_for_meet_later_ones(lpa_command, tmp_path, digits):
-    x, g = digits
-    lpa_command("lags", DIGITS, "--steps", "30..60:7", "--lag", "50", "--lag", "2", "--out", tmp_path / "l.parquet", "-q")
-    table = pl.read_parquet(tmp_path / "l.parquet")
+def test_only_steps_that_are_asked_for_meet_later_ones(lpa_command, tmp_path):
+    out = tmp_path / "l.parquet"
+    lpa_command("lags", DIGITS, "--steps", "30..60:7", "--lag", "50", "--lag", "2", "--out", out, "-q")
+    table = pl.read_parquet(out)
     assert table["step"].unique().sort().to_list() == [30, 37, 44, 51, 58]
-    some = {t: x[t] for s in range(30, 60, 7) for t in (s, s + 2, s + 50)}
     assert set(table.select("step", "lag").iter_rows()) == {(s, k) for s in range(30, 60, 7) for k in (2, 50)}
     whole = lpa.lags(DIGITS, lags=[2, 50], out=tmp_path / "w.parquet", frame="polars")
-    assert whole.join(table, on=["step", "lag"], how="semi").equals(table) and len(some) == 15
+    assert whole.join(table, on=["step", "lag"], how="semi").equals(table)
 
 
 @pytest.mark.parametrize("momentum", [0, 0.9])
@@ -247,10 +250,11 @@ def test_threads_instruction_sets_and_windows_change_no_byte(lpa_command, tmp_pa
             writer.finish(x)
     assert len(list((tmp_path / "small" / "steps").rglob("*.safetensors"))) > 140
     tables = []
-    for name, threads, isa in [("large", 1, "avx512"), ("small", 2, "avx512"), ("large", 5, "avx2"), ("small", 1, "avx2")]:
+    asked = [("large", 1, "avx512"), ("small", 2, "avx512"), ("large", 5, "avx2"), ("small", 1, "avx2")]
+    for name, threads, isa in asked:
         out = tmp_path / "l.parquet"
-        asked = ["lags", tmp_path / name, "--threads", str(threads), "--out", out, "-q"]
-        done = subprocess.run([BINARY, *asked], env={"LPA_ISA": isa}, capture_output=True, text=True)
+        command = [BINARY, "lags", tmp_path / name, "--threads", str(threads), "--out", out, "-q"]
+        done = subprocess.run(command, env={"LPA_ISA": isa}, capture_output=True, text=True)
         if "this processor offers" in done.stderr:
             continue
         assert done.returncode == 0, done.stderr
@@ -321,7 +325,8 @@ def test_damage_is_named(tmp_path, lpa_command):
 def test_more_than_there_is_memory_for_is_refused_beforehand(tmp_path, lpa_command):
     lpa_command("simulate", "random-walk", tmp_path / "run", "--dim", 2, "--steps", 60_000)
     said = refused(tmp_path / "run", "--lag", ",".join(map(str, range(1, 60_000, 3))))
-    assert "1,200,020,000 pairs of steps take" in said and "Take fewer or shorter lags" in said and said.count("\n") == 1
+    assert "1,200,020,000 pairs of steps take" in said and "Take fewer or shorter lags" in said
+    assert said.count("\n") == 1
 
 
 def test_not_finite_values_stay_where_they_are(tmp_path, lpa_command):
