@@ -6,7 +6,6 @@ import math
 import re
 import subprocess
 
-import exact
 import numpy as np
 import polars as pl
 import pytest
@@ -14,6 +13,7 @@ import torch
 from test_pairs import assert_within, vectors
 from training import perceptron, train
 
+import exact
 import lpa
 from conftest import BINARY, FIXTURES
 
