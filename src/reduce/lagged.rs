@@ -286,6 +286,8 @@ fn store<V: Vector<W>, const W: usize>(vector: V, row: &mut Row, part: usize) {
 }
 
 /// The sums of a step by itself, over the first `rows` of a panel.
+// The rows of several arrays are walked in step, which an index says best.
+#[allow(clippy::needless_range_loop)]
 #[inline(always)]
 fn own<V: Vector<W>, const W: usize>(step: &Panel, r: &[Row; ROWS], rows: usize, lanes: &mut [Row; 3]) {
     for part in 0..LANES / W {
