@@ -96,6 +96,10 @@ mod hash;
 mod isa;
 #[cfg(feature = "cli")]
 mod join;
+#[cfg(feature = "cli")]
+mod lags;
+#[cfg(feature = "cli")]
+mod memory;
 mod meter;
 mod metrics;
 mod optimizer;
@@ -174,6 +178,8 @@ pub mod internals {
     #[cfg(feature = "cli")]
     pub use crate::events::tabulate as tabulate_events;
     pub use crate::hash::{Xxh3, xxh3_64};
+    #[cfg(feature = "cli")]
+    pub use crate::lags::{Options as LagsOptions, tabulate as tabulate_lags};
     pub use crate::meter::Meter;
     pub use crate::order::CHUNK;
     #[cfg(feature = "cli")]

@@ -11,10 +11,10 @@ pub(crate) const LANES: usize = 32;
 /// Elements of a piece, and of a chunk, at most. Pieces start at the first element of a tensor or of a rank's slice.
 pub const CHUNK: usize = 65_536;
 
-/// Folds the lanes of a block by halves: 16, 8, 4, 2, 1.
+/// Folds the lanes of a block, whose number is a power of two, by halves: 16, 8, 4, 2, 1.
 #[inline(always)]
-pub(crate) fn fold_lanes(mut lanes: [f64; LANES]) -> f64 {
-    let mut half = LANES / 2;
+pub(crate) fn fold_lanes<const N: usize>(mut lanes: [f64; N]) -> f64 {
+    let mut half = N / 2;
     while half > 0 {
         for l in 0..half {
             lanes[l] += lanes[l + half];
@@ -73,7 +73,7 @@ mod tests {
     fn the_tree_is_the_documented_one() {
         // The sum of 1/(59 l + 1) differs between halving, reversed halving, adjacent pairs and a
         // plain fold; the expected bits are those of halving, written out in Python.
-        let lanes = std::array::from_fn(|l| 1.0 / (59.0 * l as f64 + 1.0));
+        let lanes: [f64; LANES] = std::array::from_fn(|l| 1.0 / (59.0 * l as f64 + 1.0));
         assert_eq!(fold_lanes(lanes).to_bits(), 0x3ff1_15b6_376a_88ea);
     }
 

@@ -51,6 +51,23 @@ def pairs(path, *, every=None, steps=None, out=None, threads=None, frame=None):
     return _read(str(_lpa.pairs(path, asked)), frame)
 
 
+def lags(path, *, lags=(), reference="final", groups=("*",), steps=None, out=None, threads=None, frame=None):
+    """Measures every step of a run against those some steps later, as `lpa lags` does, and returns the table.
+
+    Parameters
+    ----------
+    path : the run directory.
+    lags : how many steps later, a number or several; by default 1, 2, 5, 10, 20 and 50, as far as the path goes.
+    reference : what distances are measured to, named as for `--ref`.
+    groups, steps, out, threads, frame : as for :func:`lpa.analyze`; steps says which are compared with later ones.
+    """
+    several = lags if isinstance(lags, (list, tuple, range)) else [lags]
+    asked = {"lags": [_number("lags", k, 1, 2**63) for k in several], "reference": os.fspath(reference),
+             "groups": _names(groups), "steps": steps, "out": out,
+             "threads": None if threads is None else _number("threads", threads, 1, 1024)}
+    return _read(str(_lpa.lags(path, asked)), frame)
+
+
 def windows(path, *, window=None, out=None, frame=None, **question):
     """What a path is like by windows of steps, as `lpa windows` has it: one row a window, reference, stream and group.
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from . import _lpa
-from .analysis import analyze, check, events, pairs, report, windows
+from .analysis import analyze, check, events, lags, pairs, report, windows
 from .dtypes import numpy_type
 
 
@@ -59,6 +59,10 @@ class Run:
     def pairs(self, **question):
         """Every step against every K-th iterate, as a frame; `question` as for :func:`lpa.pairs`."""
         return pairs(self.path, **question)
+
+    def lags(self, **question):
+        """Every step against those some steps later, as a frame; `question` as for :func:`lpa.lags`."""
+        return lags(self.path, **question)
 
     def windows(self, **question):
         """What the path is like by windows of steps, as a frame; `question` as for :func:`lpa.windows`."""

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use lpa::internals::{
-    PairsOptions, report_place, tabulate_claims, tabulate_events, tabulate_pairs, tabulate_windows,
-    write_report,
+    LagsOptions, PairsOptions, report_place, tabulate_claims, tabulate_events, tabulate_lags, tabulate_pairs,
+    tabulate_windows, write_report,
 };
 use lpa::{Backend, Execution, Observer, Question, Rename, Run, Steps};
 use pyo3::prelude::*;
@@ -100,6 +100,31 @@ pub(crate) fn pairs(py: Python<'_>, path: PathBuf, asked: AskedPairs) -> PyResul
     let options = PairsOptions { every, steps, threads: threads.unwrap_or(Execution::default().threads) };
     let access = access(true)?;
     let measured = || tabulate_pairs(&Run::open(&path, access)?, &options, out.as_deref(), &Warnings);
+    py.detach(measured).map(|table| table.path).map_err(raise)
+}
+
+/// Which lags, by the names of `lpa.lags`.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct AskedLags {
+    lags: Vec<u64>,
+    reference: String,
+    groups: Vec<String>,
+    steps: Option<String>,
+    threads: Option<usize>,
+    out: Option<PathBuf>,
+}
+
+/// Measures steps against later ones as `lpa lags` does; returns the table's path.
+#[pyfunction]
+pub(crate) fn lags(py: Python<'_>, path: PathBuf, asked: AskedLags) -> PyResult<PathBuf> {
+    let AskedLags { lags, reference, groups, steps, threads, out } = asked;
+    let reference = reference.parse().map_err(usage)?;
+    let steps = steps.map_or(Ok(Steps::default()), |s| s.parse()).map_err(usage)?;
+    let threads = threads.unwrap_or(Execution::default().threads);
+    let options = LagsOptions { lags, reference, groups, steps, threads };
+    let access = access(true)?;
+    let measured = || tabulate_lags(&Run::open(&path, access)?, &options, out.as_deref(), &Warnings);
     py.detach(measured).map(|table| table.path).map_err(raise)
 }
 

@@ -35,6 +35,7 @@ fn _lpa(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(writer::take_back, m)?)?;
     m.add_function(wrap_pyfunction!(analysis::analyze, m)?)?;
     m.add_function(wrap_pyfunction!(analysis::pairs, m)?)?;
+    m.add_function(wrap_pyfunction!(analysis::lags, m)?)?;
     m.add_function(wrap_pyfunction!(analysis::events, m)?)?;
     m.add_function(wrap_pyfunction!(analysis::windows, m)?)?;
     m.add_function(wrap_pyfunction!(analysis::check, m)?)?;

@@ -13,6 +13,7 @@ mod export;
 mod gc;
 mod inspect;
 mod join;
+mod lags;
 mod map;
 mod output;
 mod pack;
@@ -51,6 +52,9 @@ enum Command {
     Analyze(analyze::Arguments),
     /// Measure every step against every K-th iterate: cosines, distances, and what the path is like as a whole
     Pairs(pairs::Arguments),
+    /// Measure every step against those some steps later: whether gradients agree or oppose each other, and how far
+    /// the path moves
+    Lags(lags::Arguments),
     /// Draw a heat map of all pairs of steps and reference iterates: cosines or distances
     Map(map::Arguments),
     /// Draw metrics of a run or a table as a figure for a paper: SVG or PNG, and the numbers in it as CSV
@@ -142,6 +146,7 @@ fn carry_out(command: Command) -> anyhow::Result<Fine> {
         Command::Check(a) => return check::run(&a),
         Command::Analyze(a) => analyze::run(&a),
         Command::Pairs(a) => pairs::run(&a),
+        Command::Lags(a) => lags::run(&a),
         Command::Map(a) => map::run(&a),
         Command::Plot(a) => plot::run(&a),
         Command::Windows(a) => windows::run(&a),

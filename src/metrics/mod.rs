@@ -3,6 +3,7 @@
 pub(crate) mod bias;
 pub(crate) mod entry;
 pub(crate) mod geometry;
+pub(crate) mod growth;
 pub(crate) mod interval;
 #[cfg(test)]
 mod noise;

@@ -9,7 +9,8 @@ use std::sync::{Mutex, PoisonError};
 use rayon::prelude::*;
 
 use crate::analyze::{Observer, thread_pool};
-use crate::error::{Result, Usage};
+use crate::error::Result;
+use crate::memory;
 use crate::order::{CHUNK, Neumaier};
 use crate::pairs::Sums;
 use crate::pairs::panel::{Panel, PanelSums, STEPS, StepSums};
@@ -229,21 +230,6 @@ fn check_memory(run: &Run, pairs: usize, references: usize, threads: usize) -> R
     let of_references = REFERENCE_BYTES.max(references.saturating_mul(longest * size_of::<f32>()));
     let of_threads = threads.saturating_mul(2 * STEPS * CHUNK * size_of::<f32>());
     let needed = of_pairs.saturating_add(of_references).saturating_add(of_threads) as u64;
-    match available_memory() {
-        Some(available) if needed > available => Err(Usage(format!(
-            "{} pairs take {} GB of memory, and {} GB are free. Take a larger --every, or fewer steps by --steps A..B:K",
-            thousands(pairs as u64),
-            needed.div_ceil(1_000_000_000),
-            available / 1_000_000_000
-        ))
-        .into()),
-        _ => Ok(()),
-    }
-}
-
-/// Bytes that the system can give; `None` where it does not say.
-fn available_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
+    let of = format!("{} pairs", thousands(pairs as u64));
+    memory::check_memory(needed, &of, "Take a larger --every, or fewer steps by --steps A..B:K")
 }

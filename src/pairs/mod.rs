@@ -173,7 +173,7 @@ pub fn tabulate(
     out: Option<&Path>,
     observer: &dyn Observer,
 ) -> Result<Written> {
-    let path = Destination::new(run, out)?.pairs(&options.description())?;
+    let path = Destination::new(run, out)?.of_kind("pairs", &options.description())?;
     let pairs = AllPairs::measure(run, options, observer)?;
     let summary = words::summary(run, &pairs);
     let (rows, bytes) = table::write(run, &pairs, &path, &summary)?;

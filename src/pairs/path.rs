@@ -2,6 +2,8 @@
 //!
 //! Pure functions of squared distances; what they are taken of is not known here.
 
+use crate::metrics::growth::exponent;
+
 /// Squared distances of steps to references, which are some of the steps, the first and the last among them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Distances<'a> {
@@ -154,22 +156,11 @@ impl Displacements {
         (*pairs, *lags, *squares) = (*pairs + 1.0, *lags + lag as f64, *squares + d2);
     }
 
-    /// The slope of the mean square over the mean lag, both by their logarithms.
+    /// Of the mean square over the mean lag.
     fn exponent(&self) -> Option<f64> {
-        let there = self.bins.iter().filter(|(_, _, squares)| *squares > 0.0 && squares.is_finite());
-        let points = there.map(|(pairs, lags, squares)| ((lags / pairs).ln(), (squares / pairs).ln()));
-        slope(&points.collect::<Vec<_>>())
+        let there = self.bins.iter().filter(|(pairs, ..)| *pairs > 0.0);
+        exponent(there.map(|(pairs, lags, squares)| (lags / pairs, squares / pairs)))
     }
-}
-
-/// The slope of the line with the least squares; `None` for fewer than three points.
-fn slope(points: &[(f64, f64)]) -> Option<f64> {
-    let n = points.len() as f64;
-    let mean_x = points.iter().map(|(x, _)| x).sum::<f64>() / n;
-    let mean_y = points.iter().map(|(_, y)| y).sum::<f64>() / n;
-    let xy: f64 = points.iter().map(|(x, y)| (x - mean_x) * (y - mean_y)).sum();
-    let xx: f64 = points.iter().map(|(x, _)| (x - mean_x).powi(2)).sum();
-    (points.len() >= 3 && xx > 0.0).then(|| xy / xx)
 }
 
 #[cfg(test)]

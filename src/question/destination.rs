@@ -124,12 +124,17 @@ impl Destination {
         }
     }
 
-    /// The file of a table of pairs, described by `parts`, which can be written.
+    /// The directory.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The file of a table of another `kind`, described by `parts`, which can be written.
     ///
     /// # Errors
     /// As [`check_writable`].
-    pub(crate) fn pairs(&self, parts: &[String]) -> Result<PathBuf> {
-        let name = file_name("pairs", &[&in_file_names(parts)]);
+    pub(crate) fn of_kind(&self, kind: &str, parts: &[String]) -> Result<PathBuf> {
+        let name = file_name(kind, &[&in_file_names(parts)]);
         let usual = || self.directory.join(format!("{}{name}", self.prefix));
         let path = self.named.clone().unwrap_or_else(usual);
         check_writable(&path)?;

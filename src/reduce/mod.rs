@@ -5,6 +5,7 @@
 //! fused multiply-add.
 
 pub(crate) mod cpu;
+pub(crate) mod lagged;
 pub(crate) mod products;
 pub(crate) mod response;
 mod simd;

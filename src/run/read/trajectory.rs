@@ -246,6 +246,14 @@ impl Trajectory {
         Ok((source.load(step, stream, values)? == Decoded::Values).then_some(&*values))
     }
 
+    /// Exchanges the gradient of a step, where it was decoded on the way to the newest iterate, with a buffer of the
+    /// same length. What became of it.
+    pub(crate) fn swap_gradient(&mut self, step: u64, with: &mut Vec<f32>) -> Option<Decoded> {
+        let (_, decoded) = self.held.take_if(|(held, _)| *held == step)?;
+        std::mem::swap(&mut self.slots.gradient, with);
+        Some(decoded)
+    }
+
     /// The optimizer's moments before the newest iterate's step, and the last replay of a step that was
     /// met on the way to it.
     pub(crate) fn optimizer(&self, n: usize) -> ([&[f32]; 2], Option<&Predictions>) {

@@ -1,0 +1,67 @@
+//! `lpa lags`.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use crate::cli::progress::Progress;
+use crate::cli::{RunArguments, bytes, say};
+use crate::lags::{Options, tabulate};
+use crate::question::{Execution, Steps};
+use crate::reference::ReferenceSpec;
+use crate::run::Run;
+use crate::summary::{significant, thousands};
+
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    run: RunArguments,
+    /// Compare steps that lie K apart; several as K,K,... or by repeating it [default: 1,2,5,10,20,50]
+    #[arg(long = "lag", value_name = "K", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..))]
+    lags: Vec<u64>,
+    /// Measure distances to this iterate, named as for `lpa analyze`
+    #[arg(long = "ref", value_name = "REF", default_value = "final")]
+    reference: ReferenceSpec,
+    /// Rows of this group: '*' (all tensors), 'each' (every tensor), a tensor's name, a glob, NAME=GLOB; may be repeated
+    #[arg(long = "group", value_name = "GROUP", default_value = "*")]
+    groups: Vec<String>,
+    /// Write the Parquet table here [default: RUN/lags.parquet; for another question RUN/lags.THESE.parquet; in the
+    /// working directory where RUN cannot be written]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Only these steps, each with later ones, which may lie beyond: A..B (B not included), A.., ..B, or every K-th of
+    /// them by A..B:K
+    #[arg(long, value_name = "A..B[:K]", value_parser = Steps::from_str)]
+    steps: Option<Steps>,
+    /// Worker threads [default: one per processor]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// Print neither progress nor summary
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+/// Measures steps against later ones.
+pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
+    let run = Run::open(&a.run.run, a.run.access()?)?;
+    let options = Options {
+        lags: a.lags.clone(),
+        reference: a.reference.clone(),
+        groups: a.groups.clone(),
+        steps: a.steps.clone().unwrap_or_default(),
+        threads: a.threads.map_or(Execution::default().threads, usize::from),
+    };
+    let progress = Progress::new(a.quiet);
+    let table = tabulate(&run, &options, a.out.as_deref(), &progress)?;
+    if a.quiet {
+        return Ok(());
+    }
+    say(&format!(
+        "{}: {}\nwrote {} ({} rows, {}) in {} s\n",
+        run.path.display(),
+        table.summary,
+        table.path.display(),
+        thousands(table.rows),
+        bytes(table.bytes),
+        significant(progress.measured().0.as_secs_f64())
+    ))
+}
