@@ -5,6 +5,7 @@
 
 use crate::curve::{Found, Key};
 use crate::error::{Error, Result};
+use crate::group::ALL;
 use crate::row::Kind;
 use crate::table::{Field, Piece, read};
 
@@ -137,6 +138,81 @@ fn readings(piece: &Piece) -> impl Iterator<Item = Reading> {
         }
         reading
     })
+}
+
+/// The rows of one reference, stream and group.
+#[derive(Clone, Debug)]
+pub(crate) struct Series {
+    /// What they are of.
+    pub key: Key,
+    /// In the order of steps.
+    pub rows: Vec<Reading>,
+}
+
+impl Series {
+    fn is_alike(&self, key: &Key) -> bool {
+        self.key.reference == key.reference && self.key.stream == key.stream
+    }
+}
+
+/// Takes the rows of all parameters by reference and stream; where there are none, those of the first group.
+#[derive(Debug, Default)]
+pub(crate) struct Wholes {
+    wholes: Vec<Series>,
+    /// The first groups.
+    first: Vec<Series>,
+    /// By place of a key: where its rows go, if they are kept.
+    places: Vec<Option<Kept>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kept {
+    Whole(usize),
+    First(usize),
+}
+
+impl Wholes {
+    /// Takes a row, as [`each`] hands it.
+    pub(crate) fn take(&mut self, place: usize, key: &Key, row: &Reading) {
+        if place == self.places.len() {
+            let (list, kept): (_, fn(usize) -> Kept) = if key.group == ALL {
+                (&mut self.wholes, Kept::Whole)
+            } else {
+                (&mut self.first, Kept::First)
+            };
+            let is_new = !list.iter().any(|s| s.is_alike(key));
+            self.places.push(is_new.then(|| kept(list.len())));
+            if is_new {
+                list.push(Series { key: key.clone(), rows: Vec::new() });
+            }
+        }
+        let series = match self.places[place] {
+            Some(Kept::Whole(at)) => &mut self.wholes[at],
+            Some(Kept::First(at)) => &mut self.first[at],
+            None => return,
+        };
+        series.rows.push(*row);
+    }
+
+    /// What was taken.
+    pub(crate) fn finish(mut self) -> Vec<Series> {
+        self.first.retain(|s| !self.wholes.iter().any(|whole| whole.is_alike(&s.key)));
+        self.wholes.append(&mut self.first);
+        self.wholes
+    }
+}
+
+/// The rows of all parameters, or the first group, that were found.
+///
+/// # Errors
+/// As [`each`].
+pub(crate) fn wholes(found: &Found) -> Result<Vec<Series>> {
+    let mut wholes = Wholes::default();
+    each(found, |place, key, row| {
+        wholes.take(place, key, row);
+        Ok(())
+    })?;
+    Ok(wholes.finish())
 }
 
 /// The first step of the rows and the last one.

@@ -1,9 +1,9 @@
 //! Claims on a single path.
 
-use crate::claims::path::{Path, Series};
+use crate::claims::path::Path;
 use crate::claims::statistics::{median, pearson, quantile, rise, sorted};
 use crate::claims::{Answer, Claim, Outcome};
-use crate::reading::Reading;
+use crate::reading::{Reading, Series};
 use crate::summary::{significant, thousands};
 use crate::windows::Fit;
 

@@ -4,25 +4,19 @@ use std::path::Path as File;
 
 use serde_json::{Map, Value};
 
-use crate::curve::{Chosen, Key, find};
+use crate::curve::{Chosen, find};
 use crate::error::Result;
 use crate::group::ALL;
-use crate::reading::{Reading, each};
+use crate::reading::{Reading, Series, wholes};
 use crate::run::format::manifest::{GRAD, Optimizer};
 use crate::span::{Spans, Which};
 use crate::table::metadata;
 
+/// The end of a path, as a reference.
+const FINAL: &str = "final";
+
 /// Epochs from which on curves are by epochs.
 const EPOCHS: usize = 5;
-
-/// The rows of one reference.
-#[derive(Clone, Debug)]
-pub(crate) struct Series {
-    /// What they are of.
-    pub key: Key,
-    /// The rows.
-    pub rows: Vec<Reading>,
-}
 
 /// A path: the rows of its gradients over all parameters.
 #[derive(Clone, Debug)]
@@ -47,51 +41,39 @@ impl Path {
     /// # Errors
     /// It is no table of metrics, or damaged.
     pub(crate) fn read(table: &File, name: String) -> Result<Path> {
-        let all = metadata(table).unwrap_or_default();
+        let series = wholes(&find(table, &Chosen::all())?)?;
+        Ok(Path::of(&metadata(table).unwrap_or_default(), name, series))
+    }
+
+    /// The path of series of rows, from a table with such metadata.
+    pub(crate) fn of(metadata: &[(String, String)], name: String, series: Vec<Series>) -> Path {
         let value = |key: &str| -> Option<Value> {
-            let text = all.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())?;
+            let text = metadata.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())?;
             serde_json::from_str(text).ok()
         };
         let references = value("lpa.references").unwrap_or_default();
-        let told = |name: &str, what: &str| {
-            let of = references.as_array().into_iter().flatten().find(|r| r["name"] == name);
+        let told = |series: &Series, what: &str| {
+            let name = &series.key.reference;
+            let of = references.as_array().into_iter().flatten().find(|r| r["name"] == name.as_str());
             of.is_some_and(|r| r[what] == true || (what == "run" && !r["run"].is_null()))
         };
-        let mut found: Vec<Series> = Vec::new();
-        // By key: where its rows are kept.
-        let mut places: Vec<Option<usize>> = Vec::new();
-        each(&find(table, &Chosen::all())?, |place, key, row| {
-            if place == places.len() {
-                let is_taken = key.group == ALL && key.stream == GRAD;
-                places.push(is_taken.then_some(found.len()));
-                if is_taken {
-                    found.push(Series { key: key.clone(), rows: Vec::new() });
-                }
+        let is_own = |s: &Series| !told(s, "run") && !told(s, "file");
+        let (mut own, mut control): (Option<Series>, Option<Series>) = (None, None);
+        for series in series.into_iter().filter(|s| s.key.group == ALL && s.key.stream == GRAD) {
+            if told(&series, "control") {
+                control.get_or_insert(series);
+            } else if is_own(&series) && (own.is_none() || series.key.reference == FINAL) {
+                own = Some(series);
             }
-            if let Some(at) = places[place] {
-                found[at].rows.push(*row);
-            }
-            Ok(())
-        })?;
-        let keys: Vec<Key> = found.iter().map(|s| s.key.clone()).collect();
-        let is_own = |s: &Series| !told(&s.key.reference, "run") && !told(&s.key.reference, "file");
-        let is_end = |s: &Series| is_own(s) && s.key.reference == "final";
-        let own = found.iter().position(is_end).or_else(|| found.iter().position(is_own));
-        let is_end = own.is_some_and(|at| is_end(&found[at]));
-        let control = found.iter().position(|s| told(&s.key.reference, "control"));
-        let mut taken = |at: Option<usize>| at.map(|at| std::mem::take(&mut found[at].rows));
-        let mut series = |at: Option<usize>| {
-            let key = at.map(|at| keys[at].clone());
-            key.zip(taken(at)).map(|(key, rows)| Series { key, rows })
-        };
-        Ok(Path {
+        }
+        Path {
             name,
-            is_end,
-            own: series(own),
-            control: series(control),
+            is_end: own.as_ref().is_some_and(|s| s.key.reference == FINAL),
+            own,
+            control,
             optimizer: value("lpa.optimizer").and_then(|v| serde_json::from_value(v).ok()),
             metadata: value("lpa.metadata").and_then(|v| v.as_object().cloned()).unwrap_or_default(),
-        })
+        }
     }
 
     /// The name of the optimizer, where it is known.

@@ -1,9 +1,9 @@
 //! Claims that compare paths.
 
-use crate::claims::path::{Path, Series};
+use crate::claims::path::Path;
 use crate::claims::statistics::{median, quantile, slope, sorted};
 use crate::claims::{Answer, Claim, Outcome};
-use crate::reading::Reading;
+use crate::reading::{Reading, Series};
 use crate::summary::significant;
 
 /// A claim, and how it is checked.

@@ -7,6 +7,7 @@ use crate::cli::{say, told};
 use crate::curve::find;
 use crate::events::{Events, summary, write};
 use crate::question::check_writable;
+use crate::reading::wholes;
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -27,7 +28,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
         return Ok(());
     }
     match written {
-        None => say(&format!("{}: {}", table.display(), summary(&Events::of(&found)?))),
+        None => say(&format!("{}: {}", table.display(), summary(&Events::of(&wholes(&found)?, &found)?))),
         Some(written) => say(&format!("{}: {}{}", table.display(), written.summary, told(&written))),
     }
 }

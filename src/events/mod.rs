@@ -13,9 +13,8 @@ use std::path::Path;
 use crate::curve::{Chosen, Found, Key, find};
 use crate::error::Result;
 use crate::events::spike::{Spike, spikes};
-use crate::group::ALL;
 use crate::question::check_writable;
-use crate::reading::{Reading, each};
+use crate::reading::{Reading, Series, each, wholes};
 use crate::table::Written;
 
 pub(crate) use crate::events::words::summary;
@@ -125,28 +124,21 @@ pub fn tabulate(table: &Path, out: &Path) -> Result<Written> {
 /// As [`tabulate`].
 pub(crate) fn write(found: &Found, out: &Path) -> Result<Written> {
     check_writable(out)?;
-    let events = Events::of(found)?;
+    let events = Events::of(&wholes(found)?, found)?;
     let summary = summary(&events);
     let (rows, bytes) = table::write(&events, found.table(), out, &summary)?;
     Ok(Written { path: out.to_owned(), summary, rows, bytes })
 }
 
-/// What is looked at of one key, until all of it is there.
-struct Watched {
-    key: Key,
-    rows: Vec<Reading>,
-}
-
 impl Events {
-    /// Looks for the events of what was found in a table: in the rows of all parameters, else of the first group.
+    /// Looks for events in series, which are those that [`wholes`] makes of what was found in a table.
     ///
     /// # Errors
     /// It is damaged.
-    pub(crate) fn of(found: &Found) -> Result<Events> {
-        let watched = watch(found)?;
+    pub(crate) fn of(series: &[Series], found: &Found) -> Result<Events> {
         let mut events = Events { all: Vec::new(), steps: (0, 0, 0), keys: Vec::new(), signed_loss: false };
         let mut streams: Vec<String> = Vec::new();
-        for (w, Watched { key, rows }) in watched.iter().enumerate() {
+        for (w, Series { key, rows }) in series.iter().enumerate() {
             if let (0, [first, .., last] | [first @ last]) = (w, rows.as_slice()) {
                 events.steps = (rows.len() as u64, first.step, last.step);
                 events.signed_loss = rows.iter().any(|r| r.loss.is_some_and(|l| l <= 0.0));
@@ -248,31 +240,4 @@ impl Events {
         }
         Ok(())
     }
-}
-
-/// The rows of all parameters by reference and stream; where a table has none, those of its first group.
-fn watch(found: &Found) -> Result<Vec<Watched>> {
-    let mut watched: Vec<Watched> = Vec::new();
-    let mut first: Vec<Watched> = Vec::new();
-    // By key: whether it is watched, as one of all parameters, and where.
-    let mut places: Vec<Option<(bool, usize)>> = Vec::new();
-    let is_alike = |a: &Key, b: &Key| a.reference == b.reference && a.stream == b.stream;
-    each(found, |place, key, row| {
-        if place == places.len() {
-            let list = if key.group == ALL { &mut watched } else { &mut first };
-            let taken = list.iter().any(|w| is_alike(&w.key, key));
-            places.push((!taken).then(|| (key.group == ALL, list.len())));
-            if !taken {
-                list.push(Watched { key: key.clone(), rows: Vec::new() });
-            }
-        }
-        if let Some((of_all, at)) = places[place] {
-            let list = if of_all { &mut watched } else { &mut first };
-            list[at].rows.push(*row);
-        }
-        Ok(())
-    })?;
-    first.retain(|w| !watched.iter().any(|all| is_alike(&all.key, &w.key)));
-    watched.append(&mut first);
-    Ok(watched)
 }

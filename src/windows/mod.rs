@@ -344,39 +344,69 @@ pub(crate) struct Windows {
     pub steps: (u64, u64),
 }
 
+/// Takes rows, and cuts them into windows.
+#[derive(Debug)]
+pub(crate) struct Cutter {
+    spans: Spans,
+    /// The first step, and the last.
+    steps: (u64, u64),
+    keys: Vec<OfKey>,
+    /// The window of the last row, and its number.
+    now: Option<Which>,
+    number: u64,
+    count: usize,
+}
+
+impl Cutter {
+    /// For rows of the steps from the first to the last.
+    pub(crate) fn new(steps: (u64, u64), spans: Spans) -> Cutter {
+        Cutter { spans, steps, keys: Vec::new(), now: None, number: 0, count: 0 }
+    }
+
+    /// Takes a row, as [`each`] hands it.
+    ///
+    /// # Errors
+    /// It has no epoch, and windows are epochs; or there are too many.
+    pub(crate) fn take(&mut self, place: usize, key: &Key, row: &Reading) -> Result<()> {
+        let (first, length) = (self.steps.0, self.steps.1 - self.steps.0 + 1);
+        let which = self.spans.which(row.step, row.epoch, first, length)?;
+        self.number += u64::from(self.now.replace(which).is_some_and(|before| before != which));
+        if place == self.keys.len() {
+            self.keys.push(OfKey::new(key.clone(), row));
+        }
+        let of = &mut self.keys[place];
+        self.count += usize::from(of.take(which, self.number, row));
+        if (row.step - first) * 5 >= 4 * length {
+            of.late.add(logarithms(row));
+        }
+        if self.count > MOST {
+            let what = "there are more windows of all groups than are kept; make them longer by --window";
+            return Err(Usage(what.to_owned()).into());
+        }
+        Ok(())
+    }
+
+    /// The windows.
+    pub(crate) fn finish(self) -> Windows {
+        let Cutter { mut keys, steps, .. } = self;
+        let alike = |a: &Key, b: &Key| a.reference == b.reference && a.stream == b.stream;
+        let wholes: Vec<usize> = (0..keys.len()).filter(|&k| keys[k].key.group == ALL).collect();
+        for k in 0..keys.len() {
+            keys[k].whole = wholes.iter().copied().find(|&w| alike(&keys[w].key, &keys[k].key));
+        }
+        Windows { keys, steps }
+    }
+}
+
 impl Windows {
     /// Cuts the rows that were found in a table.
     ///
     /// # Errors
     /// It is damaged; steps have no epoch, and windows are epochs; or there are too many.
     pub(crate) fn of(found: &Found, spans: Spans) -> Result<Windows> {
-        let steps = extent(found)?;
-        let (first, length) = (steps.0, steps.1 - steps.0 + 1);
-        let mut all: Vec<OfKey> = Vec::new();
-        let (mut now, mut number, mut count) = (None, 0, 0);
-        each(found, |place, key, row| {
-            let which = spans.which(row.step, row.epoch, first, length)?;
-            number += u64::from(now.replace(which).is_some_and(|before| before != which));
-            if place == all.len() {
-                all.push(OfKey::new(key.clone(), row));
-            }
-            let of = &mut all[place];
-            count += usize::from(of.take(which, number, row));
-            if (row.step - first) * 5 >= 4 * length {
-                of.late.add(logarithms(row));
-            }
-            if count > MOST {
-                let what = "there are more windows of all groups than are kept; make them longer by --window";
-                return Err(Usage(what.to_owned()).into());
-            }
-            Ok(())
-        })?;
-        let alike = |a: &Key, b: &Key| a.reference == b.reference && a.stream == b.stream;
-        let wholes: Vec<usize> = (0..all.len()).filter(|&k| all[k].key.group == ALL).collect();
-        for k in 0..all.len() {
-            all[k].whole = wholes.iter().copied().find(|&w| alike(&all[w].key, &all[k].key));
-        }
-        Ok(Windows { keys: all, steps })
+        let mut cutter = Cutter::new(extent(found)?, spans);
+        each(found, |place, key, row| cutter.take(place, key, row))?;
+        Ok(cutter.finish())
     }
 
     /// What is of all parameters, with the reference and stream of `of`; `None` where the table has no such rows.
