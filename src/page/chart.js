@@ -67,19 +67,20 @@ class Chart {
 
   series(beside, log) {
     // The lower end of a band goes to the end of the axis.
-    const shown = log ? (v, a) => (v >= this.floor ? v : a === 1 ? this.floor : null) : (v) => v;
+    const shown = log ? (v, end) => (v >= this.floor ? v : end === 0 ? this.floor : null) : (v) => v;
     const [tables, series, bands] = [[], [{}], []];
+    // Bands lie below all lines. Their edges show what is one step wide.
+    for (const c of this.curves.filter((c) => c.lo)) {
+      const ends = table(c.key, [c.lo, c.hi], shown);
+      if (log) this.hide(ends);
+      tables.push(ends);
+      bands.push({ series: [series.length + 1, series.length], fill: `${c.colour}40` });
+      const edge = { label: `band of ${nameOf(c.key)}`, stroke: `${c.colour}80`, width: 0.75, points: { show: false } };
+      series.push({ ...edge }, { ...edge });
+    }
     for (const c of this.curves) {
-      tables.push(table(c.key, c.lo ? [c.mean, c.lo, c.hi] : [c.mean], shown));
-      const at = series.length;
+      tables.push(table(c.key, [c.mean], (v) => (log && v < this.floor ? null : v)));
       series.push({ label: nameOf(c.key), stroke: c.colour, width: 1.25, points: { show: base[c.key].n < 60 } });
-      if (c.lo) {
-        // Its edge shows what is one step wide.
-        const edge = { stroke: `${c.colour}80`, width: 0.75, points: { show: false } };
-        series.push(edge, edge);
-        bands.push({ series: [at + 2, at + 1], fill: `${c.colour}40` });
-        if (log) this.hide(tables.at(-1));
-      }
     }
     const dashes = this.metric.beside === "cos_walk" ? [8, 5] : [2, 4];
     const known = [];
@@ -88,13 +89,13 @@ class Chart {
       // What is the same for several is drawn once.
       if (known.some((other) => same(other[1], t[1]) && same(other[0], t[0]))) continue;
       known.push(t);
-      series.push({ label: this.metric.beside, stroke: ink("--ink"), width: 1.25, dash: dashes, points: { show: false } });
+      series.push({ label: this.metric.beside, stroke: dark.matches ? "#fff" : "#000", width: 1.25, dash: dashes, points: { show: false } });
     }
     return { data: join([...tables, ...known]), series, bands };
   }
 
   // Where nothing of a point is above 0, there is no band either.
-  hide([, , lo, hi]) {
+  hide([, lo, hi]) {
     hi.forEach((v, i) => {
       if (v === null) lo[i] = null;
     });

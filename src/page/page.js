@@ -42,9 +42,15 @@ function zoomBy(factor, at) {
 // Says how much one sees, and which command shows more.
 function tell() {
   const [lo, hi] = state.view ?? whole();
-  const shown = keys().map(({ key }) => base[key].x.filter((x) => x >= lo && x <= hi).length);
-  const points = Math.max(...shown, 0);
-  const steps = [Math.max(Math.floor(lo), 0), Math.ceil(hi)];
+  const shown = keys().map(({ key }) => {
+    const { x, first, last } = base[key];
+    const here = [...x.keys()].filter((i) => x[i] >= lo && x[i] <= hi);
+    return here.length ? { points: here.length, first: first[here[0]], last: last[here.at(-1)] } : { points: 0 };
+  });
+  const points = Math.max(...shown.map((s) => s.points), 0);
+  const steps = points > 0
+    ? [Math.min(...shown.map((s) => s.first ?? Infinity)), Math.max(...shown.map((s) => s.last ?? 0))]
+    : [Math.max(Math.floor(lo), 0), Math.ceil(hi)];
   let text = `Steps ${thousands(steps[0])} to ${thousands(steps[1])}`;
   if (header.stepsAPoint > 1) {
     text += points > 0 ? `: ${thousands(points)} points of up to ${thousands(header.stepsAPoint)} steps.`

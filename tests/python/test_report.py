@@ -27,6 +27,9 @@ EVIL = "</script><img src=x onerror=alert(1)>"
 def browser():
     if not CHROMIUM.exists():
         pytest.skip(f"there is no {CHROMIUM}: pages are not looked at (apt-get install chromium)")
+    said = subprocess.run([BINARY, "doctor"], capture_output=True, text=True).stdout
+    if "without interactive charts" in said:
+        pytest.skip("uPlot was not built in: pages are not looked at (make uplot, then make build)")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
         yield browser
@@ -196,7 +199,8 @@ def test_points_of_many_steps_are_numpys(long, look):
     page = look(path.with_suffix(".html"))
     assert "up to 125 of them" in page.locator("#curves").inner_text()
     box = chart(page, "cos")
-    x, mean, lo, hi = drawn(box)
+    assert page.locator("#status").inner_text() == "Steps 0 to 499,999: 4,000 points of up to 125 steps."
+    x, lo, hi, mean = drawn(box)
     starts = np.arange(0, 500_000, 125)
     np.testing.assert_array_equal(x, starts + 62)
     np.testing.assert_array_equal(lo, np.minimum.reduceat(cos, starts).astype(np.float32))
@@ -295,15 +299,17 @@ def test_any_values_are_drawn_as_they_are(lpa_command, look, tmp_path, values):
     np.testing.assert_allclose(got, np.array(values, float), rtol=1e-7, atol=0)
     box.get_by_role("button", name="log").click()
     settle(page)
-    assert all(math.isfinite(v) for v in view(box)) if any(v and v > 0 for v in values) else "above 0" in box.inner_text()
+    positive = any(v and v > 0 for v in values)
+    assert all(map(math.isfinite, view(box))) if positive else "above 0" in box.inner_text()
 
 
 def test_names_of_any_kind_are_text(lpa_command, look, tmp_path):
     groups = [EVIL, "a\x00b\x1bc&\"'", "layer." * 60 + "weight", "<!--<script>"]
     path = table(tmp_path / "metrics.parquet", range(10), groups, cos=np.arange(40.0),
                  metadata={**METADATA, "lpa.summary": f"{EVIL}\n\nVerdict: {EVIL}\n", "lpa.groups": EVIL})
-    lpa_command("report", path, "--out", tmp_path / f"{EVIL.replace('/', '')}.html", "--group", EVIL, "--group", groups[3])
-    page = look(tmp_path / f"{EVIL.replace('/', '')}.html")
+    out = tmp_path / f"{EVIL.replace('/', '')}.html"
+    lpa_command("report", path, "--out", out, "--group", EVIL, "--group", groups[3])
+    page = look(out)
     box = chart(page, "cos")
     np.testing.assert_array_equal(drawn(box)[1], np.arange(10) * 4.0)
     assert page.locator("img").count() == 0 and EVIL in page.locator(".verdict").inner_text()
@@ -348,9 +354,9 @@ def test_the_page_is_small_whatever_the_table_holds(lpa_command, look, tmp_path)
 
 def test_every_column_at_once_fits_too(lpa_command, tmp_path):
     path = table(tmp_path / "metrics.parquet", range(20_000), cos=0.0)
-    names = [f"{m}_{end}" for m in ("rsi", "eb", "cos", "kappa", "angle_deg", "lolr", "dist", "own", "cos_own", "cos_excess",
-                                    "rsi_excess", "lolr_ratio", "z", "t_excess") for end in ("lo", "hi")]
-    names += ["rsi", "eb", "cos", "kappa", "angle_deg", "lolr", "own", "cos_own", "cos_excess", "rsi_excess", "lolr_ratio"]
+    names = ["rsi", "eb", "cos", "kappa", "angle_deg", "lolr", "own", "cos_own", "cos_excess", "rsi_excess"]
+    names += [f"{m}_{end}" for m in [*names, "lolr_ratio", "dist", "z", "t_excess"] for end in ("lo", "hi")]
+    names += ["lolr_ratio"]
     frame, rng = pl.read_parquet(path), np.random.default_rng(5)
     groups = [frame.with_columns(pl.lit(g).alias("group"), *[pl.Series(n, rng.standard_normal(20_000)) for n in names])
               for g in "abcdefg"]
@@ -380,15 +386,16 @@ def test_the_walk_is_black_and_white_where_it_is_dark(digits, look):
     page = look(digits[0], color_scheme="light")
     box = chart(page, "cos")
     walk = "box => box.uplot.series.filter(s => s.label === 'cos_walk').map(s => [s.stroke(), s.dash.length])"
-    assert box.evaluate(walk)[0] == ["#1a1a1a", 2]
+    assert box.evaluate(walk)[0] == ["#000", 2]
     page.emulate_media(color_scheme="dark")
     settle(page)
-    assert box.evaluate(walk)[0] == ["#ececec", 2]
+    assert box.evaluate(walk)[0] == ["#fff", 2]
 
 
 def test_it_says_what_it_is(digits, look, lpa_command):
     page = look(digits[0])
-    assert page.locator("h1").inner_text() == "run" and "1,510 parameters" in page.locator("header p").first.inner_text()
+    assert page.locator("h1").inner_text() == "run"
+    assert "1,510 parameters" in page.locator("header p").first.inner_text()
     assert page.locator(".verdict").inner_text().startswith("Verdict on group *: early and middle, the gradients point")
     facts = page.locator(".facts li").all_inner_texts()
     assert [f.split()[0] for f in facts] == ["The", "loLR", "Trust:"]
@@ -434,7 +441,7 @@ def test_a_run_of_one_step_has_a_page(look, tmp_path):
     writer = lpa.Writer(tmp_path / "run", {"x": np.zeros(3, np.float32)}, streams=["grad"])
     writer.step({"x": np.ones(3, np.float32)}, {"grad": {"x": np.ones(3, np.float32)}})
     writer.finish({"x": np.zeros(3, np.float32)})
-    with pytest.raises(lpa.UsageError, match="A..B"):
+    with pytest.raises(lpa.UsageError, match=r"A\.\.B"):
         lpa.open(tmp_path / "run").report(steps="0..9:3")
     path = lpa.open(tmp_path / "run").report(out=tmp_path / "a.html")
     assert path == str(tmp_path / "a.html")
