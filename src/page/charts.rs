@@ -3,12 +3,11 @@
 //! Owns which curves fit into a page, and how their numbers lie in it.
 
 use std::cmp::Reverse;
-use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
-use crate::curve::{Along, Band, Chosen, Curve, Found, Key, Layout, MOST, Panel, Point, find, metrics};
+use crate::curve::{Along, Band, Curve, Found, Key, Layout, MOST, Panel, Point, metrics};
 use crate::error::Result;
 use crate::page::block::{Block, is_wide};
 use crate::table::names;
@@ -58,16 +57,14 @@ pub(super) struct Charts {
 /// # Errors
 /// The table has not what is asked for, or is damaged.
 pub(super) fn read<T>(
-    table: &Path,
-    chosen: &Chosen,
+    found: &Found,
     also: impl FnOnce(&Layout<'_>, &[usize], &[&str]) -> Result<T>,
 ) -> Result<(Charts, T)> {
-    let found = find(table, chosen)?;
-    let order = order(&found);
-    let there = names(table)?;
+    let order = order(found);
+    let there = names(found.table())?;
     let (columns, missing): (Vec<&str>, Vec<&str>) = metrics().partition(|m| there.iter().any(|t| t == m));
     let of = |count: usize, points: u64| {
-        let layout = Layout::of(&found, &order[..count], Some(Along::Step), points)?;
+        let layout = Layout::of(found, &order[..count], Some(Along::Step), points)?;
         Charts::of(&layout, &columns).map(|charts| (layout, charts))
     };
     // As many as can be drawn at once are always there, if need be in fewer points.

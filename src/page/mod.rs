@@ -6,10 +6,14 @@
 mod block;
 mod charting;
 mod charts;
+mod claims;
 mod curves;
+mod events;
+mod facts;
 mod figures;
 mod provenance;
 mod verdict;
+mod windows;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -19,15 +23,16 @@ use serde_json::json;
 
 pub(crate) use crate::page::charting::{EMBEDDED, WITHOUT};
 
-use crate::curve::{Band, Chosen, Layout};
+use crate::curve::{Band, Chosen, Layout, find};
 use crate::error::{Result, Tried, Usage};
 use crate::figure::{Figure, svg};
 use crate::page::charting::Charting;
 use crate::page::charts::Charts;
+use crate::page::facts::Facts;
 use crate::question::Steps;
 use crate::report::SUMMARY;
 use crate::run::{Draft, check_place};
-use crate::summary::Parts;
+use crate::summary::{Parts, significant};
 use crate::table::metadata;
 
 /// What tells a page of lpa's from other files.
@@ -43,8 +48,15 @@ const DRAWN: [&str; 3] = ["cos", "dist", "lolr"];
 const WIDTH: f64 = 174.0;
 
 /// The sections, from top to bottom; one that has nothing to say is left out.
-const SECTIONS: &[fn(&Page) -> Option<Section>] =
-    &[verdict::section, curves::section, figures::section, provenance::section];
+const SECTIONS: &[fn(&Page) -> Option<Section>] = &[
+    verdict::section,
+    curves::section,
+    figures::section,
+    windows::section,
+    events::section,
+    claims::section,
+    provenance::section,
+];
 
 /// A part of the page.
 struct Section {
@@ -84,6 +96,8 @@ struct Page {
     /// The text of the summary; `None` where the table has none.
     summary: Option<String>,
     charts: Charts,
+    /// What else its rows say, or why that is not known.
+    facts: std::result::Result<Facts, String>,
     /// Of the main metrics.
     figures: Vec<Drawn>,
     charting: Option<Charting>,
@@ -146,13 +160,21 @@ pub fn write_run(run: &Path, table: &Path, options: &[String], steps: &Steps, ou
     write(table, &chosen, Subject::new(run, options, steps), out).map(|_| ())
 }
 
+/// Three digits, or a dash.
+fn known(value: Option<f64>) -> String {
+    value.map_or_else(|| "–".to_owned(), significant)
+}
+
 impl Page {
     fn read(table: &Path, chosen: &Chosen, subject: Subject, charting: Option<Charting>) -> Result<Page> {
-        let (mut charts, figures) = charts::read(table, chosen, figures_of)?;
+        let found = find(table, chosen)?;
+        let (mut charts, figures) = charts::read(&found, figures_of)?;
         charts.header["command"] = json!(subject.command);
         let metadata = metadata(table).unwrap_or_default();
+        // A table of an older lpa may lack columns.
+        let facts = Facts::read(&found, &metadata, &subject.name).map_err(|e| e.to_string());
         let summary = metadata.iter().find(|(key, _)| key == SUMMARY).map(|(_, text)| text.clone());
-        Ok(Page { subject, metadata, summary, charts, figures, charting })
+        Ok(Page { subject, metadata, summary, charts, facts, figures, charting })
     }
 
     /// What draws the charts, if it is there and there is something to draw.

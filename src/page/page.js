@@ -8,6 +8,9 @@ let behind = [];
 let drawing = false;
 
 // Shows these steps; null: all.
+// Steps to both sides of an event that are shown.
+const AROUND = 40;
+
 function zoom(view) {
   const [least, most] = whole();
   if (view) {
@@ -221,6 +224,14 @@ function controls() {
     };
   }
   $("all").onclick = () => zoom(null);
+  // Events bring the curves to their steps.
+  for (const button of document.querySelectorAll("button.step")) {
+    const step = Number(button.dataset.step);
+    button.onclick = () => {
+      zoom([step - AROUND, step + AROUND]);
+      $("curves").scrollIntoView();
+    };
+  }
 }
 
 async function start() {

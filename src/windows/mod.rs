@@ -19,7 +19,7 @@ use crate::reading::{Reading, each, extent};
 use crate::span::{Spans, Which};
 use crate::table::Written;
 pub(crate) use crate::windows::fit::Fit;
-pub(crate) use crate::windows::words::summary;
+pub(crate) use crate::windows::words::{facts, summary};
 
 /// Writes the windows of a table as another one, `out`: `window` steps each, or `epoch`. Returns what a person should
 /// know of it.
@@ -412,6 +412,17 @@ impl Windows {
     /// What is of all parameters, with the reference and stream of `of`; `None` where the table has no such rows.
     fn whole(&self, of: &OfKey) -> Option<&OfKey> {
         self.keys.get(of.whole?)
+    }
+
+    /// What is of all parameters, else of the first group.
+    pub(crate) fn main(&self) -> Option<&OfKey> {
+        self.keys.iter().find(|of| of.key.group == ALL).or(self.keys.first())
+    }
+
+    /// All groups with the reference and stream of `of`.
+    pub(crate) fn beside(&self, of: &OfKey) -> Vec<&OfKey> {
+        let alike = |k: &Key| k.reference == of.key.reference && k.stream == of.key.stream;
+        self.keys.iter().filter(|other| alike(&other.key)).collect()
     }
 
     /// The shares of a group in a window.

@@ -13,7 +13,7 @@ const GROUPS: usize = 20;
 /// The text: the windows of what the table begins with, what they say together, and which groups carry it.
 pub(crate) fn summary(windows: &Windows) -> String {
     // A table has rows.
-    let Some(main) = windows.keys.iter().find(|of| of.key.group == "*").or(windows.keys.first()) else {
+    let Some(main) = windows.main() else {
         return String::new();
     };
     let key = &main.key;
@@ -31,19 +31,20 @@ pub(crate) fn summary(windows: &Windows) -> String {
         "contracted, certified, best: the part of the squared distance that a step takes away; as it was, as the \
          certificate\npromises, as the locally optimal learning rate would have\n\n",
     );
-    for line in [certificate(main), regime(windows, main), path(main), trust(main)] {
-        out.push_str(&wrap(&line));
+    for fact in facts(windows, main) {
+        out.push_str(&wrap(&fact));
     }
-    let groups: Vec<&OfKey> = windows
-        .keys
-        .iter()
-        .filter(|of| of.key.reference == key.reference && of.key.stream == key.stream)
-        .collect();
+    let groups = windows.beside(main);
     if groups.len() > 1 {
         out.push('\n');
         shares(&mut out, windows, &groups);
     }
     out
+}
+
+/// What the windows of a group say together, each a sentence or two.
+pub(crate) fn facts(windows: &Windows, of: &OfKey) -> [String; 4] {
+    [certificate(of), regime(windows, of), path(of), trust(of)]
 }
 
 fn known(value: Option<f64>) -> String {

@@ -406,6 +406,28 @@ def test_it_says_what_it_is(digits, look, lpa_command):
     assert "lpa report: with uPlot 1.6.32" in lpa_command("doctor").stdout
 
 
+def test_events_layers_and_claims_are_those_of_the_commands(digits, look):
+    """What stands in the tables is what `lpa.events`, `lpa.windows` and `lpa.check` say; a step's button shows it."""
+    path, frame = digits
+    page, source = look(path), path.parent / "run" / "metrics.all+each.parquet"
+    events = lpa.events(source)
+    cells = [row.locator("td").all_inner_texts() for row in page.locator("#events tbody tr").all()]
+    assert [int(c[0]) for c in cells] == events["step"].to_list()
+    assert [float(c[2]) for c in cells] == pytest.approx(events["value"].to_list(), rel=5e-3)
+    assert [c[6].split(" (")[0] for c in cells] == events["blame"].to_list()
+    decided = lpa.check(source).filter(pl.col("outcome") != "not decidable")
+    said = [tuple(re.split(r"[ :]+", s)[:2]) for s in page.locator("#claims .claim summary").all_inner_texts()]
+    assert said == decided.select("outcome", "claim").rows()
+    layers = page.locator("#path table").nth(1)
+    groups = frame["group"].unique(maintain_order=True).to_list()
+    assert layers.locator("tbody tr td:first-child").all_inner_texts() == groups
+    shares = [float(s.split()[0]) for s in layers.locator("tbody tr td:nth-child(3)").all_inner_texts()]
+    assert shares[0] == 100 and sum(shares[1:]) == pytest.approx(100, abs=0.3)
+    page.locator("button.step").first.click()
+    low, high = [int(v.replace(",", "")) for v in re.findall(r"[0-9,]+", page.locator("#status").inner_text())[:2]]
+    assert low < events["step"][0] < high and high - low <= 81
+
+
 def test_the_network_is_refused(digits, browser):
     page = browser.new_page()
     said = []

@@ -1,0 +1,79 @@
+//! Steps at which something happened, each a button that brings the curves there.
+
+use maud::{Markup, html};
+
+use crate::events::{Event, Events, Happened};
+use crate::page::{Page, Section, known};
+use crate::summary::thousands;
+
+/// Events that are listed of a kind.
+const LISTED: usize = 50;
+
+pub(super) fn section(page: &Page) -> Option<Section> {
+    let events = &page.facts.as_ref().ok()?.events;
+    let body = html! {
+        @for happened in Happened::ALL { (of_kind(events, happened)) }
+        p.soft {
+            "A spike is three times the median of the 25 steps before it and of the 25 behind, and eight deviations above \
+             both. To blame is, of a negative cosine, the group that adds least to it; of a spike, the group whose \
+             squared length has grown most since the step before. All events: "
+            code { "lpa events" } "."
+        }
+    };
+    Some(Section { id: "events", title: "Events", body })
+}
+
+fn of_kind(events: &Events, happened: Happened) -> Markup {
+    let all: Vec<&Event> = events.all.iter().filter(|e| e.happened == happened).collect();
+    let (title, value, usual) = match happened {
+        Happened::Nonfinite => ("steps with infinities or NaN", "", ""),
+        Happened::Negative => ("negative cosines", "cos", "a walk's"),
+        Happened::GradientSpike => ("spikes of the gradient's norm", "norm", "usual"),
+        Happened::StepSpike => ("spikes of the step's length", "length", "usual"),
+        Happened::LossSpike => ("spikes of the loss", "loss", "usual"),
+    };
+    if happened == Happened::LossSpike && events.signed_loss {
+        return html! { p { "Spikes of the loss were not looked for, since it is not always positive." } };
+    }
+    let title = format!("{} {title}", thousands(all.len() as u64));
+    if all.is_empty() {
+        return html! { p { (title) } };
+    }
+    html! {
+        details open[happened != Happened::LossSpike && all.len() <= 10] {
+            summary { (title) }
+            div.scroll tabindex="0" role="region" aria-label=(title) {
+                table.data {
+                    thead { tr {
+                        th { "step" } th { "epoch" } th { (value) } th { (usual) } th { "loss" } th { "lr" }
+                        th.name { "to blame" } th.name { "against" }
+                    } }
+                    tbody { @for event in all.iter().take(LISTED) { (line(event)) } }
+                }
+            }
+            @if all.len() > LISTED {
+                p.soft { "... and " (thousands((all.len() - LISTED) as u64)) " more: " code { "lpa events --out FILE.parquet" } }
+            }
+        }
+    }
+}
+
+fn line(event: &Event) -> Markup {
+    let blame = event.blame.as_ref().map_or_else(String::new, |b| match b.part {
+        Some(part) if event.happened == Happened::Negative => format!("{} ({})", b.group, known(Some(part))),
+        Some(part) => format!("{} ({:.0} %)", b.group, 100.0 * part),
+        None => b.group.clone(),
+    });
+    html! {
+        tr {
+            td { button type="button" class="step" data-step=(event.step) title="Show the curves there" { (event.step) } }
+            td { (known(event.row.epoch)) }
+            td { (known(event.value)) }
+            td { (known(event.usual)) }
+            td { (known(event.row.loss)) }
+            td { (known(event.row.lr)) }
+            td.name { (blame) }
+            td.name { (event.key.reference) ", " (event.key.stream) }
+        }
+    }
+}
