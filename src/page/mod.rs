@@ -154,7 +154,7 @@ pub(crate) fn write(table: &Path, chosen: &Chosen, subject: Subject, out: &Path)
 /// Writes the page of all that the `table` of a `run` holds, which was asked for by `options`, at some steps.
 ///
 /// # Errors
-/// As [`write`].
+/// The table is damaged, or has no row of these steps; or the disk refuses.
 pub fn write_run(run: &Path, table: &Path, options: &[String], steps: &Steps, out: &Path) -> Result<()> {
     let chosen = Chosen { steps: steps.range(), ..Chosen::all() };
     write(table, &chosen, Subject::new(run, options, steps), out).map(|_| ())

@@ -67,7 +67,10 @@ def chart(page, metric):
 
 
 def drawn(box):
-    """The numbers that a chart holds, by series; what is null is NaN."""
+    """The numbers that a chart holds, by series; what is null is NaN here, and must not be one there: a line would
+    lead across."""
+    plain = "box => box.uplot.data.every(s => Array.from(s).every(v => v === null || Number.isFinite(v)))"
+    assert box.evaluate(plain)
     return [np.array([math.nan if v is None else v for v in s]) for s in box.evaluate("box => box.uplot.data")]
 
 
@@ -247,6 +250,9 @@ def test_less_than_a_point_says_so_and_names_the_command(long, look, lpa_command
     said = page.locator("#status").inner_text()
     command, a, b = re.search(r"shown by: lpa (.*) --steps (\d+)\.\.(\d+)$", said).groups()
     assert command == f"report {path}" and "points of up to 125 steps" in said
+    (lo, hi), x = view(chart(page, "cos")), np.arange(62, 500_000, 125)
+    inside = x[(lo <= x) & (x <= hi)]
+    assert [int(a), int(b)] == [inside[0] - 62, inside[-1] + 63] and f"{len(inside)} points" in said
     for _ in range(8):
         page.keyboard.press("+")
     settle(page)
