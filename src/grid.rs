@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::order::Neumaier;
 use crate::row::Kind;
-use crate::table::{Field, metadata, read};
+use crate::table::{Contents, Field, read};
 
 /// As many cells as can be told apart along a side.
 const MOST: u64 = 400;
@@ -99,7 +99,7 @@ impl Grid {
     /// It is none, or damaged, or has no value of the metric.
     pub(crate) fn read(table: &Path, metric: Metric) -> Result<Grid> {
         let refuse = |what: String| Error::NotFound { path: table.to_owned(), what };
-        if metadata(table).is_some_and(|all| all.iter().all(|(k, _)| k != "lpa.pairs_schema")) {
+        if !Contents::Pairs.may_be(table) {
             return Err(refuse("it is a table, but none that lpa pairs has written".to_owned()));
         }
         let step = |name| Field { name, kind: Kind::Integer };
@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn a_side_is_cut_into_equal_parts() {
         let side = Side::of(&(10..1011).collect::<Vec<u64>>());
-        assert_eq!((side.cells, side.steps(0), side.steps(399)), (400, (10, 12), (1008, 1010)));
+        assert_eq!((side.cells, side.steps(0), side.steps(399)), (400, (10, 12), (1009, 1010)));
         for step in 10..1011 {
             let (from, to) = side.steps(side.cell(step));
             assert!((from..=to).contains(&step), "{step}");

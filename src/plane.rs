@@ -8,7 +8,7 @@ use nalgebra::{DMatrix, SymmetricEigen};
 
 use crate::error::{Error, Result};
 use crate::row::Kind;
-use crate::table::{Field, metadata, read};
+use crate::table::{Contents, Field, read};
 
 /// As many iterates as are taken; of more, every second, third, ...
 const MOST: usize = 400;
@@ -71,7 +71,7 @@ impl Planes {
     /// It is none, or damaged, or all iterates are one.
     pub(crate) fn read(table: &Path) -> Result<Planes> {
         let refuse = |what: &str| Error::NotFound { path: table.to_owned(), what: what.to_owned() };
-        if metadata(table).is_some_and(|all| all.iter().all(|(k, _)| k != "lpa.pairs_schema")) {
+        if !Contents::Pairs.may_be(table) {
             return Err(refuse("it is a table, but none that lpa pairs has written"));
         }
         let count = |name| Field { name, kind: Kind::Integer };

@@ -66,7 +66,7 @@ impl Spans {
             }
             Spans::Steps(n) => Ok(Which::Number(offset / n)),
             Spans::Epoch => epoch.map(|e| Which::Epoch(e.floor())).ok_or_else(|| {
-                Usage("not all steps have an epoch; smooth over a number of steps: --window N".to_owned())
+                Usage("not all steps have an epoch; take a number of steps: --window N".to_owned())
             }),
         }
     }

@@ -21,6 +21,36 @@ use crate::run::Draft;
 /// Rows a row group.
 const ROW_GROUP: usize = 32_768;
 
+/// What a table is of, by the key of its metadata that has the version of its columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Contents {
+    Metrics,
+    Pairs,
+    Lags,
+    Windows,
+    Events,
+    Claims,
+}
+
+impl Contents {
+    /// The key.
+    pub(crate) const fn key(self) -> &'static str {
+        match self {
+            Contents::Metrics => "lpa.schema",
+            Contents::Pairs => "lpa.pairs_schema",
+            Contents::Lags => "lpa.lags_schema",
+            Contents::Windows => "lpa.windows_schema",
+            Contents::Events => "lpa.events_schema",
+            Contents::Claims => "lpa.claims_schema",
+        }
+    }
+
+    /// True if a file is such a table, or none of lpa's, of which the reader will say what is wrong with it.
+    pub(crate) fn may_be(self, table: &Path) -> bool {
+        metadata(table).is_none_or(|all| all.iter().any(|(key, _)| key == self.key()))
+    }
+}
+
 /// Key of a table's metadata that says of which run it is.
 pub(crate) const RUN_ID: &str = "lpa.run_id";
 

@@ -94,6 +94,8 @@ def check(paths, *, out=None, frame=None, **question):
     """The paper's claims on one run or several, as `lpa check` has it: one row a claim and run. `paths` is a run or a
     table, or a list of them; the other parameters as for :func:`windows`, but that groups are not looked at."""
     tables = [(p, _table(p, question, groups="*")) for p in _names(paths)]
+    if not tables:
+        raise UsageError("there is no run to check")
     return _derived(lambda to: _lpa.check(tables, to), out, frame)
 
 
@@ -151,6 +153,8 @@ def _names(names):
 
 
 def _read(table, frame):
+    if frame not in (None, "polars", "pandas", "path"):
+        raise UsageError(f"frame={frame!r}; there are polars, pandas and path")
     for name in [frame] if frame else ["polars", "pandas"]:
         if name == "path":
             return table

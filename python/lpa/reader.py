@@ -1,6 +1,7 @@
 """Reads runs as NumPy arrays."""
 
 import json
+import os
 
 import numpy as np
 
@@ -16,6 +17,9 @@ class Run:
         self.path = path
         self._inner = _lpa.Run(path, mmap)
         self.manifest = json.loads(self._inner.manifest())
+
+    def __fspath__(self):
+        return os.fspath(self.path)
 
     @property
     def steps(self):

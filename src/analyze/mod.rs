@@ -388,6 +388,8 @@ impl<'a> Analysis<'a> {
                 "lpa.steps",
                 format!("{}..{}:{}", o.steps.start, o.steps.end.min(self.run.steps().end), o.every),
             ),
+            ("lpa.run_steps", format!("{}..{}", self.run.steps().start, self.run.steps().end)),
+            ("lpa.storage", serde_json::json!(self.run.manifest.storage).to_string()),
             ("lpa.optimizer", serde_json::json!(self.run.manifest.optimizer).to_string()),
             ("lpa.metadata", serde_json::json!(self.run.manifest.metadata).to_string()),
             ("lpa.shadows", serde_json::json!(o.shadows).to_string()),

@@ -18,7 +18,7 @@ pub(crate) use crate::claims::table::{json, write};
 pub(crate) use crate::claims::words::summary;
 use crate::error::Result;
 use crate::question::check_writable;
-use crate::table::Written;
+use crate::table::{Contents, Written};
 
 /// What a check says of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ pub(crate) struct Finding {
     pub outcome: Outcome,
     /// The number that decides.
     pub value: Option<f64>,
-    /// The same number of a random walk of the same steps, where there is one.
+    /// The same number of the mean of random walks of the same steps, where there is one.
     pub walk: Option<f64>,
     /// What may be written of it.
     pub sentence: String,
@@ -95,8 +95,13 @@ impl Answer {
 
 /// Checks every claim: those on single paths of each path, those that compare once.
 pub(crate) fn check(paths: &[Path]) -> Vec<Finding> {
-    let single =
-        paths.iter().flat_map(|path| one::CHECKS.iter().map(|(claim, of)| of(path).of(*claim, &path.name)));
+    let one = |path: &Path, of: fn(&Path) -> Answer| match &path.part {
+        Some(part) => Answer::undecidable(format!("the table is of a part of the path, steps {part}")),
+        None => of(path),
+    };
+    let single = paths
+        .iter()
+        .flat_map(|path| one::CHECKS.iter().map(move |(claim, of)| one(path, *of).of(*claim, &path.name)));
     let of = match paths {
         [one] => one.name.clone(),
         _ => format!("{} paths", paths.len()),
@@ -113,7 +118,7 @@ pub(crate) fn check(paths: &[Path]) -> Vec<Finding> {
 /// # Errors
 /// A table is none of metrics, or damaged; or `out` cannot be written, or is another file.
 pub fn tabulate(tables: &[(String, PathBuf)], out: &File) -> Result<Written> {
-    check_writable(out)?;
+    check_writable(out, Contents::Claims)?;
     let read = |(name, table): &(String, PathBuf)| Path::read(table, name.clone());
     let findings = check(&tables.iter().map(read).collect::<Result<Vec<Path>>>()?);
     let (rows, bytes) = write(&findings, out)?;

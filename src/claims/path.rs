@@ -8,9 +8,9 @@ use crate::curve::{Chosen, find};
 use crate::error::Result;
 use crate::group::ALL;
 use crate::reading::{Reading, Series, wholes};
-use crate::run::format::manifest::{GRAD, Optimizer};
+use crate::run::format::manifest::{GRAD, Optimizer, Storage};
 use crate::span::{Spans, Which};
-use crate::table::metadata;
+use crate::table::{RUN_ID, metadata};
 
 /// The end of a path, as a reference.
 const FINAL: &str = "final";
@@ -33,6 +33,12 @@ pub(crate) struct Path {
     pub optimizer: Option<Optimizer>,
     /// What the user recorded of the training.
     pub metadata: Map<String, Value>,
+    /// The steps of the table and of the run, where the table has not all of them.
+    pub part: Option<String>,
+    /// True if the run was stored with loss.
+    pub lossy: bool,
+    /// Which run it is; empty where the table does not say.
+    pub run_id: String,
 }
 
 impl Path {
@@ -47,10 +53,11 @@ impl Path {
 
     /// The path of series of rows, from a table with such metadata.
     pub(crate) fn of(metadata: &[(String, String)], name: String, series: Vec<Series>) -> Path {
-        let value = |key: &str| -> Option<Value> {
-            let text = metadata.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())?;
-            serde_json::from_str(text).ok()
-        };
+        let text = |key: &str| metadata.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
+        let value = |key: &str| -> Option<Value> { serde_json::from_str(text(key)?).ok() };
+        let (steps, of_run) = (text("lpa.steps"), text("lpa.run_steps"));
+        let part = steps.zip(of_run).filter(|(steps, of_run)| *steps != format!("{of_run}:1"));
+        let storage: Option<Storage> = value("lpa.storage").and_then(|v| serde_json::from_value(v).ok());
         let references = value("lpa.references").unwrap_or_default();
         let told = |series: &Series, what: &str| {
             let name = &series.key.reference;
@@ -66,9 +73,15 @@ impl Path {
                 own = Some(series);
             }
         }
+        // The step after the last row makes the final iterate.
+        let step = |name: &str| references.as_array()?.iter().find(|r| r["name"] == name)?["step"].as_u64();
+        let ends = |s: &Series| s.rows.last().map(|r| r.step + 1) == step(FINAL);
         Path {
             name,
-            is_end: own.as_ref().is_some_and(|s| s.key.reference == FINAL),
+            is_end: own.as_ref().is_some_and(|s| s.key.reference == FINAL && ends(s)),
+            part: part.map(|(steps, of_run)| format!("{steps} of {of_run}")),
+            lossy: storage.is_some_and(|s| !s.is_exact()),
+            run_id: text(RUN_ID).unwrap_or_default().to_owned(),
             own,
             control,
             optimizer: value("lpa.optimizer").and_then(|v| serde_json::from_value(v).ok()),

@@ -53,8 +53,13 @@ pub(super) const CHECKS: [Check; 5] = [
 /// A path with its rows.
 type Told<'a> = (&'a Path, &'a Series);
 
+/// The paths of whole runs, each once.
 fn told(paths: &[Path]) -> Vec<Told<'_>> {
-    paths.iter().filter_map(|p| Some((p, p.own.as_ref()?))).collect()
+    let is_new = |i: usize| {
+        paths[i].run_id.is_empty() || paths[..i].iter().all(|other| other.run_id != paths[i].run_id)
+    };
+    let whole = (0..paths.len()).filter(|&i| is_new(i) && paths[i].part.is_none()).map(|i| &paths[i]);
+    whole.filter_map(|p| Some((p, p.own.as_ref()?))).collect()
 }
 
 /// The median over the path but for its first and last tenth, where it begins and where it is bias.
@@ -125,13 +130,14 @@ fn adam(paths: &[Path]) -> Answer {
         let (adam, sgd) = by_optimizer(paths)?;
         let spread = |s: &Series| {
             let all = sorted(s.part(0.1, 0.9).iter().filter_map(|r| r.cos));
-            Some((quantile(&all, 0.75)? - quantile(&all, 0.25)?) / quantile(&all, 0.5)?)
+            let middle = quantile(&all, 0.5).filter(|m| *m > 0.0)?;
+            Some((quantile(&all, 0.75)? - quantile(&all, 0.25)?) / middle)
         };
         let medians = [&adam, &sgd].map(|of| over(of, |s| middle(s, |r| r.cos)));
         let spreads = [&adam, &sgd].map(|of| over(of, spread));
         let walks = [&adam, &sgd].map(|of| over(of, |s| middle(s, |r| r.cos_walk)));
         let ([Some(a), Some(b)], [Some(c), Some(d)]) = (medians, spreads) else {
-            return Err(Answer::undecidable("a path has no cosines"));
+            return Err(Answer::undecidable("the median cosine of Adam's paths or of SGD's is not positive"));
         };
         let walk = walks[0].zip(walks[1]).map(|(a, b)| a / b);
         let sentence = format!(
@@ -177,7 +183,10 @@ fn sizes(paths: &[Path]) -> Answer {
     if counts.first() == counts.last() {
         return Answer::undecidable("paths of models of several sizes are needed");
     }
-    let medians = sorted(all.iter().filter_map(|(_, s)| middle(s, |r| r.cos)));
+    let medians: Option<Vec<f64>> = all.iter().map(|(_, s)| middle(s, |r| r.cos)).collect();
+    let Some(medians) = medians.map(|m| sorted(m.into_iter())) else {
+        return Answer::undecidable("a path has no cosine");
+    };
     let walks = sorted(all.iter().filter_map(|(_, s)| middle(s, |r| r.cos_walk)));
     let ratio = |all: &[f64]| Some(all.last()? / all.first().filter(|v| **v > 0.0)?);
     let Some(value) = ratio(&medians) else {

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::claims::Finding;
 use crate::error::Result;
 use crate::row::{Cell, Kind, finite};
-use crate::table::{Field, Table};
+use crate::table::{Contents, Field, Table};
 
 /// Changes with the columns and with what they mean.
 const SCHEMA_VERSION: u32 = 1;
@@ -41,7 +41,7 @@ pub(crate) fn write(findings: &[Finding], path: &Path) -> Result<(u64, u64)> {
     }
     let metadata = [
         ("lpa.version", env!("CARGO_PKG_VERSION").to_owned()),
-        ("lpa.claims_schema", SCHEMA_VERSION.to_string()),
+        (Contents::Claims.key(), SCHEMA_VERSION.to_string()),
     ];
     table.finish(metadata.map(|(key, value)| (key.to_owned(), value)).to_vec())
 }

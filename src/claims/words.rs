@@ -14,7 +14,7 @@ pub(crate) fn summary(findings: &[Finding]) -> String {
         findings.iter().partition(|f| f.outcome == Outcome::Undecidable);
     for f in &decided {
         let _ = writeln!(out, "{:4} {:5} {}{}", f.claim.id, f.outcome.name(), f.claim.statement, of(f));
-        let walk = f.walk.map_or_else(String::new, |v| format!("; of a random walk {}", number(v)));
+        let walk = f.walk.map_or_else(String::new, |v| format!("; the mean of random walks {}", number(v)));
         let _ =
             writeln!(out, "     {}: {}{walk}", f.claim.measure, f.value.map_or("none".to_owned(), number));
         indented(&mut out, &f.sentence);

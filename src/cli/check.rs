@@ -7,6 +7,10 @@ use crate::cli::table::{self, Usual};
 use crate::cli::{Fine, bytes, say};
 use crate::error::Usage;
 use crate::question::check_writable;
+use crate::table::Contents;
+
+/// What the names of a run's own iterates begin with.
+const OWN: [&str; 5] = ["step:", "epoch:", "mean:", "ema:", "checkpoint:"];
 
 /// How findings are printed.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -42,12 +46,20 @@ pub(super) struct Arguments {
 
 /// Checks the claims. Fine if all were decidable.
 pub(super) fn run(a: &Arguments) -> anyhow::Result<Fine> {
-    a.out.as_deref().map_or(Ok(()), check_writable)?;
+    a.out.as_deref().map_or(Ok(()), |out| check_writable(out, Contents::Claims))?;
     let mut paths = Vec::new();
     for path in &a.paths {
+        if path.is_file() && !a.references.is_empty() {
+            let what = "--ref is for runs; a table has the references that it has";
+            return Err(Usage(what.to_owned()).into());
+        }
+        // What another run's end is compared with is this one's, unless an iterate of its own is named.
+        let others =
+            a.references.iter().all(|r| r.contains(':') && !OWN.iter().any(|own| r.starts_with(own)));
+        let end = if others { vec!["final".to_owned()] } else { Vec::new() };
         let asked = table::Arguments {
             path: path.clone(),
-            references: [vec!["final".to_owned()], a.references.clone()].concat(),
+            references: [end, a.references.clone()].concat(),
             groups: Vec::new(),
             streams: Vec::new(),
             no_mmap: a.no_mmap,

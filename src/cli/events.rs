@@ -8,6 +8,7 @@ use crate::curve::find;
 use crate::events::{Events, summary, write};
 use crate::question::check_writable;
 use crate::reading::wholes;
+use crate::table::Contents;
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -20,7 +21,7 @@ pub(super) struct Arguments {
 
 /// Lists events.
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
-    a.out.as_deref().map_or(Ok(()), check_writable)?;
+    a.out.as_deref().map_or(Ok(()), |out| check_writable(out, Contents::Events))?;
     let (table, chosen) = a.table.open(Usual::Layers)?;
     let found = find(&table, &chosen)?;
     let written = a.out.as_deref().map(|out| write(&found, out)).transpose()?;

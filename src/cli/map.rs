@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::cli::progress::Progress;
 use crate::cli::{millimetres, say};
+use crate::error::Usage;
 use crate::figure::{self, Files, heat};
 use crate::grid::{self, Grid, Metric};
 use crate::pairs::{Options, tabulate};
@@ -78,6 +79,11 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     let head = metric.map_or(plane::HEAD, |_| grid::HEAD);
     let files = Files::new(a.out.as_ref().unwrap_or(&usual), head)?;
     let table = if a.path.is_file() {
+        if a.every.is_some() {
+            return Err(
+                Usage("--every is for runs; a table has the references that it has".to_owned()).into()
+            );
+        }
         a.path.clone()
     } else {
         let run = Run::open(&a.path, Access::from_env(!a.no_mmap)?)?;

@@ -18,8 +18,8 @@ pub(super) struct Arguments {
     /// Show this reference, as in lpa analyze; of a table by its name there; repeatable [default: final; all of a table]
     #[arg(long = "ref", value_name = "REF")]
     pub(super) references: Vec<String>,
-    /// Show this group, as in lpa analyze; of a table by its name there; repeatable [default: '*', and each tensor but
-    /// in plot, where there are 200 or fewer; all of a table]
+    /// Show this group, as in lpa analyze; of a table by its name there; repeatable [default: '*', and each
+    /// tensor of 200 or fewer (lpa plot: '*' alone); all of a table]
     #[arg(long = "group", value_name = "GROUP")]
     pub(super) groups: Vec<String>,
     /// Show this stream, as in lpa analyze; repeatable [default: grad; all of a table]

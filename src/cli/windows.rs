@@ -7,6 +7,7 @@ use crate::cli::{say, told};
 use crate::curve::find;
 use crate::question::check_writable;
 use crate::span::Spans;
+use crate::table::Contents;
 use crate::windows::{Windows, summary, write};
 
 #[derive(clap::Args)]
@@ -24,7 +25,7 @@ pub(super) struct Arguments {
 /// Shows a path by windows.
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     let spans = a.window.as_deref().map_or(Ok(Spans::default()), str::parse)?;
-    a.out.as_deref().map_or(Ok(()), check_writable)?;
+    a.out.as_deref().map_or(Ok(()), |out| check_writable(out, Contents::Windows))?;
     let (table, chosen) = a.table.open(Usual::Layers)?;
     let found = find(&table, &chosen)?;
     let written = a.out.as_deref().map(|out| write(&found, spans, out)).transpose()?;

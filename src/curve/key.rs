@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result, Usage};
 use crate::row::Kind;
-use crate::table::{Field, Piece, metadata, names, read};
+use crate::table::{Contents, Field, Piece, names, read};
 
 /// As many curves as can be told apart.
 pub(crate) const MOST: usize = 6;
@@ -85,7 +85,7 @@ const PARAMETERS: &str = "n_params";
 /// It is no table of metrics, is damaged, or has no row of what is asked for.
 pub(crate) fn find(table: &Path, chosen: &Chosen) -> Result<Found> {
     let refuse = |what: String| Error::NotFound { path: table.to_owned(), what };
-    if metadata(table).is_some_and(|all| all.iter().all(|(k, _)| k != "lpa.schema")) {
+    if !Contents::Metrics.may_be(table) {
         return Err(refuse("it is a table, but none that lpa analyze has written".to_owned()));
     }
     let text = |name| Field { name, kind: Kind::Text };

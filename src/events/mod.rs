@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::events::spike::{Spike, spikes};
 use crate::question::check_writable;
 use crate::reading::{Reading, Series, each, wholes};
-use crate::table::Written;
+use crate::table::{Contents, Written};
 
 pub(crate) use crate::events::words::summary;
 
@@ -108,6 +108,8 @@ pub(crate) struct Events {
     pub keys: Vec<Key>,
     /// True if a loss is not positive, so that no spike was looked for in it.
     pub signed_loss: bool,
+    /// Of these every row has something that is not finite: no event, but the reference or the training.
+    pub never_finite: Vec<Key>,
 }
 
 /// Writes the events of a table as another one, `out`. Returns what a person should know of it.
@@ -123,7 +125,7 @@ pub fn tabulate(table: &Path, out: &Path) -> Result<Written> {
 /// # Errors
 /// As [`tabulate`].
 pub(crate) fn write(found: &Found, out: &Path) -> Result<Written> {
-    check_writable(out)?;
+    check_writable(out, Contents::Events)?;
     let events = Events::of(&wholes(found)?, found)?;
     let summary = summary(&events);
     let (rows, bytes) = table::write(&events, found.table(), out, &summary)?;
@@ -136,7 +138,13 @@ impl Events {
     /// # Errors
     /// It is damaged.
     pub(crate) fn of(series: &[Series], found: &Found) -> Result<Events> {
-        let mut events = Events { all: Vec::new(), steps: (0, 0, 0), keys: Vec::new(), signed_loss: false };
+        let mut events = Events {
+            all: Vec::new(),
+            steps: (0, 0, 0),
+            keys: Vec::new(),
+            signed_loss: false,
+            never_finite: Vec::new(),
+        };
         let mut streams: Vec<String> = Vec::new();
         for (w, Series { key, rows }) in series.iter().enumerate() {
             if let (0, [first, .., last] | [first @ last]) = (w, rows.as_slice()) {
@@ -163,6 +171,10 @@ impl Events {
     }
 
     fn of_rows(&mut self, key: &Key, rows: &[Reading]) {
+        if !rows.is_empty() && rows.iter().all(|r| r.nonfinite) {
+            self.never_finite.push(key.clone());
+            return;
+        }
         for row in rows {
             let event = |happened, value, usual| {
                 let key = key.clone();
@@ -211,6 +223,8 @@ impl Events {
                 let part = event.happened.part(row, last.as_ref());
                 if key.group == event.key.group {
                     wholes[i] = part;
+                } else if row.parameters == event.row.parameters {
+                    // A group of all parameters is no part.
                 } else if let Some(part) = part {
                     let larger = |b: &Blame| b.part.is_some_and(|p| p >= part);
                     if !event.blame.as_ref().is_some_and(larger) {

@@ -10,7 +10,7 @@ const FEWEST: usize = 5;
 /// How many times the median of either side it must be.
 const TIMES: f64 = 3.0;
 /// How many scaled median absolute deviations of either side it must lie above the median, of logarithms.
-const DEVIATIONS: f64 = 8.0;
+const DEVIATIONS: f64 = 6.0;
 /// What makes of the median absolute deviation of a normal distribution its standard deviation.
 const SCALE: f64 = 1.4826;
 
@@ -24,7 +24,7 @@ pub(super) struct Spike {
 }
 
 /// The values that are at least three times the median of the 25 before them and of the 25 behind, and whose
-/// logarithms lie eight deviations above those medians. Where a side has fewer than five values nothing is said.
+/// logarithms lie six deviations above those medians. Where a side has fewer than five values nothing is said.
 pub(super) fn spikes(values: &[f64]) -> Vec<Spike> {
     let mut found = Vec::new();
     let mut scratch = Vec::with_capacity(SIDE);
@@ -74,8 +74,8 @@ mod tests {
     fn a_single_value_sticks_out() {
         let mut values: Vec<f64> = (0..200).map(|i| 1.0 + 0.1 * f64::from(i * 37 % 11)).collect();
         assert!(at(&values).is_empty());
-        values[60] = 9.0;
-        values[62] = 9.0;
+        values[60] = 12.0;
+        values[62] = 12.0;
         values[150] = 4.0;
         assert_eq!(at(&values), [60, 62]);
     }

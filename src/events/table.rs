@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::error::Result;
 use crate::events::{Event, Events};
 use crate::row::{Cell, Kind, finite};
-use crate::table::{Field, RUN_ID, Table, value};
+use crate::table::{Contents, Field, RUN_ID, Table, value};
 
 /// Changes with the columns and with what they mean.
 const SCHEMA_VERSION: u32 = 1;
@@ -44,7 +44,7 @@ pub(crate) fn write(events: &Events, source: &Path, path: &Path, summary: &str) 
     }
     let metadata = [
         ("lpa.version", env!("CARGO_PKG_VERSION").to_owned()),
-        ("lpa.events_schema", SCHEMA_VERSION.to_string()),
+        (Contents::Events.key(), SCHEMA_VERSION.to_string()),
         (RUN_ID, value(source, RUN_ID).unwrap_or_default()),
         ("lpa.summary", summary.to_owned()),
     ];

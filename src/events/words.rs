@@ -12,12 +12,21 @@ const LISTED: usize = 10;
 pub(crate) fn summary(events: &Events) -> String {
     let (rows, first, last) = events.steps;
     let mut out = format!("{} steps from {first} to {last}\n", thousands(rows));
+    for key in events.keys.iter().take(LISTED) {
+        let never = if events.never_finite.contains(key) {
+            ": at every step something is not finite (the reference, or all gradients)"
+        } else {
+            ""
+        };
+        let _ =
+            writeln!(out, "  group {}, against {}, stream {}{never}", key.group, key.reference, key.stream);
+    }
     let against = |e: &Event| format!("{}, {}", e.key.reference, e.key.stream);
     for happened in Happened::ALL {
         let of: Vec<&Event> = events.all.iter().filter(|e| e.happened == happened).collect();
         let title = match happened {
             Happened::Negative => "negative cosines",
-            Happened::Nonfinite => "steps with infinities or NaN",
+            Happened::Nonfinite => "rows with infinities or NaN",
             Happened::GradientSpike => "spikes of the gradient's norm",
             Happened::StepSpike => "spikes of the step's length",
             Happened::LossSpike if events.signed_loss => {
@@ -47,7 +56,7 @@ pub(crate) fn summary(events: &Events) -> String {
     out.push_str(&wrap(
         "To blame is, of a negative cosine, the group that adds least to it, with what it adds; of a spike, the group \
          whose squared length has grown most since the step before, with its part of the growth. A spike is three \
-         times the median of the 25 steps before it and of the 25 behind, and eight deviations above both.",
+         times the median of the 25 steps before it and of the 25 behind, and six deviations above both.",
     ));
     out
 }

@@ -28,7 +28,7 @@ use crate::reference::{self, Cache, OwnReference, Reference, ReferenceSpec};
 use crate::run::Run;
 use crate::run::format::manifest::GRAD;
 use crate::run::read::catalog::Catalog;
-use crate::table::Written;
+use crate::table::{Contents, Written};
 
 /// Which lags are asked for.
 #[derive(Clone, Debug)]
@@ -162,7 +162,7 @@ pub fn tabulate(
     reference::check_cover(run, &references, &groups)?;
     let Some(reference) = references.first() else { return Err(nothing("no reference is named")) };
     reference.notes.iter().for_each(|note| observer.note(note));
-    let path = destination.of_kind("lags", &options.description(&plan, reference))?;
+    let path = destination.of_kind("lags", Contents::Lags, &options.description(&plan, reference))?;
     let subject = Subject { run, plan: &plan, reference, groups: &groups };
     let sums = measure::measure(subject, &pool, observer)?;
     let hyperparameters = Hyperparameters::new(&run.manifest, &catalog);

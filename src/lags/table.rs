@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::lags::Lags;
 use crate::lags::meeting::Meeting;
 use crate::row::{Cell, Kind, finite};
-use crate::table::{Field, Table};
+use crate::table::{Contents, Field, Table};
 
 /// Changes with the columns and with what they mean.
 const SCHEMA_VERSION: u32 = 1;
@@ -78,7 +78,7 @@ pub(super) fn write(lags: &Lags<'_>, path: &Path, summary: &str) -> Result<(u64,
     let numbers: Vec<String> = lags.plan.lags.iter().map(u64::to_string).collect();
     let metadata = [
         ("lpa.version", env!("CARGO_PKG_VERSION").to_owned()),
-        ("lpa.lags_schema", SCHEMA_VERSION.to_string()),
+        (Contents::Lags.key(), SCHEMA_VERSION.to_string()),
         ("lpa.run_id", run_id.to_owned()),
         ("lpa.reference", format!("{} {}", reference.name, reference.xxh3)),
         ("lpa.lags", numbers.join(",")),

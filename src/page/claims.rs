@@ -17,7 +17,7 @@ pub(super) fn section(page: &Page) -> Option<Section> {
                 p { (f.sentence) }
                 p.soft {
                     (f.claim.measure) ": " (known(f.value))
-                    @if f.walk.is_some() { "; of a random walk " (known(f.walk)) }
+                    @if f.walk.is_some() { "; the mean of random walks " (known(f.walk)) }
                 }
             }
         }

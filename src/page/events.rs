@@ -12,9 +12,15 @@ const LISTED: usize = 50;
 pub(super) fn section(page: &Page) -> Option<Section> {
     let events = &page.facts.as_ref().ok()?.events;
     let body = html! {
+        @for key in &events.never_finite {
+            p.note {
+                "Against " (key.reference) ", stream " (key.stream) ", something is not finite at every step: the \
+                 reference, or all gradients."
+            }
+        }
         @for happened in Happened::ALL { (of_kind(events, happened)) }
         p.soft {
-            "A spike is three times the median of the 25 steps before it and of the 25 behind, and eight deviations above \
+            "A spike is three times the median of the 25 steps before it and of the 25 behind, and six deviations above \
              both. To blame is, of a negative cosine, the group that adds least to it; of a spike, the group whose \
              squared length has grown most since the step before. All events: "
             code { "lpa events" } "."
@@ -26,7 +32,7 @@ pub(super) fn section(page: &Page) -> Option<Section> {
 fn of_kind(events: &Events, happened: Happened) -> Markup {
     let all: Vec<&Event> = events.all.iter().filter(|e| e.happened == happened).collect();
     let (title, value, usual) = match happened {
-        Happened::Nonfinite => ("steps with infinities or NaN", "", ""),
+        Happened::Nonfinite => ("rows with infinities or NaN", "", ""),
         Happened::Negative => ("negative cosines", "cos", "a walk's"),
         Happened::GradientSpike => ("spikes of the gradient's norm", "norm", "usual"),
         Happened::StepSpike => ("spikes of the step's length", "length", "usual"),

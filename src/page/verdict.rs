@@ -13,7 +13,7 @@ pub(super) fn section(page: &Page) -> Option<Section> {
                 @for verdict in &parts.verdicts { p.verdict { (verdict) } }
                 @if parts.verdicts.is_empty() { p.verdict { "The summary has no verdict." } }
                 @if let Some(steps) = &page.subject.steps {
-                    p.note { "The verdict is on all steps of the table; the curves below show steps " (steps) "." }
+                    p.note { "The curves below show steps " (steps) "; all else on this page is of all steps of the table." }
                 }
                 ul.facts { @for fact in &parts.facts { li { (fact) } } }
                 @if !parts.notes.is_empty() {

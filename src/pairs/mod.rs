@@ -18,7 +18,7 @@ use crate::pairs::path::Distances;
 use crate::question::{Destination, Steps};
 use crate::run::Run;
 use crate::run::read::catalog::Catalog;
-use crate::table::Written;
+use crate::table::{Contents, Written};
 
 /// References that there are about where nothing is said of them: what a heat map shows.
 const USUAL: u64 = 200;
@@ -173,7 +173,7 @@ pub fn tabulate(
     out: Option<&Path>,
     observer: &dyn Observer,
 ) -> Result<Written> {
-    let path = Destination::new(run, out)?.of_kind("pairs", &options.description())?;
+    let path = Destination::new(run, out)?.of_kind("pairs", Contents::Pairs, &options.description())?;
     let pairs = AllPairs::measure(run, options, observer)?;
     let summary = words::summary(run, &pairs);
     let (rows, bytes) = table::write(run, &pairs, &path, &summary)?;

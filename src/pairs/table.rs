@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::pairs::{AllPairs, Pair};
 use crate::row::{Cell, Kind, finite};
 use crate::run::Run;
-use crate::table::{Field, RUN_ID, Table};
+use crate::table::{Contents, Field, RUN_ID, Table};
 
 /// Changes with the columns and with what they mean.
 const SCHEMA_VERSION: u32 = 2;
@@ -47,7 +47,7 @@ pub(crate) fn write(run: &Run, pairs: &AllPairs, path: &Path, summary: &str) -> 
     }
     let metadata = [
         ("lpa.version", env!("CARGO_PKG_VERSION").to_owned()),
-        ("lpa.pairs_schema", SCHEMA_VERSION.to_string()),
+        (Contents::Pairs.key(), SCHEMA_VERSION.to_string()),
         (RUN_ID, run_id.to_owned()),
         ("lpa.every", pairs.every.to_string()),
         ("lpa.summary", summary.to_owned()),

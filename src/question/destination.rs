@@ -10,7 +10,7 @@ use crate::hash::xxh3_64;
 use crate::question::Question;
 use crate::run::format::manifest::GRAD;
 use crate::run::{Run, parent};
-use crate::table::metadata;
+use crate::table::{Contents, metadata};
 
 /// What tables of metrics are called.
 const METRICS: &str = "metrics";
@@ -133,11 +133,11 @@ impl Destination {
     ///
     /// # Errors
     /// As [`check_writable`].
-    pub(crate) fn of_kind(&self, kind: &str, parts: &[String]) -> Result<PathBuf> {
+    pub(crate) fn of_kind(&self, kind: &str, contents: Contents, parts: &[String]) -> Result<PathBuf> {
         let name = file_name(kind, &[&in_file_names(parts)]);
         let usual = || self.directory.join(format!("{}{name}", self.prefix));
         let path = self.named.clone().unwrap_or_else(usual);
-        check_writable(&path)?;
+        check_writable(&path, contents)?;
         Ok(path)
     }
 }
@@ -159,18 +159,24 @@ fn asked(provenance: &[(String, String)]) -> String {
     all.join("\n")
 }
 
-/// Checks that a table can be written, before hours of work, and that it takes the place of nothing but
-/// a table.
+/// Checks that a table can be written, before hours of work, and that it takes the place of nothing but a table of
+/// the same kind.
 ///
 /// # Errors
 /// It cannot, or there is another file.
-pub(crate) fn check_writable(table: &Path) -> Result<()> {
+pub(crate) fn check_writable(table: &Path, contents: Contents) -> Result<()> {
     if std::fs::symlink_metadata(table).is_ok_and(|m| m.is_symlink()) {
         let source = std::io::Error::other("it is a link; name the file itself by --out");
         return Err(Error::Io { action: "write", path: table.to_owned(), source });
     }
-    if table.exists() && metadata(table).is_none_or(|all| all.iter().all(|(k, _)| k != "lpa.version")) {
-        let source = std::io::Error::other("there is a file that is no table of lpa's; choose another name");
+    let has = |all: &[(String, String)], key: &str| all.iter().any(|(k, _)| k == key);
+    let there = if table.exists() { metadata(table).unwrap_or_default() } else { Vec::new() };
+    if table.exists() && !(has(&there, "lpa.version") && has(&there, contents.key())) {
+        let what = match has(&there, "lpa.version") {
+            true => "there is a table of lpa's that holds something else; choose another name",
+            false => "there is a file that is no table of lpa's; choose another name",
+        };
+        let source = std::io::Error::other(what);
         return Err(Error::Io { action: "write", path: table.to_owned(), source });
     }
     match tempfile::tempfile_in(parent(table)) {

@@ -28,7 +28,7 @@ use crate::run::Run;
 use crate::run::format::manifest::GRAD;
 use crate::run::read::catalog::Catalog;
 use crate::stream;
-use crate::table::{Table, metadata};
+use crate::table::{Contents, Table, metadata};
 
 /// What is asked of a run. The default is the main job: the gradients of all steps against the final iterate, all
 /// tensors together.
@@ -189,7 +189,7 @@ impl Question {
         {
             return Ok(Tabulated { path, summary, made: Made::Before });
         }
-        check_writable(&path)?;
+        check_writable(&path, Contents::Metrics)?;
         check_keeps(&path, &[&provenance[..], &[analysis.left_out(analysis.skipped())]].concat())?;
         let mut measured = setting.measure(&analysis, &devices, beside)?;
         let answer = answer(&analysis, &mut measured, beside, Table::create(&path)?)?;

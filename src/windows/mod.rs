@@ -17,7 +17,7 @@ use crate::order::Neumaier;
 use crate::question::check_writable;
 use crate::reading::{Reading, each, extent};
 use crate::span::{Spans, Which};
-use crate::table::Written;
+use crate::table::{Contents, Written};
 pub(crate) use crate::windows::fit::Fit;
 pub(crate) use crate::windows::words::{facts, summary};
 
@@ -35,7 +35,7 @@ pub fn tabulate(table: &Path, window: Option<&str>, out: &Path) -> Result<Writte
 /// # Errors
 /// As [`tabulate`].
 pub(crate) fn write(found: &Found, spans: Spans, out: &Path) -> Result<Written> {
-    check_writable(out)?;
+    check_writable(out, Contents::Windows)?;
     let windows = Windows::of(found, spans)?;
     let summary = summary(&windows);
     let (rows, bytes) = table::write(&windows, found.table(), out, &summary)?;
@@ -147,7 +147,7 @@ pub(crate) struct Window {
     pub parameters: u64,
     /// Rows with a negative cosine.
     pub negative: u64,
-    /// Rows whose distance is mostly rounding.
+    /// Rows whose distance is below 1,000 roundings.
     pub rounding: u64,
     /// Rows with a sum that is not finite.
     pub nonfinite: u64,
@@ -325,7 +325,7 @@ pub(crate) struct OfKey {
     pub total: Window,
     /// `ln ||g||` along `ln ||d||` over the last fifth of the path.
     pub late: Fit,
-    /// The step from which on the distance is rounding at every row.
+    /// The step from which on the distance is below 1,000 roundings at every row.
     pub cut: Option<u64>,
     /// The length of the steps before the last row.
     travelled: Sum,
@@ -453,7 +453,9 @@ impl OfKey {
             (true, Some(_)) => {}
         }
         if self.total.rows > 0 {
-            self.travelled.add(self.end.step2.map(f64::sqrt));
+            // A step whose next row is another one's next iterate is not all of the way.
+            let next = self.end.step2.filter(|_| self.end.step + 1 == row.step);
+            self.travelled.add(next.map(f64::sqrt));
         }
         self.end = *row;
         let begins = self.windows.last().is_none_or(|w| w.which != which);
@@ -470,6 +472,11 @@ impl OfKey {
     /// The length of the path up to its last row; `None` where steps are left out.
     pub(crate) fn travelled(&self) -> Option<f64> {
         self.travelled.get()
+    }
+
+    /// The step of the last row.
+    pub(crate) fn last(&self) -> u64 {
+        self.end.step
     }
 
     /// The distance of x_0 to the iterate of the last row.

@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::curve::Key;
 use crate::error::Result;
 use crate::row::{Cell, Kind, finite};
-use crate::table::{Field, RUN_ID, Table, value};
+use crate::table::{Contents, Field, RUN_ID, Table, value};
 use crate::windows::{Shares, Window, Windows};
 
 /// Changes with the columns and with what they mean.
@@ -90,7 +90,7 @@ pub(crate) fn write(windows: &Windows, source: &Path, path: &Path, summary: &str
     }
     let metadata = [
         ("lpa.version", env!("CARGO_PKG_VERSION").to_owned()),
-        ("lpa.windows_schema", SCHEMA_VERSION.to_string()),
+        (Contents::Windows.key(), SCHEMA_VERSION.to_string()),
         (RUN_ID, value(source, RUN_ID).unwrap_or_default()),
         ("lpa.summary", summary.to_owned()),
     ];

@@ -100,7 +100,7 @@ fn certificate(of: &OfKey) -> String {
     format!(
         "Certificate (mu = least RSI, L = largest EB; at the learning rate mu/L^2 the squared distance is multiplied by \
          1 - mu^2/L^2 a step or less, on this path only): mu is positive in {} of {count} windows; {whole}. What it \
-         was really multiplied by: {real} a step.",
+         was really multiplied by a step: {real}.",
         rates.len()
     )
 }
@@ -125,34 +125,41 @@ fn regime(windows: &Windows, of: &OfKey) -> String {
 }
 
 fn path(of: &OfKey) -> String {
+    let last = of.last();
     match (of.travelled(), of.net()) {
-        (Some(length), Some(net)) if length > 0.0 => format!(
-            "Path: length {}, and its end is {} from x_0: {} of it (lpa pairs compares that with a walk's).",
+        (Some(length), Some(net)) if length > 0.0 && of.total.steps.0 == 0 => format!(
+            "Path: length {} from x_0 to x_{last}, which is {} from x_0: {} of it (lpa pairs compares that with a walk's).",
             significant(length),
             significant(net),
             significant(net / length)
         ),
+        (Some(length), _) if length > 0.0 => {
+            format!("Path: length {} from x_{} to x_{last}.", significant(length), of.total.steps.0)
+        }
+        (Some(_), _) if of.total.rows > 1 => "Path: nothing moves.".to_owned(),
         (_, Some(net)) => format!(
-            "Path: its end is {} from x_0; its length is not known, since the next iterate is not recorded at some \
-             steps, or not known of this group.",
+            "Path: x_{last} is {} from x_0; the length is not known, since there is one row, steps are left out, or it is \
+             not recorded of this group.",
             significant(net)
         ),
-        _ => "Path: not known, since x_0 is not recorded.".to_owned(),
+        _ => "Path: not known, since x_0 is not recorded or something is not finite.".to_owned(),
     }
 }
 
 fn trust(of: &OfKey) -> String {
+    const WHAT: &str = "the distance is below 1,000 roundings of the iterates (low_precision)";
     match of.cut {
-        Some(step) => format!(
-            "Trust ends at step {step}: from there on the distance is mostly rounding (low_precision), and figures are \
-             best cut."
-        ),
+        Some(step) => format!("Trust ends at step {step}: from there on {WHAT}, and figures are best cut."),
         None if of.total.rounding > 0 => format!(
-            "Trust: at {} of {} steps the distance is mostly rounding (low_precision).",
+            "Trust: at {} of {} steps {WHAT}.",
             thousands(of.total.rounding),
             thousands(of.total.rows)
         ),
-        None => "Trust: no distance is mostly rounding.".to_owned(),
+        None if of.total.nonfinite == of.total.rows => {
+            "Trust: not known, since at every step something is not finite (the reference, or all gradients)."
+                .to_owned()
+        }
+        None => "Trust: at every step the distance is at least 1,000 roundings of the iterates.".to_owned(),
     }
 }
 

@@ -78,6 +78,32 @@ def test_a_gradient_that_is_not_the_step_breaks_the_identity(tmp_path):
     assert found["C14"]["outcome"] == "fail" and found["C14"]["value"] > 1e3
 
 
+def test_a_part_of_a_path_decides_nothing_and_small_iterates_are_no_fault(lpa_command, tmp_path):
+    lpa_command("analyze", RUN, "--steps", "0..100", "--out", tmp_path / "part.parquet", "-q")
+    _, found = check(tmp_path / "part.parquet")
+    assert {f["outcome"] for f in found.values()} == {"not decidable"}
+    assert "steps 0..100:1 of 0..221" in found["C7"]["sentence"]
+    # ||x_{t+1}|| is 10,000 times ||x_t||; and no gradient at all; and a run with loss.
+    rng, x = np.random.default_rng(0), {"x": np.full(500, 1e-4, np.float32)}
+    plain = {"name": "sgd", "param_groups": [{"lr": 0.1}]}
+    for name, scale in [("small", 10), ("still", 0)]:
+        y = x
+        with lpa.Writer(tmp_path / name, y, optimizer=plain) as writer:
+            for _ in range(40):
+                g = {"x": (scale * rng.standard_normal(500)).astype(np.float32)}
+                writer.step(y, {"grad": g}, {"lr/0": 0.1})
+                y = {"x": y["x"] - np.float32(0.1) * g["x"]}
+            writer.finish(y)
+    lpa_command("pack", tmp_path / "small", "--gradients", "int8", "--iterates", "int8", "--out", tmp_path / "lossy")
+    outcome = lambda name: check(tmp_path / name, "--claim", "C14")[1]["C14"]["outcome"]
+    assert [outcome(n) for n in ["small", "still", "lossy"]] == ["pass", "not decidable", "not decidable"]
+    # The same run twice is one seed.
+    for copy in ["one", "two"]:
+        lpa_command("analyze", RUN, "--out", tmp_path / f"{copy}.parquet", "-q")
+    twice = check(tmp_path / "one.parquet", tmp_path / "two.parquet", "--claim", "C12")[1]
+    assert twice["C12"]["outcome"] == "not decidable"
+
+
 def curve(path, *, batch, cos, steps=200, seed=0, optimizer="sgd", size=400, far=0.0, **metadata):
     """A path whose cosine with a fixed end is `cos`: g = cos d/|d| + sin times something orthogonal. It goes straight
     to the end, and by the part `far` of the way."""
@@ -153,5 +179,9 @@ def test_tables_text_and_python_agree(lpa_command, tmp_path):
     assert [found[c]["outcome"] for c in frame["claim"]] == frame["outcome"].to_list()
     text = lpa_command("check", tmp_path / "m.parquet", "--claim", "C1,C5").stdout
     assert "C1   pass" in text and "C5   fail" in text and "1 pass, 1 fail, 0 not decidable" in text
+    with pytest.raises(lpa.UsageError, match="no run"):
+        lpa.check([])
+    lpa_command("simulate", "quadratic", tmp_path / "run", "--steps", 20, "--dim", 5)
+    assert lpa.check(lpa.open(tmp_path / "run")).height == 20
     done = subprocess.run([BINARY, "check", tmp_path / "m.parquet", "--claim", "C21"], capture_output=True, text=True)
     assert done.returncode == 2 and "there is no claim C21" in done.stderr

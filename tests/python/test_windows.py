@@ -123,7 +123,9 @@ def test_what_the_command_says_is_in_the_table(lpa_command, arrays, table, tmp_p
     assert "mu is positive in 9 of 10 windows" in said and "wrote" in said
     x, _ = arrays
     net = np.linalg.norm(x["*"][219] - x["*"][0])
-    assert f"its end is {net:.1f} from x_0" in said
+    length = np.linalg.norm(x["*"][1:220] - x["*"][:219], axis=1).sum()
+    said = " ".join(said.split())
+    assert f"length {length:.1f} from x_0 to x_219, which is {net:.1f} from x_0: {net / length:.3f} of it" in said
 
 
 @pytest.mark.parametrize("args, said", [
@@ -145,6 +147,37 @@ def test_other_files_are_refused(lpa_command, table, tmp_path):
     assert (tmp_path / "kept.txt").read_text() == "mine"
     with pytest.raises(lpa.UsageError, match="groups"):
         lpa.windows(table, groups="*")
+
+
+def test_a_table_does_not_take_the_place_of_another_kind(lpa_command, table, tmp_path):
+    before = table.read_bytes()
+    for command in ["windows", "events", "check"]:
+        done = subprocess.run([BINARY, command, table, "--out", table], capture_output=True, text=True)
+        assert done.returncode == 1 and "holds something else" in done.stderr, done.stderr
+    assert table.read_bytes() == before
+    lpa_command("windows", table, "--out", tmp_path / "w.parquet", "-q")
+    lpa_command("windows", table, "--out", tmp_path / "w.parquet", "-q")
+    done = subprocess.run([BINARY, "events", table, "--out", tmp_path / "w.parquet"], capture_output=True, text=True)
+    assert done.returncode == 1 and "holds something else" in done.stderr
+
+
+def test_a_part_of_a_path_has_no_length(lpa_command, tmp_path):
+    lpa_command("analyze", RUN, "--steps", "0..200:10", "--out", tmp_path / "part.parquet", "-q")
+    said = " ".join(lpa_command("windows", tmp_path / "part.parquet").stdout.split())
+    assert "the length is not known" in said and "x_190 is" in said
+    lpa_command("analyze", RUN, "--steps", "50..100", "--out", tmp_path / "middle.parquet", "-q")
+    assert "from x_50 to x_99." in lpa_command("windows", tmp_path / "middle.parquet").stdout
+
+
+def test_a_reference_that_is_not_finite_is_no_event(lpa_command, tmp_path):
+    x = {"x": np.ones(4, np.float32)}
+    with lpa.Writer(tmp_path / "run", x, optimizer={"name": "sgd", "param_groups": [{"lr": 0.1}]}) as writer:
+        for _ in range(20):
+            writer.step(x, {"grad": x}, {"lr/0": 0.1})
+        writer.finish({"x": np.full(4, np.nan, np.float32)})
+    said = " ".join(lpa_command("events", tmp_path / "run").stdout.split())
+    assert "at every step something is not finite" in said and "0 rows with infinities or NaN" in said
+    assert "Trust: not known" in lpa_command("windows", tmp_path / "run").stdout
 
 
 def test_steps_without_epochs_have_no_windows_of_them(lpa_command, tmp_path):
