@@ -6,8 +6,8 @@ use std::str::FromStr;
 use crate::cli::table::{self, Usual};
 use crate::cli::{millimetres, say};
 use crate::curve;
-use crate::curve::{Along, Asked, Band};
-use crate::error::Usage;
+use crate::curve::{Along, Asked, Band, Chosen, Curves, Spread};
+use crate::error::{Error, Usage};
 use crate::figure::{Figure, Files, MOST_PANELS, svg};
 
 #[derive(clap::Args)]
@@ -17,6 +17,12 @@ pub(super) struct Arguments {
     metrics: String,
     #[command(flatten)]
     table: table::Arguments,
+    /// More runs or tables, which are drawn beside it
+    #[arg(value_name = "MORE")]
+    more: Vec<PathBuf>,
+    /// Draw the runs, which differ in their seeds, as one curve: the mean of their means, with this band
+    #[arg(long, value_enum, value_name = "BAND")]
+    seeds: Option<Spread>,
     /// Along what [default: epoch, a point an epoch, where five or more are recorded; else step]
     #[arg(long, value_enum, value_name = "X")]
     x: Option<Along>,
@@ -47,9 +53,26 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     }
     let usual = PathBuf::from(format!("{}.svg", metrics.join("+")));
     let files = Files::new(a.out.as_ref().unwrap_or(&usual), curve::HEAD)?;
-    let (table, chosen) = a.table.open(Usual::Figure)?;
-    let asked = Asked { metrics, chosen, along: a.x, band: a.band };
-    let curves = curve::read(&table, &asked)?;
+    let mut tables = Vec::new();
+    for path in std::iter::once(&a.table.path).chain(&a.more) {
+        tables.push(table::Arguments { path: path.clone(), ..a.table.clone() }.open(Usual::Figure)?);
+    }
+    let read = |along: Option<Along>| -> anyhow::Result<Vec<Curves>> {
+        let asked =
+            |chosen: &Chosen| Asked { metrics: metrics.clone(), chosen: chosen.clone(), along, band: a.band };
+        let all: Result<Vec<Curves>, Error> =
+            tables.iter().map(|(table, chosen)| curve::read(table, &asked(chosen))).collect();
+        Ok(all?)
+    };
+    let mut all = read(a.x)?;
+    if all.iter().any(|curves| curves.along != all[0].along) {
+        // Not all have epochs.
+        all = read(Some(Along::Step))?;
+    }
+    let names = names(&std::iter::once(&a.table.path).chain(&a.more).collect::<Vec<_>>());
+    let curves = curve::beside(names.into_iter().zip(all).collect())?;
+    let curves = a.seeds.map_or(Ok(curves.clone()), |spread| curves.across(spread))?;
+    curves.check_most()?;
     if a.log {
         curves.check_log()?;
     }
@@ -58,10 +81,25 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     if a.table.quiet {
         return Ok(());
     }
+    let of: Vec<String> = tables.iter().map(|(table, _)| table.display().to_string()).collect();
     say(&format!(
         "wrote {} of {}, and the numbers in it to {}\n",
         files.picture.display(),
-        table.display(),
+        of.join(", "),
         files.numbers.display()
     ))
+}
+
+/// Short names of runs and tables: the last part of their paths, where these differ. A run's own table has its name.
+fn names(paths: &[&PathBuf]) -> Vec<String> {
+    let last = |path: &PathBuf| {
+        let own = path.file_name().is_some_and(|name| name == "metrics.parquet");
+        let named = if own { path.parent().unwrap_or(path) } else { path };
+        named
+            .file_name()
+            .map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
+    };
+    let short: Vec<String> = paths.iter().map(|p| last(p)).collect();
+    let differ = short.iter().enumerate().all(|(i, name)| !short[..i].contains(name));
+    if differ { short } else { paths.iter().map(|p| p.display().to_string()).collect() }
 }

@@ -10,7 +10,7 @@ use crate::question::{Execution, Question};
 use crate::reference::ReferenceSpec;
 use crate::run::{Access, Run};
 
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 pub(super) struct Arguments {
     /// The run, whose table is made if it is not there; or a table that lpa analyze has written
     #[arg(value_name = "RUN_OR_TABLE")]

@@ -15,6 +15,8 @@ pub(crate) const MOST: usize = 6;
 /// What a curve is of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Key {
+    /// Name of the run, where there are several.
+    pub run: String,
     /// Name of the reference.
     pub reference: String,
     /// Name of the stream.
@@ -25,8 +27,10 @@ pub(crate) struct Key {
 
 impl Key {
     /// Its names, each after what it is of.
-    pub(crate) fn parts(&self) -> [(&'static str, &str); 3] {
-        [("reference", &self.reference), ("stream", &self.stream), ("group", &self.group)]
+    pub(crate) fn parts(&self) -> [(&'static str, &str); 4] {
+        let rest = [("reference", &self.reference), ("stream", &self.stream), ("group", &self.group)];
+        let [reference, stream, group] = rest.map(|(what, name)| (what, name.as_str()));
+        [("run", &self.run), reference, stream, group]
     }
 }
 
@@ -151,8 +155,12 @@ impl Found {
             };
             let here = here.unwrap_or_else(|| {
                 let text = |name: &str| name.to_owned();
-                let key =
-                    Key { reference: text(references[row]), stream: text(streams[row]), group: text(group) };
+                let key = Key {
+                    run: String::new(),
+                    reference: text(references[row]),
+                    stream: text(streams[row]),
+                    group: text(group),
+                };
                 let (chosen, parameters) = (chosen.has(&key), parameters.get(row).copied());
                 self.known.push(Known { key, parameters, chosen });
                 self.known.len() - 1

@@ -8,6 +8,7 @@ mod key;
 mod metric;
 mod numbers;
 mod rows;
+mod together;
 
 use std::ops::Range;
 use std::path::Path;
@@ -17,6 +18,7 @@ pub(crate) use crate::curve::cut::Per;
 pub(crate) use crate::curve::key::{Chosen, Found, Key, MOST, find};
 pub(crate) use crate::curve::metric::{check, metrics};
 pub(crate) use crate::curve::numbers::{HEAD, csv};
+pub(crate) use crate::curve::together::{Across, Spread, beside};
 
 use crate::curve::band::Digest;
 use crate::curve::rows::Rows;
@@ -60,6 +62,8 @@ pub(crate) struct Curves {
     pub per: Per,
     /// The band.
     pub band: Band,
+    /// Where each is of several runs.
+    pub across: Option<Across>,
     /// What they are of.
     pub keys: Vec<Key>,
     /// By metric.
@@ -221,7 +225,7 @@ impl<'a> Layout<'a> {
             Ok(self.panel_of(metric, &self.values(metric::column(metric)?)?, walks.as_deref(), band))
         };
         let panels = metrics.iter().map(panel).collect::<Result<Vec<Panel>>>()?;
-        Ok(Curves { along: self.along, per: self.per, band, keys: self.keys(), panels })
+        Ok(Curves { along: self.along, per: self.per, band, across: None, keys: self.keys(), panels })
     }
 
     /// The curves of one metric, without walks.

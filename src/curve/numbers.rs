@@ -6,7 +6,7 @@ use crate::curve::{Curves, Point};
 
 /// The header line.
 pub(crate) const HEAD: &str =
-    "metric,reference,stream,group,x,first_step,last_step,mean,lo,hi,count,low_precision,walk";
+    "metric,run,reference,stream,group,x,first_step,last_step,mean,lo,hi,count,low_precision,walk";
 
 /// All points of all curves. What a point has not is empty; its count is then 0.
 pub(crate) fn csv(curves: &Curves) -> Vec<u8> {
@@ -15,7 +15,7 @@ pub(crate) fn csv(curves: &Curves) -> Vec<u8> {
     let _ = out.write_record(HEAD.split(','));
     for panel in &curves.panels {
         for (key, curve) in curves.keys.iter().zip(&panel.curves) {
-            let names = [&panel.metric, &key.reference, &key.stream, &key.group];
+            let names = [&panel.metric, &key.run, &key.reference, &key.stream, &key.group];
             for point in &curve.points {
                 let _ = out.write_record(names.into_iter().cloned().chain(numbers(point)));
             }

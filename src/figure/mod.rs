@@ -197,22 +197,27 @@ fn cuts_of(curve: &Curve, x: &Axis, look: Look) -> Vec<Cut> {
 /// What keys have in common, and what is each one's own.
 fn names(keys: &[Key]) -> (String, Vec<String>) {
     let shared = |i: usize| keys.iter().all(|k| k.parts()[i] == keys[0].parts()[i]);
-    let (common, own): (Vec<usize>, Vec<usize>) = (0..3).partition(|&i| shared(i));
+    let (common, own): (Vec<usize>, Vec<usize>) = (0..4).partition(|&i| shared(i));
     let said = |(what, name): (&str, &str)| match (what, name) {
         ("group", "*") => "all tensors".to_owned(),
         _ => format!("{what} {name}"),
     };
     let first = keys.first().map(Key::parts).unwrap_or_default();
-    let common: Vec<String> = common.into_iter().map(|i| said(first[i])).collect();
+    let common: Vec<String> =
+        common.into_iter().map(|i| first[i]).filter(|(_, name)| !name.is_empty()).map(said).collect();
     let of = |k: &Key| own.iter().map(|&i| k.parts()[i].1).collect::<Vec<_>>().join(", ");
     (common.join(", "), keys.iter().map(of).collect())
 }
 
 fn legend(curves: &Curves, panels: &[Panel], looks: &[Look]) -> Vec<(Sample, String)> {
     let one = curves.keys.len() == 1;
-    let band = curves.per != Per::Row;
+    let band = curves.per != Per::Row || curves.across.is_some();
     let mut entries: Vec<(Sample, String)> = if one {
-        let what = if band { "mean".to_owned() } else { curves.panels[0].metric.clone() };
+        let what = match &curves.across {
+            Some(across) => format!("mean of {} runs", across.runs),
+            None if band => "mean".to_owned(),
+            None => curves.panels[0].metric.clone(),
+        };
         // Of several panels that would be the name of one.
         let what = if !band && panels.len() > 1 { "as measured".to_owned() } else { what };
         vec![(Sample::Line(looks[0]), what)]
@@ -221,7 +226,8 @@ fn legend(curves: &Curves, panels: &[Panel], looks: &[Look]) -> Vec<(Sample, Str
     };
     if band {
         let colour = if one { looks[0].colour } else { "#808080" };
-        entries.push((Sample::Band(colour), curves.band.to_string()));
+        let what = curves.across.map_or_else(|| curves.band.to_string(), |across| across.to_string());
+        entries.push((Sample::Band(colour), what));
     }
     if panels.iter().flat_map(|p| &p.series).any(|s| !s.walk.is_empty()) {
         entries.push((Sample::Walk, "random walk".to_owned()));
@@ -234,8 +240,12 @@ fn notes(curves: &Curves, log: bool) -> Vec<String> {
     let range =
         |(a, b): (usize, usize)| if a == b { count(b) } else { format!("{} to {}", count(a), count(b)) };
     let steps = |n: (usize, usize)| format!("{} {}", range(n), if n == (1, 1) { "step" } else { "steps" });
-    let rows = curves.rows_a_point();
-    let mean = if curves.keys.len() > 1 { "Line: mean. " } else { "" };
+    let rows = curves.across.map_or_else(|| curves.rows_a_point(), |across| across.a_point);
+    let mean = match &curves.across {
+        Some(_) => "Line: mean of the runs' means. ",
+        None if curves.keys.len() > 1 => "Line: mean. ",
+        None => "",
+    };
     let stands = match curves.per {
         Per::Row => "Each point is one step".to_owned(),
         Per::Steps(_) if rows.0 < rows.1 => format!("{mean}A point is up to {}", steps((rows.1, rows.1))),
@@ -246,6 +256,9 @@ fn notes(curves: &Curves, log: bool) -> Vec<String> {
     let common = names(&curves.keys).0;
     let mut notes =
         vec![if common.is_empty() { format!("{stands}.") } else { format!("{stands}; {common}.") }];
+    if let Some((partial, all)) = curves.across.map(|a| a.partial).filter(|(partial, _)| *partial > 0) {
+        notes.push(format!("{} of {} points are of fewer runs.", count(partial), count(all)));
+    }
     if curves.along == Along::Dist {
         let drawn = |p: &&Point| p.stand.is_some() && p.x.is_finite();
         let points = || curves.panels[0].curves[0].points.iter().filter(drawn);

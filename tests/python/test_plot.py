@@ -291,3 +291,67 @@ def test_a_damaged_table_is_one_line_or_drawn(tmp_path):
         assert done.returncode in (0, 1) and done.stderr.count("\n") == done.returncode, done.stderr
         codes.add(done.returncode)
     assert codes == {0, 1}
+
+
+def three(lpa_command, tmp_path, steps=300):
+    """Tables of three walks that differ in their seeds."""
+    tables = []
+    for seed in range(3):
+        run = tmp_path / f"seed{seed}"
+        lpa_command("simulate", "random-walk", run, "--dim", 500, "--steps", steps, "--seed", seed)
+        lpa_command("analyze", run, "-q")
+        tables.append(run / "metrics.parquet")
+    return tables
+
+
+@pytest.mark.parametrize("spread", ["minmax", "sd", "se"])
+def test_seeds_are_a_curve_with_a_band(lpa_command, tmp_path, spread):
+    tables = three(lpa_command, tmp_path)
+    lpa_command("plot", "cos,dist", *tables, "--seeds", spread, "--out", tmp_path / "a.svg", "-q")
+    drawn = pl.read_csv(tmp_path / "a.csv")
+    for metric in ["cos", "dist"]:
+        rows = drawn.filter(pl.col("metric") == metric)
+        values = np.array([pl.read_parquet(t)[metric].to_numpy() for t in tables])
+        assert rows["x"].to_list() == list(range(300)) and rows["count"].unique().to_list() == [3]
+        mean, sd = values.mean(0), values.std(0, ddof=1)
+        lo, hi = {"minmax": (values.min(0), values.max(0)), "sd": (mean - sd, mean + sd),
+                  "se": (mean - sd / 3 ** 0.5, mean + sd / 3 ** 0.5)}[spread]
+        for column, expected in [("mean", mean), ("lo", lo), ("hi", hi)]:
+            np.testing.assert_allclose(rows[column], expected, rtol=1e-12, atol=1e-14)
+    walks = np.array([pl.read_parquet(t)["cos_walk"].to_numpy() for t in tables])
+    np.testing.assert_allclose(drawn.filter(pl.col("metric") == "cos")["walk"], walks.mean(0), rtol=1e-12)
+    svg = (tmp_path / "a.svg").read_text()
+    words = {"minmax": "minimum to maximum", "sd": "± standard deviation", "se": "± standard error"}[spread]
+    assert "mean of 3 runs" in svg and f"{words} of 3 runs" in svg
+    assert "Each point is one step" in svg and "fewer runs" not in svg
+
+
+def test_several_runs_lie_beside_each_other(lpa_command, tmp_path):
+    tables = three(lpa_command, tmp_path)
+    said = lpa_command("plot", "cos", *tables, "--out", tmp_path / "a.svg").stdout
+    drawn = pl.read_csv(tmp_path / "a.csv")
+    assert drawn["run"].unique(maintain_order=True).to_list() == ["seed0", "seed1", "seed2"]
+    for seed, table in enumerate(tables):
+        rows = drawn.filter(pl.col("run") == f"seed{seed}")
+        np.testing.assert_allclose(rows["mean"], pl.read_parquet(table)["cos"], rtol=1e-12)
+    svg = (tmp_path / "a.svg").read_text()
+    assert all(f">seed{seed}<" in svg for seed in range(3)) and said.count("metrics.parquet") == 3
+
+
+def test_runs_of_other_lengths_are_not_interpolated(lpa_command, tmp_path):
+    tables = three(lpa_command, tmp_path)
+    short = tmp_path / "short"
+    lpa_command("simulate", "random-walk", short, "--dim", 500, "--steps", 200)
+    # Steps are the same ones, as far as there are some; parts of the path are not.
+    lpa_command("plot", "cos", short, tables[0], "--seeds", "sd", "--out", tmp_path / "a.svg", "-q")
+    drawn = pl.read_csv(tmp_path / "a.csv")
+    assert drawn["count"].to_list() == [2] * 200 + [1] * 100
+    assert "100 of 300 points are of fewer runs" in " ".join((tmp_path / "a.svg").read_text().split())
+    done = subprocess.run([BINARY, "plot", "cos", short, tables[0], "--seeds", "sd", "--x", "dist", "--out",
+                           tmp_path / "b.svg"], capture_output=True, text=True)
+    assert done.returncode == 2 and "nothing is interpolated" in done.stderr and not (tmp_path / "b.svg").exists()
+    done = subprocess.run([BINARY, "plot", "cos", short, "--seeds", "sd"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and "several runs" in done.stderr
+    many = [BINARY, "plot", "cos", *tables, *tables, short]
+    done = subprocess.run(many, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and "--seeds minmax" in done.stderr
