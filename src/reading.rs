@@ -48,7 +48,7 @@ pub(crate) struct Reading {
     pub step2: Option<f64>,
     /// `||x_t - x_0||^2`.
     pub init2: Option<f64>,
-    /// The distance is mostly rounding.
+    /// The distance is below 1,000 roundings of the iterates.
     pub rounding: bool,
     /// A sum is infinite or a NaN.
     pub nonfinite: bool,

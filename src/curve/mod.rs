@@ -101,7 +101,7 @@ pub(crate) struct Point {
     pub rows: usize,
     /// Those that have a value.
     pub count: usize,
-    /// Those that are flagged as mostly rounding.
+    /// Those whose distance is flagged as below 1,000 roundings.
     pub rounding: usize,
     /// Those that are flagged as infinite or NaN.
     pub infinite: usize,
@@ -309,7 +309,7 @@ impl Curve {
         self.points.iter().map(|p| p.rows - p.count).sum()
     }
 
-    /// Rows that are mostly rounding.
+    /// Rows whose distance is below 1,000 roundings.
     pub(crate) fn rounding(&self) -> usize {
         self.points.iter().map(|p| p.rounding).sum()
     }

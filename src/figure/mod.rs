@@ -77,7 +77,7 @@ pub(crate) struct Series {
     pub(crate) walk: Vec<Vec<Spot>>,
 }
 
-/// A place from which on, or up to which, what is drawn is mostly rounding.
+/// A place from which on, or up to which, what is drawn has few digits: distances are below 1,000 roundings.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Cut {
     pub(crate) x: f64,
@@ -277,7 +277,7 @@ fn notes(curves: &Curves, log: bool) -> Vec<String> {
     if rounding > 0 {
         let all: usize = first().map(Curve::rows).sum();
         notes.push(format!(
-            "{} of {} distances are mostly rounding (low_precision): from the dotted line on, or between two.",
+            "{} of {} distances are below 1,000 roundings (low_precision): from the dotted line on, or between two.",
             count(rounding),
             count(all)
         ));

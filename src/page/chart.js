@@ -129,7 +129,7 @@ class Chart {
     u.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
   }
 
-  // Crosses where sums are infinite or NaN, and a bar below where distances are mostly rounding.
+  // Crosses where sums are infinite or NaN, and a bar below where distances are below 1,000 roundings.
   mark(u) {
     const { ctx, bbox } = u;
     const dots = devicePixelRatio;
@@ -172,7 +172,7 @@ class Chart {
       [log ? sum((c) => c.mean.filter((v) => v > 0 && v < this.floor).length) : 0,
         `means are more than ${DECADES} decades below the largest, and not shown`],
       [over("infinite"), "steps have infinite or NaN sums (crosses above), and no value"],
-      [over("rounding"), "distances are mostly rounding (low_precision; the bar below)"],
+      [over("rounding"), "distances are below 1,000 roundings (low_precision; the bar below)"],
     ];
     const text = said.filter(([n]) => n > 0).map(([n, what]) => `${thousands(n)} of ${thousands(total)} ${what}.`);
     this.box.querySelector(".remark").textContent = text.join(" ");

@@ -171,7 +171,7 @@ def test_rounding_begins_at_a_line(lpa_command, tmp_path):
     line, = shapes(tmp_path / "a.svg", fill="none")
     assert cut[0, 0] == cut[1, 0] == line[30, 0] and len(line) == 40
     said = texts(tmp_path / "a.svg")
-    assert "rounding" in said and any("10 of 40 distances are mostly rounding" in t for t in said)
+    assert "rounding" in said and any("10 of 40 distances are below 1,000 roundings" in t for t in said)
     assert points(tmp_path / "a.csv")["low_precision"].sum() == 10
     # Of steps that share a point, one is enough; those that are null are not in its mean.
     n, first = 1000, 505

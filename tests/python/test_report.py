@@ -278,7 +278,7 @@ def test_null_is_a_gap_and_a_logarithmic_axis_counts(lpa_command, look, tmp_path
     assert x[30] == 79.5 and np.isnan(value[30]), "no line leads over steps that are missing"
     np.testing.assert_array_equal(np.delete(value, 30), dist.astype(np.float32))
     remark = box.locator(".remark").inner_text
-    assert "2 of 40 values are null" in remark() and "5 of 40 distances are mostly rounding" in remark()
+    assert "2 of 40 values are null" in remark() and "5 of 40 distances are below 1,000 roundings" in remark()
     assert "logarithmic" not in remark()
     box.get_by_role("button", name="log").click()
     settle(page)
