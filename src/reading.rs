@@ -89,16 +89,30 @@ const FIRST: [(&str, Kind); 4] = [
 ///
 /// # Errors
 /// The table is damaged, lacks a column, or its steps do not rise; or `take` refuses.
-pub(crate) fn each(found: &Found, mut take: impl FnMut(usize, &Key, &Reading) -> Result<()>) -> Result<()> {
-    let reals = REALS.iter().map(|&(name, _)| Field { name, kind: Kind::Real });
-    let fields: Vec<Field> = FIRST.iter().map(|&(name, kind)| Field { name, kind }).chain(reals).collect();
+pub(crate) fn each(found: &Found, take: impl FnMut(usize, &Key, &Reading) -> Result<()>) -> Result<()> {
+    each_with(found, &REALS.map(|(name, _)| name), take)
+}
+
+/// The same with these columns of numbers alone; others are as if they were null.
+///
+/// # Errors
+/// As [`each`].
+pub(crate) fn each_with(
+    found: &Found,
+    columns: &[&str],
+    mut take: impl FnMut(usize, &Key, &Reading) -> Result<()>,
+) -> Result<()> {
+    let reals: Vec<(&'static str, Set)> =
+        REALS.iter().copied().filter(|(name, _)| columns.contains(name)).collect();
+    let numbers = reals.iter().map(|&(name, _)| Field { name, kind: Kind::Real });
+    let fields: Vec<Field> = FIRST.iter().map(|&(name, kind)| Field { name, kind }).chain(numbers).collect();
     // By key of the table: its place, and its last step.
     let mut seen: Vec<Option<(usize, u64)>> = vec![None; found.known().len()];
     let (mut first, mut count) = (0, 0);
     read(found.table(), &fields, |piece| {
         let rows = first..first + piece.integers(0).len();
         first = rows.end;
-        for (key, reading) in found.of(rows).zip(readings(piece)) {
+        for (key, reading) in found.of(rows).zip(readings(piece, &reals)) {
             let known = &found.known()[key];
             if !(known.chosen && found.steps().contains(&reading.step)) {
                 continue;
@@ -121,10 +135,11 @@ pub(crate) fn each(found: &Found, mut take: impl FnMut(usize, &Key, &Reading) ->
     })
 }
 
-fn readings(piece: &Piece) -> impl Iterator<Item = Reading> {
+fn readings(piece: &Piece, columns: &[(&'static str, Set)]) -> impl Iterator<Item = Reading> {
     let (steps, parameters) = (piece.integers(0), piece.integers(1));
     let (rounding, nonfinite) = (piece.flags(2), piece.flags(3));
-    let reals: Vec<Vec<f64>> = (FIRST.len()..FIRST.len() + REALS.len()).map(|i| piece.reals(i)).collect();
+    let reals: Vec<(Set, Vec<f64>)> =
+        columns.iter().enumerate().map(|(i, &(_, set))| (set, piece.reals(FIRST.len() + i))).collect();
     steps.into_iter().enumerate().map(move |(row, step)| {
         let mut reading = Reading {
             step,
@@ -133,7 +148,7 @@ fn readings(piece: &Piece) -> impl Iterator<Item = Reading> {
             nonfinite: nonfinite[row],
             ..Reading::default()
         };
-        for ((_, set), values) in REALS.iter().zip(&reals) {
+        for (set, values) in &reals {
             set(&mut reading, Some(values[row]).filter(|v| !v.is_nan()));
         }
         reading

@@ -238,7 +238,8 @@ fn few_negative(path: &Path) -> Answer {
         }
         let first = rows.first().map_or(0.0, epoch);
         let tenth = rows.len() - rows.len() / 10;
-        let is_first = |r: &Reading| series.has_epochs() && epoch(r) <= first;
+        let has_epochs = series.has_epochs();
+        let is_first = |r: &Reading| has_epochs && epoch(r) <= first;
         let negative: Vec<usize> =
             (0..rows.len()).filter(|&i| rows[i].cos.is_some_and(|c| c < 0.0)).collect();
         let between = negative.iter().filter(|&&i| i < tenth && !is_first(&rows[i])).count();

@@ -14,7 +14,7 @@ use crate::curve::{Chosen, Found, Key, find};
 use crate::error::Result;
 use crate::events::spike::{Spike, spikes};
 use crate::question::check_writable;
-use crate::reading::{Reading, Series, each, wholes};
+use crate::reading::{Reading, Series, each_with, wholes};
 use crate::table::{Contents, Written};
 
 pub(crate) use crate::events::words::summary;
@@ -213,7 +213,7 @@ impl Events {
         let mut before: Vec<Reading> = Vec::new();
         let mut wholes: Vec<Option<f64>> = vec![None; self.all.len()];
         let all = &mut self.all;
-        each(found, |place, key, row| {
+        each_with(found, &["dot", "g2", "step2"], |place, key, row| {
             let last = before.get(place).copied();
             for &i in of_step.get(&row.step).into_iter().flatten() {
                 let event = &mut all[i];

@@ -172,10 +172,13 @@ impl Page {
         charts.header["command"] = json!(subject.command);
         let metadata = metadata(table).unwrap_or_default();
         // A table of an older lpa may lack columns.
-        let whole = Chosen { steps: Chosen::all().steps, ..chosen.clone() };
-        let facts = find(table, &whole)
-            .and_then(|found| Facts::read(&found, &metadata, &subject.name))
-            .map_err(|e| e.to_string());
+        // What is of the path is of all of its steps.
+        let facts = match &subject.steps {
+            None => Facts::read(&found, &metadata, &subject.name),
+            Some(_) => find(table, &Chosen { steps: Chosen::all().steps, ..chosen.clone() })
+                .and_then(|found| Facts::read(&found, &metadata, &subject.name)),
+        }
+        .map_err(|e| e.to_string());
         let summary = metadata.iter().find(|(key, _)| key == SUMMARY).map(|(_, text)| text.clone());
         Ok(Page { subject, metadata, summary, charts, facts, figures, charting })
     }
