@@ -174,6 +174,7 @@ impl<'a> Layout<'a> {
         let rows = rows::of(found, keys)?;
         if rows.iter().all(|r| r.steps.is_empty()) {
             let Range { start, end } = found.steps;
+            let end = if end == u64::MAX { String::new() } else { end.to_string() };
             let what = format!("the table has no row of steps {start}..{end}");
             return Err(Error::NotFound { path: found.table.clone(), what });
         }
