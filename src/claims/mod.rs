@@ -2,10 +2,14 @@
 //!
 //! Owns which claims there are and what an answer is: whether the claim holds of these paths, by which numbers, what the
 //! same check says of a random walk, and in a sentence. `path` is what is known of a path, `one` has the claims on a
-//! single one, `several` those that compare, `statistics` what both compute, `table` and `words` how they are told.
+//! single one (`cosine` and `motion` most of them, `rows` what these take), `several` those that compare, `statistics`
+//! what both compute, `table` and `words` how they are told.
 
+mod cosine;
+mod motion;
 mod one;
 mod path;
+mod rows;
 mod several;
 mod statistics;
 mod table;

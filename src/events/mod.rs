@@ -223,9 +223,8 @@ impl Events {
                 let part = event.happened.part(row, last.as_ref());
                 if key.group == event.key.group {
                     wholes[i] = part;
-                } else if row.parameters == event.row.parameters {
-                    // A group of all parameters is no part.
-                } else if let Some(part) = part {
+                // A group of all parameters is no part.
+                } else if let Some(part) = part.filter(|_| row.parameters < event.row.parameters) {
                     let larger = |b: &Blame| b.part.is_some_and(|p| p >= part);
                     if !event.blame.as_ref().is_some_and(larger) {
                         event.blame = Some(Blame { group: key.group.clone(), part: Some(part) });

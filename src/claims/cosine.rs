@@ -1,0 +1,149 @@
+//! Claims on the cosine, RSI and EB along a path: C1 to C5.
+
+use crate::claims::path::Path;
+use crate::claims::rows::{
+    NO_EPOCHS, answer, before_the_last_epoch, cosines, epoch, known, least, own, walks,
+};
+use crate::claims::statistics::{quantile, rise, sorted};
+use crate::claims::{Answer, Outcome};
+use crate::reading::{Reading, Series};
+use crate::summary::{significant, thousands};
+
+pub(super) fn negative(path: &Path) -> Answer {
+    let check = || {
+        let (rows, which) = before_the_last_epoch(own(path)?);
+        let least = least(cosines(rows)).ok_or_else(|| Answer::undecidable("no step has a cosine"))?;
+        let count = cosines(rows).filter(|c| *c < 0.0).count();
+        let walk = walks(rows).filter(|c| *c < 0.0).count();
+        let has_walk = walks(rows).next().is_some();
+        let sentence = format!(
+            "The cosine is negative at {} of {} steps {which}; the least is {}.{}",
+            thousands(count as u64),
+            thousands(cosines(rows).count() as u64),
+            significant(least),
+            if has_walk && walk == 0 && count == 0 {
+                " The mean of a random walk of the same steps is positive at each of them too: this alone is no evidence \
+                 of geometry."
+            } else {
+                ""
+            }
+        );
+        let walk = has_walk.then_some(walk as f64);
+        Ok(Answer { outcome: Outcome::of(count == 0), value: Some(count as f64), walk, sentence })
+    };
+    answer(check())
+}
+
+pub(super) fn band(path: &Path) -> Answer {
+    let check = || {
+        let series = own(path)?;
+        if !series.has_epochs() {
+            return Err(Answer::undecidable(NO_EPOCHS));
+        }
+        let first = series.rows.first().map_or(0.0, epoch);
+        let begin = series.rows.iter().position(|r| epoch(r) > first).unwrap_or(0);
+        let rows = &series.rows[begin..];
+        let ends = |all: Vec<f64>| Some((quantile(&all, 0.01)?, quantile(&all, 0.99)?));
+        let (low, high) =
+            ends(sorted(cosines(rows))).ok_or_else(|| Answer::undecidable("no step has a cosine"))?;
+        let ratio = |(low, high): (f64, f64)| (low > 0.0).then_some(high / low);
+        let (value, walk) = (ratio((low, high)), ends(sorted(walks(rows))).and_then(ratio));
+        let sentence = format!(
+            "After the first epoch 98 % of the cosines lie between {} and {}{}; of a random walk the ratio is {}.",
+            significant(low),
+            significant(high),
+            value.map_or_else(
+                || ", not all above 0".to_owned(),
+                |r| format!(", a ratio of {}", significant(r))
+            ),
+            known(walk)
+        );
+        Ok(Answer { outcome: Outcome::of(value.is_some_and(|r| r < 3.0)), value, walk, sentence })
+    };
+    answer(check())
+}
+
+pub(super) fn few_negative(path: &Path) -> Answer {
+    let check = || {
+        let series = own(path)?;
+        let rows = &series.rows;
+        let all = cosines(rows).count();
+        if all == 0 {
+            return Err(Answer::undecidable("no step has a cosine"));
+        }
+        let first = rows.first().map_or(0.0, epoch);
+        let tenth = rows.len() - rows.len() / 10;
+        let has_epochs = series.has_epochs();
+        let is_first = |r: &Reading| has_epochs && epoch(r) <= first;
+        let negative: Vec<usize> =
+            (0..rows.len()).filter(|&i| rows[i].cos.is_some_and(|c| c < 0.0)).collect();
+        let between = negative.iter().filter(|&&i| i < tenth && !is_first(&rows[i])).count();
+        let part = negative.len() as f64 / all as f64;
+        let sentence = format!(
+            "The cosine is negative at {} of {} steps ({} %), {} of them neither in the first epoch nor in the last tenth.",
+            thousands(negative.len() as u64),
+            thousands(all as u64),
+            significant(part * 100.0),
+            thousands(between as u64)
+        );
+        let walk = walks(rows).next().map(|_| walks(rows).filter(|c| *c < 0.0).count() as f64 / all as f64);
+        Ok(Answer { outcome: Outcome::of(between == 0 && part < 0.01), value: Some(part), walk, sentence })
+    };
+    answer(check())
+}
+
+/// Means, at least, that can be said to rise.
+const FEWEST: usize = 5;
+
+/// The rank correlation of a mean by epoch, or window, with time.
+fn rise_of(series: &Series, of: fn(&Reading) -> Option<f64>) -> Option<f64> {
+    let mean = |span: &&[Reading]| {
+        let values: Vec<f64> = span.iter().filter_map(of).collect();
+        (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+    };
+    let means: Vec<f64> = series.spans().iter().filter_map(mean).collect();
+    (means.len() >= FEWEST).then(|| rise(&means)).flatten()
+}
+
+pub(super) fn rising(path: &Path) -> Answer {
+    let check = || {
+        let series = own(path)?;
+        let of = [rise_of(series, |r| r.rsi), rise_of(series, |r| r.eb), rise_of(series, |r| r.cos)];
+        let [Some(rsi), Some(eb), Some(cos)] = of else {
+            return Err(Answer::undecidable("there are too few epochs or windows with RSI, EB and cosine"));
+        };
+        let walk = rise_of(series, |r| r.cos_walk);
+        let value = rsi.min(eb).min(cos);
+        let sentence = format!(
+            "Means by epoch or fiftieth rise with rank correlations of {} (RSI), {} (EB) and {} (cosine); the cosine of \
+             a random walk of the same steps with {}.",
+            significant(rsi),
+            significant(eb),
+            significant(cos),
+            known(walk)
+        );
+        Ok(Answer { outcome: Outcome::of(value > 0.9), value: Some(value), walk, sentence })
+    };
+    answer(check())
+}
+
+pub(super) fn positive(path: &Path) -> Answer {
+    let check = || {
+        let series = own(path)?;
+        let first = series.rows.first().map_or(0.0, epoch);
+        let begin = series.rows.iter().position(|r| epoch(r) >= first + 2.0);
+        let begin = begin
+            .filter(|_| series.has_epochs())
+            .ok_or_else(|| Answer::undecidable("epochs were not recorded, or there are only two"))?;
+        let rows = &series.rows[begin..];
+        let value = least(cosines(rows)).ok_or_else(|| Answer::undecidable("no step has a cosine"))?;
+        let walk = least(walks(rows));
+        let sentence = format!(
+            "After the second epoch the least cosine is {}; the least mean of a random walk is {}.",
+            significant(value),
+            known(walk)
+        );
+        Ok(Answer { outcome: Outcome::of(value > 0.0), value: Some(value), walk, sentence })
+    };
+    answer(check())
+}
