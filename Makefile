@@ -98,7 +98,8 @@ fixtures: $(VENV)/module
 
 # What is packed works without the repository around it, and a program embeds the library without the command.
 package:
-	cargo package --locked --no-verify
+	# The charting file is packed, and is no file of the repository.
+	cargo package --locked --no-verify --allow-dirty
 	set -e; crate=$$(mktemp -d); tar xzf target/package/lpa-*.crate -C $$crate; \
 	    cargo install --quiet --locked --path $$crate/lpa-* --root $$crate --target-dir target; \
 	    $$crate/bin/lpa analyze fixtures/digits_mlp --out $$crate/table.parquet; \
