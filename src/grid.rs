@@ -98,10 +98,7 @@ impl Grid {
     /// # Errors
     /// It is none, or damaged, or has no value of the metric.
     pub(crate) fn read(table: &Path, metric: Metric) -> Result<Grid> {
-        let refuse = |what: String| Error::NotFound { path: table.to_owned(), what };
-        if !Contents::Pairs.may_be(table) {
-            return Err(refuse("it is a table, but none that lpa pairs has written".to_owned()));
-        }
+        Contents::Pairs.check(table)?;
         let step = |name| Field { name, kind: Kind::Integer };
         let places = [step("step"), step("reference_step")];
         let (mut steps, mut references) = (Vec::new(), Vec::new());

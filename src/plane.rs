@@ -71,9 +71,7 @@ impl Planes {
     /// It is none, or damaged, or all iterates are one.
     pub(crate) fn read(table: &Path) -> Result<Planes> {
         let refuse = |what: &str| Error::NotFound { path: table.to_owned(), what: what.to_owned() };
-        if !Contents::Pairs.may_be(table) {
-            return Err(refuse("it is a table, but none that lpa pairs has written"));
-        }
+        Contents::Pairs.check(table)?;
         let count = |name| Field { name, kind: Kind::Integer };
         let real = |name| Field { name, kind: Kind::Real };
         let mut steps: Vec<u64> = Vec::new();

@@ -45,9 +45,30 @@ impl Contents {
         }
     }
 
-    /// True if a file is such a table, or none of lpa's, of which the reader will say what is wrong with it.
-    pub(crate) fn may_be(self, table: &Path) -> bool {
-        metadata(table).is_none_or(|all| all.iter().any(|(key, _)| key == self.key()))
+    /// The command that writes them.
+    const fn command(self) -> &'static str {
+        match self {
+            Contents::Metrics => "analyze",
+            Contents::Pairs => "pairs",
+            Contents::Lags => "lags",
+            Contents::Windows => "windows",
+            Contents::Events => "events",
+            Contents::Claims => "check",
+        }
+    }
+
+    /// Checks that a table is of this. What is no table at all passes: its reader says what is wrong with it.
+    ///
+    /// # Errors
+    /// It is another one.
+    pub(crate) fn check(self, table: &Path) -> Result<()> {
+        match metadata(table) {
+            Some(all) if all.iter().all(|(key, _)| key != self.key()) => {
+                let what = format!("it is a table, but none that lpa {} has written", self.command());
+                Err(Error::NotFound { path: table.to_owned(), what })
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -61,6 +61,12 @@ pub(crate) struct Claim {
     pub measure: &'static str,
 }
 
+impl Claim {
+    const fn new(id: &'static str, statement: &'static str, measure: &'static str) -> Claim {
+        Claim { id, statement, measure }
+    }
+}
+
 /// What was found of a claim.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Finding {

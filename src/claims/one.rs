@@ -13,14 +13,10 @@ use crate::summary::significant;
 /// A claim, and how it is checked.
 type Check = (Claim, fn(&Path) -> Answer);
 
-const fn claim(id: &'static str, statement: &'static str, measure: &'static str) -> Claim {
-    Claim { id, statement, measure }
-}
-
 /// All of them.
 pub(super) const CHECKS: [Check; 15] = [
     (
-        claim(
+        Claim::new(
             "C1",
             "the cosine is negative at no step before the last epoch",
             "steps with a negative cosine",
@@ -28,7 +24,7 @@ pub(super) const CHECKS: [Check; 15] = [
         negative,
     ),
     (
-        claim(
+        Claim::new(
             "C2",
             "after the first epoch the cosine stays in a band: its 99th percentile is less than 3 times its first",
             "ratio of the percentiles",
@@ -36,7 +32,7 @@ pub(super) const CHECKS: [Check; 15] = [
         band,
     ),
     (
-        claim(
+        Claim::new(
             "C3",
             "negative cosines are fewer than 1 % of the steps, and lie in the first epoch or the last tenth",
             "part of the steps with a negative cosine",
@@ -44,16 +40,16 @@ pub(super) const CHECKS: [Check; 15] = [
         few_negative,
     ),
     (
-        claim(
+        Claim::new(
             "C4",
             "RSI, EB and the cosine rise along the path: rank correlation with time above 0.9",
             "least of the three correlations",
         ),
         rising,
     ),
-    (claim("C5", "after the second epoch the cosine stays above 0", "least cosine"), positive),
+    (Claim::new("C5", "after the second epoch the cosine stays above 0", "least cosine"), positive),
     (
-        claim(
+        Claim::new(
             "C6",
             "late on EB is either stable (interpolation) or diverges as 1/distance: its exponent is within 0.25 of 0 or -1",
             "exponent of EB along the distance",
@@ -61,7 +57,7 @@ pub(super) const CHECKS: [Check; 15] = [
         late,
     ),
     (
-        claim(
+        Claim::new(
             "C7",
             "the last step of SGD has the cosine sqrt(1 - momentum^2) with its own end",
             "last cosine",
@@ -69,7 +65,7 @@ pub(super) const CHECKS: [Check; 15] = [
         last,
     ),
     (
-        claim(
+        Claim::new(
             "C13",
             "loLR follows the schedule of the learning rate: correlation above 0.8",
             "correlation of loLR with lr",
@@ -77,7 +73,7 @@ pub(super) const CHECKS: [Check; 15] = [
         schedule,
     ),
     (
-        claim(
+        Claim::new(
             "C14",
             "plain SGD moves as equation (4) says, to the rounding of the iterates",
             "largest residual, in roundings",
@@ -85,7 +81,7 @@ pub(super) const CHECKS: [Check; 15] = [
         identity,
     ),
     (
-        claim(
+        Claim::new(
             "C15",
             "the path certifies a linear rate (equation 7): RSI is positive at every step before the last epoch",
             "least RSI",
@@ -93,7 +89,7 @@ pub(super) const CHECKS: [Check; 15] = [
         certificate,
     ),
     (
-        claim(
+        Claim::new(
             "C16",
             "the cosine of a random walk is that of equation (8), within 4/sqrt(dimension) at 99.9 % of the steps",
             "99.9th percentile of the difference, in 1/sqrt(dimension)",
@@ -101,7 +97,7 @@ pub(super) const CHECKS: [Check; 15] = [
         walk,
     ),
     (
-        claim(
+        Claim::new(
             "C17",
             "functions without beneficial geometry (ALM, SM) have negative cosines",
             "part of the steps with a negative cosine",
@@ -109,7 +105,7 @@ pub(super) const CHECKS: [Check; 15] = [
         without_geometry,
     ),
     (
-        claim(
+        Claim::new(
             "C18",
             "late on the distance is negligible: below a thousandth of the first, or below 1,000 roundings of the iterates",
             "step from which on it is",
@@ -117,7 +113,7 @@ pub(super) const CHECKS: [Check; 15] = [
         negligible,
     ),
     (
-        claim(
+        Claim::new(
             "C19",
             "early on, gradients point to the end more than noise would: t above 4",
             "median t of the early third",
@@ -125,7 +121,7 @@ pub(super) const CHECKS: [Check; 15] = [
         signal,
     ),
     (
-        claim(
+        Claim::new(
             "C20",
             "the path is star-convex: <g_t, x_t - r> is at least the loss at x_t less that at r",
             "",

@@ -9,14 +9,10 @@ use crate::summary::significant;
 /// A claim, and how it is checked.
 type Check = (Claim, fn(&[Path]) -> Answer);
 
-const fn claim(id: &'static str, statement: &'static str, measure: &'static str) -> Claim {
-    Claim { id, statement, measure }
-}
-
 /// All of them.
 pub(super) const CHECKS: [Check; 5] = [
     (
-        claim(
+        Claim::new(
             "C8",
             "the cosine grows as the square root of the batch size: the exponent's interval of 95 % is above 0 and holds 0.5",
             "exponent",
@@ -24,16 +20,19 @@ pub(super) const CHECKS: [Check; 5] = [
         batches,
     ),
     (
-        claim(
+        Claim::new(
             "C9",
             "Adam's cosine is lower than SGD's, and varies less",
             "ratio of the medians, Adam to SGD",
         ),
         adam,
     ),
-    (claim("C10", "Adam travels farther than SGD", "ratio of the distances to x_0, Adam to SGD"), travels),
     (
-        claim(
+        Claim::new("C10", "Adam travels farther than SGD", "ratio of the distances to x_0, Adam to SGD"),
+        travels,
+    ),
+    (
+        Claim::new(
             "C11",
             "size hardly matters: median cosines of models of several sizes differ by less than a factor of 2",
             "ratio of the largest to the smallest",
@@ -41,7 +40,7 @@ pub(super) const CHECKS: [Check; 5] = [
         sizes,
     ),
     (
-        claim(
+        Claim::new(
             "C12",
             "seeds hardly matter: means by epoch of trainings that are otherwise alike differ by less than 20 %",
             "median of (largest - smallest) / mean",

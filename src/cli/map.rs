@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::cli::paper;
 use crate::cli::progress::Progress;
-use crate::cli::{millimetres, say};
 use crate::error::Usage;
 use crate::figure::{self, Files, heat};
 use crate::grid::{self, Grid, Metric};
@@ -54,12 +54,8 @@ pub(super) struct Arguments {
     /// Of a run: take every K-th iterate as a reference, and the last [default: so that there are some 200]
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(1..))]
     every: Option<u64>,
-    /// How wide the figure is: column (84 mm), text (174 mm), or millimetres from 40 to 1000
-    #[arg(long, default_value = "column", value_parser = millimetres)]
-    width: f64,
-    /// Dots an inch of a PNG
-    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u16).range(30..=2400))]
-    dpi: u16,
+    #[command(flatten)]
+    paper: paper::Arguments,
     /// Write the figure here, and FILE.csv with the numbers drawn in it beside it [default: WHAT.map.svg in the working
     /// directory]
     #[arg(long, value_name = "FILE.svg|FILE.png")]
@@ -93,21 +89,16 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     let ((svg, cells), numbers) = match metric {
         Some(metric) => {
             let grid = Grid::read(&table, metric)?;
-            (heat(&grid, a.width), grid.csv())
+            (heat(&grid, a.paper.width), grid.csv())
         }
         None => {
             let planes = Planes::read(&table)?;
-            (figure::plane(&planes, a.width), planes.csv())
+            (figure::plane(&planes, a.paper.width), planes.csv())
         }
     };
-    files.write(&svg, &cells, a.dpi, &numbers)?;
+    files.write(&svg, &cells, a.paper.dpi, &numbers)?;
     if a.quiet {
         return Ok(());
     }
-    say(&format!(
-        "wrote {} of {}, and the numbers in it to {}\n",
-        files.picture.display(),
-        table.display(),
-        files.numbers.display()
-    ))
+    paper::tell(&files, &table.display().to_string())
 }

@@ -18,6 +18,7 @@ mod map;
 mod output;
 mod pack;
 mod pairs;
+mod paper;
 mod plot;
 mod progress;
 mod recover;
@@ -189,18 +190,6 @@ fn told(written: &Written) -> String {
 fn is_closed_pipe(e: &anyhow::Error) -> bool {
     matches!(e.downcast_ref::<Error>(), Some(Error::Io { source, .. })
         if source.kind() == std::io::ErrorKind::BrokenPipe)
-}
-
-/// The width of a figure.
-fn millimetres(text: &str) -> Result<f64, Usage> {
-    match text {
-        "column" => Ok(84.0),
-        "text" => Ok(174.0),
-        _ => {
-            let refuse = || Usage("write column, text, or millimetres from 40 to 1000".to_owned());
-            text.parse().ok().filter(|mm| (40.0..=1000.0).contains(mm)).ok_or_else(refuse)
-        }
-    }
 }
 
 /// Bytes a second with a unit.

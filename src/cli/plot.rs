@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::cli::paper;
 use crate::cli::table::{self, Usual};
-use crate::cli::{millimetres, say};
 use crate::curve;
 use crate::curve::{Along, Asked, Band, Chosen, Curves, Spread};
 use crate::error::{Error, Usage};
@@ -32,12 +32,8 @@ pub(super) struct Arguments {
     /// What the band shows of all steps of a point: minmax, or percentages as q10..q90
     #[arg(long, default_value = "minmax", value_parser = Band::from_str)]
     band: Band,
-    /// How wide the figure is: column (84 mm), text (174 mm), or millimetres from 40 to 1000
-    #[arg(long, default_value = "column", value_parser = millimetres)]
-    width: f64,
-    /// Dots an inch of a PNG
-    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u16).range(30..=2400))]
-    dpi: u16,
+    #[command(flatten)]
+    paper: paper::Arguments,
     /// Write the figure here, and FILE.csv with the numbers drawn in it beside it [default: METRIC.svg in the working
     /// directory]
     #[arg(long, value_name = "FILE.svg|FILE.png")]
@@ -76,18 +72,13 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     if a.log {
         curves.check_log()?;
     }
-    let picture = svg(&Figure::new(&curves, a.log), a.width);
-    files.write(&picture, &[], a.dpi, &curve::csv(&curves))?;
+    let picture = svg(&Figure::new(&curves, a.log), a.paper.width);
+    files.write(&picture, &[], a.paper.dpi, &curve::csv(&curves))?;
     if a.table.quiet {
         return Ok(());
     }
     let of: Vec<String> = tables.iter().map(|(table, _)| table.display().to_string()).collect();
-    say(&format!(
-        "wrote {} of {}, and the numbers in it to {}\n",
-        files.picture.display(),
-        of.join(", "),
-        files.numbers.display()
-    ))
+    paper::tell(&files, &of.join(", "))
 }
 
 /// Short names of runs and tables: the last part of their paths, where these differ. A run's own table has its name.

@@ -89,9 +89,7 @@ const PARAMETERS: &str = "n_params";
 /// It is no table of metrics, is damaged, or has no row of what is asked for.
 pub(crate) fn find(table: &Path, chosen: &Chosen) -> Result<Found> {
     let refuse = |what: String| Error::NotFound { path: table.to_owned(), what };
-    if !Contents::Metrics.may_be(table) {
-        return Err(refuse("it is a table, but none that lpa analyze has written".to_owned()));
-    }
+    Contents::Metrics.check(table)?;
     let text = |name| Field { name, kind: Kind::Text };
     let mut fields = vec![text("reference"), text("stream"), text("group")];
     if names(table)?.iter().any(|name| name == PARAMETERS) {

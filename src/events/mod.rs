@@ -17,7 +17,7 @@ use crate::question::check_writable;
 use crate::reading::{Reading, Series, each_with, wholes};
 use crate::table::{Contents, Written};
 
-pub(crate) use crate::events::words::summary;
+pub(crate) use crate::events::words::{blame, summary};
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -79,10 +79,14 @@ fn line(out: &mut String, event: &Event, against: Option<String>) {
     for value in [event.value, event.usual, event.row.loss, event.row.lr] {
         let _ = write!(out, "{:>11}", known(value));
     }
-    let blame = event.blame.as_ref().map_or_else(String::new, |b| match b.part {
+    let _ = writeln!(out, "  {}{}", blame(event), against.map_or_else(String::new, |a| format!("  ({a})")));
+}
+
+/// Which group is to blame, with its part; nothing where none is.
+pub(crate) fn blame(event: &Event) -> String {
+    event.blame.as_ref().map_or_else(String::new, |b| match b.part {
         Some(part) if event.happened == Happened::Negative => format!("{} ({})", b.group, significant(part)),
         Some(part) => format!("{} ({:.0} %)", b.group, part * 100.0),
         None => b.group.clone(),
-    });
-    let _ = writeln!(out, "  {blame}{}", against.map_or_else(String::new, |a| format!("  ({a})")));
+    })
 }

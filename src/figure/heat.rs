@@ -48,7 +48,7 @@ pub(crate) fn heat(grid: &Grid, millimetres: f64) -> (String, Vec<Cells>) {
         d.line((frame.left - TICK, y), (frame.left, y), "#000", 0.5, "");
         d.text(frame.left - TICK - GAP + 1.0, y + 0.35 * SMALL, SMALL, "end", "#000", &tick.label);
     }
-    outline(&mut d, &frame);
+    d.outline(&frame);
     let bar = Frame { left: frame.x(1.0) + 2.0 * GAP, ..frame };
     let shades = scale_bar(&mut d, scale, &bar, &of_scale, name(grid.metric), width);
     let mut top = frame.bottom() + TICK + SMALL + GAP + 1.5;
@@ -99,7 +99,7 @@ pub(super) fn scale_bar(
     let bar = Frame { width: BAR, ..*place };
     let shades = shades(scale, &bar);
     picture(d, &shades);
-    outline(d, &bar);
+    d.outline(&bar);
     for tick in ticks {
         let y = bar.y(tick.at);
         d.line((bar.x(1.0), y), (bar.x(1.0) + TICK, y), "#000", 0.5, "");
@@ -133,16 +133,6 @@ fn picture(d: &mut Drawing, cells: &Cells) {
         "<image x=\"{left}\" y=\"{top}\" width=\"{width}\" height=\"{height}\" preserveAspectRatio=\"none\" \
          style=\"image-rendering:pixelated\" href=\"data:image/png;base64,{}\"/>",
         STANDARD.encode(bytes)
-    ));
-}
-
-fn outline(d: &mut Drawing, frame: &Frame) {
-    d.push(&format!(
-        "<rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" fill=\"none\" stroke=\"#000\" stroke-width=\"0.5\"/>",
-        number(frame.left),
-        number(frame.top),
-        number(frame.width),
-        number(frame.height)
     ));
 }
 

@@ -78,13 +78,7 @@ fn one(d: &mut Drawing, plane: &Plane, frame: &Frame, title: &str, line: Line) {
             number(y)
         ));
     }
-    d.push(&format!(
-        "<rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" fill=\"none\" stroke=\"#000\" stroke-width=\"0.5\"/>",
-        number(frame.left),
-        number(frame.top),
-        number(frame.width),
-        number(frame.height)
-    ));
+    d.outline(frame);
     let title = d.font.cut(title, SMALL, frame.width);
     d.text(frame.left, frame.top - 2.5, SMALL, "start", "#000", &title);
 }

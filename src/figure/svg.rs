@@ -122,6 +122,17 @@ impl Drawing {
         top
     }
 
+    /// Draws the four sides of a frame.
+    pub(super) fn outline(&mut self, frame: &Frame) {
+        self.push(&format!(
+            "<rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" fill=\"none\" stroke=\"#000\" stroke-width=\"0.5\"/>",
+            number(frame.left),
+            number(frame.top),
+            number(frame.width),
+            number(frame.height)
+        ));
+    }
+
     /// Writes upwards, around a place.
     pub(super) fn turned(&mut self, x: f64, y: f64, text: &str) {
         self.push(&format!(

@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use crate::events::{Event, Events, Happened};
+use crate::events::{Event, Events, Happened, blame};
 use crate::page::{Page, Section, known};
 use crate::summary::thousands;
 
@@ -65,11 +65,6 @@ fn of_kind(events: &Events, happened: Happened) -> Markup {
 }
 
 fn line(event: &Event) -> Markup {
-    let blame = event.blame.as_ref().map_or_else(String::new, |b| match b.part {
-        Some(part) if event.happened == Happened::Negative => format!("{} ({})", b.group, known(Some(part))),
-        Some(part) => format!("{} ({:.0} %)", b.group, 100.0 * part),
-        None => b.group.clone(),
-    });
     html! {
         tr {
             td { button type="button" class="step" data-step=(event.step) title="Show the curves there" { (event.step) } }
@@ -78,7 +73,7 @@ fn line(event: &Event) -> Markup {
             td { (known(event.usual)) }
             td { (known(event.row.loss)) }
             td { (known(event.row.lr)) }
-            td.name { (blame) }
+            td.name { (blame(event)) }
             td.name { (event.key.reference) ", " (event.key.stream) }
         }
     }
