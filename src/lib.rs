@@ -73,6 +73,8 @@ mod claims;
 #[cfg(feature = "cli")]
 pub mod cli;
 mod codec;
+#[cfg(feature = "cli")]
+mod compare;
 mod cuda;
 #[cfg(feature = "cli")]
 mod curve;
@@ -128,6 +130,8 @@ mod schedule;
 mod simulate;
 #[cfg(feature = "cli")]
 mod span;
+#[cfg(feature = "cli")]
+mod statistics;
 mod step_set;
 mod stream;
 mod summary;
@@ -135,6 +139,8 @@ mod sums;
 mod table;
 #[cfg(feature = "cli")]
 mod text;
+#[cfg(feature = "cli")]
+mod training;
 mod verify;
 #[cfg(feature = "cli")]
 mod windows;
@@ -172,6 +178,8 @@ pub mod internals {
         COUPLED, Codec, Coding, DecodeError, Decoder, Encoder, Exponents, FUSED, Lossy, NESTEROV, Noise,
         Past, Pieces, Plane, Prediction, Predictions, Predictor, Residual, predict,
     };
+    #[cfg(feature = "cli")]
+    pub use crate::compare::{Asked as CompareAsked, tabulate as tabulate_comparison};
     pub use crate::dtype::{push_bytes, values};
     #[cfg(feature = "cli")]
     pub use crate::estimate::from_run;

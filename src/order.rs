@@ -54,6 +54,28 @@ impl Neumaier {
     }
 }
 
+/// A mean of the values that are there.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Mean {
+    sum: Neumaier,
+    count: u64,
+}
+
+impl Mean {
+    /// Takes a value, if it is there.
+    pub(crate) fn add(&mut self, value: Option<f64>) {
+        if let Some(value) = value {
+            self.sum.add(value);
+            self.count += 1;
+        }
+    }
+
+    /// It; `None` where no value is there.
+    pub(crate) fn get(self) -> Option<f64> {
+        (self.count > 0).then(|| self.sum.total() / self.count as f64)
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::float_cmp)]
 mod tests {

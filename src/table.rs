@@ -30,6 +30,7 @@ pub(crate) enum Contents {
     Windows,
     Events,
     Claims,
+    Comparison,
 }
 
 impl Contents {
@@ -42,6 +43,7 @@ impl Contents {
             Contents::Windows => "lpa.windows_schema",
             Contents::Events => "lpa.events_schema",
             Contents::Claims => "lpa.claims_schema",
+            Contents::Comparison => "lpa.comparison_schema",
         }
     }
 
@@ -54,6 +56,7 @@ impl Contents {
             Contents::Windows => "windows",
             Contents::Events => "events",
             Contents::Claims => "check",
+            Contents::Comparison => "compare",
         }
     }
 

@@ -4,9 +4,9 @@ use crate::claims::path::Path;
 use crate::claims::rows::{
     NO_EPOCHS, answer, before_the_last_epoch, cosines, epoch, known, least, own, walks,
 };
-use crate::claims::statistics::{quantile, rise, sorted};
 use crate::claims::{Answer, Outcome};
 use crate::reading::{Reading, Series};
+use crate::statistics::{quantile, rise, sorted};
 use crate::summary::{significant, thousands};
 
 pub(super) fn negative(path: &Path) -> Answer {

@@ -2,8 +2,8 @@
 //!
 //! Owns which claims there are and what an answer is: whether the claim holds of these paths, by which numbers, what the
 //! same check says of a random walk, and in a sentence. `path` is what is known of a path, `one` has the claims on a
-//! single one (`cosine` and `motion` most of them, `rows` what these take), `several` those that compare, `statistics`
-//! what both compute, `table` and `words` how they are told.
+//! single one (`cosine` and `motion` most of them, `rows` what these take), `several` those that compare, `table` and
+//! `words` how they are told.
 
 mod cosine;
 mod motion;
@@ -11,7 +11,6 @@ mod one;
 mod path;
 mod rows;
 mod several;
-mod statistics;
 mod table;
 mod words;
 
@@ -105,15 +104,15 @@ impl Answer {
 
 /// Checks every claim: those on single paths of each path, those that compare once.
 pub(crate) fn check(paths: &[Path]) -> Vec<Finding> {
-    let one = |path: &Path, of: fn(&Path) -> Answer| match &path.part {
+    let one = |path: &Path, of: fn(&Path) -> Answer| match &path.training.part {
         Some(part) => Answer::undecidable(format!("the table is of a part of the path, steps {part}")),
         None => of(path),
     };
-    let single = paths
-        .iter()
-        .flat_map(|path| one::CHECKS.iter().map(move |(claim, of)| one(path, *of).of(*claim, &path.name)));
+    let single = paths.iter().flat_map(|path| {
+        one::CHECKS.iter().map(move |(claim, of)| one(path, *of).of(*claim, &path.training.name))
+    });
     let of = match paths {
-        [one] => one.name.clone(),
+        [one] => one.training.name.clone(),
         _ => format!("{} paths", paths.len()),
     };
     let several = several::CHECKS.iter().map(|(claim, check)| check(paths).of(*claim, &of));

@@ -2,11 +2,11 @@
 
 use crate::claims::path::Path;
 use crate::claims::rows::{answer, before_the_last_epoch, cosines, known, least, own};
-use crate::claims::statistics::{pearson, quantile, sorted};
 use crate::claims::{Answer, Outcome};
 use crate::reading::Reading;
+use crate::statistics::Fit;
+use crate::statistics::{pearson, quantile, sorted};
 use crate::summary::{significant, thousands};
-use crate::windows::Fit;
 
 pub(super) fn late(path: &Path) -> Answer {
     let check = || {
@@ -38,19 +38,21 @@ pub(super) fn late(path: &Path) -> Answer {
 
 /// The momentum of SGD without anything else.
 fn plain_momentum(path: &Path) -> Result<f64, Answer> {
-    if path.optimizer_name() != Some("sgd") {
-        let name = path.optimizer_name().unwrap_or("not known");
+    if path.training.optimizer_name() != Some("sgd") {
+        let name = path.training.optimizer_name().unwrap_or("not known");
         return Err(Answer::undecidable(format!("it is claimed of SGD; the optimizer is {name}")));
     }
     for key in ["weight_decay", "dampening", "nesterov"] {
-        if path.hyperparameter(key) != Some(0.0) {
+        if path.training.hyperparameter(key) != Some(0.0) {
             return Err(Answer::undecidable(format!(
                 "it is claimed of SGD without {}",
                 key.replace('_', " ")
             )));
         }
     }
-    path.hyperparameter("momentum").ok_or_else(|| Answer::undecidable("parameter groups differ in momentum"))
+    path.training
+        .hyperparameter("momentum")
+        .ok_or_else(|| Answer::undecidable("parameter groups differ in momentum"))
 }
 
 pub(super) fn last(path: &Path) -> Answer {
@@ -123,7 +125,7 @@ pub(super) fn identity(path: &Path) -> Answer {
             let residual = (next.d2? - predicted).abs() / rounding;
             (next.step == row.step + 1 && residual.is_finite()).then_some(residual)
         };
-        if path.lossy {
+        if path.training.lossy {
             return Err(Answer::undecidable("the run was stored with loss"));
         }
         let residuals: Vec<f64> = own(path)?.rows.windows(2).filter_map(residual).collect();
@@ -176,7 +178,7 @@ pub(super) fn certificate(path: &Path) -> Answer {
 
 pub(super) fn walk(path: &Path) -> Answer {
     let check = || {
-        if path.simulated() != Some("random-walk") {
+        if path.training.simulated() != Some("random-walk") {
             return Err(Answer::undecidable(
                 "it is claimed of simulated random walks (lpa simulate random-walk)",
             ));
@@ -198,7 +200,7 @@ pub(super) fn walk(path: &Path) -> Answer {
 
 pub(super) fn without_geometry(path: &Path) -> Answer {
     let check = || {
-        if !matches!(path.simulated(), Some("alm" | "sm")) {
+        if !matches!(path.training.simulated(), Some("alm" | "sm")) {
             return Err(Answer::undecidable("it is claimed of lpa simulate alm and sm"));
         }
         let rows = own(path)?.part(0.0, 0.95);

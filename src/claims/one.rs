@@ -5,9 +5,9 @@ use crate::claims::motion::{
     certificate, identity, last, late, negligible, schedule, walk, without_geometry,
 };
 use crate::claims::path::Path;
-use crate::claims::statistics::median;
 use crate::claims::{Answer, Claim, Outcome};
 use crate::reading::Series;
+use crate::statistics::median;
 use crate::summary::significant;
 
 /// A claim, and how it is checked.

@@ -2,15 +2,16 @@
 
 use std::path::Path as File;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::curve::{Chosen, find};
 use crate::error::Result;
 use crate::group::ALL;
 use crate::reading::{Reading, Series, wholes};
-use crate::run::format::manifest::{GRAD, Optimizer, Storage};
+use crate::run::format::manifest::GRAD;
 use crate::span::{Spans, Which};
-use crate::table::{RUN_ID, metadata};
+use crate::table::metadata;
+use crate::training::Training;
 
 /// The end of a path, as a reference.
 const FINAL: &str = "final";
@@ -21,24 +22,14 @@ const EPOCHS: usize = 5;
 /// A path: the rows of its gradients over all parameters.
 #[derive(Clone, Debug)]
 pub(crate) struct Path {
-    /// How it was named.
-    pub name: String,
+    /// The training that it is of.
+    pub training: Training,
     /// Against its own end, or the first iterate of its own that the table has.
     pub own: Option<Series>,
     /// True if that is the end of the path.
     pub is_end: bool,
     /// Against the end of another path from the same x_0.
     pub control: Option<Series>,
-    /// The optimizer; `None` where the table does not say.
-    pub optimizer: Option<Optimizer>,
-    /// What the user recorded of the training.
-    pub metadata: Map<String, Value>,
-    /// The steps of the table and of the run, where the table has not all of them.
-    pub part: Option<String>,
-    /// True if the run was stored with loss.
-    pub lossy: bool,
-    /// Which run it is; empty where the table does not say.
-    pub run_id: String,
 }
 
 impl Path {
@@ -53,12 +44,9 @@ impl Path {
 
     /// The path of series of rows, from a table with such metadata.
     pub(crate) fn of(metadata: &[(String, String)], name: String, series: Vec<Series>) -> Path {
-        let text = |key: &str| metadata.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
-        let value = |key: &str| -> Option<Value> { serde_json::from_str(text(key)?).ok() };
-        let (steps, of_run) = (text("lpa.steps"), text("lpa.run_steps"));
-        let part = steps.zip(of_run).filter(|(steps, of_run)| *steps != format!("{of_run}:1"));
-        let storage: Option<Storage> = value("lpa.storage").and_then(|v| serde_json::from_value(v).ok());
-        let references = value("lpa.references").unwrap_or_default();
+        let references = metadata.iter().find(|(key, _)| key == "lpa.references");
+        let references: Value =
+            references.and_then(|(_, text)| serde_json::from_str(text).ok()).unwrap_or_default();
         let told = |series: &Series, what: &str| {
             let name = &series.key.reference;
             let of = references.as_array().into_iter().flatten().find(|r| r["name"] == name.as_str());
@@ -77,44 +65,11 @@ impl Path {
         let step = |name: &str| references.as_array()?.iter().find(|r| r["name"] == name)?["step"].as_u64();
         let ends = |s: &Series| s.rows.last().map(|r| r.step + 1) == step(FINAL);
         Path {
-            name,
+            training: Training::of(metadata, name),
             is_end: own.as_ref().is_some_and(|s| s.key.reference == FINAL && ends(s)),
-            part: part.map(|(steps, of_run)| format!("{steps} of {of_run}")),
-            lossy: storage.is_some_and(|s| !s.is_exact()),
-            run_id: text(RUN_ID).unwrap_or_default().to_owned(),
             own,
             control,
-            optimizer: value("lpa.optimizer").and_then(|v| serde_json::from_value(v).ok()),
-            metadata: value("lpa.metadata").and_then(|v| v.as_object().cloned()).unwrap_or_default(),
         }
-    }
-
-    /// The name of the optimizer, where it is known.
-    pub(super) fn optimizer_name(&self) -> Option<&str> {
-        self.optimizer.as_ref().map(|o| o.name.as_str()).filter(|name| !name.is_empty())
-    }
-
-    /// A number that the optimizer was declared with, where it is the same in all parameter groups; 0 where it is not
-    /// given.
-    pub(super) fn hyperparameter(&self, key: &str) -> Option<f64> {
-        let groups = &self.optimizer.as_ref()?.param_groups;
-        let number = |g: &Map<String, Value>| match g.get(key) {
-            None | Some(Value::Null) => Some(0.0),
-            Some(Value::Bool(flag)) => Some(f64::from(u8::from(*flag))),
-            Some(other) => other.as_f64(),
-        };
-        let first = number(groups.first()?)?;
-        groups.iter().all(|g| number(g).is_some_and(|v| v.total_cmp(&first).is_eq())).then_some(first)
-    }
-
-    /// The batch size, where it was recorded with the training.
-    pub(super) fn batch(&self) -> Option<f64> {
-        ["batch", "batch_size"].iter().find_map(|key| self.metadata.get(*key)?.as_f64()).filter(|b| *b > 0.0)
-    }
-
-    /// What was simulated, where it was.
-    pub(super) fn simulated(&self) -> Option<&str> {
-        self.metadata.get("simulated")?.as_str()
     }
 }
 

@@ -1,9 +1,9 @@
 //! Claims that compare paths.
 
 use crate::claims::path::Path;
-use crate::claims::statistics::{median, quantile, slope, sorted};
 use crate::claims::{Answer, Claim, Outcome};
 use crate::reading::{Reading, Series};
+use crate::statistics::{median, quantile, slope, sorted};
 use crate::summary::significant;
 
 /// A claim, and how it is checked.
@@ -55,9 +55,11 @@ type Told<'a> = (&'a Path, &'a Series);
 /// The paths of whole runs, each once.
 fn told(paths: &[Path]) -> Vec<Told<'_>> {
     let is_new = |i: usize| {
-        paths[i].run_id.is_empty() || paths[..i].iter().all(|other| other.run_id != paths[i].run_id)
+        paths[i].training.run_id.is_empty()
+            || paths[..i].iter().all(|other| other.training.run_id != paths[i].training.run_id)
     };
-    let whole = (0..paths.len()).filter(|&i| is_new(i) && paths[i].part.is_none()).map(|i| &paths[i]);
+    let whole =
+        (0..paths.len()).filter(|&i| is_new(i) && paths[i].training.part.is_none()).map(|i| &paths[i]);
     whole.filter_map(|p| Some((p, p.own.as_ref()?))).collect()
 }
 
@@ -70,11 +72,11 @@ fn batches(paths: &[Path]) -> Answer {
     let exponent = |of: fn(&Reading) -> Option<f64>| {
         let point = |(path, series): &Told<'_>| {
             let cos = middle(series, of).filter(|c| *c > 0.0)?;
-            Some((path.batch()?.ln(), cos.ln()))
+            Some((path.training.batch()?.ln(), cos.ln()))
         };
         slope(&told(paths).iter().filter_map(point).collect::<Vec<_>>())
     };
-    let known: Vec<f64> = sorted(told(paths).iter().filter_map(|(path, _)| path.batch()));
+    let known: Vec<f64> = sorted(told(paths).iter().filter_map(|(path, _)| path.training.batch()));
     let distinct = known.chunk_by(|a, b| a.total_cmp(b).is_eq()).count();
     if distinct < 3 {
         return Answer::undecidable(
@@ -85,7 +87,7 @@ fn batches(paths: &[Path]) -> Answer {
         return Answer::undecidable("fewer than three paths have a positive median cosine");
     };
     let (walk, excess) = (exponent(|r| r.cos_walk), exponent(|r| r.cos_excess));
-    let text = |s: Option<super::statistics::Slope>| {
+    let text = |s: Option<crate::statistics::Slope>| {
         s.map_or_else(
             || "not known".to_owned(),
             |s| format!("{} +- {}", significant(s.value), significant(s.half)),
@@ -109,7 +111,7 @@ fn batches(paths: &[Path]) -> Answer {
 /// Paths of Adam (and AdamW) and of SGD.
 fn by_optimizer(paths: &[Path]) -> Result<(Vec<Told<'_>>, Vec<Told<'_>>), Answer> {
     let of = |names: &[&str]| -> Vec<Told<'_>> {
-        let is = |p: &Path| p.optimizer_name().is_some_and(|name| names.contains(&name));
+        let is = |p: &Path| p.training.optimizer_name().is_some_and(|name| names.contains(&name));
         told(paths).into_iter().filter(|(p, _)| is(p)).collect()
     };
     let (adam, sgd) = (of(&["adam", "adamw"]), of(&["sgd"]));
@@ -205,23 +207,11 @@ fn sizes(paths: &[Path]) -> Answer {
 
 fn seeds(paths: &[Path]) -> Answer {
     let all = told(paths);
-    // What is told of a training, but for its seed.
-    let alike = |(path, series): &Told<'_>| {
-        let mut metadata = path.metadata.clone();
-        ["seed", "order", "name"].iter().for_each(|key| drop(metadata.remove(*key)));
-        let optimizer = path.optimizer.as_ref().map(|o| serde_json::json!(o).to_string());
-        (
-            optimizer,
-            serde_json::json!(metadata).to_string(),
-            series.rows.len(),
-            series.rows.first().map(|r| r.parameters),
-        )
+    let size = |s: &Series| (s.rows.len(), s.rows.first().map(|r| r.parameters));
+    let alike = |(a, s): &Told<'_>, (b, t): &Told<'_>| {
+        a.training.differs_by_chance(&b.training) && size(s) == size(t)
     };
-    let first = all.first().map(alike);
-    if all.len() < 2
-        || all.iter().any(|p| Some(alike(p)) != first)
-        || all.iter().any(|(p, _)| p.optimizer.is_none())
-    {
+    if all.len() < 2 || all.iter().any(|other| !alike(&all[0], other)) {
         return Answer::undecidable(
             "two or more trainings are needed that differ in nothing but metadata \"seed\" or \"order\"",
         );

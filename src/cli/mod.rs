@@ -6,6 +6,7 @@
 mod analyze;
 mod backend;
 mod check;
+mod compare;
 mod doctor;
 mod estimate;
 mod events;
@@ -66,6 +67,8 @@ enum Command {
     Events(events::Arguments),
     /// Check the paper's claims on runs: pass, fail or not decidable, with numbers, a random walk's, and a sentence
     Check(check::Arguments),
+    /// Compare runs: what each is like at the same places, and each path against the ends of the others
+    Compare(compare::Arguments),
     /// Write a page about a run or a table: the verdict and curves to look into, in one HTML file that needs no network
     Report(report::Arguments),
     /// Write a schedule of learning rates: loLR and what of it is beyond a walk, smoothed, or a scheduler for PyTorch
@@ -152,6 +155,7 @@ fn carry_out(command: Command) -> anyhow::Result<Fine> {
         Command::Plot(a) => plot::run(&a),
         Command::Windows(a) => windows::run(&a),
         Command::Events(a) => events::run(&a),
+        Command::Compare(a) => compare::run(&a),
         Command::Report(a) => report::run(&a),
         Command::Schedule(a) => schedule::run(&a),
         Command::Inspect(a) => inspect::run(&a),

@@ -82,7 +82,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
 }
 
 /// Short names of runs and tables: the last part of their paths, where these differ. A run's own table has its name.
-fn names(paths: &[&PathBuf]) -> Vec<String> {
+pub(super) fn names(paths: &[&PathBuf]) -> Vec<String> {
     let last = |path: &PathBuf| {
         let own = path.file_name().is_some_and(|name| name == "metrics.parquet");
         let named = if own { path.parent().unwrap_or(path) } else { path };

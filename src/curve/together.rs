@@ -18,6 +18,34 @@ pub(crate) enum Spread {
     Se,
 }
 
+impl Spread {
+    /// The mean of one number a run, and the band around it; `None` where there is none.
+    pub(crate) fn band(self, values: &[f64]) -> Option<(f64, [f64; 2])> {
+        let least = values.iter().copied().reduce(f64::min)?;
+        let most = values.iter().copied().reduce(f64::max)?;
+        let n = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / n;
+        let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
+        let deviation = if values.len() > 1 { (squares / (n - 1.0)).sqrt() } else { 0.0 };
+        let band = match self {
+            Spread::Minmax => [least, most],
+            Spread::Sd => [mean - deviation, mean + deviation],
+            Spread::Se => [mean - deviation / n.sqrt(), mean + deviation / n.sqrt()],
+        };
+        Some((mean, band))
+    }
+}
+
+impl std::fmt::Display for Spread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Spread::Minmax => "minimum to maximum",
+            Spread::Sd => "± standard deviation",
+            Spread::Se => "± standard error",
+        })
+    }
+}
+
 /// That curves are of several runs each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Across {
@@ -33,12 +61,7 @@ pub(crate) struct Across {
 
 impl std::fmt::Display for Across {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let what = match self.spread {
-            Spread::Minmax => "minimum to maximum",
-            Spread::Sd => "± standard deviation",
-            Spread::Se => "± standard error",
-        };
-        write!(f, "{what} of {} runs", self.runs)
+        write!(f, "{} of {} runs", self.spread, self.runs)
     }
 }
 
@@ -143,17 +166,12 @@ fn merged(points: &[&Point], spread: Spread) -> Option<Point> {
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
     let means: Vec<f64> = points.iter().filter_map(|p| p.stand).map(|s| s.mean).collect();
     let walks: Vec<f64> = points.iter().filter_map(|p| p.walk).collect();
-    let (least, most) = (means.iter().copied().reduce(f64::min), means.iter().copied().reduce(f64::max));
-    let stand = least.zip(most).map(|(least, most)| {
-        let (mean, n) = (mean(&means), means.len() as f64);
-        let squares: f64 = means.iter().map(|v| (v - mean).powi(2)).sum();
-        let deviation = if means.len() > 1 { (squares / (n - 1.0)).sqrt() } else { 0.0 };
-        let (lo, hi) = match spread {
-            Spread::Minmax => (least, most),
-            Spread::Sd => (mean - deviation, mean + deviation),
-            Spread::Se => (mean - deviation / n.sqrt(), mean + deviation / n.sqrt()),
-        };
-        Stand { mean, lo, hi, least: first.steps.0, most: first.steps.1 }
+    let stand = spread.band(&means).map(|(mean, [lo, hi])| Stand {
+        mean,
+        lo,
+        hi,
+        least: first.steps.0,
+        most: first.steps.1,
     });
     Some(Point {
         x: first.x,

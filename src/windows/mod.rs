@@ -1,10 +1,9 @@
 //! What a path is like by windows of steps: how fast it goes to the reference, what that certifies, and which groups
 //! carry it.
 //!
-//! Owns what is made of the rows of a window. Takes rows of a table, `fit` has a line through points, `table` the
+//! Owns what is made of the rows of a window. Takes rows of a table, `table` has the
 //! columns, `words` what a person reads.
 
-mod fit;
 mod table;
 mod words;
 
@@ -13,12 +12,12 @@ use std::path::Path;
 use crate::curve::{Chosen, Found, Key, find};
 use crate::error::{Result, Usage};
 use crate::group::ALL;
-use crate::order::Neumaier;
+use crate::order::{Mean, Neumaier};
 use crate::question::check_writable;
 use crate::reading::{Reading, each, extent};
 use crate::span::{Spans, Which};
+use crate::statistics::Fit;
 use crate::table::{Contents, Written};
-pub(crate) use crate::windows::fit::Fit;
 pub(crate) use crate::windows::words::{facts, summary};
 
 /// Writes the windows of a table as another one, `out`: `window` steps each, or `epoch`. Returns what a person should
@@ -44,27 +43,6 @@ pub(crate) fn write(found: &Found, spans: Spans, out: &Path) -> Result<Written> 
 
 /// As many windows of all groups as are kept.
 const MOST: usize = 2_000_000;
-
-/// A mean of the values that are there.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Mean {
-    sum: Neumaier,
-    count: u64,
-}
-
-impl Mean {
-    fn add(&mut self, value: Option<f64>) {
-        if let Some(value) = value {
-            self.sum.add(value);
-            self.count += 1;
-        }
-    }
-
-    /// It; `None` where no value is there.
-    pub(crate) fn get(self) -> Option<f64> {
-        (self.count > 0).then(|| self.sum.total() / self.count as f64)
-    }
-}
 
 /// A sum that is known if all of its terms are.
 #[derive(Clone, Copy, Debug)]

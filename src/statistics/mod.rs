@@ -1,16 +1,18 @@
 //! Quantiles, ranks and lines.
 
-use crate::windows::Fit;
+mod fit;
+
+pub(crate) use crate::statistics::fit::Fit;
 
 /// The values in order.
-pub(super) fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
+pub(crate) fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
     let mut all: Vec<f64> = values.collect();
     all.sort_by(f64::total_cmp);
     all
 }
 
 /// The quantile `q` of values in order, linear between them.
-pub(super) fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
+pub(crate) fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
     let last = sorted.len().checked_sub(1)?;
     let at = q * last as f64;
     // Both lie in the list.
@@ -21,7 +23,7 @@ pub(super) fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
 }
 
 /// The median.
-pub(super) fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+pub(crate) fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
     quantile(&sorted(values), 0.5)
 }
 
@@ -46,25 +48,25 @@ fn fit(points: impl Iterator<Item = (f64, f64)>) -> Fit {
 }
 
 /// Pearson's correlation; `None` of fewer than three points, or where one side does not change.
-pub(super) fn pearson(points: &[(f64, f64)]) -> Option<f64> {
+pub(crate) fn pearson(points: &[(f64, f64)]) -> Option<f64> {
     fit(points.iter().copied()).correlation()
 }
 
 /// Spearman's correlation of values with their order.
-pub(super) fn rise(values: &[f64]) -> Option<f64> {
+pub(crate) fn rise(values: &[f64]) -> Option<f64> {
     fit(ranks(values).into_iter().enumerate().map(|(i, rank)| (i as f64, rank))).correlation()
 }
 
 /// A slope, and half of its interval of 95 %.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Slope {
+pub(crate) struct Slope {
     pub value: f64,
     pub half: f64,
 }
 
 /// The slope of a line through points; the interval is that of least squares with normal residuals. `None` of fewer
 /// than three.
-pub(super) fn slope(points: &[(f64, f64)]) -> Option<Slope> {
+pub(crate) fn slope(points: &[(f64, f64)]) -> Option<Slope> {
     let fit = fit(points.iter().copied());
     let (value, r) = (fit.slope()?, fit.correlation()?);
     let free = points.len() - 2;

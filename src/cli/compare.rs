@@ -1,0 +1,113 @@
+//! `lpa compare`.
+
+use std::num::NonZeroU64;
+use std::path::{Path, PathBuf};
+
+use crate::cli::table::{self, Usual};
+use crate::cli::{bytes, plot, say};
+use crate::compare::{Asked, Comparison};
+use crate::curve::{Along, Chosen, Spread};
+use crate::error::Usage;
+use crate::question::check_writable;
+use crate::run::{Access, Run};
+use crate::table::Contents;
+
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    /// Runs, whose tables are made if they are not there, or tables that lpa analyze has written; two or more
+    #[arg(value_name = "RUN_OR_TABLE", required = true)]
+    paths: Vec<PathBuf>,
+    /// Of runs: measure each path against the end of every other of the same model too, all in one pass
+    #[arg(long)]
+    cross: bool,
+    /// Put the runs together along this, at the same places and never interpolated [default: epoch, where all runs have
+    /// five or more; else step]
+    #[arg(long, value_enum, value_name = "X")]
+    x: Option<Along>,
+    /// Along steps: so many at a place [default: a fiftieth of the longest run]
+    #[arg(long, value_name = "STEPS")]
+    window: Option<NonZeroU64>,
+    /// In the table, take trainings that differ in metadata "seed", "order" or "name" alone as one: the mean of their
+    /// means, with this band
+    #[arg(long, value_enum, value_name = "BAND")]
+    seeds: Option<Spread>,
+    /// Of runs: compare this group, as in lpa analyze; repeatable [default: '*'; all of a table]
+    #[arg(long = "group", value_name = "GROUP")]
+    groups: Vec<String>,
+    /// Of runs: compare this stream, as in lpa analyze; repeatable [default: grad; all of a table]
+    #[arg(long = "stream", value_name = "NAME")]
+    streams: Vec<String>,
+    /// Write what the paths are like at each place here, as a Parquet table
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Read shards piece by piece instead of mapping them (for network file systems)
+    #[arg(long)]
+    no_mmap: bool,
+    /// Print neither progress nor what was found
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+/// Compares runs.
+pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
+    if a.paths.len() < 2 {
+        return Err(Usage("name two runs or more, to be compared".to_owned()).into());
+    }
+    a.out.as_deref().map_or(Ok(()), |out| check_writable(out, Contents::Comparison))?;
+    let ends = a.ends()?;
+    let names = plot::names(&a.paths.iter().collect::<Vec<_>>());
+    let mut tables: Vec<(String, PathBuf, Chosen)> = Vec::new();
+    for ((path, references), name) in a.paths.iter().zip(ends).zip(names) {
+        let groups =
+            if a.groups.is_empty() && !path.is_file() { vec!["*".to_owned()] } else { a.groups.clone() };
+        let asked = table::Arguments {
+            path: path.clone(),
+            references,
+            groups,
+            streams: a.streams.clone(),
+            no_mmap: a.no_mmap,
+            quiet: a.quiet,
+        };
+        let (table, chosen) = asked.open(Usual::Layers)?;
+        tables.push((name, table, chosen));
+    }
+    let all = Comparison::of(&tables, Asked { along: a.x, window: a.window, seeds: a.seeds })?;
+    let written = a.out.as_deref().map(|out| all.write(out)).transpose()?;
+    if a.quiet {
+        return Ok(());
+    }
+    let told = written.map_or_else(String::new, |w| {
+        let rows = crate::summary::thousands(w.rows);
+        format!("\nwrote {} ({rows} rows, {})\n", w.path.display(), bytes(w.bytes))
+    });
+    say(&format!("{}{told}", all.summary()))
+}
+
+impl Arguments {
+    /// By path: the references that it is measured against.
+    fn ends(&self) -> anyhow::Result<Vec<Vec<String>>> {
+        if !self.cross {
+            return Ok(vec![Vec::new(); self.paths.len()]);
+        }
+        if let Some(table) = self.paths.iter().find(|p| p.is_file()) {
+            let what = format!(
+                "--cross is for runs; {} is a table, which has the references that it has (lpa analyze RUN --ref final \
+                 --ref OTHER:final)",
+                table.display()
+            );
+            return Err(Usage(what).into());
+        }
+        let mut models = Vec::new();
+        for path in &self.paths {
+            let run = Run::open(path, Access::from_env(!self.no_mmap)?)?;
+            let shapes = run.manifest.tensors.iter().map(|t| (t.name.clone(), t.shape.clone()));
+            models.push(shapes.collect::<Vec<_>>());
+        }
+        let end = |path: &Path| format!("{}:final", path.display());
+        let of = |i: usize| {
+            let others = (0..models.len()).filter(|&j| j != i && models[j] == models[i]);
+            std::iter::once("final".to_owned()).chain(others.map(|j| end(&self.paths[j]))).collect()
+        };
+        Ok((0..models.len()).map(of).collect())
+    }
+}

@@ -1,0 +1,198 @@
+//! What a table says of the training that it is of, and in what several trainings differ.
+//!
+//! Owns how what was recorded of a training is named and told. Knows nothing of its path.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::run::format::manifest::{Optimizer, Storage};
+use crate::summary::{significant, thousands};
+use crate::table::{RUN_ID, metadata};
+
+/// What alone tells trainings apart that are otherwise alike.
+const CHANCE: [&str; 3] = ["seed", "order", "name"];
+
+/// A training, as the table of its run has it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Training {
+    /// How it was named.
+    pub name: String,
+    /// Which run it is; empty where the table does not say.
+    pub run_id: String,
+    /// The optimizer; `None` where the table does not say.
+    pub optimizer: Option<Optimizer>,
+    /// What the user recorded of it.
+    pub metadata: Map<String, Value>,
+    /// The steps of the table and of the run, where the table has not all of them.
+    pub part: Option<String>,
+    /// Steps of the run; `None` where the table does not say.
+    pub steps: Option<u64>,
+    /// True if the run was stored with loss.
+    pub lossy: bool,
+}
+
+impl Training {
+    /// What a table says; nothing where it is no table of lpa's.
+    pub(crate) fn read(table: &Path, name: String) -> Training {
+        Training::of(&metadata(table).unwrap_or_default(), name)
+    }
+
+    /// What the metadata of a table say.
+    pub(crate) fn of(metadata: &[(String, String)], name: String) -> Training {
+        let text = |key: &str| metadata.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
+        let value = |key: &str| -> Option<Value> { serde_json::from_str(text(key)?).ok() };
+        let (steps, of_run) = (text("lpa.steps"), text("lpa.run_steps"));
+        let part = steps.zip(of_run).filter(|(steps, of_run)| *steps != format!("{of_run}:1"));
+        let storage: Option<Storage> = value("lpa.storage").and_then(|v| serde_json::from_value(v).ok());
+        let length = |range: &str| {
+            let (first, end) = range.split_once("..")?;
+            end.parse::<u64>().ok()?.checked_sub(first.parse().ok()?)
+        };
+        Training {
+            name,
+            run_id: text(RUN_ID).unwrap_or_default().to_owned(),
+            optimizer: value("lpa.optimizer").and_then(|v| serde_json::from_value(v).ok()),
+            metadata: value("lpa.metadata").and_then(|v| v.as_object().cloned()).unwrap_or_default(),
+            part: part.map(|(steps, of_run)| format!("{steps} of {of_run}")),
+            steps: of_run.and_then(length),
+            lossy: storage.is_some_and(|s| !s.is_exact()),
+        }
+    }
+
+    /// The name of the optimizer, where it is known.
+    pub(crate) fn optimizer_name(&self) -> Option<&str> {
+        self.optimizer.as_ref().map(|o| o.name.as_str()).filter(|name| !name.is_empty())
+    }
+
+    /// A number that the optimizer was declared with, where it is the same in all parameter groups; 0 where it is not
+    /// given.
+    pub(crate) fn hyperparameter(&self, key: &str) -> Option<f64> {
+        let number = |value: Option<&Value>| match value {
+            None | Some(Value::Null) => Some(0.0),
+            Some(Value::Bool(flag)) => Some(f64::from(u8::from(*flag))),
+            Some(other) => other.as_f64(),
+        };
+        let groups = &self.optimizer.as_ref()?.param_groups;
+        let first = number(groups.first()?.get(key))?;
+        let same = |g: &Map<String, Value>| number(g.get(key)).is_some_and(|v| v.total_cmp(&first).is_eq());
+        groups.iter().all(same).then_some(first)
+    }
+
+    /// The batch size, where it was recorded with the training.
+    pub(crate) fn batch(&self) -> Option<f64> {
+        ["batch", "batch_size"].iter().find_map(|key| self.metadata.get(*key)?.as_f64()).filter(|b| *b > 0.0)
+    }
+
+    /// What was simulated, where it was.
+    pub(crate) fn simulated(&self) -> Option<&str> {
+        self.metadata.get("simulated")?.as_str()
+    }
+
+    /// Whether both are told alike in all but their seeds.
+    pub(crate) fn differs_by_chance(&self, other: &Training) -> bool {
+        let told = |t: &Training| {
+            let mut metadata = t.metadata.clone();
+            CHANCE.iter().for_each(|key| drop(metadata.remove(*key)));
+            serde_json::json!([t.optimizer, metadata, t.steps]).to_string()
+        };
+        self.optimizer.is_some() && told(self) == told(other)
+    }
+
+    /// What was recorded under a name, as text: of the training, of its optimizer (`optimizer`, `lr`, ...: where parameter
+    /// groups differ, each), or `steps`.
+    pub(crate) fn told(&self, key: &str) -> Option<String> {
+        if let Some(value) = self.metadata.get(key) {
+            return Some(text(value));
+        }
+        match key {
+            "optimizer" => self.optimizer_name().map(str::to_owned),
+            "steps" => self.steps.map(thousands),
+            _ => {
+                let groups = &self.optimizer.as_ref()?.param_groups;
+                let mut all: Vec<String> = groups.iter().filter_map(|g| g.get(key)).map(text).collect();
+                all.dedup();
+                (!all.is_empty()).then(|| all.join("/"))
+            }
+        }
+    }
+
+    /// What was recorded under some names, in words.
+    pub(crate) fn words(&self, keys: &[&str]) -> String {
+        let one = |key: &&str| Some(format!("{key} {}", self.told(key)?));
+        keys.iter().filter_map(one).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Names of all that was recorded: what the user did, the optimizer and its numbers, and the steps.
+    fn keys(&self) -> impl Iterator<Item = &str> {
+        let numbers = self.optimizer.iter().flat_map(|o| &o.param_groups).flat_map(|g| g.keys());
+        let own = self.metadata.keys().map(String::as_str);
+        own.chain(["optimizer"]).chain(numbers.map(String::as_str)).chain(["steps"])
+    }
+}
+
+/// A value as a person writes it.
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Number(n) if n.is_f64() => {
+            let number = n.as_f64().unwrap_or_default();
+            let plain = number.to_string();
+            if plain.len() <= 8 { plain } else { significant(number) }
+        }
+        other => other.to_string(),
+    }
+}
+
+/// The names under which trainings have something different, each once, in the order in which they come.
+pub(crate) fn differences<'a>(all: &[&'a Training]) -> Vec<&'a str> {
+    let mut keys: Vec<&str> = Vec::new();
+    for key in all.iter().flat_map(|training| training.keys()) {
+        if !keys.contains(&key) {
+            keys.push(key);
+        }
+    }
+    keys.retain(|key| all.iter().any(|t| t.told(key) != all[0].told(key)));
+    keys
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn training(metadata: &str, optimizer: &str, steps: &str) -> Training {
+        let of = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        let all = [
+            of("lpa.metadata", metadata),
+            of("lpa.optimizer", optimizer),
+            of("lpa.run_steps", steps),
+            of("lpa.steps", &format!("{steps}:1")),
+        ];
+        Training::of(&all, "a".to_owned())
+    }
+
+    #[test]
+    fn differences_are_named_once() {
+        let sgd = r#"{"name": "sgd", "param_groups": [{"lr": 0.1}, {"lr": 0.3}]}"#;
+        let a = training(r#"{"seed": 1, "model": "mlp"}"#, sgd, "0..100");
+        let b = training(r#"{"seed": 2, "model": "mlp"}"#, sgd, "0..100");
+        assert_eq!(differences(&[&a, &b]), ["seed"]);
+        assert!(a.differs_by_chance(&b));
+        assert_eq!(a.told("lr").as_deref(), Some("0.1/0.3"));
+        assert_eq!(a.hyperparameter("lr"), None);
+        assert_eq!(a.hyperparameter("momentum"), Some(0.0));
+        let adam = r#"{"name": "adam", "param_groups": [{"lr": 0.001}]}"#;
+        let c = training(r#"{"seed": 2}"#, adam, "50..2100");
+        assert_eq!(differences(&[&a, &b, &c]), ["model", "seed", "optimizer", "lr", "steps"]);
+        assert_eq!(c.told("steps").as_deref(), Some("2,050"));
+        assert!(!b.differs_by_chance(&c));
+    }
+
+    #[test]
+    fn what_was_not_recorded_is_not_told() {
+        let nothing = Training::of(&[], "a".to_owned());
+        assert_eq!((nothing.steps, nothing.batch(), nothing.part.as_deref()), (None, None, None));
+        assert!(!nothing.differs_by_chance(&nothing.clone()));
+        assert!(differences(&[&nothing, &nothing]).is_empty());
+    }
+}
