@@ -179,7 +179,7 @@ pub mod internals {
         Past, Pieces, Plane, Prediction, Predictions, Predictor, Residual, predict,
     };
     #[cfg(feature = "cli")]
-    pub use crate::compare::{Asked as CompareAsked, tabulate as tabulate_comparison};
+    pub use crate::compare::{Asked as CompareAsked, ends as compare_ends, tabulate as tabulate_comparison};
     pub use crate::dtype::{push_bytes, values};
     #[cfg(feature = "cli")]
     pub use crate::estimate::from_run;

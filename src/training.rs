@@ -144,7 +144,8 @@ fn text(value: &Value) -> String {
     }
 }
 
-/// The names under which trainings have something different, each once, in the order in which they come.
+/// The names under which trainings have something different, each once, in the order in which they come. What an
+/// optimizer alone has is none of them where the others have another optimizer.
 pub(crate) fn differences<'a>(all: &[&'a Training]) -> Vec<&'a str> {
     let mut keys: Vec<&str> = Vec::new();
     for key in all.iter().flat_map(|training| training.keys()) {
@@ -152,7 +153,17 @@ pub(crate) fn differences<'a>(all: &[&'a Training]) -> Vec<&'a str> {
             keys.push(key);
         }
     }
-    keys.retain(|key| all.iter().any(|t| t.told(key) != all[0].told(key)));
+    let is_own =
+        |t: &Training, key: &str| t.metadata.contains_key(key) || ["optimizer", "steps"].contains(&key);
+    let is_one = |key: &str, a: &Training, b: &Training| {
+        let (of_a, of_b) = (a.told(key), b.told(key));
+        let comparable = is_own(a, key)
+            || is_own(b, key)
+            || (of_a.is_some() && of_b.is_some())
+            || a.optimizer_name() == b.optimizer_name();
+        comparable && of_a != of_b
+    };
+    keys.retain(|key| all.iter().enumerate().any(|(i, a)| all[..i].iter().any(|b| is_one(key, a, b))));
     keys
 }
 
@@ -186,6 +197,11 @@ mod tests {
         assert_eq!(differences(&[&a, &b, &c]), ["model", "seed", "optimizer", "lr", "steps"]);
         assert_eq!(c.told("steps").as_deref(), Some("2,050"));
         assert!(!b.differs_by_chance(&c));
+        let adam = r#"{"name": "adam", "param_groups": [{"lr": 0.3, "eps": 1e-8}]}"#;
+        let d = training(r#"{"seed": 2}"#, adam, "50..2100");
+        assert_eq!(differences(&[&c, &d]), ["lr", "eps"]);
+        let d = training(r#"{"seed": 2, "model": "mlp"}"#, adam, "0..100");
+        assert_eq!(differences(&[&b, &d]), ["optimizer", "lr"]);
     }
 
     #[test]

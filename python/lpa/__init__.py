@@ -8,7 +8,7 @@ import importlib
 import sys
 
 from . import _lpa
-from .analysis import analyze, check, events, lags, pairs, report, windows
+from .analysis import analyze, check, compare, events, lags, pairs, report, windows
 from .errors import (
     DamagedError,
     DeviceError,
@@ -26,8 +26,8 @@ from .writer import Writer
 
 __all__ = ["DamagedError", "DeviceError", "Error", "IncompatibleError", "Meter", "MissingError", "Recorder",
            "RecordingError", "RecordingStopped", "RefusedError", "Run", "StorageError", "UsageError", "Writer",
-           "analyze", "check", "events", "import_checkpoints", "lags", "measure", "open", "pairs", "record",
-           "reference", "report", "shadow", "windows"]
+           "analyze", "check", "compare", "events", "import_checkpoints", "lags", "measure", "open", "pairs",
+           "record", "reference", "report", "shadow", "windows"]
 
 # By name: the module that has it. PyTorch takes seconds to import, and readers may not have it.
 _LATER = {

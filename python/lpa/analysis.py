@@ -99,6 +99,34 @@ def check(paths, *, out=None, frame=None, **question):
     return _derived(lambda to: _lpa.check(tables, to), out, frame)
 
 
+def compare(paths, *, cross=False, x=None, window=None, seeds=None, out=None, frame=None, **question):
+    """Runs beside each other, as `lpa compare` has it: one row a place, run, reference, stream and group.
+
+    Parameters
+    ----------
+    paths : a list of runs or tables, two or more.
+    cross : measure each path against the end of every other of the same model too.
+    x : "step", "epoch", "fraction" or "dist"; by default epochs where all have five or more, else steps.
+    window : along steps, so many at a place; by default a fiftieth of the longest run.
+    seeds : "minmax", "sd" or "se": trainings that differ in metadata "seed", "order" or "name" alone are one.
+    out, frame, question : as for :func:`windows`, but that groups are not looked at.
+    """
+    paths = _names(paths)
+    if cross:
+        if "references" in question:
+            raise UsageError("cross=True has references of its own")
+        references = _lpa.ends(paths)
+    else:
+        references = [question.pop("references", None)] * len(paths)
+    asked = [{**question, **({"references": r} if r is not None else {})} for r in references]
+    tables = [(os.path.basename(os.path.normpath(p)), _table(p, q, groups="*"))
+              for p, q in zip(paths, asked, strict=True)]
+    if len({name for name, _ in tables}) < len(tables):
+        tables = [(p, table) for p, (_, table) in zip(paths, tables, strict=True)]
+    window = None if window is None else _number("window", window, 1, 2**63)
+    return _derived(lambda to: _lpa.compare(tables, x, window, seeds, to), out, frame)
+
+
 def _table(path, question, groups=("*", "each")):
     if os.path.isfile(path):
         if question:

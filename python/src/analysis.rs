@@ -1,10 +1,11 @@
 //! Asking a question.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use lpa::internals::{
-    LagsOptions, PairsOptions, report_place, tabulate_claims, tabulate_events, tabulate_lags, tabulate_pairs,
-    tabulate_windows, write_report,
+    CompareAsked, LagsOptions, PairsOptions, compare_ends, report_place, tabulate_claims,
+    tabulate_comparison, tabulate_events, tabulate_lags, tabulate_pairs, tabulate_windows, write_report,
 };
 use lpa::{Backend, Execution, Observer, Question, Rename, Run, Steps};
 use pyo3::prelude::*;
@@ -145,6 +146,26 @@ pub(crate) fn windows(py: Python<'_>, table: PathBuf, window: Option<String>, ou
 #[pyfunction]
 pub(crate) fn check(py: Python<'_>, tables: Vec<(String, PathBuf)>, out: PathBuf) -> PyResult<()> {
     py.detach(|| tabulate_claims(&tables, &out)).map(drop).map_err(raise)
+}
+
+/// By run, the references by which `lpa compare --cross` measures it.
+#[pyfunction]
+pub(crate) fn ends(paths: Vec<PathBuf>) -> PyResult<Vec<Vec<String>>> {
+    compare_ends(&paths, access(true)?).map_err(raise)
+}
+
+/// Writes what `lpa compare` finds of tables; `names` are what they are called.
+#[pyfunction]
+pub(crate) fn compare(
+    py: Python<'_>,
+    tables: Vec<(String, PathBuf)>,
+    x: Option<String>,
+    window: Option<NonZeroU64>,
+    seeds: Option<String>,
+    out: PathBuf,
+) -> PyResult<()> {
+    let asked = CompareAsked::named(x.as_deref(), window, seeds.as_deref()).map_err(raise)?;
+    py.detach(|| tabulate_comparison(&tables, asked, &out)).map(drop).map_err(raise)
 }
 
 /// Writes the page of a run as `lpa report` does, of the steps that are named; returns its path.

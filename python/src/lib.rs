@@ -39,6 +39,8 @@ fn _lpa(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(analysis::events, m)?)?;
     m.add_function(wrap_pyfunction!(analysis::windows, m)?)?;
     m.add_function(wrap_pyfunction!(analysis::check, m)?)?;
+    m.add_function(wrap_pyfunction!(analysis::compare, m)?)?;
+    m.add_function(wrap_pyfunction!(analysis::ends, m)?)?;
     m.add_function(wrap_pyfunction!(analysis::report, m)?)?;
     m.add_function(wrap_pyfunction!(main, m)?)
 }

@@ -1,15 +1,16 @@
 //! `lpa compare`.
 
 use std::num::NonZeroU64;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::cli::table::{self, Usual};
-use crate::cli::{bytes, plot, say};
-use crate::compare::{Asked, Comparison};
+use crate::cli::{bytes, paper, plot, say};
+use crate::compare::{self, Asked, Comparison};
 use crate::curve::{Along, Chosen, Spread};
 use crate::error::Usage;
+use crate::figure::{self, Files};
 use crate::question::check_writable;
-use crate::run::{Access, Run};
+use crate::run::Access;
 use crate::table::Contents;
 
 #[derive(clap::Args)]
@@ -40,6 +41,11 @@ pub(super) struct Arguments {
     /// Write what the paths are like at each place here, as a Parquet table
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Draw every path against every end here, and FILE.csv with the numbers beside it; measures what --cross does
+    #[arg(long, value_name = "FILE.svg|FILE.png")]
+    matrix: Option<PathBuf>,
+    #[command(flatten)]
+    paper: paper::Arguments,
     /// Read shards piece by piece instead of mapping them (for network file systems)
     #[arg(long)]
     no_mmap: bool,
@@ -54,6 +60,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
         return Err(Usage("name two runs or more, to be compared".to_owned()).into());
     }
     a.out.as_deref().map_or(Ok(()), |out| check_writable(out, Contents::Comparison))?;
+    let files = a.matrix.as_deref().map(|out| Files::new(out, compare::HEAD)).transpose()?;
     let ends = a.ends()?;
     let names = plot::names(&a.paths.iter().collect::<Vec<_>>());
     let mut tables: Vec<(String, PathBuf, Chosen)> = Vec::new();
@@ -73,6 +80,14 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     }
     let all = Comparison::of(&tables, Asked { along: a.x, window: a.window, seeds: a.seeds })?;
     let written = a.out.as_deref().map(|out| all.write(out)).transpose()?;
+    if let Some(files) = &files {
+        let Some(matrix) = all.matrix() else {
+            let what = "no path is measured against the end of another; name runs of the same model, or tables with \
+                        --ref OTHER:final";
+            return Err(Usage(what.to_owned()).into());
+        };
+        files.write(&figure::matrix(&matrix, a.paper.width), &[], a.paper.dpi, &matrix.csv())?;
+    }
     if a.quiet {
         return Ok(());
     }
@@ -80,13 +95,15 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
         let rows = crate::summary::thousands(w.rows);
         format!("\nwrote {} ({rows} rows, {})\n", w.path.display(), bytes(w.bytes))
     });
-    say(&format!("{}{told}", all.summary()))
+    say(&format!("{}{told}", all.summary()))?;
+    files.map_or(Ok(()), |files| paper::tell(&files, &format!("{} runs", a.paths.len())))
 }
 
 impl Arguments {
     /// By path: the references that it is measured against.
     fn ends(&self) -> anyhow::Result<Vec<Vec<String>>> {
-        if !self.cross {
+        let crossed = self.cross || (self.matrix.is_some() && self.paths.iter().all(|p| !p.is_file()));
+        if !crossed {
             return Ok(vec![Vec::new(); self.paths.len()]);
         }
         if let Some(table) = self.paths.iter().find(|p| p.is_file()) {
@@ -97,17 +114,6 @@ impl Arguments {
             );
             return Err(Usage(what).into());
         }
-        let mut models = Vec::new();
-        for path in &self.paths {
-            let run = Run::open(path, Access::from_env(!self.no_mmap)?)?;
-            let shapes = run.manifest.tensors.iter().map(|t| (t.name.clone(), t.shape.clone()));
-            models.push(shapes.collect::<Vec<_>>());
-        }
-        let end = |path: &Path| format!("{}:final", path.display());
-        let of = |i: usize| {
-            let others = (0..models.len()).filter(|&j| j != i && models[j] == models[i]);
-            std::iter::once("final".to_owned()).chain(others.map(|j| end(&self.paths[j]))).collect()
-        };
-        Ok((0..models.len()).map(of).collect())
+        Ok(compare::ends(&self.paths, Access::from_env(!self.no_mmap)?)?)
     }
 }

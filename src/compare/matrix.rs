@@ -1,11 +1,11 @@
-//! Every path against the end of every other.
+//! Every path against the end of every other: medians over the whole path.
 
 use serde_json::Value;
 
 use crate::compare::path::{OfKey, OfTable};
 
 /// The first line of its CSV.
-pub(crate) const HEAD: &str = "path,end_of,role,cos,cos_walk,cos_excess,t_excess";
+pub(crate) const HEAD: &str = "path,end_of,role,cos_excess,t_excess";
 
 /// Whose iterate a reference is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,16 +57,12 @@ impl Role {
     }
 }
 
-/// A path against an end: means over the whole path.
+/// A path against an end.
 #[derive(Clone, Debug)]
 pub(crate) struct Against {
     /// Whose end it is.
     pub role: Role,
-    /// The cosine.
-    pub cos: Option<f64>,
-    /// A walk's.
-    pub walk: Option<f64>,
-    /// What is beyond it.
+    /// The median of `cos_excess`.
     pub excess: Option<f64>,
     /// The median of `t_excess`.
     pub t: Option<f64>,
@@ -109,7 +105,7 @@ impl Matrix {
         for (name, row) in self.names.iter().zip(&self.cells) {
             for (end, cell) in self.names.iter().zip(row) {
                 let Some(a) = cell else { continue };
-                let numbers = [a.cos, a.walk, a.excess, a.t].map(number);
+                let numbers = [a.excess, a.t].map(number);
                 let names = [name, end, a.role.name()].map(str::to_owned);
                 let _ = out.write_record(names.into_iter().chain(numbers));
             }
@@ -121,12 +117,6 @@ impl Matrix {
 impl Against {
     fn of(key: &OfKey) -> Against {
         let part = &key.whole;
-        Against {
-            role: key.role.clone(),
-            cos: part.cos.get(),
-            walk: part.walk.get(),
-            excess: part.excess.get(),
-            t: part.median_t(),
-        }
+        Against { role: key.role.clone(), excess: part.median_excess(), t: part.median_t() }
     }
 }

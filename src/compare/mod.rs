@@ -14,13 +14,14 @@ mod words;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
-pub(crate) use crate::compare::matrix::Matrix;
+pub(crate) use crate::compare::matrix::{Against, HEAD, Matrix, Role};
 use crate::compare::path::OfTable;
 use crate::compare::place::Places;
 use crate::curve::{Along, Chosen, Spread, find};
 use crate::error::{Error, Result, Usage};
 use crate::question::check_writable;
 use crate::reading::extent;
+use crate::run::{Access, Run};
 use crate::table::{Contents, Written};
 use crate::training::Training;
 
@@ -138,6 +139,25 @@ impl Comparison {
         let (rows, bytes) = table::write(self, out, &summary)?;
         Ok(Written { path: out.to_owned(), summary, rows, bytes })
     }
+}
+
+/// By run, the references that it is measured against: its own end, and those of the others that are of the same model.
+///
+/// # Errors
+/// One is no run.
+pub fn ends(paths: &[PathBuf], access: Access) -> Result<Vec<Vec<String>>> {
+    let mut models = Vec::new();
+    for path in paths {
+        let run = Run::open(path, access)?;
+        let tensors = run.manifest.tensors.iter().map(|t| (t.name.clone(), t.shape.clone()));
+        models.push(tensors.collect::<Vec<_>>());
+    }
+    let end = |path: &PathBuf| format!("{}:final", path.display());
+    let of = |i: usize| {
+        let others = (0..models.len()).filter(|&j| j != i && models[j] == models[i]);
+        std::iter::once("final".to_owned()).chain(others.map(|j| end(&paths[j]))).collect()
+    };
+    Ok((0..models.len()).map(of).collect())
 }
 
 /// Compares tables, each with what it is called, and writes what was found as another one, `out`.

@@ -56,7 +56,9 @@ pub(super) struct Part {
     pub excess: Mean,
     /// Rows with a negative cosine.
     pub negative: u64,
-    /// The values of `t_excess`.
+    /// The values of what is beyond.
+    excesses: Vec<f64>,
+    /// Those of `t_excess`.
     t: Vec<f64>,
 }
 
@@ -172,7 +174,13 @@ impl Part {
         self.walk.add(row.cos_walk);
         self.excess.add(row.cos_excess);
         self.negative += u64::from(row.cos.is_some_and(|c| c < 0.0));
+        self.excesses.extend(row.cos_excess);
         self.t.extend(row.t_excess);
+    }
+
+    /// The median of what is beyond.
+    pub(super) fn median_excess(&self) -> Option<f64> {
+        median(self.excesses.iter().copied())
     }
 
     /// The median of `t_excess`.

@@ -59,7 +59,9 @@ pub(super) fn write(all: &Comparison, path: &Path, summary: &str) -> Result<(u64
     let mut of_runs = Map::new();
     for alike in all.alike() {
         let name = alike.name();
-        let training = alike.tables[0].training.words(&keys);
+        let first = &alike.tables[0].training;
+        let told = |key: &&&str| alike.tables.iter().all(|t| t.training.told(key) == first.told(key));
+        let training = first.words(&keys.iter().filter(told).copied().collect::<Vec<_>>());
         of_runs.insert(
             name.clone(),
             Value::from(alike.tables.iter().map(|t| t.training.run_id.as_str()).collect::<Vec<_>>()),

@@ -32,12 +32,13 @@ pub(super) fn summary(all: &Comparison) -> String {
     out.push('\n');
     if let Some(spread) = all.seeds {
         let alike = all.alike();
-        let of: Vec<String> = alike.iter().map(|a| a.tables.len().to_string()).collect();
+        let of: Vec<String> = alike.iter().map(|a| format!("{} of {}", a.name(), a.tables.len())).collect();
         out.push_str(&wrap(&format!(
-            "Trainings that differ in seed, order or name alone are one in the table: the mean of their means, {spread} ({} \
-             runs).",
+            "In the table, trainings that differ in seed, order or name alone are one: the mean of their means, {spread}. \
+             Runs: {}.",
             of.join(", ")
         )));
+        out.push('\n');
     }
     if let Some(matrix) = all.matrix() {
         of_matrix(&mut out, &matrix);
@@ -88,6 +89,9 @@ fn list(out: &mut String, all: &Comparison, keys: &[&str]) {
     }
     columns.push(column("steps", &|t, _| t.told("steps").unwrap_or_else(|| "-".to_owned())));
     columns.push(column("parameters", &|_, of| of.map_or_else(String::new, |of| thousands(of.parameters))));
+    Columns(columns).write(out);
+    out.push('\n');
+    let mut columns = vec![column("run", &|t, _| t.name.clone())];
     columns.push(column("cos early/middle/late", &|_, of| thirds(of, &|part| part.cos.get())));
     columns.push(column("cos_walk", &|_, of| thirds(of, &|part| part.walk.get())));
     columns.push(column("cos_excess", &|_, of| thirds(of, &|part| part.excess.get())));
@@ -102,8 +106,7 @@ fn list(out: &mut String, all: &Comparison, keys: &[&str]) {
 
 fn of_matrix(out: &mut String, matrix: &Matrix) {
     out.push_str(&wrap(
-        "Paths (rows) against the ends of the runs (columns): the mean of cos_excess over the path, and the median of \
-         t_excess.",
+        "Paths (rows) against the ends of the runs (columns): medians of cos_excess and, in brackets, t_excess.",
     ));
     let mark = |against: &Against| match against.role {
         Role::Own => " own",
@@ -145,7 +148,9 @@ fn notes(all: &Comparison, trainings: &[&Training]) -> Vec<String> {
         );
     }
     if differ(&|i| Some(all.tables[i].main()?.parameters)) {
-        notes.push("the models differ in size; z, which assumes noise alike in all directions, does not settle that.".to_owned());
+        notes.push("the models differ in size, and cosines of noise are smaller in larger ones (1/sqrt(n_params) where it is alike in \
+             all directions); t_excess does not take that for granted."
+                .to_owned());
     }
     for training in trainings {
         if let Some(part) = &training.part {

@@ -10,6 +10,7 @@ mod colour;
 mod file;
 mod font;
 mod heat;
+mod matrix;
 mod plane;
 mod png;
 mod svg;
@@ -17,6 +18,7 @@ mod svg;
 pub(crate) use crate::figure::axis::Axis;
 pub(crate) use crate::figure::file::Files;
 pub(crate) use crate::figure::heat::heat;
+pub(crate) use crate::figure::matrix::matrix;
 pub(crate) use crate::figure::plane::plane;
 pub(crate) use crate::figure::svg::svg;
 

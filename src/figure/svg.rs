@@ -386,6 +386,16 @@ impl Drawing {
         ));
     }
 
+    /// A small text that begins at a place and goes up.
+    pub(super) fn upright(&mut self, x: f64, y: f64, text: &str) {
+        self.push(&format!(
+            "<text transform=\"translate({} {}) rotate(-90)\" font-size=\"{SMALL}\">{}</text>",
+            number(x),
+            number(y),
+            escaped(text)
+        ));
+    }
+
     pub(super) fn push(&mut self, element: &str) {
         self.out.push_str(element);
         self.out.push('\n');
