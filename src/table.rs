@@ -30,6 +30,8 @@ pub(crate) enum Contents {
     Windows,
     Events,
     Claims,
+    Noise,
+    Batches,
 }
 
 impl Contents {
@@ -42,6 +44,8 @@ impl Contents {
             Contents::Windows => "lpa.windows_schema",
             Contents::Events => "lpa.events_schema",
             Contents::Claims => "lpa.claims_schema",
+            Contents::Noise => "lpa.noise_schema",
+            Contents::Batches => "lpa.batches_schema",
         }
     }
 
@@ -54,6 +58,7 @@ impl Contents {
             Contents::Windows => "windows",
             Contents::Events => "events",
             Contents::Claims => "check",
+            Contents::Noise | Contents::Batches => "noise",
         }
     }
 

@@ -2,9 +2,10 @@
 //!
 //! Owns which claims there are and what an answer is: whether the claim holds of these paths, by which numbers, what the
 //! same check says of a random walk, and in a sentence. `path` is what is known of a path, `one` has the claims on a
-//! single one (`cosine` and `motion` most of them, `rows` what these take), `several` those that compare, `statistics`
-//! what both compute, `table` and `words` how they are told.
+//! single one (`cosine` and `motion` most of them, `rows` what these take), `several` those that compare (`told` which paths, `batches` by batch
+//! size), `statistics` what both compute, `table` and `words` how they are told.
 
+mod batches;
 mod cosine;
 mod motion;
 mod one;
@@ -13,11 +14,14 @@ mod rows;
 mod several;
 mod statistics;
 mod table;
+mod told;
 mod words;
 
 use std::path::{Path as File, PathBuf};
 
-pub(crate) use crate::claims::path::Path;
+pub(crate) use crate::claims::batches::{Batches, QUANTITIES};
+pub(crate) use crate::claims::path::{Path, batch};
+pub(crate) use crate::claims::statistics::Slope;
 pub(crate) use crate::claims::table::{json, write};
 pub(crate) use crate::claims::words::summary;
 use crate::error::Result;

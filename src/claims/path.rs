@@ -109,13 +109,18 @@ impl Path {
 
     /// The batch size, where it was recorded with the training.
     pub(super) fn batch(&self) -> Option<f64> {
-        ["batch", "batch_size"].iter().find_map(|key| self.metadata.get(*key)?.as_f64()).filter(|b| *b > 0.0)
+        batch(&self.metadata)
     }
 
     /// What was simulated, where it was.
     pub(super) fn simulated(&self) -> Option<&str> {
         self.metadata.get("simulated")?.as_str()
     }
+}
+
+/// The batch size, where metadata of a training have it.
+pub(crate) fn batch(metadata: &Map<String, Value>) -> Option<f64> {
+    ["batch", "batch_size"].iter().find_map(|key| metadata.get(*key)?.as_f64()).filter(|b| *b > 0.0)
 }
 
 impl Series {
@@ -136,14 +141,15 @@ impl Series {
             }
             Some(cut)
         };
-        let epochs = cut(Spans::Epoch).filter(|all| all.len() >= EPOCHS);
+        let epochs = cut(Spans::Epoch).filter(|all| all.len() >= EPOCHS && self.has_epochs());
         epochs.or_else(|| cut(Spans::default())).unwrap_or_default()
     }
 
-    /// True if every row has an epoch, and there is more than one.
+    /// True if every row has an epoch, there is more than one, and they do not go back, as after a restart.
     pub(super) fn has_epochs(&self) -> bool {
         let epoch = |r: &Reading| r.epoch.map(f64::floor);
         self.rows.iter().all(|r| r.epoch.is_some())
+            && self.rows.windows(2).all(|pair| epoch(&pair[0]) <= epoch(&pair[1]))
             && self.rows.first().and_then(epoch) < self.rows.last().and_then(epoch)
     }
 
