@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Usage};
 use crate::group::ALL;
 use crate::hash::xxh3_64;
 use crate::question::Question;
@@ -14,6 +14,12 @@ use crate::table::{Contents, metadata};
 
 /// What tables of metrics are called.
 const METRICS: &str = "metrics";
+
+/// What files of other kinds end in.
+const OTHERS: [&str; 14] = [
+    "arrow", "csv", "feather", "html", "json", "jsonl", "ndjson", "npz", "pdf", "png", "svg", "tsv", "txt",
+    "xlsx",
+];
 
 /// Longest description in a file name.
 const LONGEST: usize = 80;
@@ -165,6 +171,12 @@ fn asked(provenance: &[(String, String)]) -> String {
 /// # Errors
 /// It cannot, or there is another file.
 pub(crate) fn check_writable(table: &Path, contents: Contents) -> Result<()> {
+    let extension = table.extension().map(|e| e.to_string_lossy().to_lowercase());
+    if let Some(other) = extension.filter(|e| OTHERS.contains(&e.as_str())) {
+        let what =
+            format!("--out {}: tables are Parquet files, and not {other}; name it .parquet", table.display());
+        return Err(Usage(what).into());
+    }
     if std::fs::symlink_metadata(table).is_ok_and(|m| m.is_symlink()) {
         let source = std::io::Error::other("it is a link; name the file itself by --out");
         return Err(Error::Io { action: "write", path: table.to_owned(), source });
