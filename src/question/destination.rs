@@ -171,12 +171,6 @@ fn asked(provenance: &[(String, String)]) -> String {
 /// # Errors
 /// It cannot, or there is another file.
 pub(crate) fn check_writable(table: &Path, contents: Contents) -> Result<()> {
-    let extension = table.extension().map(|e| e.to_string_lossy().to_lowercase());
-    if let Some(other) = extension.filter(|e| OTHERS.contains(&e.as_str())) {
-        let what =
-            format!("--out {}: tables are Parquet files, and not {other}; name it .parquet", table.display());
-        return Err(Usage(what).into());
-    }
     if std::fs::symlink_metadata(table).is_ok_and(|m| m.is_symlink()) {
         let source = std::io::Error::other("it is a link; name the file itself by --out");
         return Err(Error::Io { action: "write", path: table.to_owned(), source });
@@ -190,6 +184,12 @@ pub(crate) fn check_writable(table: &Path, contents: Contents) -> Result<()> {
         };
         let source = std::io::Error::other(what);
         return Err(Error::Io { action: "write", path: table.to_owned(), source });
+    }
+    let extension = table.extension().map(|e| e.to_string_lossy().to_lowercase());
+    if let Some(other) = extension.filter(|e| OTHERS.contains(&e.as_str())) {
+        let what =
+            format!("--out {}: tables are Parquet files, and not {other}; name it .parquet", table.display());
+        return Err(Usage(what).into());
     }
     match tempfile::tempfile_in(parent(table)) {
         Ok(_) => Ok(()),
