@@ -232,6 +232,12 @@ pub enum Error {
         /// What is wrong.
         what: String,
     },
+    /// It was ended before it was done.
+    #[error("{}: what read it was ended before it was done; nothing was written", path.display())]
+    Stopped {
+        /// Path of the run.
+        path: PathBuf,
+    },
     /// The result could not be encoded.
     #[error("cannot write the table to {}: {what}", path.display())]
     Table {
@@ -260,6 +266,8 @@ pub enum ErrorKind {
     Device,
     /// What was asked for cannot be meant.
     Usage,
+    /// It was ended before it was done.
+    Stopped,
 }
 
 impl Error {
@@ -269,6 +277,7 @@ impl Error {
             Error::Io { .. } | Error::Table { .. } => ErrorKind::Io,
             Error::Cuda(_) => ErrorKind::Device,
             Error::Usage(_) => ErrorKind::Usage,
+            Error::Stopped { .. } => ErrorKind::Stopped,
             Error::Damaged { .. }
             | Error::MissingShard { .. }
             | Error::Manifest { .. }
@@ -299,6 +308,7 @@ impl Error {
             | Error::NotFound { path, .. }
             | Error::Reference { path, .. }
             | Error::Write { path, .. }
+            | Error::Stopped { path }
             | Error::Table { path, .. } => Some(path),
         }
     }

@@ -11,7 +11,7 @@ pub(crate) const EACH: &str = "each";
 /// A named set of tensors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Group {
-    /// The name that rows carry: `*`, a tensor's name, a glob or the name given to one.
+    /// The name that rows carry: `*`, a tensor's name (`[*]` of one that is called `*`), a glob or the name given to one.
     pub name: String,
     /// Indices in the tensor table, ascending.
     pub tensors: Vec<usize>,
@@ -49,10 +49,10 @@ pub(crate) fn select(run: &Run, wanted: &[String]) -> Result<Vec<Group>> {
             ALL => add(group(ALL, (0..tensors.len()).collect()))?,
             EACH => (0..tensors.len())
                 .filter(|&t| tensors[t].elements() > 0)
-                .try_for_each(|t| add(group(&tensors[t].name, vec![t])))?,
+                .try_for_each(|t| add(group(own_name(&tensors[t].name), vec![t])))?,
             name => {
                 match tensors.iter().position(|t| t.name == name || t.aliases.iter().any(|a| a == name)) {
-                    Some(t) => add(group(&tensors[t].name, vec![t]))?,
+                    Some(t) => add(group(own_name(&tensors[t].name), vec![t]))?,
                     None => add(group(name_of(run, name)?, matching(run, name)?))?,
                 }
             }
@@ -62,6 +62,12 @@ pub(crate) fn select(run: &Run, wanted: &[String]) -> Result<Vec<Group>> {
         groups.push(group(ALL, (0..tensors.len()).collect()));
     }
     Ok(groups)
+}
+
+/// What rows of a tensor are called: its name, but for one that is the name of all. That is called by the glob that matches
+/// it alone.
+fn own_name(tensor: &str) -> &str {
+    if tensor == ALL { "[*]" } else { tensor }
 }
 
 /// Takes tensors out of the groups that have others too. A group that was asked for to have just these is left.

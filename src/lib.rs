@@ -104,6 +104,8 @@ mod lags;
 mod memory;
 mod meter;
 mod metrics;
+#[cfg(feature = "cli")]
+mod noise;
 mod optimizer;
 mod order;
 #[cfg(feature = "cli")]
@@ -114,6 +116,7 @@ mod page;
 mod pairs;
 #[cfg(feature = "cli")]
 mod plane;
+mod printable;
 mod question;
 #[cfg(feature = "cli")]
 mod reading;
@@ -133,6 +136,7 @@ mod span;
 #[cfg(feature = "cli")]
 mod statistics;
 mod step_set;
+mod stop;
 mod stream;
 mod summary;
 mod sums;
@@ -164,6 +168,7 @@ pub use run::read::vector::Vector;
 pub use run::write::step::{Elements, Step};
 pub use run::write::writer::{Profile, Writer, WriterOptions};
 pub use run::{Access, Run};
+pub use stop::Stop;
 pub use sums::{Spreads, Sums};
 pub use verify::{Verified, verify};
 // Manifests hold free values of its types.
@@ -189,11 +194,16 @@ pub mod internals {
     #[cfg(feature = "cli")]
     pub use crate::lags::{Options as LagsOptions, tabulate as tabulate_lags};
     pub use crate::meter::Meter;
+    #[cfg(feature = "cli")]
+    pub use crate::noise::{Options as NoiseOptions, tabulate as tabulate_noise, tabulate_batches};
     pub use crate::order::CHUNK;
     #[cfg(feature = "cli")]
-    pub use crate::page::{place as report_place, write_run as write_report};
+    pub use crate::page::{
+        place as report_place, write_run as write_report, write_table as write_report_of_table,
+    };
     #[cfg(feature = "cli")]
     pub use crate::pairs::{Options as PairsOptions, tabulate as tabulate_pairs};
+    pub use crate::printable::{printable, printable_in_line};
     pub use crate::reduce::Direction;
     pub use crate::reduce::cpu::{Vectors, reference_sums, step_sums, three_reference_sums};
     pub use crate::reduce::spread::{ReferenceWidths, Sizes, Widths};

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::reference::Reference;
 use crate::row::{Row, Sink};
 use crate::run::Run;
-use crate::summary::{Subject, Summary, thousands};
+use crate::summary::{Subject, Summary, counted, thousands};
 
 // In the table itself, so that asking again costs nothing and a file found later explains itself.
 /// Key of a table's metadata that holds the text.
@@ -99,13 +99,11 @@ fn heading(run: &Run, references: &[Reference], options: &Options, steps: u64) -
         all => format!("{} groups", all.len()),
     };
     format!(
-        "{} step{} measured, {} parameters in {} tensor{} ({}), optimizer {}\nagainst reference \
+        "{} measured, {} in {} ({}), optimizer {}\nagainst reference \
          {}, stream {}, {groups}\n\n",
-        thousands(steps),
-        if steps == 1 { "" } else { "s" },
-        thousands(m.parameters()),
-        m.tensors.len(),
-        if m.tensors.len() == 1 { "" } else { "s" },
+        counted(steps, "step"),
+        counted(m.parameters(), "parameter"),
+        counted(m.tensors.len() as u64, "tensor"),
         m.types(),
         if m.optimizer.name.is_empty() { "unknown" } else { &m.optimizer.name },
         against.join(", "),

@@ -31,6 +31,8 @@ pub(crate) enum Contents {
     Events,
     Claims,
     Comparison,
+    Noise,
+    Batches,
 }
 
 impl Contents {
@@ -44,6 +46,8 @@ impl Contents {
             Contents::Events => "lpa.events_schema",
             Contents::Claims => "lpa.claims_schema",
             Contents::Comparison => "lpa.comparison_schema",
+            Contents::Noise => "lpa.noise_schema",
+            Contents::Batches => "lpa.batches_schema",
         }
     }
 
@@ -57,6 +61,7 @@ impl Contents {
             Contents::Events => "events",
             Contents::Claims => "check",
             Contents::Comparison => "compare",
+            Contents::Noise | Contents::Batches => "noise",
         }
     }
 

@@ -81,7 +81,7 @@ impl Training {
 
     /// The batch size, where it was recorded with the training.
     pub(crate) fn batch(&self) -> Option<f64> {
-        ["batch", "batch_size"].iter().find_map(|key| self.metadata.get(*key)?.as_f64()).filter(|b| *b > 0.0)
+        batch(&self.metadata)
     }
 
     /// What was simulated, where it was.
@@ -129,6 +129,11 @@ impl Training {
         let own = self.metadata.keys().map(String::as_str);
         own.chain(["optimizer"]).chain(numbers.map(String::as_str)).chain(["steps"])
     }
+}
+
+/// The batch size, where metadata of a training have it.
+pub(crate) fn batch(metadata: &Map<String, Value>) -> Option<f64> {
+    ["batch", "batch_size"].iter().find_map(|key| metadata.get(*key)?.as_f64()).filter(|b| *b > 0.0)
 }
 
 /// A value as a person writes it.

@@ -24,10 +24,15 @@ pub struct Verified {
 /// Looks at every shard that counts, on all threads, and at the final iterate. A shard's first
 /// problem ends its part.
 pub fn verify(run: &Run) -> Verified {
+    verify_told(run, &|_, _| ())
+}
+
+/// The same, told of pairs of step and chunk that were looked at, and of their bytes, from any thread.
+pub(crate) fn verify_told(run: &Run, told: &(dyn Fn(u64, u64) + Sync)) -> Verified {
     let mut problems = run.missing();
     problems.extend(run.closing_conflict());
     let segments: Vec<&Segment> = run.all_segments().collect();
-    let checked: Vec<Result<u64>> = segments.par_iter().map(|s| check(run, s)).collect();
+    let checked: Vec<Result<u64>> = segments.par_iter().map(|s| check(run, s, told)).collect();
     let mut chunks = 0;
     for result in checked {
         match result {
@@ -44,20 +49,29 @@ pub fn verify(run: &Run) -> Verified {
 }
 
 /// Checks one shard: its structure, every payload's hash, that each decodes, and the padding.
-fn check(run: &Run, segment: &Segment) -> Result<u64> {
+fn check(run: &Run, segment: &Segment, told: &(dyn Fn(u64, u64) + Sync)) -> Result<u64> {
     let shard = run.open_shard(&segment.file)?;
     shard.prefetch();
     let mut decoder = run.decoder()?;
     let mut chunks = 0;
     for &VectorId { step, stream } in shard.vectors() {
-        chunks += check_vector(run, &shard, step, stream, &mut decoder)?;
+        let (looked_at, bytes) = check_vector(run, &shard, step, stream, &mut decoder)?;
+        chunks += looked_at;
+        told(if stream == StreamId::Iterate { looked_at } else { 0 }, bytes);
     }
     shard.check_padding()?;
     Ok(chunks)
 }
 
-fn check_vector(run: &Run, shard: &Shard, step: u64, stream: StreamId, decoder: &mut Decoder) -> Result<u64> {
-    let (mut buffer, mut out) = (Vec::new(), Vec::new());
+/// The chunks of a vector, and the stored bytes of them.
+fn check_vector(
+    run: &Run,
+    shard: &Shard,
+    step: u64,
+    stream: StreamId,
+    decoder: &mut Decoder,
+) -> Result<(u64, u64)> {
+    let (mut buffer, mut out, mut stored) = (Vec::new(), Vec::new(), 0);
     let own = run.table.of_rank(shard.file.name.rank);
     for (place, &c) in own.iter().enumerate() {
         let chunk = &run.table.chunks()[c];
@@ -66,6 +80,7 @@ fn check_vector(run: &Run, shard: &Shard, step: u64, stream: StreamId, decoder: 
         };
         let dtype = run.manifest.dtype_of(stream, chunk.tensor);
         let (coding, bytes) = (payload.coding, payload.bytes);
+        stored += bytes.len() as u64;
         out.resize(chunk.len, 0.0);
         let decodes = match coding {
             Coding::Absent => continue,
@@ -85,7 +100,7 @@ fn check_vector(run: &Run, shard: &Shard, step: u64, stream: StreamId, decoder: 
             return Err(damaged("a tensor that is absent has values"));
         }
     }
-    Ok(own.len() as u64)
+    Ok((own.len() as u64, stored))
 }
 
 /// Whether the sum of squares that a lossy payload states can be that of what it was made from.

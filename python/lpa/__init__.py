@@ -5,10 +5,11 @@ run. The format, the checks and the analysis are the Rust library's.
 """
 
 import importlib
+import signal
 import sys
 
 from . import _lpa
-from .analysis import analyze, check, compare, events, lags, pairs, report, windows
+from .analysis import analyze, check, compare, events, lags, noise, pairs, report, windows
 from .errors import (
     DamagedError,
     DeviceError,
@@ -26,8 +27,8 @@ from .writer import Writer
 
 __all__ = ["DamagedError", "DeviceError", "Error", "IncompatibleError", "Meter", "MissingError", "Recorder",
            "RecordingError", "RecordingStopped", "RefusedError", "Run", "StorageError", "UsageError", "Writer",
-           "analyze", "check", "compare", "events", "import_checkpoints", "lags", "measure", "open", "pairs",
-           "record", "reference", "report", "shadow", "windows"]
+           "analyze", "check", "compare", "events", "import_checkpoints", "lags", "measure", "noise", "open",
+           "pairs", "record", "reference", "report", "shadow", "windows"]
 
 # By name: the module that has it. PyTorch takes seconds to import, and readers may not have it.
 _LATER = {
@@ -46,4 +47,6 @@ def __getattr__(name):
 
 
 def _main():
+    # The interpreter would look at a Ctrl-C only once the command is done.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.exit(_lpa.main(["lpa", *sys.argv[1:]]))

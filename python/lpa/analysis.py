@@ -5,10 +5,11 @@ import tempfile
 
 from . import _lpa
 from .errors import UsageError
+from .progress import shown
 
 
 def analyze(path, *, references=("final",), streams=("grad",), groups=("*",), steps=None, rename=None, out=None,
-            threads=None, skip_damaged=False, shadow=False, backend=None, devices=(), frame=None):
+            threads=None, skip_damaged=False, shadow=False, backend=None, devices=(), frame=None, on_progress=None):
     """Measures every step of a run, as `lpa analyze` does, and returns the table.
 
     Parameters
@@ -23,6 +24,9 @@ def analyze(path, *, references=("final",), streams=("grad",), groups=("*",), st
     backend : "auto" (the default), "cpu" or "cuda": where to sum. The numbers are the same.
     devices : numbers of CUDA devices.
     frame : "polars" or "pandas"; by default what is installed, polars first; "path" returns the file's path.
+    on_progress : is called with how much is done, of how much (pairs of steps and chunks), ten times a second at most
+        and once at the end, but not where the table is up to date. An exception in it ends the analysis, as Ctrl-C
+        does, and nothing half-written is left. By default a line in terminals and notebooks; False for none.
 
     Raises
     ------
@@ -34,24 +38,29 @@ def analyze(path, *, references=("final",), streams=("grad",), groups=("*",), st
              "skip_damaged": bool(skip_damaged), "shadow": bool(shadow)}
     how = {"out": out, "threads": None if threads is None else _number("threads", threads, 1, 1024), "backend": backend,
            "devices": [_number("devices", d, 0, 2**31) for d in devices]}
-    return _read(str(_lpa.analyze(path, asked, how)), frame)
+    with shown(on_progress) as told:
+        table = _lpa.analyze(path, asked, how, told)
+    return _read(str(table), frame)
 
 
-def pairs(path, *, every=None, steps=None, out=None, threads=None, frame=None):
+def pairs(path, *, every=None, steps=None, out=None, threads=None, frame=None, on_progress=None):
     """Measures every step of a run against every K-th of its iterates, as `lpa pairs` does, and returns the table.
 
     Parameters
     ----------
     path : the run directory.
     every : K; by default such that there are some 200 references.
-    steps, out, threads, frame : as for :func:`lpa.analyze`.
+    steps, out, threads, frame, on_progress : as for :func:`lpa.analyze`.
     """
     asked = {"every": None if every is None else _number("every", every, 1, 2**63), "steps": steps, "out": out,
              "threads": None if threads is None else _number("threads", threads, 1, 1024)}
-    return _read(str(_lpa.pairs(path, asked)), frame)
+    with shown(on_progress) as told:
+        table = _lpa.pairs(path, asked, told)
+    return _read(str(table), frame)
 
 
-def lags(path, *, lags=(), reference="final", groups=("*",), steps=None, out=None, threads=None, frame=None):
+def lags(path, *, lags=(), reference="final", groups=("*",), steps=None, out=None, threads=None, frame=None,
+         on_progress=None):
     """Measures every step of a run against those some steps later, as `lpa lags` does, and returns the table.
 
     Parameters
@@ -59,13 +68,48 @@ def lags(path, *, lags=(), reference="final", groups=("*",), steps=None, out=Non
     path : the run directory.
     lags : how many steps later, a number or several; by default 1, 2, 5, 10, 20 and 50, as far as the path goes.
     reference : what distances are measured to, named as for `--ref`.
-    groups, steps, out, threads, frame : as for :func:`lpa.analyze`; steps says which are compared with later ones.
+    groups, steps, out, threads, frame, on_progress : as for :func:`lpa.analyze`; steps says which are compared with
+        later ones.
     """
     several = lags if isinstance(lags, (list, tuple, range)) else [lags]
     asked = {"lags": [_number("lags", k, 1, 2**63) for k in several], "reference": os.fspath(reference),
              "groups": _names(groups), "steps": steps, "out": out,
              "threads": None if threads is None else _number("threads", threads, 1, 1024)}
-    return _read(str(_lpa.lags(path, asked)), frame)
+    with shown(on_progress) as told:
+        table = _lpa.lags(path, asked, told)
+    return _read(str(table), frame)
+
+
+def noise(paths, *, probes=(), batch=None, window=None, reference="final", groups=("*",), steps=None, out=None,
+          threads=None, frame=None, on_progress=None):
+    """How noisy gradients are, as `lpa noise` has it: of one run with probes, one row a window and probe; of a list of
+    runs or tables that differ in their batch size, one row a quantity, with the power of the size that it goes as.
+
+    Parameters
+    ----------
+    paths : a run; or a list of runs, or of tables that :func:`analyze` has written.
+    probes : of one run, names as given to `rec.probe`; by default all, and all together.
+    batch : examples in a minibatch; by default what was recorded as metadata "batch" or "batch_size".
+    window : steps of a window, or "epoch"; by default a tenth of the path.
+    reference : r of the direction x - r, named as for `--ref`.
+    groups, steps, out, threads, frame, on_progress : as for :func:`lpa.analyze`; of a list only out, frame and
+        on_progress.
+    """
+    if not isinstance(paths, (str, os.PathLike)):
+        given = {"probes": probes, "batch": batch, "window": window, "steps": steps, "threads": threads,
+                 "reference": "" if reference == "final" else reference,
+                 "groups": [g for g in _names(groups) if g != "*"]}
+        if named := [name for name, value in given.items() if value]:
+            raise UsageError(f"{', '.join(named)}: this is for one run; several are compared as a whole")
+        tables = [(p, _table(p, {"on_progress": on_progress}, groups="*")) for p in _names(paths)]
+        return _derived(lambda to: _lpa.batches(tables, to), out, frame)
+    asked = {"probes": _names(probes), "batch": None if batch is None else float(_number("batch", batch, 1, 2**53)),
+             "window": None if window is None else str(window), "reference": os.fspath(reference),
+             "groups": _names(groups), "steps": steps, "out": out,
+             "threads": None if threads is None else _number("threads", threads, 1, 1024)}
+    with shown(on_progress) as told:
+        table = _lpa.noise(paths, asked, told)
+    return _read(str(table), frame)
 
 
 def windows(path, *, window=None, out=None, frame=None, **question):
@@ -129,7 +173,7 @@ def compare(paths, *, cross=False, x=None, window=None, seeds=None, out=None, fr
 
 def _table(path, question, groups=("*", "each")):
     if os.path.isfile(path):
-        if question:
+        if question := [name for name in question if name != "on_progress"]:
             raise UsageError(f"{', '.join(question)}: a table has the rows that it has; this is for runs")
         return os.fspath(path)
     return analyze(path, frame="path", **{"groups": groups, **question})
@@ -147,14 +191,15 @@ def _derived(write, out, frame):
         return _read(file, frame)
 
 
-def report(path, *, out=None, references=(), streams=(), groups=(), steps=None, threads=None):
-    """Writes a page about a run, as `lpa report` does, and returns its path.
+def report(path, *, out=None, references=(), streams=(), groups=(), steps=None, threads=None, on_progress=None):
+    """Writes a page about a run or a table, as `lpa report` does, and returns its path.
 
     Parameters
     ----------
-    path : the run directory.
+    path : a run, or a table that :func:`analyze` has written.
     out : where it goes; by default NAME.html in the working directory.
-    references, streams, groups, threads : as for :func:`lpa.analyze`.
+    references, streams, groups : of a run, as for :func:`lpa.analyze`; of a table those that are shown, by default all.
+    threads, on_progress : of a run, as for :func:`lpa.analyze`.
     steps : "A..B": only these are shown; the verdict is of all.
     """
     named = {"--ref": _names(references), "--group": _names(groups), "--stream": _names(streams)}
@@ -163,7 +208,9 @@ def report(path, *, out=None, references=(), streams=(), groups=(), steps=None, 
     how = {"out": out, "threads": None if threads is None else _number("threads", threads, 1, 1024), "backend": None,
            "devices": []}
     options = [word for option, names in named.items() for name in names for word in (option, name)]
-    return str(_lpa.report(path, asked, how, options))
+    chosen = [named["--ref"], named["--stream"], named["--group"]]
+    with shown(on_progress) as told:
+        return str(_lpa.report(path, asked, how, options, chosen, told))
 
 
 def _number(name, value, least, most):

@@ -6,7 +6,7 @@ import os
 import numpy as np
 
 from . import _lpa
-from .analysis import analyze, check, events, lags, pairs, report, windows
+from .analysis import analyze, check, events, lags, noise, pairs, report, windows
 from .dtypes import numpy_type
 
 
@@ -67,6 +67,10 @@ class Run:
     def lags(self, **question):
         """Every step against those some steps later, as a frame; `question` as for :func:`lpa.lags`."""
         return lags(self.path, **question)
+
+    def noise(self, **question):
+        """How noisy the gradients are, by probes, as a frame; `question` as for :func:`lpa.noise`."""
+        return noise(self.path, **question)
 
     def windows(self, **question):
         """What the path is like by windows of steps, as a frame; `question` as for :func:`lpa.windows`."""

@@ -4,24 +4,16 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use lpa::internals::{
-    CompareAsked, LagsOptions, PairsOptions, compare_ends, report_place, tabulate_claims,
-    tabulate_comparison, tabulate_events, tabulate_lags, tabulate_pairs, tabulate_windows, write_report,
+    CompareAsked, LagsOptions, NoiseOptions, PairsOptions, compare_ends, report_place, tabulate_batches,
+    tabulate_claims, tabulate_comparison, tabulate_events, tabulate_lags, tabulate_noise, tabulate_pairs,
+    tabulate_windows, write_report, write_report_of_table,
 };
-use lpa::{Backend, Execution, Observer, Question, Rename, Run, Steps};
+use lpa::{Backend, Execution, Question, Rename, Run, Steps};
 use pyo3::prelude::*;
 
 use crate::errors::{raise, usage};
 use crate::run::access;
-
-/// What lpa says to a person goes where the interpreter's own warnings go.
-struct Warnings;
-
-impl Observer for Warnings {
-    fn warn(&self, text: &str) {
-        use std::io::Write;
-        let _ = write!(std::io::stderr().lock(), "{text}");
-    }
-}
+use crate::watch::{Watch, watched};
 
 /// What is asked, by the names of `lpa.analyze`.
 #[derive(FromPyObject)]
@@ -68,7 +60,7 @@ impl How {
         };
         let contradiction = || usage("devices are GPUs, which backend=\"cpu\" does not use");
         let backend = backend.on(&self.devices).ok_or_else(contradiction)?;
-        let mut execution = Execution { backend, observer: &Warnings, ..Execution::default() };
+        let mut execution = Execution { backend, ..Execution::default() };
         execution.threads = self.threads.unwrap_or(execution.threads);
         Ok(execution)
     }
@@ -76,11 +68,22 @@ impl How {
 
 /// Analyzes as `lpa analyze` does; returns the table's path.
 #[pyfunction]
-pub(crate) fn analyze(py: Python<'_>, path: PathBuf, asked: Asked, how: How) -> PyResult<PathBuf> {
-    let (execution, out) = (how.execution()?, how.out.as_deref());
+#[pyo3(signature = (path, asked, how, on_progress))]
+pub(crate) fn analyze(
+    py: Python<'_>,
+    path: PathBuf,
+    asked: Asked,
+    how: How,
+    on_progress: Option<Bound<'_, PyAny>>,
+) -> PyResult<PathBuf> {
+    let Execution { threads, backend, .. } = how.execution()?;
+    let out = how.out.as_deref();
     let (question, access) = (asked.question()?, access(true)?);
-    let table = py.detach(|| question.tabulate(&Run::open(&path, access)?, &execution, out));
-    table.map(|table| table.path).map_err(raise)
+    let table = watched(py, on_progress, |watch: &Watch| {
+        let how = Execution { threads, backend, observer: watch };
+        question.tabulate(&Run::open(&path, access)?.until(&watch.stop), &how, out)
+    });
+    table.map(|table| table.path)
 }
 
 /// Which pairs, by the names of `lpa.pairs`.
@@ -95,13 +98,21 @@ pub(crate) struct AskedPairs {
 
 /// Measures all pairs as `lpa pairs` does; returns the table's path.
 #[pyfunction]
-pub(crate) fn pairs(py: Python<'_>, path: PathBuf, asked: AskedPairs) -> PyResult<PathBuf> {
+#[pyo3(signature = (path, asked, on_progress))]
+pub(crate) fn pairs(
+    py: Python<'_>,
+    path: PathBuf,
+    asked: AskedPairs,
+    on_progress: Option<Bound<'_, PyAny>>,
+) -> PyResult<PathBuf> {
     let AskedPairs { every, steps, threads, out } = asked;
     let steps = steps.map_or(Ok(Steps::default()), |s| s.parse()).map_err(usage)?;
     let options = PairsOptions { every, steps, threads: threads.unwrap_or(Execution::default().threads) };
     let access = access(true)?;
-    let measured = || tabulate_pairs(&Run::open(&path, access)?, &options, out.as_deref(), &Warnings);
-    py.detach(measured).map(|table| table.path).map_err(raise)
+    let table = watched(py, on_progress, |watch: &Watch| {
+        tabulate_pairs(&Run::open(&path, access)?.until(&watch.stop), &options, out.as_deref(), watch)
+    });
+    table.map(|table| table.path)
 }
 
 /// Which lags, by the names of `lpa.lags`.
@@ -118,15 +129,65 @@ pub(crate) struct AskedLags {
 
 /// Measures steps against later ones as `lpa lags` does; returns the table's path.
 #[pyfunction]
-pub(crate) fn lags(py: Python<'_>, path: PathBuf, asked: AskedLags) -> PyResult<PathBuf> {
+#[pyo3(signature = (path, asked, on_progress))]
+pub(crate) fn lags(
+    py: Python<'_>,
+    path: PathBuf,
+    asked: AskedLags,
+    on_progress: Option<Bound<'_, PyAny>>,
+) -> PyResult<PathBuf> {
     let AskedLags { lags, reference, groups, steps, threads, out } = asked;
     let reference = reference.parse().map_err(usage)?;
     let steps = steps.map_or(Ok(Steps::default()), |s| s.parse()).map_err(usage)?;
     let threads = threads.unwrap_or(Execution::default().threads);
     let options = LagsOptions { lags, reference, groups, steps, threads };
     let access = access(true)?;
-    let measured = || tabulate_lags(&Run::open(&path, access)?, &options, out.as_deref(), &Warnings);
-    py.detach(measured).map(|table| table.path).map_err(raise)
+    let table = watched(py, on_progress, |watch: &Watch| {
+        tabulate_lags(&Run::open(&path, access)?.until(&watch.stop), &options, out.as_deref(), watch)
+    });
+    table.map(|table| table.path)
+}
+
+/// What of noise, by the names of `lpa.noise`.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct AskedNoise {
+    probes: Vec<String>,
+    batch: Option<f64>,
+    window: Option<String>,
+    reference: String,
+    groups: Vec<String>,
+    steps: Option<String>,
+    threads: Option<usize>,
+    out: Option<PathBuf>,
+}
+
+/// Measures the noise of gradients as `lpa noise` does of one run; returns the table's path.
+#[pyfunction]
+#[pyo3(signature = (path, asked, on_progress))]
+pub(crate) fn noise(
+    py: Python<'_>,
+    path: PathBuf,
+    asked: AskedNoise,
+    on_progress: Option<Bound<'_, PyAny>>,
+) -> PyResult<PathBuf> {
+    let AskedNoise { probes, batch, window, reference, groups, steps, threads, out } = asked;
+    let reference = reference.parse().map_err(usage)?;
+    let steps = steps.map_or(Ok(Steps::default()), |s| s.parse()).map_err(usage)?;
+    let threads = threads.unwrap_or(Execution::default().threads);
+    let options = NoiseOptions { probes, batch, window, reference, groups, steps, threads };
+    let access = access(true)?;
+    let table = watched(py, on_progress, |watch: &Watch| {
+        tabulate_noise(&Run::open(&path, access)?.until(&watch.stop), &options, out.as_deref(), watch)
+    });
+    table.map(|table| table.path)
+}
+
+/// Writes how the cosines of tables go with the batch size, as `lpa noise` does of several runs; `names` are what they are
+/// called.
+#[pyfunction]
+pub(crate) fn batches(py: Python<'_>, tables: Vec<(String, PathBuf)>, out: PathBuf) -> PyResult<()> {
+    py.detach(|| tabulate_batches(&tables, &out)).map(drop).map_err(raise)
 }
 
 /// Writes the events of a table as `lpa events` does.
@@ -168,24 +229,31 @@ pub(crate) fn compare(
     py.detach(|| tabulate_comparison(&tables, asked, &out)).map(drop).map_err(raise)
 }
 
-/// Writes the page of a run as `lpa report` does, of the steps that are named; returns its path.
+/// Writes the page of a run or a table as `lpa report` does, of the steps that are named; returns its path. Of a table all
+/// that was not asked for by `options` is shown.
 #[pyfunction]
+#[pyo3(signature = (path, asked, how, options, chosen, on_progress))]
 pub(crate) fn report(
     py: Python<'_>,
     path: PathBuf,
     asked: Asked,
     how: How,
     options: Vec<String>,
+    chosen: [Vec<String>; 3],
+    on_progress: Option<Bound<'_, PyAny>>,
 ) -> PyResult<PathBuf> {
-    let execution = how.execution()?;
+    let Execution { threads, backend, .. } = how.execution()?;
     let (question, access) = (asked.question()?, access(true)?);
     let steps = question.steps.clone();
     // The table is of all steps, and so is the verdict.
     let question = Question { steps: Steps::default(), ..question };
-    let write = || {
+    watched(py, on_progress, |watch: &Watch| {
         let out = report_place(&path, how.out.as_deref(), &steps)?;
-        let table = question.tabulate(&Run::open(&path, access)?, &execution, None)?.path;
+        if path.is_file() {
+            return write_report_of_table(&path, chosen, &options, &steps, &out).map(|()| out);
+        }
+        let how = Execution { threads, backend, observer: watch };
+        let table = question.tabulate(&Run::open(&path, access)?.until(&watch.stop), &how, None)?.path;
         write_report(&path, &table, &options, &steps, &out).map(|()| out)
-    };
-    py.detach(write).map_err(raise)
+    })
 }

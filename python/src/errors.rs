@@ -1,6 +1,7 @@
 //! Errors of the library as exceptions: a class for each kind, with what they are about as attributes.
 
 use lpa::ErrorKind;
+use lpa::internals::printable_in_line;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
@@ -22,7 +23,7 @@ pub(crate) fn raise(e: lpa::Error) -> PyErr {
         _ => "Error",
     };
     Python::attach(|py| {
-        let raised = exception(py, class, &e.to_string()).and_then(|(raised, value)| {
+        let raised = exception(py, class, &printable_in_line(&e.to_string())).and_then(|(raised, value)| {
             value.setattr("path", e.path().map(|p| p.display().to_string()))?;
             value.setattr("step", e.step())?;
             value.setattr("tensor", e.tensor())?;

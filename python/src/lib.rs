@@ -10,6 +10,7 @@ mod errors;
 mod meter;
 mod queue;
 mod run;
+mod watch;
 mod writer;
 
 use pyo3::prelude::*;
@@ -36,6 +37,8 @@ fn _lpa(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(analysis::analyze, m)?)?;
     m.add_function(wrap_pyfunction!(analysis::pairs, m)?)?;
     m.add_function(wrap_pyfunction!(analysis::lags, m)?)?;
+    m.add_function(wrap_pyfunction!(analysis::noise, m)?)?;
+    m.add_function(wrap_pyfunction!(analysis::batches, m)?)?;
     m.add_function(wrap_pyfunction!(analysis::events, m)?)?;
     m.add_function(wrap_pyfunction!(analysis::windows, m)?)?;
     m.add_function(wrap_pyfunction!(analysis::check, m)?)?;

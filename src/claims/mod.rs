@@ -2,9 +2,10 @@
 //!
 //! Owns which claims there are and what an answer is: whether the claim holds of these paths, by which numbers, what the
 //! same check says of a random walk, and in a sentence. `path` is what is known of a path, `one` has the claims on a
-//! single one (`cosine` and `motion` most of them, `rows` what these take), `several` those that compare, `table` and
-//! `words` how they are told.
+//! single one (`cosine` and `motion` most of them, `rows` what these take), `several` those that compare (`told` which
+//! paths, `batches` by batch size), `table` and `words` how they are told.
 
+mod batches;
 mod cosine;
 mod motion;
 mod one;
@@ -12,10 +13,12 @@ mod path;
 mod rows;
 mod several;
 mod table;
+mod told;
 mod words;
 
 use std::path::{Path as File, PathBuf};
 
+pub(crate) use crate::claims::batches::{Batches, QUANTITIES};
 pub(crate) use crate::claims::path::Path;
 pub(crate) use crate::claims::table::{json, write};
 pub(crate) use crate::claims::words::summary;

@@ -91,14 +91,15 @@ impl Series {
             }
             Some(cut)
         };
-        let epochs = cut(Spans::Epoch).filter(|all| all.len() >= EPOCHS);
+        let epochs = cut(Spans::Epoch).filter(|all| all.len() >= EPOCHS && self.has_epochs());
         epochs.or_else(|| cut(Spans::default())).unwrap_or_default()
     }
 
-    /// True if every row has an epoch, and there is more than one.
+    /// True if every row has an epoch, there is more than one, and they do not go back, as after a restart.
     pub(super) fn has_epochs(&self) -> bool {
         let epoch = |r: &Reading| r.epoch.map(f64::floor);
         self.rows.iter().all(|r| r.epoch.is_some())
+            && self.rows.windows(2).all(|pair| epoch(&pair[0]) <= epoch(&pair[1]))
             && self.rows.first().and_then(epoch) < self.rows.last().and_then(epoch)
     }
 

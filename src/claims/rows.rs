@@ -7,7 +7,7 @@ use crate::summary::significant;
 
 pub(super) const NO_ROWS: &str =
     "there are no rows of gradients over all parameters against an iterate of the path itself";
-pub(super) const NO_EPOCHS: &str = "epochs were not recorded, or there is only one";
+pub(super) const NO_EPOCHS: &str = "epochs were not recorded, go back, or there is only one";
 
 pub(super) fn own(path: &Path) -> Result<&Series, Answer> {
     path.own.as_ref().ok_or_else(|| Answer::undecidable(NO_ROWS))
@@ -29,7 +29,7 @@ pub(super) fn epoch(row: &Reading) -> f64 {
 pub(super) fn before_the_last_epoch(series: &Series) -> (&[Reading], &'static str) {
     let rows = &series.rows;
     if !series.has_epochs() {
-        return (rows, "of the whole path (epochs were not recorded, or there is only one)");
+        return (rows, "of the whole path (epochs were not recorded, go back, or there is only one)");
     }
     let last = rows.last().map_or(0.0, epoch);
     let end = rows.iter().position(|r| epoch(r) >= last).unwrap_or(rows.len());

@@ -1,9 +1,11 @@
 //! Claims that compare paths.
 
+use crate::claims::batches::Batches;
 use crate::claims::path::Path;
+use crate::claims::told::{Told, middle, told};
 use crate::claims::{Answer, Claim, Outcome};
 use crate::reading::{Reading, Series};
-use crate::statistics::{median, quantile, slope, sorted};
+use crate::statistics::{Slope, median, quantile, sorted};
 use crate::summary::significant;
 
 /// A claim, and how it is checked.
@@ -49,61 +51,30 @@ pub(super) const CHECKS: [Check; 5] = [
     ),
 ];
 
-/// A path with its rows.
-type Told<'a> = (&'a Path, &'a Series);
-
-/// The paths of whole runs, each once.
-fn told(paths: &[Path]) -> Vec<Told<'_>> {
-    let is_new = |i: usize| {
-        paths[i].training.run_id.is_empty()
-            || paths[..i].iter().all(|other| other.training.run_id != paths[i].training.run_id)
-    };
-    let whole =
-        (0..paths.len()).filter(|&i| is_new(i) && paths[i].training.part.is_none()).map(|i| &paths[i]);
-    whole.filter_map(|p| Some((p, p.own.as_ref()?))).collect()
-}
-
-/// The median over the path but for its first and last tenth, where it begins and where it is bias.
-fn middle(series: &Series, of: fn(&Reading) -> Option<f64>) -> Option<f64> {
-    median(series.part(0.1, 0.9).iter().filter_map(of))
-}
-
 fn batches(paths: &[Path]) -> Answer {
-    let exponent = |of: fn(&Reading) -> Option<f64>| {
-        let point = |(path, series): &Told<'_>| {
-            let cos = middle(series, of).filter(|c| *c > 0.0)?;
-            Some((path.training.batch()?.ln(), cos.ln()))
-        };
-        slope(&told(paths).iter().filter_map(point).collect::<Vec<_>>())
+    let Batches { sizes, exponents: [cos, walk, excess], .. } = Batches::of(paths);
+    let cos = match cos {
+        Ok(cos) => cos,
+        Err(why) => return Answer::undecidable(why),
     };
-    let known: Vec<f64> = sorted(told(paths).iter().filter_map(|(path, _)| path.training.batch()));
-    let distinct = known.chunk_by(|a, b| a.total_cmp(b).is_eq()).count();
-    if distinct < 3 {
-        return Answer::undecidable(
-            "paths of three or more batch sizes are needed, recorded as metadata \"batch\" or \"batch_size\"",
-        );
-    }
-    let Some(cos) = exponent(|r| r.cos) else {
-        return Answer::undecidable("fewer than three paths have a positive median cosine");
+    let text = |s: &Result<Slope, String>| match s {
+        Ok(s) => format!("{} +- {}", significant(s.value), significant(s.half)),
+        Err(_) => "not known".to_owned(),
     };
-    let (walk, excess) = (exponent(|r| r.cos_walk), exponent(|r| r.cos_excess));
-    let text = |s: Option<crate::statistics::Slope>| {
-        s.map_or_else(
-            || "not known".to_owned(),
-            |s| format!("{} +- {}", significant(s.value), significant(s.half)),
-        )
+    let beyond = match &excess {
+        Ok(_) => format!("what is beyond it as batch^({})", text(&excess)),
+        Err(why) => format!("what is beyond it as no known power, since {why}"),
     };
     let holds = cos.value - cos.half > 0.0 && (cos.value - 0.5).abs() <= cos.half;
     Answer {
         outcome: Outcome::of(holds),
         value: Some(cos.value),
-        walk: walk.map(|s| s.value),
+        walk: walk.as_ref().ok().map(|s| s.value),
         sentence: format!(
-            "Over {distinct} batch sizes the median cosine goes as batch^({}); that of random walks of the same steps, \
-             which are fewer where batches are larger, as batch^({}), and what is beyond it as batch^({}).",
-            text(Some(cos)),
-            text(walk),
-            text(excess)
+            "Over {sizes} batch sizes the median cosine goes as batch^({}); that of random walks of the same steps, \
+             which are fewer where batches are larger, as batch^({}), and {beyond}.",
+            text(&Ok(cos)),
+            text(&walk)
         ),
     }
 }

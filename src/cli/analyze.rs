@@ -11,7 +11,7 @@ use crate::question::{Execution, Made, Question, Steps};
 use crate::reference::{ReferenceSpec, Rename};
 use crate::run::Run;
 use crate::run::format::manifest::GRAD;
-use crate::summary::{significant, thousands};
+use crate::summary::{counted, significant};
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -108,9 +108,9 @@ fn tabulate(a: &Arguments, run: &Run, how: &Execution<'_>, progress: &Progress) 
     let (elapsed, read) = progress.measured();
     let seconds = elapsed.as_secs_f64().max(1e-6);
     say(&format!(
-        "{}: {summary}\nwrote {path} ({} rows, {}) in {} s ({} steps/s, {})\n",
+        "{}: {summary}\nwrote {path} ({}, {}) in {} s ({} steps/s, {})\n",
         run.path.display(),
-        thousands(rows),
+        counted(rows, "row"),
         bytes(size),
         significant(seconds),
         significant(steps as f64 / seconds),

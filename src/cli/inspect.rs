@@ -6,10 +6,11 @@ use std::fmt::Write as _;
 use crate::cli::{RunArguments, bytes, say};
 use crate::codec::Codec;
 use crate::error::Result;
+use crate::printable::printable_in_line;
 use crate::run::Run;
 use crate::run::format::journal::State;
 use crate::run::format::vector_id::{StreamId, VectorId};
-use crate::summary::{significant, thousands};
+use crate::summary::{counted, significant, thousands};
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -100,7 +101,12 @@ fn write_head(run: &Run, survey: &Survey, out: &mut String) {
     }
     line(
         "parameters",
-        format!("{} in {} tensors ({})", thousands(m.parameters()), m.tensors.len(), m.types()),
+        format!(
+            "{} in {} ({})",
+            thousands(m.parameters()),
+            counted(m.tensors.len() as u64, "tensor"),
+            m.types()
+        ),
     );
     let groups = serde_json::json!(m.optimizer.param_groups);
     let name = if m.optimizer.name.is_empty() { "unknown" } else { &m.optimizer.name };
@@ -128,7 +134,7 @@ fn write_head(run: &Run, survey: &Survey, out: &mut String) {
         line("attempts", format!("{}; {} superseded shards", all.join(", "), run.superseded().len()));
     }
     if !run.dropped().is_empty() {
-        line("dropped", format!("{} steps have no vectors", run.dropped().len()));
+        line("dropped", format!("{} without vectors", counted(run.dropped().len() as u64, "step")));
     }
     if !survey.columns.is_empty() {
         line("scalars", survey.columns.iter().cloned().collect::<Vec<_>>().join(", "));
@@ -136,7 +142,7 @@ fn write_head(run: &Run, survey: &Survey, out: &mut String) {
     if !m.metadata.is_empty() {
         line("metadata", serde_json::json!(m.metadata).to_string());
     }
-    line("on disk", format!("{} in {} shards", bytes(survey.file_bytes), thousands(survey.shards)));
+    line("on disk", format!("{} in {}", bytes(survey.file_bytes), counted(survey.shards, "shard")));
 }
 
 fn write_streams(run: &Run, survey: &Survey, out: &mut String) {
@@ -160,12 +166,15 @@ fn write_streams(run: &Run, survey: &Survey, out: &mut String) {
 
 fn write_tensors(run: &Run, out: &mut String) {
     let tensors = &run.manifest.tensors;
-    let width = tensors.iter().map(|t| t.name.chars().count()).max().unwrap_or(0).max(6);
+    let width = tensors.iter().map(|t| printable_in_line(&t.name).chars().count()).max().unwrap_or(0).max(6);
     let _ = writeln!(out, "\n  {:width$}  {:>14}  type and shape", "tensor", "parameters");
     for t in tensors {
-        let aliases =
-            if t.aliases.is_empty() { String::new() } else { format!(", also {}", t.aliases.join(", ")) };
-        let _ =
-            writeln!(out, "  {:width$}  {:>14}  {}{aliases}", t.name, thousands(t.elements()), t.describe());
+        let aliases = if t.aliases.is_empty() {
+            String::new()
+        } else {
+            format!(", also {}", printable_in_line(&t.aliases.join(", ")))
+        };
+        let name = printable_in_line(&t.name);
+        let _ = writeln!(out, "  {name:width$}  {:>14}  {}{aliases}", thousands(t.elements()), t.describe());
     }
 }

@@ -16,6 +16,7 @@ mod inspect;
 mod join;
 mod lags;
 mod map;
+mod noise;
 mod output;
 mod pack;
 mod pairs;
@@ -37,6 +38,7 @@ use std::path::PathBuf;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::error::{Error, ErrorKind, Usage};
+use crate::printable::{printable, printable_in_line};
 use crate::run::Access;
 use crate::table::Written;
 
@@ -57,6 +59,8 @@ enum Command {
     /// Measure every step against those some steps later: whether gradients agree or oppose each other, and how far
     /// the path moves
     Lags(lags::Arguments),
+    /// Measure how noisy gradients are, by probes beside them; or how the cosines of several runs go with the batch size
+    Noise(noise::Arguments),
     /// Draw a heat map of all pairs of steps and reference iterates: cosines or distances
     Map(map::Arguments),
     /// Draw metrics of a run or a table as a figure for a paper: SVG or PNG, and the numbers in it as CSV
@@ -125,17 +129,25 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
             return if e.use_stderr() { 2 } else { 0 };
         }
     };
+    report_full_files();
     match carry_out(arguments.command) {
         Ok(Fine::Yes) => 0,
         Ok(Fine::ButUndecided) => 3,
         Err(e) if is_closed_pipe(&e) => 0,
         Err(e) => {
-            let _ = writeln!(std::io::stderr(), "lpa: {e}");
+            let _ = writeln!(std::io::stderr(), "lpa: {}", printable_in_line(&e.to_string()));
             let asked =
                 e.is::<Usage>() || e.downcast_ref().is_some_and(|e: &Error| e.kind() == ErrorKind::Usage);
             if asked { 2 } else { 1 }
         }
     }
+}
+
+/// Makes a file that grows beyond the limit of the process (`ulimit -f`) an error, after which nothing is left of it, rather
+/// than the end of the program.
+fn report_full_files() {
+    // SAFETY: the action is to ignore, so no code runs in a handler.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
 /// How a command went that went well.
@@ -151,6 +163,7 @@ fn carry_out(command: Command) -> anyhow::Result<Fine> {
         Command::Analyze(a) => analyze::run(&a),
         Command::Pairs(a) => pairs::run(&a),
         Command::Lags(a) => lags::run(&a),
+        Command::Noise(a) => noise::run(&a),
         Command::Map(a) => map::run(&a),
         Command::Plot(a) => plot::run(&a),
         Command::Windows(a) => windows::run(&a),
@@ -180,15 +193,15 @@ fn carry_out(command: Command) -> anyhow::Result<Fine> {
 /// Writes to standard output; a closed pipe is an error that ends the program quietly.
 fn say(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|source| {
+    out.write_all(printable(text).as_bytes()).and_then(|()| out.flush()).map_err(|source| {
         anyhow::Error::from(Error::Io { action: "write", path: PathBuf::from("standard output"), source })
     })
 }
 
 /// That a table was written, in a line.
 fn told(written: &Written) -> String {
-    let rows = crate::summary::thousands(written.rows);
-    format!("\nwrote {} ({rows} rows, {})\n", written.path.display(), bytes(written.bytes))
+    let rows = crate::summary::counted(written.rows, "row");
+    format!("\nwrote {} ({rows}, {})\n", written.path.display(), bytes(written.bytes))
 }
 
 fn is_closed_pipe(e: &anyhow::Error) -> bool {

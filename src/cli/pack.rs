@@ -9,7 +9,7 @@ use crate::pack::transcript::Storing;
 use crate::pack::{Options, Pack};
 use crate::run::format::manifest::{Precision, Storage};
 use crate::run::write::writer::Profile;
-use crate::summary::{significant, thousands};
+use crate::summary::{counted, significant};
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -46,7 +46,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     let mut left = Vec::new();
     if packed.superseded.0 > 0 {
         let (shards, size) = packed.superseded;
-        left.push(format!("{} superseded shards ({})", thousands(shards as u64), bytes(size)));
+        left.push(format!("{} ({})", counted(shards as u64, "superseded shard"), bytes(size)));
     }
     if packed.set_aside {
         left.push("bad/".to_owned());

@@ -8,7 +8,7 @@ use crate::cli::{RunArguments, bytes, say};
 use crate::pairs::{Options, tabulate};
 use crate::question::{Execution, Steps};
 use crate::run::Run;
-use crate::summary::{significant, thousands};
+use crate::summary::{counted, significant};
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -43,11 +43,11 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
         return Ok(());
     }
     say(&format!(
-        "{}: {}\nwrote {} ({} rows, {}) in {} s\n",
+        "{}: {}\nwrote {} ({}, {}) in {} s\n",
         run.path.display(),
         table.summary,
         table.path.display(),
-        thousands(table.rows),
+        counted(table.rows, "row"),
         bytes(table.bytes),
         significant(progress.measured().0.as_secs_f64())
     ))

@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::analyze::Observer;
 use crate::cli::rate;
+use crate::printable::{printable, printable_in_line};
 use crate::summary::significant;
 
 /// Shows steps a second, bytes a second and the time left.
@@ -50,12 +51,12 @@ impl Progress {
 impl Observer for Progress {
     fn note(&self, line: &str) {
         if !self.quiet {
-            let _ = writeln!(std::io::stderr().lock(), "note: {line}");
+            let _ = writeln!(std::io::stderr().lock(), "note: {}", printable_in_line(line));
         }
     }
 
     fn warn(&self, text: &str) {
-        let _ = write!(std::io::stderr().lock(), "{text}");
+        let _ = write!(std::io::stderr().lock(), "{}", printable(text));
     }
 
     fn begin(&self, cells: u64, chunks: u64) {

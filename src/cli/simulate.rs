@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 
+use crate::analyze::Observer as _;
+use crate::cli::progress::Progress;
 use crate::cli::say;
 use crate::error::Usage;
 use crate::simulate::optimizer::Settings;
 use crate::simulate::problem::{Alm, Problem, Quadratic, RandomWalk, Sm};
 use crate::simulate::{Schedule, simulate};
-use crate::summary::thousands;
+use crate::summary::counted;
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -100,12 +102,18 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
         nesterov: a.nesterov,
         weight_decay: a.weight_decay,
     };
-    simulate(&a.run, problem.as_mut(), &settings, a.schedule, a.steps, a.seed)?;
+    let progress = Progress::new(false);
+    progress.begin(a.steps, 1);
+    let of_step = 2 * size_of::<f32>() as u64 * dim as u64;
+    let told = || progress.advance(1, of_step);
+    let recorded = simulate(&a.run, problem.as_mut(), &settings, a.schedule, a.steps, a.seed, &told);
+    progress.end();
+    recorded?;
     say(&format!(
-        "recorded {} steps of {} in {} dimensions in {path}\nlpa analyze {path}\n",
-        thousands(a.steps),
+        "recorded {} of {} in {} in {path}\nlpa analyze {path}\n",
+        counted(a.steps, "step"),
         problem.name(),
-        thousands(dim as u64),
+        counted(dim as u64, "dimension"),
         path = a.run.display()
     ))
 }

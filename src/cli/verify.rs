@@ -2,10 +2,12 @@
 
 use std::fmt::Write as _;
 
+use crate::analyze::Observer as _;
+use crate::cli::progress::Progress;
 use crate::cli::{RunArguments, say};
 use crate::run::Run;
-use crate::summary::thousands;
-use crate::verify::verify;
+use crate::summary::counted;
+use crate::verify::verify_told;
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -15,17 +17,22 @@ pub(super) struct Arguments {
 
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     let run = Run::open(&a.run.run, a.run.access()?)?;
-    let found = verify(&run);
+    let progress = Progress::new(false);
+    let chunks = run.table.chunks().len() as u64;
+    let steps = run.steps();
+    progress.begin((steps.end - steps.start) * chunks, chunks);
+    let found = verify_told(&run, &|cells, read| progress.advance(cells, read));
+    progress.end();
     if found.problems.is_empty() {
         let state = match run.final_step() {
             Some(step) => format!("complete, final iterate x_{step}"),
-            None => format!("not complete, {} steps", thousands(run.steps().end)),
+            None => format!("not complete, {}", counted(run.steps().end, "step")),
         };
         return say(&format!(
-            "{}: {} shards, {} chunks: all as written ({state})\n",
+            "{}: {}, {}: all as written ({state})\n",
             run.path.display(),
-            thousands(found.shards),
-            thousands(found.chunks)
+            counted(found.shards, "shard"),
+            counted(found.chunks, "chunk")
         ));
     }
     let mut text = String::new();
@@ -33,5 +40,5 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
         let _ = writeln!(text, "{e}");
     }
     say(&text)?;
-    anyhow::bail!("{}: {} problems", run.path.display(), found.problems.len())
+    anyhow::bail!("{}: {}", run.path.display(), counted(found.problems.len() as u64, "problem"))
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::events::{Event, Events, Happened};
-use crate::summary::{significant, thousands, wrap};
+use crate::summary::{counted, significant, thousands, wrap};
 
 /// Events that are listed of a kind.
 const LISTED: usize = 10;
@@ -11,7 +11,7 @@ const LISTED: usize = 10;
 /// The text: how many of each kind, and the first ones.
 pub(crate) fn summary(events: &Events) -> String {
     let (rows, first, last) = events.steps;
-    let mut out = format!("{} steps from {first} to {last}\n", thousands(rows));
+    let mut out = format!("{} from {first} to {last}\n", counted(rows, "step"));
     for key in events.keys.iter().take(LISTED) {
         let never = if events.never_finite.contains(key) {
             ": at every step something is not finite (the reference, or all gradients)"
@@ -24,18 +24,18 @@ pub(crate) fn summary(events: &Events) -> String {
     let against = |e: &Event| format!("{}, {}", e.key.reference, e.key.stream);
     for happened in Happened::ALL {
         let of: Vec<&Event> = events.all.iter().filter(|e| e.happened == happened).collect();
-        let title = match happened {
-            Happened::Negative => "negative cosines",
-            Happened::Nonfinite => "rows with infinities or NaN",
-            Happened::GradientSpike => "spikes of the gradient's norm",
-            Happened::StepSpike => "spikes of the step's length",
+        let (what, of_what) = match happened {
+            Happened::Negative => ("negative cosine", ""),
+            Happened::Nonfinite => ("row", " with infinities or NaN"),
+            Happened::GradientSpike => ("spike", " of the gradient's norm"),
+            Happened::StepSpike => ("spike", " of the step's length"),
             Happened::LossSpike if events.signed_loss => {
                 out.push_str("\nSpikes of the loss were not looked for, since it is not always positive.\n");
                 continue;
             }
-            Happened::LossSpike => "spikes of the loss",
+            Happened::LossSpike => ("spike", " of the loss"),
         };
-        let _ = writeln!(out, "\n{} {title}", thousands(of.len() as u64));
+        let _ = writeln!(out, "\n{}{of_what}", counted(of.len() as u64, what));
         if of.is_empty() {
             continue;
         }

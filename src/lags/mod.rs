@@ -62,14 +62,7 @@ impl Options {
     fn description(&self, plan: &Plan, reference: &Reference) -> Vec<String> {
         let joined = |all: &[u64]| all.iter().map(u64::to_string).collect::<Vec<_>>().join("+");
         let lags = (!self.lags.is_empty()).then(|| format!("lags-{}", joined(&plan.lags)));
-        let reference = match &self.reference {
-            ReferenceSpec::Own(OwnReference::Final) => None,
-            ReferenceSpec::Own(own) => Some(own.to_string()),
-            // Files of many places have the same name.
-            ReferenceSpec::Path(_) => {
-                Some(format!("{}-{}", reference.name.trim_end_matches(".safetensors"), reference.xxh3))
-            }
-        };
+        let reference = reference.described(&self.reference);
         let groups = (self.groups != [ALL]).then(|| {
             self.groups.iter().map(|g| if g == ALL { "all" } else { g }).collect::<Vec<_>>().join("+")
         });

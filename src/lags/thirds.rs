@@ -5,6 +5,9 @@
 /// Consecutive parts of a third whose means say how certain its own is.
 const PARTS: usize = 10;
 
+/// Values from which on that is said.
+pub(super) const LEAST: usize = 2 * PARTS;
+
 /// A mean.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Mean {
@@ -34,7 +37,7 @@ impl Mean {
         let parts: Vec<f64> = (0..PARTS)
             .map(|p| mean(&values[p * values.len() / PARTS..(p + 1) * values.len() / PARTS]))
             .collect();
-        let error = (values.len() >= 2 * PARTS).then(|| {
+        let error = (values.len() >= LEAST).then(|| {
             let (count, middle) = (PARTS as f64, parts.iter().sum::<f64>() / PARTS as f64);
             let squares: f64 = parts.iter().map(|m| (m - middle).powi(2)).sum();
             (squares / (count - 1.0) / count).sqrt()

@@ -3,11 +3,11 @@
 use crate::group::ALL;
 use crate::lags::Lags;
 use crate::lags::meeting::Meeting;
-use crate::lags::thirds::{Mean, means};
+use crate::lags::thirds::{LEAST, Mean, means};
 use crate::metrics::growth::exponent;
 use crate::run::format::manifest::GRAD;
 use crate::run::format::vector_id::StreamId;
-use crate::summary::{significant, thousands};
+use crate::summary::{counted, significant, thousands};
 
 /// Standard errors from which on a mean is said to be positive or negative.
 // Of three thirds at six lags, with nine degrees of freedom each, some is beyond it in four of a thousand walks.
@@ -31,6 +31,8 @@ struct Nulls {
     absent: u64,
     /// A gradient is zero or not finite.
     no_cos: u64,
+    /// Only the parts orthogonal to x - r are not known, since that is not finite.
+    no_direction: u64,
     /// Only the parts orthogonal to x - r are not known.
     no_cos_perp: u64,
 }
@@ -42,11 +44,11 @@ pub(super) fn summary(lags: &Lags<'_>) -> String {
     let listed = |all: &[u64]| all.iter().map(|k| thousands(*k)).collect::<Vec<_>>().join(", ");
     let of_group = if group.name == ALL { String::new() } else { format!(" of '{}'", group.name) };
     let mut lines = vec![format!(
-        "{} steps, each with those {} later, against {}; {} parameters{of_group}",
-        thousands(plan.steps.len() as u64),
+        "{}, each with those {} later, against {}; {}{of_group}",
+        counted(plan.steps.len() as u64, "step"),
         listed(&plan.lags),
         lags.reference.name,
-        thousands(group.parameters)
+        counted(group.parameters, "parameter")
     )];
     let mut nulls = Nulls::default();
     lags.of_group(number).for_each(|m| nulls.count(&m));
@@ -68,8 +70,8 @@ pub(super) fn summary(lags: &Lags<'_>) -> String {
     lines.extend(nulls.lines());
     if plan.left_out > 0 {
         lines.push(format!(
-            "  left out      {} pairs of steps, since one of the two iterates is not recorded",
-            thousands(plan.left_out)
+            "  left out      {} of steps, since one of the two iterates is not recorded",
+            counted(plan.left_out, "pair")
         ));
     }
     if !plan.too_long.is_empty() {
@@ -136,7 +138,21 @@ fn certain(all: &[OfLag], sign: impl Fn(f64) -> bool) -> String {
         }
     }
     let beyond = format!("by more than {CERTAIN} standard errors");
-    if parts.is_empty() { format!("nowhere {beyond}") } else { format!("{} ({beyond})", parts.join("; ")) }
+    let means = || all.iter().flat_map(|l| &l.cos);
+    let tested = means().filter(|mean| mean.is_some_and(|m| m.error.is_some())).count();
+    if tested == 0 {
+        return format!(
+            "not known: no third of the path has {LEAST} pairs with a cosine, from which an error is had"
+        );
+    }
+    let untested = match means().count() - tested {
+        0 => String::new(),
+        some => format!("; not known in {}, of fewer than {LEAST} pairs", counted(some as u64, "mean")),
+    };
+    match parts.is_empty() {
+        true => format!("nowhere {beyond}{untested}"),
+        false => format!("{} ({beyond}){untested}", parts.join("; ")),
+    }
 }
 
 fn displacement(lags: &Lags<'_>, all: &[OfLag]) -> String {
@@ -165,6 +181,9 @@ impl Nulls {
         match (m.gg(), finite(m.cos()), finite(m.cos_perp())) {
             (None, ..) => self.absent += 1,
             (_, false, _) => self.no_cos += 1,
+            (_, true, false) if !(m.earlier.d2.is_finite() && m.later.d2.is_finite()) => {
+                self.no_direction += 1
+            }
             (_, true, false) => self.no_cos_perp += 1,
             (_, true, true) => {}
         }
@@ -174,9 +193,10 @@ impl Nulls {
         let rows = [
             (self.absent, "without a cosine: there is no gradient at one of the two steps"),
             (self.no_cos, "without a cosine: a gradient is 0 or not finite"),
+            (self.no_direction, "without that of the orthogonal parts: x - r is not finite"),
             (self.no_cos_perp, "without that of the orthogonal parts: x is at r, or g nearly along x - r"),
         ];
         let there = rows.into_iter().filter(|(count, _)| *count > 0);
-        there.map(|(count, why)| format!("  null          {} rows {why}", thousands(count))).collect()
+        there.map(|(count, why)| format!("  null          {} {why}", counted(count, "row"))).collect()
     }
 }

@@ -160,6 +160,22 @@ pub fn write_run(run: &Path, table: &Path, options: &[String], steps: &Steps, ou
     write(table, &chosen, Subject::new(run, options, steps), out).map(|_| ())
 }
 
+/// Writes the page of the rows of a table that are `chosen`, which `options` ask for.
+///
+/// # Errors
+/// As [`write_run`]; or the table has not what is asked for.
+pub fn write_table(
+    table: &Path,
+    chosen: [Vec<String>; 3],
+    options: &[String],
+    steps: &Steps,
+    out: &Path,
+) -> Result<()> {
+    let [references, streams, groups] = chosen;
+    let chosen = Chosen { references, streams, groups, steps: steps.range() };
+    write(table, &chosen, Subject::new(table, options, steps), out).map(|_| ())
+}
+
 /// Three digits, or a dash.
 fn known(value: Option<f64>) -> String {
     value.map_or_else(|| "–".to_owned(), significant)

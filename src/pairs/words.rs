@@ -3,18 +3,18 @@
 use crate::pairs::AllPairs;
 use crate::run::Run;
 use crate::run::format::vector_id::StreamId;
-use crate::summary::{significant, thousands};
+use crate::summary::{counted, significant, thousands};
 
 /// The lines of a summary.
 pub(super) fn summary(run: &Run, pairs: &AllPairs) -> String {
     let shape = pairs.distances().shape();
     let parameters: u64 = run.manifest.tensors.iter().map(|t| t.elements()).sum();
     let mut lines = vec![format!(
-        "{} steps against {} iterates (every {}), {} parameters",
-        thousands(pairs.steps.len() as u64),
-        thousands(pairs.references.len() as u64),
+        "{} against {} (every {}), {}",
+        counted(pairs.steps.len() as u64, "step"),
+        counted(pairs.references.len() as u64, "iterate"),
         thousands(pairs.every),
-        thousands(parameters)
+        counted(parameters, "parameter")
     )];
     let known = |value: Option<f64>| value.map_or("not known".to_owned(), significant);
     let power =

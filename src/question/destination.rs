@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Usage};
 use crate::group::ALL;
 use crate::hash::xxh3_64;
 use crate::question::Question;
@@ -14,6 +14,12 @@ use crate::table::{Contents, metadata};
 
 /// What tables of metrics are called.
 const METRICS: &str = "metrics";
+
+/// What files of other kinds end in.
+const OTHERS: [&str; 14] = [
+    "arrow", "csv", "feather", "html", "json", "jsonl", "ndjson", "npz", "pdf", "png", "svg", "tsv", "txt",
+    "xlsx",
+];
 
 /// Longest description in a file name.
 const LONGEST: usize = 80;
@@ -178,6 +184,12 @@ pub(crate) fn check_writable(table: &Path, contents: Contents) -> Result<()> {
         };
         let source = std::io::Error::other(what);
         return Err(Error::Io { action: "write", path: table.to_owned(), source });
+    }
+    let extension = table.extension().map(|e| e.to_string_lossy().to_lowercase());
+    if let Some(other) = extension.filter(|e| OTHERS.contains(&e.as_str())) {
+        let what =
+            format!("--out {}: tables are Parquet files, and not {other}; name it .parquet", table.display());
+        return Err(Usage(what).into());
     }
     match tempfile::tempfile_in(parent(table)) {
         Ok(_) => Ok(()),

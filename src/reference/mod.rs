@@ -98,6 +98,18 @@ impl Reference {
         self.origin == Origin::Run { same_start: Some(true) } && self.shared == 0
     }
 
+    /// What names of tables have of it, where it is not the final iterate.
+    pub(crate) fn described(&self, as_named: &ReferenceSpec) -> Option<String> {
+        match as_named {
+            ReferenceSpec::Own(OwnReference::Final) => None,
+            ReferenceSpec::Own(own) => Some(own.to_string()),
+            // Files of many places have the same name.
+            ReferenceSpec::Path(_) => {
+                Some(format!("{}-{}", self.name.trim_end_matches(".safetensors"), self.xxh3))
+            }
+        }
+    }
+
     /// Whether it was given as a file.
     pub(crate) fn is_file(&self) -> bool {
         self.place.is_some() && self.run_id.is_none()

@@ -200,13 +200,21 @@ fn other_checkpoints(catalog: &Catalog, number: f64) -> String {
 /// The step after the last update of an epoch, and whether a later epoch has begun.
 fn end_of_epoch(catalog: &Catalog, epoch: u64) -> std::result::Result<(u64, bool), String> {
     let wanted = epoch as f64;
-    let (mut last, mut highest, mut later) = (None, None, false);
+    let (mut last, mut highest, mut before, mut later): (Option<u64>, _, _, _) = (None, None, None, false);
     for step in catalog.steps.clone() {
         let Some(e) = catalog.scalar(step, "epoch").map(f64::floor) else { continue };
-        highest = Some(e);
+        highest = Some(highest.map_or(e, |h: f64| h.max(e)));
         if e.total_cmp(&wanted).is_eq() {
+            if let Some(ended) = last.filter(|_| before != Some(e)) {
+                return Err(format!(
+                    "epochs go back, as after a restart: epoch {epoch} ends with x_{} and comes again at step {step}. Name \
+                     the iterate as step:N",
+                    ended + 1
+                ));
+            }
             last = Some(step);
         }
+        before = Some(e);
         later |= e > wanted;
     }
     match (last, highest) {

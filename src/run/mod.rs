@@ -29,6 +29,7 @@ pub(crate) use crate::run::upkeep::set_aside::{check_movable, set_aside};
 pub(crate) use crate::run::write::finish::rebuild_final;
 pub(crate) use crate::run::write::finish::{FINAL, assemble_final};
 pub(crate) use crate::run::write::forecast::KEYFRAME_STEPS;
+use crate::stop::Stop;
 
 /// How shards are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +77,7 @@ pub struct Run {
     /// How its tensors are cut.
     pub(crate) table: ChunkTable,
     access: Access,
+    stop: Stop,
     attempts: Vec<Vec<Attempt>>,
     dropped: Vec<(u64, String)>,
     segments: Vec<Vec<Segment>>,
@@ -87,6 +89,20 @@ impl Run {
     /// The way in which it is read.
     pub fn access(&self) -> Access {
         self.access
+    }
+
+    /// The same run, until it is stopped: whatever reads its vectors fails then.
+    #[must_use]
+    pub fn until(self, stop: &Stop) -> Run {
+        Run { stop: stop.clone(), ..self }
+    }
+
+    /// Checks that it is still to be read.
+    ///
+    /// # Errors
+    /// It was stopped.
+    pub(crate) fn check_stop(&self) -> Result<()> {
+        self.stop.check(&self.path)
     }
 
     /// A decoder of its vectors.
@@ -133,6 +149,7 @@ impl Run {
             manifest,
             table,
             access,
+            stop: Stop::default(),
             segments: Vec::new(),
             superseded: Vec::new(),
             keyframes: OnceLock::new(),

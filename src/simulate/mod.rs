@@ -64,7 +64,7 @@ impl Schedule {
     }
 }
 
-/// Records `steps` steps of `problem` from x_0 ~ N(0, I) to `path`.
+/// Records `steps` steps of `problem` from x_0 ~ N(0, I) to `path`. `told` hears of each.
 ///
 /// # Errors
 /// There is a run already, or the disk refuses.
@@ -75,6 +75,7 @@ pub(crate) fn simulate(
     schedule: Schedule,
     steps: u64,
     seed: u64,
+    told: &dyn Fn(),
 ) -> Result<()> {
     let dim = problem.dim();
     let tensor = TensorInfo::new("x", &[dim as u64], DType::F32);
@@ -100,6 +101,7 @@ pub(crate) fn simulate(
         let iterate: Option<&Elements<'_>> = Some(&[Some(&iterate)]);
         writer.step(&Step { iterate, streams: &streams, scalars: &scalars, ..Step::default() })?;
         optimizer.step(&mut x, &gradient, lr);
+        told();
     }
     writer.finish(&[Some(&bytes(&x))])
 }

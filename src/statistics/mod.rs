@@ -60,7 +60,9 @@ pub(crate) fn rise(values: &[f64]) -> Option<f64> {
 /// A slope, and half of its interval of 95 %.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Slope {
+    /// The slope.
     pub value: f64,
+    /// Half of its interval.
     pub half: f64,
 }
 

@@ -7,7 +7,7 @@ use crate::metrics::interval::FAILURE;
 use crate::metrics::trust::LOW_PRECISION;
 use crate::reference::Kin;
 use crate::row::{Doubt, Row};
-use crate::summary::significant;
+use crate::summary::{counted, significant};
 
 /// Columns of a sparkline.
 const BINS: usize = 48;
@@ -431,8 +431,8 @@ impl Digest {
         note(
             self.behind,
             format!(
-                "{} steps at and behind the reference are in the table and not in this summary",
-                self.behind
+                "{} at and behind the reference: in the table and not in this summary",
+                counted(self.behind, "step")
             ),
         );
         note(

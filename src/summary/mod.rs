@@ -218,6 +218,11 @@ pub(crate) fn thousands(n: u64) -> String {
     out
 }
 
+/// So many of something, with its plural: `1 spike`, `1,510 spikes`.
+pub(crate) fn counted(n: u64, what: &str) -> String {
+    format!("{} {what}{}", thousands(n), if n == 1 { "" } else { "s" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

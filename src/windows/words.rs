@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::summary::{significant, thousands, wrap};
+use crate::summary::{counted, significant, thousands, wrap};
 use crate::windows::{OfKey, Shares, Window, Windows};
 
 /// Windows that are shown.
@@ -18,8 +18,8 @@ pub(crate) fn summary(windows: &Windows) -> String {
     };
     let key = &main.key;
     let mut out = format!(
-        "{} windows of steps {} to {}, group {}, against {}, stream {}\n\n",
-        thousands(main.windows.len() as u64),
+        "{} of steps {} to {}, group {}, against {}, stream {}\n\n",
+        counted(main.windows.len() as u64, "window"),
         windows.steps.0,
         windows.steps.1,
         key.group,

@@ -360,3 +360,22 @@ def test_the_table_says_what_it_is(tmp_path, lpa_command):
     manifest = json.loads((DIGITS / "manifest.json").read_text())
     assert metadata["lpa.run_id"] == manifest["run_id"] and metadata["lpa.lags"] == "7"
     assert metadata["lpa.reference"].startswith("final ") and "displacement" in metadata["lpa.summary"]
+
+
+def test_where_nothing_is_tested_it_is_not_nowhere(tmp_path, lpa_command):
+    said = lpa_command("lags", DIGITS, "--lag", "1,215", "--out", tmp_path / "l.parquet").stdout
+    assert "; not known in 3 means, of fewer than 20 pairs" in said
+    said = lpa_command("lags", DIGITS, "--lag", "215", "--out", tmp_path / "m.parquet").stdout
+    assert "agree         not known: no third of the path has 20 pairs" in said and "nowhere" not in said
+
+
+def test_a_reference_that_is_not_finite_is_the_reason(tmp_path, lpa_command):
+    random, x = np.random.default_rng(0), {"x": np.ones(50, np.float32)}
+    with lpa.Writer(tmp_path / "run", x) as writer:
+        for _ in range(20):
+            writer.step(x, {"grad": {"x": random.normal(size=50).astype(np.float32)}}, {})
+            x = {"x": x["x"] + np.float32(0.1)}
+        writer.finish({"x": np.full(50, np.nan, np.float32)})
+    said = lpa_command("lags", tmp_path / "run", "--lag", 1).stdout
+    assert "null          19 rows without that of the orthogonal parts: x - r is not finite" in said
+    assert "x is at r" not in said

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import RecordingError, say, warn
+from ..progress import shown
 from ..writer import Writer
 from .checkpoint import of_path
 from .contents import finite, listed, parameters
@@ -16,7 +17,7 @@ from .search import search
 _NOTE = "checkpoints: iterates only; the direction is the finite difference 'update' between successive checkpoints"
 
 
-def import_checkpoints(path, checkpoints, *, key=None, optimizer=None, metadata=None):
+def import_checkpoints(path, checkpoints, *, key=None, optimizer=None, metadata=None, on_progress=None):
     """Makes the run `path` of checkpoints, the first as step 0, the last as the final iterate.
 
     The run has iterates only, so the direction is the finite difference between successive checkpoints:
@@ -35,6 +36,8 @@ def import_checkpoints(path, checkpoints, *, key=None, optimizer=None, metadata=
         the checkpoint itself. By default it is found, if only one place can be meant.
     optimizer : dict with ``name`` and ``param_groups``, as for :class:`lpa.Writer`.
     metadata : dict of anything.
+    on_progress : is called with how many checkpoints are written, of how many; by default a line in terminals and
+        notebooks.
 
     All tensors of float32, float16 and bfloat16 are taken, but running statistics. A checkpoint does not tell other
     buffers from parameters, so they are taken too; those that are not finite are named in the metadata's `not_finite`.
@@ -55,7 +58,9 @@ def import_checkpoints(path, checkpoints, *, key=None, optimizer=None, metadata=
              "what is the same in all checkpoints")
         said["not_finite"] = infinite
     left_out = [*beside, *(f"{c} ({why})" for c, why in order.left_out.items())]
-    _write(path, order, key, table, {"optimizer": optimizer, "metadata": {**(metadata or {}), **said}})
+    about = {"optimizer": optimizer, "metadata": {**(metadata or {}), **said}}
+    with shown(on_progress) as told:
+        _write(path, order, key, table, about, told or (lambda done, total: None))
     say(f"{where}: {len(order.checkpoints)} checkpoints, {first.shown.name} to {last.shown.name}, {said['order']}"
         + (f"; left out: {listed(left_out, 5)}" if left_out else ""))
 
@@ -93,16 +98,20 @@ def _first(checkpoint, key):
     return _table(tensors), infinite, contents.left_out()
 
 
-def _write(path, order, key, table, about):
+def _write(path, order, key, table, about, told):
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as unfinished:
         run = Path(unfinished) / "run"
         first, last = order.checkpoints[0], order.checkpoints[-1]
         with Writer(run, table, (), **about) as writer:
-            for checkpoint, number in list(zip(order.checkpoints, order.numbers, strict=True))[:-1]:
+            count = len(order.checkpoints)
+            for done, (checkpoint, number) in enumerate(zip(order.checkpoints[:-1], order.numbers, strict=False)):
+                told(done, count)
                 scalars = {} if number is None else {"checkpoint": number}
                 writer.step(_elements(checkpoint, key, table, first), scalars=scalars)
+            told(count - 1, count)
             writer.finish(_elements(last, key, table, first))
+            told(count, count)
         run.rename(path)
 
 

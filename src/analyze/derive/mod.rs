@@ -70,6 +70,7 @@ impl Analysis<'_> {
         for window in windows(&measured.steps, self.catalog) {
             let spreads = self.spreads(measured, &mut known, window.clone())?;
             for i in window {
+                self.run.check_stop()?;
                 measured.spool.read(i, &mut words)?;
                 known.read(measured, i)?;
                 let record = Record { shape: &self.shape, words: &words };

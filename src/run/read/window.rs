@@ -215,7 +215,7 @@ impl Window {
 /// The payload of a chunk in a shard, checked against its hash; `None` where it was not recorded.
 ///
 /// # Errors
-/// The bytes are not what was written. The error names the stream and the tensor.
+/// The run was stopped, or the bytes are not what was written. The error names the stream and the tensor.
 pub(crate) fn read_payload<'a>(
     run: &Run,
     shard: &'a Shard,
@@ -223,6 +223,7 @@ pub(crate) fn read_payload<'a>(
     chunk: &Chunk,
     buffer: &'a mut Vec<u8>,
 ) -> Result<Option<Payload<'a>>> {
+    run.check_stop()?;
     shard.payload(step, stream, chunk.place, buffer).map_err(|e| match e {
         Error::Damaged { path, place, what } => {
             let offset = place.offset.unwrap_or(0);
