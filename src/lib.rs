@@ -114,6 +114,8 @@ mod page;
 mod pairs;
 #[cfg(feature = "cli")]
 mod plane;
+#[cfg(feature = "cli")]
+mod plot;
 mod question;
 #[cfg(feature = "cli")]
 mod reading;
@@ -194,6 +196,8 @@ pub mod internals {
     pub use crate::page::{place as report_place, write_run as write_report};
     #[cfg(feature = "cli")]
     pub use crate::pairs::{Options as PairsOptions, tabulate as tabulate_pairs};
+    #[cfg(feature = "cli")]
+    pub use crate::plot::{FigureOptions, save as save_figure};
     pub use crate::reduce::Direction;
     pub use crate::reduce::cpu::{Vectors, reference_sums, step_sums, three_reference_sums};
     pub use crate::reduce::spread::{ReferenceWidths, Sizes, Widths};

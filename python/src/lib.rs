@@ -7,6 +7,7 @@
 mod analysis;
 mod buffer;
 mod errors;
+mod figures;
 mod meter;
 mod queue;
 mod run;
@@ -40,5 +41,8 @@ fn _lpa(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(analysis::windows, m)?)?;
     m.add_function(wrap_pyfunction!(analysis::check, m)?)?;
     m.add_function(wrap_pyfunction!(analysis::report, m)?)?;
+    m.add_function(wrap_pyfunction!(figures::check_plot, m)?)?;
+    m.add_function(wrap_pyfunction!(figures::plot, m)?)?;
+    m.add_function(wrap_pyfunction!(figures::save_plot, m)?)?;
     m.add_function(wrap_pyfunction!(main, m)?)
 }

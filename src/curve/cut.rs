@@ -128,12 +128,13 @@ mod tests {
         let name = || String::new();
         let n = steps.len();
         Rows {
-            key: Key { run: name(), reference: name(), stream: name(), group: name() },
+            key: Key { run: name(), label: None, reference: name(), stream: name(), group: name() },
             at: (0..n).collect(),
             epochs: steps.iter().map(|&t| epoch(t)).collect(),
             distances: vec![1.0; n],
             rounding: vec![false; n],
             infinite: vec![false; n],
+            left: None,
             steps,
         }
     }
