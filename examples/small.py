@@ -10,6 +10,7 @@ show what they do of these trainings, and nothing of the paper's.
 
 import argparse
 import math
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -60,8 +61,7 @@ def scenes():
 
 def perceptron(inputs, outputs, hidden, layers):
     sizes = [inputs, *layers * [hidden]]
-    pairs = zip(sizes, sizes[1:], strict=False)
-    inner = [layer for a, b in pairs for layer in (nn.Linear(a, b), nn.ReLU())]
+    inner = [layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())]
     return nn.Sequential(nn.Flatten(), *inner, nn.Linear(hidden, outputs))
 
 
@@ -107,6 +107,11 @@ def trainings():
     yield "equal/resnet18", DIGITS | {"model": "resnet18", "width": 0.0625}
 
 
+def warm_up_and_cosine(epochs):
+    """As in the paper's trainings on ImageNet."""
+    return lambda now: min(now, 0.5 + 0.5 * math.cos(math.pi * max(now - 1, 0) / (epochs - 1)))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, help="record below this directory")
@@ -123,11 +128,9 @@ def main():
         torch.manual_seed(options.seed)
         model = MODELS[options.model](options.width)
         is_text = options.dataset == MARKOV["dataset"]
-        warm_up = max(1, options.epochs // 10)
-        ramp = lambda now, n=options.epochs, w=warm_up: min(now / w, 0.5 + 0.5 * math.cos(math.pi * max(now - w, 0) / n))
         print(f"{name}: ", end="")
         train(options, model, *DATA[options.dataset](), measure="perplexity" if is_text else "accuracy",
-              clip=0.25 if is_text else None, lr_factor=ramp if options.dataset == CANCER["dataset"] else None)
+              clip=0.25 if is_text else None, lr_factor=warm_up_and_cosine(options.epochs) if options.dataset == CANCER["dataset"] else None)
 
 
 if __name__ == "__main__":

@@ -58,21 +58,15 @@ pub(super) fn shared(shares: &[Share], columns: &[Column]) -> Vec<(Sample, Strin
     entries
 }
 
-/// What a reader must know; what is said of several columns stands there once, after their titles if not all.
+/// What a reader must know; what is said of all columns stands there once, and of others after their titles.
 pub(super) fn notes(shares: &[Share], log: bool) -> Vec<String> {
-    let mut all: Vec<(String, Vec<&str>)> = Vec::new();
-    for share in shares {
-        for note in of_curves(&share.curves, log) {
-            match all.iter_mut().find(|(known, _)| *known == note) {
-                Some((_, titles)) => titles.push(&share.title),
-                None => all.push((note, vec![&share.title])),
-            }
-        }
-    }
-    let of = |(note, titles): (String, Vec<&str>)| {
-        if titles.len() == shares.len() { note } else { format!("{}: {note}", titles.join("; ")) }
-    };
-    all.into_iter().map(of).collect()
+    let all: Vec<Vec<String>> = shares.iter().map(|share| of_curves(&share.curves, log)).collect();
+    let common = |note: &String| all.iter().all(|notes| notes.contains(note));
+    let own = shares.iter().zip(&all).filter_map(|(share, notes)| {
+        let own: Vec<&str> = notes.iter().filter(|note| !common(note)).map(String::as_str).collect();
+        (!own.is_empty()).then(|| format!("{}: {}", share.title, own.join(" ")))
+    });
+    all.iter().take(1).flatten().filter(|note| common(note)).cloned().chain(own).collect()
 }
 
 fn of_curves(curves: &Curves, log: bool) -> Vec<String> {

@@ -35,7 +35,7 @@ pub struct FigureOptions {
     pub width: Option<String>,
 }
 
-fn word<T: ValueEnum>(option: &str, text: Option<&String>) -> Result<Option<T>, Usage> {
+fn word<T: ValueEnum>(option: &str, text: Option<&String>) -> Result<Option<T>> {
     let known = || {
         let values = T::value_variants().iter().filter_map(ValueEnum::to_possible_value);
         values.map(|v| v.get_name().to_owned()).collect::<Vec<_>>().join(", ")
@@ -43,7 +43,7 @@ fn word<T: ValueEnum>(option: &str, text: Option<&String>) -> Result<Option<T>, 
     let parsed = text.map(|text| {
         T::from_str(text, false).map_err(|_| Usage(format!("{option}={text:?}; there are {}", known())))
     });
-    parsed.transpose()
+    Ok(parsed.transpose()?)
 }
 
 impl FigureOptions {
