@@ -6,8 +6,8 @@ use crate::curve::band::Digest;
 use crate::curve::metric::Walk;
 use crate::curve::rows::Rows;
 use crate::curve::{
-    Along, Band, Curve, Curves, Ending, Found, Key, LeftOut, POINTS, Panel, Per, Point, Stand, cut, ending,
-    metric, rows,
+    Along, Band, Curve, Curves, Ending, Found, Key, LeftOut, POINTS, Panel, Per, Point, Stand, cut, metric,
+    rows,
 };
 use crate::error::{Error, Result};
 
@@ -74,7 +74,7 @@ impl<'a> Layout<'a> {
         let mut rows = self.rows;
         for rows in &mut rows {
             let refuse = |what| Error::NotFound { path: self.found.table.clone(), what };
-            ending::leave_out(rows, ending).map_err(refuse)?;
+            cut::leave_out(rows, ending).map_err(refuse)?;
         }
         Layout::new(self.found, rows, along, POINTS)
     }

@@ -2,7 +2,7 @@
 //!
 //! Owns where in the table the rows of a key lie. Knows nothing of points.
 
-use crate::curve::ending::Left;
+use crate::curve::ending::Ending;
 use crate::curve::key::{Found, Key};
 use crate::error::{Error, Result};
 use crate::row::Kind;
@@ -23,6 +23,21 @@ pub(crate) struct Rows {
     pub(crate) infinite: Vec<bool>,
     /// What was left out behind them.
     pub(crate) left: Option<Left>,
+}
+
+/// Rows that were left out.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Left {
+    /// The first and the last step.
+    pub(super) steps: (u64, u64),
+    /// The epoch of the first; NaN where it was not recorded.
+    pub(super) epoch: f64,
+    /// The distance there.
+    pub(super) distance: f64,
+    /// How many rows.
+    pub(super) rows: usize,
+    /// What they are.
+    pub(super) ending: Ending,
 }
 
 /// What is read of every row, in this order.

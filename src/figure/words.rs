@@ -134,7 +134,7 @@ fn left_out(curves: &Curves) -> Option<String> {
         Ending::Epoch | Ending::Drawn => "last epoch".to_owned(),
     };
     let steps = if most == 1 { "step" } else { "steps" };
-    Some(format!("The {what} ({rows} {steps}) is left out, from // on."))
+    Some(format!("The {what} ({rows} {steps}) is left out (//)."))
 }
 
 /// Says of which panels some values are so; those of which it is the same are named together.
