@@ -29,8 +29,8 @@ class Figure:
                 continue
             file = io.BytesIO(self._csv)
             if name == "polars":
-                return module.read_csv(file, schema_overrides=_types(module.String, module.Int64, module.Float64),
-                                       missing_utf8_is_empty_string=True)
+                frame = module.read_csv(file, schema_overrides=_types(module.String, module.Int64, module.Float64))
+                return frame.with_columns(module.col(_TEXTS).fill_null(""))
             texts = dict.fromkeys(_TEXTS, "")
             return module.read_csv(file, dtype=_types(str, "int64", "float64"), keep_default_na=False,
                                    na_values={name: [""] for name in _REALS}).fillna(texts)
