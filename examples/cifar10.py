@@ -45,7 +45,7 @@ def load(directory):
 
 def main():
     a = arguments(
-        __doc__, ["resnet18", "mlp"],
+        __doc__, ["resnet18", "mlp"], dataset="CIFAR-10",
         paper={"batch": 256, "epochs": 100, "optimizer": "momentum", "lr": square_root_rule(0.005, 64),
                "weight_decay": 1e-6},
         smoke={"batch": 32, "epochs": 2, "width": lambda a: 1 / 8 if a.model == "resnet18" else 1 / 32})

@@ -64,7 +64,7 @@ def central_box(width, height):
 
 def main():
     a = arguments(
-        __doc__, ["resnet18", "resnet50", "resnet152"],
+        __doc__, ["resnet18", "resnet50", "resnet152"], dataset="ImageNet",
         paper={"batch": 256, "epochs": 90, "optimizer": "momentum", "lr": 0.1, "weight_decay": 1e-6},
         smoke={"batch": 32, "epochs": 2, "width": 0.125})
 

@@ -22,9 +22,9 @@ OPTIMIZERS = {
 }
 
 
-def arguments(doc, models, *, paper, smoke):
+def arguments(doc, models, *, dataset, paper, smoke):
     """Reads the command line. `paper` gives the defaults and `smoke` what `--smoke` makes of them; a default may
-    be a function of the other options."""
+    be a function of the other options. `dataset` is what runs say that they are trained on."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, nargs="?", help="the data directory (not needed for --smoke)")
     parser.add_argument("--run", type=Path, required=True, help="record into this directory")
@@ -46,9 +46,9 @@ def arguments(doc, models, *, paper, smoke):
                         "against where RUN ended (the same training before, as in the paper, or a control)")
     parser.add_argument("--workers", type=int, default=4, help="processes that load data")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.set_defaults(**paper)
+    parser.set_defaults(**paper, dataset=dataset)
     if parser.parse_known_args()[0].smoke:
-        parser.set_defaults(**smoke, workers=0)
+        parser.set_defaults(**smoke, workers=0, dataset=f"data at hand, not {dataset}")
     a = parser.parse_args()
     if a.data is None and not a.smoke:
         parser.error("give the data directory, or --smoke")

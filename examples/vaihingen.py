@@ -78,7 +78,7 @@ def load(directory):
 
 def main():
     a = arguments(
-        __doc__, ["unet", "segnet"],
+        __doc__, ["unet", "segnet"], dataset="Vaihingen",
         paper={"batch": 10, "epochs": 26, "optimizer": "momentum", "lr": 0.01, "weight_decay": 1e-5},
         smoke={"epochs": 4, "width": 0.125})
     if a.smoke:

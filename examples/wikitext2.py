@@ -34,7 +34,7 @@ def windows(words, numbers):
 
 def main():
     a = arguments(
-        __doc__, ["transformer"],
+        __doc__, ["transformer"], dataset="WikiText-2",
         paper={"batch": 64, "epochs": 20, "optimizer": "adam", "lr": square_root_rule(1e-4, 64), "weight_decay": 1e-5,
                "layers": 12},
         smoke={"batch": 32, "epochs": 3, "width": 0.5, "layers": 2, "lr": 1e-3})

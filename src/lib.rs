@@ -116,6 +116,8 @@ mod page;
 mod pairs;
 #[cfg(feature = "cli")]
 mod plane;
+#[cfg(feature = "cli")]
+mod plot;
 mod printable;
 mod question;
 #[cfg(feature = "cli")]
@@ -203,6 +205,8 @@ pub mod internals {
     };
     #[cfg(feature = "cli")]
     pub use crate::pairs::{Options as PairsOptions, tabulate as tabulate_pairs};
+    #[cfg(feature = "cli")]
+    pub use crate::plot::{FigureOptions, save as save_figure};
     pub use crate::printable::{printable, printable_in_line};
     pub use crate::reduce::Direction;
     pub use crate::reduce::cpu::{Vectors, reference_sums, step_sums, three_reference_sums};

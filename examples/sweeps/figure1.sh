@@ -7,9 +7,8 @@
 # 7 bytes a parameter, all steps of a training terabytes: --sample keeps fewer. To keep none, train twice as the paper
 # did: once with a --sample beyond the last step, then into another --run with --reference and the first one.
 #
-# Curves: `lpa analyze RUN`, then of RUN/metrics.parquet the mean, smallest and largest `cos` of each `epoch`. The paper
-# leaves the last epoch out, and ImageNet's after the 155th. Its gradients on WikiText-2 are those before clipping:
-# `lpa analyze RUN --stream grad_preclip`, which changes RSI and error bound but not the cosine.
+# The paper leaves the last epoch out, as `lpa plot fig1` does, and ImageNet's after the 155th. Its gradients on WikiText-2
+# are those before clipping, which changes RSI and error bound but not the cosine.
 
 # The paper's scripts try learning rates .0001, .0005 and .001 for each optimizer; the text does not say which is shown.
 for optimizer in sgd momentum adam; do for lr in .0001 .0005 .001; do
@@ -29,3 +28,7 @@ done
 for model in unet segnet; do
     python examples/vaihingen.py "$DATA/vaihingen" --run "runs/figure1/vaihingen/$model" --model $model "$@"
 done
+
+# A panel has six curves at most: of the optimizers those of one learning rate are drawn.
+lpa plot fig1 runs/figure1/imagenet/* runs/figure1/wikitext2/* runs/figure1/cifar10/*-.0005 runs/figure1/vaihingen/* \
+    --width text

@@ -2,8 +2,8 @@
 #
 #     DATA=/data sh examples/sweeps/figure6.sh [--sample 51/510]        (as figure1.sh)
 #
-# Curves: `lpa analyze RUN`, column `cos`; beside it `cos_walk`, which grows with the batch size too, as there are fewer
-# steps.
+# The random walk's cosine grows with the batch size too, as there are fewer steps.
 for batch in 64 128 256 512; do
     python examples/cifar10.py "$DATA/cifar10" --run runs/figure6/$batch --batch $batch --epochs 190 "$@"
 done
+lpa plot fig6 runs/figure6/*

@@ -1,5 +1,3 @@
 # Figure 9: RSI and error bound by epoch, of optimizers on CIFAR-10 (the trainings of figure 1).
 # Figures 7 to 11 show RSI and error bound for the ablations of figures 1, 4 and 6; the order here is a guess.
-#
-# Curves: columns `rsi` and `eb`.
-for run in runs/figure1/cifar10/*; do lpa analyze "$run"; done
+lpa plot fig9 runs/figure1/cifar10/*-.0005 --width text

@@ -22,13 +22,14 @@ from .errors import (
     StorageError,
     UsageError,
 )
+from .figures import Figure, plot
 from .reader import Run, open
 from .writer import Writer
 
-__all__ = ["DamagedError", "DeviceError", "Error", "IncompatibleError", "Meter", "MissingError", "Recorder",
+__all__ = ["DamagedError", "DeviceError", "Error", "Figure", "IncompatibleError", "Meter", "MissingError", "Recorder",
            "RecordingError", "RecordingStopped", "RefusedError", "Run", "StorageError", "UsageError", "Writer",
            "analyze", "check", "compare", "events", "import_checkpoints", "lags", "measure", "noise", "open",
-           "pairs", "record", "reference", "report", "shadow", "windows"]
+           "pairs", "plot", "record", "reference", "report", "shadow", "windows"]
 
 # By name: the module that has it. PyTorch takes seconds to import, and readers may not have it.
 _LATER = {

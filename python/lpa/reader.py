@@ -8,6 +8,7 @@ import numpy as np
 from . import _lpa
 from .analysis import analyze, check, events, lags, noise, pairs, report, windows
 from .dtypes import numpy_type
+from .figures import plot
 
 
 class Run:
@@ -87,6 +88,10 @@ class Run:
     def report(self, out=None, **question):
         """Writes a page about the run and returns its path; `question` as for :func:`lpa.report`."""
         return report(self.path, out=out, **question)
+
+    def plot(self, metrics="cos", **options):
+        """Metrics of the run as a figure, which a notebook shows; `options` as for :func:`lpa.plot`."""
+        return plot(metrics, self.path, **options)
 
     def scalars(self, step):
         """The scalars of a step as a dict."""

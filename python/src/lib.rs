@@ -7,6 +7,7 @@
 mod analysis;
 mod buffer;
 mod errors;
+mod figures;
 mod meter;
 mod queue;
 mod run;
@@ -45,5 +46,8 @@ fn _lpa(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(analysis::compare, m)?)?;
     m.add_function(wrap_pyfunction!(analysis::ends, m)?)?;
     m.add_function(wrap_pyfunction!(analysis::report, m)?)?;
+    m.add_function(wrap_pyfunction!(figures::check_plot, m)?)?;
+    m.add_function(wrap_pyfunction!(figures::plot, m)?)?;
+    m.add_function(wrap_pyfunction!(figures::save_plot, m)?)?;
     m.add_function(wrap_pyfunction!(main, m)?)
 }

@@ -1,8 +1,7 @@
 //! How large a figure is, and what is said once it is written.
 
 use crate::cli::say;
-use crate::error::Usage;
-use crate::figure::Files;
+use crate::figure::{Files, millimetres};
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -12,18 +11,6 @@ pub(super) struct Arguments {
     /// Dots an inch of a PNG
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u16).range(30..=2400))]
     pub(super) dpi: u16,
-}
-
-/// The width of a figure.
-fn millimetres(text: &str) -> Result<f64, Usage> {
-    match text {
-        "column" => Ok(84.0),
-        "text" => Ok(174.0),
-        _ => {
-            let refuse = || Usage("write column, text, or millimetres from 40 to 1000".to_owned());
-            text.parse().ok().filter(|mm| (40.0..=1000.0).contains(mm)).ok_or_else(refuse)
-        }
-    }
 }
 
 /// Says what was written, of which tables.

@@ -1,28 +1,43 @@
 //! `lpa plot`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::cli::paper;
 use crate::cli::table::{self, Usual};
-use crate::curve;
-use crate::curve::{Along, Asked, Band, Chosen, Curves, Spread};
-use crate::error::{Error, Usage};
-use crate::figure::{Figure, Files, MOST_PANELS, svg};
+use crate::curve::{Along, Band, Ending, MARK, Spread};
+use crate::figure::Files;
+pub(super) use crate::plot::names;
+use crate::plot::{Panels, RECIPES, Request, Source};
 
 #[derive(clap::Args)]
+#[command(after_help = figures())]
 pub(super) struct Arguments {
-    /// What to draw: columns of numbers of the table, such as cos or cos,dist (a panel each, below each other)
-    #[arg(value_name = "METRIC[,METRIC..]")]
+    /// What to draw: columns of numbers of the table, such as cos or cos,dist (a panel each, below each other); or a
+    /// figure of the paper, fig1 to fig14, which are sets of the options below
+    #[arg(value_name = "METRIC[,METRIC..]|figN")]
     metrics: String,
     #[command(flatten)]
     table: table::Arguments,
     /// More runs or tables, which are drawn beside it
     #[arg(value_name = "MORE")]
     more: Vec<PathBuf>,
-    /// Draw the runs, which differ in their seeds, as one curve: the mean of their means, with this band
+    /// Draw runs that differ in their seeds as one curve, those of each label: the mean of their means, with this band
     #[arg(long, value_enum, value_name = "BAND")]
     seeds: Option<Spread>,
+    /// Deal the runs to panels: one for each value of what was recorded under this name, in metadata= of the recording
+    /// or as a number of the optimizer
+    #[arg(long, value_name = "NAME", conflicts_with = "vary")]
+    panels: Option<String>,
+    /// Deal them to a panel for each of these names: the runs that differ in it and agree in the others
+    #[arg(long, value_name = "NAME[,NAME..]", value_delimiter = ',')]
+    vary: Vec<String>,
+    /// Call runs by what was recorded under these names, as far as they differ in it [default: by their own names]
+    #[arg(long, value_name = "NAME[,NAME..]", value_delimiter = ',')]
+    label: Vec<String>,
+    /// Leave out the end of each path, and mark where: epoch (the last one), a part of the steps as 5%, or none
+    #[arg(long, value_name = "END", value_parser = Ending::from_str)]
+    drop_last: Option<Ending>,
     /// Along what [default: epoch, a point an epoch, where five or more are recorded; else step]
     #[arg(long, value_enum, value_name = "X")]
     x: Option<Along>,
@@ -42,55 +57,50 @@ pub(super) struct Arguments {
 
 /// Draws.
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
-    let metrics: Vec<String> = a.metrics.split(',').map(|m| m.trim().to_owned()).collect();
-    curve::check(&metrics)?;
-    if metrics.len() > MOST_PANELS {
-        return Err(Usage(format!("a figure has at most {MOST_PANELS} metrics")).into());
+    let request = a.request();
+    request.check()?;
+    let usual = PathBuf::from(format!("{}.svg", request.name()));
+    let files = Files::new(a.out.as_ref().unwrap_or(&usual), MARK)?;
+    let paths: Vec<&Path> = std::iter::once(&a.table.path).chain(&a.more).map(PathBuf::as_path).collect();
+    let mut sources = Vec::new();
+    for (path, name) in paths.iter().zip(names(&paths)) {
+        let asked = table::Arguments { path: path.to_path_buf(), ..a.table.clone() };
+        let (table, chosen) = asked.open(Usual::Figure)?;
+        sources.push(Source { name, table, chosen });
     }
-    let usual = PathBuf::from(format!("{}.svg", metrics.join("+")));
-    let files = Files::new(a.out.as_ref().unwrap_or(&usual), curve::HEAD)?;
-    let mut tables = Vec::new();
-    for path in std::iter::once(&a.table.path).chain(&a.more) {
-        tables.push(table::Arguments { path: path.clone(), ..a.table.clone() }.open(Usual::Figure)?);
-    }
-    let read = |along: Option<Along>| -> anyhow::Result<Vec<Curves>> {
-        let asked =
-            |chosen: &Chosen| Asked { metrics: metrics.clone(), chosen: chosen.clone(), along, band: a.band };
-        let all: Result<Vec<Curves>, Error> =
-            tables.iter().map(|(table, chosen)| curve::read(table, &asked(chosen))).collect();
-        Ok(all?)
-    };
-    let mut all = read(a.x)?;
-    if all.iter().any(|curves| curves.along != all[0].along) {
-        // Not all have epochs.
-        all = read(Some(Along::Step))?;
-    }
-    let names = names(&std::iter::once(&a.table.path).chain(&a.more).collect::<Vec<_>>());
-    let curves = curve::beside(names.into_iter().zip(all).collect())?;
-    let curves = a.seeds.map_or(Ok(curves.clone()), |spread| curves.across(spread))?;
-    curves.check_most()?;
-    if a.log {
-        curves.check_log()?;
-    }
-    let picture = svg(&Figure::new(&curves, a.log), a.paper.width);
-    files.write(&picture, &[], a.paper.dpi, &curve::csv(&curves))?;
+    let drawn = request.draw(&sources, a.paper.width)?;
+    files.write(&drawn.svg, &[], a.paper.dpi, &drawn.csv)?;
     if a.table.quiet {
         return Ok(());
     }
-    let of: Vec<String> = tables.iter().map(|(table, _)| table.display().to_string()).collect();
+    let of: Vec<String> = sources.iter().map(|s| s.table.display().to_string()).collect();
     paper::tell(&files, &of.join(", "))
 }
 
-/// Short names of runs and tables: the last part of their paths, where these differ. A run's own table has its name.
-pub(super) fn names(paths: &[&PathBuf]) -> Vec<String> {
-    let last = |path: &PathBuf| {
-        let own = path.file_name().is_some_and(|name| name == "metrics.parquet");
-        let named = if own { path.parent().unwrap_or(path) } else { path };
-        named
-            .file_name()
-            .map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
-    };
-    let short: Vec<String> = paths.iter().map(|p| last(p)).collect();
-    let differ = short.iter().enumerate().all(|(i, name)| !short[..i].contains(name));
-    if differ { short } else { paths.iter().map(|p| p.display().to_string()).collect() }
+impl Arguments {
+    fn request(&self) -> Request {
+        let some = |names: &[String]| (!names.is_empty()).then(|| names.to_vec());
+        let varying = some(&self.vary).map(Panels::Varying);
+        Request {
+            metrics: self.metrics.clone(),
+            panels: self.panels.clone().map(Panels::Of).or(varying),
+            label: some(&self.label),
+            along: self.x,
+            ending: self.drop_last,
+            band: Some(self.band),
+            seeds: self.seeds,
+            log: self.log,
+        }
+    }
+}
+
+/// The paper's figures, and the options that each is.
+fn figures() -> String {
+    let mut text =
+        "The paper's figures (--width text is for most of them), and the options that each stands for:\n"
+            .to_owned();
+    for recipe in &RECIPES {
+        text += &format!("  {:<5}  {}\n         lpa plot {}\n", recipe.name, recipe.shows, recipe.options());
+    }
+    text + "Options that are given with a name take the place of its own: lpa plot fig6 RUN.. --drop-last none"
 }

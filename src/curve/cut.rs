@@ -1,10 +1,12 @@
 //! Which steps a point stands for.
 //!
-//! Owns the numbers of steps and epochs a point, and where steps are missing between two points.
+//! Owns the numbers of steps and epochs a point, where steps are missing between two points, and which are left out at
+//! the end.
 
 use std::ops::Range;
 
-use crate::curve::rows::Rows;
+use crate::curve::ending::{Ending, LeftOut};
+use crate::curve::rows::{Left, Rows};
 use crate::curve::{Along, Point};
 
 /// With fewer epochs, a point an epoch says less than steps do.
@@ -117,6 +119,48 @@ pub(crate) fn apart(points: &mut [Point], per: Per) {
     }
 }
 
+impl Left {
+    /// Where the first of them lies; `first` is the first epoch of the path and `end` the number of its steps.
+    pub(super) fn out(&self, along: Along, per: Per, first: f64, end: f64) -> LeftOut {
+        let x = match (along, per) {
+            (Along::Epoch, Per::Epochs(n)) => epoch(self.epoch, first, n),
+            (Along::Fraction, _) => self.steps.0 as f64 / end,
+            (Along::Dist, _) => self.distance,
+            (Along::Step | Along::Epoch, _) => self.steps.0 as f64,
+        };
+        LeftOut { x, rows: self.rows, ending: self.ending }
+    }
+}
+
+/// Leaves out the end of rows. `Err` says why it cannot be.
+pub(super) fn leave_out(rows: &mut Rows, ending: Ending) -> Result<(), String> {
+    let n = rows.steps.len();
+    let keep = match ending {
+        Ending::Drawn => return Ok(()),
+        Ending::Epoch => {
+            let missing = rows.epochs.iter().filter(|e| e.is_nan()).count();
+            if missing > 0 {
+                return Err(format!("no epoch is recorded at {missing} of {n} steps; choose --drop-last 5%"));
+            }
+            let last = rows.epochs.last().map_or(0.0, |e| e.floor());
+            rows.epochs.iter().take_while(|e| e.floor() < last).count()
+        }
+        // A part of a number of rows.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        Ending::Percent(p) => n - (n as f64 * p / 100.0).round() as usize,
+    };
+    if keep == 0 && n > 0 {
+        return Err(format!("nothing is left of {n} steps without the end; choose --drop-last none"));
+    }
+    if keep < n {
+        let (epoch, distance) = (rows.epochs[keep], rows.distances[keep]);
+        let steps = (rows.steps[keep], rows.steps[n - 1]);
+        rows.left = Some(Left { steps, epoch, distance, rows: n - keep, ending });
+        rows.truncate(keep);
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,12 +172,13 @@ mod tests {
         let name = || String::new();
         let n = steps.len();
         Rows {
-            key: Key { run: name(), reference: name(), stream: name(), group: name() },
+            key: Key { run: name(), label: None, reference: name(), stream: name(), group: name() },
             at: (0..n).collect(),
             epochs: steps.iter().map(|&t| epoch(t)).collect(),
             distances: vec![1.0; n],
             rounding: vec![false; n],
             infinite: vec![false; n],
+            left: None,
             steps,
         }
     }

@@ -17,6 +17,8 @@ pub(crate) const MOST: usize = 6;
 pub(crate) struct Key {
     /// Name of the run, where there are several.
     pub run: String,
+    /// What it is called among others, where that is not its name.
+    pub label: Option<String>,
     /// Name of the reference.
     pub reference: String,
     /// Name of the stream.
@@ -30,7 +32,8 @@ impl Key {
     pub(crate) fn parts(&self) -> [(&'static str, &str); 4] {
         let rest = [("reference", &self.reference), ("stream", &self.stream), ("group", &self.group)];
         let [reference, stream, group] = rest.map(|(what, name)| (what, name.as_str()));
-        [("run", &self.run), reference, stream, group]
+        let first = self.label.as_ref().map_or(("run", self.run.as_str()), |label| ("", label.as_str()));
+        [first, reference, stream, group]
     }
 }
 
@@ -155,6 +158,7 @@ impl Found {
                 let text = |name: &str| name.to_owned();
                 let key = Key {
                     run: String::new(),
+                    label: None,
                     reference: text(references[row]),
                     stream: text(streams[row]),
                     group: text(group),

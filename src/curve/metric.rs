@@ -25,9 +25,31 @@ pub(super) fn column(metric: &str) -> Result<&'static str> {
     Err(Usage(what).into())
 }
 
-/// The column that says what a metric would be if all gradients were orthogonal.
-pub(super) fn walk(metric: &str) -> Option<&'static str> {
-    metrics().find(|name| name.strip_suffix("_walk") == Some(metric))
+/// What a metric would be if all gradients were orthogonal.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Walk {
+    /// A column says it.
+    Column(&'static str),
+    /// It follows from those of [`WALKED`], in their order.
+    Of(fn([f64; 3]) -> f64),
+}
+
+/// What the walks of metrics follow from.
+pub(super) const WALKED: [&str; 3] = ["own", "g2", "cos_walk"];
+
+/// The walk of a metric, where there is one: the squared distance of a walk is own^2 / (g2 cos_walk^2), and its dot is
+/// own.
+pub(super) fn walk(metric: &str) -> Option<Walk> {
+    // Of what holds nothing of the gradient, own is 0 and the walk's distance not known.
+    Some(match metric {
+        "rsi" => Walk::Of(|[own, g2, cos]| if own == 0.0 { 0.0 } else { cos * cos * g2 / own }),
+        "eb" => Walk::Of(|[own, g2, cos]| if own == 0.0 { f64::NAN } else { (cos * g2 / own).abs() }),
+        "dist" => {
+            Walk::Of(|[own, g2, cos]| if cos == 0.0 { f64::NAN } else { (own / (g2.sqrt() * cos)).abs() })
+        }
+        "lolr" => Walk::Of(|[own, g2, _]| if g2 == 0.0 { f64::NAN } else { own / g2 }),
+        _ => Walk::Column(metrics().find(|name| name.strip_suffix("_walk") == Some(metric))?),
+    })
 }
 
 /// Letters to change, add or leave out to make one word of another.
@@ -69,6 +91,23 @@ mod tests {
         assert!(said.starts_with("'lorl' is no number") && said.contains("lolr"), "{said}");
         assert!(check(&["step".to_owned()]).is_err(), "a count is no metric");
         assert!(check(&["cos".to_owned(), "cos".to_owned()]).is_err());
-        assert_eq!([walk("cos"), walk("dist")], [Some("cos_walk"), None]);
+    }
+
+    #[test]
+    fn walks_are_those_of_equal_orthogonal_steps() {
+        assert!(matches!(walk("cos"), Some(Walk::Column("cos_walk"))) && walk("loss").is_none());
+        // 25 steps of length lr |g| = 0.1 * 2 are left: distance 0.2 * 5, dot lr |g|^2, cosine 1/5.
+        let row = [0.1 * 4.0, 4.0, 0.2];
+        let of = |metric: &str, row| match walk(metric) {
+            Some(Walk::Of(of)) => of(row),
+            _ => f64::NAN,
+        };
+        for (metric, expected) in [("dist", 1.0), ("rsi", 0.4), ("eb", 2.0), ("lolr", 0.1)] {
+            assert!((of(metric, row) - expected).abs() < 1e-15, "{metric} {}", of(metric, row));
+        }
+        // A control: nothing of the gradients is in the reference.
+        let nothing = [0.0, 4.0, 0.0];
+        assert!(of("rsi", nothing).abs() + of("lolr", nothing).abs() < f64::MIN_POSITIVE);
+        assert!(of("eb", nothing).is_nan() && of("dist", nothing).is_nan());
     }
 }

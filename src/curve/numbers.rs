@@ -2,22 +2,27 @@
 
 use serde_json::json;
 
-use crate::curve::{Curves, Point};
+use crate::curve::{Column, Point};
 
-/// The header line.
-pub(crate) const HEAD: &str =
+/// What every file of lpa's begins with, older ones too.
+pub(crate) const MARK: &str =
     "metric,run,reference,stream,group,x,first_step,last_step,mean,lo,hi,count,low_precision,walk";
 
+/// Columns behind those.
+const MORE: &str = "panel,label";
+
 /// All points of all curves. What a point has not is empty; its count is then 0.
-pub(crate) fn csv(curves: &Curves) -> Vec<u8> {
+pub(crate) fn csv(columns: &[Column]) -> Vec<u8> {
     let mut out = csv::WriterBuilder::new().has_headers(false).from_writer(Vec::new());
     // Memory does not refuse.
-    let _ = out.write_record(HEAD.split(','));
-    for panel in &curves.panels {
-        for (key, curve) in curves.keys.iter().zip(&panel.curves) {
+    let _ = out.write_record(MARK.split(',').chain(MORE.split(',')));
+    for (column, panel) in columns.iter().flat_map(|c| c.curves.panels.iter().map(move |p| (c, p))) {
+        for (key, curve) in column.curves.keys.iter().zip(&panel.curves) {
             let names = [&panel.metric, &key.run, &key.reference, &key.stream, &key.group];
+            let label = key.label.clone().unwrap_or_default();
             for point in &curve.points {
-                let _ = out.write_record(names.into_iter().cloned().chain(numbers(point)));
+                let more = [column.title.clone(), label.clone()];
+                let _ = out.write_record(names.into_iter().cloned().chain(numbers(point)).chain(more));
             }
         }
     }

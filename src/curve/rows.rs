@@ -2,6 +2,7 @@
 //!
 //! Owns where in the table the rows of a key lie. Knows nothing of points.
 
+use crate::curve::ending::Ending;
 use crate::curve::key::{Found, Key};
 use crate::error::{Error, Result};
 use crate::row::Kind;
@@ -20,6 +21,23 @@ pub(crate) struct Rows {
     pub(crate) rounding: Vec<bool>,
     /// `nonfinite`.
     pub(crate) infinite: Vec<bool>,
+    /// What was left out behind them.
+    pub(crate) left: Option<Left>,
+}
+
+/// Rows that were left out.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Left {
+    /// The first and the last step.
+    pub(super) steps: (u64, u64),
+    /// The epoch of the first; NaN where it was not recorded.
+    pub(super) epoch: f64,
+    /// The distance there.
+    pub(super) distance: f64,
+    /// How many rows.
+    pub(super) rows: usize,
+    /// What they are.
+    pub(super) ending: Ending,
 }
 
 /// What is read of every row, in this order.
@@ -37,7 +55,23 @@ impl Rows {
             distances: Vec::new(),
             rounding: Vec::new(),
             infinite: Vec::new(),
+            left: None,
         }
+    }
+
+    /// Keeps the first rows.
+    pub(super) fn truncate(&mut self, keep: usize) {
+        self.at.truncate(keep);
+        self.steps.truncate(keep);
+        self.epochs.truncate(keep);
+        self.distances.truncate(keep);
+        self.rounding.truncate(keep);
+        self.infinite.truncate(keep);
+    }
+
+    /// The last step, of those that were left out too.
+    pub(super) fn last(&self) -> Option<u64> {
+        self.left.map(|left| left.steps.1).or_else(|| self.steps.last().copied())
     }
 }
 
@@ -47,7 +81,7 @@ impl Rows {
 /// The table is damaged, lacks a column, or its steps do not rise.
 pub(super) fn of(found: &Found, keys: &[usize]) -> Result<Vec<Rows>> {
     let mut fields: Vec<Field> = FIRST.iter().map(|&(name, kind)| Field { name, kind }).collect();
-    if names(&found.table)?.iter().any(|name| name == INFINITE) {
+    if has(found, INFINITE)? {
         fields.push(Field { name: INFINITE, kind: Kind::Flag });
     }
     let mut all: Vec<Rows> = keys.iter().map(|&k| Rows::new(found.known()[k].key.clone())).collect();
@@ -84,6 +118,14 @@ fn take(piece: &Piece, found: &Found, slots: &[Option<usize>], first: usize, all
         }
     }
     end
+}
+
+/// Whether the table has a column.
+///
+/// # Errors
+/// It cannot be read.
+pub(super) fn has(found: &Found, column: &str) -> Result<bool> {
+    Ok(names(&found.table)?.iter().any(|name| name == column))
 }
 
 /// Reads a column of numbers, as values of each of `all`.

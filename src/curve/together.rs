@@ -65,17 +65,13 @@ impl std::fmt::Display for Across {
     }
 }
 
-/// The curves of runs, by name, beside each other. All lie along the same.
+/// The curves of runs beside each other. All lie along the same.
 ///
 /// # Errors
-/// There are more than can be told apart.
-pub(crate) fn beside(runs: Vec<(String, Curves)>) -> Result<Curves, Usage> {
-    let several = runs.len() > 1;
+/// There is none.
+pub(crate) fn beside(runs: Vec<Curves>) -> Result<Curves, Usage> {
     let mut all: Option<Curves> = None;
-    for (name, mut curves) in runs {
-        if several {
-            curves.keys.iter_mut().for_each(|key| key.run.clone_from(&name));
-        }
+    for mut curves in runs {
         let Some(all) = &mut all else {
             all = Some(curves);
             continue;
@@ -156,8 +152,9 @@ fn one(curves: &[&Curve], spread: Spread, runs: usize, partial: &mut (usize, usi
     let points: Vec<Point> = at.into_values().filter_map(|points| merged(&points, spread)).collect();
     partial.0 += points.iter().filter(|p| p.count < runs).count();
     partial.1 += points.len();
+    let left_out = curves.iter().filter_map(|c| c.left_out).min_by(|a, b| a.x.total_cmp(&b.x));
     let not_positive = points.iter().filter(|p| p.stand.is_some_and(|s| s.mean <= 0.0)).count();
-    Curve { points, not_positive }
+    Curve { points, not_positive, left_out }
 }
 
 /// The point of several runs' at one place.

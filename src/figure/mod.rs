@@ -11,21 +11,23 @@ mod file;
 mod font;
 mod heat;
 mod matrix;
+mod panel;
 mod plane;
 mod png;
+mod sheet;
 mod svg;
+mod words;
 
 pub(crate) use crate::figure::axis::Axis;
 pub(crate) use crate::figure::file::Files;
 pub(crate) use crate::figure::heat::heat;
 pub(crate) use crate::figure::matrix::matrix;
 pub(crate) use crate::figure::plane::plane;
-pub(crate) use crate::figure::svg::svg;
+pub(crate) use crate::figure::sheet::{millimetres, svg};
 
-use crate::curve::{Along, Curve, Curves, Key, MOST, Per, Point};
-use crate::summary::{significant, thousands};
+use crate::curve::{Along, Column as Share, Curve, Curves, MOST, Point};
 
-/// As many panels as a page holds.
+/// As many panels below each other as a page holds.
 pub(crate) const MOST_PANELS: usize = 8;
 
 /// Okabe and Ito's, but for yellow; those of most contrast first.
@@ -59,6 +61,8 @@ pub(crate) enum Sample {
     Line(Look),
     Band(&'static str),
     Walk,
+    /// That a path goes on, and its end is left out.
+    End,
 }
 
 /// A place of a curve, from 0 to 1 along both axes.
@@ -88,6 +92,14 @@ pub(crate) struct Cut {
     pub(crate) look: Look,
 }
 
+/// A place along x where a curve ends, since what comes behind it is left out.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct End {
+    pub(crate) x: f64,
+    /// None where that is the place of all curves.
+    pub(crate) colour: Option<&'static str>,
+}
+
 /// A metric.
 #[derive(Clone, Debug)]
 pub(crate) struct Panel {
@@ -95,45 +107,76 @@ pub(crate) struct Panel {
     pub(crate) y: Axis,
     pub(crate) series: Vec<Series>,
     pub(crate) cuts: Vec<Cut>,
+    pub(crate) ends: Vec<End>,
 }
 
-/// A figure.
+/// Panels below each other, along the same.
 #[derive(Clone, Debug)]
-pub(crate) struct Figure {
+pub(crate) struct Column {
+    /// What tells it from the others.
+    pub(crate) title: String,
+    /// What is not in the legend of the figure, as it is this column's alone.
     pub(crate) legend: Vec<(Sample, String)>,
     pub(crate) panels: Vec<Panel>,
     pub(crate) x: Axis,
     pub(crate) x_label: &'static str,
     /// Only whole numbers mean something along it.
     pub(crate) whole: bool,
+}
+
+/// A figure.
+#[derive(Clone, Debug)]
+pub(crate) struct Figure {
+    pub(crate) legend: Vec<(Sample, String)>,
+    pub(crate) columns: Vec<Column>,
     /// What a reader must know.
     pub(crate) notes: Vec<String>,
 }
 
 impl Figure {
-    /// The figure of curves; `log` is the axis of values.
+    /// The figure of curves in one column; `log` is the axis of values.
     pub(crate) fn new(curves: &Curves, log: bool) -> Figure {
-        let points = || curves.panels.iter().flat_map(|p| &p.curves).flat_map(|c| &c.points);
-        let x = Axis::linear(points().filter(|p| p.stand.is_some()).map(|p| p.x), 0.015);
-        let several = curves.keys.len() > 1;
-        let looks: Vec<Look> = (COLOURS.into_iter().zip(MARKERS))
-            .map(|(colour, marker)| Look { colour, marker: several.then_some(marker) })
-            .collect();
-        let panels: Vec<Panel> = curves.panels.iter().map(|p| panel(p, &x, log, &looks)).collect();
-        let (x_label, whole) = match curves.along {
-            Along::Step => ("step", true),
-            Along::Epoch => ("epoch", true),
-            Along::Fraction => ("part of the path", false),
-            Along::Dist => ("distance to the reference", false),
-        };
-        Figure {
-            legend: legend(curves, &panels, &looks),
-            x,
-            x_label,
-            whole,
-            notes: notes(curves, log),
-            panels,
+        Figure::of(&[Share { title: String::new(), curves: curves.clone() }], log, Vec::new())
+    }
+
+    /// The figure of several columns, with more that a reader must know.
+    pub(crate) fn of(shares: &[Share], log: bool, more: Vec<String>) -> Figure {
+        let mut columns: Vec<Column> = shares.iter().map(|share| column(share, log)).collect();
+        let mut legend = Vec::new();
+        // The same curves in all columns are named once.
+        if let Some(first) = columns.first().map(|c| c.legend.clone())
+            && columns.iter().all(|c| c.legend == first)
+        {
+            columns.iter_mut().for_each(|c| c.legend.clear());
+            legend = first;
         }
+        legend.extend(words::shared(shares, &columns));
+        Figure { legend, columns, notes: words::notes(shares, log).into_iter().chain(more).collect() }
+    }
+}
+
+fn column(share: &Share, log: bool) -> Column {
+    let curves = &share.curves;
+    let all = || curves.panels.iter().flat_map(|p| &p.curves);
+    let points = all().flat_map(|c| &c.points).filter(|p| p.stand.is_some()).map(|p| p.x);
+    let x = Axis::linear(points.chain(all().filter_map(|c| c.left_out).map(|l| l.x)), 0.015);
+    let several = curves.keys.len() > 1;
+    let looks: Vec<Look> = (COLOURS.into_iter().zip(MARKERS))
+        .map(|(colour, marker)| Look { colour, marker: several.then_some(marker) })
+        .collect();
+    let (x_label, whole) = match curves.along {
+        Along::Step => ("step", true),
+        Along::Epoch => ("epoch", true),
+        Along::Fraction => ("part of the path", false),
+        Along::Dist => ("distance to the reference", false),
+    };
+    Column {
+        title: share.title.clone(),
+        legend: words::lines(curves, &looks),
+        panels: curves.panels.iter().map(|p| panel(p, &x, log, &looks)).collect(),
+        x,
+        x_label,
+        whole,
     }
 }
 
@@ -161,7 +204,19 @@ fn panel(panel: &crate::curve::Panel, x: &Axis, log: bool, looks: &[Look]) -> Pa
         series.push(Series { look, stretches, walk });
     }
     let cuts = panel.curves.iter().zip(looks).flat_map(|(c, &look)| cuts_of(c, x, look)).collect();
-    Panel { label: panel.metric.clone(), y, series, cuts }
+    Panel { label: panel.metric.clone(), y, series, cuts, ends: ends(&panel.curves, x, looks) }
+}
+
+/// Where curves end before their paths do; one place where they do so together.
+fn ends(curves: &[Curve], x: &Axis, looks: &[Look]) -> Vec<End> {
+    let all = curves.iter().zip(looks).filter_map(|(c, look)| Some((c.left_out?.x, look)));
+    let mut places: Vec<End> =
+        all.filter_map(|(at, look)| Some(End { x: x.place(at)?, colour: Some(look.colour) })).collect();
+    if places.iter().all(|end| end.x.total_cmp(&places[0].x).is_eq()) {
+        places.truncate(1);
+        places.iter_mut().for_each(|end| end.colour = None);
+    }
+    places
 }
 
 /// The points of a curve that are somewhere, in stretches that a line may connect.
@@ -194,111 +249,4 @@ fn cuts_of(curve: &Curve, x: &Axis, look: Look) -> Vec<Cut> {
         }
     }
     cuts
-}
-
-/// What keys have in common, and what is each one's own.
-fn names(keys: &[Key]) -> (String, Vec<String>) {
-    let shared = |i: usize| keys.iter().all(|k| k.parts()[i] == keys[0].parts()[i]);
-    let (common, own): (Vec<usize>, Vec<usize>) = (0..4).partition(|&i| shared(i));
-    let said = |(what, name): (&str, &str)| match (what, name) {
-        ("group", "*") => "all tensors".to_owned(),
-        _ => format!("{what} {name}"),
-    };
-    let first = keys.first().map(Key::parts).unwrap_or_default();
-    let common: Vec<String> =
-        common.into_iter().map(|i| first[i]).filter(|(_, name)| !name.is_empty()).map(said).collect();
-    let of = |k: &Key| own.iter().map(|&i| k.parts()[i].1).collect::<Vec<_>>().join(", ");
-    (common.join(", "), keys.iter().map(of).collect())
-}
-
-fn legend(curves: &Curves, panels: &[Panel], looks: &[Look]) -> Vec<(Sample, String)> {
-    let one = curves.keys.len() == 1;
-    let band = curves.per != Per::Row || curves.across.is_some();
-    let mut entries: Vec<(Sample, String)> = if one {
-        let what = match &curves.across {
-            Some(across) => format!("mean of {} runs", across.runs),
-            None if band => "mean".to_owned(),
-            None => curves.panels[0].metric.clone(),
-        };
-        // Of several panels that would be the name of one.
-        let what = if !band && panels.len() > 1 { "as measured".to_owned() } else { what };
-        vec![(Sample::Line(looks[0]), what)]
-    } else {
-        looks.iter().zip(names(&curves.keys).1).map(|(&look, name)| (Sample::Line(look), name)).collect()
-    };
-    if band {
-        let colour = if one { looks[0].colour } else { "#808080" };
-        let what = curves.across.map_or_else(|| curves.band.to_string(), |across| across.to_string());
-        entries.push((Sample::Band(colour), what));
-    }
-    if panels.iter().flat_map(|p| &p.series).any(|s| !s.walk.is_empty()) {
-        entries.push((Sample::Walk, "random walk".to_owned()));
-    }
-    entries
-}
-
-fn notes(curves: &Curves, log: bool) -> Vec<String> {
-    let count = |n: usize| thousands(n as u64);
-    let range =
-        |(a, b): (usize, usize)| if a == b { count(b) } else { format!("{} to {}", count(a), count(b)) };
-    let steps = |n: (usize, usize)| format!("{} {}", range(n), if n == (1, 1) { "step" } else { "steps" });
-    let rows = curves.across.map_or_else(|| curves.rows_a_point(), |across| across.a_point);
-    let mean = match &curves.across {
-        Some(_) => "Line: mean of the runs' means. ",
-        None if curves.keys.len() > 1 => "Line: mean. ",
-        None => "",
-    };
-    let stands = match curves.per {
-        Per::Row => "Each point is one step".to_owned(),
-        Per::Steps(_) if rows.0 < rows.1 => format!("{mean}A point is up to {}", steps((rows.1, rows.1))),
-        Per::Steps(_) => format!("{mean}A point is {}", steps(rows)),
-        Per::Epochs(1) => format!("{mean}A point is one epoch ({})", steps(rows)),
-        Per::Epochs(n) => format!("{mean}A point is {} epochs ({})", thousands(n), steps(rows)),
-    };
-    let common = names(&curves.keys).0;
-    let mut notes =
-        vec![if common.is_empty() { format!("{stands}.") } else { format!("{stands}; {common}.") }];
-    if let Some((partial, all)) = curves.across.map(|a| a.partial).filter(|(partial, _)| *partial > 0) {
-        notes.push(format!("{} of {} points are of fewer runs.", count(partial), count(all)));
-    }
-    if curves.along == Along::Dist {
-        let drawn = |p: &&Point| p.stand.is_some() && p.x.is_finite();
-        let points = || curves.panels[0].curves[0].points.iter().filter(drawn);
-        if let (Some(first), Some(last)) = (points().next(), points().next_back()) {
-            let (first, last) = (significant(first.x), significant(last.x));
-            notes.push(format!("The path begins at a distance of {first} and ends at {last}."));
-        }
-    }
-    let gaps = if curves.per == Per::Row { "are null (gaps)" } else { "are null (left out)" };
-    notes.extend(told(curves, gaps, Curve::nulls));
-    if log {
-        notes.extend(told(curves, "are ≤ 0, which a logarithmic axis cannot show", |c| c.not_positive));
-    }
-    let first = || curves.panels.iter().take(1).flat_map(|p| &p.curves);
-    let rounding: usize = first().map(Curve::rounding).sum();
-    if rounding > 0 {
-        let all: usize = first().map(Curve::rows).sum();
-        notes.push(format!(
-            "{} of {} distances are below 1,000 roundings (low_precision): from the dotted line on, or between two.",
-            count(rounding),
-            count(all)
-        ));
-    }
-    notes
-}
-
-/// Says of which panels some values are so; those of which it is the same are named together.
-fn told(curves: &Curves, what: &str, of: impl Fn(&Curve) -> usize) -> Vec<String> {
-    let mut all: Vec<(String, Vec<&str>)> = Vec::new();
-    for panel in &curves.panels {
-        let sum = |of: &dyn Fn(&Curve) -> usize| thousands(panel.curves.iter().map(of).sum::<usize>() as u64);
-        let (some, rows) = (sum(&of), sum(&Curve::rows));
-        let text = format!("{some} of {rows} values {what}.");
-        match all.iter_mut().find(|(known, _)| *known == text) {
-            Some((_, metrics)) => metrics.push(&panel.metric),
-            None if some == "0" => {}
-            None => all.push((text, vec![&panel.metric])),
-        }
-    }
-    all.into_iter().map(|(text, metrics)| format!("{}: {text}", metrics.join(", "))).collect()
 }

@@ -47,7 +47,14 @@ def expected(table, name, of=lambda value: value):
 
 
 def test_every_recipe_is_tested():
-    assert [name for name, _ in BLOCKS] == ["TensorBoard", "Weights & Biases", "MLflow"]
+    assert [name for name, _ in BLOCKS] == ["TensorBoard", "Weights & Biases", "MLflow", "Notebooks"]
+
+
+def test_notebooks(table, tmp_path):
+    run("Notebooks", tmp_path, lambda code: code + "\nprint(figure._repr_svg_()[:4], means['mean'][99])\n")
+    assert (tmp_path / "path.png").read_bytes()[:4] == b"\x89PNG"
+    drawn = pl.read_csv(tmp_path / "path.csv")
+    assert drawn.filter(pl.col("metric") == "cos")["mean"].to_list() == table["cos"].to_list()
 
 
 def test_tensorboard(table, tmp_path):

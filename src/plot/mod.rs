@@ -1,0 +1,180 @@
+//! A figure of tables: which runs lie in which of its columns, what they are called there, and the picture of it.
+//!
+//! Owns recipes and what a figure is asked for; how curves are made is `curve`'s, how they are drawn `figure`'s.
+
+mod deal;
+mod named;
+mod names;
+mod recipe;
+
+use std::path::PathBuf;
+
+use crate::curve::{self, Along, Asked, Band, Chosen, Column, Curves, Ending, Key, Spread};
+use crate::error::{Error, Result, Usage};
+use crate::figure::{Figure, MOST_PANELS, svg};
+pub(crate) use crate::plot::deal::{Dealt, Panels};
+pub use crate::plot::named::{FigureOptions, save};
+pub(crate) use crate::plot::names::names;
+pub(crate) use crate::plot::recipe::{RECIPES, Recipe};
+use crate::training::Training;
+
+/// What a figure is asked for. What is not said is as in the recipe, where one is named, or else as usual.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Request {
+    /// Columns of the table, or the name of a recipe.
+    pub metrics: String,
+    /// By what runs are dealt to the columns of the figure.
+    pub panels: Option<Panels>,
+    /// By what those of a column are told apart.
+    pub label: Option<Vec<String>>,
+    /// What points lie along.
+    pub along: Option<Along>,
+    /// What of the end is left out.
+    pub ending: Option<Ending>,
+    /// The band.
+    pub band: Option<Band>,
+    /// Whether runs of one label are one curve.
+    pub seeds: Option<Spread>,
+    /// The axis of values is logarithmic.
+    pub log: bool,
+}
+
+/// A table, and which of its rows are asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    /// What its run is called.
+    pub name: String,
+    /// Its file.
+    pub table: PathBuf,
+    /// The rows.
+    pub chosen: Chosen,
+}
+
+/// A figure that was drawn.
+#[derive(Clone, Debug)]
+pub(crate) struct Drawn {
+    /// The picture.
+    pub svg: String,
+    /// The numbers in it.
+    pub csv: Vec<u8>,
+}
+
+/// A request of which all is said.
+struct Plan {
+    metrics: Vec<String>,
+    panels: Panels,
+    label: Vec<String>,
+    along: Option<Along>,
+    ending: Ending,
+    note: Option<&'static str>,
+}
+
+impl Request {
+    /// What the file of the figure is called where nothing is said of it, without ending.
+    pub(crate) fn name(&self) -> String {
+        self.metrics.split(',').map(str::trim).collect::<Vec<_>>().join("+")
+    }
+
+    /// Checks it, before there are tables.
+    ///
+    /// # Errors
+    /// A metric is none, or there are too many.
+    pub(crate) fn check(&self) -> Result<()> {
+        let metrics = self.plan().metrics;
+        curve::check(&metrics)?;
+        if metrics.len() > MOST_PANELS {
+            return Err(Usage(format!("a figure has at most {MOST_PANELS} metrics")).into());
+        }
+        Ok(())
+    }
+
+    fn plan(&self) -> Plan {
+        let recipe = RECIPES.iter().find(|r| r.name == self.metrics.trim());
+        let usual = |of: fn(&Recipe) -> Vec<String>| recipe.map(of).unwrap_or_default();
+        Plan {
+            metrics: recipe
+                .map_or(self.metrics.as_str(), |r| r.metrics)
+                .split(',')
+                .map(|m| m.trim().to_owned())
+                .collect(),
+            panels: self.panels.clone().or_else(|| recipe.map(Recipe::panels)).unwrap_or_default(),
+            label: self.label.clone().unwrap_or_else(|| usual(Recipe::label)),
+            along: self.along.or_else(|| recipe.map(|r| r.along)),
+            ending: self.ending.or_else(|| recipe.map(|r| r.ending)).unwrap_or_default(),
+            note: recipe.and_then(|r| r.note),
+        }
+    }
+
+    /// Draws it so many millimetres wide.
+    ///
+    /// # Errors
+    /// A table has not what is asked for, runs cannot be dealt or told apart, or there is too much for a figure.
+    pub(crate) fn draw(&self, sources: &[Source], millimetres: f64) -> Result<Drawn> {
+        let plan = self.plan();
+        let trainings: Vec<Training> =
+            sources.iter().map(|s| Training::read(&s.table, s.name.clone())).collect();
+        let dealt = deal::deal(&trainings, &plan.panels, &plan.label, self.seeds.is_some())?;
+        let panels = dealt.len() * plan.metrics.len();
+        if panels > MOST_ALL {
+            return Err(
+                Usage(format!("these are {panels} panels, and a figure has at most {MOST_ALL}")).into()
+            );
+        }
+        let all = self.curves(&plan, sources)?;
+        let columns = dealt.iter().map(|dealt| self.column(dealt, &all)).collect::<Result<Vec<Column>>>()?;
+        let parts = trainings.iter().filter_map(|t| Some((t, t.part.as_ref()?)));
+        let parts = parts.filter(|_| plan.ending != Ending::Drawn);
+        let part =
+            parts.map(|(t, part)| format!("The end is that of the table of {}, steps {part}.", t.name));
+        let notes: Vec<String> = part.chain(plan.note.map(str::to_owned)).collect();
+        let figure = Figure::of(&columns, self.log, notes);
+        Ok(Drawn { svg: svg(&figure, millimetres), csv: curve::csv(&columns) })
+    }
+
+    /// The curves of each table, along the same.
+    fn curves(&self, plan: &Plan, sources: &[Source]) -> Result<Vec<Curves>> {
+        let band = self.band.unwrap_or(Band::MinMax);
+        let read = |along: Option<Along>| -> Result<Vec<Curves>> {
+            let asked = |chosen: &Chosen| Asked {
+                metrics: plan.metrics.clone(),
+                chosen: chosen.clone(),
+                along,
+                band,
+                ending: plan.ending,
+            };
+            sources.iter().map(|s| curve::read(&s.table, &asked(&s.chosen))).collect()
+        };
+        let mut all = read(plan.along)?;
+        if all.iter().any(|curves| curves.along != all[0].along) {
+            // Not all have epochs.
+            all = read(Some(Along::Step))?;
+        }
+        if sources.len() > 1 {
+            for (curves, source) in all.iter_mut().zip(sources) {
+                curves.keys.iter_mut().for_each(|key| key.run.clone_from(&source.name));
+            }
+        }
+        Ok(all)
+    }
+
+    fn column(&self, dealt: &Dealt, all: &[Curves]) -> Result<Column> {
+        let labelled = |(at, label): &(usize, Option<String>)| {
+            let curves = all[*at].clone();
+            let keys = curves.keys.iter().map(|key| Key { label: label.clone(), ..key.clone() }).collect();
+            Curves { keys, ..curves }
+        };
+        let curves = curve::beside(dealt.runs.iter().map(labelled).collect())?;
+        let curves = match self.seeds {
+            Some(spread) => curves.across(spread)?,
+            None => curves,
+        };
+        curves.check_most().map_err(Error::from)?;
+        if self.log {
+            curves.check_log()?;
+        }
+        Ok(Column { title: dealt.title.clone(), curves })
+    }
+}
+
+/// Panels of a figure, at most, in all of its columns.
+const MOST_ALL: usize = 24;
