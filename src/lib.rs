@@ -183,7 +183,7 @@ pub mod internals {
     pub use crate::meter::Meter;
     pub use crate::order::CHUNK;
     #[cfg(feature = "cli")]
-    pub use crate::page::{place as report_place, write_run as write_report};
+    pub use crate::page::{place as report_place, write_runs as write_report};
     #[cfg(feature = "cli")]
     pub use crate::pairs::{Options as PairsOptions, tabulate as tabulate_pairs};
     pub use crate::reduce::Direction;

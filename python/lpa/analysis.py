@@ -119,23 +119,27 @@ def _derived(write, out, frame):
         return _read(file, frame)
 
 
-def report(path, *, out=None, references=(), streams=(), groups=(), steps=None, threads=None):
-    """Writes a page about a run, as `lpa report` does, and returns its path.
+def report(path, *, out=None, references=(), streams=(), groups=(), steps=None, threads=None, all=False):
+    """Writes a page about a run, or several, as `lpa report` does, and returns its path.
 
     Parameters
     ----------
-    path : the run directory.
-    out : where it goes; by default NAME.html in the working directory.
+    path : the run directory, or a list of several.
+    out : where it goes; by default NAME.html in the working directory, of several runs report.html.
     references, streams, groups, threads : as for :func:`lpa.analyze`.
     steps : "A..B": only these are shown; the verdict is of all.
+    all : measure all pairs and lags too, for the sections Trajectory and Memory.
     """
+    paths = _names(path)
+    if not paths:
+        raise UsageError("report needs a run")
     named = {"--ref": _names(references), "--group": _names(groups), "--stream": _names(streams)}
     asked = {"references": named["--ref"] or ["final"], "renames": [], "streams": named["--stream"] or ["grad"],
              "groups": named["--group"] or ["*", "each"], "steps": steps, "skip_damaged": False, "shadow": False}
     how = {"out": out, "threads": None if threads is None else _number("threads", threads, 1, 1024), "backend": None,
            "devices": []}
     options = [word for option, names in named.items() for name in names for word in (option, name)]
-    return str(_lpa.report(path, asked, how, options))
+    return str(_lpa.report(paths, asked, how, options, bool(all)))
 
 
 def _number(name, value, least, most):

@@ -147,14 +147,16 @@ pub(crate) fn check(py: Python<'_>, tables: Vec<(String, PathBuf)>, out: PathBuf
     py.detach(|| tabulate_claims(&tables, &out)).map(drop).map_err(raise)
 }
 
-/// Writes the page of a run as `lpa report` does, of the steps that are named; returns its path.
+/// Writes the page of runs as `lpa report` does, of the steps that are named; returns its path. With `all`, all pairs and
+/// lags are measured too.
 #[pyfunction]
 pub(crate) fn report(
     py: Python<'_>,
-    path: PathBuf,
+    paths: Vec<PathBuf>,
     asked: Asked,
     how: How,
     options: Vec<String>,
+    all: bool,
 ) -> PyResult<PathBuf> {
     let execution = how.execution()?;
     let (question, access) = (asked.question()?, access(true)?);
@@ -162,9 +164,18 @@ pub(crate) fn report(
     // The table is of all steps, and so is the verdict.
     let question = Question { steps: Steps::default(), ..question };
     let write = || {
-        let out = report_place(&path, how.out.as_deref(), &steps)?;
-        let table = question.tabulate(&Run::open(&path, access)?, &execution, None)?.path;
-        write_report(&path, &table, &options, &steps, &out).map(|()| out)
+        let out = report_place(&paths, how.out.as_deref(), &steps)?;
+        let mut tables = Vec::new();
+        for path in &paths {
+            let run = Run::open(path, access)?;
+            tables.push(question.tabulate(&run, &execution, None)?.path);
+            if all {
+                let threads = execution.threads;
+                tabulate_pairs(&run, &PairsOptions { threads, ..PairsOptions::default() }, None, &Warnings)?;
+                tabulate_lags(&run, &LagsOptions { threads, ..LagsOptions::default() }, None, &Warnings)?;
+            }
+        }
+        write_report(&paths, tables, &options, &steps, &out).map(|()| out)
     };
     py.detach(write).map_err(raise)
 }

@@ -65,7 +65,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
         // Not all have epochs.
         all = read(Some(Along::Step))?;
     }
-    let names = names(&std::iter::once(&a.table.path).chain(&a.more).collect::<Vec<_>>());
+    let names = curve::names(&std::iter::once(&a.table.path).chain(&a.more).collect::<Vec<_>>());
     let curves = curve::beside(names.into_iter().zip(all).collect())?;
     let curves = a.seeds.map_or(Ok(curves.clone()), |spread| curves.across(spread))?;
     curves.check_most()?;
@@ -79,18 +79,4 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     }
     let of: Vec<String> = tables.iter().map(|(table, _)| table.display().to_string()).collect();
     paper::tell(&files, &of.join(", "))
-}
-
-/// Short names of runs and tables: the last part of their paths, where these differ. A run's own table has its name.
-fn names(paths: &[&PathBuf]) -> Vec<String> {
-    let last = |path: &PathBuf| {
-        let own = path.file_name().is_some_and(|name| name == "metrics.parquet");
-        let named = if own { path.parent().unwrap_or(path) } else { path };
-        named
-            .file_name()
-            .map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
-    };
-    let short: Vec<String> = paths.iter().map(|p| last(p)).collect();
-    let differ = short.iter().enumerate().all(|(i, name)| !short[..i].contains(name));
-    if differ { short } else { paths.iter().map(|p| p.display().to_string()).collect() }
 }

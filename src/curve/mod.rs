@@ -18,7 +18,7 @@ pub(crate) use crate::curve::cut::Per;
 pub(crate) use crate::curve::key::{Chosen, Found, Key, MOST, find};
 pub(crate) use crate::curve::metric::{check, metrics};
 pub(crate) use crate::curve::numbers::{HEAD, csv};
-pub(crate) use crate::curve::together::{Across, Spread, beside};
+pub(crate) use crate::curve::together::{Across, Spread, beside, names};
 
 use crate::curve::band::Digest;
 use crate::curve::rows::Rows;
@@ -201,9 +201,14 @@ impl<'a> Layout<'a> {
     ///
     /// # Errors
     /// As [`Self::of`].
-    pub(crate) fn figure(&self, keys: &[usize]) -> Result<Layout<'a>> {
+    pub(crate) fn figure(&self, keys: &[usize], along: Option<Along>) -> Result<Layout<'a>> {
         let rows = keys.iter().filter_map(|&k| self.rows.get(k)).cloned().collect();
-        Layout::new(self.found, rows, None, POINTS)
+        Layout::new(self.found, rows, along, POINTS)
+    }
+
+    /// What its points lie along.
+    pub(crate) fn along(&self) -> Along {
+        self.along
     }
 
     /// What the curves are of.
@@ -235,6 +240,12 @@ impl<'a> Layout<'a> {
     /// As [`Self::curves`].
     pub(crate) fn panel(&self, metric: &str, band: Band) -> Result<Panel> {
         Ok(self.panel_of(metric, &self.values(metric::column(metric)?)?, None, band))
+    }
+
+    /// The curves of a metric that the table has no column for: points without a value.
+    pub(crate) fn without(&self, metric: &str) -> Panel {
+        let curves = self.points.iter().map(|points| Curve { points: points.clone(), not_positive: 0 });
+        Panel { metric: metric.to_owned(), curves: curves.collect() }
     }
 
     /// A column's values, by key.

@@ -3,6 +3,7 @@
 //! Nothing is interpolated: runs are put together where their points lie at the same place.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use crate::curve::{Curve, Curves, Key, MOST, Panel, Per, Point, Stand};
 use crate::error::Usage;
@@ -40,6 +41,20 @@ impl std::fmt::Display for Across {
         };
         write!(f, "{what} of {} runs", self.runs)
     }
+}
+
+/// Short names of runs and tables: the last part of their paths, where these differ. A run's own table has its name.
+pub(crate) fn names(paths: &[&PathBuf]) -> Vec<String> {
+    let last = |path: &PathBuf| {
+        let own = path.file_name().is_some_and(|name| name == "metrics.parquet");
+        let named = if own { path.parent().unwrap_or(path) } else { path };
+        named
+            .file_name()
+            .map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
+    };
+    let short: Vec<String> = paths.iter().map(|p| last(p)).collect();
+    let differ = short.iter().enumerate().all(|(i, name)| !short[..i].contains(name));
+    if differ { short } else { paths.iter().map(|p| p.display().to_string()).collect() }
 }
 
 /// The curves of runs, by name, beside each other. All lie along the same.
