@@ -68,8 +68,8 @@ def chart(page, metric):
 
 def drawn(box):
     """The numbers that a chart holds, by series; what is null is NaN here, and must not be one there: a line would
-    lead across."""
-    plain = "box => box.uplot.data.every(s => Array.from(s).every(v => v === null || Number.isFinite(v)))"
+    lead across. Where only another curve has a point, nothing is there."""
+    plain = "box => box.uplot.data.every(s => Array.from(s).every(v => (v ?? null) === null || Number.isFinite(v)))"
     assert box.evaluate(plain)
     return [np.array([math.nan if v is None else v for v in s]) for s in box.evaluate("box => box.uplot.data")]
 
@@ -592,7 +592,10 @@ def test_axes_show_what_numbers_are_measured_by(digits, look):
     low, high = chart(page, "t_excess").evaluate("box => [box.uplot.scales.y.min, box.uplot.scales.y.max]")
     assert low < -4 and high > 4
     dark = chart(page, "t_excess").evaluate("""box => {
-        const u = box.uplot, ctx = u.ctx, across = u.bbox.width;
+        const u = box.uplot, copy = document.createElement("canvas"), across = u.bbox.width;
+        [copy.width, copy.height] = [u.ctx.canvas.width, u.ctx.canvas.height];
+        const ctx = copy.getContext("2d", { willReadFrequently: true });
+        ctx.drawImage(u.ctx.canvas, 0, 0);
         return [4, -4, 1e9].map((t) => {
             const y = t > 1e6 ? u.bbox.top + 3 : Math.round(u.valToPos(t, "y", true));
             const { data } = ctx.getImageData(u.bbox.left, y - 1, across, 3);
