@@ -200,9 +200,7 @@ pub mod internals {
     pub use crate::noise::{Options as NoiseOptions, tabulate as tabulate_noise, tabulate_batches};
     pub use crate::order::CHUNK;
     #[cfg(feature = "cli")]
-    pub use crate::page::{
-        place as report_place, write_run as write_report, write_table as write_report_of_table,
-    };
+    pub use crate::page::{place as report_place, write_runs as write_report};
     #[cfg(feature = "cli")]
     pub use crate::pairs::{Options as PairsOptions, tabulate as tabulate_pairs};
     #[cfg(feature = "cli")]

@@ -191,17 +191,24 @@ def _derived(write, out, frame):
         return _read(file, frame)
 
 
-def report(path, *, out=None, references=(), streams=(), groups=(), steps=None, threads=None, on_progress=None):
-    """Writes a page about a run or a table, as `lpa report` does, and returns its path.
+def report(path, *, out=None, references=(), streams=(), groups=(), steps=None, threads=None, all=False,
+           on_progress=None):
+    """Writes a page about a run or a table, or several, as `lpa report` does, and returns its path.
 
     Parameters
     ----------
-    path : a run, or a table that :func:`analyze` has written.
-    out : where it goes; by default NAME.html in the working directory.
+    path : a run, or a table that :func:`analyze` has written; or a list of several.
+    out : where it goes; by default NAME.html in the working directory, of several report.html.
     references, streams, groups : of a run, as for :func:`lpa.analyze`; of a table those that are shown, by default all.
     threads, on_progress : of a run, as for :func:`lpa.analyze`.
     steps : "A..B": only these are shown; the verdict is of all.
+    all : measure all pairs and lags too, for the sections Trajectory and Memory.
     """
+    paths = _names(path)
+    if not paths:
+        raise UsageError("report needs a run")
+    if tables := [p for p in paths if all and os.path.isfile(p)]:
+        raise UsageError(f"all=True is for runs, and {tables[0]} is a table")
     named = {"--ref": _names(references), "--group": _names(groups), "--stream": _names(streams)}
     asked = {"references": named["--ref"] or ["final"], "renames": [], "streams": named["--stream"] or ["grad"],
              "groups": named["--group"] or ["*", "each"], "steps": steps, "skip_damaged": False, "shadow": False}
@@ -210,7 +217,7 @@ def report(path, *, out=None, references=(), streams=(), groups=(), steps=None, 
     options = [word for option, names in named.items() for name in names for word in (option, name)]
     chosen = [named["--ref"], named["--stream"], named["--group"]]
     with shown(on_progress) as told:
-        return str(_lpa.report(path, asked, how, options, chosen, told))
+        return str(_lpa.report(paths, asked, how, options, chosen, bool(all), told))
 
 
 def _number(name, value, least, most):

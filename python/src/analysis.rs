@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use lpa::internals::{
     CompareAsked, LagsOptions, NoiseOptions, PairsOptions, compare_ends, report_place, tabulate_batches,
     tabulate_claims, tabulate_comparison, tabulate_events, tabulate_lags, tabulate_noise, tabulate_pairs,
-    tabulate_windows, write_report, write_report_of_table,
+    tabulate_windows, write_report,
 };
 use lpa::{Backend, Execution, Question, Rename, Run, Steps};
 use pyo3::prelude::*;
@@ -229,17 +229,18 @@ pub(crate) fn compare(
     py.detach(|| tabulate_comparison(&tables, asked, &out)).map(drop).map_err(raise)
 }
 
-/// Writes the page of a run or a table as `lpa report` does, of the steps that are named; returns its path. Of a table all
-/// that was not asked for by `options` is shown.
+/// Writes the page of runs or tables as `lpa report` does, of the steps that are named; returns its path. Of a table what is
+/// `chosen` is shown; of a run, with `all`, all pairs and lags are measured too.
 #[pyfunction]
-#[pyo3(signature = (path, asked, how, options, chosen, on_progress))]
+#[pyo3(signature = (paths, asked, how, options, chosen, all, on_progress))]
 pub(crate) fn report(
     py: Python<'_>,
-    path: PathBuf,
+    paths: Vec<PathBuf>,
     asked: Asked,
     how: How,
     options: Vec<String>,
     chosen: [Vec<String>; 3],
+    all: bool,
     on_progress: Option<Bound<'_, PyAny>>,
 ) -> PyResult<PathBuf> {
     let Execution { threads, backend, .. } = how.execution()?;
@@ -248,12 +249,21 @@ pub(crate) fn report(
     // The table is of all steps, and so is the verdict.
     let question = Question { steps: Steps::default(), ..question };
     watched(py, on_progress, |watch: &Watch| {
-        let out = report_place(&path, how.out.as_deref(), &steps)?;
-        if path.is_file() {
-            return write_report_of_table(&path, chosen, &options, &steps, &out).map(|()| out);
-        }
+        let out = report_place(&paths, how.out.as_deref(), &steps)?;
         let how = Execution { threads, backend, observer: watch };
-        let table = question.tabulate(&Run::open(&path, access)?.until(&watch.stop), &how, None)?.path;
-        write_report(&path, &table, &options, &steps, &out).map(|()| out)
+        let mut tables = Vec::new();
+        for path in &paths {
+            if path.is_file() {
+                tables.push((path.clone(), chosen.clone()));
+                continue;
+            }
+            let run = Run::open(path, access)?.until(&watch.stop);
+            tables.push((question.tabulate(&run, &how, None)?.path, Default::default()));
+            if all {
+                tabulate_pairs(&run, &PairsOptions { threads, ..PairsOptions::default() }, None, watch)?;
+                tabulate_lags(&run, &LagsOptions { threads, ..LagsOptions::default() }, None, watch)?;
+            }
+        }
+        write_report(&paths, tables, &options, &steps, &out).map(|()| out)
     })
 }

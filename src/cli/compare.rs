@@ -9,10 +9,10 @@ use crate::compare::{self, Asked, Comparison};
 use crate::curve::{Along, Chosen, Spread};
 use crate::error::Usage;
 use crate::figure::{self, Files};
-use crate::plot::names;
 use crate::question::check_writable;
 use crate::run::Access;
 use crate::table::Contents;
+use crate::training::names;
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -63,7 +63,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     a.out.as_deref().map_or(Ok(()), |out| check_writable(out, Contents::Comparison))?;
     let files = a.matrix.as_deref().map(|out| Files::new(out, compare::HEAD)).transpose()?;
     let ends = a.ends()?;
-    let names = names(&a.paths.iter().map(PathBuf::as_path).collect::<Vec<_>>());
+    let names = names(&a.paths);
     let mut tables: Vec<(String, PathBuf, Chosen)> = Vec::new();
     for ((path, references), name) in a.paths.iter().zip(ends).zip(names) {
         let groups =

@@ -7,8 +7,8 @@ use crate::cli::paper;
 use crate::cli::table::{self, Usual};
 use crate::curve::{Along, Band, Ending, MARK, Spread};
 use crate::figure::Files;
-pub(super) use crate::plot::names;
 use crate::plot::{Panels, RECIPES, Request, Source};
+use crate::training::names;
 
 #[derive(clap::Args)]
 #[command(after_help = figures())]

@@ -114,6 +114,12 @@ pub(crate) fn find(table: &Path, chosen: &Chosen) -> Result<Found> {
 }
 
 impl Found {
+    /// The same as of the run of this name, to tell its keys from those of others.
+    pub(crate) fn of_run(mut self, name: &str) -> Found {
+        self.known.iter_mut().for_each(|k| name.clone_into(&mut k.key.run));
+        self
+    }
+
     /// The keys, in the order in which they come.
     pub(crate) fn known(&self) -> &[Known] {
         &self.known

@@ -83,9 +83,14 @@ impl<'a> Layout<'a> {
     ///
     /// # Errors
     /// As [`Self::of`].
-    pub(crate) fn figure(&self, keys: &[usize]) -> Result<Layout<'a>> {
+    pub(crate) fn figure(&self, keys: &[usize], along: Option<Along>) -> Result<Layout<'a>> {
         let rows = keys.iter().filter_map(|&k| self.rows.get(k)).cloned().collect();
-        Layout::new(self.found, rows, None, POINTS)
+        Layout::new(self.found, rows, along, POINTS)
+    }
+
+    /// What its points lie along.
+    pub(crate) fn along(&self) -> Along {
+        self.along
     }
 
     /// What the curves are of.
@@ -117,6 +122,16 @@ impl<'a> Layout<'a> {
     /// As [`Self::curves`].
     pub(crate) fn panel(&self, metric: &str, band: Band) -> Result<Panel> {
         Ok(self.panel_of(metric, &self.values(metric::column(metric)?)?, None, band))
+    }
+
+    /// The curves of a metric that the table has no column for: points without a value.
+    pub(crate) fn without(&self, metric: &str) -> Panel {
+        let curves = self.points.iter().map(|points| Curve {
+            points: points.clone(),
+            not_positive: 0,
+            left_out: None,
+        });
+        Panel { metric: metric.to_owned(), curves: curves.collect() }
     }
 
     /// A column's values, by key.

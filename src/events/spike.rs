@@ -34,7 +34,11 @@ pub(super) fn spikes(values: &[f64]) -> Vec<Spike> {
         if before.len() < FEWEST || behind.len() < FEWEST {
             continue;
         }
-        // Cheap, and so at nearly all values the end: a spike is larger than half of either side.
+        // Cheap, and at nearly all values the end: a spike is three times as large as half of either side.
+        let small = |side: &[f64]| 2 * side.iter().filter(|&&v| TIMES * v <= value).count() >= side.len();
+        if !(small(before) && small(behind)) {
+            continue;
+        }
         let mut least: f64 = 0.0;
         let sticks_out = [before, behind].into_iter().all(|side| {
             let usual = median(side.iter().copied(), &mut scratch);

@@ -1,29 +1,49 @@
 // A chart: one metric, by step, of the curves that are chosen.
 
+// A walk's t lies between this and its negative.
+const BEYOND = 4;
+
 class Chart {
   constructor(metric) {
     this.metric = metric;
     this.box = document.createElement("article");
     this.box.className = "chart";
     this.box.dataset.metric = metric.name;
-    this.box.innerHTML = `<header><h3></h3><p></p><button type="button" aria-pressed="false">log</button></header>
-      <div class="plot" tabindex="0" role="group"></div><table class="readout"></table><p class="remark"></p>`;
-    const [title, about, log] = this.box.querySelector("header").children;
+    this.box.innerHTML = `<header><h3></h3><p></p><button type="button" aria-pressed="false">98 %</button>
+      <button type="button" aria-pressed="false">log</button></header>
+      <div class="plot" tabindex="0" role="group"></div><table class="readout" hidden></table><p class="remark"></p>
+      <details class="numbers"><summary>Numbers</summary><div class="scroll" tabindex="0" role="region"><table class="data"></table></div></details>`;
+    const [title, about, cut, log] = this.box.querySelector("header").children;
     title.textContent = metric.name;
     about.textContent = metric.about;
-    log.setAttribute("aria-label", `logarithmic axis of ${metric.name}`);
-    log.onclick = () => {
-      const on = !state.log.delete(metric.name);
-      if (on) state.log.add(metric.name);
-      log.setAttribute("aria-pressed", String(on));
-      this.draw();
-    };
+    this.switch(log, state.log, `logarithmic axis of ${metric.name}`);
+    this.switch(cut, state.cut, `axis of ${metric.name} between the 1 % and the 99 % quantile of its points`);
+    this.numbers = this.box.querySelector(".numbers");
+    this.numbers.querySelector("div").setAttribute("aria-label", `Numbers of ${metric.name}`);
+    this.numbers.ontoggle = () => this.list();
     this.plot = this.box.querySelector(".plot");
     this.plot.setAttribute("aria-label",
       `Chart of ${metric.name}: arrows move the cursor, plus and minus zoom, 0 shows all steps`);
     this.stale = true;
     this.visible = false;
     listen(this);
+  }
+
+  // A button that puts the metric into a set, and takes it out.
+  switch(button, set, label) {
+    button.setAttribute("aria-label", label);
+    button.onclick = () => {
+      const on = !set.delete(this.metric.name);
+      if (on) set.add(this.metric.name);
+      button.setAttribute("aria-pressed", String(on));
+      this.draw();
+    };
+  }
+
+  // Lists numbers of the steps that are shown, where that is open.
+  list() {
+    const there = this.numbers.open && this.plotted;
+    this.numbers.querySelector("table").replaceChildren(...(there ? tenths(this) : []));
   }
 
   // Draws it anew, if it is in view.
@@ -47,6 +67,7 @@ class Chart {
     this.curves = keys().flatMap(({ key, colour }) => (all[key] ? [{ key, colour, ...all[key] }] : []));
     const log = state.log.has(this.metric.name);
     this.floor = log ? floorOf([...this.curves, ...this.curves.flatMap((c) => beside[c.key] ?? [])]) : null;
+    this.ends = state.cut.has(this.metric.name) ? middle(this.curves) : null;
     this.remark(log);
     if (this.curves.length === 0 || (log && this.floor === null)) {
       this.say(this.curves.length ? "no value is above 0" : "null at every step of these curves");
@@ -54,7 +75,7 @@ class Chart {
     }
     const { data, series, bands } = this.series(beside, log);
     this.plotted = this.box.uplot = new uPlot(this.options(series, bands, log), data, this.plot);
-    this.read(null);
+    this.list();
   }
 
   say(what) {
@@ -62,7 +83,8 @@ class Chart {
     empty.className = "empty";
     empty.textContent = what;
     this.plot.replaceChildren(empty);
-    this.box.querySelector(".readout").replaceChildren();
+    this.box.querySelector(".readout").hidden = true;
+    this.list();
   }
 
   series(beside, log) {
@@ -109,15 +131,24 @@ class Chart {
       legend: { show: false },
       cursor: { y: false, drag: { x: true, y: false, setScale: false }, points: { size: 6 },
         bind: { dblclick: () => () => zoom(null) } },
-      scales: { x: { time: false, range: () => state.view ?? whole() },
-        y: { distr: log ? 3 : 1, range: (u, lo, hi) => (log ? this.logRange(lo, hi) : range(lo, hi)) } },
+      scales: { x: { time: false, distr: state.logSteps ? 3 : 1, range: () => state.view ?? whole() },
+        y: { distr: log ? 3 : 1, range: (u, lo, hi) => (log ? this.logRange(lo, hi) : this.range(lo, hi)) } },
       axes: [{ ...axis, size: 26, label: state.along, labelSize: 18, ...along(this) }, { ...axis, size: 62, values: (u, at, i, space, step) => labels(at, log ? null : step) }],
       hooks: { setCursor: [(u) => this.read(u.cursor.idx ?? null)], draw: [(u) => this.mark(u)],
         setSelect: [(u) => this.select(u)] },
     };
   }
 
+  // A distance is seen whole, and t beside what a walk's has.
+  range(lo, hi) {
+    if (this.ends) return range(...this.ends);
+    if (this.metric.name === "t_excess") return range(Math.min(lo ?? 0, -BEYOND), Math.max(hi ?? 0, BEYOND));
+    if (this.metric.name === "dist" && lo >= 0) return [0, range(0, hi)[1]];
+    return range(lo, hi);
+  }
+
   logRange(lo, hi) {
+    if (this.ends && this.ends[1] > 0) [lo, hi] = [Math.max(this.ends[0], this.floor), this.ends[1]];
     if (!(hi > 0)) return [this.floor, this.floor * 10];
     return lo < hi ? [lo / (hi / lo) ** 0.03, hi * (hi / lo) ** 0.03] : [lo / 2, lo * 2];
   }
@@ -134,6 +165,7 @@ class Chart {
     const { ctx, bbox } = u;
     const dots = devicePixelRatio;
     ctx.save();
+    if (this.metric.name === "t_excess") this.scatter(u);
     this.curves.forEach(({ key, colour }, row) => {
       const { n, x, first, last, rounding, infinite } = base[key];
       for (let i = 0; i < n; i++) {
@@ -161,6 +193,22 @@ class Chart {
     ctx.restore();
   }
 
+  // Lines between which the t of a walk lies.
+  scatter(u) {
+    const { ctx, bbox } = u;
+    ctx.strokeStyle = dark.matches ? "#fff" : "#000";
+    ctx.lineWidth = devicePixelRatio;
+    ctx.setLineDash([8, 5].map((v) => v * devicePixelRatio));
+    for (const t of [-BEYOND, BEYOND].filter((t) => t >= u.scales.y.min && t <= u.scales.y.max)) {
+      const y = u.valToPos(t, "y", true);
+      ctx.beginPath();
+      ctx.moveTo(bbox.left, y);
+      ctx.lineTo(bbox.left + bbox.width, y);
+      ctx.stroke();
+    }
+    ctx.setLineDash([]);
+  }
+
   // What a reader must know of what is not drawn.
   remark(log) {
     const sum = (of) => this.curves.reduce((all, c) => all + of(c), 0);
@@ -175,19 +223,26 @@ class Chart {
       [over("rounding"), "distances are below 1,000 roundings (low_precision; the bar below)"],
     ];
     const text = said.filter(([n]) => n > 0).map(([n, what]) => `${thousands(n)} of ${thousands(total)} ${what}.`);
+    if (this.ends) {
+      const points = sum((c) => c.mean.filter((v) => !Number.isNaN(v)).length);
+      const outside = sum((c) => c.mean.filter((v) => v < this.ends[0] || v > this.ends[1]).length);
+      text.push(`${thousands(outside)} of ${thousands(points)} points lie outside of the 1 % to 99 % quantiles that are shown.`);
+    }
     this.box.querySelector(".remark").textContent = text.join(" ");
   }
 
-  // Says what the curves are at a place of the joined steps.
+  // Says what the curves are at a place of the joined steps; what was said last stays.
   read(idx) {
+    if (idx === null) return;
     const out = this.box.querySelector(".readout");
-    const x = idx === null ? null : this.plotted.data[0][idx];
+    const x = this.plotted.data[0][idx];
+    out.hidden = false;
     const caption = out.createCaption();
     const rows = this.curves.map((c) => {
-      const i = x === null ? null : nearest(base[c.key].x, x);
+      const i = nearest(base[c.key].x, x);
       return { c, i, cells: i === null ? ["–", "–", "–"] : cells(c, i) };
     });
-    caption.textContent = x === null ? "No point is chosen." : where(rows[0].c.key, rows[0].i);
+    caption.textContent = where(rows[0].c.key, rows[0].i);
     const head = this.curves.some((c) => c.lo) ? ["mean", "smallest", "largest"] : ["value"];
     const body = document.createElement("tbody");
     rows.forEach(({ c, cells }) => {

@@ -3,19 +3,19 @@
 //! Owns which curves fit into a page, and how their numbers lie in it.
 
 use std::cmp::Reverse;
-use std::sync::{Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
 use crate::curve::{Along, Band, Curve, Found, Key, Layout, MOST, Panel, Point, metrics};
 use crate::error::Result;
 use crate::page::block::{Block, is_wide};
+use crate::page::threads::in_threads;
 use crate::table::names;
 
 /// Points of a curve, at most: more than a screen has columns.
 const POINTS: u64 = 4000;
-/// Bytes of all numbers, at most: 8 MB with the rest of the page.
-const BUDGET: usize = 7_500_000;
+/// Bytes of all numbers and maps, at most: 8 MB with the rest of the page.
+pub(super) const BUDGET: usize = 7_500_000;
 /// Groups that are drawn at first.
 const FIRST: usize = 3;
 
@@ -23,12 +23,16 @@ const FIRST: usize = 3;
 const USUAL: [(&str, &str, &str); 8] = [
     ("cos", "cosine between −g and r − x; dashed: a random walk's (cos_walk)", "cos_walk"),
     ("cos_excess", "cosine beyond what the gradient itself put into the reference; a walk's is 0", ""),
+    (
+        "t_excess",
+        "of each window; a walk's scatters between the dashed lines: beyond 4 or −4 is a finding",
+        "",
+    ),
+    ("loss", "as recorded", ""),
+    ("lolr", "locally optimal learning rate; dotted: the learning rate (lr)", "lr"),
+    ("dist", "distance to the reference; the axis begins at 0", ""),
     ("rsi", "⟨g,d⟩ / ‖d‖², restricted secant inequality", ""),
     ("eb", "‖g‖ / ‖d‖, error bound", ""),
-    ("lolr", "locally optimal learning rate; dotted: the learning rate (lr)", "lr"),
-    ("dist", "distance to the reference", ""),
-    ("t_excess", "of each window; beyond 4 or −4 is a finding", ""),
-    ("loss", "as recorded", ""),
 ];
 
 /// What the charts draw.
@@ -39,8 +43,8 @@ pub(super) struct Charts {
     pub(super) left_out: Vec<Key>,
     /// Metrics without a value.
     pub(super) null: Vec<&'static str>,
-    /// Metrics that the table has no column for.
-    pub(super) missing: Vec<&'static str>,
+    /// By run: metrics that its table has no column for.
+    pub(super) missing: Vec<Vec<&'static str>>,
     /// Steps of the longest curve.
     pub(super) steps: usize,
     /// Steps that a point stands for, at most.
@@ -51,26 +55,46 @@ pub(super) struct Charts {
     pub(super) blocks: Vec<(String, String)>,
 }
 
-/// Reads what fits into a page, and hands the layout of its curves to `also`, with the places of those that are drawn
-/// first and the metrics that the table has.
+/// The curves of one run that fit.
+pub(super) struct Laid<'a> {
+    pub(super) layout: Layout<'a>,
+    /// Metrics that the table has.
+    pub(super) columns: Vec<&'static str>,
+}
+
+/// Reads what of runs fits into a page that has room for `budget` bytes of numbers, and hands the layouts of their
+/// curves to `also`, with the places of those that are drawn first, counted through all.
 ///
 /// # Errors
-/// The table has not what is asked for, or is damaged.
+/// A table has not what is asked for, or is damaged.
 pub(super) fn read<T>(
-    found: &Found,
-    also: impl FnOnce(&Layout<'_>, &[usize], &[&str]) -> Result<T>,
+    all: &[Found],
+    budget: usize,
+    also: impl FnOnce(&[Laid<'_>], &[usize]) -> Result<T>,
 ) -> Result<(Charts, T)> {
-    let order = order(found);
-    let there = names(found.table())?;
-    let (columns, missing): (Vec<&str>, Vec<&str>) = metrics().partition(|m| there.iter().any(|t| t == m));
-    let of = |count: usize, points: u64| {
-        let layout = Layout::of(found, &order[..count], Some(Along::Step), points)?;
-        Charts::of(&layout, &columns).map(|charts| (layout, charts))
+    let order = order(all);
+    let there = |found: &Found| -> Result<Vec<&'static str>> {
+        let there = names(found.table())?;
+        Ok(metrics().filter(|m| there.iter().any(|t| t == m)).collect())
     };
+    let columns = all.iter().map(there).collect::<Result<Vec<_>>>()?;
+    let of = |count: usize, points: u64| {
+        let mut laid = Vec::new();
+        for (run, (found, columns)) in all.iter().zip(&columns).enumerate() {
+            let keys: Vec<usize> =
+                order[..count].iter().filter(|(of, _)| *of == run).map(|(_, key)| *key).collect();
+            if !keys.is_empty() {
+                let layout = Layout::of(found, &keys, Some(Along::Step), points)?;
+                laid.push(Laid { layout, columns: columns.clone() });
+            }
+        }
+        Charts::of(&laid).map(|charts| (laid, charts))
+    };
+    let scaled = |n: u64, size: usize| scaled(n, size, budget);
     // As many as can be drawn at once are always there, if need be in fewer points.
     let (mut count, mut points) = (order.len().min(MOST), POINTS);
     let mut best = of(count, points)?;
-    while best.1.size() > BUDGET && points > 1 {
+    while best.1.size() > budget && points > 1 {
         points = (scaled(points, best.1.size())).clamp(1, points - 1);
         best = of(count, points)?;
     }
@@ -78,23 +102,24 @@ pub(super) fn read<T>(
     let mut more = order.len().min(usize_of(scaled(count as u64, best.1.size())));
     while points == POINTS && more > count {
         let with = of(more, points)?;
-        if with.1.size() <= BUDGET {
+        if with.1.size() <= budget {
             (count, best) = (more, with);
         } else {
             more = usize_of(scaled(more as u64, with.1.size())).min(more - 1);
         }
     }
-    let (layout, mut charts) = best;
-    charts.left_out = order[count..].iter().map(|&k| found.known()[k].key.clone()).collect();
-    charts.missing = missing;
-    let also = also(&layout, &charts.first, &columns)?;
+    let (laid, mut charts) = best;
+    charts.left_out = order[count..].iter().map(|&(run, k)| all[run].known()[k].key.clone()).collect();
+    let lacking = |columns: &Vec<&'static str>| metrics().filter(|m| !columns.contains(m)).collect();
+    charts.missing = columns.iter().map(lacking).collect();
+    let also = also(&laid, &charts.first)?;
     Ok((charts, also))
 }
 
-/// As much of `n` as the budget has room for, if `n` takes `size` bytes: a little less, since what is compressed has no
+/// As much of `n` as a `budget` has room for, if `n` takes `size` bytes: a little less, since what is compressed has no
 /// fixed size.
-fn scaled(n: u64, size: usize) -> u64 {
-    let room = u128::from(n) * (BUDGET / 100 * 97) as u128 / size.max(1) as u128;
+fn scaled(n: u64, size: usize, budget: usize) -> u64 {
+    let room = u128::from(n) * (budget / 100 * 97) as u128 / size.max(1) as u128;
     u64::try_from(room).unwrap_or(u64::MAX)
 }
 
@@ -102,38 +127,17 @@ fn usize_of(n: u64) -> usize {
     usize::try_from(n).unwrap_or(usize::MAX)
 }
 
-/// Places of the chosen keys: all tensors first, then the largest groups.
-fn order(found: &Found) -> Vec<usize> {
-    let mut order = found.chosen();
-    let known = found.known();
-    order.sort_by_key(|&k| (known[k].key.group != crate::group::ALL, Reverse(known[k].parameters)));
-    order
-}
-
-// Not rayon's threads: one that waits for polars takes up another piece of work meanwhile, which would wait for the first.
-/// What `work` makes of each of `all`, in their order, by as many threads as there are processors.
-pub(super) fn in_threads<T: Sync, R: Send>(
-    all: &[T],
-    work: impl Fn(&T) -> Result<R> + Sync,
-) -> Result<Vec<R>> {
-    let rest = Mutex::new(all.iter().enumerate());
-    let take = || rest.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let worker =
-        || -> Vec<(usize, Result<R>)> { std::iter::from_fn(take).map(|(i, one)| (i, work(one))).collect() };
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let mut done: Vec<(usize, Result<R>)> = std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(worker)).collect();
-        let mut done = worker();
-        for other in others {
-            match other.join() {
-                Ok(more) => done.extend(more),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
-        done
+/// Places of runs and of the keys chosen in each: all tensors first, then the largest groups.
+fn order(all: &[Found]) -> Vec<(usize, usize)> {
+    let of_run =
+        |(run, found): (usize, &Found)| found.chosen().into_iter().map(move |key| (run, key)).collect();
+    let mut order: Vec<(usize, usize)> =
+        all.iter().enumerate().flat_map(|one| -> Vec<(usize, usize)> { of_run(one) }).collect();
+    order.sort_by_key(|&(run, key)| {
+        let known = &all[run].known()[key];
+        (known.key.group != crate::group::ALL, Reverse(known.parameters))
     });
-    done.sort_by_key(|(i, _)| *i);
-    done.into_iter().map(|(_, result)| result).collect()
+    order
 }
 
 /// A metric, encoded.
@@ -146,14 +150,25 @@ struct Coded {
 }
 
 impl Charts {
-    fn of(layout: &Layout<'_>, columns: &[&'static str]) -> Result<Charts> {
+    fn of(laid: &[Laid<'_>]) -> Result<Charts> {
+        let columns: Vec<&'static str> =
+            metrics().filter(|m| laid.iter().any(|one| one.columns.contains(m))).collect();
+        let panel = |name: &'static str| -> Result<Panel> {
+            let mut all = Panel { metric: name.to_owned(), curves: Vec::new() };
+            for Laid { layout, columns } in laid {
+                let there = columns.contains(&name);
+                let one = if there { layout.panel(name, Band::MinMax)? } else { layout.without(name) };
+                all.curves.extend(one.curves);
+            }
+            Ok(all)
+        };
         let coded = |name: &&'static str| -> Result<(Option<Coded>, Option<Panel>)> {
-            let panel = layout.panel(name, Band::MinMax)?;
+            let panel = panel(name)?;
             let coded = (!panel.is_empty()).then(|| Coded::of(name, &panel)).transpose()?;
             Ok((coded, (*name == columns[0]).then_some(panel)))
         };
-        let all = in_threads(columns, coded)?;
-        let keys = layout.keys();
+        let all = in_threads(&columns, coded)?;
+        let keys: Vec<Key> = laid.iter().flat_map(|one| one.layout.keys()).collect();
         // Which steps a point stands for is the same in every metric.
         let curves = all.iter().find_map(|(_, panel)| panel.as_ref()).map_or(&[][..], |p| &p.curves);
         let count: Vec<usize> = curves.iter().map(|c| c.points.len()).collect();
@@ -161,12 +176,14 @@ impl Charts {
         let a_point = points().map(|p| p.rows).max().unwrap_or(1);
         let mut base = Block::default();
         curves.iter().for_each(|curve| push_base(&mut base, &curve.points, a_point == 1));
-        let epochs = curves.iter().all(|c| {
-            let rise = |pair: &[Point]| {
-                pair[0].epoch.zip(pair[1].epoch).is_some_and(|(a, b)| a.floor() <= b.floor())
-            };
-            c.points.iter().all(|p| p.epoch.is_some()) && c.points.windows(2).all(rise)
-        });
+        // Those of several runs begin at other steps.
+        let epochs = laid.len() == 1
+            && curves.iter().all(|c| {
+                let rise = |pair: &[Point]| {
+                    pair[0].epoch.zip(pair[1].epoch).is_some_and(|(a, b)| a.floor() <= b.floor())
+                };
+                c.points.iter().all(|p| p.epoch.is_some()) && c.points.windows(2).all(rise)
+            });
         let first = first(&keys);
         let null: Vec<&str> = columns
             .iter()
@@ -185,14 +202,14 @@ impl Charts {
             blocks.push((format!("numbers-of-{}", coded.name), coded.block));
         }
         let header = json!({
-            "keys": keys.iter().map(|k| json!([k.reference, k.stream, k.group])).collect::<Vec<_>>(),
+            "keys": keys.iter().map(|k| json!([k.run, k.reference, k.stream, k.group])).collect::<Vec<_>>(),
             "first": first,
             "points": count,
             "stepsAPoint": a_point,
             "epochs": epochs,
             "metrics": described,
         });
-        let steps = layout.steps();
+        let steps = laid.iter().map(|one| one.layout.steps()).max().unwrap_or(0);
         let (left_out, missing) = (Vec::new(), Vec::new());
         Ok(Charts { first, left_out, null, missing, steps, a_point, header, blocks })
     }
@@ -208,10 +225,12 @@ impl Charts {
     }
 }
 
-/// The first groups of the first reference and stream.
+/// The first groups of the first reference and stream; of several runs the first group of each.
 fn first(keys: &[Key]) -> Vec<usize> {
-    let same = |k: &Key| k.reference == keys[0].reference && k.stream == keys[0].stream;
-    (0..keys.len()).filter(|&i| same(&keys[i])).take(FIRST).collect()
+    let alike = |k: &Key| k.reference == keys[0].reference && k.stream == keys[0].stream;
+    let several = keys.iter().any(|k| k.run != keys[0].run);
+    let wanted = |k: &Key| alike(k) && (!several || k.group == keys[0].group);
+    (0..keys.len()).filter(|&i| wanted(&keys[i])).take(if several { MOST } else { FIRST }).collect()
 }
 
 /// Which steps points stand for: where each lies, and unless all stand for a `single` step the first and the last of

@@ -1,4 +1,4 @@
-//! What the paper claims, of this path.
+//! What the paper claims, of this path or these.
 
 use maud::html;
 
@@ -6,14 +6,19 @@ use crate::claims::{Finding, Outcome};
 use crate::page::{Page, Section, known};
 
 pub(super) fn section(page: &Page) -> Option<Section> {
-    let all = &page.facts.as_ref().ok()?.claims;
+    page.runs.iter().find(|told| told.facts.is_ok())?;
+    let all = &page.claims;
+    let several = page.runs.len() > 1;
+    let what = if several { "these tables" } else { "this table" };
     let (open, decided): (Vec<&Finding>, Vec<&Finding>) =
         all.iter().partition(|f| f.outcome == Outcome::Undecidable);
     let body = html! {
-        @if decided.is_empty() { p { "None can be decided from this table." } }
+        @if decided.is_empty() { p { "None can be decided from " (what) "." } }
         @for f in &decided {
             details.claim {
-                summary { span class=(f.outcome.name()) { (f.outcome.name()) } " " (f.claim.id) ": " (f.claim.statement) }
+                summary { span class=(f.outcome.name()) { (f.outcome.name()) } " " (f.claim.id) ": " (f.claim.statement)
+                    @if several { " [" (f.of) "]" }
+                }
                 p { (f.sentence) }
                 p.soft {
                     (f.claim.measure) ": " (known(f.value))
@@ -23,8 +28,10 @@ pub(super) fn section(page: &Page) -> Option<Section> {
         }
         @if !open.is_empty() {
             details {
-                summary { (open.len()) " that cannot be decided from this table" }
-                ul { @for f in &open { li { (f.claim.id) ": " (f.claim.statement) ". " span.soft { (f.sentence) } } } }
+                summary { (open.len()) " that cannot be decided from " (what) }
+                ul { @for f in &open { li { (f.claim.id) ": " (f.claim.statement) ". "
+                    @if several { "[" (f.of) "] " }
+                    span.soft { (f.sentence) } } } }
             }
         }
     };

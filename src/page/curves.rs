@@ -22,8 +22,11 @@ pub(super) fn section(page: &Page) -> Option<Section> {
             p.note { "This page is " (WITHOUT) "." }
         }
         @if !charts.left_out.is_empty() { p.note { (left_out(&charts.left_out)) } }
-        @if !charts.missing.is_empty() {
-            p.note { "An older lpa has written this table; it has no columns " (charts.missing.join(", ")) "." }
+        @for (told, missing) in page.runs.iter().zip(&charts.missing).filter(|(_, missing)| !missing.is_empty()) {
+            p.note {
+                "An older lpa has written " @if page.runs.len() > 1 { "the table of " (told.name) } @else { "this table" }
+                "; it has no columns " (missing.join(", ")) "."
+            }
         }
         @if !charts.null.is_empty() { p { "Null at every step: " (null(&charts.null)) "." } }
     };
@@ -34,10 +37,11 @@ fn stands_for(page: &Page) -> String {
     let charts = &page.charts;
     let steps = thousands(charts.steps as u64);
     let asked = page.subject.steps.as_ref().map(|s| format!(" (steps {s})")).unwrap_or_default();
+    let most = if page.runs.len() > 1 { " of the longest run" } else { "" };
     match charts.a_point {
-        1 => format!("{steps} steps{asked}; each point is one."),
+        1 => format!("{steps} steps{most}{asked}; each point is one."),
         n => format!(
-            "{steps} steps{asked}. A point stands for up to {} of them: the line is their mean, the band goes from the \
+            "{steps} steps{most}{asked}. A point stands for up to {} of them: the line is their mean, the band goes from the \
              smallest to the largest of all. Nothing is sampled or smoothed.",
             thousands(n as u64)
         ),
@@ -54,14 +58,15 @@ fn null(columns: &[&str]) -> String {
 }
 
 fn left_out(keys: &[Key]) -> String {
-    let name = |k: &Key| format!("{} ({}, {})", k.group, k.reference, k.stream);
+    let run = |k: &Key| if k.run.is_empty() { String::new() } else { format!("{}, ", k.run) };
+    let name = |k: &Key| format!("{} ({}{}, {})", k.group, run(k), k.reference, k.stream);
     let names: Vec<String> = keys.iter().take(LISTED).map(name).collect();
     let more = match keys.len().saturating_sub(LISTED) {
         0 => String::new(),
         more => format!(", and {} more", thousands(more as u64)),
     };
     format!(
-        "To keep the page small, {} of the table's curves are left out: {}{more}. Name some by --group, --ref and \
+        "To keep the page small, {} curves are left out: {}{more}. Name some by --group, --ref and \
          --stream to see them.",
         thousands(keys.len() as u64),
         names.join(", ")
@@ -72,7 +77,7 @@ fn left_out(keys: &[Key]) -> String {
 fn controls() -> Markup {
     html! {
         div.controls {
-            @for (id, title) in [("references", "References"), ("streams", "Streams"), ("groups", "Groups")] {
+            @for (id, title) in [("runs", "Runs"), ("references", "References"), ("streams", "Streams"), ("groups", "Groups")] {
                 fieldset id=(id) hidden {
                     legend { (title) }
                     input type="search" placeholder="Search" aria-label=(format!("Search {id}")) hidden;
@@ -90,11 +95,23 @@ fn controls() -> Markup {
                 button type="button" aria-pressed="true" value="step" { "step" }
                 button type="button" aria-pressed="false" value="epoch" { "epoch" }
             }
+            button type="button" id="log-steps" aria-pressed="false" aria-label="logarithmic axis of steps" { "log x" }
             button type="button" id="all" { "All steps" }
             ul id="legend" aria-label="Curves" {}
         }
         p id="status" role="status" {}
         div id="charts" {}
+        details.hint {
+            summary { "What is so by construction" }
+            ul {
+                li { "Against the path's own end the distance is 0 there, and falls towards it for noise too." }
+                li {
+                    "The last gradient of plain SGD is the whole way to the end: its cosine is 1 and its loLR the learning                      rate, whatever was learned. With momentum the last cosines are high likewise; a walk's, dashed, are too."
+                }
+                li { "From the end of another run (a control) a path is at a distance at every step, its last one too." }
+                li { "t_excess is one number a window: its steps are flat stretches." }
+            }
+        }
         p.hint {
             "Drag over steps to zoom; a double click shows all. A chart that is clicked zooms by the wheel (others with Ctrl), \
              with two fingers, and by the keys + − 0; arrows move its cursor. At most " (MOST) " curves are drawn at a time."

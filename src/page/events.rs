@@ -3,15 +3,23 @@
 use maud::{Markup, html};
 
 use crate::events::{Event, Events, Happened, blame};
-use crate::page::{Page, Section, known};
+use crate::page::told::Told;
+use crate::page::{Page, Section, by_run, known};
 use crate::summary::thousands;
 
 /// Events that are listed of a kind.
 const LISTED: usize = 50;
 
 pub(super) fn section(page: &Page) -> Option<Section> {
-    let events = &page.facts.as_ref().ok()?.events;
-    let body = html! {
+    // Why they are not known, where none are, is said of the windows.
+    page.runs.iter().find(|told| told.facts.is_ok())?;
+    Some(Section { id: "events", title: "Events", body: by_run(page, of_run) })
+}
+
+fn of_run(told: &Told) -> Markup {
+    let Ok(facts) = &told.facts else { return html! { p.note { "They are not known: see above." } } };
+    let events = &facts.events;
+    html! {
         @for key in &events.never_finite {
             p.note {
                 "Against " (key.reference) ", stream " (key.stream) ", something is not finite at every step: the \
@@ -25,8 +33,7 @@ pub(super) fn section(page: &Page) -> Option<Section> {
              squared length has grown most since the step before. All events: "
             code { "lpa events" } "."
         }
-    };
-    Some(Section { id: "events", title: "Events", body })
+    }
 }
 
 fn of_kind(events: &Events, happened: Happened) -> Markup {

@@ -1,6 +1,7 @@
-//! What the rows of a table say besides their curves: events, windows, and the paper's claims, from one reading of it.
+//! What the rows of a table say besides their curves: events, windows, and the path that claims are checked on, from one
+//! reading of it.
 
-use crate::claims::{Finding, Path, check};
+use crate::claims::Path;
 use crate::curve::Found;
 use crate::error::Result;
 use crate::events::Events;
@@ -15,7 +16,6 @@ const PARTS: std::num::NonZeroU64 = std::num::NonZeroU64::new(10).unwrap();
 pub(super) struct Facts {
     pub(super) windows: Windows,
     pub(super) events: Events,
-    pub(super) claims: Vec<Finding>,
 }
 
 impl Facts {
@@ -23,7 +23,7 @@ impl Facts {
     ///
     /// # Errors
     /// The table is damaged, or lacks a column.
-    pub(super) fn read(found: &Found, metadata: &[(String, String)], name: &str) -> Result<Facts> {
+    pub(super) fn read(found: &Found, metadata: &[(String, String)], name: &str) -> Result<(Facts, Path)> {
         let (mut cutter, mut wholes) = (Cutter::new(extent(found)?, Spans::Parts(PARTS)), Wholes::default());
         each(found, |place, key, row| {
             wholes.take(place, key, row);
@@ -31,7 +31,6 @@ impl Facts {
         })?;
         let series = wholes.finish();
         let events = Events::of(&series, found)?;
-        let claims = check(&[Path::of(metadata, name.to_owned(), series)]);
-        Ok(Facts { windows: cutter.finish(), events, claims })
+        Ok((Facts { windows: cutter.finish(), events }, Path::of(metadata, name.to_owned(), series)))
     }
 }

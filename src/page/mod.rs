@@ -11,7 +11,12 @@ mod curves;
 mod events;
 mod facts;
 mod figures;
+mod maps;
 mod provenance;
+mod subject;
+mod threads;
+mod told;
+mod trajectory;
 mod verdict;
 mod windows;
 
@@ -23,17 +28,20 @@ use serde_json::json;
 
 pub(crate) use crate::page::charting::{EMBEDDED, WITHOUT};
 
-use crate::curve::{Band, Chosen, Layout, find};
-use crate::error::{Result, Tried, Usage};
+pub(crate) use crate::page::subject::Subject;
+pub use crate::page::subject::place;
+
+use crate::claims::{Finding, Path as Claimant, check};
+use crate::curve::{Along, Band, Chosen, Curves, Found, Layout, beside, find};
+use crate::error::{Result, Tried};
 use crate::figure::{Figure, svg};
 use crate::page::charting::Charting;
-use crate::page::charts::Charts;
-use crate::page::facts::Facts;
+use crate::page::charts::{Charts, Laid};
+use crate::page::threads::{in_threads, joined};
+use crate::page::told::Told;
 use crate::question::Steps;
-use crate::report::SUMMARY;
-use crate::run::{Draft, check_place};
+use crate::run::Draft;
 use crate::summary::{Parts, significant};
-use crate::table::metadata;
 
 /// What tells a page of lpa's from other files.
 const MADE_BY: &str = "<meta name=\"generator\" content=\"lpa report\">";
@@ -46,6 +54,8 @@ const POLICY: &str =
 const DRAWN: [&str; 3] = ["cos", "dist", "lolr"];
 /// Millimetres.
 const WIDTH: f64 = 174.0;
+/// Bytes of all maps, at most, of those that a page has.
+const MAPS: usize = 3_000_000;
 
 /// The sections, from top to bottom; one that has nothing to say is left out.
 const SECTIONS: &[fn(&Page) -> Option<Section>] = &[
@@ -53,6 +63,8 @@ const SECTIONS: &[fn(&Page) -> Option<Section>] = &[
     curves::section,
     figures::section,
     windows::section,
+    trajectory::memory,
+    trajectory::section,
     events::section,
     claims::section,
     provenance::section,
@@ -66,114 +78,53 @@ struct Section {
     body: Markup,
 }
 
-/// What a page is about.
-#[derive(Clone, Debug)]
-pub(crate) struct Subject {
-    /// The run's name, or the table's.
-    name: String,
-    /// The command that makes the page, but for `--steps`.
-    command: String,
-    /// The steps as they were asked for, where not all were.
-    steps: Option<String>,
-}
-
-impl Subject {
-    /// A run or a table, by its path, the options by which it is asked for, and steps.
-    pub(crate) fn new(path: &Path, options: &[String], steps: &Steps) -> Subject {
-        let steps = Some(steps.text().to_owned()).filter(|text| !text.is_empty());
-        Subject { name: name(path), command: command(path, options), steps }
-    }
-}
-
 /// A figure, or why there is none.
 type Drawn = std::result::Result<String, String>;
 
 /// What sections are made of.
 struct Page {
     subject: Subject,
-    /// Of the table.
-    metadata: Vec<(String, String)>,
-    /// The text of the summary; `None` where the table has none.
-    summary: Option<String>,
+    /// By run.
+    runs: Vec<Told>,
     charts: Charts,
-    /// What else its rows say, or why that is not known.
-    facts: std::result::Result<Facts, String>,
+    /// What claims say of those of which the rows are known.
+    claims: Vec<Finding>,
     /// Of the main metrics.
     figures: Vec<Drawn>,
     charting: Option<Charting>,
 }
 
-/// What a run or table is called.
-fn name(path: &Path) -> String {
-    let full = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let name = if full.is_file() { full.file_stem() } else { full.file_name() };
-    name.map_or_else(|| "report".to_owned(), |name| name.to_string_lossy().into_owned())
-}
+/// A table, and which of its rows a page shows.
+pub(crate) type Shown = (PathBuf, Chosen);
 
-/// The command that makes the page of a run or table with some options, as a shell reads it.
-fn command(path: &Path, options: &[String]) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_@%+=:,./-".contains(c);
-    let quoted = |word: &str| match !word.is_empty() && word.chars().all(plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', "'\\''")),
-    };
-    let path = path.to_string_lossy();
-    let words = std::iter::once(&*path).chain(options.iter().map(String::as_str));
-    format!("lpa report {}", words.map(quoted).collect::<Vec<_>>().join(" "))
-}
-
-/// Where the page of a run or table goes: `out`, or its name in the working directory. Checked before there is a page,
-/// as are the steps that it is to show.
+/// Writes the page of tables, whole or not at all. Returns its bytes.
 ///
 /// # Errors
-/// It cannot be written, another file is there, or the steps are no range.
-pub fn place(path: &Path, out: Option<&Path>, steps: &Steps) -> Result<PathBuf> {
-    if steps.every() > 1 {
-        let what = "--steps of a report is A..B; a table of every K-th step is made by lpa analyze";
-        return Err(Usage(what.to_owned()).into());
-    }
-    let out = out.map_or_else(|| PathBuf::from(format!("{}.html", name(path))), Path::to_owned);
-    if out.extension().is_none_or(|e| !e.eq_ignore_ascii_case("html")) {
-        return Err(Usage(format!("--out {}: a report is FILE.html", out.display())).into());
-    }
-    check_place(&out, "report", MADE_BY)?;
-    Ok(out)
-}
-
-/// Writes the page of a table, whole or not at all. Returns its bytes.
-///
-/// # Errors
-/// The table has not what is asked for or is damaged, or the disk refuses.
-pub(crate) fn write(table: &Path, chosen: &Chosen, subject: Subject, out: &Path) -> Result<u64> {
-    let page = Page::read(table, chosen, subject, EMBEDDED)?.html().into_string();
+/// A table has not what is asked for or is damaged, or the disk refuses.
+pub(crate) fn write(tables: &[Shown], subject: Subject, out: &Path) -> Result<u64> {
+    let page = Page::read(tables, subject, EMBEDDED)?.html().into_string();
     let draft = Draft::create(out)?;
     draft.file().write_all(page.as_bytes()).tried("write", out)?;
     draft.commit()
 }
 
-/// Writes the page of all that the `table` of a `run` holds, which was asked for by `options`, at some steps.
+/// Writes the page of `tables` of `runs`, of each those of its references, streams and groups that are named (none: all),
+/// which were asked for by `options`, at some steps.
 ///
 /// # Errors
-/// The table is damaged, or has no row of these steps; or the disk refuses.
-pub fn write_run(run: &Path, table: &Path, options: &[String], steps: &Steps, out: &Path) -> Result<()> {
-    let chosen = Chosen { steps: steps.range(), ..Chosen::all() };
-    write(table, &chosen, Subject::new(run, options, steps), out).map(|_| ())
-}
-
-/// Writes the page of the rows of a table that are `chosen`, which `options` ask for.
-///
-/// # Errors
-/// As [`write_run`]; or the table has not what is asked for.
-pub fn write_table(
-    table: &Path,
-    chosen: [Vec<String>; 3],
+/// A table is damaged, or has not what is asked for; or the disk refuses.
+pub fn write_runs(
+    runs: &[PathBuf],
+    tables: Vec<(PathBuf, [Vec<String>; 3])>,
     options: &[String],
     steps: &Steps,
     out: &Path,
 ) -> Result<()> {
-    let [references, streams, groups] = chosen;
-    let chosen = Chosen { references, streams, groups, steps: steps.range() };
-    write(table, &chosen, Subject::new(table, options, steps), out).map(|_| ())
+    let shown = |(table, [references, streams, groups]): (PathBuf, [Vec<String>; 3])| {
+        (table, Chosen { references, streams, groups, steps: steps.range() })
+    };
+    let tables: Vec<Shown> = tables.into_iter().map(shown).collect();
+    write(&tables, Subject::new(runs, options, steps), out).map(|_| ())
 }
 
 /// Three digits, or a dash.
@@ -181,22 +132,43 @@ fn known(value: Option<f64>) -> String {
     value.map_or_else(|| "–".to_owned(), significant)
 }
 
-impl Page {
-    fn read(table: &Path, chosen: &Chosen, subject: Subject, charting: Option<Charting>) -> Result<Page> {
-        let found = find(table, chosen)?;
-        let (mut charts, figures) = charts::read(&found, figures_of)?;
-        charts.header["command"] = json!(subject.command);
-        let metadata = metadata(table).unwrap_or_default();
-        // A table of an older lpa may lack columns.
-        // What is of the path is of all of its steps.
-        let facts = match &subject.steps {
-            None => Facts::read(&found, &metadata, &subject.name),
-            Some(_) => find(table, &Chosen { steps: Chosen::all().steps, ..chosen.clone() })
-                .and_then(|found| Facts::read(&found, &metadata, &subject.name)),
+/// What `body` says of each run, under its name where there are several.
+fn by_run(page: &Page, body: impl Fn(&Told) -> Markup) -> Markup {
+    html! {
+        @if let [one] = page.runs.as_slice() {
+            (body(one))
+        } @else {
+            @for (i, told) in page.runs.iter().enumerate() {
+                details.run open[i == 0] { summary { (told.name) } (body(told)) }
+            }
         }
-        .map_err(|e| e.to_string());
-        let summary = metadata.iter().find(|(key, _)| key == SUMMARY).map(|(_, text)| text.clone());
-        Ok(Page { subject, metadata, summary, charts, facts, figures, charting })
+    }
+}
+
+impl Page {
+    fn read(tables: &[Shown], subject: Subject, charting: Option<Charting>) -> Result<Page> {
+        let several = tables.len() > 1;
+        let named = |((table, chosen), name): (&Shown, &String)| -> Result<Found> {
+            find(table, chosen).map(|found| if several { found.of_run(name) } else { found })
+        };
+        let found = tables.iter().zip(&subject.names).map(named).collect::<Result<Vec<Found>>>()?;
+        let mut room = MAPS;
+        let about = subject.names.iter().zip(&subject.words).zip(tables);
+        let mut runs: Vec<Told> =
+            about.map(|((name, word), (table, _))| Told::new(name, word, table, &mut room)).collect();
+        let part = subject.steps.is_some();
+        let (paths, charts) = std::thread::scope(|scope| {
+            let rows = runs.iter_mut().zip(&found).zip(tables);
+            let paths = scope.spawn(|| -> Vec<Claimant> {
+                rows.filter_map(|((told, found), (_, chosen))| told.read(found, chosen, part)).collect()
+            });
+            let charts = charts::read(&found, charts::BUDGET - (MAPS - room), figures_of);
+            (joined(paths), charts)
+        });
+        let (mut charts, figures) = charts?;
+        charts.header["command"] = json!(subject.command);
+        let claims = check(&paths);
+        Ok(Page { subject, runs, charts, claims, figures, charting })
     }
 
     /// What draws the charts, if it is there and there is something to draw.
@@ -206,7 +178,11 @@ impl Page {
 
     fn html(&self) -> Markup {
         let sections: Vec<Section> = SECTIONS.iter().filter_map(|section| section(self)).collect();
-        let heading = self.summary.as_deref().map(Parts::of).unwrap_or_default().heading;
+        let title = self.subject.title();
+        let heading = match self.runs.as_slice() {
+            [one] => one.summary.as_deref().map(Parts::of).unwrap_or_default().heading,
+            several => vec![format!("{} runs", several.len())],
+        };
         html! {
             (DOCTYPE)
             html lang="en" {
@@ -216,13 +192,13 @@ impl Page {
                     meta http-equiv="Content-Security-Policy" content=(POLICY);
                     meta name="viewport" content="width=device-width, initial-scale=1";
                     meta name="color-scheme" content="light dark";
-                    title { (self.subject.name) " – lpa report" }
+                    title { (title) " – lpa report" }
                     @if let Some(charting) = self.live() { style { (PreEscaped(charting.style)) } }
                     style { (PreEscaped(include_str!("page.css"))) }
                 }
                 body {
                     header {
-                        h1 { (self.subject.name) }
+                        h1 { (title) }
                         @for line in &heading { p { (line) } }
                         nav aria-label="Sections" {
                             @for section in &sections { a href=(format!("#{}", section.id)) { (section.title) } }
@@ -286,18 +262,40 @@ const SCRIPT: &str = concat!(
 const UPLOT_LICENCE: &str = include_str!("uplot-licence.txt");
 
 /// Figures of the main metrics, of the curves that are drawn first.
-fn figures_of(layout: &Layout<'_>, first: &[usize], columns: &[&str]) -> Result<Vec<Drawn>> {
-    let layout = layout.figure(first)?;
+fn figures_of(laid: &[Laid<'_>], first: &[usize]) -> Result<Vec<Drawn>> {
+    // By run: where its keys begin among those of all.
+    let begins = laid.iter().scan(0, |end, one| {
+        let begin = *end;
+        *end += one.layout.keys().len();
+        Some(begin)
+    });
+    let places: Vec<Vec<usize>> =
+        begins.map(|begin| first.iter().filter_map(|k| k.checked_sub(begin)).collect()).collect();
+    let layouts = |along: Option<Along>| -> Result<Vec<Layout<'_>>> {
+        laid.iter().zip(&places).map(|(one, places)| one.layout.figure(places, along)).collect()
+    };
+    let mut all = layouts(None)?;
+    if all.iter().any(|one| one.along() != all[0].along()) {
+        // Not all have epochs.
+        all = layouts(Some(Along::Step))?;
+    }
     let one = |metric: &&str| {
-        if !columns.contains(metric) {
-            return Ok(Err(format!("The table has no column {metric}.")));
+        let mut curves: Option<Vec<Curves>> = Some(Vec::new());
+        for (layout, Laid { columns, .. }) in all.iter().zip(laid) {
+            match &mut curves {
+                Some(curves) if columns.contains(metric) => {
+                    curves.push(layout.curves(&[(*metric).to_owned()], Band::MinMax)?);
+                }
+                _ => curves = None,
+            }
         }
-        let curves = layout.curves(&[(*metric).to_owned()], Band::MinMax)?;
+        let Some(curves) = curves else { return Ok(Err(format!("The table has no column {metric}."))) };
+        let curves = beside(curves)?;
         let empty = curves.panels.iter().all(|p| p.is_empty());
         let why = || format!("{metric} is null at every step.");
         Ok(if empty { Err(why()) } else { Ok(svg(&Figure::new(&curves, false), WIDTH)) })
     };
-    charts::in_threads(&DRAWN, one)
+    in_threads(&DRAWN, one)
 }
 
 #[cfg(test)]
@@ -312,8 +310,8 @@ mod tests {
         let run = Run::open("fixtures/digits_mlp".as_ref(), Access::default()).unwrap();
         Question::default().tabulate(&run, &Execution::default(), Some(&table)).unwrap();
         let subject =
-            Subject::new("it's".as_ref(), &["--group".to_owned(), "*".to_owned()], &Steps::default());
-        Page::read(&table, &Chosen::all(), subject, charting).unwrap().html().into_string()
+            Subject::new(&["it's".into()], &["--group".to_owned(), "*".to_owned()], &Steps::default());
+        Page::read(&[(table, Chosen::all())], subject, charting).unwrap().html().into_string()
     }
 
     #[test]

@@ -19,7 +19,11 @@ const state = {
   drawn: COLOURS.map((_, i) => header.first[i] ?? null),
   metrics: new Set(),
   log: new Set(),
+  // Metrics of which the outermost points are cut off.
+  cut: new Set(),
   along: "step",
+  // Steps lie along a logarithmic axis.
+  logSteps: false,
   view: null,
 };
 
@@ -88,6 +92,7 @@ function table(key, arrays, shown) {
   const { n, x, apart } = base[key];
   const out = [[], ...arrays.map(() => [])];
   for (let i = 0; i < n; i++) {
+    if (state.logSteps && x[i] <= 0) continue;
     if (apart[i] && i > 0) {
       out[0].push((x[i - 1] + x[i]) / 2);
       arrays.forEach((_, a) => out[a + 1].push(null));
@@ -105,6 +110,13 @@ function join(tables) {
   const [first] = tables;
   if (tables.every((t) => same(t[0], first[0]))) return [first[0], ...tables.flatMap((t) => t.slice(1))];
   return uPlot.join(tables);
+}
+
+// The numbers between which 98 of 100 means of some curves lie.
+function middle(curves) {
+  const all = Float64Array.from(curves.flatMap((c) => Array.from(c.mean).filter((v) => !Number.isNaN(v)))).sort();
+  const at = (part) => all[Math.round(part * (all.length - 1))];
+  return all.length ? [at(0.01), at(0.99)] : null;
 }
 
 // The least number above 0 that a logarithmic axis shows of some curves.

@@ -31,7 +31,10 @@ function zoom(view) {
 
 function follow() {
   const chart = behind.shift();
-  if (chart?.plotted) chart.plotted.setData(chart.plotted.data);
+  if (chart?.plotted) {
+    chart.plotted.setData(chart.plotted.data);
+    chart.list();
+  }
   drawing = behind.length > 0;
   if (drawing) requestAnimationFrame(follow);
 }
@@ -62,6 +65,9 @@ function tell() {
   } else {
     text += ".";
   }
+  const hidden = state.logSteps ? keys().filter(({ key }) => base[key].x[0] <= 0).length : 0;
+  if (hidden > 0) text += " A logarithmic axis does not show step 0.";
+  if (state.logSteps && header.stepsAPoint > 1) text += ` Points of equal numbers of steps lie far apart at its beginning: the first is ${thousands(header.stepsAPoint)} steps.`;
   $("status").textContent = text;
 }
 
@@ -149,8 +155,8 @@ function list(id, names, ticked, change) {
   return fill;
 }
 
-// References, streams and groups that are ticked; what is drawn is every curve there is of them.
-const chosen = [0, 1, 2].map((i) => new Set(header.first.map((key) => header.keys[key][i])));
+// Runs, references, streams and groups that are ticked; what is drawn is every curve there is of them.
+const chosen = [0, 1, 2, 3].map((i) => new Set(header.first.map((key) => header.keys[key][i])));
 
 function choose(i, name, on) {
   const before = new Set(chosen[i]);
@@ -205,7 +211,7 @@ function place() {
 }
 
 function controls() {
-  ["references", "streams", "groups"].forEach((id, i) => {
+  ["runs", "references", "streams", "groups"].forEach((id, i) => {
     const names = [...new Set(header.keys.map((k) => k[i]))];
     list(id, names, (name) => chosen[i].has(name), (name, on) => choose(i, name, on));
   });
@@ -224,6 +230,12 @@ function controls() {
     };
   }
   $("all").onclick = () => zoom(null);
+  $("log-steps").onclick = ({ target }) => {
+    state.logSteps = !state.logSteps;
+    target.setAttribute("aria-pressed", String(state.logSteps));
+    zoom(null);
+    charts.forEach((chart) => chart.draw());
+  };
   // Events bring the curves to their steps.
   for (const button of document.querySelectorAll("button.step")) {
     const step = Number(button.dataset.step);

@@ -2,7 +2,8 @@
 
 use maud::{Markup, html};
 
-use crate::page::{Page, Section, known};
+use crate::page::told::Told;
+use crate::page::{Page, Section, by_run, known};
 use crate::summary::thousands;
 use crate::windows::{OfKey, Shares, Windows, facts};
 
@@ -10,13 +11,17 @@ use crate::windows::{OfKey, Shares, Windows, facts};
 const LISTED: usize = 50;
 
 pub(super) fn section(page: &Page) -> Option<Section> {
-    let titled = |body| Some(Section { id: "path", title: "Path and layers", body });
-    let windows = match &page.facts {
+    Some(Section { id: "path", title: "Path and layers", body: by_run(page, of_run) })
+}
+
+fn of_run(told: &Told) -> Markup {
+    let windows = match &told.facts {
         Ok(facts) => &facts.windows,
-        Err(why) => return titled(html! { p.note { "Windows, events and claims are not known: " (why) } }),
+        Err(why) => return html! { p.note { "Windows, events and claims are not known: " (why) } },
     };
-    let main = windows.main()?;
-    titled(html! {
+    // A table has rows.
+    let Some(main) = windows.main() else { return html! {} };
+    html! {
         p.soft { "Group " (main.key.group) ", against " (main.key.reference) ", stream " (main.key.stream) "." }
         ul { @for fact in facts(windows, main) { li { (fact) } } }
         (list(main))
@@ -26,7 +31,7 @@ pub(super) fn section(page: &Page) -> Option<Section> {
             code { "lpa windows" } "."
         }
         (layers(windows, main))
-    })
+    }
 }
 
 fn list(of: &OfKey) -> Markup {

@@ -4,14 +4,32 @@ const keys = () => state.drawn.flatMap((key, slot) => (key === null ? [] : [{ ke
 const ink = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 // The names of a key that are not the same in all of them.
-const differ = [0, 1, 2].filter((i) => new Set(header.keys.map((k) => k[i])).size > 1);
-const nameOf = (key) => (differ.length ? differ : [2]).map((i) => header.keys[key][i]).join(", ");
+const differ = [0, 1, 2, 3].filter((i) => new Set(header.keys.map((k) => k[i])).size > 1);
+const nameOf = (key) => (differ.length ? differ : [3]).map((i) => header.keys[key][i]).join(", ");
 
 // The steps from the first to the last point.
 function whole() {
   const ends = base.filter((b) => b.n > 0);
   const [lo, hi] = [Math.min(...ends.map((b) => b.x[0])), Math.max(...ends.map((b) => b.x[b.n - 1]))];
-  return lo < hi ? [lo, hi] : [lo - 1, lo + 1];
+  // A logarithmic axis has no 0.
+  const least = state.logSteps ? Math.max(lo, Math.min(1, hi / 10)) : lo;
+  return least < hi ? [least, hi] : [lo - 1, lo + 1];
+}
+
+// Numbers at eleven places from end to end, for those who do not see a chart.
+function tenths(chart) {
+  const [lo, hi] = state.view ?? whole();
+  const rows = Array.from({ length: 11 }, (_, i) => lo + (hi - lo) * i / 10).map((at) => chart.curves.map((c) => {
+    const i = nearest(base[c.key].x, at);
+    return i === null ? ["–", "–"] : [where(c.key, i), whether(c.mean[i])];
+  }));
+  const line = (tag, texts) => {
+    const row = document.createElement("tr");
+    row.append(...texts.map((text) => Object.assign(document.createElement(tag), { textContent: text })));
+    return row;
+  };
+  const names = chart.curves.flatMap((c) => ["point", nameOf(c.key)]);
+  return [line("th", names), ...rows.map((cells) => line("td", cells.flat()))];
 }
 
 const whether = (v) => (Number.isNaN(v) ? "null" : String(Number(v.toPrecision(5))));
@@ -65,6 +83,13 @@ function labels(at, step) {
 // The axis of steps, or of epochs, which lie where their first steps do.
 function along(chart) {
   const space = chart.plot.clientWidth < 500 ? 70 : 60;
+  if (state.logSteps) {
+    return { space, values: (u, at) => {
+      const decades = Math.log10(u.scales.x.max / u.scales.x.min);
+      const labelled = decades > 2 ? [1] : decades > 1 ? [1, 2, 5] : [1, 2, 3, 4, 5, 6, 7, 8, 9];
+      return at.map((v) => (labelled.includes(Math.round(v / 10 ** Math.floor(Math.log10(v) + 1e-9))) ? thousands(v) : ""));
+    } };
+  }
   if (state.along === "step" || chart.curves.length === 0) {
     const short = (v) => (Math.abs(v) >= 1e6 ? `${v / 1e6}M` : Math.abs(v) >= 1e4 ? `${v / 1e3}k` : String(v));
     return { space, incrs: [1, 2, 5].flatMap((m) => Array.from({ length: 16 }, (_, e) => m * 10 ** e)).sort((a, b) => a - b),

@@ -4,7 +4,6 @@
 
 mod deal;
 mod named;
-mod names;
 mod recipe;
 
 use std::path::PathBuf;
@@ -14,7 +13,6 @@ use crate::error::{Error, Result, Usage};
 use crate::figure::{Figure, MOST_PANELS, svg};
 pub(crate) use crate::plot::deal::{Dealt, Panels};
 pub use crate::plot::named::{FigureOptions, save};
-pub(crate) use crate::plot::names::names;
 pub(crate) use crate::plot::recipe::{RECIPES, Recipe};
 use crate::training::Training;
 

@@ -8,7 +8,8 @@ use clap::ValueEnum;
 use crate::curve::{Band, Chosen, Ending, MARK};
 use crate::error::{Result, Usage};
 use crate::figure::{Files, millimetres};
-use crate::plot::{Drawn, Panels, Request, Source, names};
+use crate::plot::{Drawn, Panels, Request, Source};
+use crate::training::names;
 
 /// What a figure is asked for, in the words of the command's options.
 #[derive(Clone, Debug, Default)]

@@ -359,11 +359,13 @@ impl Digest {
         let three = |quantity| {
             let all = self.thirds(quantity);
             let ratio = |i: usize| Some(significant(all[i]? / lr[i].filter(|v| *v != 0.0)?));
-            Some(format!("{}, {} and {}", ratio(0)?, ratio(1)?, ratio(2)?))
+            Some([ratio(0)?, ratio(1)?, ratio(2)?])
         };
-        let mut text = format!("loLR is {} times the learning rate", three(Quantity::Lolr)?);
-        if let Some(walk) = three(Quantity::WalkLolr) {
-            text += &format!("; a random walk's would be {walk} times");
+        let [early, middle, late] = three(Quantity::Lolr)?;
+        let mut text =
+            format!("loLR is {early} (early), {middle} (middle) and {late} (late) times the learning rate");
+        if let Some([early, middle, late]) = three(Quantity::WalkLolr) {
+            text += &format!("; a random walk's would be {early}, {middle} and {late} times");
         }
         Some(text + ".")
     }

@@ -132,7 +132,7 @@ fn reason(withheld: Withheld, d: &Digest, subject: &Subject, followed: &Followed
 fn own_path(d: &Digest, who: &str, found: [Says; 3], topic: &Topic) -> String {
     let mut text = sentence(who, found, |says| match says {
         Says::More => "point to the reference more than a random walk's would",
-        Says::Less => "point to it less than a random walk's would",
+        Says::Less => "point to the reference less than a random walk's would",
         _ => "cannot be told from a random walk's, whose cosine is positive too",
     });
     if d.lagged {
@@ -160,9 +160,9 @@ fn own_path(d: &Digest, who: &str, found: [Says; 3], topic: &Topic) -> String {
 /// On a reference that is not made of these gradients, where every agreement counts.
 fn independent(who: &str, found: [Says; 3], subject: &Subject) -> String {
     let mut text = sentence(who, found, |says| match says {
-        Says::More if subject.control => "point to it, although it is not made of them",
-        Says::More => "point to it",
-        Says::Less => "point away from it",
+        Says::More if subject.control => "point to the reference, although it is not made of them",
+        Says::More => "point to the reference",
+        Says::Less => "point away from the reference",
         _ => "cannot be told from directions that have nothing to do with it",
     });
     match subject.origin {
@@ -206,7 +206,7 @@ fn figures(d: &Digest, skewed: f64) -> String {
     let s = if windows == 1 { "" } else { "s" };
     let beyond = if skewed > NOTED { format!("{:.1}", BEYOND + skewed) } else { "4".to_owned() };
     format!(
-        "cos_excess {excess}; median t {t} over {windows} window{s}, where beyond {beyond} or -4 is a finding"
+        "early / middle / late: cos_excess {excess}; median t {t} over {windows} window{s}, where beyond {beyond} or -4 is a finding"
     )
 }
 

@@ -1,9 +1,9 @@
-//! Some columns of a table that is there, a row group at a time.
+//! Some columns of a table that is there, some row groups at a time.
 //!
 //! Knows nothing of what the columns mean.
 
 use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook, take_hook};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -33,10 +33,14 @@ impl Piece {
     pub(crate) fn reals(&self, i: usize) -> Vec<f64> {
         let number = |v: f64| if v.is_finite() { v } else { f64::NAN };
         let Some(column) = self.0.columns().get(i).and_then(|c| c.f64().ok()) else { return Vec::new() };
-        match column.cont_slice() {
-            Ok(values) => values.iter().copied().map(number).collect(),
-            Err(_) => column.iter().map(|v| v.map_or(f64::NAN, number)).collect(),
+        let mut all = Vec::with_capacity(column.len());
+        for chunk in column.downcast_iter() {
+            match chunk.validity() {
+                None => all.extend(chunk.values().iter().copied().map(number)),
+                Some(_) => all.extend(chunk.iter().map(|v| v.map_or(f64::NAN, |&v| number(v)))),
+            }
         }
+        all
     }
 
     /// Flags of the column `i`.
@@ -56,7 +60,11 @@ pub(crate) fn names(path: &Path) -> Result<Vec<String>> {
     Ok(schema.iter_names().map(ToString::to_string).collect())
 }
 
-/// Reads `fields` of the table `path`, and hands the row groups to `take` with the columns in this order.
+/// Values that are read at a time, about: opening a row group takes as long as thousands of them.
+const AT_A_TIME: usize = 1 << 18;
+
+/// Reads `fields` of the table `path`, and hands the rows, some row groups at a time, to `take` with the columns in this
+/// order.
 ///
 /// # Errors
 /// There is no Parquet file, it is damaged, or lacks a column; or `take` refuses.
@@ -72,15 +80,22 @@ pub(crate) fn read(path: &Path, fields: &[Field], mut take: impl FnMut(&Piece) -
         }
     }
     let names: Vec<String> = fields.iter().map(|f| f.name.to_owned()).collect();
-    let mut from = 0;
-    for group in &metadata.row_groups {
-        let rows = group.num_rows();
-        let mut reader =
-            ParquetReader::new(open()?).with_columns(Some(names.clone())).with_slice(Some((from, rows)));
+    // A single column is read where it is asked for; several keep all processors busy.
+    let threads = if fields.len() == 1 { ParallelStrategy::None } else { ParallelStrategy::Auto };
+    let (mut from, mut rows) = (0, 0);
+    for (i, group) in metadata.row_groups.iter().enumerate() {
+        rows += group.num_rows();
+        if rows * names.len() < AT_A_TIME && i + 1 < metadata.row_groups.len() {
+            continue;
+        }
+        let mut reader = ParquetReader::new(open()?)
+            .with_columns(Some(names.clone()))
+            .with_slice(Some((from, rows)))
+            .read_parallel(threads);
         reader.set_metadata(metadata.clone());
         let frame = of_polars(path, || reader.finish()?.select(names.iter().map(String::as_str)))?;
         take(&Piece(frame))?;
-        from += rows;
+        (from, rows) = (from + rows, 0);
     }
     Ok(())
 }
@@ -97,12 +112,38 @@ fn of_polars<T>(path: &Path, read: impl FnOnce() -> PolarsResult<T>) -> Result<T
 
 /// What is read, or nothing where polars panics, as it does on some damaged footers. Nothing is printed of that.
 pub(super) fn guarded<T>(read: impl FnOnce() -> T) -> Option<T> {
-    // The hook is the whole program's, so that two that take it must not overlap.
-    static ONE: Mutex<()> = Mutex::new(());
-    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let hook = take_hook();
-    set_hook(Box::new(|_| {}));
+    Silence::begin();
     let read = catch_unwind(AssertUnwindSafe(read));
-    set_hook(hook);
+    Silence::end();
     read.ok()
+}
+
+type Hook = Box<dyn Fn(&PanicHookInfo<'_>) + Send + Sync>;
+
+/// That panics print nothing while something is read. The hook is the whole program's: the first of those that read at
+/// the same time takes it away, and the last brings it back.
+struct Silence {
+    readers: usize,
+    hook: Option<Hook>,
+}
+
+static SILENCE: Mutex<Silence> = Mutex::new(Silence { readers: 0, hook: None });
+
+impl Silence {
+    fn begin() {
+        let mut silence = SILENCE.lock().unwrap_or_else(PoisonError::into_inner);
+        if silence.readers == 0 {
+            silence.hook = Some(take_hook());
+            set_hook(Box::new(|_| {}));
+        }
+        silence.readers += 1;
+    }
+
+    fn end() {
+        let mut silence = SILENCE.lock().unwrap_or_else(PoisonError::into_inner);
+        silence.readers -= 1;
+        if silence.readers == 0 {
+            silence.hook.take().into_iter().for_each(set_hook);
+        }
+    }
 }

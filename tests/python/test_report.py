@@ -68,8 +68,8 @@ def chart(page, metric):
 
 def drawn(box):
     """The numbers that a chart holds, by series; what is null is NaN here, and must not be one there: a line would
-    lead across."""
-    plain = "box => box.uplot.data.every(s => Array.from(s).every(v => v === null || Number.isFinite(v)))"
+    lead across. Where only another curve has a point, nothing is there."""
+    plain = "box => box.uplot.data.every(s => Array.from(s).every(v => (v ?? null) === null || Number.isFinite(v)))"
     assert box.evaluate(plain)
     return [np.array([math.nan if v is None else v for v in s]) for s in box.evaluate("box => box.uplot.data")]
 
@@ -151,6 +151,7 @@ def test_a_group_is_switched_and_keeps_its_colour(digits, look):
 def test_hover_zoom_and_keys(digits, look):
     page = look(digits[0])
     box, other = chart(page, "cos"), chart(page, "cos_excess")
+    assert not box.locator(".readout").is_visible(), "no room is taken before a point is chosen"
     over = box.locator(".u-over").bounding_box()
     at = lambda part: (over["x"] + part * over["width"], over["y"] + 40)
     page.mouse.move(*at(100 / 219))
@@ -171,6 +172,8 @@ def test_hover_zoom_and_keys(digits, look):
     settle(page)
     (lo, hi), middle = view(box), 0.5 * 219
     assert hi - lo == pytest.approx(219 / 1.2) and (lo + hi) / 2 == pytest.approx(middle, abs=0.5)
+    page.mouse.move(5, 5)
+    assert "step 1" in box.locator("caption").inner_text(), "what was said last stays"
     plot = box.locator(".plot")
     plot.focus()
     plot.press("0")
@@ -319,6 +322,7 @@ def test_names_of_any_kind_are_text(lpa_command, look, tmp_path):
     box = chart(page, "cos")
     np.testing.assert_array_equal(drawn(box)[1], np.arange(10) * 4.0)
     assert page.locator("img").count() == 0 and EVIL in page.locator(".verdict").inner_text()
+    box.locator(".plot").press("Home")
     assert EVIL in page.locator("#legend").inner_text() and box.locator("tbody th").first.inner_text() == EVIL
     lpa_command("report", path, "--out", tmp_path / "all.html")
     page = look(tmp_path / "all.html", width=400)
@@ -339,11 +343,11 @@ def test_the_page_is_small_whatever_the_table_holds(lpa_command, look, tmp_path)
     lpa_command("report", path, "--out", tmp_path / "a.html")
     assert 6e6 < (tmp_path / "a.html").stat().st_size < 8e6
     page = look(tmp_path / "a.html")
-    here = [key[2] for key in json.loads(page.locator("#header").inner_text())["keys"]]
+    here = [key[3] for key in json.loads(page.locator("#header").inner_text())["keys"]]
     largest = [f"t{i}" for i in np.argsort(-sizes, kind="stable") if i < k - 1]
     assert here == ["*", *largest[:len(here) - 1]] and len(here) > 100
     note = page.locator("#curves .note").filter(has_text="left out").inner_text()
-    assert f"{k - len(here):,} of the table's curves are left out: {largest[len(here) - 1]} (final, grad)" in note
+    assert f"{k - len(here):,} curves are left out: {largest[len(here) - 1]} (final, grad)" in note
     assert "--group" in note
     page.locator("#groups input[type=search]").fill(here[77])
     page.locator("#groups").get_by_label(here[77], exact=True).check()
@@ -432,6 +436,180 @@ def test_events_layers_and_claims_are_those_of_the_commands(digits, look):
     page.locator("button.step").first.click()
     low, high = [int(v.replace(",", "")) for v in re.findall(r"[0-9,]+", page.locator("#status").inner_text())[:2]]
     assert low < events["step"][0] < high and high - low <= 81
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    """Three runs of two lengths on one page, and their tables."""
+    folder = tmp_path_factory.mktemp("three")
+    shutil.copytree(DIGITS, folder / "digits")
+    for seed, steps in ((1, 300), (2, 300)):
+        command = [BINARY, "simulate", "random-walk", folder / f"walk{seed}", "--dim", "2000", "--steps", str(steps)]
+        subprocess.run([*command, "--seed", str(seed)], check=True, capture_output=True)
+    names = ["digits", "walk1", "walk2"]
+    subprocess.run([BINARY, "report", *names], check=True, capture_output=True, cwd=folder)
+    return folder, {name: pl.read_parquet(folder / name / "metrics.all+each.parquet") for name in names}
+
+
+def test_several_runs_are_one_page(three, look):
+    folder, frames = three
+    page = look(folder / "report.html")
+    assert page.locator("h1").inner_text() == "digits, walk1, walk2"
+    assert page.locator("#legend").inner_text().split("\n") == ["digits, *", "walk1, *", "walk2, *"]
+    for metric in ("cos", "dist", "t_excess"):
+        box = chart(page, metric)
+        x, *got = drawn(box)
+        np.testing.assert_array_equal(x, np.arange(300))
+        for name, line in zip(frames, got, strict=False):
+            expected = column(frames[name], metric, "*")
+            np.testing.assert_array_equal(line[:len(expected)], expected, err_msg=f"{metric} of {name}")
+            assert np.isnan(line[len(expected):]).all()
+    rows = page.locator("#verdict tbody tr")
+    assert rows.locator("th").all_inner_texts() == list(frames)
+    for row, name in zip(rows.all(), frames, strict=True):
+        summary = pl.read_parquet_metadata(folder / name / "metrics.all+each.parquet")["lpa.summary"]
+        sentence = re.search(r"Verdict[^:]*: (.*)", summary)[1]
+        said = row.inner_text()
+        assert sentence[:60] in said and "The cosine is" in said and "loLR is" in said and "Trust: " in said
+    differs = rows.locator("td:nth-child(4)").all_inner_texts()
+    assert "seed 1" in differs[1] and "seed 2" in differs[2] and "momentum 0.9" in differs[0]
+    # One run is unticked, and its curve goes.
+    page.locator("#runs").get_by_label("walk1").uncheck()
+    settle(page)
+    np.testing.assert_array_equal(drawn(chart(page, "cos"))[2], column(frames["walk2"], "cos", "*"))
+    decided = lpa.check([folder / name for name in frames]).filter(pl.col("outcome") != "not decidable")
+    said = page.locator("#claims .claim summary").all_inner_texts()
+    assert [re.split(r"[ :]+", s)[1] for s in said] == decided["claim"].to_list()
+    of_walk = decided.filter(pl.col("of").str.ends_with("walk2"))
+    assert sum(s.rstrip().endswith("[walk2]") for s in said) == len(of_walk)
+    for section in ("path", "events", "provenance"):
+        assert page.locator(f"#{section} details.run > summary").all_inner_texts() == list(frames)
+    for name, frame in frames.items():
+        assert frame["run_id"][0] in page.locator("#provenance").text_content(), name
+    assert page.locator("#figures svg").count() == 3
+    assert not page.get_by_role("button", name="epoch").is_visible(), "epochs of runs begin at other steps"
+
+
+def test_several_runs_in_python_are_the_same_page(three, monkeypatch):
+    folder, frames = three
+    monkeypatch.chdir(folder)
+    assert lpa.report(list(frames), out="python.html") == "python.html"
+    assert (folder / "python.html").read_bytes() == (folder / "report.html").read_bytes()
+    with pytest.raises(lpa.UsageError, match="needs a run"):
+        lpa.report([])
+
+
+def test_maps_and_memory_are_there_where_they_were_measured(lpa_command, look, tmp_path):
+    run = shutil.copytree(DIGITS, tmp_path / "run")
+    lpa_command("report", "run", cwd=tmp_path)
+    page = look(tmp_path / "run.html")
+    assert "lpa pairs run" in page.locator("#trajectory").inner_text()
+    assert "lpa report run --all" in page.locator("#memory").inner_text()
+    assert not list(run.glob("pairs*")) and page.locator("#trajectory svg").count() == 0, "nothing is measured unasked"
+    lpa_command("report", "run", "--all", cwd=tmp_path)
+    text = (tmp_path / "run.html").read_text()
+    for what in ("cos", "dist", "cos_first", "plane"):
+        lpa_command("map", what, run / "pairs.parquet", "--width", "text", "--out", tmp_path / f"{what}.svg")
+        assert (tmp_path / f"{what}.svg").read_text().strip() in text, what
+    page = look(tmp_path / "run.html", width=400)
+    assert page.locator("#trajectory svg").count() == 4 and page.evaluate("document.documentElement.scrollWidth") <= 400
+    memory = page.locator("#memory pre").inner_text()
+    assert memory == pl.read_parquet_metadata(run / "lags.parquet")["lpa.summary"]
+    # Of another run, or of its beginning.
+    lpa_command("simulate", "random-walk", tmp_path / "walk", "--dim", "100", "--steps", "50")
+    lpa_command("pairs", tmp_path / "walk", "--out", run / "pairs.parquet")
+    lpa_command("lags", run, "--steps", "0..100", "--out", run / "lags.parquet", "--lag", "2")
+    lpa_command("report", "run", cwd=tmp_path)
+    page = look(tmp_path / "run.html")
+    for section in ("trajectory", "memory"):
+        assert "is of another run, or of a part of this one" in page.locator(f"#{section}").inner_text()
+    assert "is a table" in fails(run / "metrics.all+each.parquet", "--all", cwd=tmp_path)
+
+
+def test_the_outermost_points_are_cut_off_and_counted(long, look):
+    path, cos = long
+    box = chart(look(path.with_suffix(".html")), "cos")
+    whole = box.evaluate("box => [box.uplot.scales.y.min, box.uplot.scales.y.max]")
+    assert whole[0] < -30 and whole[1] > 50
+    box.get_by_role("button", name="99 %").click()
+    means = cos.reshape(-1, 125).mean(axis=1)
+    least, most = np.quantile(means, [0.01, 0.99])
+    for _ in range(40):
+        low, high = box.evaluate("box => [box.uplot.scales.y.min, box.uplot.scales.y.max]")
+        if high < 1:
+            break
+        box.page.wait_for_timeout(50)
+    assert low == pytest.approx(least - 0.05 * (most - least), rel=0.02)
+    assert high == pytest.approx(most + 0.05 * (most - least), rel=0.02)
+    outside = int(re.search(r"([\d,]+) of 4,000 points lie outside", box.locator(".remark").inner_text())[1])
+    assert outside == pytest.approx(80, abs=3)
+
+
+def test_steps_on_a_logarithmic_axis(digits, look):
+    page = look(digits[0])
+    chart(page, "cos")
+    page.get_by_role("button", name="logarithmic axis of steps").click()
+    settle(page)
+    box = chart(page, "cos")
+    np.testing.assert_array_equal(drawn(box)[0], np.arange(1, 220))
+    np.testing.assert_array_equal(drawn(box)[1], column(digits[1], "cos", "*")[1:])
+    assert view(box) == [1, 219] and box.evaluate("box => box.uplot.scales.x.distr") == 3
+    assert "does not show step 0" in page.locator("#status").inner_text()
+    places = [box.evaluate("(box, v) => box.uplot.valToPos(v, 'x')", v) for v in (1, 10, 100)]
+    assert places[1] - places[0] == pytest.approx(places[2] - places[1], abs=0.5)
+
+
+def test_two_fingers_zoom(digits, look):
+    page = look(digits[0], has_touch=True, width=800)
+    box = chart(page, "cos")
+    over = box.locator(".u-over").bounding_box()
+    at = lambda *parts: [{"x": over["x"] + part * over["width"], "y": over["y"] + 50, "id": i}
+                         for i, part in enumerate(parts)]
+    client = page.context.new_cdp_session(page)
+    for kind, points in (("touchStart", at(0.4, 0.6)), ("touchMove", at(0.3, 0.7)), ("touchMove", at(0.2, 0.8)),
+                         ("touchEnd", [])):
+        client.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        settle(page)
+    # The steps that were under the fingers are a third of what 0.2 to 0.8 was.
+    low, high = view(box)
+    assert high - low == pytest.approx(219 / 3, rel=0.03) and (low + high) / 2 == pytest.approx(219 / 2, abs=2)
+
+
+def test_numbers_are_there_for_those_who_do_not_see_a_chart(digits, look):
+    page = look(digits[0])
+    box = chart(page, "cos")
+    box.locator(".numbers summary").click()
+    rows = [row.locator("td").all_inner_texts() for row in box.locator(".numbers tr").all()[1:]]
+    assert len(rows) == 11
+    steps = [int(re.match(r"step (\d+)", r[0])[1]) for r in rows]
+    assert steps == pytest.approx(np.linspace(0, 219, 11), abs=0.51)
+    values = column(digits[1], "cos", "*")[steps]
+    np.testing.assert_allclose([float(r[1]) for r in rows], values, rtol=1e-4)
+
+
+def test_axes_show_what_numbers_are_measured_by(digits, look):
+    page = look(digits[0], color_scheme="light")
+    low, high = chart(page, "t_excess").evaluate("box => [box.uplot.scales.y.min, box.uplot.scales.y.max]")
+    assert low < -4 and high > 4
+    dark = chart(page, "t_excess").evaluate("""box => {
+        const u = box.uplot, copy = document.createElement("canvas"), across = u.bbox.width;
+        [copy.width, copy.height] = [u.ctx.canvas.width, u.ctx.canvas.height];
+        const ctx = copy.getContext("2d", { willReadFrequently: true });
+        ctx.drawImage(u.ctx.canvas, 0, 0);
+        return [4, -4, 1e9].map((t) => {
+            const y = t > 1e6 ? u.bbox.top + 3 : Math.round(u.valToPos(t, "y", true));
+            const { data } = ctx.getImageData(u.bbox.left, y - 1, across, 3);
+            let black = 0;
+            for (let i = 0; i < data.length; i += 4) {
+                black += data[i + 3] > 100 && data[i] + data[i + 1] + data[i + 2] < 60;
+            }
+            return black / across;
+        });
+    }""")
+    assert dark[0] > 0.3 and dark[1] > 0.3 and dark[2] < 0.1
+    assert chart(page, "dist").evaluate("box => box.uplot.scales.y.min") == 0
+    order = [box.get_attribute("data-metric") for box in page.locator(".chart").all()]
+    assert order[:4] == ["cos", "cos_excess", "t_excess", "loss"]
 
 
 def test_the_network_is_refused(digits, browser):
