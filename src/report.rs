@@ -74,6 +74,7 @@ fn subjects(references: &[Reference]) -> Vec<Subject> {
         control: r.is_control(),
         last: r.weights.last(),
         origin: r.origin,
+        common: r.common,
         kin: r.kin,
         rounded: r.rounded,
     };

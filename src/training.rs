@@ -13,6 +13,11 @@ use crate::table::{RUN_ID, metadata};
 /// What alone tells trainings apart that are otherwise alike.
 const CHANCE: [&str; 3] = ["seed", "order", "name"];
 
+/// Whether a name is of what alone tells trainings apart that are otherwise alike.
+pub(crate) fn is_chance(key: &str) -> bool {
+    CHANCE.contains(&key)
+}
+
 /// A training, as the table of its run has it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Training {
@@ -26,7 +31,7 @@ pub(crate) struct Training {
     pub metadata: Map<String, Value>,
     /// The steps of the table and of the run, where the table has not all of them.
     pub part: Option<String>,
-    /// Steps of the run; `None` where the table does not say.
+    /// Steps of the run, without that of the final iterate, which has no gradient; `None` where the table does not say.
     pub steps: Option<u64>,
     /// True if the run was stored with loss.
     pub lossy: bool,
@@ -45,9 +50,14 @@ impl Training {
         let (steps, of_run) = (text("lpa.steps"), text("lpa.run_steps"));
         let part = steps.zip(of_run).filter(|(steps, of_run)| *steps != format!("{of_run}:1"));
         let storage: Option<Storage> = value("lpa.storage").and_then(|v| serde_json::from_value(v).ok());
+        let references = value("lpa.references").unwrap_or_default();
+        let is_final = |step: u64| {
+            references.as_array().into_iter().flatten().any(|r| r["name"] == "final" && r["step"] == step)
+        };
         let length = |range: &str| {
             let (first, end) = range.split_once("..")?;
-            end.parse::<u64>().ok()?.checked_sub(first.parse().ok()?)
+            let (first, end): (u64, u64) = (first.parse().ok()?, end.parse().ok()?);
+            end.checked_sub(first).map(|all| all - u64::from(all > 0 && is_final(end - 1)))
         };
         Training {
             name,
@@ -133,7 +143,8 @@ impl Training {
 
 /// The batch size, where metadata of a training have it.
 pub(crate) fn batch(metadata: &Map<String, Value>) -> Option<f64> {
-    ["batch", "batch_size"].iter().find_map(|key| metadata.get(*key)?.as_f64()).filter(|b| *b > 0.0)
+    let number = |value: &Value| value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
+    ["batch", "batch_size"].iter().find_map(|key| number(metadata.get(*key)?)).filter(|b| *b > 0.0)
 }
 
 /// A value as a person writes it.
@@ -213,7 +224,7 @@ mod tests {
         assert_eq!(a.hyperparameter("momentum"), Some(0.0));
         let adam = r#"{"name": "adam", "param_groups": [{"lr": 0.001}]}"#;
         let c = training(r#"{"seed": 2}"#, adam, "50..2100");
-        assert_eq!(differences(&[&a, &b, &c]), ["model", "seed", "optimizer", "lr", "steps"]);
+        assert_eq!(differences(&[&a, &b, &c]), ["seed", "model", "optimizer", "lr", "steps"]);
         assert_eq!(c.told("steps").as_deref(), Some("2,050"));
         assert!(!b.differs_by_chance(&c));
         let adam = r#"{"name": "adam", "param_groups": [{"lr": 0.3, "eps": 1e-8}]}"#;
@@ -221,6 +232,15 @@ mod tests {
         assert_eq!(differences(&[&c, &d]), ["lr", "eps"]);
         let d = training(r#"{"seed": 2, "model": "mlp"}"#, adam, "0..100");
         assert_eq!(differences(&[&b, &d]), ["optimizer", "lr"]);
+    }
+
+    #[test]
+    fn the_final_iterate_is_no_step() {
+        let of = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        let all =
+            [of("lpa.run_steps", "0..221"), of("lpa.references", r#"[{"name": "final", "step": 220}]"#)];
+        assert_eq!(Training::of(&all, String::new()).steps, Some(220));
+        assert_eq!(Training::of(&all[..1], String::new()).steps, Some(221));
     }
 
     #[test]

@@ -153,7 +153,8 @@ def compare(paths, *, cross=False, x=None, window=None, seeds=None, out=None, fr
     x : "step", "epoch", "fraction" or "dist"; by default epochs where all have five or more, else steps.
     window : along steps, so many at a place; by default a fiftieth of the longest run.
     seeds : "minmax", "sd" or "se": trainings that differ in metadata "seed", "order" or "name" alone are one.
-    out, frame, question : as for :func:`windows`, but that groups are not looked at.
+    out, frame, question : as for :func:`windows`; by default all parameters as one group. The figure of every path
+        against every end is made by `lpa compare --matrix`.
     """
     paths = _names(paths)
     if cross:
@@ -215,9 +216,9 @@ def report(path, *, out=None, references=(), streams=(), groups=(), steps=None, 
     how = {"out": out, "threads": None if threads is None else _number("threads", threads, 1, 1024), "backend": None,
            "devices": []}
     options = [word for option, names in named.items() for name in names for word in (option, name)]
-    chosen = [named["--ref"], named["--stream"], named["--group"]]
+    page = {"options": options, "chosen": [named["--ref"], named["--stream"], named["--group"]], "all": bool(all)}
     with shown(on_progress) as told:
-        return str(_lpa.report(paths, asked, how, options, chosen, bool(all), told))
+        return str(_lpa.report(paths, asked, how, page, told))
 
 
 def _number(name, value, least, most):

@@ -60,13 +60,16 @@ def plot(metrics, paths, *, panels=None, vary=(), label=(), x=None, drop_last=No
     paths : a run or a table that :func:`lpa.analyze` has written, or a list of them.
     panels, vary, label : what was recorded under these names deals runs to panels and tells them apart.
     x : "step", "epoch", "fraction" or "dist".
-    drop_last : what of the end is left out: "epoch", a part as "5%", or "none".
+    drop_last : what of the end is left out: "trust" (by default: the last steps, if the distance is below 1,000
+        roundings at each), "epoch", a part as "5%", or "none".
     band : "minmax" or two percentages as "q10..q90".
     seeds : "minmax", "sd" or "se": runs that differ in their seeds are one curve with this band.
     log : draw values on a logarithmic axis.
     width : "column" (84 mm), "text" (174 mm), or millimetres.
     question : of runs, how they are analyzed, as for :func:`lpa.analyze`; by default all parameters as one group.
     """
+    if panels is not None and not isinstance(panels, str):
+        raise UsageError(f"panels={panels!r}; it is one name (vary takes several)")
     asked = {"metrics": ",".join(_names(metrics)), "panels": panels, "vary": _names(vary), "label": _names(label),
              "x": x, "drop_last": drop_last, "band": band, "seeds": seeds, "log": bool(log), "width": str(width)}
     _lpa.check_plot(asked)

@@ -229,20 +229,31 @@ pub(crate) fn compare(
     py.detach(|| tabulate_comparison(&tables, asked, &out)).map(drop).map_err(raise)
 }
 
-/// Writes the page of runs or tables as `lpa report` does, of the steps that are named; returns its path. Of a table what is
-/// `chosen` is shown; of a run, with `all`, all pairs and lags are measured too.
+/// What is on a page.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct Page {
+    /// The command's options, by which it is made again.
+    options: Vec<String>,
+    /// Of a table: references, streams and groups.
+    chosen: [Vec<String>; 3],
+    /// All pairs and lags are measured too.
+    all: bool,
+}
+
+/// Writes the page of runs or tables as `lpa report` does, of the steps that are named; returns its path. Of a table the
+/// rows that are `chosen` are shown.
 #[pyfunction]
-#[pyo3(signature = (paths, asked, how, options, chosen, all, on_progress))]
+#[pyo3(signature = (paths, asked, how, page, on_progress))]
 pub(crate) fn report(
     py: Python<'_>,
     paths: Vec<PathBuf>,
     asked: Asked,
     how: How,
-    options: Vec<String>,
-    chosen: [Vec<String>; 3],
-    all: bool,
+    page: Page,
     on_progress: Option<Bound<'_, PyAny>>,
 ) -> PyResult<PathBuf> {
+    let Page { options, chosen, all } = page;
     let Execution { threads, backend, .. } = how.execution()?;
     let (question, access) = (asked.question()?, access(true)?);
     let steps = question.steps.clone();

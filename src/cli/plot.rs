@@ -35,7 +35,8 @@ pub(super) struct Arguments {
     /// Call runs by what was recorded under these names, as far as they differ in it [default: by their own names]
     #[arg(long, value_name = "NAME[,NAME..]", value_delimiter = ',')]
     label: Vec<String>,
-    /// Leave out the end of each path, and mark where: epoch (the last one), a part of the steps as 5%, or none
+    /// Leave out the end of each path, and mark where: trust (the last steps, if the distance is below 1,000 roundings at
+    /// each), epoch (the last one), a part of the steps as 5%, or none [default: trust; none of what has no reference]
     #[arg(long, value_name = "END", value_parser = Ending::from_str)]
     drop_last: Option<Ending>,
     /// Along what [default: epoch, a point an epoch, where five or more are recorded; else step]

@@ -91,6 +91,14 @@ impl Comparison {
                 return Err(Usage(what).into());
             }
         }
+        let a_part = opened.iter().find_map(|(_, t, _)| t.part.as_ref().map(|part| (t, part)));
+        if let Some((t, part)) = a_part.filter(|_| asked.along == Some(Along::Fraction)) {
+            let what = format!(
+                "the table of {} is of a part of its path, steps {part}; --x fraction is of whole ones",
+                t.name
+            );
+            return Err(Usage(what).into());
+        }
         let longest = opened.iter().map(|(_, _, (first, last))| last - first + 1).max().unwrap_or(1);
         let places = |along: Along| Places::new(along, asked.window, longest);
         let read = |places: Places| -> Result<Vec<OfTable>> {
@@ -112,7 +120,28 @@ impl Comparison {
                 Err(e) => return Err(e),
             },
         };
-        Ok(Comparison { places, seeds: asked.seeds, tables })
+        let all = Comparison { places, seeds: asked.seeds, tables };
+        all.check()?;
+        Ok(all)
+    }
+
+    /// Checks that what is listed of each table is of the same.
+    fn check(&self) -> std::result::Result<(), Usage> {
+        let key = |table: &OfTable| {
+            let of = &table.main()?.key;
+            Some(format!("group {}, against {}, stream {}", of.group, of.reference, of.stream))
+        };
+        let first = &self.tables[0];
+        match self.tables.iter().find(|table| key(table) != key(first)) {
+            None => Ok(()),
+            Some(other) => Err(Usage(format!(
+                "{} is of {}, and {} of {}: name tables of the same, or runs",
+                first.training.name,
+                key(first).unwrap_or_default(),
+                other.training.name,
+                key(other).unwrap_or_default()
+            ))),
+        }
     }
 
     /// Every path against the end of every other; `None` where none was measured against another's.

@@ -18,6 +18,9 @@ use crate::training::Training;
 /// Epochs from which on paths are compared by epochs.
 pub(super) const EPOCHS: usize = 5;
 
+/// The end of a path, as a reference.
+const FINAL: &str = "final";
+
 /// A number of a row, by its column.
 type Metric = (&'static str, fn(&Reading) -> Option<f64>);
 
@@ -54,7 +57,8 @@ pub(super) struct Part {
     pub walk: Mean,
     /// That of what is beyond.
     pub excess: Mean,
-    /// Rows with a negative cosine.
+    /// Rows with a cosine, and with a negative one.
+    pub cosines: u64,
     pub negative: u64,
     /// The values of what is beyond.
     excesses: Vec<f64>,
@@ -81,6 +85,10 @@ pub(super) struct OfKey {
     pub whole: Part,
     /// The distance to x_0 at the last row.
     pub travelled: Option<f64>,
+    /// Rows whose distance is below 1,000 roundings of the iterates.
+    pub rounding: u64,
+    /// Rows with a sum that is infinite or a NaN.
+    pub nonfinite: u64,
 }
 
 /// The paths of a table.
@@ -123,8 +131,9 @@ impl OfTable {
 
     /// All parameters against the path's own end, else what the table begins with.
     pub(super) fn main(&self) -> Option<&OfKey> {
-        let own = |of: &&OfKey| of.role == Role::Own && of.key.group == ALL;
-        self.keys.iter().find(own).or(self.keys.first())
+        let all = |of: &&OfKey| of.role == Role::Own && of.key.group == ALL;
+        let end = |of: &&OfKey| all(of) && of.key.reference == FINAL;
+        self.keys.iter().find(end).or(self.keys.iter().find(all)).or(self.keys.first())
     }
 }
 
@@ -139,6 +148,8 @@ impl OfKey {
             thirds: Default::default(),
             whole: Part::default(),
             travelled: None,
+            rounding: 0,
+            nonfinite: 0,
         }
     }
 
@@ -158,6 +169,8 @@ impl OfKey {
         self.thirds[usize::try_from(third).unwrap_or(2).min(2)].take(row);
         self.whole.take(row);
         self.travelled = row.init2.map(f64::sqrt);
+        self.rounding += u64::from(row.rounding);
+        self.nonfinite += u64::from(row.nonfinite);
     }
 
     /// Whether another path's rows are of the same: the same reference, or each of its own.
@@ -173,6 +186,7 @@ impl Part {
         self.cos.add(row.cos);
         self.walk.add(row.cos_walk);
         self.excess.add(row.cos_excess);
+        self.cosines += u64::from(row.cos.is_some());
         self.negative += u64::from(row.cos.is_some_and(|c| c < 0.0));
         self.excesses.extend(row.cos_excess);
         self.t.extend(row.t_excess);

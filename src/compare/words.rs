@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use crate::compare::matrix::{Against, Matrix, Role};
-use crate::compare::path::{OfKey, Part};
+use crate::compare::path::{OfKey, OfTable, Part};
 use crate::compare::{Comparison, place::Places};
+use crate::printable::printable_in_line;
 use crate::summary::{significant, thousands, wrap};
 use crate::training::{Training, differences};
 
@@ -83,7 +84,7 @@ fn list(out: &mut String, all: &Comparison, keys: &[&str]) {
     let thirds = |of: Option<&OfKey>, get: &dyn Fn(&Part) -> Option<f64>| {
         of.map_or_else(String::new, |of| of.thirds.each_ref().map(|part| known(get(part))).join(" / "))
     };
-    let mut columns = vec![column("run", &|t, _| t.name.clone())];
+    let mut columns = vec![column("run", &|t, _| printable_in_line(&t.name).into_owned())];
     for key in keys.iter().filter(|key| **key != "steps" && **key != "name") {
         columns.push(column(key, &|t, _| t.told(key).unwrap_or_else(|| "-".to_owned())));
     }
@@ -91,13 +92,17 @@ fn list(out: &mut String, all: &Comparison, keys: &[&str]) {
     columns.push(column("parameters", &|_, of| of.map_or_else(String::new, |of| thousands(of.parameters))));
     Columns(columns).write(out);
     out.push('\n');
-    let mut columns = vec![column("run", &|t, _| t.name.clone())];
+    let mut columns = vec![column("run", &|t, _| printable_in_line(&t.name).into_owned())];
     columns.push(column("cos early/middle/late", &|_, of| thirds(of, &|part| part.cos.get())));
     columns.push(column("cos_walk", &|_, of| thirds(of, &|part| part.walk.get())));
     columns.push(column("cos_excess", &|_, of| thirds(of, &|part| part.excess.get())));
     columns.push(column("median of t_excess", &|_, of| thirds(of, &Part::median_t)));
-    columns.push(column("negative", &|_, of| of.map_or_else(String::new, |of| thousands(of.whole.negative))));
-    columns.push(column("from x_0", &|_, of| known(of.and_then(|of| of.travelled))));
+    columns.push(column("negative", &|_, of| {
+        of.map_or_else(String::new, |of| {
+            format!("{} of {}", thousands(of.whole.negative), thousands(of.whole.cosines))
+        })
+    }));
+    columns.push(column("||x - x_0|| at last step", &|_, of| known(of.and_then(|of| of.travelled))));
     Columns(columns).write(out);
     if all.tables.len() > LISTED {
         let _ = writeln!(out, "... and {} more", all.tables.len() - LISTED);
@@ -108,6 +113,7 @@ fn of_matrix(out: &mut String, matrix: &Matrix) {
     out.push_str(&wrap(
         "Paths (rows) against the ends of the runs (columns): medians of cos_excess and, in brackets, t_excess.",
     ));
+    let shown: Vec<String> = matrix.names.iter().map(|n| printable_in_line(n).into_owned()).collect();
     let mark = |against: &Against| match against.role {
         Role::Own => " own",
         Role::Control { .. } => " control",
@@ -119,11 +125,11 @@ fn of_matrix(out: &mut String, matrix: &Matrix) {
     };
     for first in (0..matrix.names.len()).step_by(ENDS) {
         let ends = first..(first + ENDS).min(matrix.names.len());
-        let names = std::iter::once(String::new()).chain(matrix.names.clone()).collect();
+        let names = std::iter::once(String::new()).chain(shown.iter().cloned()).collect();
         let mut columns = vec![names];
         for end in ends {
             let cells = matrix.cells.iter().map(|row| cell(&row[end]));
-            columns.push(std::iter::once(matrix.names[end].clone()).chain(cells).collect());
+            columns.push(std::iter::once(shown[end].clone()).chain(cells).collect());
         }
         Columns(columns).write(out);
         out.push('\n');
@@ -131,7 +137,7 @@ fn of_matrix(out: &mut String, matrix: &Matrix) {
     out.push_str(&wrap(
         "own: what the path has beyond a random walk of its own steps. control: the end of another path from the same \
          x_0, into which none of this path's gradients went, so that a random walk has 0 there and what is left is a \
-         direction that both have. other: a path that starts elsewhere, or has steps in common with this one.",
+         direction that both have. other: a path that starts elsewhere, or has steps or minibatches in common with this one; nothing is said of the latter.",
     ));
 }
 
@@ -154,11 +160,41 @@ fn notes(all: &Comparison, trainings: &[&Training]) -> Vec<String> {
     }
     for training in trainings {
         if let Some(part) = &training.part {
-            notes.push(format!("the table of {} is of a part of its path, steps {part}.", training.name));
+            let name = &training.name;
+            notes.push(format!(
+                "the table of {name} is of a part of its path, steps {part}; early, middle and late are thirds of that."
+            ));
         }
         if training.lossy {
             notes.push(format!("{} was stored with loss; its table has intervals.", training.name));
         }
+    }
+    for table in &all.tables {
+        let (Some(of), name) = (table.main(), &table.training.name) else { continue };
+        if of.rounding > 0 {
+            notes.push(format!(
+                "{name}: at {} of its steps the distance is below 1,000 roundings of the iterates (low_precision), and with it \
+                 all that is made of it.",
+                thousands(of.rounding)
+            ));
+        }
+        if of.nonfinite > 0 {
+            notes.push(format!(
+                "{name}: sums of {} of its steps are infinite or NaN.",
+                thousands(of.nonfinite)
+            ));
+        }
+    }
+    let others = all.tables.iter().filter_map(|t| Some((t, t.main()?)));
+    let more = |(t, main): (&OfTable, &OfKey)| {
+        t.keys.iter().any(|k| {
+            k.role == main.role && (k.key.group != main.key.group || k.key.stream != main.key.stream)
+        })
+    };
+    if others.map(more).any(|more| more) {
+        notes.push(
+            "other groups and streams of the tables are not listed here; --out FILE has all.".to_owned(),
+        );
     }
     let unplaced: u64 = all.tables.iter().flat_map(|t| &t.keys).map(|k| k.unplaced).sum();
     if unplaced > 0 {

@@ -137,6 +137,11 @@ pub(super) fn leave_out(rows: &mut Rows, ending: Ending) -> Result<(), String> {
     let n = rows.steps.len();
     let keep = match ending {
         Ending::Drawn => return Ok(()),
+        // Where no distance has more digits, all are drawn and marked.
+        Ending::Rounding => match rows.rounding.iter().rposition(|rounding| !rounding) {
+            None => return Ok(()),
+            Some(last) => last + 1,
+        },
         Ending::Epoch => {
             let missing = rows.epochs.iter().filter(|e| e.is_nan()).count();
             if missing > 0 {

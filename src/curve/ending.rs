@@ -10,6 +10,8 @@ pub(crate) enum Ending {
     /// All is drawn.
     #[default]
     Drawn,
+    /// The last steps are left out if the distance is below 1,000 roundings of the iterates at each.
+    Rounding,
     /// The last epoch is left out.
     Epoch,
     /// So many percent of the steps are.
@@ -23,9 +25,12 @@ impl FromStr for Ending {
         let percent = |s: &str| s.strip_suffix('%')?.parse().ok().filter(|p| *p > 0.0 && *p < 100.0);
         match (text, percent(text)) {
             ("none", _) => Ok(Ending::Drawn),
+            ("trust", _) => Ok(Ending::Rounding),
             ("epoch", _) => Ok(Ending::Epoch),
             (_, Some(p)) => Ok(Ending::Percent(p)),
-            _ => Err(Usage(format!("'{text}' is no end of a path; write epoch, a part as 5%, or none"))),
+            _ => {
+                Err(Usage(format!("'{text}' is no end of a path; write trust, epoch, a part as 5%, or none")))
+            }
         }
     }
 }
@@ -34,6 +39,7 @@ impl std::fmt::Display for Ending {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Ending::Drawn => write!(f, "none"),
+            Ending::Rounding => write!(f, "trust"),
             Ending::Epoch => write!(f, "epoch"),
             Ending::Percent(p) => write!(f, "{p}%"),
         }
@@ -56,11 +62,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_end_is_named_in_one_of_three_ways() {
-        let parsed = ["none", "epoch", "5%", "2.5%"].map(|t| t.parse::<Ending>());
-        let all = [Ending::Drawn, Ending::Epoch, Ending::Percent(5.0), Ending::Percent(2.5)];
+    fn an_end_is_named_in_one_of_four_ways() {
+        let parsed = ["none", "trust", "epoch", "5%", "2.5%"].map(|t| t.parse::<Ending>());
+        let all =
+            [Ending::Drawn, Ending::Rounding, Ending::Epoch, Ending::Percent(5.0), Ending::Percent(2.5)];
         assert_eq!(parsed, all.map(Ok));
-        assert_eq!(all.map(|e| e.to_string()), ["none", "epoch", "5%", "2.5%"]);
+        assert_eq!(all.map(|e| e.to_string()), ["none", "trust", "epoch", "5%", "2.5%"]);
         for wrong in ["", "5", "0%", "100%", "nan%", "epochs", "-3%"] {
             assert!(wrong.parse::<Ending>().is_err(), "{wrong}");
         }

@@ -25,6 +25,14 @@ pub(super) fn column(metric: &str) -> Result<&'static str> {
     Err(Usage(what).into())
 }
 
+/// Metrics that are the same whatever the reference.
+const WITHOUT_REFERENCE: [&str; 8] = ["epoch", "loss", "lr", "g2", "x2", "gx", "step2", "init2"];
+
+/// Whether a metric is of a distance to the reference, or of a direction to it.
+pub(crate) fn is_of_reference(metric: &str) -> bool {
+    !WITHOUT_REFERENCE.contains(&metric)
+}
+
 /// What a metric would be if all gradients were orthogonal.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Walk {

@@ -19,7 +19,7 @@ pub(crate) use crate::curve::cut::Per;
 pub(crate) use crate::curve::ending::{Ending, LeftOut};
 pub(crate) use crate::curve::key::{Chosen, Found, Key, MOST, find};
 pub(crate) use crate::curve::layout::Layout;
-pub(crate) use crate::curve::metric::{check, metrics};
+pub(crate) use crate::curve::metric::{check, is_of_reference, metrics};
 pub(crate) use crate::curve::numbers::{MARK, csv};
 pub(crate) use crate::curve::together::{Across, Spread, beside};
 

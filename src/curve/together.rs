@@ -121,7 +121,9 @@ impl Curves {
         let places: Vec<Vec<usize>> = keys.iter().map(of_key).collect();
         let runs = places.iter().map(Vec::len).max().unwrap_or(0);
         if runs < 2 {
-            return Err(Usage("--seeds is for several runs".to_owned()));
+            return Err(Usage(
+                "--seeds is for several runs of one label, reference, stream and group".to_owned(),
+            ));
         }
         let (a_point, mut partial) = (self.rows_a_point(), (0, 0));
         let panels: Vec<Panel> = (self.panels.iter())

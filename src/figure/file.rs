@@ -38,7 +38,7 @@ impl Files {
             Some("svg") => Kind::Svg,
             Some("png") => Kind::Png,
             _ => {
-                let what = format!("--out {}: a figure is FILE.svg or FILE.png", out.display());
+                let what = format!("{}: a figure is FILE.svg or FILE.png", out.display());
                 return Err(Usage(what).into());
             }
         };

@@ -52,7 +52,7 @@ pub(crate) fn matrix(matrix: &Matrix, millimetres: f64) -> String {
     );
     d.turned(MARGIN + LARGE - 1.5, top + height * count as f64 / 2.0, "path of");
     let mut below = top + height * count as f64 + GAP;
-    for note in notes(matrix) {
+    for note in notes(matrix, most) {
         below = d.note(&note, below, width);
     }
     d.finish(millimetres, below + MARGIN, "cos_excess of paths against the ends of runs")
@@ -75,20 +75,31 @@ fn square(d: &mut Drawing, (x, y, w, h): (f64, f64, f64, f64), cell: Option<&Aga
     ));
     let Some(a) = cell else { return };
     let ink = if dark(fill) { "#fff" } else { "#000" };
-    let text = excess.map_or_else(|| "null".to_owned(), significant);
+    let text = |count: usize| excess.map_or_else(|| "null".to_owned(), |v| digits(v, count));
     let mark = if matches!(a.role, Role::Control { .. }) { "*" } else { "" };
-    let text = format!("{text}{mark}");
-    if d.font.width(&text, SMALL) > w - 3.0 || h < SMALL + 2.0 {
-        return;
-    }
-    let t =
-        a.t.map(|t| format!("t {}", significant(t)))
-            .filter(|t| h >= 2.0 * SMALL + 5.0 && d.font.width(t, SMALL) <= w - 3.0);
+    // Where its number has no room, the mark has.
+    let fits = |text: &String| d.font.width(text, SMALL) <= w - 2.0 && h >= SMALL + 2.0;
+    let numbers = [2, 1].map(|count| format!("{}{mark}", text(count))).into_iter().find(fits);
+    let t = a.t.filter(|_| numbers.is_some()).map(|t| format!("t {}", digits(t, 2)));
+    let t = t.filter(|t| h >= 2.0 * SMALL + 5.0 && fits(t));
+    let text = numbers.unwrap_or_else(|| mark.to_owned());
     let middle = y + h / 2.0;
     let above = if t.is_some() { -1.5 } else { 0.35 * SMALL };
     d.text(x + w / 2.0, middle + above, SMALL, "middle", ink, &text);
     if let Some(t) = t {
         d.text(x + w / 2.0, middle + SMALL, SMALL, "middle", ink, &t);
+    }
+}
+
+/// So many digits.
+fn digits(v: f64, count: usize) -> String {
+    let text = format!("{v:.0$e}", count - 1);
+    let exponent: i32 = text.rsplit('e').next().and_then(|e| e.parse().ok()).unwrap_or(0);
+    if (-3..4).contains(&exponent) {
+        let decimals = (count - 1).saturating_add_signed(-isize::try_from(exponent).unwrap_or(0));
+        format!("{v:.decimals$}")
+    } else {
+        text
     }
 }
 
@@ -101,7 +112,7 @@ fn dark([r, g, b]: Rgb) -> bool {
     0.299 * f64::from(r) + 0.587 * f64::from(g) + 0.114 * f64::from(b) < 128.0
 }
 
-fn notes(matrix: &Matrix) -> Vec<String> {
+fn notes(matrix: &Matrix, most: f64) -> Vec<String> {
     let any = |of: fn(&Role) -> bool| matrix.cells.iter().flatten().flatten().any(|a| of(&a.role));
     let mut notes = vec![
         "Medians of cos_excess and t_excess (t) over the path. Thick: the path's own end, beyond a random walk \
@@ -112,8 +123,15 @@ fn notes(matrix: &Matrix) -> Vec<String> {
         notes.push("* A control: another path from the same x_0. A random walk has 0 there.".to_owned());
     }
     if any(|role| matches!(role, Role::Other { .. })) {
-        notes.push("Thin without *: a path that starts elsewhere, or has steps in common.".to_owned());
+        notes.push(
+            "Thin without *: a path that starts elsewhere, or has steps or minibatches in common.".to_owned(),
+        );
     }
+    notes.push(format!(
+        "From {} (dark blue) over 0 (white) to {} (dark red); all numbers are in the CSV.",
+        significant(-most),
+        significant(most)
+    ));
     if matrix.cells.iter().flatten().any(|cell| cell.as_ref().is_none_or(|a| a.excess.is_none())) {
         notes.push("Grey: not measured, or null.".to_owned());
     }

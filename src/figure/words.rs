@@ -129,11 +129,21 @@ fn left_out(curves: &Curves) -> Option<String> {
     } else {
         format!("{} to {}", thousands(least as u64), thousands(most as u64))
     };
+    let steps = if most == 1 { "step" } else { "steps" };
     let what = match all.first()?.ending {
+        Ending::Rounding if most == 1 => {
+            return Some(
+                "The last step, whose distance is below 1,000 roundings, is left out (//).".to_owned(),
+            );
+        }
+        Ending::Rounding => {
+            return Some(format!(
+                "The last {rows} steps, whose distance is below 1,000 roundings, are left out (//)."
+            ));
+        }
         Ending::Percent(p) => format!("last {p} % of the steps"),
         Ending::Epoch | Ending::Drawn => "last epoch".to_owned(),
     };
-    let steps = if most == 1 { "step" } else { "steps" };
     Some(format!("The {what} ({rows} {steps}) is left out (//)."))
 }
 

@@ -40,6 +40,9 @@ const EVERY: &str = "all";
 /// Windows that there are about where nothing is said of them: their means are to be of many steps.
 const USUAL: NonZeroU64 = NonZeroU64::new(10).unwrap();
 
+/// Steps of a window then, at least.
+const LEAST: u64 = 20;
+
 /// What is asked for.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -47,7 +50,7 @@ pub struct Options {
     pub probes: Vec<String>,
     /// Examples in a minibatch; `None` takes what was recorded as metadata `batch` or `batch_size`.
     pub batch: Option<f64>,
-    /// Steps of a window, or `epoch`; `None` makes ten windows.
+    /// Steps of a window, or `epoch`; `None` makes ten windows, or fewer of 20 steps each.
     pub window: Option<String>,
     /// The reference r of the direction x - r.
     pub reference: ReferenceSpec,
@@ -74,8 +77,10 @@ impl Default for Options {
 }
 
 impl Options {
-    fn spans(&self) -> std::result::Result<Spans, Usage> {
-        self.window.as_deref().map_or(Ok(Spans::Parts(USUAL)), str::parse)
+    /// The windows of so many steps.
+    fn spans(&self, steps: usize) -> std::result::Result<Spans, Usage> {
+        let most = NonZeroU64::new(steps as u64 / LEAST).unwrap_or(NonZeroU64::MIN);
+        self.window.as_deref().map_or(Ok(Spans::Parts(USUAL.min(most))), str::parse)
     }
 
     /// What tells the table from that of the usual question.
@@ -154,7 +159,6 @@ pub fn tabulate(
     observer: &dyn Observer,
 ) -> Result<Written> {
     let destination = Destination::new(run, out)?;
-    let spans = options.spans()?;
     let nothing = |what: &str| Error::Nothing { path: run.path.clone(), what: what.to_owned() };
     let probes = probes(run, &options.probes)?;
     let Some(grad) = run.manifest.stream_id(GRAD) else {
@@ -167,6 +171,7 @@ pub fn tabulate(
     // The final iterate has no gradient.
     let asked = catalog.iterates(range).filter(|s| (s - begins).is_multiple_of(options.steps.every()));
     let steps: Vec<u64> = asked.filter(|s| run.final_step() != Some(*s)).collect();
+    let spans = options.spans(steps.len())?;
     if steps.is_empty() {
         return Err(nothing("none of the steps that are asked for has a recorded iterate"));
     }

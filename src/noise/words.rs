@@ -6,7 +6,7 @@ use crate::group::ALL;
 use crate::noise::Noise;
 use crate::noise::split::{Measured, Said, Split};
 use crate::noise::window::{OfProbe, Probes, Window};
-use crate::reference::Origin;
+use crate::reference::Common;
 use crate::run::format::manifest::GRAD;
 use crate::run::format::vector_id::StreamId;
 use crate::summary::{counted, significant, wrap};
@@ -164,11 +164,17 @@ fn along(noise: &Noise<'_>, shown: &[(&Window, &OfProbe)]) -> String {
             format!("g has more than p in {more} and less in {less} of {all}, by more than 4 standard errors")
         }
     };
-    let why = match noise.reference.origin {
-        Origin::Own => {
+    let first = shown.iter().map(|(window, _)| window.steps.0).min().unwrap_or(0);
+    let own = noise.reference.weights.last().is_some_and(|last| first < last);
+    let why = match noise.reference.common {
+        _ if own => {
             ". r is made of g's own noise, so that more is to be expected, and is no signal; p's is not in r"
         }
-        Origin::File | Origin::Run { .. } => "",
+        Common::Nothing => "",
+        Common::Steps(_) | Common::Batches => {
+            ". r is of a run that has steps or minibatches in common with this one, so that more is to be expected, and is \
+             no signal"
+        }
     };
     format!("along x - r, <g,d> / ||d|| beside <p,d> / ||d||: {found}{why}")
 }

@@ -73,6 +73,11 @@ pub fn place(paths: &[PathBuf], out: Option<&Path>, steps: &Steps) -> Result<Pat
         let what = "--steps of a report is A..B; a table of every K-th step is made by lpa analyze";
         return Err(Usage(what.to_owned()).into());
     }
+    let full: Vec<PathBuf> =
+        paths.iter().map(|path| path.canonicalize().unwrap_or_else(|_| path.clone())).collect();
+    if let Some(twice) = (0..full.len()).find(|&i| full[..i].contains(&full[i])) {
+        return Err(Usage(format!("{} is named twice", paths[twice].display())).into());
+    }
     let usual = || match paths {
         [one] => PathBuf::from(format!("{}.html", name(one))),
         _ => PathBuf::from("report.html"),

@@ -65,8 +65,8 @@ pub(crate) fn deal(
 fn value(training: &Training, key: &str) -> Result<String, Usage> {
     training.told(key).ok_or_else(|| {
         Usage(format!(
-            "{} says nothing of '{key}', by which runs are dealt to panels; record it by lpa.record(.., \
-             metadata={{\"{key}\": ..}}), or choose other --panels",
+            "{} says nothing of '{key}', by which runs are told apart; record it by lpa.record(.., \
+             metadata={{\"{key}\": ..}}), or choose other --panels, --vary or --label",
             training.name
         ))
     })
@@ -121,8 +121,15 @@ fn labelled(
     }
     let mut keys: Vec<(&String, Vec<String>)> = Vec::new();
     for key in label {
-        let values: Option<Vec<String>> = runs.iter().map(|&i| all[i].told(key)).collect();
-        keys.extend(values.filter(|v| v.iter().any(|other| *other != v[0])).map(|values| (key, values)));
+        let told: Vec<Option<String>> = runs.iter().map(|&i| all[i].told(key)).collect();
+        if told.iter().all(|v| *v == told[0]) {
+            continue;
+        }
+        let unknown = told.iter().position(Option::is_none).filter(|_| label.len() == 1);
+        if let Some(at) = unknown {
+            value(&all[runs[at]], key)?;
+        }
+        keys.extend(told.into_iter().collect::<Option<Vec<String>>>().map(|values| (key, values)));
     }
     let name = |at: usize| keys.iter().map(|(key, v)| said(key, &v[at])).collect::<Vec<_>>().join(", ");
     let names: Vec<String> = (0..runs.len()).map(name).collect();

@@ -8,13 +8,13 @@ mod recipe;
 
 use std::path::PathBuf;
 
-use crate::curve::{self, Along, Asked, Band, Chosen, Column, Curves, Ending, Key, Spread};
+use crate::curve::{self, Along, Asked, Band, Chosen, Column, Curves, Ending, Key, Spread, is_of_reference};
 use crate::error::{Error, Result, Usage};
 use crate::figure::{Figure, MOST_PANELS, svg};
 pub(crate) use crate::plot::deal::{Dealt, Panels};
 pub use crate::plot::named::{FigureOptions, save};
 pub(crate) use crate::plot::recipe::{RECIPES, Recipe};
-use crate::training::Training;
+use crate::training::{Training, differences, is_chance};
 
 /// What a figure is asked for. What is not said is as in the recipe, where one is named, or else as usual.
 #[derive(Clone, Debug, Default)]
@@ -89,16 +89,17 @@ impl Request {
     fn plan(&self) -> Plan {
         let recipe = RECIPES.iter().find(|r| r.name == self.metrics.trim());
         let usual = |of: fn(&Recipe) -> Vec<String>| recipe.map(of).unwrap_or_default();
+        let metrics = recipe.map_or(self.metrics.as_str(), |r| r.metrics).split(',');
+        let metrics: Vec<String> = metrics.map(|m| m.trim().to_owned()).collect();
+        // Where the distance is rounding, so is what is made of it.
+        let trusted =
+            if metrics.iter().any(|m| is_of_reference(m)) { Ending::Rounding } else { Ending::Drawn };
         Plan {
-            metrics: recipe
-                .map_or(self.metrics.as_str(), |r| r.metrics)
-                .split(',')
-                .map(|m| m.trim().to_owned())
-                .collect(),
+            metrics,
             panels: self.panels.clone().or_else(|| recipe.map(Recipe::panels)).unwrap_or_default(),
             label: self.label.clone().unwrap_or_else(|| usual(Recipe::label)),
             along: self.along.or_else(|| recipe.map(|r| r.along)),
-            ending: self.ending.or_else(|| recipe.map(|r| r.ending)).unwrap_or_default(),
+            ending: self.ending.or_else(|| recipe.map(|r| r.ending)).unwrap_or(trusted),
             note: recipe.and_then(|r| r.note),
         }
     }
@@ -120,11 +121,13 @@ impl Request {
         }
         let all = self.curves(&plan, sources)?;
         let columns = dealt.iter().map(|dealt| self.column(dealt, &all)).collect::<Result<Vec<Column>>>()?;
+        let mixed = self.seeds.map(|_| dealt.iter().filter_map(|dealt| mixed(dealt, &trainings)));
         let parts = trainings.iter().filter_map(|t| Some((t, t.part.as_ref()?)));
-        let parts = parts.filter(|_| plan.ending != Ending::Drawn);
+        let parts = parts.filter(|_| !matches!(plan.ending, Ending::Drawn | Ending::Rounding));
         let part =
             parts.map(|(t, part)| format!("The end is that of the table of {}, steps {part}.", t.name));
-        let notes: Vec<String> = part.chain(plan.note.map(str::to_owned)).collect();
+        let notes: Vec<String> =
+            mixed.into_iter().flatten().chain(part).chain(plan.note.map(str::to_owned)).collect();
         let figure = Figure::of(&columns, self.log, notes);
         Ok(Drawn { svg: svg(&figure, millimetres), csv: curve::csv(&columns) })
     }
@@ -176,3 +179,22 @@ impl Request {
 
 /// Panels of a figure, at most, in all of its columns.
 const MOST_ALL: usize = 24;
+
+/// In what runs that are drawn as one differ besides their seeds.
+fn mixed(dealt: &Dealt, all: &[Training]) -> Option<String> {
+    let label = &dealt.runs.first()?.1;
+    // Those of other labels are other curves.
+    let one = dealt.runs.iter().all(|(_, other)| other == label);
+    let runs: Vec<&Training> = dealt.runs.iter().filter_map(|(i, _)| all.get(*i)).collect();
+    let first = *runs.first()?;
+    if !one || runs.iter().all(|other| first.differs_by_chance(other)) {
+        return None;
+    }
+    let keys: Vec<&str> = differences(&runs).into_iter().filter(|key| !is_chance(key)).collect();
+    let differ = if keys.is_empty() {
+        "in nothing that was recorded".to_owned()
+    } else {
+        format!("in {}", keys.join(", "))
+    };
+    Some(format!("The runs that are one here differ {differ}, besides seeds."))
+}

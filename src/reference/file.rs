@@ -12,7 +12,7 @@ use crate::reference::recognise::{Iterate, Recognised, recognise};
 use crate::reference::spec::OwnReference;
 use crate::reference::values::{Files, Names};
 use crate::reference::weights::Weights;
-use crate::reference::{Cache, Kin, Likeness, Named, Origin, Reference, Rename, likeness};
+use crate::reference::{Cache, Common, Kin, Likeness, Named, Origin, Reference, Rename, likeness};
 use crate::run::Run;
 use crate::run::format::container::Header;
 use crate::run::format::manifest::ITERATE;
@@ -80,7 +80,7 @@ pub(super) fn open(
         xxh3: String::new(),
         weights: found.step().map_or(Weights::None, |s| Weights::Equal(vec![s])),
         origin: if found.step().is_some() { Origin::Own } else { Origin::File },
-        shared: 0,
+        common: Common::Nothing,
         kin: found.kin(),
         provisional: false,
         notes,

@@ -53,8 +53,8 @@ pub(crate) struct Reference {
     pub weights: Weights,
     /// Where it comes from.
     pub origin: Origin,
-    /// Steps whose updates the other run shares with this one: whether they are in it is not asked.
-    pub shared: u64,
+    /// What the other run has in common with this one.
+    pub common: Common,
     /// How near it lies to the path that it is no iterate of.
     pub kin: Option<Kin>,
     /// It changes when the training goes on.
@@ -78,6 +78,28 @@ pub(crate) struct Reference {
     averaged: bool,
 }
 
+/// What a path has in common with the run that a reference comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Common {
+    /// Nothing that is known.
+    Nothing,
+    /// Updates, up to this step. Whether those are in the reference is not asked.
+    Steps(u64),
+    /// The first gradient, and so the minibatch that it is of, if not all of them: their noise is in both paths.
+    Batches,
+}
+
+impl Common {
+    /// Whether what a step's gradient put into the reference is not known because of it.
+    pub(crate) fn clouds(self, step: u64) -> bool {
+        match self {
+            Common::Nothing => false,
+            Common::Steps(last) => step < last,
+            Common::Batches => true,
+        }
+    }
+}
+
 /// Where a reference comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
@@ -95,7 +117,7 @@ pub(crate) enum Origin {
 impl Reference {
     /// Whether it comes from another path from the same x_0.
     pub(crate) fn is_control(&self) -> bool {
-        self.origin == Origin::Run { same_start: Some(true) } && self.shared == 0
+        self.origin == Origin::Run { same_start: Some(true) } && self.common == Common::Nothing
     }
 
     /// What names of tables have of it, where it is not the final iterate.

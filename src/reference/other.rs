@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::dtype::values as values_of;
+use crate::dtype::{DType, values as values_of};
 use crate::error::{Error, Result};
 use crate::reference::locate::Located;
 use crate::reference::own;
@@ -10,9 +10,9 @@ use crate::reference::own::{resolve, widths_path};
 use crate::reference::spec::OwnReference;
 use crate::reference::values::{Files, Names, Values};
 use crate::reference::weights::Weights;
-use crate::reference::{Cache, Named, Origin, Reference, Rename};
+use crate::reference::{Cache, Common, Named, Origin, Reference, Rename};
 use crate::run::Run;
-use crate::run::format::manifest::{ITERATE, TensorInfo};
+use crate::run::format::manifest::{GRAD, ITERATE, TensorInfo};
 use crate::run::read::catalog::Catalog;
 use crate::run::read::vector::Vector;
 
@@ -46,13 +46,19 @@ pub(super) fn open(
         let what = "that run has none of this run's tensors; it is of another model".to_owned();
         return Err(Error::Reference { path: path.to_owned(), what });
     }
-    let (same_start, shared) = shared((run, catalog), (&other, &other_catalog))?;
-    let note = (shared > 0).then(|| {
-        format!(
-            "{name}: that run holds the updates of this one up to step {shared}, so it is no control and steps \
-             before are not judged"
-        )
-    });
+    let (same_start, common) = common((run, catalog), (&other, &other_catalog))?;
+    let note = match common {
+        Common::Nothing => None,
+        Common::Steps(last) => Some(format!(
+            "{name}: that run holds the updates of this one up to step {last}, so it is no control and steps before are \
+             not judged"
+        )),
+        Common::Batches => Some(format!(
+            "{name}: that run begins with the same gradient, so it was trained on the same minibatches (or on all examples \
+             at once), whose noise is in both paths: it is no control and no step is judged. A control has the same x_0 \
+             and another order of the data"
+        )),
+    };
     Ok(Reference {
         name,
         place: Some(place),
@@ -61,7 +67,7 @@ pub(super) fn open(
         xxh3: values.xxh3(run)?,
         weights: Weights::None,
         origin: Origin::Run { same_start },
-        shared,
+        common,
         kin: None,
         provisional: opened.provisional,
         notes: note.into_iter().chain(opened.notes).collect(),
@@ -80,31 +86,77 @@ pub(super) fn open(
 ///
 /// Only updates that move the iterate count: a warm-up from learning rate 0, a step that was taken before the
 /// training began, or bfloat16 weights to which an update is too small, are no part of either path.
-fn shared(a: (&Run, &Catalog), b: (&Run, &Catalog)) -> Result<(Option<bool>, u64)> {
+fn common(a: (&Run, &Catalog), b: (&Run, &Catalog)) -> Result<(Option<bool>, Common)> {
     let end = a.1.iterates(0..u64::MAX).next_back();
     if !b.1.has_iterate(0) {
-        return Ok((None, 0));
+        return Ok((None, Common::Nothing));
     }
     let start = if a.1.has_iterate(0) { same((a.0, 0), (b.0, 0))? } else { None };
     if start != Some(true) {
         if let Some(end) = end
             && same((a.0, end), (b.0, 0))? == Some(true)
         {
-            return Ok((start, end));
+            return Ok((start, Common::Steps(end)));
         }
-        return Ok((start, 0));
+        return Ok((start, Common::Nothing));
     }
     let (here, there) = (still(a)?, still(b)?);
     // Each path from where it begins to move.
-    let common = |&step: &u64| step >= here && b.1.has_iterate(step - here + there);
-    let common: Vec<u64> = a.1.iterates(0..u64::MAX).filter(common).collect();
+    let in_both = |&step: &u64| step >= here && b.1.has_iterate(step - here + there);
+    let both: Vec<u64> = a.1.iterates(0..u64::MAX).filter(in_both).collect();
     // What is damaged counts as common, which judges less.
     let apart = |step: u64| Ok(same((a.0, step), (b.0, step - here + there))? == Some(false));
-    let last = common.get(last_before(&common, apart)?).copied().unwrap_or(here);
-    if last == here {
-        return Ok((Some(true), 0));
+    let last = both.get(last_before(&both, apart)?).copied().unwrap_or(here);
+    let common = if last > here {
+        Common::Steps(last)
+    } else if same_gradient((a.0, here), (b.0, there))? {
+        Common::Batches
+    } else {
+        Common::Nothing
+    };
+    Ok((Some(true), common))
+}
+
+/// Whether two runs have the same gradient at the given steps, to what storing, or another order of the same additions,
+/// can change. False where it is not there in one, or is 0.
+fn same_gradient((a, s): (&Run, u64), (b, t): (&Run, u64)) -> Result<bool> {
+    /// Of the squared lengths: more than int8 loses, and far less than what two minibatches differ by.
+    const FAR: f64 = 1e-3;
+    let differ = || -> Result<(f64, f64)> {
+        let (mut left, mut right) = (Vector::open(a, s, GRAD)?, Vector::open(b, t, GRAD)?);
+        let (mut x, mut y) = (Vec::new(), Vec::new());
+        let (mut difference, mut length) = (0.0, 0.0);
+        for (i, info) in a.manifest.tensors.iter().enumerate() {
+            let fits = |t: &TensorInfo| t.name == info.name && t.shape == info.shape;
+            let Some(j) = b.manifest.tensors.iter().position(fits) else { continue };
+            if left.is_absent(i)? || right.is_absent(j)? {
+                continue;
+            }
+            left.tensor(i, &mut x)?;
+            right.tensor(j, &mut y)?;
+            let (p, q) = (widened(a, i, &x), widened(b, j, &y));
+            for (p, q) in p.iter().zip(&q) {
+                let (p, q) = (f64::from(*p), f64::from(*q));
+                difference += (p - q) * (p - q);
+                length += p * p;
+            }
+        }
+        Ok((difference, length))
+    };
+    match differ() {
+        Ok((difference, length)) => Ok(length > 0.0 && difference <= FAR * length),
+        Err(Error::NotFound { .. }) => Ok(false),
+        Err(e) if e.is_damage() => Ok(false),
+        Err(e) => Err(e),
     }
-    Ok((Some(true), last))
+}
+
+/// Elements of a tensor's gradient.
+fn widened(run: &Run, tensor: usize, bytes: &[u8]) -> Vec<f32> {
+    let dtype = run.manifest.stream_id(GRAD).map_or(DType::F32, |grad| run.manifest.dtype_of(grad, tensor));
+    let mut out = vec![0.0; bytes.len() / dtype.size()];
+    values_of(dtype, bytes, &mut out);
+    out
 }
 
 /// The last step up to which a run stands still at x_0.

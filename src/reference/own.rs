@@ -13,7 +13,7 @@ use crate::reference::locate::Located;
 use crate::reference::spec::OwnReference;
 use crate::reference::values::{Files, Names, Values};
 use crate::reference::weights::Weights;
-use crate::reference::{Likeness, Origin, Reference, likeness};
+use crate::reference::{Common, Likeness, Origin, Reference, likeness};
 use crate::run::format::container::Header;
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::catalog::Catalog;
@@ -327,7 +327,7 @@ pub(super) fn open(
             xxh3,
             weights: r.weights,
             origin: Origin::Own,
-            shared: 0,
+            common: Common::Nothing,
             kin: None,
             provisional: r.provisional,
             notes: r.note.into_iter().collect(),

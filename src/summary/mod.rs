@@ -15,7 +15,7 @@ use crate::dtype::DType;
 use crate::error::Result;
 use crate::group::ALL;
 use crate::metrics::skewness::Skewness;
-use crate::reference::{Kin, Origin};
+use crate::reference::{Common, Kin, Origin};
 use crate::row::Row;
 use crate::row::Sink;
 use crate::summary::digest::{Digest, Quantity};
@@ -35,6 +35,8 @@ pub(crate) struct Subject {
     pub last: Option<u64>,
     /// Where it comes from.
     pub origin: Origin,
+    /// What the run that it comes from has in common with this one.
+    pub common: Common,
     /// How near it lies to this path.
     pub kin: Option<Kin>,
     /// The type that it was rounded to, where that is coarser than the run's.

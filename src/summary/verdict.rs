@@ -4,7 +4,7 @@
 //! `t_excess` over its windows lies beyond 4.
 
 use crate::metrics::trust::LOW_PRECISION;
-use crate::reference::Origin;
+use crate::reference::{Common, Origin};
 use crate::run::format::manifest::GRAD;
 use crate::summary::digest::{Digest, Quantity, Withheld};
 use crate::summary::{Followed, Subject, Topic, significant};
@@ -53,6 +53,11 @@ pub(super) fn verdict(d: &Digest, subject: &Subject, topic: &Topic, followed: &F
     }
     if let Some(kin) = subject.kin {
         return none(&format!("since the file {kin}"));
+    }
+    if subject.common == Common::Batches {
+        return none(
+            "since both runs begin with the same gradient, and the noise of minibatches that they share is in both paths",
+        );
     }
     if d.cosines == 0 {
         return none("there is no cosine");
@@ -171,7 +176,7 @@ fn independent(who: &str, found: [Says; 3], subject: &Subject) -> String {
             text.push_str(" That counts only if the other run does not continue this one.");
         }
         _ if found.contains(&Says::More) => {
-            text.push_str(" What two paths from the same start share is signal.");
+            text.push_str(" What two paths from the same start share is signal, as far as their minibatches are independent.");
         }
         _ => {}
     }

@@ -111,15 +111,18 @@ def test_paths_of_any_length_meet_at_the_same_places(runs):
 
 
 def test_every_path_against_every_end(runs, tmp_path):
-    names = ["a", "b", "elsewhere", "wide"]
+    names = ["a", "b", "elsewhere", "adam", "wide"]
     done = compare(*(runs[n] for n in names), "--matrix", tmp_path / "m.svg")
     assert done.returncode == 0, done.stderr
     with open(tmp_path / "m.csv", newline="") as file:
         cells = {(row["path"], row["end_of"]): row for row in csv.DictReader(file)}
     # The wide one has its own end alone.
-    assert set(cells) == {(p, e) for p in names[:3] for e in names[:3]} | {("wide", "wide")}
+    assert set(cells) == {(p, e) for p in names[:4] for e in names[:4]} | {("wide", "wide")}
     roles = {key: row["role"] for key, row in cells.items()}
     assert [roles["a", "a"], roles["a", "b"], roles["a", "elsewhere"]] == ["own", "control", "other"]
+    # The same minibatches, and another order of them.
+    assert [roles["a", "adam"], roles["adam", "a"], roles["b", "adam"]] == ["other", "other", "control"]
+    assert cells["a", "adam"]["cos_excess"] == cells["adam", "a"]["t_excess"] == ""
     for path, end in cells:
         reference = "final" if path == end else f"{runs[end]}:final"
         rows = lpa.analyze(runs[path], references=[reference], frame="polars", out=tmp_path / "x.parquet")
@@ -131,7 +134,7 @@ def test_every_path_against_every_end(runs, tmp_path):
     assert float(cells["a", "b"]["t_excess"]) > 4 and float(cells["a", "elsewhere"]["cos_excess"]) < 0
     table = done.stdout
     assert "control" in table and "different numbers of steps" not in table and "differ in size" in table
-    assert (tmp_path / "m.svg").read_text().count("<rect") == 17
+    assert (tmp_path / "m.svg").read_text().count("<rect") == 26
 
 
 def test_bad_input_is_one_line(runs, tmp_path):
@@ -153,3 +156,31 @@ def test_bad_input_is_one_line(runs, tmp_path):
     assert (tmp_path / "notes.txt").read_text() == "mine"
     with pytest.raises(lpa.UsageError, match="none of"):
         lpa.compare([runs["a"], runs["b"]], x="week")
+
+
+def test_noise_that_two_paths_share_is_no_signal(tmp_path):
+    """Walks of the same noise, as two trainings on the same minibatches have it: each points to the other's end."""
+    rng = np.random.default_rng(0)
+    noise, start = rng.standard_normal((200, 300)).astype(np.float32), rng.standard_normal(300).astype(np.float32)
+    for name, lr, order in (("a", 0.01, 0), ("b", 0.005, 0), ("c", 0.01, 1)):
+        x = start.copy()
+        sgd = {"name": "sgd", "param_groups": [{"lr": lr}]}
+        with lpa.Writer(tmp_path / name, {"w": x}, optimizer=sgd) as writer:
+            for t in range(200):
+                g = noise[t] if order == 0 else rng.standard_normal(300).astype(np.float32)
+                writer.step({"w": x}, {"grad": {"w": g}}, {"lr": lr})
+                x = x - np.float32(lr) * g
+            writer.finish({"w": x})
+    d = start - lpa.open(tmp_path / "b").iterate(200)["w"]
+    assert noise[0] @ d / np.linalg.norm(noise[0]) / np.linalg.norm(d) > 1 / math.sqrt(200) / 2
+    of = lambda end: lpa.analyze(tmp_path / "a", references=[f"{tmp_path / end}:final"], out=tmp_path / "m.parquet")
+    shared, other = of("b"), of("c")
+    assert shared["cos_excess"].null_count() == shared["t_excess"].null_count() == 200
+    assert other["cos_excess"].null_count() == 0 and abs(other["t_excess"].mean()) < 4
+    lpa.analyze(tmp_path / "a", references=[f"{tmp_path / 'b'}:final"], out=tmp_path / "b.parquet")
+    said = subprocess.run([BINARY, "check", tmp_path / "b.parquet", "--claim", "C19"], capture_output=True, text=True)
+    assert said.returncode == 3 and "not decidable" in said.stdout
+    question = ["--ref", f"{tmp_path / 'b'}:final", "--out", tmp_path / "t.parquet"]
+    said = subprocess.run([BINARY, "analyze", tmp_path / "a", *question], capture_output=True, text=True)
+    assert "Verdict: none, since both runs begin with the same gradient" in said.stdout
+    assert "the same minibatches (or on all examples" in said.stderr

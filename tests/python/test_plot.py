@@ -166,7 +166,7 @@ def test_a_logarithmic_axis_is_one_and_says_what_it_cannot_show(lpa_command, tmp
 def test_rounding_begins_at_a_line(lpa_command, tmp_path):
     flags = [i >= 30 for i in range(40)]
     path = table(tmp_path / "metrics.parquet", range(40), dist=np.linspace(1, 0, 40), low_precision=flags)
-    lpa_command("plot", "dist", path, "--out", tmp_path / "a.svg")
+    lpa_command("plot", "dist", path, "--drop-last", "none", "--out", tmp_path / "a.svg")
     cut, = shapes(tmp_path / "a.svg", stroke_dasharray="0.8 1.6")
     line, = shapes(tmp_path / "a.svg", fill="none")
     assert cut[0, 0] == cut[1, 0] == line[30, 0] and len(line) == 40
@@ -178,7 +178,7 @@ def test_rounding_begins_at_a_line(lpa_command, tmp_path):
     cos = np.arange(float(n))
     cos[[300, 302]] = np.nan
     table(path, range(n), cos=cos, low_precision=[i >= first for i in range(n)])
-    lpa_command("plot", "cos", path, "--out", tmp_path / "a.svg")
+    lpa_command("plot", "cos", path, "--drop-last", "none", "--out", tmp_path / "a.svg")
     cut, = shapes(tmp_path / "a.svg", stroke_dasharray="0.8 1.6")
     line, = shapes(tmp_path / "a.svg", fill="none")
     assert cut[0, 0] == line[first // 3, 0]
@@ -186,6 +186,23 @@ def test_rounding_begins_at_a_line(lpa_command, tmp_path):
     assert got["count"][100] == 1 and got["mean"][100] == got["lo"][100] == got["hi"][100] == 301
     assert got["x"][100] == 301 and got["low_precision"][first // 3] == 2
     assert any("2 of 1,000 values are null (left out)" in t for t in texts(tmp_path / "a.svg"))
+
+
+def test_what_is_rounding_is_left_out(lpa_command, tmp_path):
+    flags = [i >= 30 or i == 7 for i in range(40)]
+    dist = np.linspace(1, 0, 40)
+    path = table(tmp_path / "metrics.parquet", range(40), dist=dist, loss=np.ones(40), low_precision=flags)
+    lpa_command("plot", "dist", path, "--out", tmp_path / "a.svg")
+    assert points(tmp_path / "a.csv")["x"].tolist() == list(range(30))
+    said = texts(tmp_path / "a.svg")
+    assert any("The last 10 steps, whose distance is below 1,000 roundings, are left out (//)." in t for t in said)
+    # Of a loss nothing is rounding; and where all is, all is drawn.
+    lpa_command("plot", "loss", path, "--out", tmp_path / "a.svg")
+    assert len(points(tmp_path / "a.csv")) == 40
+    table(path, range(40), dist=np.linspace(1, 0, 40), low_precision=[True] * 40)
+    lpa_command("plot", "dist", path, "--out", tmp_path / "a.svg")
+    assert len(points(tmp_path / "a.csv")) == 40
+    assert any("40 of 40 distances are below" in t for t in texts(tmp_path / "a.svg"))
 
 
 def test_png_is_the_svg_with_dashes(lpa_command, tmp_path):

@@ -254,7 +254,7 @@ impl Analysis<'_> {
         let walk2 = (self.options.streams[place.stream].part != stream::Part::None).then_some(0.0);
         let not = Entry::Known { own: 0.0, walk2 };
         let doubted = self.doubt(place, record.step(), known).is_some();
-        if record.step() < reference.shared || reference.kin.is_some() || doubted {
+        if reference.common.clouds(record.step()) || reference.kin.is_some() || doubted {
             return exact(Entry::Unknown);
         }
         if self.side(place, record.step()) == 1 || reference.weights == Weights::None {
