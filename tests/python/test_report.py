@@ -579,6 +579,7 @@ def test_numbers_are_there_for_those_who_do_not_see_a_chart(digits, look):
     page = look(digits[0])
     box = chart(page, "cos")
     box.locator(".numbers summary").click()
+    box.locator(".numbers tr").nth(1).wait_for()
     rows = [row.locator("td").all_inner_texts() for row in box.locator(".numbers tr").all()[1:]]
     assert len(rows) == 11
     steps = [int(re.match(r"step (\d+)", r[0])[1]) for r in rows]
