@@ -1,12 +1,13 @@
 //! Several paths beside each other: what each is like at the same places, and against the ends of the others.
 //!
 //! Owns how paths are put together: at the very same places, and never interpolated. `place` has these, `path` what is
-//! kept of a path's rows, `seeds` trainings that differ by chance alone as one, `matrix` every path against every end,
-//! `table` the columns, `words` what a person reads.
+//! kept of a path's rows, `role` whose iterate it is measured against, `seeds` trainings that differ by chance alone as
+//! one, `matrix` every path against every end, `table` the columns, `words` what a person reads.
 
 mod matrix;
 mod path;
 mod place;
+mod role;
 mod seeds;
 mod table;
 mod words;
@@ -14,9 +15,10 @@ mod words;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
-pub(crate) use crate::compare::matrix::{Against, HEAD, Matrix, Role};
+pub(crate) use crate::compare::matrix::{Against, HEAD, Matrix};
 use crate::compare::path::OfTable;
 use crate::compare::place::Places;
+pub(crate) use crate::compare::role::Role;
 use crate::curve::{Along, Chosen, Spread, find};
 use crate::error::{Error, Result, Usage};
 use crate::question::check_writable;

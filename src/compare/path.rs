@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::compare::matrix::Role;
 use crate::compare::place::Places;
+use crate::compare::role::Role;
 use crate::curve::{Found, Key};
 use crate::error::Result;
 use crate::group::ALL;

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use crate::compare::matrix::{Against, Matrix, Role};
+use crate::compare::matrix::{Against, Matrix};
 use crate::compare::path::{OfKey, OfTable, Part};
+use crate::compare::role::Role;
 use crate::compare::{Comparison, place::Places};
 use crate::printable::printable_in_line;
 use crate::summary::{significant, thousands, wrap};
