@@ -186,13 +186,13 @@ fn notes(all: &Comparison, trainings: &[&Training]) -> Vec<String> {
             ));
         }
     }
-    let others = all.tables.iter().filter_map(|t| Some((t, t.main()?)));
+    let mut others = all.tables.iter().filter_map(|t| Some((t, t.main()?)));
     let more = |(t, main): (&OfTable, &OfKey)| {
         t.keys.iter().any(|k| {
             k.role == main.role && (k.key.group != main.key.group || k.key.stream != main.key.stream)
         })
     };
-    if others.map(more).any(|more| more) {
+    if others.any(more) {
         notes.push(
             "other groups and streams of the tables are not listed here; --out FILE has all.".to_owned(),
         );

@@ -91,9 +91,14 @@ fn whole(text: &str) -> Markup {
     html! { details { summary { "The whole summary, as lpa analyze prints it" } pre tabindex="0" { (text) } } }
 }
 
+/// The end of a path, as a reference.
+const FINAL: &str = "final";
+
 /// True if the mean excess is negative in one of the last three tenths of the path.
 fn falls_short(told: &Told) -> bool {
     let main = told.facts.as_ref().ok().and_then(|facts| facts.windows.main());
+    // Against the end of another path it is another question.
+    let main = main.filter(|of| of.key.reference == FINAL);
     let late = main.map_or(&[][..], |of| &of.windows[of.windows.len().saturating_sub(3)..]);
     late.iter().any(|window| window.cos_excess().is_some_and(|excess| excess < 0.0))
 }

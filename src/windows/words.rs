@@ -7,6 +7,8 @@ use crate::windows::{OfKey, Shares, Window, Windows};
 
 /// Windows that are shown.
 const LISTED: usize = 60;
+/// The correlation below which no power is told.
+const CLEAR: f64 = 0.3;
 /// Groups that are shown.
 const GROUPS: usize = 20;
 
@@ -99,7 +101,7 @@ fn certificate(of: &OfKey) -> String {
     let real = of.total.contraction().map_or("not known".to_owned(), near_one);
     format!(
         "Certificate (mu = least RSI, L = largest EB; at the learning rate mu/L^2 the squared distance is multiplied by \
-         1 - mu^2/L^2 a step or less, on this path only): mu is positive in {} of {count} windows; {whole}. What it \
+         1 - mu^2/L^2 a step or less, on this path only; a random walk has one against its own end, too): mu is positive in {} of {count} windows; {whole}. What it \
          was really multiplied by a step: {real}.",
         rates.len()
     )
@@ -114,6 +116,10 @@ fn regime(windows: &Windows, of: &OfKey) -> String {
     let (first, last) = windows.steps;
     let from = first + (4 * (last - first + 1)).div_ceil(5);
     match (of.late.slope(), of.late.correlation()) {
+        (Some(_), Some(r)) if r.abs() < CLEAR => format!(
+            "Regime: not clear. Over the last fifth (from step {from}) ||g|| and ||x - r|| hardly go together (correlation {}).",
+            significant(r)
+        ),
         (Some(slope), Some(r)) => format!(
             "Regime: over the last fifth (from step {from}) ||g|| goes as ||x - r||^{} (correlation {}). Near 1 the \
              gradients vanish where the path ends, as with interpolation; near 0 they do not, as in a random walk.",
