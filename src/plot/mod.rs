@@ -79,6 +79,15 @@ impl Request {
     /// A metric is none, or there are too many.
     pub(crate) fn check(&self) -> Result<()> {
         let metrics = self.plan().metrics;
+        if let Some(name) =
+            metrics.iter().find(|m| m.strip_prefix("fig").is_some_and(|n| n.parse::<u32>().is_ok()))
+        {
+            let what = format!(
+                "there is no figure {name}; the paper's are fig1 to fig{}, one at a time",
+                RECIPES.len()
+            );
+            return Err(Usage(what).into());
+        }
         curve::check(&metrics)?;
         if metrics.len() > MOST_PANELS {
             return Err(Usage(format!("a figure has at most {MOST_PANELS} metrics")).into());

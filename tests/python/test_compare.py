@@ -149,6 +149,14 @@ def test_bad_input_is_one_line(runs, tmp_path):
         ((runs["a"] / "metrics.parquet", runs["b"], "--cross"), 2, "--cross is for runs"),
     ]
     lpa.analyze(runs["a"], frame="path")
+    lpa.analyze(runs["b"], references=["step:50"], out=tmp_path / "b.parquet", frame="path")
+    lpa.analyze(runs["b"], steps="10..50", out=tmp_path / "part.parquet", frame="path")
+    table = runs["a"] / "metrics.parquet"
+    cases += [
+        ((table, tmp_path / "b.parquet"), 2, "against step:50, stream grad: name tables of the same"),
+        ((table, tmp_path / "part.parquet", "--x", "fraction"), 2, "a part of its path, steps 10..50"),
+        ((runs["a"], runs["b"], "--matrix", tmp_path / "m.pdf"), 2, "m.pdf: a figure is FILE.svg or FILE.png"),
+    ]
     for args, code, words in cases:
         done = compare(*args)
         assert (done.returncode, done.stdout) == (code, ""), (args, done.stderr)
