@@ -29,6 +29,12 @@ impl Fit {
         Some(self.xy / self.xx).filter(|slope| self.count > 2.0 && slope.is_finite())
     }
 
+    /// The standard error of the slope, if what lies beside the line is independent.
+    pub(crate) fn error(self) -> Option<f64> {
+        let beside = (self.yy - self.xy * self.xy / self.xx).max(0.0);
+        self.slope().map(|_| (beside / ((self.count - 2.0) * self.xx)).sqrt())
+    }
+
     /// The correlation of the points.
     pub(crate) fn correlation(self) -> Option<f64> {
         Some(self.xy / (self.xx.sqrt() * self.yy.sqrt())).filter(|r| self.count > 2.0 && r.is_finite())
@@ -51,6 +57,8 @@ mod tests {
         assert!((fit.slope().unwrap() - 3.0).abs() < 1e-14);
         let r = 30.0 / (10.0f64 * 91.5).sqrt();
         assert!((fit.correlation().unwrap() - r).abs() < 1e-14);
+        // Squares of what is left: 1.5, of 3 free ones.
+        assert!((fit.error().unwrap() - (1.5f64 / 3.0 / 10.0).sqrt()).abs() < 1e-14);
     }
 
     #[test]

@@ -70,14 +70,10 @@ pub(crate) struct Slope {
 /// than three.
 pub(crate) fn slope(points: &[(f64, f64)]) -> Option<Slope> {
     let fit = fit(points.iter().copied());
-    let (value, r) = (fit.slope()?, fit.correlation()?);
-    let free = points.len() - 2;
-    let error = if r == 0.0 {
-        f64::INFINITY
-    } else {
-        value.abs() * ((1.0 / (r * r) - 1.0).max(0.0) / free as f64).sqrt()
-    };
-    Some(Slope { value, half: student(free) * error })
+    let (value, error) = (fit.slope()?, fit.error()?);
+    // All at one height are no finding.
+    fit.correlation()?;
+    Some(Slope { value, half: student(points.len() - 2) * error })
 }
 
 /// Where 97.5 % of Student's distribution lie below, for so many degrees of freedom; rounded up where it is not listed.

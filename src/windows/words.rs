@@ -7,8 +7,8 @@ use crate::windows::{OfKey, Shares, Window, Windows};
 
 /// Windows that are shown.
 const LISTED: usize = 60;
-/// The correlation below which no power is told.
-const CLEAR: f64 = 0.3;
+/// Two standard errors of a power that tells 0 from 1.
+const CLEAR: f64 = 0.5;
 /// Groups that are shown.
 const GROUPS: usize = 20;
 
@@ -115,16 +115,17 @@ fn near_one(rate: f64) -> String {
 fn regime(windows: &Windows, of: &OfKey) -> String {
     let (first, last) = windows.steps;
     let from = first + (4 * (last - first + 1)).div_ceil(5);
-    match (of.late.slope(), of.late.correlation()) {
-        (Some(_), Some(r)) if r.abs() < CLEAR => format!(
-            "Regime: not clear. Over the last fifth (from step {from}) ||g|| and ||x - r|| hardly go together (correlation {}).",
-            significant(r)
-        ),
-        (Some(slope), Some(r)) => format!(
-            "Regime: over the last fifth (from step {from}) ||g|| goes as ||x - r||^{} (correlation {}). Near 1 the \
-             gradients vanish where the path ends, as with interpolation; near 0 they do not, as in a random walk.",
+    match (of.late.slope(), of.late.error().map(|error| 2.0 * error)) {
+        (Some(slope), Some(half)) if half > CLEAR => format!(
+            "Regime: not clear. Over the last fifth (from step {from}) ||g|| goes as ||x - r|| to the power of {} +- {}.",
             significant(slope),
-            significant(r)
+            significant(half)
+        ),
+        (Some(slope), Some(half)) => format!(
+            "Regime: over the last fifth (from step {from}) ||g|| goes as ||x - r||^{} (+- {}). Near 1 the gradients vanish \
+             where the path ends, as with interpolation; near 0 they do not, as in a random walk.",
+            significant(slope),
+            significant(half)
         ),
         _ => format!("Regime: not known, since too few steps from {from} on have a gradient and a distance."),
     }
