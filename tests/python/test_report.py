@@ -398,7 +398,11 @@ def test_the_walk_is_black_and_white_where_it_is_dark(digits, look):
     walk = "box => box.uplot.series.filter(s => s.label === 'cos_walk').map(s => [s.stroke(), s.dash.length])"
     assert box.evaluate(walk)[0] == ["#000", 2]
     page.emulate_media(color_scheme="dark")
-    settle(page)
+    # The browser tells the page in its own time.
+    for _ in range(100):
+        settle(page)
+        if box.evaluate(walk)[0][0] == "#fff":
+            break
     assert box.evaluate(walk)[0] == ["#fff", 2]
 
 
