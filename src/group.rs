@@ -19,6 +19,21 @@ pub(crate) struct Group {
     pub parameters: u64,
 }
 
+/// What names of tables have of the groups that are `wanted`, where these are not all tensors together.
+pub(crate) fn described(wanted: &[String]) -> Option<String> {
+    let names = wanted.iter().map(|g| if g == ALL { "all" } else { g });
+    (wanted != [ALL]).then(|| names.collect::<Vec<_>>().join("+"))
+}
+
+/// By tensor, of a run that has so many: the numbers of the groups that it is in.
+pub(crate) fn by_tensor(groups: &[Group], tensors: usize) -> Vec<Vec<usize>> {
+    let mut of_tensors = vec![Vec::new(); tensors];
+    for (g, group) in groups.iter().enumerate() {
+        group.tensors.iter().for_each(|&t| of_tensors[t].push(g));
+    }
+    of_tensors
+}
+
 /// The groups that `wanted` names: `*`, `each` (every tensor that has elements), a tensor's name, a
 /// glob over names, or `NAME=GLOB`. Without any, `*`. A group that is named twice is there once.
 ///

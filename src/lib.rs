@@ -223,5 +223,7 @@ pub mod internals {
     #[cfg(feature = "cli")]
     pub use crate::simulate::problem::Alm;
     #[cfg(feature = "cli")]
+    pub use crate::table::Written;
+    #[cfg(feature = "cli")]
     pub use crate::windows::tabulate as tabulate_windows;
 }

@@ -51,6 +51,17 @@ impl Contents {
         }
     }
 
+    /// The metadata of such a table: the version of lpa, that of the columns, and the rest.
+    pub(crate) fn metadata<const N: usize>(
+        self,
+        schema: u32,
+        rest: [(&str, String); N],
+    ) -> Vec<(String, String)> {
+        let version = ("lpa.version", env!("CARGO_PKG_VERSION").to_owned());
+        let all = [version, (self.key(), schema.to_string())].into_iter().chain(rest);
+        all.map(|(key, value)| (key.to_owned(), value)).collect()
+    }
+
     /// The command that writes them.
     const fn command(self) -> &'static str {
         match self {
@@ -322,6 +333,11 @@ pub(crate) fn metadata(path: &Path) -> Option<Vec<(String, String)>> {
     let pairs =
         read::guarded(|| ParquetReader::new(file).get_metadata().ok()?.key_value_metadata().clone())??;
     Some(pairs.into_iter().filter_map(|kv| Some((kv.key.to_string(), kv.value?.to_string()))).collect())
+}
+
+/// What metadata say of a key.
+pub(crate) fn told<'a>(metadata: &'a [(String, String)], key: &str) -> Option<&'a str> {
+    metadata.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
 }
 
 /// What the metadata of a table say of a key.

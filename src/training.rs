@@ -1,6 +1,7 @@
 //! What a table says of the training that it is of, and in what several trainings differ.
 //!
-//! Owns how what was recorded of a training is named and told. Knows nothing of its path.
+//! Owns how what was recorded of a training is named and told, and whose iterates its references are. Knows nothing of its
+//! path.
 
 use std::path::Path;
 
@@ -8,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::run::format::manifest::{Optimizer, Storage};
 use crate::summary::{significant, thousands};
-use crate::table::{RUN_ID, metadata};
+use crate::table::{RUN_ID, metadata, told};
 
 /// What alone tells trainings apart that are otherwise alike.
 const CHANCE: [&str; 3] = ["seed", "order", "name"];
@@ -16,6 +17,58 @@ const CHANCE: [&str; 3] = ["seed", "order", "name"];
 /// Whether a name is of what alone tells trainings apart that are otherwise alike.
 pub(crate) fn is_chance(key: &str) -> bool {
     CHANCE.contains(&key)
+}
+
+/// The end of a path, as a reference.
+pub(crate) const FINAL: &str = "final";
+
+/// Whose iterate a reference is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// The path's own.
+    Own,
+    /// That of another path from the same x_0, without a step or the first minibatch in common.
+    Control {
+        /// Its run.
+        run: String,
+    },
+    /// That of another path, which starts elsewhere or has these in common with this one.
+    Other {
+        /// Its run.
+        run: String,
+    },
+    /// A file's.
+    File,
+}
+
+impl Role {
+    fn of(told: Option<&Value>) -> Role {
+        let run = told.and_then(|r| r["run"].as_str()).map(str::to_owned);
+        match (run, told) {
+            (Some(run), Some(r)) if r["control"] == true => Role::Control { run },
+            (Some(run), _) => Role::Other { run },
+            (None, Some(r)) if r["file"] == true => Role::File,
+            (None, _) => Role::Own,
+        }
+    }
+
+    /// Its name in tables.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Role::Own => "own",
+            Role::Control { .. } => "control",
+            Role::Other { .. } => "other",
+            Role::File => "file",
+        }
+    }
+
+    /// The other run that it is of.
+    pub(crate) fn run(&self) -> Option<&str> {
+        match self {
+            Role::Control { run } | Role::Other { run } => Some(run),
+            Role::Own | Role::File => None,
+        }
+    }
 }
 
 /// A training, as the table of its run has it.
@@ -35,6 +88,8 @@ pub(crate) struct Training {
     pub steps: Option<u64>,
     /// True if the run was stored with loss.
     pub lossy: bool,
+    /// What the table says of its references, a JSON array.
+    references: Value,
 }
 
 impl Training {
@@ -45,19 +100,17 @@ impl Training {
 
     /// What the metadata of a table say.
     pub(crate) fn of(metadata: &[(String, String)], name: String) -> Training {
-        let text = |key: &str| metadata.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
+        let text = |key: &str| told(metadata, key);
         let value = |key: &str| -> Option<Value> { serde_json::from_str(text(key)?).ok() };
         let (steps, of_run) = (text("lpa.steps"), text("lpa.run_steps"));
         let part = steps.zip(of_run).filter(|(steps, of_run)| *steps != format!("{of_run}:1"));
         let storage: Option<Storage> = value("lpa.storage").and_then(|v| serde_json::from_value(v).ok());
         let references = value("lpa.references").unwrap_or_default();
-        let is_final = |step: u64| {
-            references.as_array().into_iter().flatten().any(|r| r["name"] == "final" && r["step"] == step)
-        };
+        let final_step = named(&references, FINAL).and_then(|r| r["step"].as_u64());
         let length = |range: &str| {
             let (first, end) = range.split_once("..")?;
             let (first, end): (u64, u64) = (first.parse().ok()?, end.parse().ok()?);
-            end.checked_sub(first).map(|all| all - u64::from(all > 0 && is_final(end - 1)))
+            end.checked_sub(first).map(|all| all - u64::from(all > 0 && final_step == Some(end - 1)))
         };
         Training {
             name,
@@ -67,7 +120,18 @@ impl Training {
             part: part.map(|(steps, of_run)| format!("{steps} of {of_run}")),
             steps: of_run.and_then(length),
             lossy: storage.is_some_and(|s| !s.is_exact()),
+            references,
         }
+    }
+
+    /// Whose iterate a reference of the table is.
+    pub(crate) fn role(&self, reference: &str) -> Role {
+        Role::of(named(&self.references, reference))
+    }
+
+    /// The step of the final iterate, where the table has it as a reference.
+    pub(crate) fn final_step(&self) -> Option<u64> {
+        named(&self.references, FINAL)?["step"].as_u64()
     }
 
     /// The name of the optimizer, where it is known.
@@ -139,6 +203,11 @@ impl Training {
         let own = self.metadata.keys().map(String::as_str);
         own.chain(["optimizer"]).chain(numbers.map(String::as_str)).chain(["steps"])
     }
+}
+
+/// What is told of the reference of a name.
+fn named<'a>(references: &'a Value, name: &str) -> Option<&'a Value> {
+    references.as_array()?.iter().find(|r| r["name"] == name)
 }
 
 /// The batch size, where metadata of a training have it.

@@ -36,7 +36,7 @@ def analyze(path, *, references=("final",), streams=("grad",), groups=("*",), st
     asked = {"references": _names(references) or ["final"], "renames": list((rename or {}).items()),
              "streams": _names(streams) or ["grad"], "groups": _names(groups), "steps": steps,
              "skip_damaged": bool(skip_damaged), "shadow": bool(shadow)}
-    how = {"out": out, "threads": None if threads is None else _number("threads", threads, 1, 1024), "backend": backend,
+    how = {"out": out, "threads": _threads(threads), "backend": backend,
            "devices": [_number("devices", d, 0, 2**31) for d in devices]}
     with shown(on_progress) as told:
         table = _lpa.analyze(path, asked, how, told)
@@ -53,7 +53,7 @@ def pairs(path, *, every=None, steps=None, out=None, threads=None, frame=None, o
     steps, out, threads, frame, on_progress : as for :func:`lpa.analyze`.
     """
     asked = {"every": None if every is None else _number("every", every, 1, 2**63), "steps": steps, "out": out,
-             "threads": None if threads is None else _number("threads", threads, 1, 1024)}
+             "threads": _threads(threads)}
     with shown(on_progress) as told:
         table = _lpa.pairs(path, asked, told)
     return _read(str(table), frame)
@@ -74,7 +74,7 @@ def lags(path, *, lags=(), reference="final", groups=("*",), steps=None, out=Non
     several = lags if isinstance(lags, (list, tuple, range)) else [lags]
     asked = {"lags": [_number("lags", k, 1, 2**63) for k in several], "reference": os.fspath(reference),
              "groups": _names(groups), "steps": steps, "out": out,
-             "threads": None if threads is None else _number("threads", threads, 1, 1024)}
+             "threads": _threads(threads)}
     with shown(on_progress) as told:
         table = _lpa.lags(path, asked, told)
     return _read(str(table), frame)
@@ -90,7 +90,7 @@ def noise(paths, *, probes=(), batch=None, window=None, reference="final", group
     paths : a run; or a list of runs, or of tables that :func:`analyze` has written.
     probes : of one run, names as given to `rec.probe`; by default all, and all together.
     batch : examples in a minibatch; by default what was recorded as metadata "batch" or "batch_size".
-    window : steps of a window, or "epoch"; by default a tenth of the path.
+    window : steps of a window, or "epoch"; by default a tenth of the path, but 20 steps at least.
     reference : r of the direction x - r, named as for `--ref`.
     groups, steps, out, threads, frame, on_progress : as for :func:`lpa.analyze`; of a list only out, frame and
         on_progress.
@@ -106,7 +106,7 @@ def noise(paths, *, probes=(), batch=None, window=None, reference="final", group
     asked = {"probes": _names(probes), "batch": None if batch is None else float(_number("batch", batch, 1, 2**53)),
              "window": None if window is None else str(window), "reference": os.fspath(reference),
              "groups": _names(groups), "steps": steps, "out": out,
-             "threads": None if threads is None else _number("threads", threads, 1, 1024)}
+             "threads": _threads(threads)}
     with shown(on_progress) as told:
         table = _lpa.noise(paths, asked, told)
     return _read(str(table), frame)
@@ -213,12 +213,16 @@ def report(path, *, out=None, references=(), streams=(), groups=(), steps=None, 
     named = {"--ref": _names(references), "--group": _names(groups), "--stream": _names(streams)}
     asked = {"references": named["--ref"] or ["final"], "renames": [], "streams": named["--stream"] or ["grad"],
              "groups": named["--group"] or ["*", "each"], "steps": steps, "skip_damaged": False, "shadow": False}
-    how = {"out": out, "threads": None if threads is None else _number("threads", threads, 1, 1024), "backend": None,
+    how = {"out": out, "threads": _threads(threads), "backend": None,
            "devices": []}
     options = [word for option, names in named.items() for name in names for word in (option, name)]
     page = {"options": options, "chosen": [named["--ref"], named["--stream"], named["--group"]], "all": bool(all)}
     with shown(on_progress) as told:
         return str(_lpa.report(paths, asked, how, page, told))
+
+
+def _threads(threads):
+    return None if threads is None else _number("threads", threads, 1, 1024)
 
 
 def _number(name, value, least, most):

@@ -1,12 +1,12 @@
 //! Asking a question.
 
 use std::num::NonZeroU64;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use lpa::internals::{
-    CompareAsked, LagsOptions, NoiseOptions, PairsOptions, compare_ends, report_place, tabulate_batches,
-    tabulate_claims, tabulate_comparison, tabulate_events, tabulate_lags, tabulate_noise, tabulate_pairs,
-    tabulate_windows, write_report,
+    CompareAsked, LagsOptions, NoiseOptions, PairsOptions, Written, compare_ends, report_place,
+    tabulate_batches, tabulate_claims, tabulate_comparison, tabulate_events, tabulate_lags, tabulate_noise,
+    tabulate_pairs, tabulate_windows, write_report,
 };
 use lpa::{Backend, Execution, Question, Rename, Run, Steps};
 use pyo3::prelude::*;
@@ -43,7 +43,7 @@ impl Asked {
         let Asked { references, renames, streams, groups, steps, shadow, skip_damaged } = self;
         let renames = renames.into_iter().map(|(old, new)| Rename { old, new }).collect();
         let references = references.iter().map(|r| r.parse().map_err(usage)).collect::<PyResult<_>>()?;
-        let steps = steps.map_or(Ok(Steps::default()), |s| s.parse()).map_err(usage)?;
+        let steps = parsed(steps)?;
         Ok(Question { references, renames, streams, groups, steps, shadow, skip_damaged })
     }
 }
@@ -86,6 +86,23 @@ pub(crate) fn analyze(
     table.map(|table| table.path)
 }
 
+/// Steps as they were named; all where nothing was said.
+fn parsed(steps: Option<String>) -> PyResult<Steps> {
+    steps.map_or(Ok(Steps::default()), |s| s.parse()).map_err(usage)
+}
+
+/// Measures a run as `work` does, watched; returns the table's path.
+fn measured(
+    py: Python<'_>,
+    path: &Path,
+    on_progress: Option<Bound<'_, PyAny>>,
+    work: impl FnOnce(&Run, &Watch) -> lpa::Result<Written> + Send,
+) -> PyResult<PathBuf> {
+    let access = access(true)?;
+    let open = |watch: &Watch| lpa::Result::Ok(Run::open(path, access)?.until(&watch.stop));
+    watched(py, on_progress, |watch: &Watch| work(&open(watch)?, watch)).map(|table| table.path)
+}
+
 /// Which pairs, by the names of `lpa.pairs`.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
@@ -106,13 +123,9 @@ pub(crate) fn pairs(
     on_progress: Option<Bound<'_, PyAny>>,
 ) -> PyResult<PathBuf> {
     let AskedPairs { every, steps, threads, out } = asked;
-    let steps = steps.map_or(Ok(Steps::default()), |s| s.parse()).map_err(usage)?;
+    let steps = parsed(steps)?;
     let options = PairsOptions { every, steps, threads: threads.unwrap_or(Execution::default().threads) };
-    let access = access(true)?;
-    let table = watched(py, on_progress, |watch: &Watch| {
-        tabulate_pairs(&Run::open(&path, access)?.until(&watch.stop), &options, out.as_deref(), watch)
-    });
-    table.map(|table| table.path)
+    measured(py, &path, on_progress, |run, watch| tabulate_pairs(run, &options, out.as_deref(), watch))
 }
 
 /// Which lags, by the names of `lpa.lags`.
@@ -138,14 +151,10 @@ pub(crate) fn lags(
 ) -> PyResult<PathBuf> {
     let AskedLags { lags, reference, groups, steps, threads, out } = asked;
     let reference = reference.parse().map_err(usage)?;
-    let steps = steps.map_or(Ok(Steps::default()), |s| s.parse()).map_err(usage)?;
+    let steps = parsed(steps)?;
     let threads = threads.unwrap_or(Execution::default().threads);
     let options = LagsOptions { lags, reference, groups, steps, threads };
-    let access = access(true)?;
-    let table = watched(py, on_progress, |watch: &Watch| {
-        tabulate_lags(&Run::open(&path, access)?.until(&watch.stop), &options, out.as_deref(), watch)
-    });
-    table.map(|table| table.path)
+    measured(py, &path, on_progress, |run, watch| tabulate_lags(run, &options, out.as_deref(), watch))
 }
 
 /// What of noise, by the names of `lpa.noise`.
@@ -173,14 +182,10 @@ pub(crate) fn noise(
 ) -> PyResult<PathBuf> {
     let AskedNoise { probes, batch, window, reference, groups, steps, threads, out } = asked;
     let reference = reference.parse().map_err(usage)?;
-    let steps = steps.map_or(Ok(Steps::default()), |s| s.parse()).map_err(usage)?;
+    let steps = parsed(steps)?;
     let threads = threads.unwrap_or(Execution::default().threads);
     let options = NoiseOptions { probes, batch, window, reference, groups, steps, threads };
-    let access = access(true)?;
-    let table = watched(py, on_progress, |watch: &Watch| {
-        tabulate_noise(&Run::open(&path, access)?.until(&watch.stop), &options, out.as_deref(), watch)
-    });
-    table.map(|table| table.path)
+    measured(py, &path, on_progress, |run, watch| tabulate_noise(run, &options, out.as_deref(), watch))
 }
 
 /// Writes how the cosines of tables go with the batch size, as `lpa noise` does of several runs; `names` are what they are

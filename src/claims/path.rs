@@ -2,8 +2,6 @@
 
 use std::path::Path as File;
 
-use serde_json::Value;
-
 use crate::curve::{Chosen, find};
 use crate::error::Result;
 use crate::group::ALL;
@@ -11,10 +9,7 @@ use crate::reading::{Reading, Series, wholes};
 use crate::run::format::manifest::GRAD;
 use crate::span::{Spans, Which};
 use crate::table::metadata;
-use crate::training::Training;
-
-/// The end of a path, as a reference.
-const FINAL: &str = "final";
+use crate::training::{FINAL, Role, Training};
 
 /// Epochs from which on curves are by epochs.
 const EPOCHS: usize = 5;
@@ -44,29 +39,20 @@ impl Path {
 
     /// The path of series of rows, from a table with such metadata.
     pub(crate) fn of(metadata: &[(String, String)], name: String, series: Vec<Series>) -> Path {
-        let references = metadata.iter().find(|(key, _)| key == "lpa.references");
-        let references: Value =
-            references.and_then(|(_, text)| serde_json::from_str(text).ok()).unwrap_or_default();
-        let told = |series: &Series, what: &str| {
-            let name = &series.key.reference;
-            let of = references.as_array().into_iter().flatten().find(|r| r["name"] == name.as_str());
-            of.is_some_and(|r| r[what] == true || (what == "run" && !r["run"].is_null()))
-        };
-        let is_own = |s: &Series| !told(s, "run") && !told(s, "file");
+        let training = Training::of(metadata, name);
         let (mut own, mut control): (Option<Series>, Option<Series>) = (None, None);
         for series in series.into_iter().filter(|s| s.key.group == ALL && s.key.stream == GRAD) {
-            if told(&series, "control") {
-                control.get_or_insert(series);
-            } else if is_own(&series) && (own.is_none() || series.key.reference == FINAL) {
-                own = Some(series);
+            match training.role(&series.key.reference) {
+                Role::Control { .. } => drop(control.get_or_insert(series)),
+                Role::Own if own.is_none() || series.key.reference == FINAL => own = Some(series),
+                Role::Own | Role::Other { .. } | Role::File => {}
             }
         }
         // The step after the last row makes the final iterate.
-        let step = |name: &str| references.as_array()?.iter().find(|r| r["name"] == name)?["step"].as_u64();
-        let ends = |s: &Series| s.rows.last().map(|r| r.step + 1) == step(FINAL);
+        let ends = |s: &Series| s.rows.last().map(|r| r.step + 1) == training.final_step();
         Path {
-            training: Training::of(metadata, name),
             is_end: own.as_ref().is_some_and(|s| s.key.reference == FINAL && ends(s)),
+            training,
             own,
             control,
         }

@@ -39,11 +39,8 @@ pub(crate) fn write(findings: &[Finding], path: &Path) -> Result<(u64, u64)> {
     for finding in findings {
         table.push(COLUMNS.iter().map(|(_, _, get)| get(finding)))?;
     }
-    let metadata = [
-        ("lpa.version", env!("CARGO_PKG_VERSION").to_owned()),
-        (Contents::Claims.key(), SCHEMA_VERSION.to_string()),
-    ];
-    table.finish(metadata.map(|(key, value)| (key.to_owned(), value)).to_vec())
+    let metadata = Contents::Claims.metadata(SCHEMA_VERSION, []);
+    table.finish(metadata)
 }
 
 /// Findings as a JSON array of objects with the names of the columns.

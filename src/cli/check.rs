@@ -57,14 +57,8 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<Fine> {
         let others =
             a.references.iter().all(|r| r.contains(':') && !OWN.iter().any(|own| r.starts_with(own)));
         let end = if others { vec!["final".to_owned()] } else { Vec::new() };
-        let asked = table::Arguments {
-            path: path.clone(),
-            references: [end, a.references.clone()].concat(),
-            groups: Vec::new(),
-            streams: Vec::new(),
-            no_mmap: a.no_mmap,
-            quiet: a.quiet,
-        };
+        let references = [end, a.references.clone()].concat();
+        let asked = table::Arguments::of(path, references, a.no_mmap, a.quiet);
         let (table, _) = asked.open(Usual::Figure)?;
         paths.push(Path::read(&table, path.display().to_string())?);
     }

@@ -4,11 +4,12 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use crate::cli::table::{self, Usual};
-use crate::cli::{bytes, paper, say};
+use crate::cli::{paper, say, told};
 use crate::compare::{self, Asked, Comparison};
 use crate::curve::{Along, Chosen, Spread};
 use crate::error::Usage;
 use crate::figure::{self, Files};
+use crate::group::ALL;
 use crate::question::check_writable;
 use crate::run::Access;
 use crate::table::Contents;
@@ -66,15 +67,11 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     let names = names(&a.paths);
     let mut tables: Vec<(String, PathBuf, Chosen)> = Vec::new();
     for ((path, references), name) in a.paths.iter().zip(ends).zip(names) {
-        let groups =
-            if a.groups.is_empty() && !path.is_file() { vec!["*".to_owned()] } else { a.groups.clone() };
+        let all = a.groups.is_empty() && !path.is_file();
         let asked = table::Arguments {
-            path: path.clone(),
-            references,
-            groups,
+            groups: if all { vec![ALL.to_owned()] } else { a.groups.clone() },
             streams: a.streams.clone(),
-            no_mmap: a.no_mmap,
-            quiet: a.quiet,
+            ..table::Arguments::of(path, references, a.no_mmap, a.quiet)
         };
         let (table, chosen) = asked.open(Usual::Layers)?;
         tables.push((name, table, chosen));
@@ -92,11 +89,10 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     if a.quiet {
         return Ok(());
     }
-    let told = written.map_or_else(String::new, |w| {
-        let rows = crate::summary::thousands(w.rows);
-        format!("\nwrote {} ({rows} rows, {})\n", w.path.display(), bytes(w.bytes))
-    });
-    say(&format!("{}{told}", all.summary()))?;
+    match written {
+        None => say(&all.summary()),
+        Some(written) => say(&format!("{}{}", written.summary, told(&written))),
+    }?;
     files.map_or(Ok(()), |files| paper::tell(&files, &format!("{} runs", a.paths.len())))
 }
 

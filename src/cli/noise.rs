@@ -6,13 +6,12 @@ use std::str::FromStr;
 use crate::claims::{Batches, Path};
 use crate::cli::progress::Progress;
 use crate::cli::table::{self, Usual};
-use crate::cli::{bytes, say, told};
+use crate::cli::{say, told};
 use crate::error::Usage;
 use crate::noise::{Options, summary, tabulate, write};
 use crate::question::{Execution, Steps, check_writable};
 use crate::reference::ReferenceSpec;
 use crate::run::{Access, Run};
-use crate::summary::{counted, significant};
 use crate::table::Contents;
 
 #[derive(clap::Args)]
@@ -26,7 +25,7 @@ pub(super) struct Arguments {
     /// Of one run: examples in a minibatch [default: metadata batch or batch_size of the recording]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     batch: Option<u64>,
-    /// Of one run: so many steps a window, or an epoch [default: a tenth of the steps]
+    /// Of one run: so many steps a window, or an epoch [default: a tenth of the steps, but 20 at least]
     #[arg(long, value_name = "STEPS|epoch")]
     window: Option<String>,
     /// Of one run: the reference r of the direction x - r, named as for `lpa analyze`
@@ -74,18 +73,7 @@ fn one(a: &Arguments, path: &std::path::Path) -> anyhow::Result<()> {
     };
     let progress = Progress::new(a.quiet);
     let table = tabulate(&run, &options, a.out.as_deref(), &progress)?;
-    if a.quiet {
-        return Ok(());
-    }
-    say(&format!(
-        "{}: {}\nwrote {} ({}, {}) in {} s\n",
-        run.path.display(),
-        table.summary,
-        table.path.display(),
-        counted(table.rows, "row"),
-        bytes(table.bytes),
-        significant(progress.measured().0.as_secs_f64())
-    ))
+    progress.tell(&run, &table)
 }
 
 fn several(a: &Arguments) -> anyhow::Result<()> {
@@ -103,14 +91,7 @@ fn several(a: &Arguments) -> anyhow::Result<()> {
     a.out.as_deref().map_or(Ok(()), |out| check_writable(out, Contents::Batches))?;
     let mut paths = Vec::new();
     for path in &a.paths {
-        let asked = table::Arguments {
-            path: path.clone(),
-            references: Vec::new(),
-            groups: Vec::new(),
-            streams: Vec::new(),
-            no_mmap: a.no_mmap,
-            quiet: a.quiet,
-        };
+        let asked = table::Arguments::of(path, Vec::new(), a.no_mmap, a.quiet);
         let (table, _) = asked.open(Usual::Figure)?;
         paths.push(Path::read(&table, path.display().to_string())?);
     }

@@ -3,12 +3,11 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::cli::RunArguments;
 use crate::cli::progress::Progress;
-use crate::cli::{RunArguments, bytes, say};
 use crate::pairs::{Options, tabulate};
 use crate::question::{Execution, Steps};
 use crate::run::Run;
-use crate::summary::{counted, significant};
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -39,16 +38,5 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     let options = Options { every: a.every, steps: a.steps.clone().unwrap_or_default(), threads };
     let progress = Progress::new(a.quiet);
     let table = tabulate(&run, &options, a.out.as_deref(), &progress)?;
-    if a.quiet {
-        return Ok(());
-    }
-    say(&format!(
-        "{}: {}\nwrote {} ({}, {}) in {} s\n",
-        run.path.display(),
-        table.summary,
-        table.path.display(),
-        counted(table.rows, "row"),
-        bytes(table.bytes),
-        significant(progress.measured().0.as_secs_f64())
-    ))
+    progress.tell(&run, &table)
 }

@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::analyze::Observer;
-use crate::cli::rate;
+use crate::cli::{bytes, rate, say};
 use crate::printable::{printable, printable_in_line};
-use crate::summary::significant;
+use crate::run::Run;
+use crate::summary::{counted, significant};
+use crate::table::Written;
 
 /// Shows steps a second, bytes a second and the time left.
 pub(super) struct Progress {
@@ -39,6 +41,22 @@ impl Progress {
 
     fn elapsed(&self) -> Duration {
         self.started.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
+    /// Says what was measured of a run and where it was written, unless it is quiet.
+    pub(super) fn tell(&self, run: &Run, table: &Written) -> anyhow::Result<()> {
+        if self.quiet {
+            return Ok(());
+        }
+        say(&format!(
+            "{}: {}\nwrote {} ({}, {}) in {} s\n",
+            run.path.display(),
+            table.summary,
+            table.path.display(),
+            counted(table.rows, "row"),
+            bytes(table.bytes),
+            significant(self.measured().0.as_secs_f64())
+        ))
     }
 
     /// How long measuring took, and the bytes read for it.

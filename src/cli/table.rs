@@ -46,6 +46,18 @@ pub(super) enum Usual {
 const EACH: usize = 200;
 
 impl Arguments {
+    /// Of a run or a table: all of its rows, or those against these references.
+    pub(super) fn of(path: &Path, references: Vec<String>, no_mmap: bool, quiet: bool) -> Arguments {
+        Arguments {
+            path: path.to_owned(),
+            references,
+            groups: Vec::new(),
+            streams: Vec::new(),
+            no_mmap,
+            quiet,
+        }
+    }
+
     /// The table, and which of its rows are asked for.
     pub(super) fn open(&self, usual: Usual) -> anyhow::Result<(PathBuf, Chosen)> {
         if !self.path.is_file() {

@@ -1,7 +1,7 @@
 //! Every path against the end of every other: medians over the whole path.
 
 use crate::compare::path::{OfKey, OfTable};
-use crate::compare::role::Role;
+use crate::training::Role;
 
 /// The first line of its CSV.
 pub(crate) const HEAD: &str = "path,end_of,role,cos_excess,t_excess";
@@ -65,7 +65,6 @@ impl Matrix {
 
 impl Against {
     fn of(key: &OfKey) -> Against {
-        let part = &key.whole;
-        Against { role: key.role.clone(), excess: part.median_excess(), t: part.median_t() }
+        Against { role: key.role.clone(), excess: key.median_excess(), t: key.median_t() }
     }
 }

@@ -1,13 +1,11 @@
 //! Several paths beside each other: what each is like at the same places, and against the ends of the others.
 //!
 //! Owns how paths are put together: at the very same places, and never interpolated. `place` has these, `path` what is
-//! kept of a path's rows, `role` whose iterate it is measured against, `seeds` trainings that differ by chance alone as
-//! one, `matrix` every path against every end, `table` the columns, `words` what a person reads.
+//! kept of a path's rows, `seeds` trainings that differ by chance alone as one, `matrix` every path against every end, `table` the columns, `words` what a person reads.
 
 mod matrix;
 mod path;
 mod place;
-mod role;
 mod seeds;
 mod table;
 mod words;
@@ -18,8 +16,7 @@ use std::path::{Path, PathBuf};
 pub(crate) use crate::compare::matrix::{Against, HEAD, Matrix};
 use crate::compare::path::OfTable;
 use crate::compare::place::Places;
-pub(crate) use crate::compare::role::Role;
-use crate::curve::{Along, Chosen, Spread, find};
+use crate::curve::{Along, Chosen, Spread, find, word};
 use crate::error::{Error, Result, Usage};
 use crate::question::check_writable;
 use crate::reading::extent;
@@ -47,16 +44,8 @@ impl Asked {
     /// # Errors
     /// There is no such thing.
     pub fn named(along: Option<&str>, window: Option<NonZeroU64>, seeds: Option<&str>) -> Result<Asked> {
-        Ok(Asked { along: along.map(of_name).transpose()?, window, seeds: seeds.map(of_name).transpose()? })
+        Ok(Asked { along: word("x", along)?, window, seeds: word("seeds", seeds)? })
     }
-}
-
-fn of_name<T: clap::ValueEnum>(name: &str) -> Result<T> {
-    T::from_str(name, false).map_err(|_| {
-        let all =
-            T::value_variants().iter().filter_map(|v| Some(v.to_possible_value()?.get_name().to_owned()));
-        Usage(format!("'{name}' is none of {}", all.collect::<Vec<_>>().join(", "))).into()
-    })
 }
 
 /// Paths beside each other.

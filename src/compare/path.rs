@@ -2,24 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
-
 use crate::compare::place::Places;
-use crate::compare::role::Role;
 use crate::curve::{Found, Key};
 use crate::error::Result;
 use crate::group::ALL;
 use crate::order::Mean;
 use crate::reading::{Reading, each};
 use crate::statistics::median;
-use crate::table::value;
-use crate::training::Training;
+use crate::training::{FINAL, Role, Training};
 
 /// Epochs from which on paths are compared by epochs.
 pub(super) const EPOCHS: usize = 5;
-
-/// The end of a path, as a reference.
-const FINAL: &str = "final";
 
 /// A number of a row, by its column.
 type Metric = (&'static str, fn(&Reading) -> Option<f64>);
@@ -58,8 +51,8 @@ pub(super) struct Part {
     /// That of what is beyond.
     pub excess: Mean,
     /// Rows with a cosine, and with a negative one.
-    pub cosines: u64,
-    pub negative: u64,
+    cosines: u64,
+    negative: u64,
     /// The values of what is beyond.
     excesses: Vec<f64>,
     /// Those of `t_excess`.
@@ -81,8 +74,6 @@ pub(super) struct OfKey {
     pub unplaced: u64,
     /// Early, middle and late.
     pub thirds: [Part; 3],
-    /// All of it.
-    pub whole: Part,
     /// The distance to x_0 at the last row.
     pub travelled: Option<f64>,
     /// Rows whose distance is below 1,000 roundings of the iterates.
@@ -111,12 +102,10 @@ impl OfTable {
         ends: (u64, u64),
         places: Places,
     ) -> Result<OfTable> {
-        let references = value(found.table(), "lpa.references").unwrap_or_default();
-        let references: Value = serde_json::from_str(&references).unwrap_or_default();
         let mut keys: Vec<OfKey> = Vec::new();
         each(found, |at, key, row| {
             if at == keys.len() {
-                keys.push(OfKey::new(key, row, Role::of(&references, &key.reference)));
+                keys.push(OfKey::new(key, row, training.role(&key.reference)));
             }
             keys[at].take(places.of(row, ends)?, ends, row);
             Ok(())
@@ -146,7 +135,6 @@ impl OfKey {
             cells: BTreeMap::new(),
             unplaced: 0,
             thirds: Default::default(),
-            whole: Part::default(),
             travelled: None,
             rounding: 0,
             nonfinite: 0,
@@ -167,10 +155,25 @@ impl OfKey {
         // A product of counts of steps may be larger than 64 bits; the quotient is below 3.
         let third = u128::from(row.step - first) * 3 / u128::from(last - first + 1);
         self.thirds[usize::try_from(third).unwrap_or(2).min(2)].take(row);
-        self.whole.take(row);
         self.travelled = row.init2.map(f64::sqrt);
         self.rounding += u64::from(row.rounding);
         self.nonfinite += u64::from(row.nonfinite);
+    }
+
+    /// The median of `cos_excess` over the whole path.
+    pub(super) fn median_excess(&self) -> Option<f64> {
+        median(self.thirds.iter().flat_map(|part| &part.excesses).copied())
+    }
+
+    /// That of `t_excess`.
+    pub(super) fn median_t(&self) -> Option<f64> {
+        median(self.thirds.iter().flat_map(|part| &part.t).copied())
+    }
+
+    /// Rows with a negative cosine, and with any.
+    pub(super) fn negative(&self) -> (u64, u64) {
+        let add = |(a, b), part: &Part| (a + part.negative, b + part.cosines);
+        self.thirds.iter().fold((0, 0), add)
     }
 
     /// Whether another path's rows are of the same: the same reference, or each of its own.
@@ -190,11 +193,6 @@ impl Part {
         self.negative += u64::from(row.cos.is_some_and(|c| c < 0.0));
         self.excesses.extend(row.cos_excess);
         self.t.extend(row.t_excess);
-    }
-
-    /// The median of what is beyond.
-    pub(super) fn median_excess(&self) -> Option<f64> {
-        median(self.excesses.iter().copied())
     }
 
     /// The median of `t_excess`.

@@ -70,16 +70,17 @@ pub(super) fn write(all: &Comparison, path: &Path, summary: &str) -> Result<(u64
             table.push(cells(&name, &training, &point).into_iter())?;
         }
     }
-    let metadata = [
-        ("lpa.version", env!("CARGO_PKG_VERSION").to_owned()),
-        (Contents::Comparison.key(), SCHEMA_VERSION.to_string()),
-        ("lpa.along", all.places.along().to_owned()),
-        ("lpa.places", all.places.words()),
-        ("lpa.band", all.seeds.map_or_else(String::new, |s| s.to_string())),
-        ("lpa.runs", Value::Object(of_runs).to_string()),
-        ("lpa.summary", summary.to_owned()),
-    ];
-    table.finish(metadata.map(|(key, value)| (key.to_owned(), value)).to_vec())
+    let metadata = Contents::Comparison.metadata(
+        SCHEMA_VERSION,
+        [
+            ("lpa.along", all.places.along().to_owned()),
+            ("lpa.places", all.places.words()),
+            ("lpa.band", all.seeds.map_or_else(String::new, |s| s.to_string())),
+            ("lpa.runs", Value::Object(of_runs).to_string()),
+            ("lpa.summary", summary.to_owned()),
+        ],
+    );
+    table.finish(metadata)
 }
 
 fn cells<'a>(name: &'a str, training: &'a str, p: &Point<'a>) -> Vec<Cell<'a>> {

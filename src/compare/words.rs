@@ -5,11 +5,10 @@ use std::fmt::Write;
 
 use crate::compare::matrix::{Against, Matrix};
 use crate::compare::path::{OfKey, OfTable, Part};
-use crate::compare::role::Role;
 use crate::compare::{Comparison, place::Places};
 use crate::printable::printable_in_line;
 use crate::summary::{significant, thousands, wrap};
-use crate::training::{Training, differences};
+use crate::training::{Role, Training, differences};
 
 /// Paths that are listed.
 const LISTED: usize = 60;
@@ -99,9 +98,8 @@ fn list(out: &mut String, all: &Comparison, keys: &[&str]) {
     columns.push(column("cos_excess", &|_, of| thirds(of, &|part| part.excess.get())));
     columns.push(column("median of t_excess", &|_, of| thirds(of, &Part::median_t)));
     columns.push(column("negative", &|_, of| {
-        of.map_or_else(String::new, |of| {
-            format!("{} of {}", thousands(of.whole.negative), thousands(of.whole.cosines))
-        })
+        let (negative, all) = of.map_or((0, 0), OfKey::negative);
+        format!("{} of {}", thousands(negative), thousands(all))
     }));
     columns.push(column("||x - x_0|| at last step", &|_, of| known(of.and_then(|of| of.travelled))));
     Columns(columns).write(out);

@@ -25,6 +25,21 @@ pub(crate) use crate::curve::together::{Across, Spread, beside};
 
 use crate::error::{Error, Result, Usage};
 
+/// The value that a word stands for, of an option that programs name.
+///
+/// # Errors
+/// There is no such value; the text has all.
+pub(crate) fn word<T: clap::ValueEnum>(option: &str, text: Option<&str>) -> Result<Option<T>> {
+    let known = || {
+        let values = T::value_variants().iter().filter_map(T::to_possible_value);
+        values.map(|v| v.get_name().to_owned()).collect::<Vec<_>>().join(", ")
+    };
+    let parsed = text.map(|text| {
+        T::from_str(text, false).map_err(|_| Usage(format!("{option}={text:?} is none of {}", known())))
+    });
+    Ok(parsed.transpose()?)
+}
+
 /// Points of a curve of a figure, at most.
 const POINTS: u64 = 400;
 

@@ -42,11 +42,9 @@ pub(crate) fn write(events: &Events, source: &Path, path: &Path, summary: &str) 
     for event in &events.all {
         table.push(COLUMNS.iter().map(|(_, _, get)| get(event)))?;
     }
-    let metadata = [
-        ("lpa.version", env!("CARGO_PKG_VERSION").to_owned()),
-        (Contents::Events.key(), SCHEMA_VERSION.to_string()),
-        (RUN_ID, value(source, RUN_ID).unwrap_or_default()),
-        ("lpa.summary", summary.to_owned()),
-    ];
-    table.finish(metadata.map(|(key, value)| (key.to_owned(), value)).to_vec())
+    let metadata = Contents::Events.metadata(
+        SCHEMA_VERSION,
+        [(RUN_ID, value(source, RUN_ID).unwrap_or_default()), ("lpa.summary", summary.to_owned())],
+    );
+    table.finish(metadata)
 }

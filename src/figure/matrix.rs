@@ -1,9 +1,10 @@
 //! A matrix: every path against the end of every other, a coloured square each, with its numbers.
 
-use crate::compare::{Against, Matrix, Role};
+use crate::compare::{Against, Matrix};
 use crate::figure::colour::{NONE, Rgb, Scale};
 use crate::figure::svg::{Drawing, GAP, LARGE, MARGIN, MM, SMALL, number};
 use crate::summary::significant;
+use crate::training::Role;
 
 /// Names beside the squares take this part of the width at most.
 const NAMES: f64 = 0.3;

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use crate::analyze::Observer;
 use crate::error::Result;
-use crate::group::Group;
+use crate::group::{Group, by_tensor};
 use crate::lags::GroupSums;
 use crate::lags::history::{Held, History};
 use crate::lags::meeting::StepSums;
@@ -91,10 +91,7 @@ pub(super) fn measure(
     observer: &dyn Observer,
 ) -> Result<Vec<GroupSums>> {
     let Subject { run, plan, groups, .. } = subject;
-    let mut groups_of = vec![Vec::new(); run.manifest.tensors.len()];
-    for (g, group) in groups.iter().enumerate() {
-        group.tensors.iter().for_each(|&t| groups_of[t].push(g));
-    }
+    let groups_of = by_tensor(groups, run.manifest.tensors.len());
     let threads = pool.current_num_threads();
     let workers = (0..threads).map(|_| Mutex::default()).collect();
     let walk = Walk { subject, groups_of, workers, observer };

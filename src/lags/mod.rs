@@ -63,11 +63,7 @@ impl Options {
         let joined = |all: &[u64]| all.iter().map(u64::to_string).collect::<Vec<_>>().join("+");
         let lags = (!self.lags.is_empty()).then(|| format!("lags-{}", joined(&plan.lags)));
         let reference = reference.described(&self.reference);
-        let groups = (self.groups != [ALL]).then(|| {
-            self.groups.iter().map(|g| if g == ALL { "all" } else { g }).collect::<Vec<_>>().join("+")
-        });
-        let steps =
-            Some(self.steps.text()).filter(|text| !text.is_empty()).map(|text| format!("steps-{text}"));
+        let (groups, steps) = (group::described(&self.groups), self.steps.described());
         [lags, reference, groups, steps].into_iter().flatten().collect()
     }
 }

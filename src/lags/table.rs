@@ -76,13 +76,14 @@ pub(super) fn write(lags: &Lags<'_>, path: &Path, summary: &str) -> Result<(u64,
         }
     }
     let numbers: Vec<String> = lags.plan.lags.iter().map(u64::to_string).collect();
-    let metadata = [
-        ("lpa.version", env!("CARGO_PKG_VERSION").to_owned()),
-        (Contents::Lags.key(), SCHEMA_VERSION.to_string()),
-        ("lpa.run_id", run_id.to_owned()),
-        ("lpa.reference", format!("{} {}", reference.name, reference.xxh3)),
-        ("lpa.lags", numbers.join(",")),
-        ("lpa.summary", summary.to_owned()),
-    ];
-    table.finish(metadata.map(|(key, value)| (key.to_owned(), value)).to_vec())
+    let metadata = Contents::Lags.metadata(
+        SCHEMA_VERSION,
+        [
+            ("lpa.run_id", run_id.to_owned()),
+            ("lpa.reference", format!("{} {}", reference.name, reference.xxh3)),
+            ("lpa.lags", numbers.join(",")),
+            ("lpa.summary", summary.to_owned()),
+        ],
+    );
+    table.finish(metadata)
 }

@@ -63,12 +63,8 @@ pub(crate) fn write(of: &Batches, out: &File) -> Result<Written> {
         table.push(COLUMNS.iter().map(|(_, _, get)| get(&row)))?;
     }
     let summary = summary(of);
-    let metadata = [
-        ("lpa.version", env!("CARGO_PKG_VERSION").to_owned()),
-        (Contents::Batches.key(), SCHEMA_VERSION.to_string()),
-        ("lpa.summary", summary.clone()),
-    ];
-    let (rows, bytes) = table.finish(metadata.map(|(key, value)| (key.to_owned(), value)).to_vec())?;
+    let metadata = Contents::Batches.metadata(SCHEMA_VERSION, [("lpa.summary", summary.clone())]);
+    let (rows, bytes) = table.finish(metadata)?;
     Ok(Written { path: out.to_owned(), summary, rows, bytes })
 }
 

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use crate::analyze::Observer;
 use crate::error::Result;
-use crate::group::Group;
+use crate::group::{Group, by_tensor};
 use crate::memory;
 use crate::order::Neumaier;
 use crate::reduce::lagged::{Lagged, Meetings, OwnSums, Vectors};
@@ -93,10 +93,7 @@ pub(super) fn measure(
     observer: &dyn Observer,
 ) -> Result<Vec<Vec<StepSums>>> {
     let Subject { run, steps, streams, groups, .. } = subject;
-    let mut groups_of = vec![Vec::new(); run.manifest.tensors.len()];
-    for (g, group) in groups.iter().enumerate() {
-        group.tensors.iter().for_each(|&t| groups_of[t].push(g));
-    }
+    let groups_of = by_tensor(groups, run.manifest.tensors.len());
     let probes = streams.len() - 1;
     let mut met = vec![Vec::new(); probes];
     met.push((0..probes).collect());

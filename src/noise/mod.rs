@@ -88,15 +88,9 @@ impl Options {
         let probes = (!self.probes.is_empty()).then(|| self.probes.join("+"));
         let batch = self.batch.map(|b| format!("batch-{b}"));
         let window = self.window.as_ref().map(|w| format!("window-{w}"));
-        let groups = (self.groups != [ALL]).then(|| {
-            self.groups.iter().map(|g| if g == ALL { "all" } else { g }).collect::<Vec<_>>().join("+")
-        });
-        let steps =
-            Some(self.steps.text()).filter(|text| !text.is_empty()).map(|text| format!("steps-{text}"));
-        [probes, batch, window, reference.described(&self.reference), groups, steps]
-            .into_iter()
-            .flatten()
-            .collect()
+        let reference = reference.described(&self.reference);
+        let (groups, steps) = (group::described(&self.groups), self.steps.described());
+        [probes, batch, window, reference, groups, steps].into_iter().flatten().collect()
     }
 }
 

@@ -120,12 +120,13 @@ pub(super) fn write(noise: &Noise<'_>, path: &Path, summary: &str) -> Result<(u6
             }
         }
     }
-    let metadata = [
-        ("lpa.version", env!("CARGO_PKG_VERSION").to_owned()),
-        (Contents::Noise.key(), SCHEMA_VERSION.to_string()),
-        (RUN_ID, noise.run.manifest.run_id.clone()),
-        ("lpa.reference", format!("{} {}", noise.reference.name, noise.reference.xxh3)),
-        ("lpa.summary", summary.to_owned()),
-    ];
-    table.finish(metadata.map(|(key, value)| (key.to_owned(), value)).to_vec())
+    let metadata = Contents::Noise.metadata(
+        SCHEMA_VERSION,
+        [
+            (RUN_ID, noise.run.manifest.run_id.clone()),
+            ("lpa.reference", format!("{} {}", noise.reference.name, noise.reference.xxh3)),
+            ("lpa.summary", summary.to_owned()),
+        ],
+    );
+    table.finish(metadata)
 }

@@ -11,7 +11,7 @@ use crate::page::{Drawn, WIDTH};
 use crate::plane::Planes;
 use crate::report::SUMMARY;
 use crate::row::Kind;
-use crate::table::{Contents, Field, RUN_ID, metadata, read};
+use crate::table::{Contents, Field, RUN_ID, metadata, read, told};
 
 /// What is shown of all pairs, before the plane.
 const SHOWN: [Metric; 3] = [Metric::Cos, Metric::Dist, Metric::CosFirst];
@@ -44,14 +44,14 @@ impl Maps {
             let path = beside(table, kind);
             let there = metadata(&path).ok_or(Missing::NotThere)?;
             contents.check(&path).map_err(|e| Missing::Unreadable(e.to_string()))?;
-            match value(&there, RUN_ID) == value(of_table, RUN_ID) {
+            match told(&there, RUN_ID) == told(of_table, RUN_ID) {
                 true => Ok((path, there)),
                 false => Err(Missing::Other(path)),
             }
         };
         let memory = beside("lags", Contents::Lags).and_then(|(path, there)| {
             let reaches = reach(&path, &["step", "lag"]).map_err(unreadable)?;
-            match value(&there, SUMMARY) {
+            match told(&there, SUMMARY) {
                 Some(text) if reaches >= last => Ok(text.to_owned()),
                 _ => Err(Missing::Other(path)),
             }
@@ -73,13 +73,9 @@ fn unreadable(e: Error) -> Missing {
     Missing::Unreadable(e.to_string())
 }
 
-fn value<'a>(metadata: &'a [(String, String)], key: &str) -> Option<&'a str> {
-    metadata.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
-}
-
 /// The last step of the run when its table was made; 0 where the table does not say.
 fn last_step(metadata: &[(String, String)]) -> u64 {
-    let end = value(metadata, "lpa.run_steps").and_then(|steps| steps.split_once("..")?.1.parse().ok());
+    let end = told(metadata, "lpa.run_steps").and_then(|steps| steps.split_once("..")?.1.parse().ok());
     end.map_or(0, |end: u64| end.saturating_sub(1))
 }
 

@@ -7,7 +7,7 @@ use crate::curve::{Chosen, Found, find};
 use crate::page::facts::Facts;
 use crate::page::maps::Maps;
 use crate::report::SUMMARY;
-use crate::table::metadata;
+use crate::table::{metadata, told};
 use crate::training::Training;
 
 /// A run, or a table.
@@ -32,7 +32,7 @@ impl Told {
     /// What is there without the rows: the maps, which are read first since they take room.
     pub(super) fn new(name: &str, word: &str, table: &Path, room: &mut usize) -> Told {
         let metadata = metadata(table).unwrap_or_default();
-        let summary = metadata.iter().find(|(key, _)| key == SUMMARY).map(|(_, text)| text.clone());
+        let summary = told(&metadata, SUMMARY).map(str::to_owned);
         let maps = Maps::read(table, &metadata, room);
         let training = Training::of(&metadata, name.to_owned());
         let (name, word) = (name.to_owned(), word.to_owned());

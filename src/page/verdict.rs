@@ -5,7 +5,7 @@ use maud::{Markup, html};
 use crate::page::told::Told;
 use crate::page::{Page, Section};
 use crate::summary::Parts;
-use crate::training::{Training, differences};
+use crate::training::{FINAL, Training, differences};
 
 pub(super) fn section(page: &Page) -> Option<Section> {
     let body = html! {
@@ -90,9 +90,6 @@ fn asked(page: &Page) -> Markup {
 fn whole(text: &str) -> Markup {
     html! { details { summary { "The whole summary, as lpa analyze prints it" } pre tabindex="0" { (text) } } }
 }
-
-/// The end of a path, as a reference.
-const FINAL: &str = "final";
 
 /// True if the mean excess is negative in one of the last three tenths of the path.
 fn falls_short(told: &Told) -> bool {

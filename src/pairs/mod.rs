@@ -38,9 +38,7 @@ impl Options {
     /// What tells the table of these pairs from that of the usual ones.
     fn description(&self) -> Vec<String> {
         let every = self.every.map(|every| format!("every-{every}"));
-        let steps =
-            Some(self.steps.text()).filter(|text| !text.is_empty()).map(|text| format!("steps-{text}"));
-        every.into_iter().chain(steps).collect()
+        every.into_iter().chain(self.steps.described()).collect()
     }
 }
 

@@ -45,12 +45,13 @@ pub(crate) fn write(run: &Run, pairs: &AllPairs, path: &Path, summary: &str) -> 
             table.push(COLUMNS.iter().map(|(_, _, get)| get(&pair, run_id)))?;
         }
     }
-    let metadata = [
-        ("lpa.version", env!("CARGO_PKG_VERSION").to_owned()),
-        (Contents::Pairs.key(), SCHEMA_VERSION.to_string()),
-        (RUN_ID, run_id.to_owned()),
-        ("lpa.every", pairs.every.to_string()),
-        ("lpa.summary", summary.to_owned()),
-    ];
-    table.finish(metadata.map(|(key, value)| (key.to_owned(), value)).to_vec())
+    let metadata = Contents::Pairs.metadata(
+        SCHEMA_VERSION,
+        [
+            (RUN_ID, run_id.to_owned()),
+            ("lpa.every", pairs.every.to_string()),
+            ("lpa.summary", summary.to_owned()),
+        ],
+    );
+    table.finish(metadata)
 }

@@ -3,9 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use clap::ValueEnum;
-
-use crate::curve::{Band, Chosen, Ending, MARK};
+use crate::curve::{Band, Chosen, Ending, MARK, word};
 use crate::error::{Result, Usage};
 use crate::figure::{Files, millimetres};
 use crate::plot::{Drawn, Panels, Request, Source};
@@ -34,17 +32,6 @@ pub struct FigureOptions {
     pub log: bool,
     /// `--width`; a column where nothing is said.
     pub width: Option<String>,
-}
-
-fn word<T: ValueEnum>(option: &str, text: Option<&String>) -> Result<Option<T>> {
-    let known = || {
-        let values = T::value_variants().iter().filter_map(ValueEnum::to_possible_value);
-        values.map(|v| v.get_name().to_owned()).collect::<Vec<_>>().join(", ")
-    };
-    let parsed = text.map(|text| {
-        T::from_str(text, false).map_err(|_| Usage(format!("{option}={text:?}; there are {}", known())))
-    });
-    Ok(parsed.transpose()?)
 }
 
 impl FigureOptions {
@@ -82,10 +69,10 @@ impl FigureOptions {
             metrics: self.metrics.clone(),
             panels: self.panels.clone().map(Panels::Of).or(some(&self.vary).map(Panels::Varying)),
             label: some(&self.label),
-            along: word("x", self.x.as_ref())?,
+            along: word("x", self.x.as_deref())?,
             ending: self.drop_last.as_deref().map(Ending::from_str).transpose()?,
             band: self.band.as_deref().map(Band::from_str).transpose()?,
-            seeds: word("seeds", self.seeds.as_ref())?,
+            seeds: word("seeds", self.seeds.as_deref())?,
             log: self.log,
         })
     }

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result, Usage};
-use crate::group::ALL;
+use crate::group;
 use crate::hash::xxh3_64;
 use crate::question::Question;
 use crate::run::format::manifest::GRAD;
@@ -38,13 +38,8 @@ pub(super) fn description(question: &Question, references: &[&str]) -> String {
     if question.streams != [GRAD] {
         parts.push(question.streams.join("+"));
     }
-    if question.groups != [ALL] {
-        let names = question.groups.iter().map(|g| if g == ALL { "all" } else { g });
-        parts.push(names.collect::<Vec<_>>().join("+"));
-    }
-    if !question.steps.text().is_empty() {
-        parts.push(format!("steps-{}", question.steps.text()));
-    }
+    parts.extend(group::described(&question.groups));
+    parts.extend(question.steps.described());
     if question.shadow {
         parts.push("shadow".to_owned());
     }

@@ -31,6 +31,11 @@ impl Steps {
         self.every
     }
 
+    /// What names of tables have of them, where not all were asked for.
+    pub(crate) fn described(&self) -> Option<String> {
+        (!self.text.is_empty()).then(|| format!("steps-{}", self.text))
+    }
+
     /// As they were asked for; empty where nothing was said of them.
     pub fn text(&self) -> &str {
         &self.text

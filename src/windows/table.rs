@@ -88,11 +88,9 @@ pub(crate) fn write(windows: &Windows, source: &Path, path: &Path, summary: &str
             other => other,
         }))?;
     }
-    let metadata = [
-        ("lpa.version", env!("CARGO_PKG_VERSION").to_owned()),
-        (Contents::Windows.key(), SCHEMA_VERSION.to_string()),
-        (RUN_ID, value(source, RUN_ID).unwrap_or_default()),
-        ("lpa.summary", summary.to_owned()),
-    ];
-    table.finish(metadata.map(|(key, value)| (key.to_owned(), value)).to_vec())
+    let metadata = Contents::Windows.metadata(
+        SCHEMA_VERSION,
+        [(RUN_ID, value(source, RUN_ID).unwrap_or_default()), ("lpa.summary", summary.to_owned())],
+    );
+    table.finish(metadata)
 }

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from sklearn.datasets import load_digits
+from training import digits
 
 import lpa
 from conftest import BINARY
@@ -20,8 +20,7 @@ STEPS = EPOCHS * (1797 // BATCH)
 
 
 def train(path, *, seed=0, order=0, lr=0.1, optimizer="sgd", width=8, epochs=EPOCHS):
-    images, labels = load_digits(return_X_y=True)
-    images, labels = torch.tensor(images / 16, dtype=torch.float32), torch.tensor(labels)
+    images, labels = digits()
     torch.manual_seed(seed)
     model = torch.nn.Sequential(torch.nn.Linear(64, width), torch.nn.ReLU(), torch.nn.Linear(width, 10))
     kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[optimizer]
