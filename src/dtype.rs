@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::isa::multi_isa;
+
 /// Element type of a tensor, named as in safetensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum DType {
@@ -55,9 +57,20 @@ impl std::fmt::Display for DType {
 }
 
 /// The pattern of the largest size of a value: that of infinity or more where one is not finite.
-#[inline]
+#[inline(always)]
 pub(crate) fn largest(values: &[f32]) -> u32 {
     values.iter().fold(0, |most, v| most.max(v.to_bits() & 0x7fff_ffff))
+}
+
+#[inline(always)]
+fn are_finite_body(values: &[f32]) -> bool {
+    largest(values) < f32::INFINITY.to_bits()
+}
+
+multi_isa! {
+    /// Whether all values are finite.
+    pub(crate) fn are_finite(values: &[f32]) -> bool
+    => portable are_finite_body, avx2 are_finite_body, avx512 are_finite_body
 }
 
 /// Rounds to the nearest value of `dtype`, ties to even.
@@ -141,6 +154,21 @@ pub fn values(dtype: DType, bytes: &[u8], out: &mut [f32]) {
             *o = widen_one(dtype, u16::from_le_bytes(*word));
         }
     }
+}
+
+/// The values of little-endian `bytes` of `dtype`: these themselves where they lie as the processor has them, else in
+/// `out`.
+pub(crate) fn values_of<'a>(dtype: DType, bytes: &'a [u8], out: &'a mut Vec<f32>) -> &'a [f32] {
+    if dtype == DType::F32 && cfg!(target_endian = "little") {
+        // SAFETY: every pattern of 32 bits is a binary32, and the middle part is aligned.
+        let (before, own, after) = unsafe { bytes.align_to::<f32>() };
+        if before.is_empty() && after.is_empty() {
+            return own;
+        }
+    }
+    out.resize(bytes.len() / dtype.size(), 0.0);
+    values(dtype, bytes, out);
+    out
 }
 
 /// Appends values as little-endian elements of `dtype`. The values are of that type.

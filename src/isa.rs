@@ -31,7 +31,11 @@ impl Isa {
         let mut all = vec![Isa(Kind::Scalar), Isa(Kind::Portable)];
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            // Shifts by a variable are slow without BMI2, which every processor with AVX2 has.
+            if is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("bmi2")
+            {
                 all.push(Isa(Kind::Avx2));
                 if is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
@@ -88,6 +92,20 @@ impl Isa {
     }
 }
 
+/// Asks for some elements to be in the cache soon. They are what they are whether they come or not.
+#[inline(always)]
+pub(crate) fn prefetch(elements: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in elements.chunks(64 / size_of::<f32>()) {
+        // SAFETY: SSE is a part of x86-64, and a prefetch reads nothing that a program could see.
+        unsafe {
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.as_ptr().cast());
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = elements;
+}
+
 /// Defines `fn $name(isa, args..)` that runs the `#[inline(always)]` function `$body` compiled for
 /// the baseline, for AVX2+FMA and for AVX-512. Each variant may pass its own const generics, and
 /// the function may be generic over one type.
@@ -97,10 +115,10 @@ macro_rules! multi_isa {
         $(#[$meta])*
         $vis fn $name $(<$t: $bound>)? (isa: $crate::isa::Isa, $($arg: $ty),*) $(-> $ret)? {
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,fma")]
+            #[target_feature(enable = "avx2,fma,bmi2")]
             fn with_avx2 $(<$t: $bound>)? ($($arg: $ty),*) $(-> $ret)? { $avx2($($arg),*) }
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi2")]
             fn with_avx512 $(<$t: $bound>)? ($($arg: $ty),*) $(-> $ret)? { $avx512($($arg),*) }
             match isa.kind() {
                 $crate::isa::Kind::Scalar | $crate::isa::Kind::Portable => $base($($arg),*),

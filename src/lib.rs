@@ -167,7 +167,9 @@ pub use run::format::manifest::{
     Continued, Manifest, Optimizer, Precision, Slice, Storage, StreamInfo, TensorInfo,
 };
 pub use run::read::vector::Vector;
-pub use run::write::step::{Elements, Step};
+pub use run::write::elements::Elements;
+pub use run::write::held::Held;
+pub use run::write::step::{HeldVectors, Step};
 pub use run::write::writer::{Profile, Writer, WriterOptions};
 pub use run::{Access, Run};
 pub use stop::Stop;

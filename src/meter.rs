@@ -32,7 +32,9 @@ use crate::run::format::vector_id::StreamId;
 use crate::run::read::absence::AbsenceLog;
 use crate::run::read::catalog::Catalog;
 use crate::run::write::background::Recorder;
-use crate::run::write::writer::{Elements, Step, Writer, WriterOptions};
+use crate::run::write::elements::Elements;
+use crate::run::write::step::{HeldVectors, Step};
+use crate::run::write::writer::{Writer, WriterOptions};
 use crate::run::{Access, Run};
 use crate::stream;
 use crate::stream::Form;
@@ -408,9 +410,14 @@ impl Recorder for Meter {
         self.writer.slice_bytes()
     }
 
+    fn holds(&self) -> usize {
+        0
+    }
+
     fn step(&mut self, step: &Step<'_>) -> Result<()> {
         let first = step.iterate.filter(|_| self.next_step == 0);
-        self.writer.step(&Step { iterate: first, streams: &[], ..*step })?;
+        let held = HeldVectors::default();
+        self.writer.step(&Step { iterate: first, streams: &[], held, ..*step })?;
         let x = step.iterate.map(|elements| self.widened(elements).0);
         self.settle(x.as_deref())?;
         if let Some(x) = x {

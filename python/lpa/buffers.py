@@ -6,7 +6,8 @@ from . import _lpa
 
 
 class Buffers:
-    """A fixed number of buffers, each as large as this rank's part of one vector.
+    """A fixed number of buffers, each as large as this rank's part of one vector: `count`, and those that the writer
+    looks at until the next vectors are there.
 
     On CUDA the copy goes by the device: the training waits for a copy inside the device's memory,
     and the transfer to pinned memory runs on a stream of its own.
@@ -21,14 +22,16 @@ class Buffers:
         self.device = next(iter(devices), None)
         make = {"dtype": torch.uint8, "pin_memory": self.device is not None}
         # Written once, so that the first steps do not wait for the pages.
-        flat = [torch.zeros(max(self.nbytes, 1), **make) for _ in range(count)]
+        lent = inner.holds()
+        self.count = count + lent
+        flat = [torch.zeros(max(self.nbytes, 1), **make) for _ in range(self.count)]
         self._views = [[_view(b, o, p) for o, p in zip(offsets, parts, strict=True)] for b in flat]
         self._parameters = parameters
         self._stages = {}
-        self._events = [None] * count
+        self._events = [None] * self.count
         # One stream serves one device; from several the copies are plain ones, which wait.
         self._side = torch.cuda.Stream(self.device) if len(devices) == 1 else None
-        self.queue = inner.queue([b.numpy() for b in flat])
+        self.queue = inner.queue([b.numpy() for b in flat], lent)
 
     def vector(self, number, key):
         """A buffer as a vector that has nothing yet."""

@@ -26,6 +26,7 @@ from .reader import Run
 from .sampling import sampler
 from .scalars import Log, held
 from .session import Broken, Gradients, Session, Step, Turn
+from .threads import idle_processors
 from .writer import precisions, storage_options
 
 __all__ = ["Recorder", "RecordingError", "RecordingStopped", "record"]
@@ -77,6 +78,8 @@ class Recorder:
         bits a value, and every metric gets an interval (docs/numerics.md).
     iterates : "exact", or "int8": differences in 8 bits, except keyframes and the final iterate.
     shard_bytes, shard_steps, shard_seconds : a shard is published after so much.
+    threads : encode on so many; what is written is the same. None takes those processors that the training leaves idle,
+        at least 1 and at most 8 (docs/recording.md).
     """
 
     def __init__(self, path, model, optimizer, *, sample=None, streams=(), scaler=None, metadata=None,
@@ -96,7 +99,8 @@ class Recorder:
         self._is_step_of_each = turns == "each"
         self._who = {"whole_model": whole_model, "replicated": replicated}
         self._sampled, self._streams = sampler(sample), list(streams)
-        self._metadata, self._storage = metadata or {}, storage_options(storage)
+        self._metadata, self._storage = metadata or {}, storage
+        storage_options(storage)
         self._policy, self._buffer_steps, self._raises, self._verify = policy, buffer_steps, on_error == "raise", verify
         self._precisions = precisions(gradients, iterates)
         # Where steps are left out, what the optimizer goes on with is recorded too.
@@ -356,11 +360,12 @@ class Recorder:
     def _writer(self, parameters):
         """A writer, and whether it has made the run."""
         names, found = self._names(), self._continuation
+        storage = storage_options({"threads": idle_processors(parameters), **self._storage})
         if found is not None and not found.is_new:
             self._check_run(self.path, parameters, names)
-            return in_turn(lambda: self._attach(parameters, found.step), parameters), False
+            return in_turn(lambda: self._attach(parameters, found.step, storage), parameters), False
         if parameters.rank > 0:
-            inner = self._attach(parameters, None)
+            inner = self._attach(parameters, None, storage)
             self._check_run(self.path, parameters, names)
             return inner, False
         parts = {
@@ -377,7 +382,7 @@ class Recorder:
             check_manifest(found.before[-1], parameters, names, self._precisions)
             parts.update(found.manifest())
         try:
-            return self._sink.create(self.path, parts, self._storage), True
+            return self._sink.create(self.path, parts, storage), True
         except (OSError, ValueError) as e:
             raise RecordingError(str(e)) from None
 
@@ -387,12 +392,12 @@ class Recorder:
             raise RecordingError(f"{path} is recorded by other ranks, or each has other elements; record into another "
                                  "directory")
 
-    def _attach(self, parameters, step):
+    def _attach(self, parameters, step, storage):
         # Rank 0 makes or resumes the run; the others have no need of a barrier to find it.
         until = time.monotonic() + (_RANK_0_SECONDS if parameters.rank > 0 else 0)
         while True:
             try:
-                return _lpa.Writer.attach(self.path, parameters.rank, step, self._storage)
+                return _lpa.Writer.attach(self.path, parameters.rank, step, storage)
             except ValueError:
                 if time.monotonic() > until:
                     raise

@@ -73,7 +73,7 @@ class Session:
         # A step was handed over.
         self.has_begun = False
         self.first_step = inner.next_step()
-        self.watch, self._count = Watch(parameters), count
+        self.watch = Watch(parameters)
         # The final iterate, where it was taken before the end.
         self._end = None
         self._buffers = Buffers(parameters, inner, count)
@@ -86,7 +86,7 @@ class Session:
     @property
     def nbytes(self):
         """Memory of all buffers."""
-        return self._buffers.nbytes * self._count
+        return self._buffers.nbytes * self._buffers.count
 
     @property
     def device(self):

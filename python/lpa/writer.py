@@ -9,7 +9,7 @@ from . import _lpa
 from .dtypes import NAMES
 
 _STORAGE = {"shard_bytes": 64 << 20, "shard_steps": 1000, "shard_seconds": 30.0, "profile": "default",
-            "predict": True}
+            "predict": True, "threads": None}
 
 
 def _table_entry(name, spec):
@@ -45,6 +45,7 @@ class Writer:
         bits a value, and every metric gets an interval (docs/numerics.md).
     iterates : "exact", or "int8": differences in 8 bits, except keyframes and the final iterate.
     shard_bytes, shard_steps, shard_seconds : a shard is published after so much.
+    threads : encode on so many; what is written is the same. None takes one for each processor, at most 8.
     """
 
     def __init__(self, path, tensors, streams=("grad",), *, optimizer=None, metadata=None,
@@ -165,6 +166,9 @@ def storage_options(given):
     unknown = set(given) - set(_STORAGE)
     if unknown:
         raise TypeError(f"unknown arguments {sorted(unknown)}")
+    threads = given.get("threads")
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise ValueError(f"threads is a number of threads, at least 1, not {threads!r}")
     return tuple({**_STORAGE, **given}.values())
 
 

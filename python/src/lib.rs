@@ -22,6 +22,12 @@ fn main(py: Python<'_>, args: Vec<String>) -> u8 {
     py.detach(|| lpa::cli::main(args.into_iter().map(Into::into)))
 }
 
+/// How many processors this process may use.
+#[pyfunction]
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 #[pymodule]
 fn _lpa(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<writer::Writer>()?;
@@ -49,5 +55,6 @@ fn _lpa(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(figures::check_plot, m)?)?;
     m.add_function(wrap_pyfunction!(figures::plot, m)?)?;
     m.add_function(wrap_pyfunction!(figures::save_plot, m)?)?;
+    m.add_function(wrap_pyfunction!(processors, m)?)?;
     m.add_function(wrap_pyfunction!(main, m)?)
 }

@@ -48,10 +48,15 @@ impl Meter {
     }
 
     /// Goes on in the background, with these buffers. The meter is used up.
-    fn queue(&self, buffers: Vec<PyBuffer<u8>>) -> PyResult<Queue> {
+    fn queue(&self, buffers: Vec<PyBuffer<u8>>, lent: usize) -> PyResult<Queue> {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner).take();
         let inner = inner.ok_or_else(|| used_up("meter"))?;
-        Queue::start(Box::new(inner), buffers)
+        Queue::start(Box::new(inner), buffers, lent)
+    }
+
+    /// How many buffers are to be lent.
+    fn holds(&self) -> usize {
+        0
     }
 
     fn next_step(&self) -> u64 {

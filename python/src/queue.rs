@@ -16,6 +16,12 @@ struct Slot {
     buffer: PyBuffer<u8>,
 }
 
+impl std::fmt::Debug for Slot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Slot").field("number", &self.number).finish_non_exhaustive()
+    }
+}
+
 impl AsRef<[u8]> for Slot {
     fn as_ref(&self) -> &[u8] {
         if self.buffer.len_bytes() == 0 {
@@ -23,7 +29,8 @@ impl AsRef<[u8]> for Slot {
         }
         // SAFETY: the buffer was found to be contiguous when the queue was made, and its exporter
         // keeps it in place while the `PyBuffer` lives. Python writes to it only between `take` and
-        // `step`, while its number is lent; the thread reads only what was handed back.
+        // `step`, while its number is lent; the threads read only what was handed over, and it comes
+        // back when none does any more.
         unsafe { std::slice::from_raw_parts(self.buffer.buf_ptr().cast::<u8>(), self.buffer.len_bytes()) }
     }
 }
@@ -40,12 +47,16 @@ pub struct Queue {
 }
 
 impl Queue {
-    pub(crate) fn start(recorder: Box<dyn Recorder>, buffers: Vec<PyBuffer<u8>>) -> PyResult<Queue> {
+    pub(crate) fn start(
+        recorder: Box<dyn Recorder>,
+        buffers: Vec<PyBuffer<u8>>,
+        lent: usize,
+    ) -> PyResult<Queue> {
         if buffers.iter().any(|b| !b.is_c_contiguous()) {
             return Err(PyValueError::new_err("a buffer is not contiguous"));
         }
         let slots = buffers.into_iter().enumerate().map(|(number, buffer)| Slot { number, buffer });
-        let background = Background::start(recorder, slots.collect()).map_err(raise)?;
+        let background = Background::start(recorder, slots.collect(), lent).map_err(raise)?;
         Ok(Queue { process: std::process::id(), background, lent: Mutex::new(BTreeMap::new()) })
     }
 

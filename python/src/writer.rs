@@ -60,16 +60,25 @@ pub(crate) fn manifest(parts: &str) -> PyResult<Manifest> {
     Ok(manifest)
 }
 
-/// `shard_bytes`, `shard_steps`, `shard_seconds`, `profile` and `predict`.
-pub(crate) type Storage = (u64, u64, f64, String, bool);
+/// `shard_bytes`, `shard_steps`, `shard_seconds`, `profile`, `predict` and `threads`.
+pub(crate) type Storage = (u64, u64, f64, String, bool, Option<usize>);
 
 pub(crate) fn options(storage: Storage) -> PyResult<WriterOptions> {
-    let (shard_bytes, shard_steps, shard_seconds, profile, predict) = storage;
+    let (shard_bytes, shard_steps, shard_seconds, profile, predict, threads) = storage;
     let shard_age =
         Duration::try_from_secs_f64(shard_seconds).map_err(|e| usage(format!("shard_seconds: {e}")))?;
     let profile = profile.parse().map_err(usage)?;
     let isa = Isa::from_env().map_err(usage)?;
-    Ok(WriterOptions { shard_bytes, shard_steps: shard_steps.max(1), shard_age, profile, predict, isa })
+    let threads = threads.map_or(WriterOptions::default().threads, |threads| threads.max(1));
+    Ok(WriterOptions {
+        shard_bytes,
+        shard_steps: shard_steps.max(1),
+        shard_age,
+        profile,
+        predict,
+        isa,
+        threads,
+    })
 }
 
 #[pymethods]
@@ -132,9 +141,14 @@ impl Writer {
         self.with(|w| w.finish(&iterate))
     }
 
-    /// Goes on in the background, with these buffers. The writer is used up.
-    fn queue(&self, buffers: Vec<PyBuffer<u8>>) -> PyResult<Queue> {
-        Queue::start(Box::new(self.take()?), buffers)
+    /// Goes on in the background, with these buffers, of which so many are lent. The writer is used up.
+    fn queue(&self, buffers: Vec<PyBuffer<u8>>, lent: usize) -> PyResult<Queue> {
+        Queue::start(Box::new(self.take()?), buffers, lent)
+    }
+
+    /// How many buffers are to be lent.
+    fn holds(&self) -> PyResult<usize> {
+        self.with(|w| Ok(w.holds()))
     }
 
     fn next_step(&self) -> PyResult<u64> {

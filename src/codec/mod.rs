@@ -4,9 +4,12 @@
 //! Owns the codecs of `docs/format.md`; knows nothing of files or tensors. Chunks are independent.
 //! Input is never trusted: every length is checked before it is used.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 mod coding;
 mod decode;
 mod encode;
+mod huffman;
 mod packed;
 mod philox;
 mod planes;
@@ -21,7 +24,7 @@ pub(crate) use decode::{Bytes, Parts};
 pub use encode::{Encoder, Lossy};
 pub(crate) use packed::Packed;
 pub use philox::Noise;
-pub(crate) use predict::predict_pieces;
+pub(crate) use predict::predict_blocks;
 pub use predict::{COUPLED, FUSED, NESTEROV, Past, Pieces, Prediction, Predictions, Predictor, predict};
 pub use residual::Residual;
 

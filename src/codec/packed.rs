@@ -5,7 +5,9 @@
 //! Bits lie in lanes, so that one instruction (or one warp) unpacks a whole row.
 
 use crate::codec::DecodeError;
-use crate::isa::multi_isa;
+#[cfg(target_arch = "x86_64")]
+use crate::codec::avx2;
+use crate::isa::{Isa, multi_isa};
 
 // Each block has its own width and base, chosen by what they and the patches cost, instead of a fixed
 // window of 16 exponents: so three bits serve where exponents are close and none where they are equal.
@@ -31,29 +33,78 @@ pub(super) fn words(len: usize, width: usize) -> usize {
     (len / GROUP) * width + ((len % GROUP).div_ceil(LANES) * width).div_ceil(8)
 }
 
-/// Every how many bytes of a whole block are looked at to choose its width and base.
+/// Every how many rows of a whole block one is looked at to choose its width and base.
 const SAMPLE: usize = 4;
+/// Rows of a sample.
+const SAMPLED: usize = BLOCK / LANES / SAMPLE;
 
-/// Width and base with which the bytes of one block take the least room, judged by a sample of them.
-fn choose(block: &[u8]) -> (usize, u8) {
-    let stride = if block.len() == BLOCK { SAMPLE } else { 1 };
-    let mut counts = [0u16; 256];
-    for &byte in block.iter().step_by(stride) {
-        counts[usize::from(byte)] += 1;
+/// Counts of the bytes of a sample from `least` on, and how many bytes each of them stands for.
+struct Counts {
+    least: usize,
+    counts: [u16; 256],
+    len: usize,
+    stride: usize,
+}
+
+/// The rows of a sample.
+#[inline(always)]
+fn sampled(block: &[u8; BLOCK]) -> [[u8; LANES]; SAMPLED] {
+    let mut rows = [[0u8; LANES]; SAMPLED];
+    for (row, every) in rows.iter_mut().zip(block.as_chunks::<{ LANES * SAMPLE }>().0) {
+        row.copy_from_slice(&every[..LANES]);
     }
+    rows
+}
+
+#[inline(always)]
+fn sample_body(block: &[u8; BLOCK], counts: &mut Counts) {
+    let rows = sampled(block);
+    let all = || rows.as_flattened().iter().copied();
+    let (least, most) = (all().min().unwrap_or(0), all().max().unwrap_or(0));
+    (counts.least, counts.len) = (usize::from(least), usize::from(most - least) + 1);
+    all().for_each(|byte| counts.counts[usize::from(byte - least)] += 1);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2")]
+fn sample_avx2(block: &[u8; BLOCK], counts: &mut Counts) {
+    let rows = sampled(block);
+    let (least, most) = avx2::extremes(&rows);
+    (counts.least, counts.len) = (usize::from(least), usize::from(most - least) + 1);
+    // Values beside each other do not wait for each other, as they do in a histogram.
+    for (count, value) in counts.counts.iter_mut().zip(least..=most) {
+        *count = avx2::count(&rows, value);
+    }
+}
+
+multi_isa! {
+    fn sample(block: &[u8; BLOCK], counts: &mut Counts)
+    => portable sample_body, avx2 sample_avx2, avx512 sample_avx2
+}
+
+/// Width and base with which the bytes of one block take the least room, judged by a sample of a whole one.
+fn choose(isa: Isa, block: &[u8]) -> (usize, u8) {
+    let mut counts = Counts { least: 0, counts: [0; 256], len: 256, stride: 1 };
+    match block.first_chunk::<BLOCK>() {
+        Some(block) => {
+            sample(isa, block, &mut counts);
+            counts.stride = SAMPLE;
+        }
+        None => block.iter().for_each(|&byte| counts.counts[usize::from(byte)] += 1),
+    }
+    let Counts { least, counts, len, stride } = counts;
     // How many bytes of the sample are below each value.
     let mut below = [0u32; 257];
-    for v in 0..256 {
+    for v in 0..len {
         below[v + 1] = below[v] + u32::from(counts[v]);
     }
-    let total = below[256];
-    let least = below.iter().position(|&b| b > 0).unwrap_or(1) - 1;
-    let most = below.iter().position(|&b| b == total).unwrap_or(256).saturating_sub(1);
+    let total = below[len];
     let mut best = (usize::MAX, 8, 255);
     for width in 0..=8 {
         let window = 1 << width;
-        let (mut inside, mut base) = (0, most);
-        for top in (least + window - 1).min(most)..=most {
+        let (mut inside, mut base) = (0, len - 1);
+        for top in (window - 1).min(len - 1)..len {
             let count = below[top + 1] - below[(top + 1).saturating_sub(window)];
             if count > inside {
                 (inside, base) = (count, top);
@@ -61,7 +112,7 @@ fn choose(block: &[u8]) -> (usize, u8) {
         }
         let size = words(block.len(), width) * LANES + (total - inside) as usize * stride * PATCH;
         if size < best.0 {
-            best = (size, width, base);
+            best = (size, width, least + base);
         }
         if inside == total {
             break;
@@ -72,68 +123,110 @@ fn choose(block: &[u8]) -> (usize, u8) {
 }
 
 #[inline(always)]
-fn pack_body(block: &[u8], width: usize, base: u8, out: &mut [Word]) {
-    let groups = block.chunks(GROUP).zip(out.chunks_mut(width.max(1)));
-    for (group, words) in groups {
-        for (row, values) in group.chunks(LANES).enumerate() {
-            let (word, shift) = (row * width / 8, row * width % 8);
-            for (lane, &value) in values.iter().enumerate() {
-                // What is patched may hold any bits here; it is cut to the width.
-                let bits = u16::from(base.wrapping_sub(value)) & ((1 << width) - 1);
-                let [low, high] = (bits << shift).to_le_bytes();
-                words[word][lane] |= low;
-                if shift + width > 8 {
-                    words[word + 1][lane] |= high;
-                }
+fn pack_group<const WIDTH: usize>(group: &[u8; GROUP], base: u8, out: &mut [Word; WIDTH]) {
+    for (row, values) in group.as_chunks::<LANES>().0.iter().enumerate() {
+        let (word, shift) = (row * WIDTH / 8, row * WIDTH % 8);
+        for lane in 0..LANES {
+            // What is patched may hold any bits here; it is cut to the width.
+            let bits = base.wrapping_sub(values[lane]) & (0xff >> (8 - WIDTH));
+            out[word][lane] |= bits << shift;
+            if shift + WIDTH > 8 {
+                out[word + 1][lane] |= bits >> (8 - shift);
             }
         }
     }
 }
 
+#[inline(always)]
+fn pack_width<const WIDTH: usize>(block: &[u8], base: u8, out: &mut [Word]) {
+    let (groups, rest) = block.as_chunks::<GROUP>();
+    let (whole, last) = out.split_at_mut(groups.len() * WIDTH);
+    for (group, words) in groups.iter().zip(whole.as_chunks_mut::<WIDTH>().0) {
+        pack_group::<WIDTH>(group, base, words);
+    }
+    if !rest.is_empty() {
+        // Beyond the end there is the base, whose bits are 0.
+        let (mut group, mut words) = ([base; GROUP], [[0; LANES]; WIDTH]);
+        group[..rest.len()].copy_from_slice(rest);
+        pack_group::<WIDTH>(&group, base, &mut words);
+        last.copy_from_slice(&words[..last.len()]);
+    }
+}
+
+#[inline(always)]
+fn pack_body(block: &[u8], width: usize, base: u8, out: &mut [Word]) {
+    match width {
+        0 => {}
+        1 => pack_width::<1>(block, base, out),
+        2 => pack_width::<2>(block, base, out),
+        3 => pack_width::<3>(block, base, out),
+        4 => pack_width::<4>(block, base, out),
+        5 => pack_width::<5>(block, base, out),
+        6 => pack_width::<6>(block, base, out),
+        7 => pack_width::<7>(block, base, out),
+        _ => pack_width::<8>(block, base, out),
+    }
+}
+
 multi_isa! {
+    /// Packs a block into words that are all 0, as many as it takes.
     fn pack_block(block: &[u8], width: usize, base: u8, out: &mut [Word])
     => portable pack_body, avx2 pack_body, avx512 pack_body
 }
 
+/// The largest distance that a width has.
+fn largest(width: usize) -> u8 {
+    u8::try_from((1u16 << width) - 1).unwrap_or(u8::MAX)
+}
+
 #[inline(always)]
 fn find_far_body(block: &[u8], width: usize, base: u8, far: &mut Vec<u16>) {
-    let largest = u8::try_from((1u16 << width) - 1).unwrap_or(u8::MAX);
-    for (r, row) in block.chunks(LANES).enumerate() {
-        // Most rows have none, which is found out all at once.
-        let most = row.iter().fold(0, |most: u8, &value| most.max(base.wrapping_sub(value)));
-        if most > largest {
-            let is_far = |&(_, &value): &(usize, &u8)| base.wrapping_sub(value) > largest;
+    let largest = largest(width);
+    let is_far = |&(_, &value): &(usize, &u8)| base.wrapping_sub(value) > largest;
+    // Below 1024.
+    far.extend(block.iter().enumerate().filter(is_far).map(|(i, _)| u16::try_from(i).unwrap_or(u16::MAX)));
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2")]
+fn find_far_avx2(block: &[u8], width: usize, base: u8, far: &mut Vec<u16>) {
+    let (rows, rest) = block.as_chunks::<LANES>();
+    let mut begin = 0;
+    for row in rows {
+        let mut bits = avx2::far(row, base, largest(width));
+        while bits != 0 {
             // Below 1024.
-            let place = |(i, _)| u16::try_from(r * LANES + i).unwrap_or(u16::MAX);
-            far.extend(row.iter().enumerate().filter(is_far).map(place));
+            far.push(begin + u16::try_from(bits.trailing_zeros()).unwrap_or(u16::MAX));
+            bits &= bits - 1;
         }
+        begin += LANES as u16;
     }
+    let from = far.len();
+    find_far_body(rest, width, base, far);
+    far[from..].iter_mut().for_each(|place| *place += begin);
 }
 
 multi_isa! {
     /// Appends the places in a block of the bytes that have to be patched.
     fn find_far(block: &[u8], width: usize, base: u8, far: &mut Vec<u16>)
-    => portable find_far_body, avx2 find_far_body, avx512 find_far_body
+    => portable find_far_body, avx2 find_far_avx2, avx512 find_far_avx2
 }
 
 /// Appends the packed form of at most 65,536 bytes to `out`.
-pub(super) fn pack(isa: crate::isa::Isa, plane: &[u8], out: &mut Vec<u8>) {
+pub(super) fn pack(isa: Isa, plane: &[u8], out: &mut Vec<u8>) {
     let start = out.len();
     out.resize(start + COUNT + plane.len().div_ceil(BLOCK) * HEAD, 0);
     let (mut positions, mut patches, mut far) = (Vec::new(), Vec::new(), Vec::new());
-    let mut packed = [[0u8; LANES]; BLOCK / LANES];
     for (b, block) in plane.chunks(BLOCK).enumerate() {
-        let (width, base) = choose(block);
+        let (width, base) = choose(isa, block);
         let head = start + COUNT + b * HEAD;
         // At most 8.
         out[head] = u8::try_from(width).unwrap_or(8);
         out[head + 1] = base;
-        let packed = &mut packed[..words(block.len(), width)];
-        packed.fill([0; LANES]);
-        if width > 0 {
-            pack_block(isa, block, width, base, packed);
-        }
-        out.extend_from_slice(packed.as_flattened());
+        let at = out.len();
+        out.resize(at + words(block.len(), width) * LANES, 0);
+        pack_block(isa, block, width, base, out[at..].as_chunks_mut::<LANES>().0);
         far.clear();
         find_far(isa, block, width, base, &mut far);
         for &i in &far {
@@ -210,7 +303,7 @@ impl<'a> Packed<'a> {
     }
 
     /// Unpacks into `out`, which is as long as the plane.
-    pub(super) fn unpack(&self, isa: crate::isa::Isa, out: &mut [u8]) {
+    pub(super) fn unpack(&self, isa: Isa, out: &mut [u8]) {
         unpack_all(isa, self.heads, self.words, out);
         for (position, value) in self.patches() {
             out[position] = value;

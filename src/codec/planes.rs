@@ -3,7 +3,11 @@
 //! A binary32 is cut into its exponent byte, a byte of sign and upper mantissa, and the lower 16
 //! bits. A bfloat16 is cut alike, without the lower bits. A binary16 is cut into its two bytes.
 
+use std::mem::MaybeUninit;
+
 use crate::codec::ZERO_BLOCK;
+#[cfg(target_arch = "x86_64")]
+use crate::codec::avx2::{LANES, split32_row};
 use crate::isa::multi_isa;
 
 // Only the exponent is compressed. A dense float32 gradient has 27 bits of noise; the mantissa has no
@@ -34,7 +38,12 @@ pub(super) fn kept_elements(bitmap: &[u8], n: usize) -> Option<usize> {
 
 #[inline(always)]
 #[allow(clippy::cast_possible_truncation)]
-fn split32_body(words: &[u8], exponent: &mut [u8], high: &mut [u8], low: &mut [u8]) {
+fn split32_body(
+    words: &[u8],
+    exponent: &mut [u8],
+    high: &mut [MaybeUninit<u8>],
+    low: &mut [MaybeUninit<u8>],
+) {
     let words = words.as_chunks::<4>().0;
     let n = words.len();
     let (exponent, high) = (&mut exponent[..n], &mut high[..n]);
@@ -43,32 +52,57 @@ fn split32_body(words: &[u8], exponent: &mut [u8], high: &mut [u8], low: &mut [u
         let bits = u32::from_le_bytes(words[i]);
         // The truncations keep the byte, or the two, that the plane holds.
         exponent[i] = (bits >> 23) as u8;
-        high[i] = ((bits >> 24) as u8 & 0x80) | ((bits >> 16) as u8 & 0x7f);
-        low[i] = (bits as u16).to_le_bytes();
+        high[i].write((bits >> 24) as u8 & 0x80 | (bits >> 16) as u8 & 0x7f);
+        low[i] = (bits as u16).to_le_bytes().map(MaybeUninit::new);
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2")]
+fn split32_avx2(
+    words: &[u8],
+    exponent: &mut [u8],
+    high: &mut [MaybeUninit<u8>],
+    low: &mut [MaybeUninit<u8>],
+) {
+    let (rows, words) = words.as_chunks::<{ 4 * LANES }>();
+    let (exponents, exponent) = exponent.split_at_mut(rows.len() * LANES);
+    let (highs, high) = high.split_at_mut(rows.len() * LANES);
+    let (lows, low) = low.split_at_mut(rows.len() * 2 * LANES);
+    let planes = exponents.as_chunks_mut().0.iter_mut().zip(highs.as_chunks_mut().0);
+    let lows = lows.as_chunks_mut().0.as_chunks_mut().0;
+    for (row, ((exponent, high), low)) in rows.iter().zip(planes.zip(lows)) {
+        if let Some(row) = row.as_chunks().0.first_chunk() {
+            split32_row(row, exponent, high, low);
+        }
+    }
+    split32_body(words, exponent, high, low);
+}
+
 #[inline(always)]
-fn split16_body(f16: bool, words: &[u8], exponent: &mut [u8], rest: &mut [u8]) {
+fn split16_body(f16: bool, words: &[u8], exponent: &mut [u8], rest: &mut [MaybeUninit<u8>]) {
     let words = words.as_chunks::<2>().0;
     let n = words.len();
     let (exponent, rest) = (&mut exponent[..n], &mut rest[..n]);
     for i in 0..n {
         let [low, high] = words[i];
-        (exponent[i], rest[i]) =
+        let (first, second) =
             if f16 { (high, low) } else { ((high << 1) | (low >> 7), (high & 0x80) | (low & 0x7f)) };
+        exponent[i] = first;
+        rest[i].write(second);
     }
 }
 
 multi_isa! {
-    /// Splits binary32 elements into planes of the same count. The planes are long enough.
-    pub(super) fn split32(words: &[u8], exponent: &mut [u8], high: &mut [u8], low: &mut [u8])
-    => portable split32_body, avx2 split32_body, avx512 split32_body
+    /// Splits binary32 elements into planes of the same count, which are written from end to end. They are long enough.
+    pub(super) fn split32(words: &[u8], exponent: &mut [u8], high: &mut [MaybeUninit<u8>], low: &mut [MaybeUninit<u8>])
+    => portable split32_body, avx2 split32_avx2, avx512 split32_avx2
 }
 
 multi_isa! {
     /// Splits 16-bit elements into two planes of the same count, as [`split32`] does.
-    pub(super) fn split16(f16: bool, words: &[u8], exponent: &mut [u8], rest: &mut [u8])
+    pub(super) fn split16(f16: bool, words: &[u8], exponent: &mut [u8], rest: &mut [MaybeUninit<u8>])
     => portable split16_body, avx2 split16_body, avx512 split16_body
 }
 

@@ -6,7 +6,10 @@
 
 use std::ops::Range;
 
-use crate::isa::{Isa, multi_isa};
+use crate::isa::{Isa, multi_isa, prefetch};
+
+/// Elements that are predicted before something is made of them.
+const BLOCK: usize = 1024;
 
 /// How an iterate is predicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -257,6 +260,27 @@ impl Pieces<'_> {
     }
 }
 
+/// The parts of a chunk of `n` elements that are predicted alike, in order, each with how: `None` where it is at rest.
+fn parts(predictions: &Predictions, pieces: Pieces<'_>, n: usize) -> Vec<(Range<usize>, Option<Prediction>)> {
+    let alike = predictions.of.is_empty() && pieces.at_rest.is_empty();
+    if alike || predictions.first.predictor.moments() == 0 {
+        return vec![(0..n, Some(predictions.first))];
+    }
+    let how = |place: usize| (!pieces.rests(place)).then(|| predictions.of(place));
+    let mut parts: Vec<(Range<usize>, Option<Prediction>)> = Vec::new();
+    for (place, &end) in pieces.ends.iter().enumerate() {
+        let own = how(place);
+        match parts.last_mut() {
+            Some((range, last)) if *last == own => range.end = end,
+            last => {
+                let begin = last.map_or(0, |(range, _)| range.end);
+                parts.push((begin..end, own));
+            }
+        }
+    }
+    parts
+}
+
 /// Predicts x_{t+1} into `out`, of the chunk's length, piece by piece, and takes the moments a step further.
 pub(crate) fn predict_pieces(
     isa: Isa,
@@ -265,24 +289,39 @@ pub(crate) fn predict_pieces(
     past: &mut Past<'_>,
     out: &mut [f32],
 ) {
-    let alike = predictions.of.is_empty() && pieces.at_rest.is_empty();
-    if alike || predictions.first.predictor.moments() == 0 {
-        return predict(isa, &predictions.first, past, out);
-    }
-    // Neighbours that are alike go together.
-    let how = |place: usize| (!pieces.rests(place)).then(|| predictions.of(place));
-    let (mut begin, mut from) = (0, 0);
-    for place in 0..pieces.ends.len() {
-        let (own, end) = (how(place), pieces.ends[place]);
-        if place + 1 < pieces.ends.len() && how(place + 1) == how(begin) {
-            continue;
-        }
-        let range = from..end;
-        match own {
+    for (range, how) in parts(predictions, pieces, out.len()) {
+        match how {
             Some(prediction) => predict(isa, &prediction, &mut past.part(range.clone()), &mut out[range]),
             None => out[range.clone()].copy_from_slice(&past.x[range]),
         }
-        (begin, from) = (place + 1, end);
+    }
+}
+
+/// Predicts x_{t+1} as [`predict_pieces`], a block after the other while it is in the first cache: `take` is told where
+/// a block begins, and what was predicted.
+pub(crate) fn predict_blocks(
+    isa: Isa,
+    predictions: &Predictions,
+    pieces: Pieces<'_>,
+    past: &mut Past<'_>,
+    mut take: impl FnMut(usize, &[f32]),
+) {
+    let mut block = [0.0; BLOCK];
+    for (range, how) in parts(predictions, pieces, past.x.len()) {
+        for begin in range.clone().step_by(BLOCK) {
+            let end = range.end.min(begin + BLOCK);
+            // Vectors of a model come from the memory, and a block is too short for the processor to foresee the next.
+            let next = end..range.end.min(end + BLOCK);
+            for vector in [past.x, past.g, past.momentum, past.second] {
+                prefetch(vector.get(next.clone()).unwrap_or_default());
+            }
+            let out = &mut block[..end - begin];
+            match how {
+                Some(prediction) => predict(isa, &prediction, &mut past.part(begin..end), out),
+                None => out.copy_from_slice(&past.x[begin..end]),
+            }
+            take(begin, out);
+        }
     }
 }
 

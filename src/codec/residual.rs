@@ -71,27 +71,31 @@ fn corrected16(dtype: DType, predicted: f32, z: u32) -> f32 {
     widen_one(dtype, key16(key))
 }
 
-/// How far each value is from its prediction: 0, then one way, then the other.
 #[inline(always)]
-fn distances_body(dtype: DType, values: &[f32], predicted: &[f32], out: &mut [u32]) {
+fn distances_body(dtype: DType, values: &[f32], predicted: &[f32], out: &mut [u32]) -> u32 {
     let n = out.len();
     let (values, predicted) = (&values[..n], &predicted[..n]);
+    let mut any = 0;
     if dtype == DType::F32 {
         for i in 0..n {
             let difference = key32(values[i].to_bits()).wrapping_sub(key32(predicted[i].to_bits()));
             out[i] = zigzag32(difference);
+            any |= out[i];
         }
     } else {
         for i in 0..n {
             let [value, predicted] = [values[i], predicted[i]].map(|v| key16(narrow(dtype, v)));
             out[i] = u32::from(zigzag16(value.wrapping_sub(predicted)));
+            any |= out[i];
         }
     }
+    any
 }
 
 multi_isa! {
-    /// How far each value of `dtype` is from its prediction, as what is stored.
-    pub(super) fn distances(dtype: DType, values: &[f32], predicted: &[f32], out: &mut [u32])
+    /// How far each value of `dtype` is from its prediction, as what is stored: 0, then one way, then the other.
+    /// Returns the bits that any of them has.
+    pub(super) fn distances(dtype: DType, values: &[f32], predicted: &[f32], out: &mut [u32]) -> u32
     => portable distances_body, avx2 distances_body, avx512 distances_body
 }
 
@@ -140,16 +144,16 @@ multi_isa! {
     => portable plane_body, avx2 plane_body, avx512 plane_body
 }
 
-/// Appends the payload for values that lie `distances` away from what `predictions` make.
+/// Appends the payload for values that lie `distances` away from what `predictions` make; `any` has the bits that any of
+/// them has.
 pub(super) fn encode(
     isa: Isa,
     predictions: &Predictions,
-    distances: &[u32],
+    (distances, any): (&[u32], u32),
     bytes: &mut Vec<u8>,
     out: &mut Vec<u8>,
 ) {
-    let most = distances.iter().fold(0, |all, z| all | z);
-    let planes = (u32::BITS - most.leading_zeros()).div_ceil(8);
+    let planes = (u32::BITS - any.leading_zeros()).div_ceil(8);
     // At most 4.
     let Predictions { first, others, of } = predictions;
     out.extend([u8::try_from(planes).unwrap_or(4), first.flags]);

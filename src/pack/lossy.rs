@@ -124,7 +124,8 @@ mod tests {
     use crate::run::format::manifest::{Manifest, Precision, Storage};
     use crate::run::format::vector_id::{StreamId, VectorId};
     use crate::run::read::vector::Vector;
-    use crate::run::write::writer::{Profile, Step, Writer, WriterOptions};
+    use crate::run::write::step::Step;
+    use crate::run::write::writer::{Profile, Writer, WriterOptions};
     use crate::run::{Access, Run};
 
     fn parts(vector: &[Vec<u8>]) -> Vec<Option<&[u8]>> {
@@ -155,8 +156,7 @@ mod tests {
             }
             let (x, g) = (parts(&x), parts(&g));
             let streams = [("grad", g.as_slice())];
-            let given =
-                Step { iterate: Some(&x), streams: &streams, scalars: &[], moments: &[], last: false };
+            let given = Step { iterate: Some(&x), streams: &streams, ..Step::default() };
             writer.step(&given).unwrap();
         }
         let last = vector(3, "iterate");

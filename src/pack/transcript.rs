@@ -13,7 +13,8 @@ use crate::run::format::journal::{Event, Journal, State};
 use crate::run::format::manifest::Manifest;
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::step_reader::{StepBytes, StepReader, VectorBytes};
-use crate::run::write::writer::{Profile, Step, Writer, WriterOptions};
+use crate::run::write::step::{HeldVectors, Step};
+use crate::run::write::writer::{Profile, Writer, WriterOptions};
 
 /// Where steps come from, in order.
 pub(crate) trait Steps {
@@ -140,7 +141,15 @@ pub(crate) fn write(
         let last = plan.closed && step.step + 1 == plan.end;
         let moments: Vec<_> = step.moments.iter().map(VectorBytes::elements).collect();
         let moments: Vec<_> = moments.iter().map(Vec::as_slice).collect();
-        writer.step(&Step { moments: &moments, iterate, streams: &streams, scalars: &scalars, last })?;
+        let held = HeldVectors::default();
+        writer.step(&Step {
+            moments: &moments,
+            iterate,
+            streams: &streams,
+            scalars: &scalars,
+            last,
+            held,
+        })?;
         while let Some((_, why)) = dropped.next_if(|(at, _)| *at == step.step) {
             writer.note(&Event::Dropped { step: step.step, why: why.clone() })?;
         }

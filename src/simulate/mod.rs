@@ -16,7 +16,9 @@ use serde_json::json;
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::run::format::manifest::{GRAD, Manifest, Optimizer, StreamInfo, TensorInfo};
-use crate::run::write::writer::{Elements, Step, Writer, WriterOptions};
+use crate::run::write::elements::Elements;
+use crate::run::write::step::Step;
+use crate::run::write::writer::{Writer, WriterOptions};
 use crate::simulate::optimizer::{Settings, Stepper};
 use crate::simulate::problem::Problem;
 

@@ -181,8 +181,9 @@ def test_drop_gives_vectors_up_and_says_so(tmp_path):
     with lpa.record(tmp_path / "run", model, optimizer, policy="drop", buffer_steps=2, shard_steps=1) as rec:
         for step in range(60):
             one_step(model, optimizer, step, capture)
-        # Two vectors a step, and the momentum, with which recording begins again after a dropped step.
-        assert rec.buffer_bytes == (2 * 2 + 1) * sum((p.numel() * 4 + 63) // 64 * 64 for p in model.parameters())
+        # Two vectors a step; the momentum, with which recording begins again after a dropped step; and the last two
+        # iterates and the gradient, from which the next one is predicted.
+        assert rec.buffer_bytes == (2 * 2 + 1 + 3) * sum((p.numel() * 4 + 63) // 64 * 64 for p in model.parameters())
     run = lpa.open(tmp_path / "run")
     journal = [json.loads(line) for p in (tmp_path / "run").glob("journal*") for line in p.read_text().splitlines()]
     dropped = [e for e in journal if "dropped" in json.dumps(e)]

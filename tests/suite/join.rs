@@ -118,7 +118,7 @@ fn write(writer: &mut Writer, rank: u32, slices: &[Slice], salt: u64) {
         writer.drop_step(scalars, "the queue was full").unwrap();
     } else if is_sampled(t) {
         let iterate = (t != 18).then_some(x.as_slice());
-        writer.step(&Step { iterate, streams, scalars, moments, last: false }).unwrap();
+        writer.step(&Step { iterate, streams, scalars, moments, ..Step::default() }).unwrap();
     } else {
         writer.step(&Step { scalars, ..Step::default() }).unwrap();
     }

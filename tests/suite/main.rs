@@ -28,4 +28,5 @@ mod recording;
 mod reference_files;
 mod references;
 mod support;
+mod threads;
 mod walks;

@@ -304,7 +304,8 @@ mod tests {
     use crate::dtype::DType;
     use crate::run::Access;
     use crate::run::format::manifest::{Manifest, StreamInfo, TensorInfo};
-    use crate::run::write::writer::{Step, Writer, WriterOptions};
+    use crate::run::write::step::Step;
+    use crate::run::write::writer::{Writer, WriterOptions};
 
     #[test]
     fn a_catalog_knows_at_which_steps_a_tensor_is_absent() {

@@ -259,7 +259,8 @@ mod tests {
     use crate::dtype::DType;
     use crate::run::Access;
     use crate::run::format::manifest::{Manifest, TensorInfo};
-    use crate::run::write::writer::{Step, Writer, WriterOptions};
+    use crate::run::write::step::Step;
+    use crate::run::write::writer::{Writer, WriterOptions};
 
     #[test]
     fn a_large_window_is_asked_for_from_its_keyframes_on() {

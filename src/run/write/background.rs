@@ -4,6 +4,7 @@
 //! Owns the pool, the order of the jobs and the first error; knows nothing of how a buffer is filled.
 
 use std::collections::VecDeque;
+use std::fmt::Debug;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -12,8 +13,11 @@ use std::thread::JoinHandle;
 use rustix::process::setpriority_process;
 
 use crate::error::{Error, Result, Tried};
+use crate::run::format::manifest::GRAD;
+use crate::run::write::elements::Elements;
+use crate::run::write::held::Held;
 use crate::run::write::process::Process;
-use crate::run::write::step::{Elements, Step};
+use crate::run::write::step::{HeldVectors, Step};
 use crate::run::write::writer::{Writer, write_error};
 
 /// Added to the niceness of the thread (on Linux the call is the thread's own).
@@ -27,6 +31,8 @@ pub trait Recorder: Send {
     fn path(&self) -> &Path;
     /// Bytes that the elements of each tensor have, in the manifest's order.
     fn slice_bytes(&self) -> &[usize];
+    /// How many vectors it looks at after the step in which they came, until others come.
+    fn holds(&self) -> usize;
     /// Takes the next step.
     ///
     /// # Errors
@@ -60,6 +66,9 @@ impl Recorder for Writer {
     }
     fn slice_bytes(&self) -> &[usize] {
         Writer::slice_bytes(self)
+    }
+    fn holds(&self) -> usize {
+        Writer::holds(self)
     }
     fn step(&mut self, step: &Step<'_>) -> Result<()> {
         Writer::step(self, step)
@@ -108,13 +117,27 @@ pub struct Filled<M> {
     pub absent: Vec<bool>,
 }
 
-impl<M: AsRef<[u8]>> Filled<M> {
-    fn elements(&self, packing: &Packing) -> Vec<Option<&[u8]>> {
-        let bytes = self.buffer.as_ref();
-        let of_tensor = |(i, range): (usize, &Range<usize>)| {
-            (!self.absent.get(i).copied().unwrap_or(false)).then(|| &bytes[range.clone()])
-        };
-        packing.ranges.iter().enumerate().map(of_tensor).collect()
+/// A vector in a buffer that goes back when nobody holds it any more.
+#[derive(Debug)]
+struct Lent<M> {
+    filled: Option<Filled<M>>,
+    packing: Arc<Packing>,
+    shared: Arc<Shared<M>>,
+}
+
+impl<M> Drop for Lent<M> {
+    fn drop(&mut self) {
+        if let Some(filled) = self.filled.take() {
+            self.shared.lock().free.push(filled.buffer);
+            self.shared.changed.notify_all();
+        }
+    }
+}
+
+impl<M: AsRef<[u8]> + Debug + Send + Sync> Held for Lent<M> {
+    fn tensor(&self, tensor: usize) -> Option<&[u8]> {
+        let filled = self.filled.as_ref().filter(|f| !f.absent.get(tensor).copied().unwrap_or(false))?;
+        filled.buffer.as_ref().get(self.packing.ranges.get(tensor)?.clone())
     }
 }
 
@@ -221,13 +244,14 @@ pub struct Background<M> {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-impl<M: AsRef<[u8]> + Send + 'static> Background<M> {
+impl<M: AsRef<[u8]> + Debug + Send + Sync + 'static> Background<M> {
     /// Starts the thread. Each of `buffers` is as long as the [`Packing`] of the recorder says; they
-    /// are all the memory that is ever held.
+    /// are all the memory that is ever held. So many as `lent` says are there for what the recorder
+    /// [holds](Recorder::holds); where they are fewer it makes copies.
     ///
     /// # Errors
     /// A buffer is too short, or there is no thread to be had.
-    pub fn start(recorder: Box<dyn Recorder>, buffers: Vec<M>) -> Result<Background<M>> {
+    pub fn start(recorder: Box<dyn Recorder>, buffers: Vec<M>, lent: usize) -> Result<Background<M>> {
         let packing = Packing::new(recorder.slice_bytes());
         if let Some(short) = buffers.iter().find(|b| b.as_ref().len() < packing.len) {
             let what =
@@ -238,10 +262,11 @@ impl<M: AsRef<[u8]> + Send + 'static> Background<M> {
         let (jobs, worker) = (VecDeque::new(), Worker::Idle);
         let state = State { free: buffers, jobs, worker, ends: false, failure: None };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
-        let own = Arc::clone(&shared);
+        let holding = if lent < recorder.holds() { Holding::Copies } else { Holding::Buffers };
+        let lender = Lender { shared: Arc::clone(&shared), packing: Arc::new(packing), holding };
         let thread = std::thread::Builder::new()
             .name("lpa-record".to_owned())
-            .spawn(move || work(&own, recorder, &packing))
+            .spawn(move || work(&lender, recorder))
             .tried("start a thread for", &path)?;
         Ok(Background { process: Process::this(), path, shared, thread: Mutex::new(Some(thread)) })
     }
@@ -285,7 +310,7 @@ impl<M: AsRef<[u8]> + Send + 'static> Background<M> {
         }
         let mut state = self.shared.lock();
         if state.ends {
-            state.free.extend(job.buffers());
+            state.free.extend(job.buffers().into_iter().map(|filled| filled.buffer));
         } else {
             state.ends = matches!(job, Job::Finish(..) | Job::Stop);
             state.jobs.push_back(job);
@@ -378,7 +403,33 @@ impl<M> Drop for Ending<'_, M> {
     }
 }
 
-fn work<M: AsRef<[u8]>>(shared: &Shared<M>, mut recorder: Box<dyn Recorder>, packing: &Packing) {
+/// In what vectors are that a recorder holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holding {
+    Copies,
+    Buffers,
+}
+
+/// Lends buffers to a recorder.
+struct Lender<M> {
+    shared: Arc<Shared<M>>,
+    packing: Arc<Packing>,
+    holding: Holding,
+}
+
+impl<M: AsRef<[u8]> + Debug + Send + Sync + 'static> Lender<M> {
+    fn lend(&self, filled: Filled<M>) -> Arc<dyn Held> {
+        let (packing, shared) = (Arc::clone(&self.packing), Arc::clone(&self.shared));
+        Arc::new(Lent { filled: Some(filled), packing, shared })
+    }
+
+    fn elements<'a>(&self, vector: &'a Arc<dyn Held>) -> Vec<Option<&'a [u8]>> {
+        (0..self.packing.ranges.len()).map(|tensor| vector.tensor(tensor)).collect()
+    }
+}
+
+fn work<M: AsRef<[u8]> + Debug + Send + Sync + 'static>(lender: &Lender<M>, mut recorder: Box<dyn Recorder>) {
+    let shared = &*lender.shared;
     let _over = Ending(shared, recorder.path().to_owned());
     // The training comes first; where it must wait for this thread, the processors are free.
     let _ = setpriority_process(None, NICE);
@@ -394,36 +445,54 @@ fn work<M: AsRef<[u8]>>(shared: &Shared<M>, mut recorder: Box<dyn Recorder>, pac
         state.turn(Worker::Idle, Worker::Busy);
         let failed = state.failure.is_some();
         drop(state);
-        let result = if failed { Ok(()) } else { perform(&mut *recorder, packing, &job) };
+        let result = if failed {
+            job.buffers().into_iter().for_each(|filled| drop(lender.lend(filled)));
+            Ok(())
+        } else {
+            perform(&mut *recorder, lender, job)
+        };
         let mut state = shared.lock();
         state.turn(Worker::Busy, Worker::Idle);
         if let Err(e) = result {
             state.failure.get_or_insert(e);
         }
-        state.free.extend(job.buffers());
         shared.changed.notify_all();
     }
 }
 
-fn perform<M: AsRef<[u8]>>(recorder: &mut dyn Recorder, packing: &Packing, job: &Job<M>) -> Result<()> {
+fn perform<M>(recorder: &mut dyn Recorder, lender: &Lender<M>, job: Job<M>) -> Result<()>
+where
+    M: AsRef<[u8]> + Debug + Send + Sync + 'static,
+{
     match job {
         Job::Step { iterate, streams, scalars, moments } => {
-            let iterate = iterate.as_ref().map(|v| v.elements(packing));
-            let streams: Vec<_> = streams.iter().map(|(n, v)| (n.as_str(), v.elements(packing))).collect();
-            let moments: Vec<_> = moments.iter().map(|v| v.elements(packing)).collect();
+            let iterate = iterate.map(|v| lender.lend(v));
+            let streams: Vec<_> = streams.into_iter().map(|(name, v)| (name, lender.lend(v))).collect();
+            let moments: Vec<_> = moments.into_iter().map(|v| lender.lend(v)).collect();
+            let gradient = streams.iter().find(|(name, _)| name == GRAD).map(|(_, v)| v);
+            let held = match lender.holding {
+                Holding::Copies => HeldVectors::default(),
+                Holding::Buffers => HeldVectors { iterate: iterate.as_ref(), gradient },
+            };
+            let x = iterate.as_ref().map(|v| lender.elements(v));
+            let vectors: Vec<_> = streams.iter().map(|(n, v)| (n.as_str(), lender.elements(v))).collect();
+            let moments: Vec<_> = moments.iter().map(|v| lender.elements(v)).collect();
             let borrowed: Vec<(&str, &Elements<'_>)> =
-                streams.iter().map(|(n, v)| (*n, v.as_slice())).collect();
+                vectors.iter().map(|(n, v)| (*n, v.as_slice())).collect();
             recorder.step(&Step {
-                iterate: iterate.as_deref(),
+                iterate: x.as_deref(),
                 streams: &borrowed,
-                scalars: &borrow(scalars),
+                scalars: &borrow(&scalars),
                 moments: &moments.iter().map(Vec::as_slice).collect::<Vec<_>>(),
                 last: false,
+                held,
             })
         }
-        Job::Dropped { scalars, why } => recorder.drop_step(&borrow(scalars), why),
-        Job::Checkpoint(iterate) => recorder.checkpoint(&iterate.elements(packing)),
-        Job::Finish(iterate, scalars) => recorder.finish(&iterate.elements(packing), &borrow(scalars)),
+        Job::Dropped { scalars, why } => recorder.drop_step(&borrow(&scalars), &why),
+        Job::Checkpoint(iterate) => recorder.checkpoint(&lender.elements(&lender.lend(iterate))),
+        Job::Finish(iterate, scalars) => {
+            recorder.finish(&lender.elements(&lender.lend(iterate)), &borrow(&scalars))
+        }
         Job::Stop => recorder.stop(),
     }
 }
@@ -433,13 +502,13 @@ fn borrow(scalars: &[(String, f64)]) -> Vec<(&str, f64)> {
 }
 
 impl<M> Job<M> {
-    fn buffers(self) -> Vec<M> {
+    fn buffers(self) -> Vec<Filled<M>> {
         match self {
             Job::Step { iterate, streams, moments, .. } => {
                 let streams = streams.into_iter().map(|(_, v)| v);
-                iterate.into_iter().chain(streams).chain(moments).map(|v| v.buffer).collect()
+                iterate.into_iter().chain(streams).chain(moments).collect()
             }
-            Job::Checkpoint(v) | Job::Finish(v, _) => vec![v.buffer],
+            Job::Checkpoint(v) | Job::Finish(v, _) => vec![v],
             Job::Dropped { .. } | Job::Stop => Vec::new(),
         }
     }
@@ -476,7 +545,7 @@ mod tests {
         let path = dir.path().join("run");
         let w = writer(&path);
         let len = Packing::new(w.slice_bytes()).len;
-        let b = Background::start(Box::new(w), vec![vec![0u8; len]; 3]).unwrap();
+        let b = Background::start(Box::new(w), vec![vec![0u8; len]; 3], 0).unwrap();
         for step in 0..20u8 {
             let (mut x, g) = (b.take(true).unwrap(), b.take(true).unwrap());
             x[0] = step;
@@ -501,7 +570,7 @@ mod tests {
         let path = dir.path().join("run");
         let w = writer(&path);
         let len = Packing::new(w.slice_bytes()).len;
-        let b = Background::start(Box::new(w), vec![vec![0u8; len]; 2]).unwrap();
+        let b = Background::start(Box::new(w), vec![vec![0u8; len]; 2], 0).unwrap();
         let (x, y) = (b.take(true).unwrap(), b.take(true).unwrap());
         b.submit(Job::Finish(filled(x), Vec::new()));
         b.submit(Job::Checkpoint(filled(y)));
@@ -517,7 +586,7 @@ mod tests {
         let path = dir.path().join("run");
         let w = writer(&path);
         let len = Packing::new(w.slice_bytes()).len;
-        let error = Background::start(Box::new(w), vec![vec![0u8; len - 1]]).err().unwrap().to_string();
+        let error = Background::start(Box::new(w), vec![vec![0u8; len - 1]], 0).err().unwrap().to_string();
         assert_eq!(
             error,
             format!("{}: a buffer of {} bytes, where {len} are needed", path.display(), len - 1)
@@ -529,7 +598,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let w = writer(&dir.path().join("run"));
         let len = Packing::new(w.slice_bytes()).len;
-        let b = Background::start(Box::new(w), vec![vec![0u8; len]; 1]).unwrap();
+        let b = Background::start(Box::new(w), vec![vec![0u8; len]; 1], 0).unwrap();
         for _ in 0..3 {
             let x = b.take(true).unwrap();
             b.submit(Job::Step {
@@ -550,7 +619,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let w = writer(&dir.path().join("run"));
         let len = Packing::new(w.slice_bytes()).len;
-        let b = Background::start(Box::new(w), vec![vec![0u8; len]; 1]).unwrap();
+        let b = Background::start(Box::new(w), vec![vec![0u8; len]; 1], 0).unwrap();
         let held = b.take(false).unwrap();
         assert!(b.take(false).is_none());
         assert!(b.take(true).is_none(), "no job is there that would give one back");

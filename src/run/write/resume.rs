@@ -17,7 +17,11 @@ use crate::run::write::forecast::Forecast;
 ///
 /// # Errors
 /// The shards are damaged or cannot be read. The forecast is then to be made anew.
-pub(crate) fn restore(forecast: &mut Forecast, run: &Run, rank: u32, step: u64) -> Result<()> {
+pub(crate) fn restore(
+    forecast: &mut Forecast,
+    slice_bytes: &[usize],
+    (run, rank, step): (&Run, u32, u64),
+) -> Result<()> {
     let window = Window::whole(run, &[step], false)?;
     if let Some(shard) = window.shard(step, rank) {
         let columns = shard.columns().iter().map(String::as_str);
@@ -25,6 +29,7 @@ pub(crate) fn restore(forecast: &mut Forecast, run: &Run, rank: u32, step: u64) 
             columns.filter_map(|name| Some((name, shard.scalar(step, name)?))).collect();
         forecast.scalars(&run.manifest, &scalars);
     }
+    forecast.resume(slice_bytes);
     let mut reader = Reader::new(run)?;
     let (mut gradient, mut trajectory) = (Vec::new(), Trajectory::new(1));
     for (place, &c) in run.table.of_rank(rank).iter().enumerate() {
@@ -49,7 +54,7 @@ pub(crate) fn restore(forecast: &mut Forecast, run: &Run, rank: u32, step: u64) 
                 vec![true; chunk.pieces.len()]
             }
         };
-        forecast.resume(place, step, &trajectory, (&gradient, &absent));
+        forecast.resume_chunk(place, step, &trajectory, (&gradient, &absent));
     }
     Ok(())
 }

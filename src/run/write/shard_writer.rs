@@ -1,12 +1,10 @@
 //! Building one shard: payloads are streamed to a file under `tmp/`, the rest follows at the end.
 //!
-//! Memory holds the index and the scalars, never the vectors, however large a step is.
+//! Memory holds the index, the scalars and a few blocks, never the vectors, however large a step is.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::OFlags;
 use serde_json::json;
@@ -22,6 +20,7 @@ use crate::run::format::shard_name::ShardName;
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::shard::SHARD_FORMAT;
 use crate::run::upkeep::leftover::TMP;
+use crate::run::write::block_file::{BlockFile, Blocks, direct};
 
 /// A file under `tmp/`; removed when it goes out of use without having been published.
 #[derive(Debug)]
@@ -40,7 +39,8 @@ impl Drop for TmpPath {
 /// A shard that is being written.
 #[derive(Debug)]
 pub(crate) struct ShardWriter {
-    file: BufWriter<File>,
+    // Before the name: a thread may still write to it.
+    file: BlockFile,
     tmp: TmpPath,
     first: u64,
     steps: u64,
@@ -53,6 +53,41 @@ pub(crate) struct ShardWriter {
     scalars: Vec<BTreeMap<usize, f64>>,
 }
 
+/// Chunks as they are stored, one after the other.
+#[derive(Debug, Default)]
+pub(crate) struct Payloads {
+    /// Each padded to a multiple of [`PAYLOAD_ALIGN`].
+    pub bytes: Vec<u8>,
+    records: Vec<Record>,
+    /// Of records of which some pieces are absent.
+    absent: Vec<u8>,
+}
+
+impl Payloads {
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        self.records.clear();
+        self.absent.clear();
+    }
+
+    /// Ends a chunk, whose payload is what was appended to the bytes from `start` on. By piece, whether it is `absent`;
+    /// empty where all or none are.
+    pub(crate) fn end_chunk(&mut self, coding: Coding, start: usize, absent: &[bool]) {
+        let payload = &self.bytes[start..];
+        // A payload is never longer than the 262,144 bytes of a raw chunk.
+        let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        let xxh3 = if payload.is_empty() { 0 } else { xxh3_64(payload) };
+        let some_absent = !absent.is_empty();
+        self.records.push(Record { offset: start as u64, len, coding, some_absent, xxh3 });
+        let bits = |of_byte: &[bool]| of_byte.iter().rev().fold(0, |bits, &b| bits << 1 | u8::from(b));
+        self.absent.extend(absent.chunks(8).map(bits));
+        self.bytes.resize(self.bytes.len().next_multiple_of(PAYLOAD_ALIGN as usize), 0);
+    }
+}
+
+/// Bytes of a vector from which on shards go to the disk without being kept in the system's memory too.
+const LARGE_VECTOR: u64 = 16 << 20;
+
 /// What all shards of a writer have in common.
 #[derive(Debug)]
 pub(crate) struct Identity {
@@ -63,6 +98,10 @@ pub(crate) struct Identity {
     pub rank: u32,
     /// The tensor table, as every shard carries it.
     pub table: Vec<u8>,
+    /// Bytes of a vector.
+    pub vector_bytes: u64,
+    /// Memory through which shards go to the disk.
+    pub blocks: Arc<Blocks>,
 }
 
 impl Identity {
@@ -79,9 +118,12 @@ impl ShardWriter {
         let directory = Inside::open(&identity.run, Path::new(TMP))?;
         let tmp = directory.path().join(&name);
         let how = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
-        let mut file = BufWriter::new(directory.file(name.as_ref(), how)?);
+        let plain = directory.file(name.as_ref(), how)?;
+        let again = || directory.file(name.as_ref(), OFlags::WRONLY | OFlags::DIRECT).ok();
+        let large = if identity.vector_bytes >= LARGE_VECTOR { direct(&plain, again) } else { None };
+        let mut file = BlockFile::new(plain, large, Arc::clone(&identity.blocks));
         // The header goes here at the end. Its size does not depend on what the shard holds.
-        file.write_all(&[0u8; DATA_ALIGN]).tried("write", &tmp)?;
+        file.append(&[0u8; DATA_ALIGN]).tried("write", &tmp)?;
         Ok(ShardWriter {
             file,
             tmp: TmpPath(tmp),
@@ -129,26 +171,20 @@ impl ShardWriter {
         }
     }
 
-    /// Appends the next chunk of the current vector. By piece, whether it is `absent`; empty where all or none are.
-    pub(crate) fn chunk(&mut self, coding: Coding, payload: &[u8], absent: &[bool]) -> Result<()> {
-        // A payload is never longer than the 262,144 bytes of a raw chunk.
-        let len = u32::try_from(payload.len()).map_err(std::io::Error::other).tried("write", &self.tmp.0)?;
-        let xxh3 = if payload.is_empty() { 0 } else { xxh3_64(payload) };
-        let record = Record { offset: self.at, len, coding, some_absent: !absent.is_empty(), xxh3 };
-        let bits = |of_byte: &[bool]| of_byte.iter().rev().fold(0, |bits, &b| bits << 1 | u8::from(b));
-        self.absent.extend(absent.chunks(8).map(bits));
-        self.index.extend_from_slice(&record.to_bytes());
-        let end = (self.at + u64::from(len)).next_multiple_of(PAYLOAD_ALIGN);
-        let pad = end - self.at - u64::from(len);
-        self.file.write_all(payload).tried("write", &self.tmp.0)?;
-        // Less than PAYLOAD_ALIGN.
-        self.file.write_all(&[0u8; 64][..usize::try_from(pad).unwrap_or(0)]).tried("write", &self.tmp.0)?;
-        self.at = end;
+    /// Appends the next chunks of the current vector.
+    pub(crate) fn append(&mut self, payloads: &Payloads) -> Result<()> {
+        for record in &payloads.records {
+            let record = Record { offset: self.at + record.offset, ..*record };
+            self.index.extend_from_slice(&record.to_bytes());
+        }
+        self.absent.extend_from_slice(&payloads.absent);
+        self.file.append(&payloads.bytes).tried("write", &self.tmp.0)?;
+        self.at += payloads.bytes.len() as u64;
         Ok(())
     }
 
     /// Writes the rest and publishes the shard.
-    pub(crate) fn publish(mut self, identity: &Identity) -> Result<PathBuf> {
+    pub(crate) fn publish(self, identity: &Identity) -> Result<PathBuf> {
         let name = ShardName {
             first: self.first,
             last: self.first + self.steps - 1,
@@ -156,16 +192,16 @@ impl ShardWriter {
             rank: identity.rank,
         };
         let (tail, header) = self.finish(identity, name);
-        self.file.write_all(&tail).tried("write", &self.tmp.0)?;
-        let file = self.file.into_inner().map_err(|e| e.into_error()).tried("write", &self.tmp.0)?;
         if header.len() != DATA_ALIGN {
             let what = format!("a shard header of {} bytes", header.len());
             return Err(Error::Write { path: self.tmp.0.clone(), what });
         }
-        file.write_all_at(&header, 0).tried("write", &self.tmp.0)?;
+        let ShardWriter { mut file, tmp, .. } = self;
+        file.append(&tail).tried("write", &tmp.0)?;
+        let file = file.finish(&header).tried("write", &tmp.0)?;
         let directory = Inside::make(&identity.run, &Path::new("steps").join(name.directory()))?;
         let path = directory.path().join(name.file_name());
-        publish_new(&file, &self.tmp.0, &path)?;
+        publish_new(&file, &tmp.0, &path)?;
         Ok(path)
     }
 

@@ -1,8 +1,9 @@
 //! What a recording is given of one step.
 
-/// The elements of every tensor that this rank writes, in the manifest's order: little endian, as
-/// long as the rank's slices. `None` is an absent vector (no gradient), which is not zero.
-pub type Elements<'a> = [Option<&'a [u8]>];
+use std::sync::Arc;
+
+use crate::run::write::elements::Elements;
+use crate::run::write::held::Held;
 
 /// Everything recorded at one step.
 #[derive(Clone, Copy, Debug, Default)]
@@ -18,4 +19,16 @@ pub struct Step<'a> {
     pub moments: &'a [&'a Elements<'a>],
     /// It is the final one, whose iterate is stored without loss.
     pub last: bool,
+    /// The same vectors, where they are in buffers that may be held until the next ones are there. They are copied
+    /// else.
+    pub held: HeldVectors<'a>,
+}
+
+/// Vectors of a step that may be held.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HeldVectors<'a> {
+    /// The iterate.
+    pub iterate: Option<&'a Arc<dyn Held>>,
+    /// The gradient.
+    pub gradient: Option<&'a Arc<dyn Held>>,
 }

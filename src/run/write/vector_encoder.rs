@@ -1,25 +1,29 @@
 //! From the elements of a step to the chunks of a shard.
 //!
-//! Owns which vectors are predicted and what goes with a keyframe; knows nothing of when a shard is
-//! published.
+//! Owns which vectors are predicted, what goes with a keyframe, and how chunks are shared among threads; knows nothing
+//! of when a shard is published.
 
 use std::path::Path;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::codec::{Coding, Encoder, Exponents, Lossy, Noise};
-use crate::dtype::{DType, push_bytes, values};
-use crate::error::{Result, Tried, Usage};
+use crate::dtype::{DType, push_bytes, values_of};
+use crate::error::{Error, Result, Tried, Usage};
+use crate::float_environment::Exact;
 use crate::hash::xxh3_64;
 use crate::isa::Isa;
+use crate::order::CHUNK;
 use crate::reduce::Direction;
 use crate::reduce::cpu::{Vectors, direction_sums};
 use crate::run::Run;
-use crate::run::format::chunk::{Chunk, ChunkTable, Piece};
+use crate::run::format::chunk::{Chunk, ChunkTable};
 use crate::run::format::manifest::{GRAD, Manifest, Precision};
 use crate::run::format::vector_id::{StreamId, VectorId};
-use crate::run::write::forecast::Forecast;
+use crate::run::write::elements::{Elements, elements_of};
+use crate::run::write::forecast::{Common, Forecast, Place, Scratch};
 use crate::run::write::resume::restore;
-use crate::run::write::shard_writer::ShardWriter;
-use crate::run::write::step::{Elements, Step};
+use crate::run::write::shard_writer::{Payloads, ShardWriter};
+use crate::run::write::step::Step;
 
 /// How vectors are stored. What is lost, if anything, is not a profile's business.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,25 +58,125 @@ enum Role {
 /// Encodes the vectors of one rank, step by step.
 #[derive(Debug)]
 pub(crate) struct VectorEncoder {
-    encoder: Encoder,
     forecast: Option<Forecast>,
     isa: Isa,
     chunks: Vec<Chunk>,
     /// By chunk: its number in the run.
     numbers: Vec<u32>,
+    /// Chunks that are encoded together, by the first one and the one after the last.
+    batches: Vec<(usize, usize)>,
     seed: u64,
     grad: Option<StreamId>,
-    payload: Vec<u8>,
+    /// One a thread.
+    workers: Vec<Worker>,
+}
+
+/// What a thread encodes with.
+#[derive(Debug)]
+struct Worker {
+    encoder: Encoder,
+    scratch: Scratch,
+    payloads: Payloads,
     /// The elements of several pieces, one after the other, with zeros for those that are absent.
     gathered: Vec<u8>,
     /// By piece of the chunk at hand, whether it is absent.
     absent: Vec<bool>,
     values: Vec<f32>,
     decoded: Vec<f32>,
+    /// Elements in the type in which they are stored, where that is another.
+    stored: Vec<u8>,
+}
+
+/// A vector that is being encoded.
+struct Vector<'a> {
+    manifest: &'a Manifest,
+    id: VectorId,
+    elements: &'a Elements<'a>,
+    role: Role,
+    isa: Isa,
+    seed: u64,
+}
+
+/// Batches that go to a shard in their order, whatever thread encodes them.
+struct Line<'a> {
+    state: Mutex<State<'a>>,
+    moved: Condvar,
+}
+
+struct State<'a> {
+    shard: &'a mut ShardWriter,
+    /// The batch whose turn it is.
+    next: usize,
+    failure: Option<Error>,
+}
+
+impl<'a> Line<'a> {
+    fn new(shard: &'a mut ShardWriter) -> Line<'a> {
+        Line { state: Mutex::new(State { shard, next: 0, failure: None }), moved: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<'a>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Appends a batch when it is its turn, and says whether to go on.
+    fn append(&self, batch: usize, payloads: &Payloads) -> bool {
+        let mut state = self.lock();
+        while state.next < batch && state.failure.is_none() {
+            state = self.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.failure.is_none() {
+            let appended = state.shard.append(payloads);
+            state.failure = appended.err();
+            state.next = batch + 1;
+        }
+        let goes_on = state.failure.is_none();
+        drop(state);
+        self.moved.notify_all();
+        goes_on
+    }
+
+    /// Ends for an error; the first one counts.
+    fn fail(&self, error: Error) {
+        self.lock().failure.get_or_insert(error);
+        self.moved.notify_all();
+    }
+
+    fn end(self) -> Result<()> {
+        let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        state.failure.map_or(Ok(()), Err)
+    }
+}
+
+/// Lets nobody wait for the turn of a thread that is gone.
+struct Panicking<'a, 'b>(&'a Line<'b>, &'a Path);
+
+impl Drop for Panicking<'_, '_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let what = "an encoding thread panicked; what is published is safe. Please report it.".to_owned();
+            self.0.fail(Error::Write { path: self.1.to_owned(), what });
+        }
+    }
+}
+
+/// Chunks that are encoded together: as many as make this many elements.
+const BATCH: usize = CHUNK;
+
+fn batches(chunks: &[Chunk]) -> Vec<(usize, usize)> {
+    let (mut batches, mut begin, mut elements) = (Vec::new(), 0, 0);
+    for (i, chunk) in chunks.iter().enumerate() {
+        elements += chunk.len;
+        if elements >= BATCH || i + 1 == chunks.len() {
+            batches.push((begin, i + 1));
+            (begin, elements) = (i + 1, 0);
+        }
+    }
+    batches
 }
 
 impl VectorEncoder {
-    /// For the chunks of `rank`. With `predict` iterates are predicted.
+    /// For the chunks of `rank`, on so many `threads`. With `predict` iterates are predicted.
     ///
     /// # Errors
     /// zstd could not allocate its context.
@@ -81,7 +185,7 @@ impl VectorEncoder {
         table: &ChunkTable,
         rank: u32,
         (profile, predict): (Profile, bool),
-        isa: Isa,
+        (isa, threads): (Isa, usize),
     ) -> std::io::Result<VectorEncoder> {
         let exponents = match profile {
             Profile::Default => Exponents::Huffman,
@@ -90,27 +194,43 @@ impl VectorEncoder {
         let chunks: Vec<Chunk> = table.of_rank(rank).iter().map(|&c| table.chunks()[c].clone()).collect();
         let numbers =
             table.of_rank(rank).iter().map(|&c| u32::try_from(c)).collect::<std::result::Result<_, _>>();
+        let batches = batches(&chunks);
+        // A thread that has less to do than this takes longer to start than to work.
+        let threads = threads.min(batches.len() / 2).max(1);
+        let worker = |_| {
+            Ok(Worker {
+                encoder: Encoder::new(isa, exponents)?,
+                scratch: Scratch::default(),
+                payloads: Payloads::default(),
+                gathered: Vec::new(),
+                absent: Vec::new(),
+                values: Vec::new(),
+                decoded: Vec::new(),
+                stored: Vec::new(),
+            })
+        };
         Ok(VectorEncoder {
-            encoder: Encoder::new(isa, exponents)?,
             forecast: predict.then(|| Forecast::new(manifest, &chunks, isa)),
             isa,
             chunks,
             numbers: numbers.map_err(std::io::Error::other)?,
+            batches,
             seed: xxh3_64(manifest.run_id.as_bytes()),
             grad: manifest.stream_id(GRAD),
-            payload: Vec::new(),
-            gathered: Vec::new(),
-            absent: Vec::new(),
-            values: Vec::new(),
-            decoded: Vec::new(),
+            workers: (0..threads).map(worker).collect::<std::io::Result<_>>()?,
         })
+    }
+
+    /// How many vectors it looks at after their step.
+    pub(crate) fn holds(&self) -> usize {
+        self.forecast.as_ref().map_or(0, Forecast::holds)
     }
 
     /// Goes on after `step`, the last one that counts of a recording that was interrupted. What cannot be
     /// read is not gone on with, which costs bytes only.
-    pub(crate) fn resume(&mut self, run: &Run, rank: u32, step: u64) {
+    pub(crate) fn resume(&mut self, slice_bytes: &[usize], (run, rank, step): (&Run, u32, u64)) {
         if let Some(forecast) = &mut self.forecast
-            && restore(forecast, run, rank, step).is_err()
+            && restore(forecast, slice_bytes, (run, rank, step)).is_err()
         {
             *forecast = Forecast::new(&run.manifest, &self.chunks, self.isa);
         }
@@ -134,16 +254,26 @@ impl VectorEncoder {
                 _ if Some(*id) == self.grad => Role::Gradient,
                 _ => Role::Other,
             };
-            let begin = |f: &mut Forecast| f.begin(step, given.last);
-            let keyframe = self.forecast.as_mut().filter(|_| role == Role::Iterate).map(begin);
+            let keyframe = match (&mut self.forecast, role) {
+                (Some(forecast), Role::Iterate) => Some(forecast.begin(step, given.last)),
+                (Some(forecast), Role::Gradient) => {
+                    forecast.begin_gradient(elements);
+                    None
+                }
+                _ => None,
+            };
             if keyframe.is_some() {
                 self.take_moments(manifest, given.moments);
             }
             shard.start_vector(*id, keyframe);
             self.vector((manifest, run), VectorId { step, stream: *id }, elements, role, shard)?;
-            if let Some(forecast) = self.forecast.as_mut().filter(|_| role == Role::Iterate) {
-                forecast.end();
-                moments = forecast.stored_moments();
+            match (&mut self.forecast, role) {
+                (Some(forecast), Role::Iterate) => {
+                    moments = forecast.stored_moments();
+                    forecast.end(given.held.iterate, elements);
+                }
+                (Some(forecast), Role::Gradient) => forecast.end_gradient(given.held.gradient, elements),
+                _ => {}
             }
         }
         if let Some(forecast) = &mut self.forecast {
@@ -159,77 +289,57 @@ impl VectorEncoder {
     fn vector(
         &mut self,
         (manifest, run): (&Manifest, &Path),
-        VectorId { step, stream }: VectorId,
+        id: VectorId,
         elements: &Elements<'_>,
         role: Role,
         shard: &mut ShardWriter,
     ) -> Result<()> {
-        for (place, chunk) in self.chunks.iter().enumerate() {
-            let dtype = manifest.tensors[chunk.tensor].dtype;
-            self.payload.clear();
-            let mut forecast = self.forecast.as_mut().filter(|_| role != Role::Other);
-            self.absent.clear();
-            self.absent.extend(chunk.pieces.iter().map(|p| elements[p.tensor].is_none()));
-            let absent = &self.absent;
-            if absent.iter().all(|a| *a) {
-                if let Some(forecast) = &mut forecast {
-                    forecast.gradient(place, absent).fill(0.0);
-                }
-                shard.chunk(Coding::Absent, &self.payload, &[])?;
-                continue;
+        let vector = Vector { manifest, id, elements, role, isa: self.isa, seed: self.seed };
+        let (common, mut places) = match self.forecast.as_mut().filter(|_| role != Role::Other) {
+            Some(forecast) => {
+                let (common, places) = forecast.split();
+                (Some(common), places)
             }
-            let some_absent = if absent.iter().any(|a| *a) { absent.as_slice() } else { &[] };
-            let bytes = elements_of(chunk, dtype, elements, &mut self.gathered);
-            let noise = Noise { seed: self.seed, step, stream: stream.number(), chunk: self.numbers[place] };
-            let precision = manifest.storage.of(stream, dtype);
-            let mut coding = None;
-            match (&mut forecast, role) {
-                (Some(forecast), Role::Iterate) => {
-                    self.values.resize(chunk.len, 0.0);
-                    values(dtype, bytes, &mut self.values);
-                    let (encoder, payload) = (&mut self.encoder, &mut self.payload);
-                    let taken = forecast.take(place, &self.values, noise, encoder, payload);
-                    coding = taken.tried("compress for", run)?;
-                }
-                (None, Role::Iterate) => {}
-                (forecast, _) if precision != Precision::Exact => {
-                    self.values.resize(chunk.len, 0.0);
-                    values(dtype, bytes, &mut self.values);
-                    self.decoded.clear();
-                    self.decoded.extend_from_slice(&self.values);
-                    let g = self.values.as_slice();
-                    let own = Vectors { g, x: g, next: g, init: g };
-                    let g2 = direction_sums(self.isa, Direction::Stored, &own).g2;
-                    let lossy = Lossy { values: &self.values, noise, decoded: &mut self.decoded };
-                    let stored = match precision {
-                        Precision::Bf16 => self.encoder.encode_rounded(lossy, g2, &mut self.payload),
-                        _ => self.encoder.encode_quantized(lossy, g2, &mut self.payload),
-                    };
-                    coding = stored.tried("compress for", run)?;
-                    let seen = if coding.is_some() { &self.decoded } else { &self.values };
-                    if let Some(forecast) = forecast {
-                        // What a reader predicts from.
-                        forecast.gradient(place, absent).copy_from_slice(seen);
+            None => (None, Default::default()),
+        };
+        // Each batch with what the forecast knows of its chunks.
+        let (chunks, numbers) = (&self.chunks, &self.numbers);
+        let batches = self.batches.iter().enumerate().map(move |(batch, &(begin, end))| {
+            let own = places.split_off_mut(..(end - begin).min(places.len())).unwrap_or_default();
+            (batch, begin..end, own)
+        });
+        let (batches, line) = (Mutex::new(batches), Line::new(shard));
+        let work = |worker: &mut Worker| {
+            let _gone = Panicking(&line, run);
+            // Each thread has its own.
+            let _exact = Exact::new();
+            loop {
+                let taken = batches.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let Some((batch, range, places)) = taken else { return };
+                worker.payloads.clear();
+                let mut places = places.iter_mut();
+                for at in range {
+                    let forecast = common.zip(places.next());
+                    let encoded = worker.chunk(&vector, (&chunks[at], numbers[at]), forecast);
+                    if let Err(error) = encoded.tried("compress for", run) {
+                        return line.fail(error);
                     }
                 }
-                (Some(forecast), _) => values(dtype, bytes, forecast.gradient(place, absent)),
-                (None, _) => {}
-            }
-            let coding = match coding {
-                Some(coding) => coding,
-                None => {
-                    let stored = manifest.dtype_of(stream, chunk.tensor);
-                    let mut wide = Vec::new();
-                    if stored != dtype {
-                        push_bytes(stored, &self.values, &mut wide);
-                    }
-                    let bytes = if stored == dtype { bytes } else { &wide };
-                    self.encoder.encode(stored, bytes, &mut self.payload).tried("compress for", run)?
+                if !line.append(batch, &worker.payloads) {
+                    return;
                 }
-            };
-            shard.chunk(coding, &self.payload, some_absent)?;
-        }
-        Ok(())
+            }
+        };
+        let Some((own, others)) = self.workers.split_first_mut() else { return Ok(()) };
+        std::thread::scope(|scope| {
+            for other in others {
+                let thread = std::thread::Builder::new().name("lpa-encode".to_owned());
+                // With fewer threads it takes longer.
+                let _ = thread.spawn_scoped(scope, || work(other));
+            }
+            work(own);
+        });
+        line.end()
     }
 
     /// Takes what the optimizer goes on with, where it could not be followed.
@@ -237,57 +347,103 @@ impl VectorEncoder {
         let Some(forecast) = self.forecast.as_mut().filter(|f| f.wanted_moments() == moments.len()) else {
             return;
         };
+        let Some(worker) = self.workers.first_mut() else { return };
         for (which, elements) in moments.iter().enumerate() {
             for (place, chunk) in self.chunks.iter().enumerate() {
                 let dtype = manifest.tensors[chunk.tensor].dtype;
-                self.values.resize(chunk.len, 0.0);
-                values(dtype, elements_of(chunk, dtype, elements, &mut self.gathered), &mut self.values);
-                forecast.give(place, which, &self.values);
+                let bytes = elements_of(chunk, dtype, |tensor| elements[tensor], &mut worker.gathered);
+                forecast.give(place, which, values_of(dtype, bytes, &mut worker.values));
             }
         }
     }
 
     /// One of the optimizer's moments; absent where it is not known.
     fn moment(&mut self, which: usize, run: &Path, shard: &mut ShardWriter) -> Result<()> {
-        let mut bytes = Vec::new();
-        for place in 0..self.chunks.len() {
-            self.payload.clear();
+        let (Some(forecast), Some(worker)) = (&mut self.forecast, self.workers.first_mut()) else {
+            return Ok(());
+        };
+        for place in forecast.split().1 {
+            worker.payloads.clear();
             let mut coding = Coding::Absent;
-            if let Some(moment) = self.forecast.as_ref().and_then(|f| f.moment(place, which)) {
-                bytes.clear();
-                push_bytes(DType::F32, moment, &mut bytes);
-                let stored = self.encoder.encode(DType::F32, &bytes, &mut self.payload);
+            if let Some(moment) = place.moment(which) {
+                worker.stored.clear();
+                push_bytes(DType::F32, moment, &mut worker.stored);
+                let stored = worker.encoder.encode(DType::F32, &worker.stored, &mut worker.payloads.bytes);
                 coding = stored.tried("compress for", run)?;
             }
-            shard.chunk(coding, &self.payload, &[])?;
+            worker.payloads.end_chunk(coding, 0, &[]);
+            shard.append(&worker.payloads)?;
         }
         Ok(())
     }
 }
 
-/// The elements of a chunk, which are in several tensors if it has several pieces: `gathered` then, and where they are
-/// absent zeros.
-fn elements_of<'a>(
-    chunk: &Chunk,
-    dtype: DType,
-    elements: &'a Elements<'_>,
-    gathered: &'a mut Vec<u8>,
-) -> &'a [u8] {
-    let own = |p: &Piece| {
-        let (from, len) = (p.skip * dtype.size(), p.len * dtype.size());
-        elements[p.tensor].map(|bytes| &bytes[from..from + len])
-    };
-    if let [only] = chunk.pieces.as_slice()
-        && let Some(bytes) = own(only)
-    {
-        return bytes;
-    }
-    gathered.clear();
-    for piece in &chunk.pieces {
-        match own(piece) {
-            Some(bytes) => gathered.extend_from_slice(bytes),
-            None => gathered.resize(gathered.len() + piece.len * dtype.size(), 0),
+impl Worker {
+    /// Appends a chunk of a vector to the payloads.
+    fn chunk(
+        &mut self,
+        vector: &Vector<'_>,
+        (chunk, number): (&Chunk, u32),
+        forecast: Option<(&Common, &mut Place)>,
+    ) -> std::io::Result<()> {
+        let Worker { encoder, scratch, payloads, gathered, absent, values, decoded, stored } = self;
+        let (dtype, elements) = (vector.manifest.tensors[chunk.tensor].dtype, vector.elements);
+        let start = payloads.bytes.len();
+        absent.clear();
+        absent.extend(chunk.pieces.iter().map(|p| elements[p.tensor].is_none()));
+        if absent.iter().all(|a| *a) {
+            payloads.end_chunk(Coding::Absent, start, &[]);
+            return Ok(());
         }
+        let some_absent = if absent.iter().any(|a| *a) { absent.as_slice() } else { &[] };
+        let bytes = elements_of(chunk, dtype, |tensor| elements[tensor], gathered);
+        let VectorId { step, stream } = vector.id;
+        let noise = Noise { seed: vector.seed, step, stream: stream.number(), chunk: number };
+        let precision = vector.manifest.storage.of(stream, dtype);
+        let (mut coding, mut forecast) = (None, forecast);
+        match (&mut forecast, vector.role) {
+            (Some((common, place)), Role::Iterate) => {
+                let given = (values_of(dtype, bytes, values), noise);
+                coding = place.take(common, given, encoder, scratch, &mut payloads.bytes)?;
+            }
+            (forecast, _) if precision != Precision::Exact => {
+                let g = values_of(dtype, bytes, values);
+                decoded.clear();
+                decoded.extend_from_slice(g);
+                let own = Vectors { g, x: g, next: g, init: g };
+                let g2 = direction_sums(vector.isa, Direction::Stored, &own).g2;
+                let lossy = Lossy { values: g, noise, decoded };
+                coding = match precision {
+                    Precision::Bf16 => encoder.encode_rounded(lossy, g2, &mut payloads.bytes)?,
+                    _ => encoder.encode_quantized(lossy, g2, &mut payloads.bytes)?,
+                };
+                if let Some((common, place)) = forecast {
+                    // What a reader predicts from.
+                    place.take_gradient(common, if coding.is_some() { decoded } else { g });
+                }
+            }
+            _ => {}
+        }
+        let coding = match coding {
+            Some(coding) => coding,
+            None => {
+                let wide = vector.manifest.dtype_of(stream, chunk.tensor);
+                let bytes = if wide == dtype {
+                    bytes
+                } else {
+                    stored.clear();
+                    push_bytes(wide, values_of(dtype, bytes, values), stored);
+                    stored
+                };
+                encoder.encode(wide, bytes, &mut payloads.bytes)?
+            }
+        };
+        // After it was encoded, which has brought it into the cache.
+        if let (Some((common, place)), Role::Gradient, Precision::Exact) = (forecast, vector.role, precision)
+        {
+            place.take_gradient(common, values_of(dtype, bytes, values));
+        }
+        payloads.end_chunk(coding, start, some_absent);
+        Ok(())
     }
-    gathered
 }

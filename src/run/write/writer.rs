@@ -30,10 +30,11 @@ use crate::run::read::shard::table_bytes;
 use crate::run::upkeep::hold::{MOST_TRIES, PATIENCE, is_named, wait_for_lock};
 use crate::run::upkeep::holders::holders;
 use crate::run::upkeep::leftover::TMP;
+use crate::run::write::elements::Elements;
 use crate::run::write::finish::assemble_final;
 use crate::run::write::process::Process;
 use crate::run::write::shard_writer::{Identity, ShardWriter};
-pub(crate) use crate::run::write::step::{Elements, Step};
+use crate::run::write::step::Step;
 pub use crate::run::write::vector_encoder::Profile;
 use crate::run::write::vector_encoder::VectorEncoder;
 
@@ -56,7 +57,12 @@ pub struct WriterOptions {
     pub predict: bool,
     /// Instruction set that they are encoded with.
     pub isa: Isa,
+    /// Threads that encode, at least 1. What they write is the same for any number.
+    pub threads: usize,
 }
+
+/// The most threads that encode where nobody says how many.
+const MOST_THREADS: usize = 8;
 
 impl Default for WriterOptions {
     fn default() -> Self {
@@ -67,6 +73,7 @@ impl Default for WriterOptions {
             profile: Profile::Default,
             predict: true,
             isa: Isa::detect(),
+            threads: std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS),
         }
     }
 }
@@ -188,7 +195,7 @@ impl Writer {
         }
         let mut writer = Writer::start(run, manifest, &bytes, rank, Start::Resume(from_step), options)?;
         if let Some(last) = from_step.checked_sub(1) {
-            writer.vectors.resume(&opened, rank, last);
+            writer.vectors.resume(&writer.slice_bytes, (&opened, rank, last));
         }
         Ok(writer)
     }
@@ -219,6 +226,10 @@ impl Writer {
         };
         journal.set_len(past.whole_len).tried("write", &journal_path)?;
         journal.seek(SeekFrom::End(0)).tried("write", &journal_path)?;
+        let mut slice_bytes = vec![0; manifest.tensors.len()];
+        for piece in table.of_rank(rank).iter().flat_map(|&c| &table.chunks()[c].pieces) {
+            slice_bytes[piece.tensor] += piece.len * manifest.tensors[piece.tensor].dtype.size();
+        }
         let identity = Arc::new(Identity {
             run: run.to_owned(),
             run_id: manifest.run_id.clone(),
@@ -226,15 +237,13 @@ impl Writer {
             attempt,
             rank,
             table: table_bytes(&manifest),
+            vector_bytes: slice_bytes.iter().map(|&bytes| bytes as u64).sum(),
+            blocks: Arc::default(),
         });
         wipe_tmp(&identity)?;
+        let (how, with) = ((options.profile, options.predict), (options.isa, options.threads));
         let vectors =
-            VectorEncoder::new(&manifest, &table, rank, (options.profile, options.predict), options.isa)
-                .tried("start the encoder for", run)?;
-        let mut slice_bytes = vec![0; manifest.tensors.len()];
-        for piece in table.of_rank(rank).iter().flat_map(|&c| &table.chunks()[c].pieces) {
-            slice_bytes[piece.tensor] += piece.len * manifest.tensors[piece.tensor].dtype.size();
-        }
+            VectorEncoder::new(&manifest, &table, rank, how, with).tried("start the encoder for", run)?;
         let mut writer = Writer {
             process: Process::this(),
             identity,
@@ -279,6 +288,13 @@ impl Writer {
     /// Bytes that this rank's slices of each tensor have, in the manifest's order.
     pub fn slice_bytes(&self) -> &[usize] {
         &self.slice_bytes
+    }
+
+    /// How many vectors are looked at after the step in which they came, until the next ones come: the last two
+    /// iterates and the gradient, where iterates are predicted. Where a step has no [held](Step::held) ones, they are
+    /// copied.
+    pub fn holds(&self) -> usize {
+        self.vectors.holds()
     }
 
     /// Records the next step. Steps follow each other without gaps; a step without vectors is fine.
