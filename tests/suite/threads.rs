@@ -65,7 +65,7 @@ fn described(storage: Storage) -> Manifest {
 fn shards(run: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let all = files(&run.join("steps"));
     assert!(!all.is_empty());
-    all
+    all.into_iter().map(|(path, bytes)| (path.strip_prefix(run).unwrap().to_owned(), bytes)).collect()
 }
 
 /// The shards of the training as a writer makes them of what it is lent for each step.
