@@ -6,6 +6,7 @@
 mod read;
 
 use std::fs::File;
+use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
@@ -20,6 +21,8 @@ use crate::run::Draft;
 
 /// Rows a row group.
 const ROW_GROUP: usize = 32_768;
+/// Bytes that go to the file at once, where there are as many.
+const BUFFER: usize = 1 << 16;
 
 /// What a table is of, by the key of its metadata that has the version of its columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,7 +129,8 @@ pub(crate) struct Table {
     rows: u64,
 }
 
-type BatchedWriterOf = polars::io::parquet::write::BatchedWriter<File>;
+// The footer is written in pieces of a few bytes, thousands of them.
+type BatchedWriterOf = polars::io::parquet::write::BatchedWriter<BufWriter<File>>;
 
 /// A column of a row group.
 enum Builder {
@@ -263,7 +267,7 @@ impl Table {
         let draft = Draft::create(path)?;
         let file = draft.file().try_clone().tried("write", path)?;
         let schema = Schema::from_iter(fields.iter().map(|f| (name(f), data_type(f.kind))));
-        let writer = ParquetWriter::new(file)
+        let writer = ParquetWriter::new(BufWriter::with_capacity(BUFFER, file))
             .with_compression(ParquetCompression::Zstd(None))
             .set_parallel(false)
             .batched(&schema)

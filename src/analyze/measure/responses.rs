@@ -84,6 +84,8 @@ pub(crate) struct Responses {
     seconds: Origin,
     /// By piece of the chunk.
     walks: Vec<Walk>,
+    /// By step of the segment: the exponents of its gradient, where they took a while to decode.
+    exponents: Vec<Vec<u8>>,
     /// Gradients of a few steps.
     gradients: Vec<Vec<f32>>,
     /// Inverse roots of these steps, of one block of elements.
@@ -167,6 +169,7 @@ impl Responses {
             every,
             seconds: Origin::Own,
             walks: Vec::new(),
+            exponents: Vec::new(),
             gradients: (0..every).map(|_| vector()).collect(),
             inverse: vec![[0.0; BLOCK]; every],
             h: [0.0; BLOCK],
@@ -222,11 +225,11 @@ impl Responses {
         source: &mut ChunkReader<'_>,
     ) -> Result<()> {
         self.walks.iter_mut().for_each(|walk| walk.noted.clear());
+        self.exponents.iter_mut().for_each(Vec::clear);
         let replayed = |step| source.coding(step).is_some_and(|c| c.predictor() == Some(Predictor::Adam));
         let all = (segment.steps.start + 1..segment.steps.end).all(replayed);
         // Who looks further ahead is not at hand when a step is noted.
-        let at_hand =
-            all && self.every > 1 && layout.lag.is_none() && influence.course.moment == Moment::Recorded;
+        let at_hand = all && layout.lag.is_none() && influence.course.moment == Moment::Recorded;
         self.seconds = if at_hand { Origin::Replay } else { Origin::Own };
         let first = segment.steps.start;
         let recorded = first > 0 && influence.seconds.is_none() && {
@@ -264,6 +267,7 @@ impl Responses {
     ) {
         let lacks = self.seconds == Origin::Replay && replayed.is_empty() && step + 1 < segment.steps.end;
         let absent = source.without_gradient(step);
+        self.keep_exponents(segment, step, source);
         for (place, piece) in source.chunk.pieces.iter().enumerate() {
             let at = self.walks[place].noted.len();
             if segment.steps.start + at as u64 != step {
@@ -275,12 +279,14 @@ impl Responses {
             let noted = match (of_piece, influence.course.update(mover, step)) {
                 (Some((g, Decoded::Values)), Some(e)) if !lacks => {
                     self.hold(at, range.clone(), self.every > 1);
+                    // What is held of the last step is that after it, which the next keyframe has of its own.
+                    let last = self.every == 1 && step + 1 == segment.steps.end;
                     match self.seconds {
-                        Origin::Own => {
+                        Origin::Replay if !last => self.follow(at, range.clone(), replayed),
+                        _ => {
                             let x = influence.course.coupled.then_some(&x[range.clone()]);
                             self.running.advance(isa, &e, (&g[range.clone()], x), range.clone());
                         }
-                        Origin::Replay => self.follow(at, range.clone(), replayed),
                     }
                     self.hold(at, range, self.every == 1);
                     Noted::Step(e)
@@ -301,6 +307,20 @@ impl Responses {
                 walk.noted.extend((step + 1..segment.steps.end).map(|_| Noted::Unknown));
             }
         }
+    }
+
+    /// Keeps the exponents of a step's gradient, which is loaded once more on the way back.
+    fn keep_exponents(&mut self, segment: &Segment, step: u64, source: &ChunkReader<'_>) {
+        let place = step.checked_sub(segment.steps.start).and_then(|place| usize::try_from(place).ok());
+        let (Some(place), Some(grad)) = (place, source.run.manifest.stream_id(GRAD)) else { return };
+        let exponents = source.exponents(step, grad);
+        if exponents.is_empty() {
+            return;
+        }
+        if self.exponents.len() <= place {
+            self.exponents.resize_with(place + 1, Vec::new);
+        }
+        self.exponents[place].extend_from_slice(exponents);
     }
 
     /// Takes the second moment of a piece after the step at place `at` from the replay, where it is held before the
@@ -450,7 +470,9 @@ impl Responses {
                 continue;
             }
             let g = &mut self.gradients[at][..n];
-            known &= matches!(source.load(segment.steps.start + place as u64, grad, g), Ok(Decoded::Values));
+            let exponents = self.exponents.get(place).map_or(&[][..], Vec::as_slice);
+            let step = segment.steps.start + place as u64;
+            known &= matches!(source.load_again(step, grad, exponents, g), Ok(Decoded::Values));
             if !known {
                 let lost = self.walks.iter_mut().filter(|walk| steps(walk, place));
                 lost.for_each(|walk| walk.noted[place] = Noted::Unknown);

@@ -123,7 +123,10 @@ impl Seconds {
             known: (0..count).map(|_| AtomicBool::new(false)).collect(),
         };
         let pool = thread_pool(threads, &run.path)?;
-        let steps = course.steps();
+        // Nothing begins after the last segment.
+        let last = course.segments().last().map_or(0, |s| s.steps.start);
+        let mut steps = course.steps();
+        steps.truncate(steps.partition_point(|s| *s < last));
         for range in plan_windows_at(run, &steps, usize::MAX, &course.begins()) {
             let segments = course.segments_of(&steps[range.clone()]);
             let window = Window::open(run, &steps[range], true)?;
