@@ -21,6 +21,8 @@ use crate::run::Draft;
 
 /// Rows a row group.
 const ROW_GROUP: usize = 32_768;
+/// Rows for which there is room from the beginning.
+const ROOM: usize = 1024;
 /// Bytes that go to the file at once, where there are as many.
 const BUFFER: usize = 1 << 16;
 
@@ -169,9 +171,9 @@ fn name(field: &Field) -> PlSmallStr {
 fn builders(fields: &[Field]) -> Vec<Builder> {
     let builder = |c: &Field| match c.kind {
         Kind::Text => Builder::Text(Text::Equal(None)),
-        Kind::Integer => Builder::Integer(PrimitiveChunkedBuilder::new(name(c), ROW_GROUP)),
+        Kind::Integer => Builder::Integer(PrimitiveChunkedBuilder::new(name(c), ROOM)),
         Kind::Real => Builder::Real(Real::Nulls),
-        Kind::Flag => Builder::Flag(BooleanChunkedBuilder::new(name(c), ROW_GROUP)),
+        Kind::Flag => Builder::Flag(BooleanChunkedBuilder::new(name(c), ROOM)),
     };
     fields.iter().map(builder).collect()
 }
@@ -183,7 +185,7 @@ impl Text {
             Text::Equal(Some(value)) if value == text => {}
             Text::Equal(None) => *self = Text::Equal(Some(text.to_owned())),
             Text::Equal(Some(value)) => {
-                let mut builder = StringChunkedBuilder::new(name(field), ROW_GROUP);
+                let mut builder = StringChunkedBuilder::new(name(field), ROOM);
                 (0..before).for_each(|_| builder.append_value(&*value));
                 builder.append_value(text);
                 *self = Text::Several(builder);
@@ -207,7 +209,7 @@ impl Real {
         match (&mut *self, value) {
             (Real::Nulls, None) => {}
             (Real::Nulls, Some(value)) => {
-                let mut builder = PrimitiveChunkedBuilder::new(name(field), ROW_GROUP);
+                let mut builder = PrimitiveChunkedBuilder::new(name(field), ROOM);
                 (0..before).for_each(|_| builder.append_null());
                 builder.append_value(value);
                 *self = Real::Numbers(builder);

@@ -97,6 +97,7 @@ impl Decoder {
         out: &mut [f32],
     ) -> Result<(), DecodeError> {
         let _exact = Exact::new();
+        self.expanded = 0;
         if dtype == DType::F32 {
             return self.decode32(coding, payload, out);
         }

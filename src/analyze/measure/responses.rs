@@ -13,7 +13,7 @@ use crate::dtype::single;
 use crate::error::Result;
 use crate::isa::Isa;
 use crate::optimizer::{Elementwise, Moment};
-use crate::order::{BLOCK, CHUNK};
+use crate::order::BLOCK;
 use crate::reduce::cpu::own_sums;
 use crate::reduce::response::{Back, back, back_coupled, bridge, inverse, second_and_inverse};
 use crate::run::format::chunk::Chunk;
@@ -76,6 +76,8 @@ pub(crate) struct OwnSums {
 
 /// Working memory of one thread.
 pub(crate) struct Responses {
+    /// Elements of a chunk at most.
+    len: usize,
     /// The second moment after the newest step.
     running: Running,
     /// Second moments, held every so many steps: before the step, or after every one.
@@ -157,14 +159,15 @@ impl Walk {
 }
 
 impl Responses {
-    /// For chunks of any length.
-    pub(crate) fn new(influence: &Influence<'_>) -> Responses {
-        let vector = || vec![0.0f32; CHUNK];
+    /// For chunks of at most `len` elements.
+    pub(crate) fn new(influence: &Influence<'_>, len: usize) -> Responses {
+        let vector = || vec![0.0f32; len];
         let every = if influence.course.holds_all() { 1 } else { HELD };
         let targets = influence.course.targets.len();
         let responses = if influence.course.coupled { 2 * targets } else { targets };
         Responses {
-            running: Running::new(influence.course.moment, influence.course.coupled),
+            len,
+            running: Running::new((influence.course.moment, influence.course.coupled), len),
             held: Vec::new(),
             every,
             seconds: Origin::Own,
@@ -338,7 +341,7 @@ impl Responses {
         if time && at.is_multiple_of(self.every) {
             let place = at / self.every;
             if self.held.len() <= place {
-                self.held.resize_with(place + 1, || vec![0.0; CHUNK]);
+                self.held.resize_with(place + 1, || vec![0.0; self.len]);
             }
             self.held[place][range.clone()].copy_from_slice(self.running.divisor(range));
         }

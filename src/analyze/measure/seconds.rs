@@ -15,7 +15,6 @@ use crate::dtype::single;
 use crate::error::{Result, Tried};
 use crate::isa::Isa;
 use crate::optimizer::{Elementwise, Moment};
-use crate::order::CHUNK;
 use crate::reduce::response::{decayed, larger, second};
 use crate::run::Run;
 use crate::run::format::chunk::Piece;
@@ -34,9 +33,9 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// For chunks of any length.
-    pub(crate) fn new(moment: Moment, coupled: bool) -> Running {
-        let vector = |there: bool| if there { vec![0.0f32; CHUNK] } else { Vec::new() };
+    /// For chunks of at most `len` elements, of this moment, with gradients to which weight decay is added or not.
+    pub(crate) fn new((moment, coupled): (Moment, bool), len: usize) -> Running {
+        let vector = |there: bool| if there { vec![0.0f32; len] } else { Vec::new() };
         Running { v: vector(true), largest: vector(moment == Moment::Largest), u: vector(coupled), moment }
     }
 
@@ -196,12 +195,13 @@ struct Worker {
 
 impl Worker {
     fn new(course: &Course<'_>, isa: Isa, run: &Run) -> Result<Worker> {
+        let len = run.table.longest();
         Ok(Worker {
             isa,
             reader: Reader::new(run)?,
-            g: vec![0.0; CHUNK],
-            running: Running::new(course.moment, course.coupled),
-            iterates: Trajectory::new(1),
+            g: vec![0.0; len],
+            running: Running::new((course.moment, course.coupled), len),
+            iterates: Trajectory::sized(1, len),
             bytes: Vec::new(),
         })
     }
