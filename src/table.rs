@@ -6,6 +6,7 @@
 mod read;
 
 use std::fs::File;
+use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
@@ -20,6 +21,10 @@ use crate::run::Draft;
 
 /// Rows a row group.
 const ROW_GROUP: usize = 32_768;
+/// Rows for which there is room from the beginning.
+const ROOM: usize = 1024;
+/// Bytes that go to the file at once, where there are as many.
+const BUFFER: usize = 1 << 16;
 
 /// What a table is of, by the key of its metadata that has the version of its columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,7 +131,8 @@ pub(crate) struct Table {
     rows: u64,
 }
 
-type BatchedWriterOf = polars::io::parquet::write::BatchedWriter<File>;
+// The footer is written in pieces of a few bytes, thousands of them.
+type BatchedWriterOf = polars::io::parquet::write::BatchedWriter<BufWriter<File>>;
 
 /// A column of a row group.
 enum Builder {
@@ -165,9 +171,9 @@ fn name(field: &Field) -> PlSmallStr {
 fn builders(fields: &[Field]) -> Vec<Builder> {
     let builder = |c: &Field| match c.kind {
         Kind::Text => Builder::Text(Text::Equal(None)),
-        Kind::Integer => Builder::Integer(PrimitiveChunkedBuilder::new(name(c), ROW_GROUP)),
+        Kind::Integer => Builder::Integer(PrimitiveChunkedBuilder::new(name(c), ROOM)),
         Kind::Real => Builder::Real(Real::Nulls),
-        Kind::Flag => Builder::Flag(BooleanChunkedBuilder::new(name(c), ROW_GROUP)),
+        Kind::Flag => Builder::Flag(BooleanChunkedBuilder::new(name(c), ROOM)),
     };
     fields.iter().map(builder).collect()
 }
@@ -179,7 +185,7 @@ impl Text {
             Text::Equal(Some(value)) if value == text => {}
             Text::Equal(None) => *self = Text::Equal(Some(text.to_owned())),
             Text::Equal(Some(value)) => {
-                let mut builder = StringChunkedBuilder::new(name(field), ROW_GROUP);
+                let mut builder = StringChunkedBuilder::new(name(field), ROOM);
                 (0..before).for_each(|_| builder.append_value(&*value));
                 builder.append_value(text);
                 *self = Text::Several(builder);
@@ -203,7 +209,7 @@ impl Real {
         match (&mut *self, value) {
             (Real::Nulls, None) => {}
             (Real::Nulls, Some(value)) => {
-                let mut builder = PrimitiveChunkedBuilder::new(name(field), ROW_GROUP);
+                let mut builder = PrimitiveChunkedBuilder::new(name(field), ROOM);
                 (0..before).for_each(|_| builder.append_null());
                 builder.append_value(value);
                 *self = Real::Numbers(builder);
@@ -263,7 +269,7 @@ impl Table {
         let draft = Draft::create(path)?;
         let file = draft.file().try_clone().tried("write", path)?;
         let schema = Schema::from_iter(fields.iter().map(|f| (name(f), data_type(f.kind))));
-        let writer = ParquetWriter::new(file)
+        let writer = ParquetWriter::new(BufWriter::with_capacity(BUFFER, file))
             .with_compression(ParquetCompression::Zstd(None))
             .set_parallel(false)
             .batched(&schema)

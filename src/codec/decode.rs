@@ -16,7 +16,11 @@ use crate::order::CHUNK;
 pub struct Decoder {
     isa: Isa,
     zstd: zstd::bulk::Decompressor<'static>,
+    /// Exponents, or multiples, of the payload that was decoded last.
     exponent: Box<[u8]>,
+    /// How many of them are exponents that took Huffman decoding.
+    expanded: usize,
+    bytes: Box<[u8]>,
     words: Vec<u16>,
     distances: Vec<u32>,
 }
@@ -73,6 +77,8 @@ impl Decoder {
             isa,
             zstd: zstd::bulk::Decompressor::new()?,
             exponent: vec![0; CHUNK].into_boxed_slice(),
+            expanded: 0,
+            bytes: vec![0; CHUNK].into_boxed_slice(),
             words: Vec::new(),
             distances: Vec::new(),
         })
@@ -91,6 +97,7 @@ impl Decoder {
         out: &mut [f32],
     ) -> Result<(), DecodeError> {
         let _exact = Exact::new();
+        self.expanded = 0;
         if dtype == DType::F32 {
             return self.decode32(coding, payload, out);
         }
@@ -105,8 +112,8 @@ impl Decoder {
     }
 
     /// Decodes a chunk of these pieces of which `past` is what came before. Its moments are taken a step further. Returns
-    /// how it was predicted; `missed` is told at which elements that missed by more than two units of the last place,
-    /// and the square of it.
+    /// how it was predicted; `missed` is told at which elements a replay of the optimizer's step missed by more than two
+    /// units of the last place, and the square of it.
     ///
     /// # Errors
     /// The payload does not fit `coding`; `out` and the moments then hold nothing of use.
@@ -132,14 +139,14 @@ impl Decoder {
         let counts = (out.len(), pieces.ends.len().max(1));
         let residual = Residual::read_pieces(predictor, dtype, payload, counts)?;
         predict_pieces(self.isa, &residual.predictions, pieces, past, out);
-        residual.correct(self.isa, dtype, &mut self.exponent, &mut self.distances, out, missed);
+        residual.correct(self.isa, dtype, &mut self.bytes, &mut self.distances, out, missed);
         Ok(residual.predictions)
     }
 
     /// Whether nothing that the prediction of `n` elements missed is more than rounding, without what came
     /// before.
     pub fn is_rounding(&mut self, residual: &Residual<'_>, n: usize) -> bool {
-        residual.is_rounding(self.isa, &mut self.exponent[..n])
+        residual.is_rounding(self.isa, &mut self.bytes[..n])
     }
 
     /// Whether a payload of `n` elements in so many pieces that is predicted is one, without what came before.
@@ -222,6 +229,36 @@ impl Decoder {
             return Err(DecodeError::Plane("a multiple of -128".to_owned()));
         }
         Ok(())
+    }
+
+    /// The exponents of the payload of planes that was decoded last, for [`Self::decode_again`]; empty where they took no
+    /// Huffman decoding, and are as soon had once more.
+    pub fn exponents(&self) -> &[u8] {
+        &self.exponent[..self.expanded]
+    }
+
+    /// Decodes a payload that was decoded before, whose `exponents` were kept from then, or are not there.
+    ///
+    /// # Errors
+    /// As [`Self::decode`].
+    pub fn decode_again(
+        &mut self,
+        dtype: DType,
+        coding: Coding,
+        payload: &[u8],
+        exponents: &[u8],
+        out: &mut [f32],
+    ) -> Result<(), DecodeError> {
+        if let (DType::F32, Coding::Planes { exponents: plane, zero_blocks }) = (dtype, coding)
+            && !exponents.is_empty()
+        {
+            let (cut, kept, _) = split(dtype, out.len(), (plane, zero_blocks), payload)?;
+            if kept == exponents.len() {
+                merge32(self.isa, exponents, cut.high, cut.low, cut.bitmap, out);
+                return Ok(());
+            }
+        }
+        self.decode(dtype, coding, payload, out)
     }
 
     fn decode32(&mut self, coding: Coding, payload: &[u8], out: &mut [f32]) -> Result<(), DecodeError> {
@@ -338,6 +375,7 @@ impl Decoder {
     /// Decompresses a plane of `len` bytes, at most 65,536, into `self.exponent`.
     fn expand(&mut self, how: Exponents, frame: &[u8], len: usize) -> Result<(), DecodeError> {
         let out = &mut self.exponent[..len];
+        self.expanded = 0;
         if how == Exponents::Packed {
             whole(frame, len)?.unpack(self.isa, out);
             return Ok(());
@@ -347,6 +385,7 @@ impl Decoder {
         if written != len {
             return Err(DecodeError::Plane(format!("{written} bytes for {len} elements")));
         }
+        self.expanded = len;
         Ok(())
     }
 }

@@ -237,8 +237,9 @@ impl<'a> Residual<'a> {
         Ok(Residual { predictions: Predictions { first: prediction(first), others, of }, planes })
     }
 
-    /// Turns predictions into values. `bytes` and `distances` are scratch. `missed` is told where a prediction missed
-    /// by more than rounding, and the square of that.
+    /// Turns predictions into values. `bytes` and `distances` are scratch. Where the prediction is a replay of the
+    /// optimizer's step, `missed` is told where it missed by more than rounding, and the square of that: what others
+    /// miss says nothing, and is nearly everything.
     pub(super) fn correct(
         &self,
         isa: Isa,
@@ -249,6 +250,7 @@ impl<'a> Residual<'a> {
         mut missed: impl FnMut(usize, f64),
     ) {
         let bytes = &mut bytes[..out.len()];
+        let tells = self.predictions.first.predictor.moments() > 0;
         match (&self.planes[..], dtype) {
             ([], DType::F32) => {}
             // Nearly all predictions hold.
@@ -256,13 +258,13 @@ impl<'a> Residual<'a> {
                 for (at, z) in only.patches() {
                     let predicted = out[at];
                     out[at] = corrected32(predicted, u32::from(z));
-                    if u32::from(z) > ROUNDING {
+                    if tells && u32::from(z) > ROUNDING {
                         missed(at, square(out[at], predicted));
                     }
                 }
             }
             // Few are further away than a byte can say.
-            ([lowest, higher @ ..], DType::F32) if higher.iter().all(Packed::is_sparse) => {
+            ([lowest, higher @ ..], DType::F32) if tells && higher.iter().all(Packed::is_sparse) => {
                 lowest.unpack(isa, bytes);
                 let mut further: Vec<usize> =
                     higher.iter().flat_map(Packed::patches).map(|(at, _)| at).collect();
@@ -289,8 +291,8 @@ impl<'a> Residual<'a> {
                     add_plane(isa, bytes, 8 * p, distances);
                 }
                 let is_far = |&(_, &z): &(usize, &u32)| z > ROUNDING;
-                let far = distances.iter().enumerate().filter(is_far).map(|(i, _)| i).collect();
-                let far = Far::among(far, out);
+                let all = if tells { &distances[..] } else { &[] };
+                let far = Far::among(all.iter().enumerate().filter(is_far).map(|(i, _)| i).collect(), out);
                 correct_wide(isa, dtype, distances, out);
                 far.missed(out, missed);
             }

@@ -6,6 +6,9 @@
 
 use crate::isa::{Isa, multi_isa};
 
+/// Elements that are compared together.
+const LARGER: usize = 16;
+
 /// The numbers of a step back, for given responses of the reference to the iterate after it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Back {
@@ -35,7 +38,14 @@ fn decayed_body(weight_decay: f32, x: &[f32], g: &[f32], u: &mut [f32]) {
 
 #[inline(always)]
 fn larger_body(v: &[f32], largest: &mut [f32]) {
-    for (largest, v) in largest.iter_mut().zip(v) {
+    let n = largest.len().min(v.len());
+    let (rows, rest) = largest[..n].as_chunks_mut::<LARGER>();
+    let (of_rows, of_rest) = v[..n].as_chunks::<LARGER>();
+    // A row is stored as a whole: stores on a condition take three times as long.
+    for (largest, v) in rows.iter_mut().zip(of_rows) {
+        *largest = std::array::from_fn(|i| if v[i] > largest[i] { v[i] } else { largest[i] });
+    }
+    for (largest, v) in rest.iter_mut().zip(of_rest) {
         *largest = if *v > *largest { *v } else { *largest };
     }
 }
@@ -185,6 +195,24 @@ mod tests {
         let all = Isa::available();
         let expected = of(all[0]);
         assert!(all.iter().all(|isa| of(*isa) == expected));
+    }
+
+    #[test]
+    fn the_larger_is_the_newer_only_where_it_is_more() {
+        let values = [f32::NAN, 0.0, 1e-40, 2.5, f32::INFINITY];
+        let pairs: Vec<[f32; 2]> = values.iter().flat_map(|&a| values.map(|b| [a, b])).collect();
+        for n in [0, 1, 15, 16, 17, 50, 75] {
+            let of = |which: usize| pairs.iter().cycle().take(n).map(|p| p[which]).collect::<Vec<f32>>();
+            for isa in Isa::available() {
+                let mut largest = of(0);
+                larger(isa, &of(1), &mut largest);
+                for (i, got) in largest.iter().enumerate() {
+                    let [before, v] = pairs[i % pairs.len()];
+                    let expected = if v.partial_cmp(&before).is_some_and(|o| o.is_gt()) { v } else { before };
+                    assert_eq!(got.to_bits(), expected.to_bits(), "{before} and {v}, of {n}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::dtype::single;
 use crate::error::Result;
 use crate::isa::Isa;
 use crate::optimizer::{Elementwise, Moment};
-use crate::order::{BLOCK, CHUNK};
+use crate::order::BLOCK;
 use crate::reduce::cpu::own_sums;
 use crate::reduce::response::{Back, back, back_coupled, bridge, inverse, second_and_inverse};
 use crate::run::format::chunk::Chunk;
@@ -76,6 +76,8 @@ pub(crate) struct OwnSums {
 
 /// Working memory of one thread.
 pub(crate) struct Responses {
+    /// Elements of a chunk at most.
+    len: usize,
     /// The second moment after the newest step.
     running: Running,
     /// Second moments, held every so many steps: before the step, or after every one.
@@ -84,6 +86,8 @@ pub(crate) struct Responses {
     seconds: Origin,
     /// By piece of the chunk.
     walks: Vec<Walk>,
+    /// By step of the segment: the exponents of its gradient, where they took a while to decode.
+    exponents: Vec<Vec<u8>>,
     /// Gradients of a few steps.
     gradients: Vec<Vec<f32>>,
     /// Inverse roots of these steps, of one block of elements.
@@ -155,18 +159,20 @@ impl Walk {
 }
 
 impl Responses {
-    /// For chunks of any length.
-    pub(crate) fn new(influence: &Influence<'_>) -> Responses {
-        let vector = || vec![0.0f32; CHUNK];
+    /// For chunks of at most `len` elements.
+    pub(crate) fn new(influence: &Influence<'_>, len: usize) -> Responses {
+        let vector = || vec![0.0f32; len];
         let every = if influence.course.holds_all() { 1 } else { HELD };
         let targets = influence.course.targets.len();
         let responses = if influence.course.coupled { 2 * targets } else { targets };
         Responses {
-            running: Running::new(influence.course.moment, influence.course.coupled),
+            len,
+            running: Running::new((influence.course.moment, influence.course.coupled), len),
             held: Vec::new(),
             every,
             seconds: Origin::Own,
             walks: Vec::new(),
+            exponents: Vec::new(),
             gradients: (0..every).map(|_| vector()).collect(),
             inverse: vec![[0.0; BLOCK]; every],
             h: [0.0; BLOCK],
@@ -222,11 +228,11 @@ impl Responses {
         source: &mut ChunkReader<'_>,
     ) -> Result<()> {
         self.walks.iter_mut().for_each(|walk| walk.noted.clear());
+        self.exponents.iter_mut().for_each(Vec::clear);
         let replayed = |step| source.coding(step).is_some_and(|c| c.predictor() == Some(Predictor::Adam));
         let all = (segment.steps.start + 1..segment.steps.end).all(replayed);
         // Who looks further ahead is not at hand when a step is noted.
-        let at_hand =
-            all && self.every > 1 && layout.lag.is_none() && influence.course.moment == Moment::Recorded;
+        let at_hand = all && layout.lag.is_none() && influence.course.moment == Moment::Recorded;
         self.seconds = if at_hand { Origin::Replay } else { Origin::Own };
         let first = segment.steps.start;
         let recorded = first > 0 && influence.seconds.is_none() && {
@@ -264,6 +270,7 @@ impl Responses {
     ) {
         let lacks = self.seconds == Origin::Replay && replayed.is_empty() && step + 1 < segment.steps.end;
         let absent = source.without_gradient(step);
+        self.keep_exponents(segment, step, source);
         for (place, piece) in source.chunk.pieces.iter().enumerate() {
             let at = self.walks[place].noted.len();
             if segment.steps.start + at as u64 != step {
@@ -275,12 +282,14 @@ impl Responses {
             let noted = match (of_piece, influence.course.update(mover, step)) {
                 (Some((g, Decoded::Values)), Some(e)) if !lacks => {
                     self.hold(at, range.clone(), self.every > 1);
+                    // What is held of the last step is that after it, which the next keyframe has of its own.
+                    let last = self.every == 1 && step + 1 == segment.steps.end;
                     match self.seconds {
-                        Origin::Own => {
+                        Origin::Replay if !last => self.follow(at, range.clone(), replayed),
+                        _ => {
                             let x = influence.course.coupled.then_some(&x[range.clone()]);
                             self.running.advance(isa, &e, (&g[range.clone()], x), range.clone());
                         }
-                        Origin::Replay => self.follow(at, range.clone(), replayed),
                     }
                     self.hold(at, range, self.every == 1);
                     Noted::Step(e)
@@ -303,6 +312,20 @@ impl Responses {
         }
     }
 
+    /// Keeps the exponents of a step's gradient, which is loaded once more on the way back.
+    fn keep_exponents(&mut self, segment: &Segment, step: u64, source: &ChunkReader<'_>) {
+        let place = step.checked_sub(segment.steps.start).and_then(|place| usize::try_from(place).ok());
+        let (Some(place), Some(grad)) = (place, source.run.manifest.stream_id(GRAD)) else { return };
+        let exponents = source.exponents(step, grad);
+        if exponents.is_empty() {
+            return;
+        }
+        if self.exponents.len() <= place {
+            self.exponents.resize_with(place + 1, Vec::new);
+        }
+        self.exponents[place].extend_from_slice(exponents);
+    }
+
     /// Takes the second moment of a piece after the step at place `at` from the replay, where it is held before the
     /// next one.
     fn follow(&mut self, at: usize, range: Range<usize>, replayed: &[f32]) {
@@ -318,7 +341,7 @@ impl Responses {
         if time && at.is_multiple_of(self.every) {
             let place = at / self.every;
             if self.held.len() <= place {
-                self.held.resize_with(place + 1, || vec![0.0; CHUNK]);
+                self.held.resize_with(place + 1, || vec![0.0; self.len]);
             }
             self.held[place][range.clone()].copy_from_slice(self.running.divisor(range));
         }
@@ -450,7 +473,9 @@ impl Responses {
                 continue;
             }
             let g = &mut self.gradients[at][..n];
-            known &= matches!(source.load(segment.steps.start + place as u64, grad, g), Ok(Decoded::Values));
+            let exponents = self.exponents.get(place).map_or(&[][..], Vec::as_slice);
+            let step = segment.steps.start + place as u64;
+            known &= matches!(source.load_again(step, grad, exponents, g), Ok(Decoded::Values));
             if !known {
                 let lost = self.walks.iter_mut().filter(|walk| steps(walk, place));
                 lost.for_each(|walk| walk.noted[place] = Noted::Unknown);

@@ -15,7 +15,6 @@ use crate::dtype::single;
 use crate::error::{Result, Tried};
 use crate::isa::Isa;
 use crate::optimizer::{Elementwise, Moment};
-use crate::order::CHUNK;
 use crate::reduce::response::{decayed, larger, second};
 use crate::run::Run;
 use crate::run::format::chunk::Piece;
@@ -34,9 +33,9 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// For chunks of any length.
-    pub(crate) fn new(moment: Moment, coupled: bool) -> Running {
-        let vector = |there: bool| if there { vec![0.0f32; CHUNK] } else { Vec::new() };
+    /// For chunks of at most `len` elements, of this moment, with gradients to which weight decay is added or not.
+    pub(crate) fn new((moment, coupled): (Moment, bool), len: usize) -> Running {
+        let vector = |there: bool| if there { vec![0.0f32; len] } else { Vec::new() };
         Running { v: vector(true), largest: vector(moment == Moment::Largest), u: vector(coupled), moment }
     }
 
@@ -123,7 +122,10 @@ impl Seconds {
             known: (0..count).map(|_| AtomicBool::new(false)).collect(),
         };
         let pool = thread_pool(threads, &run.path)?;
-        let steps = course.steps();
+        // Nothing begins after the last segment.
+        let last = course.segments().last().map_or(0, |s| s.steps.start);
+        let mut steps = course.steps();
+        steps.truncate(steps.partition_point(|s| *s < last));
         for range in plan_windows_at(run, &steps, usize::MAX, &course.begins()) {
             let segments = course.segments_of(&steps[range.clone()]);
             let window = Window::open(run, &steps[range], true)?;
@@ -193,12 +195,13 @@ struct Worker {
 
 impl Worker {
     fn new(course: &Course<'_>, isa: Isa, run: &Run) -> Result<Worker> {
+        let len = run.table.longest();
         Ok(Worker {
             isa,
             reader: Reader::new(run)?,
-            g: vec![0.0; CHUNK],
-            running: Running::new(course.moment, course.coupled),
-            iterates: Trajectory::new(1),
+            g: vec![0.0; len],
+            running: Running::new((course.moment, course.coupled), len),
+            iterates: Trajectory::sized(1, len),
             bytes: Vec::new(),
         })
     }

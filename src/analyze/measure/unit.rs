@@ -24,7 +24,6 @@ use crate::cuda::Device;
 use crate::error::{Error, Result};
 use crate::isa::Isa;
 use crate::optimizer::Hyperparameters;
-use crate::order::CHUNK;
 use crate::reduce::Direction;
 use crate::reduce::cpu::{Vectors, iterate_sums};
 use crate::reference::Reference;
@@ -198,7 +197,9 @@ impl Scratch {
         influence: Option<&Influence<'_>>,
         run: &Run,
     ) -> Result<Scratch> {
-        let vector = || vec![0.0f32; CHUNK];
+        // Of a small model these are much shorter than a chunk can be.
+        let len = run.table.longest();
+        let vector = || vec![0.0f32; len];
         let shared = run.table.chunks().iter().any(Chunk::is_shared);
         // x_t while x_{t+1} is the newest, or the later one that directions are compared with.
         let past = layout.lag.map_or(1, |lag| usize::try_from(lag).unwrap_or(1));
@@ -206,13 +207,13 @@ impl Scratch {
             reader: Reader::new(run)?,
             g: vector(),
             init: vector(),
-            iterates: Trajectory::new(past),
+            iterates: Trajectory::sized(past, len),
             // A GPU has its own, of the chunks that it sums.
             references: (0..if batch.is_some() && !layout.lossy && !shared { 0 } else { layout.references })
                 .map(|_| vector())
                 .collect(),
             bounds: layout.lossy.then(|| Bounds::new(layout)),
-            responses: influence.map(Responses::new),
+            responses: influence.map(|influence| Responses::new(influence, len)),
             batch: batch.map(RefCell::new),
         })
     }

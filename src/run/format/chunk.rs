@@ -174,6 +174,11 @@ impl ChunkTable {
         &self.chunks
     }
 
+    /// Elements of the longest chunk.
+    pub(crate) fn longest(&self) -> usize {
+        self.chunks.iter().map(|chunk| chunk.len).max().unwrap_or(0)
+    }
+
     /// All pieces in the order of the fold.
     pub fn pieces(&self) -> impl ExactSizeIterator<Item = &Piece> {
         self.pieces.iter().map(|&(chunk, place)| &self.chunks[chunk].pieces[place])

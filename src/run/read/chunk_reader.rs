@@ -8,8 +8,8 @@ use crate::error::Result;
 use crate::run::Run;
 use crate::run::format::chunk::Chunk;
 use crate::run::format::manifest::GRAD;
-use crate::run::format::vector_id::StreamId;
-use crate::run::read::shard::AbsentPieces;
+use crate::run::format::vector_id::{StreamId, VectorId};
+use crate::run::read::shard::{AbsentPieces, Visit};
 use crate::run::read::window::Window;
 
 /// What became of a vector's chunk.
@@ -27,6 +27,8 @@ pub enum Decoded {
 #[derive(Debug)]
 pub struct Reader {
     decoder: Decoder,
+    /// The vector whose planes the decoder holds.
+    newest: Option<VectorId>,
     /// Used where shards are read and not mapped.
     file: Vec<u8>,
 }
@@ -37,7 +39,7 @@ impl Reader {
     /// # Errors
     /// There is no memory for a decoder.
     pub fn new(run: &Run) -> Result<Reader> {
-        Ok(Reader { decoder: run.decoder()?, file: Vec::new() })
+        Ok(Reader { decoder: run.decoder()?, newest: None, file: Vec::new() })
     }
 
     /// Reads a chunk from the shards of a window, those of the keyframes before included.
@@ -71,7 +73,37 @@ impl<'a> ChunkReader<'a> {
     /// # Errors
     /// The bytes are not what was written, or cannot be read.
     pub fn load(&mut self, step: u64, stream: StreamId, out: &mut [f32]) -> Result<Decoded> {
-        self.decode(step, stream, |decoder, dtype, coding, bytes| decoder.decode(dtype, coding, bytes, out))
+        let loaded = self.decode(step, stream, |decoder, dtype, coding, bytes| {
+            decoder.decode(dtype, coding, bytes, out)
+        })?;
+        self.reader.newest = (loaded == Decoded::Values).then_some(VectorId { step, stream });
+        Ok(loaded)
+    }
+
+    /// The exponents that a vector was loaded with, for [`Self::load_again`], where nothing was since but iterates that
+    /// are predicted; empty otherwise, and where keeping them spares nothing.
+    pub(crate) fn exponents(&self, step: u64, stream: StreamId) -> &[u8] {
+        if self.reader.newest == Some(VectorId { step, stream }) {
+            self.reader.decoder.exponents()
+        } else {
+            &[]
+        }
+    }
+
+    /// As [`Self::load`], of a vector that the same walk has loaded before, with the exponents that were kept from then.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub(crate) fn load_again(
+        &mut self,
+        step: u64,
+        stream: StreamId,
+        exponents: &[u8],
+        out: &mut [f32],
+    ) -> Result<Decoded> {
+        self.visit(step, stream, Visit::Again, |decoder, dtype, coding, bytes| {
+            decoder.decode_again(dtype, coding, bytes, exponents, out)
+        })
     }
 
     /// Fills `widths` with bounds of the errors of a vector that was decoded to `values`, as
@@ -109,10 +141,23 @@ impl<'a> ChunkReader<'a> {
         stream: StreamId,
         how: impl for<'p> FnOnce(&'p mut Decoder, DType, Coding, &'p [u8]) -> std::result::Result<(), DecodeError>,
     ) -> Result<Decoded> {
-        let Some(payload) = self.window.payload(self.run, step, stream, self.chunk, &mut self.reader.file)?
-        else {
+        self.visit(step, stream, Visit::First, how)
+    }
+
+    fn visit(
+        &mut self,
+        step: u64,
+        stream: StreamId,
+        visit: Visit,
+        how: impl for<'p> FnOnce(&'p mut Decoder, DType, Coding, &'p [u8]) -> std::result::Result<(), DecodeError>,
+    ) -> Result<Decoded> {
+        let of = (self.chunk, visit);
+        let Some(payload) = self.window.payload(self.run, step, stream, of, &mut self.reader.file)? else {
             return Ok(Decoded::Missing);
         };
+        if !matches!(payload.coding, Coding::Residual(_)) {
+            self.reader.newest = None;
+        }
         self.bytes += payload.bytes.len() as u64;
         if payload.coding == Coding::Absent {
             return Ok(Decoded::Absent);
