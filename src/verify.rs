@@ -6,7 +6,7 @@ use crate::codec::{Coding, DecodeError, Decoder};
 use crate::error::{Error, Result};
 use crate::reference::check_final;
 use crate::run::format::vector_id::{StreamId, VectorId};
-use crate::run::read::shard::{Shard, Visit};
+use crate::run::read::shard::Shard;
 use crate::run::read::window::{damaged_vector, read_payload};
 use crate::run::{Run, Segment};
 
@@ -75,9 +75,7 @@ fn check_vector(
     let own = run.table.of_rank(shard.file.name.rank);
     for (place, &c) in own.iter().enumerate() {
         let chunk = &run.table.chunks()[c];
-        let Some(payload) =
-            read_payload(run, shard, VectorId { step, stream }, (chunk, Visit::First), &mut buffer)?
-        else {
+        let Some(payload) = read_payload(run, shard, VectorId { step, stream }, chunk, &mut buffer)? else {
             continue;
         };
         let dtype = run.manifest.dtype_of(stream, chunk.tensor);

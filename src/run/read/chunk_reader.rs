@@ -9,7 +9,7 @@ use crate::run::Run;
 use crate::run::format::chunk::Chunk;
 use crate::run::format::manifest::GRAD;
 use crate::run::format::vector_id::{StreamId, VectorId};
-use crate::run::read::shard::{AbsentPieces, Visit};
+use crate::run::read::shard::AbsentPieces;
 use crate::run::read::window::Window;
 
 /// What became of a vector's chunk.
@@ -101,7 +101,7 @@ impl<'a> ChunkReader<'a> {
         exponents: &[u8],
         out: &mut [f32],
     ) -> Result<Decoded> {
-        self.visit(step, stream, Visit::Again, |decoder, dtype, coding, bytes| {
+        self.decode(step, stream, |decoder, dtype, coding, bytes| {
             decoder.decode_again(dtype, coding, bytes, exponents, out)
         })
     }
@@ -141,18 +141,8 @@ impl<'a> ChunkReader<'a> {
         stream: StreamId,
         how: impl for<'p> FnOnce(&'p mut Decoder, DType, Coding, &'p [u8]) -> std::result::Result<(), DecodeError>,
     ) -> Result<Decoded> {
-        self.visit(step, stream, Visit::First, how)
-    }
-
-    fn visit(
-        &mut self,
-        step: u64,
-        stream: StreamId,
-        visit: Visit,
-        how: impl for<'p> FnOnce(&'p mut Decoder, DType, Coding, &'p [u8]) -> std::result::Result<(), DecodeError>,
-    ) -> Result<Decoded> {
-        let of = (self.chunk, visit);
-        let Some(payload) = self.window.payload(self.run, step, stream, of, &mut self.reader.file)? else {
+        let Some(payload) = self.window.payload(self.run, step, stream, self.chunk, &mut self.reader.file)?
+        else {
             return Ok(Decoded::Missing);
         };
         if !matches!(payload.coding, Coding::Residual(_)) {

@@ -56,11 +56,6 @@ impl Source {
         }
     }
 
-    /// Whether the file is mapped: bytes that were read are those that are read again.
-    pub(crate) fn is_mapped(&self) -> bool {
-        matches!(self, Source::Map(_))
-    }
-
     /// The bytes from `offset`, `len` of them; read into `buffer` where the file is not mapped.
     pub(crate) fn bytes<'a>(
         &'a self,

@@ -1,8 +1,7 @@
 //! One shard: a safetensors file with the vectors and scalars of a few consecutive steps.
 //!
 //! Owns the layout of `docs/format.md`, section Shard. Opening checks all that can be checked
-//! without reading payloads; a payload is checked against its hash before it is decoded, but where the same walk has
-//! checked the mapped bytes already.
+//! without reading payloads; a payload is checked against its hash each time before it is decoded.
 
 use std::fs::File;
 use std::ops::Range;
@@ -31,15 +30,6 @@ const UNLISTED: &str = "its list of vectors is out of order or names unknown one
 pub(crate) fn table_bytes(manifest: &Manifest) -> Vec<u8> {
     let rows = manifest.tensors.iter().map(|t| serde_json::json!([t.name, t.dtype, t.shape]));
     serde_json::Value::Array(rows.collect()).to_string().into_bytes()
-}
-
-/// Whether a payload is met for the first time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Visit {
-    /// Its bytes are checked.
-    First,
-    /// The same walk has checked them.
-    Again,
 }
 
 /// A payload that passed its checksum, ready to decode.
@@ -397,7 +387,6 @@ impl Shard {
 
     /// The payload of the chunk at `place` among the rank's chunks, checked against its hash;
     /// `None` where the vector was not recorded. `buffer` is used where the file is not mapped.
-    /// What is mapped and visited again was checked then.
     ///
     /// # Errors
     /// The bytes are not what was written.
@@ -405,7 +394,7 @@ impl Shard {
         &'a self,
         step: u64,
         stream: StreamId,
-        (place, visit): (usize, Visit),
+        place: usize,
         buffer: &'a mut Vec<u8>,
     ) -> Result<Option<Payload<'a>>> {
         let Ok(vector) = self.vectors.binary_search(&VectorId { step, stream }) else {
@@ -418,8 +407,7 @@ impl Shard {
         let offset = self.chunks_at + record.offset;
         let len = record.len as usize;
         let bytes = self.source.bytes(offset, len, buffer).tried("read", path)?;
-        let checks = visit == Visit::First || !self.source.is_mapped();
-        if checks && len > 0 && xxh3_64(bytes) != record.xxh3 {
+        if len > 0 && xxh3_64(bytes) != record.xxh3 {
             let place = Place { step: Some(step), offset: Some(offset), ..Place::default() };
             return Err(Error::damaged_at(path, place, "the bytes are not what was written (checksum)"));
         }

@@ -11,7 +11,6 @@ use crate::run::format::chunk::Piece;
 use crate::run::format::manifest::ITERATE;
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::chunk_reader::Reader;
-use crate::run::read::shard::Visit;
 use crate::run::read::trajectory::Trajectory;
 use crate::run::read::window::Window;
 
@@ -115,8 +114,7 @@ impl<'a> Vector<'a> {
             return Ok(false);
         };
         let (chunk, mut buffer) = (&self.run.table.chunks()[number], Vec::new());
-        let found =
-            self.window.payload(self.run, self.step, self.stream, (chunk, Visit::First), &mut buffer)?;
+        let found = self.window.payload(self.run, self.step, self.stream, chunk, &mut buffer)?;
         Ok(found.is_none_or(|p| p.coding == Coding::Absent) || self.lacks(number, place))
     }
 

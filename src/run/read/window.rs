@@ -11,7 +11,7 @@ use crate::run::format::chunk::Chunk;
 use crate::run::format::manifest::GRAD;
 use crate::run::format::vector_id::{StreamId, VectorId};
 use crate::run::read::plan::WINDOW_BYTES;
-use crate::run::read::shard::{Payload, Shard, Visit};
+use crate::run::read::shard::{Payload, Shard};
 
 /// Stored bytes that are asked for at once. A larger window, which is that of a large model and reaches from
 /// one keyframe to the next, is asked for chunk by chunk: it may be more than what memory holds.
@@ -183,13 +183,13 @@ impl Window {
         run: &Run,
         step: u64,
         stream: StreamId,
-        (chunk, visit): (&Chunk, Visit),
+        chunk: &Chunk,
         buffer: &'a mut Vec<u8>,
     ) -> Result<Option<Payload<'a>>> {
         let Some(shard) = self.shard(step, chunk.rank) else {
             return Ok(None);
         };
-        read_payload(run, shard, VectorId { step, stream }, (chunk, visit), buffer)
+        read_payload(run, shard, VectorId { step, stream }, chunk, buffer)
     }
 
     /// The error for a payload that passed its checksum and yet does not decode.
@@ -220,11 +220,11 @@ pub(crate) fn read_payload<'a>(
     run: &Run,
     shard: &'a Shard,
     VectorId { step, stream }: VectorId,
-    (chunk, visit): (&Chunk, Visit),
+    chunk: &Chunk,
     buffer: &'a mut Vec<u8>,
 ) -> Result<Option<Payload<'a>>> {
     run.check_stop()?;
-    shard.payload(step, stream, (chunk.place, visit), buffer).map_err(|e| match e {
+    shard.payload(step, stream, chunk.place, buffer).map_err(|e| match e {
         Error::Damaged { path, place, what } => {
             let offset = place.offset.unwrap_or(0);
             damaged_vector(run, &path, VectorId { step, stream }, chunk, offset, &what)
