@@ -7,9 +7,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use lpa::internals::{
-    Coding, Decoder, Direction, Encoder, Exponents, Lossy, Noise, Past, Pieces, Prediction, Predictor,
-    Reader, ReferenceWidths, Sizes, Trajectory, Vectors, Widths, Window, predict, reference_sums, step_sums,
-    three_reference_sums, xxh3_64,
+    Coding, Decoder, Direction, Encoder, Exponents, Layout, Lossy, Noise, Partial, Past, Pieces, Prediction,
+    Predictor, Reader, ReferenceWidths, SEED, Sizes, Sketch, Trajectory, Vectors, Widths, Window, predict,
+    push_bytes, reference_sums, step_sums, three_reference_sums, xxh3_64,
 };
 use lpa::{Access, DType, Isa, Run};
 
@@ -147,6 +147,9 @@ fn main() {
             println!("{:9} predict {:9} {:.3} ns", isa.name(), prediction.predictor.name(), ns(4.0, speed));
         }
     }
+    for dtype in [DType::F32, DType::BF16] {
+        sketching(isa, dtype);
+    }
 }
 
 /// The stages of a gradient with loss: 8 bits and bfloat16, and the spreads of its sums.
@@ -222,6 +225,92 @@ fn step(
         let v = Vectors { g: &out, x, next: &next, init };
         black_box(step_sums(isa, &v, r));
     })
+}
+
+/// Sketches of vectors that no cache holds, beside a plain sum of the same vector, one after the other.
+fn sketching(isa: Isa, dtype: DType) {
+    const ROUNDS: usize = 9;
+    let count = 1u64 << 26;
+    let bytes = bytes_of(dtype, &normal(7, 0.02)).repeat((count as usize) / N);
+    for dimensions in [1024, 16_384, 65_536, 262_144] {
+        let layout = Layout::new(&[count], dimensions, SEED).expect("there is one tensor");
+        let (mut sketch, mut partial) = (Sketch::zero(&layout), Partial::default());
+        let [mut sums, mut sketches, mut ratios] = [(); 3].map(|()| Vec::new());
+        for _ in 0..ROUNDS {
+            let start = Instant::now();
+            black_box(plain_sum(dtype, black_box(&bytes)));
+            let between = Instant::now();
+            for span in layout.spans(0, 0..count) {
+                let [begin, end] =
+                    [span.elements.start, span.elements.end].map(|i| i as usize * dtype.size());
+                partial.take(isa, &layout, &span, dtype, &bytes[begin..end]);
+                sketch.add(&layout, &partial);
+            }
+            let seconds = [between - start, between.elapsed()].map(|t| t.as_secs_f64());
+            sums.push(seconds[0]);
+            sketches.push(seconds[1]);
+            ratios.push(seconds[1] / seconds[0]);
+        }
+        black_box(&sketch);
+        let [sum, sketch, ratio] = [sums, sketches, ratios].map(|mut of| {
+            of.sort_by(f64::total_cmp);
+            of[ROUNDS / 2]
+        });
+        let each = 1e9 / count as f64;
+        println!(
+            "{:9} {dtype} out of memory: a plain sum {:.3} ns a value, a sketch in {dimensions} dimensions {:.3} ns; \
+             {ratio:.2} times",
+            isa.name(),
+            sum * each,
+            sketch * each
+        );
+    }
+}
+
+fn bytes_of(dtype: DType, values: &[f32]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    push_bytes(dtype, &values.iter().map(|&v| cut(dtype, v)).collect::<Vec<_>>(), &mut bytes);
+    bytes
+}
+
+/// A value of the type near another one.
+fn cut(dtype: DType, value: f32) -> f32 {
+    if dtype == DType::BF16 { f32::from_bits(value.to_bits() & 0xffff_0000) } else { value }
+}
+
+/// A sum in float32, in 64 lanes.
+#[inline(always)]
+fn sum_body(dtype: DType, bytes: &[u8]) -> f32 {
+    let mut lanes = [0.0f32; 64];
+    if dtype == DType::F32 {
+        for words in bytes.as_chunks::<4>().0.as_chunks::<64>().0 {
+            for (lane, &word) in lanes.iter_mut().zip(words) {
+                *lane += f32::from_le_bytes(word);
+            }
+        }
+    } else {
+        for words in bytes.as_chunks::<2>().0.as_chunks::<64>().0 {
+            for (lane, &word) in lanes.iter_mut().zip(words) {
+                *lane += f32::from_bits(u32::from(u16::from_le_bytes(word)) << 16);
+            }
+        }
+    }
+    lanes.iter().sum()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn sum_avx2(dtype: DType, bytes: &[u8]) -> f32 {
+    sum_body(dtype, bytes)
+}
+
+fn plain_sum(dtype: DType, bytes: &[u8]) -> f32 {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        // SAFETY: the features were just detected.
+        return unsafe { sum_avx2(dtype, bytes) };
+    }
+    sum_body(dtype, bytes)
 }
 
 /// Sums of g r, g g and r r, in float32, of whole rows of 64.

@@ -133,6 +133,7 @@ mod run;
 mod schedule;
 #[cfg(feature = "cli")]
 mod simulate;
+mod sketch;
 #[cfg(feature = "cli")]
 mod span;
 #[cfg(feature = "cli")]
@@ -222,6 +223,7 @@ pub mod internals {
     pub use crate::run::write::writer::take_back;
     #[cfg(feature = "cli")]
     pub use crate::simulate::problem::Alm;
+    pub use crate::sketch::{Confidence, Estimate, Estimates, Layout, Part, Partial, SEED, Sketch, Span};
     #[cfg(feature = "cli")]
     pub use crate::table::Written;
     #[cfg(feature = "cli")]

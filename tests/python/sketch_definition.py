@@ -1,0 +1,151 @@
+"""Sketches by their definition, element by element, and fixtures/sketch.json, which the unit tests of lpa's read.
+
+    python tests/python/sketch_definition.py fixtures/sketch.json
+
+Written from the definition in docs/numerics.md alone. Values are small integers, so all sums are exact in every
+type and order.
+"""
+
+import json
+import sys
+from fractions import Fraction
+from math import fsum, sqrt
+
+import numpy as np
+
+MASK = (1 << 64) - 1
+WORD = 64
+SEED = 0x6C70612E736B6574
+
+
+def drawn(key, n):
+    """Output n of SplitMix64 with the state `key`."""
+    z = (key + (n + 1) * 0x9E3779B97F4A7C15) & MASK
+    z = ((z ^ z >> 30) * 0xBF58476D1CE4E5B9) & MASK
+    z = ((z ^ z >> 27) * 0x94D049BB133111EB) & MASK
+    return z ^ z >> 31
+
+
+def deal(elements, dimensions):
+    """Dimensions of each tensor, or the fewest that will do."""
+    dealt = [n if n <= 128 else 64 for n in elements]
+    left = dimensions - sum(dealt)
+    if left < 0:
+        return sum(dealt)
+    waiting = {t for t, n in enumerate(elements) if dealt[t] < n}
+    while waiting:
+        tensor = max(waiting, key=lambda t: (Fraction(elements[t], dealt[t] ** 2), -t))
+        more = dealt[tensor] + (dealt[tensor] if dealt[tensor] < 256 else 256 if dealt[tensor] < 4096 else 1024)
+        more = elements[tensor] if elements[tensor] <= 2 * more else more
+        if more - dealt[tensor] <= left:
+            left -= more - dealt[tensor]
+            dealt[tensor] = more
+        else:
+            waiting.discard(tensor)
+        if dealt[tensor] == elements[tensor]:
+            waiting.discard(tensor)
+    return dealt
+
+
+def place(key, k, i):
+    """The dimension of element i among the k of its tensor, and its sign."""
+    width = max(2**p for p in range(11) if k % 2**p == 0)
+    blocks = k // width
+    row, column = divmod(i, width)
+    turn = drawn(key ^ MASK, row // blocks) * blocks >> 64
+    block = (row + turn) % blocks
+    own = drawn(key, row)
+    sign = drawn(own, column // WORD) >> column % WORD & 1
+    return block * width + (column + own) % width, -1 if sign else 1
+
+
+def sketch(vector, tensor, k, seed=SEED):
+    """The dimensions of one tensor's values."""
+    if k == len(vector):
+        return list(vector)
+    key, out = drawn(seed, tensor), [0] * k
+    for i, value in enumerate(vector):
+        at, sign = place(key, k, i)
+        out[at] += sign * value
+    return out
+
+
+def value(vector, tensor, i):
+    """Element i of a tensor of vector 0, 1 or 2: an integer from -127 to 127."""
+    return (i * 2654435761 + tensor * 97 + vector * 31 + i * i * (vector + 3) >> 7) % 255 - 127
+
+
+def estimates(parts, quantile):
+    """(value, half width, deviation) of each metric; parts are (g2, sketches of g, x, r, elements)."""
+    terms, g2, dot, d2 = [], fsum(p[0] for p in parts), [], []
+    for own, *vectors, n in parts:
+        g, x, r = (np.array(v, np.float64) for v in vectors)
+        d = x - r
+        if len(g) == n:
+            dot.append(g @ d), d2.append(d @ d)
+            continue
+        k, slope = len(g), (g @ d) / (g @ g)
+        e = d - slope * g
+        e2 = e @ e * k / (k - 1)
+        dot.append(slope * own), d2.append(slope**2 * own + e @ e)
+        most = np.abs(g).max(), np.abs(e).max()
+        span = 65_536 * max(1, -(-32 * k // 65_536))
+        rounding = 2 * (span / k / 2 + 1) * 6e-16 * (x @ x + r @ r)
+        terms.append((slope, (own * e2 / k, 2 * e2**2 / k), (most[0] * most[1], 2 * most[1] ** 2), rounding, k, n))
+    dot, d2 = fsum(dot), fsum(d2)
+
+    def doubt(by):
+        slopes = [by(term[0]) for term in terms]
+        both = lambda which: [abs(a) * v + abs(b) * w for (a, b), (v, w) in zip(slopes, which, strict=True)]
+        own = [a**2 * v + b**2 * w for (a, b), (_, (v, w), *_) in zip(slopes, terms, strict=True)]
+        if not own:
+            return 0.0, 0.0
+        degrees = fsum(own) ** 2 / fsum(v**2 / (k - 1) for v, (*_, k, _) in zip(own, terms, strict=True))
+        rounding = fsum(abs(b) * term[3] for (_, b), term in zip(slopes, terms, strict=True))
+        half = quantile(degrees) * sqrt(fsum(own)) + max(both(term[2] for term in terms)) + rounding
+        return half, sqrt(fsum(v * (1 - k / n) for v, (*_, k, n) in zip(own, terms, strict=True)))
+
+    norms = sqrt(g2 * d2)
+    cos, rsi = dot / norms, dot / d2
+    return {
+        "dot": (dot, *doubt(lambda s: (1, 0))),
+        "d2": (d2, *doubt(lambda s: (2 * s, 1))),
+        "cos": (cos, *doubt(lambda s: (1 / norms - cos * s / d2, -cos / d2 / 2))),
+        "rsi": (rsi, *doubt(lambda s: (1 / d2 - 2 * s * rsi / d2, -rsi / d2))),
+        "lolr": (dot / g2, *doubt(lambda s: (1 / g2, 0))),
+    }
+
+
+def contents():
+    from scipy.stats import norm
+    from scipy.stats import t as student
+
+    asked = [([100, 700, 5000, 70_000, 3000], 2700), ([129, 128, 4096, 0], 700),
+             ([10**9, 4096, 4096, 50_000_000, 7], 1 << 16), ([300] * 5, 500),
+             ([3000, 3000, 3000], 1100), ([1000] * 40, 100)]
+    elements, dimensions = asked[0]
+    dealt = deal(elements, dimensions)
+    vectors = [[[value(v, t, i) for i in range(n)] for t, n in enumerate(elements)] for v in range(3)]
+    sketches = [[sketch(vector, t, dealt[t]) for t, vector in enumerate(tensors)] for tensors in vectors]
+    g, x, r = sketches
+    g2 = [sum(v * v for v in vector) for vector in vectors[0]]
+    part = lambda t: (g2[t], g[t], x[t], r[t], elements[t])
+    groups = {"*": range(len(elements))} | {str(t): [t] for t in range(len(elements))}
+    probability = 0.999
+    return {
+        "drawn": [str(drawn(1234567, n)) for n in range(4)],
+        "dealt": [{"elements": e, "dimensions": d, "dealt": deal(e, d)} for e, d in asked],
+        "elements": elements, "dimensions": dimensions,
+        "sketches": [[v for tensor in s for v in tensor] for s in sketches],
+        "g2": g2,
+        "normal": [[p, norm.isf((1 - p) / 2)] for p in (0.5, 0.9, 0.999, 1 - 1e-9)],
+        "probability": probability,
+        "estimates": {name: estimates([part(t) for t in tensors], lambda m: student.isf((1 - probability) / 2, m))
+                      for name, tensors in groups.items()},
+    }
+
+
+if __name__ == "__main__":
+    with open(sys.argv[1], "w", encoding="utf-8") as file:
+        json.dump(contents(), file, separators=(",", ":"))
+        file.write("\n")
