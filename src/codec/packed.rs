@@ -28,6 +28,12 @@ const PATCH: usize = 3;
 
 type Word = [u8; LANES];
 
+/// Bytes of a row, as places in a block count them.
+#[cfg(target_arch = "x86_64")]
+const ROW: u16 = 32;
+#[cfg(target_arch = "x86_64")]
+const _: () = assert!(ROW as usize == LANES);
+
 /// Words of lanes that a block of `len` bytes takes.
 pub(super) fn words(len: usize, width: usize) -> usize {
     (len / GROUP) * width + ((len % GROUP).div_ceil(LANES) * width).div_ceil(8)
@@ -192,7 +198,7 @@ fn find_far_body(block: &[u8], width: usize, base: u8, far: &mut Vec<u16>) {
 #[target_feature(enable = "avx2")]
 fn find_far_avx2(block: &[u8], width: usize, base: u8, far: &mut Vec<u16>) {
     let (rows, rest) = block.as_chunks::<LANES>();
-    let mut begin = 0;
+    let mut begin: u16 = 0;
     for row in rows {
         let mut bits = avx2::far(row, base, largest(width));
         while bits != 0 {
@@ -200,7 +206,7 @@ fn find_far_avx2(block: &[u8], width: usize, base: u8, far: &mut Vec<u16>) {
             far.push(begin + u16::try_from(bits.trailing_zeros()).unwrap_or(u16::MAX));
             bits &= bits - 1;
         }
-        begin += LANES as u16;
+        begin += ROW;
     }
     let from = far.len();
     find_far_body(rest, width, base, far);

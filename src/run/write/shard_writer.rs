@@ -81,7 +81,10 @@ impl Payloads {
         self.records.push(Record { offset: start as u64, len, coding, some_absent, xxh3 });
         let bits = |of_byte: &[bool]| of_byte.iter().rev().fold(0, |bits, &b| bits << 1 | u8::from(b));
         self.absent.extend(absent.chunks(8).map(bits));
-        self.bytes.resize(self.bytes.len().next_multiple_of(PAYLOAD_ALIGN as usize), 0);
+        let len = self.bytes.len() as u64;
+        let pad = len.next_multiple_of(PAYLOAD_ALIGN) - len;
+        // Less than PAYLOAD_ALIGN.
+        self.bytes.extend(std::iter::repeat_n(0, usize::try_from(pad).unwrap_or(0)));
     }
 }
 
