@@ -13,7 +13,8 @@ from lpa import _lpa
 from lpa.parameters import Parameters
 from lpa.threads import idle_processors
 
-WIDTH = 2600
+# 20 chunks in the first tensor.
+WIDTH = 20_000
 
 
 def chunks(path):
@@ -34,6 +35,14 @@ def test_any_number_of_threads_records_the_same(tmp_path, optimizer, profile):
         seen.append(chunks(path))
     assert len(seen[0]) > 0
     assert seen[0] == seen[1] == seen[2]
+
+
+def test_a_model_whose_shards_go_past_the_page_cache_is_recorded_whole(tmp_path):
+    """18 MB a vector: blocks go to a local disk directly, the ends of files otherwise; of several shards too."""
+    model = perceptron(60_000)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    capture = train(tmp_path / "run", model, optimizer, steps=5, threads=2, shard_steps=2)
+    assert_same(tmp_path / "run", capture)
 
 
 def test_a_writer_takes_threads_too(tmp_path):
