@@ -43,7 +43,7 @@ pub(crate) fn select(run: &Run, wanted: &[String]) -> Result<Vec<Group>> {
     let tensors = &run.manifest.tensors;
     let group = |name: &str, members: Vec<usize>| Group {
         name: name.to_owned(),
-        parameters: members.iter().map(|&t| tensors[t].elements()).sum(),
+        parameters: members.iter().map(|&t| tensors[t].parameters()).sum(),
         tensors: members,
     };
     let mut groups: Vec<Group> = Vec::new();
@@ -92,7 +92,7 @@ pub(crate) fn leave_out(run: &Run, groups: &mut [Group], tensors: &[usize]) -> V
     for group in groups {
         let (lost, kept): (Vec<usize>, Vec<usize>) = group.tensors.iter().partition(|t| tensors.contains(t));
         if !lost.is_empty() && !kept.is_empty() {
-            group.parameters = kept.iter().map(|&t| run.manifest.tensors[t].elements()).sum();
+            group.parameters = kept.iter().map(|&t| run.manifest.tensors[t].parameters()).sum();
             group.tensors = kept;
             out.extend(lost);
         }

@@ -135,6 +135,8 @@ mod schedule;
 mod simulate;
 mod sketch;
 #[cfg(feature = "cli")]
+mod sketch_run;
+#[cfg(feature = "cli")]
 mod span;
 #[cfg(feature = "cli")]
 mod statistics;
@@ -165,7 +167,7 @@ pub use reduce::spread::Spread;
 pub use reference::{OwnReference, ReferenceSpec, Rename};
 pub use row::{Doubt, Names, Row, Scalars, Sink};
 pub use run::format::manifest::{
-    Continued, Manifest, Optimizer, Precision, Slice, Storage, StreamInfo, TensorInfo,
+    Continued, Manifest, Optimizer, Parameter, Precision, Sketching, Slice, Storage, StreamInfo, TensorInfo,
 };
 pub use run::read::vector::Vector;
 pub use run::write::elements::Elements;
@@ -225,7 +227,9 @@ pub mod internals {
     pub use crate::run::write::writer::take_back;
     #[cfg(feature = "cli")]
     pub use crate::simulate::problem::Alm;
-    pub use crate::sketch::{Confidence, Estimate, Estimates, Layout, Part, Partial, SEED, Sketch, Span};
+    pub use crate::sketch::{
+        Confidence, Elements as SketchElements, Layout, Partial, SEED, Sketch, Sketcher, Span,
+    };
     #[cfg(feature = "cli")]
     pub use crate::table::Written;
     #[cfg(feature = "cli")]

@@ -38,7 +38,7 @@ use crate::run::write::writer::{Writer, WriterOptions};
 use crate::run::{Access, Run};
 use crate::stream;
 use crate::stream::Form;
-use crate::sums::{Cells, Layout};
+use crate::sums::{Cells, Layout, Loss};
 use crate::table::Table;
 
 /// The table, in the run.
@@ -147,7 +147,7 @@ impl Meter {
             references: references.len(),
             lag: None,
             own: false,
-            lossy: false,
+            loss: Loss::Nothing,
         };
         let table = path.join(TABLE);
         if std::fs::symlink_metadata(&table).is_ok() {

@@ -44,6 +44,8 @@ pub struct Row<'a> {
     pub sampled: bool,
     /// The reference changes when the training goes on.
     pub provisional: bool,
+    /// The sums are estimates from sketches.
+    pub sketched: bool,
 }
 
 /// Why it is not known what the reference holds of the gradients.
@@ -127,6 +129,7 @@ impl<'a> Row<'a> {
             shadowed: false,
             sampled: false,
             provisional: false,
+            sketched: false,
         }
     }
 
@@ -209,7 +212,7 @@ fn graded(row: &Row<'_>, value: f64) -> Option<f64> {
 }
 
 /// Changes with the columns and with what they mean, so that a table of other ones is not up to date.
-pub(crate) const SCHEMA_VERSION: u32 = 2;
+pub(crate) const SCHEMA_VERSION: u32 = 3;
 
 /// The first columns, in order. `docs/schema.md` explains each.
 const COLUMNS: &[Column] = columns! {
@@ -288,6 +291,7 @@ const LAST: &[Column] = columns! {
     "t_excess_lo" => Real(r, r.t_interval.lo),
     "t_excess_hi" => Real(r, r.t_interval.hi),
     "sign_unresolved" => Flag(r, r.sign_unresolved()),
+    "sketched" => Flag(r, r.sketched),
     "run_id" => Text(r, r.names.run_id),
 };
 

@@ -11,6 +11,7 @@ pub(crate) mod measure;
 mod mover;
 pub(crate) mod record;
 mod shadow;
+mod sketched;
 mod skipped;
 pub(crate) mod spool;
 mod unusable;
@@ -25,6 +26,7 @@ pub(crate) use crate::analyze::measure::threads::thread_pool;
 use crate::analyze::mover::Movers;
 use crate::analyze::record::{Part, Shape};
 pub(crate) use crate::analyze::shadow::Shadow;
+use crate::analyze::sketched::Sketches;
 pub(crate) use crate::analyze::skipped::Skipped;
 pub(crate) use crate::analyze::unusable::unusable;
 use crate::dtype::DType;
@@ -45,7 +47,7 @@ use crate::run::read::catalog::Catalog;
 use crate::stream;
 use crate::stream::Stream;
 use crate::summary::Topic;
-use crate::sums::Layout;
+use crate::sums::{Layout, Loss};
 
 /// Where the vectors come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +122,8 @@ pub(crate) struct Analysis<'a> {
     /// How streams that enter the references in an unknown way are compared with a later iterate, or why they are not.
     lag: std::result::Result<Lag, String>,
     shape: Shape,
+    /// Where the vectors are sketches.
+    sketches: Option<Sketches>,
     confidence: Confidence,
     candidates: Vec<u64>,
     first: Option<u64>,
@@ -152,7 +156,7 @@ impl<'a> Analysis<'a> {
         };
         let lag = match options.pass {
             _ if !options.shadows.is_empty() => Err("its shadows do not have it".to_owned()),
-            Pass::Shards => Lag::new(&hyperparameters, catalog, references, run.manifest.parameters()),
+            Pass::Shards => Lag::new(&hyperparameters, catalog, references, run.manifest.elements()),
             Pass::Training => Err("while a training goes on there is no later iterate".to_owned()),
         };
         let beyond = beyond(&law, &hyperparameters, &run.manifest, &options.groups);
@@ -162,14 +166,24 @@ impl<'a> Analysis<'a> {
             Enters::Known(_) => is_mixed,
             Enters::Not | Enters::Shadowed => false,
         });
+        let sketches = Sketches::of(&run.manifest, &options.directions)
+            .map_err(|e| Error::Manifest { path: run.path.clone(), what: e.0 })?;
+        let lossy = references.iter().find(|r| r.is_lossy());
+        if let Some(r) = lossy.filter(|_| sketches.is_some()) {
+            let what = format!("{} was stored with loss; a run of sketches is compared with what is exact", r.name);
+            return Err(Error::Reference { path: run.path.clone(), what });
+        }
+        let rounds = run.manifest.loses(StreamId::Iterate) || lossy.is_some();
         let layout = Layout {
             directions: options.directions.len(),
             references: references.len(),
             lag: lag.as_ref().ok().filter(|_| meets_later).map(|lag| lag.steps),
             own: law == Law::Elementwise && !walks.is_empty(),
-            lossy: run.manifest.loses(StreamId::Iterate)
-                || run.manifest.loses(StreamId::Direction(0))
-                || references.iter().any(Reference::is_lossy),
+            loss: match &sketches {
+                Some(_) => Loss::Sketched,
+                None if rounds || run.manifest.loses(StreamId::Direction(0)) => Loss::Rounded,
+                None => Loss::Nothing,
+            },
         };
         let movers = Movers::new(&run.manifest, catalog);
         let key = |t| match options.pass {
@@ -196,12 +210,12 @@ impl<'a> Analysis<'a> {
             beyond,
             lag,
             shape,
-            confidence: if run.manifest.loses(StreamId::Iterate) || references.iter().any(Reference::is_lossy)
-            {
-                Confidence::adaptive()
-            } else {
-                Confidence::independent()
+            confidence: match layout.loss {
+                Loss::Sketched => Confidence::sketched(),
+                Loss::Rounded | Loss::Nothing if rounds => Confidence::adaptive(),
+                Loss::Rounded | Loss::Nothing => Confidence::independent(),
             },
+            sketches,
             candidates: Vec::new(),
             first: (all.start == 0).then_some(0),
             skipped,
@@ -213,7 +227,8 @@ impl<'a> Analysis<'a> {
             Enters::Known(_) | Enters::Shadowed => true,
             Enters::Unknown => analysis.lag.is_ok(),
         };
-        if analysis.law != Law::Linear && analysis.enters.iter().flatten().any(judges) {
+        // How skewed gradients are their sketches do not say.
+        if analysis.law != Law::Linear && analysis.sketches.is_none() && analysis.enters.iter().flatten().any(judges) {
             analysis.sample = Some(Sample::new(run, &analysis.candidates));
         }
         if analysis.candidates.is_empty() && analysis.skipped_steps(&analysis.skipped) == 0 {
@@ -330,12 +345,12 @@ impl<'a> Analysis<'a> {
 
     /// The same times parameters and steps: the work of summing.
     pub(crate) fn terms(&self) -> u64 {
-        self.run.manifest.parameters() * self.candidates.len() as u64 * self.partners() as u64
+        self.run.manifest.elements() * self.candidates.len() as u64 * self.partners() as u64
     }
 
     /// Whether a run was stored with loss.
     pub(crate) fn is_lossy(&self) -> bool {
-        self.shape.layout.lossy
+        self.shape.layout.has_spreads()
     }
 
     /// Number of chunks, to turn cells into steps.
@@ -390,6 +405,7 @@ impl<'a> Analysis<'a> {
             ),
             ("lpa.run_steps", format!("{}..{}", self.run.steps().start, self.run.steps().end)),
             ("lpa.storage", serde_json::json!(self.run.manifest.storage).to_string()),
+            ("lpa.sketch", serde_json::json!(self.run.manifest.sketch).to_string()),
             ("lpa.optimizer", serde_json::json!(self.run.manifest.optimizer).to_string()),
             ("lpa.metadata", serde_json::json!(self.run.manifest.metadata).to_string()),
             ("lpa.shadows", serde_json::json!(o.shadows).to_string()),
@@ -460,6 +476,9 @@ fn second_moments_unknown(
     }
     if manifest.loses(StreamId::Direction(0)) || manifest.loses(StreamId::Iterate) {
         return of("the run was stored with loss");
+    }
+    if manifest.sketch.is_some() {
+        return of("the run is one of sketches, and squares of elements are not in them");
     }
     if let Some(t) = manifest.tensors.iter().find(|t| t.dtype != DType::F32) {
         return of(&format!("'{}' is {}, and so may they be", t.name, t.dtype));

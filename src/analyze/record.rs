@@ -79,14 +79,14 @@ impl Shape {
                 together[at].tensors.extend(piece);
                 if split.len() > 1 {
                     together[at].own.push(words);
-                    words += layout.directions * if layout.lossy { 1 + Spread::WORDS } else { 1 };
+                    words += layout.directions * if layout.has_spreads() { 1 + Spread::WORDS } else { 1 };
                     words += if layout.own { layout.references } else { 0 };
                 }
             }
             parts.push(together);
             pieces.push(split);
         }
-        let units2 = tensors.iter().map(|t| t.dtype.unit_roundoff().powi(2)).collect();
+        let units2 = tensors.iter().map(|t| t.unit_roundoff().powi(2)).collect();
         let moved2 = |r: &Reference| (0..tensors.len()).map(|t| r.rounding2(t)).collect();
         let moved2 = references.iter().map(moved2).collect();
         let ends = references.iter().map(|r| r.weights.single()).collect();
@@ -153,7 +153,7 @@ impl Shape {
                 piece.iter().for_each(|&t| fold.add(totals.row(t)));
                 let row = fold.total();
                 words.extend((0..layout.directions).map(|d| row.g2(d).to_bits()));
-                if layout.lossy {
+                if layout.has_spreads() {
                     let spreads = (0..layout.directions).flat_map(|d| row.g2_spread(d).to_words());
                     words.extend(spreads.map(f64::to_bits));
                 }
@@ -230,14 +230,14 @@ impl Record<'_> {
     /// The squared length of that, over a part of a group: `sum (h g)^2`.
     pub(crate) fn own2(&self, group: usize, part: &Part, reference: usize) -> f64 {
         let layout = self.shape.layout;
-        let norms = layout.directions * if layout.lossy { 1 + Spread::WORDS } else { 1 };
+        let norms = layout.directions * if layout.has_spreads() { 1 + Spread::WORDS } else { 1 };
         self.total(part, norms + reference).unwrap_or_else(|| self.sums(group).own2(reference))
     }
 
     /// The spread of `||s||^2` of a direction over a part of a group; zero where nothing was lost.
     pub(crate) fn g2_spread(&self, group: usize, part: &Part, direction: usize) -> Spread {
         let layout = self.shape.layout;
-        if !layout.lossy {
+        if !layout.has_spreads() {
             return Spread::default();
         }
         let behind = layout.directions + Spread::WORDS * direction;

@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::printable::printable_in_line;
 use crate::run::Run;
 use crate::run::format::journal::State;
+use crate::run::format::squares::is_square;
 use crate::run::format::vector_id::{StreamId, VectorId};
 use crate::summary::{counted, significant, thousands};
 
@@ -63,7 +64,7 @@ fn survey(run: &Run) -> Result<Survey> {
             };
             s.shards += 1;
             s.file_bytes += std::fs::metadata(&segment.file.path).map_or(0, |m| m.len());
-            s.columns.extend(shard.columns().iter().cloned());
+            s.columns.extend(shard.columns().iter().filter(|name| !is_square(name)).cloned());
             for (i, VectorId { step, stream }) in shard.vectors().iter().enumerate() {
                 if !(segment.first..=segment.last).contains(step) {
                     continue;
@@ -114,6 +115,9 @@ fn write_head(run: &Run, survey: &Survey, out: &mut String) {
     if !m.storage.is_exact() {
         let (gradients, iterates) = (m.storage.gradients.name(), m.storage.iterates.name());
         line("with loss", format!("gradients {gradients}, iterates {iterates}"));
+    }
+    if let Some(sketch) = m.sketch {
+        line("sketches", format!("{} dimensions a vector, seed {:#x}", thousands(m.elements()), sketch.seed));
     }
     if let Some(before) = &m.continues {
         line("continues", format!("run {} from step {} on", before.run_id, thousands(before.step)));
@@ -175,6 +179,6 @@ fn write_tensors(run: &Run, out: &mut String) {
             format!(", also {}", printable_in_line(&t.aliases.join(", ")))
         };
         let name = printable_in_line(&t.name);
-        let _ = writeln!(out, "  {name:width$}  {:>14}  {}{aliases}", thousands(t.elements()), t.describe());
+        let _ = writeln!(out, "  {name:width$}  {:>14}  {}{aliases}", thousands(t.parameters()), t.describe());
     }
 }

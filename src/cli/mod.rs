@@ -27,6 +27,7 @@ mod recover;
 mod report;
 mod schedule;
 mod simulate;
+mod sketch;
 mod table;
 mod verify;
 mod windows;
@@ -91,6 +92,8 @@ enum Command {
     Gc(gc::Arguments),
     /// Store a run in another way, bit for bit: smaller, faster to read, or without prediction
     Pack(pack::Arguments),
+    /// Make a run of sketches of a run: a few thousand numbers in the place of each vector, and intervals around metrics
+    Sketch(sketch::Arguments),
     /// Make one run of the runs of one training, such as those of jobs with different numbers of ranks
     Join(join::Arguments),
     /// Record a simulated path, of which the truth is known
@@ -178,6 +181,7 @@ fn carry_out(command: Command) -> anyhow::Result<Fine> {
         Command::Recover(a) => recover::run(&a),
         Command::Gc(a) => gc::run(&a),
         Command::Pack(a) => pack::run(&a),
+        Command::Sketch(a) => sketch::run(&a),
         Command::Join(a) => join::run(&a),
         Command::Simulate(a) => simulate::run(&a),
         Command::Doctor(a) => doctor::run(&a),

@@ -16,14 +16,27 @@ const EVENTS: f64 = 4.0;
 /// no more than this in units of a spread's root.
 const COARSE: f64 = 1.0 / 2048.0;
 
+/// The same where sketches are all there is.
+pub(crate) const SKETCHED_FAILURE: f64 = 1e-3;
+
+/// The law of one sum of a row of sketches.
+pub(crate) fn sketched() -> crate::sketch::Confidence {
+    crate::sketch::Confidence::within(1.0 - SKETCHED_FAILURE / EVENTS)
+}
+
 /// From a variance to a distance that is exceeded with a known probability.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Confidence(f64);
+pub(crate) enum Confidence {
+    /// Errors have bounds: the exponent of Hoeffding's inequality.
+    Bounded(f64),
+    /// Errors are those of sketches, near normal: so many standard deviations.
+    Sketched(f64),
+}
 
 impl Confidence {
     /// Where the widths of errors do not depend on other errors: Hoeffding's inequality.
     pub(crate) fn independent() -> Confidence {
-        Confidence((2.0 * EVENTS / FAILURE).ln())
+        Confidence::Bounded((2.0 * EVENTS / FAILURE).ln())
     }
 
     /// Where they may, as those of quantized differences to an iterate that was quantized itself. The
@@ -32,12 +45,21 @@ impl Confidence {
     pub(crate) fn adaptive() -> Confidence {
         const SLOPES: f64 = 2048.0;
         let off = (2.0f64.sqrt() + 0.5f64.sqrt()) / 2.0;
-        Confidence((2.0 * EVENTS * SLOPES / FAILURE).ln() * off * off)
+        Confidence::Bounded((2.0 * EVENTS * SLOPES / FAILURE).ln() * off * off)
+    }
+
+    /// Where sketches are all there is.
+    pub(crate) fn sketched() -> Confidence {
+        Confidence::Sketched(sketched().normal())
     }
 
     /// The distance on either side that is not due to products of errors.
     fn distance(self, variance: f64) -> f64 {
-        variance.sqrt() * ((self.0 / 2.0).sqrt() + COARSE)
+        variance.sqrt()
+            * match self {
+                Confidence::Bounded(exponent) => (exponent / 2.0).sqrt() + COARSE,
+                Confidence::Sketched(deviations) => deviations,
+            }
     }
 }
 
@@ -90,6 +112,12 @@ impl Range {
     fn square(value: f64, spread: Spread, confidence: Confidence) -> Range {
         let rounding = if spread == Spread::default() { 0.0 } else { ROUNDINGS * value };
         let by = confidence.distance(spread.variance) + spread.offset + rounding;
+        if let Confidence::Sketched(_) = confidence {
+            // The error is a share of what the sum should be, not of what was found.
+            let share = if value > 0.0 { by / value } else { 0.0 };
+            let hi = if share < 1.0 { value / (1.0 - share) } else { f64::INFINITY };
+            return Range { lo: (value - spread.squares).max(0.0) / (1.0 + share), hi };
+        }
         Range { lo: (value - by - spread.squares).max(0.0), hi: value + by }
     }
 

@@ -90,6 +90,17 @@ impl<E: Element> Terms<3, 2> for Along<E> {
     }
 }
 
+/// A vector by itself.
+#[derive(Clone, Copy)]
+struct Square;
+
+impl Terms<1, 1> for Square {
+    #[inline(always)]
+    fn add<V: Number>(self, [v]: [V; 1], [sum]: [V; 1]) -> [V; 1] {
+        [v.mul_add(v, sum)]
+    }
+}
+
 /// A direction against a reference.
 #[derive(Clone, Copy)]
 struct Against<E>(E);
@@ -284,6 +295,11 @@ multi_isa! {
        avx512 chunk::<_, Avx512, _, 4, _, _>
 }
 multi_isa! {
+    fn square_body(terms: Square, input: [&[f32]; 1]) -> [f64; 1]
+    => portable chunk::<_, Array, _, 4, _, _>, avx2 chunk::<_, Avx2, _, 8, _, _>,
+       avx512 chunk::<_, Avx512, _, 4, _, _>
+}
+multi_isa! {
     fn against_body<E: Element>(terms: Against<E>, input: [&[f32]; 4]) -> [f64; 3]
     => portable chunk::<_, Array, _, 2, _, _>, avx2 chunk::<_, Avx2, _, 2, _, _>,
        avx512 chunk::<_, Avx512, _, 4, _, _>
@@ -369,6 +385,12 @@ pub(crate) fn direction_sums(isa: Isa, direction: Direction, v: &Vectors<'_>) ->
     let input = [v.g, v.x, v.next];
     let [g2, gx] = with_element!(direction, e => run!(isa, along_body, Along(e), input));
     DirectionSums { g2, gx }
+}
+
+/// The sum of squares of a vector: the bits of what the other functions have of it.
+pub(crate) fn square(isa: Isa, v: &[f32]) -> f64 {
+    let [sum] = run!(isa, square_body, Square, [v]);
+    sum
 }
 
 /// The sums of a direction against the reference `r`.

@@ -26,6 +26,8 @@ pub struct Spread {
 impl Spread {
     /// Numbers that it has.
     pub const WORDS: usize = 3;
+    /// Which of them the offset is.
+    pub const OFFSET: usize = 2;
 
     /// The spread of these numbers.
     pub fn from_words([variance, squares, offset]: [f64; Spread::WORDS]) -> Spread {

@@ -27,7 +27,7 @@ use crate::run::format::vector_id::{StreamId, VectorId};
 use crate::run::read::shard::Shard;
 pub(crate) use crate::run::upkeep::set_aside::{check_movable, set_aside};
 pub(crate) use crate::run::write::finish::rebuild_final;
-pub(crate) use crate::run::write::finish::{FINAL, assemble_final};
+pub(crate) use crate::run::write::finish::{FINAL, FULL, assemble_final};
 pub(crate) use crate::run::write::forecast::KEYFRAME_STEPS;
 use crate::stop::Stop;
 

@@ -216,6 +216,7 @@ impl Layout {
     }
 
     /// How many elements a tensor has.
+    #[cfg(test)]
     pub(crate) fn elements(&self, tensor: usize) -> u64 {
         self.places[tensor].elements
     }

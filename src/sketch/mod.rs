@@ -10,10 +10,12 @@
 
 pub(crate) mod estimate;
 pub(crate) mod layout;
+pub(crate) mod sketcher;
 pub(crate) mod span;
 
-pub use estimate::{Confidence, Estimate, Estimates, Part};
+pub use estimate::{Confidence, Law, Observed};
 pub use layout::{Layout, SEED};
+pub use sketcher::{Elements, Sketcher};
 pub use span::{Partial, Span};
 
 /// The sketch of one vector, or of what was added of it so far.
@@ -24,6 +26,11 @@ impl Sketch {
     /// Of the vector 0.
     pub fn zero(layout: &Layout) -> Sketch {
         Sketch(vec![0.0; layout.dimensions()])
+    }
+
+    /// Makes it that of the vector 0.
+    pub(crate) fn clear(&mut self) {
+        self.0.fill(0.0);
     }
 
     /// Adds what one span's elements amount to. The sums are rounded, so their order is a part of the result:
@@ -42,6 +49,11 @@ impl Sketch {
     /// What is stored of it: its dimensions in binary32.
     pub fn stored(&self) -> impl Iterator<Item = f32> {
         self.0.iter().map(|&v| crate::dtype::single(v))
+    }
+
+    /// What is stored of the dimensions of one tensor.
+    pub fn stored_of(&self, layout: &Layout, tensor: usize) -> impl Iterator<Item = f32> {
+        self.tensor(layout, tensor).iter().map(|&v| crate::dtype::single(v))
     }
 
     /// From what was stored. `None` where it is not as long as the layout has it.

@@ -30,9 +30,8 @@ pub struct Partial {
 #[derive(Clone, Copy, Debug, Default)]
 enum Sums {
     /// Elements as they are, from a dimension on.
-    Kept { first: usize },
-    /// Blocks of so many dimensions.
-    Blocks { width: usize },
+    Kept { first: Option<usize> },
+    Blocks(Rows),
     #[default]
     Nothing,
 }
@@ -44,28 +43,45 @@ impl Partial {
     }
 
     /// Takes a span, of which `bytes` are the little-endian elements. Missing ones count as 0.
-    #[allow(clippy::cast_possible_truncation)]
     pub fn take(&mut self, isa: Isa, layout: &Layout, span: &Span, dtype: DType, bytes: &[u8]) {
-        self.tensor = span.tensor;
+        self.begin(layout, span.tensor);
+        self.add(isa, span.elements.start, dtype, bytes);
+    }
+
+    /// Begins with another span, of a tensor.
+    pub(crate) fn begin(&mut self, layout: &Layout, tensor: usize) {
+        self.tensor = tensor;
         self.values.clear();
-        let begin = span.elements.start;
-        let rows = match layout.form(span.tensor) {
-            Form::Exact => {
-                // A tensor that is kept has no more elements than there are dimensions.
-                self.sums = Sums::Kept { first: begin as usize };
-                self.values.resize(bytes.len() / dtype.size(), 0.0);
-                return values(dtype, bytes, &mut self.values);
+        self.sums = match layout.form(tensor) {
+            Form::Exact => Sums::Kept { first: None },
+            Form::Sketched(rows) => {
+                self.values.resize(rows.blocks * (rows.width + WORD), 0.0);
+                Sums::Blocks(rows)
             }
-            Form::Sketched(rows) => rows,
         };
-        self.sums = Sums::Blocks { width: rows.width };
-        self.values.resize(rows.blocks * (rows.width + WORD), 0.0);
-        let sums = &mut self.values[..];
-        match (isa.kind(), dtype) {
-            (Kind::Scalar, _) => by_definition(dtype, rows, begin, bytes, sums),
-            (_, DType::F32) => sketch(isa, F32, rows, begin, bytes, sums),
-            (_, DType::BF16) => sketch(isa, BF16, rows, begin, bytes, sums),
-            (_, DType::F16) => sketch(isa, F16, rows, begin, bytes, sums),
+    }
+
+    /// Adds elements of the span from number `at` of the tensor on, which are those that follow.
+    #[allow(clippy::cast_possible_truncation)]
+    pub(crate) fn add(&mut self, isa: Isa, at: u64, dtype: DType, bytes: &[u8]) {
+        match &mut self.sums {
+            Sums::Nothing => {}
+            Sums::Kept { first } => {
+                // A tensor that is kept has no more elements than there are dimensions.
+                first.get_or_insert(at as usize);
+                let held = self.values.len();
+                self.values.resize(held + bytes.len() / dtype.size(), 0.0);
+                values(dtype, bytes, &mut self.values[held..]);
+            }
+            Sums::Blocks(rows) => {
+                let (rows, sums) = (*rows, &mut self.values[..]);
+                match (isa.kind(), dtype) {
+                    (Kind::Scalar, _) => by_definition(dtype, rows, at, bytes, sums),
+                    (_, DType::F32) => sketch(isa, F32, rows, at, bytes, sums),
+                    (_, DType::BF16) => sketch(isa, BF16, rows, at, bytes, sums),
+                    (_, DType::F16) => sketch(isa, F16, rows, at, bytes, sums),
+                }
+            }
         }
     }
 
@@ -74,11 +90,11 @@ impl Partial {
         match self.sums {
             Sums::Nothing => {}
             Sums::Kept { first } => {
-                for (sum, &v) in dimensions[first..].iter_mut().zip(&self.values) {
+                for (sum, &v) in dimensions[first.unwrap_or(0)..].iter_mut().zip(&self.values) {
                     *sum += f64::from(v);
                 }
             }
-            Sums::Blocks { width } => {
+            Sums::Blocks(Rows { width, .. }) => {
                 for (sums, from) in dimensions.chunks_mut(width).zip(self.values.chunks(width + WORD)) {
                     let (block, over) = from.split_at(width);
                     for (sum, &v) in sums.iter_mut().zip(block) {

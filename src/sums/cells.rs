@@ -65,6 +65,8 @@ impl Cells {
 pub(crate) struct Fold {
     layout: Layout,
     sums: Vec<Neumaier>,
+    /// Of the numbers of which the largest counts.
+    largest: Vec<f64>,
     totals: Vec<f64>,
     flags: Flags,
     terms: usize,
@@ -75,12 +77,14 @@ impl Fold {
     pub(crate) fn new(layout: Layout) -> Fold {
         let width = layout.width();
         let (sums, totals) = (vec![Neumaier::default(); width], vec![0.0; width]);
-        Fold { layout, sums, totals, flags: Flags::default(), terms: 0 }
+        let places = layout.largest().map_or(0, |(first, apart)| (first..width).step_by(apart).len());
+        Fold { layout, sums, largest: vec![0.0; places], totals, flags: Flags::default(), terms: 0 }
     }
 
     /// Starts over.
     pub(crate) fn clear(&mut self) {
         self.sums.fill(Neumaier::default());
+        self.largest.fill(0.0);
         self.flags = Flags::default();
         self.terms = 0;
     }
@@ -89,6 +93,12 @@ impl Fold {
     pub(crate) fn add(&mut self, row: SumRow<'_>) {
         for (sum, &term) in self.sums.iter_mut().zip(row.numbers) {
             sum.add(term);
+        }
+        if let Some((first, apart)) = self.layout.largest() {
+            let terms = row.numbers.iter().skip(first).step_by(apart);
+            for (largest, term) in self.largest.iter_mut().zip(terms) {
+                *largest = largest.max(*term);
+            }
         }
         let all_absent = if self.terms == 0 { u32::MAX } else { self.flags.all_absent };
         let (f, flags) = (&mut self.flags, row.flags);
@@ -106,6 +116,10 @@ impl Fold {
         for (total, sum) in self.totals.iter_mut().zip(&self.sums) {
             *total = sum.total();
         }
+        if let Some((first, apart)) = self.layout.largest() {
+            let totals = self.totals.iter_mut().skip(first).step_by(apart);
+            totals.zip(&self.largest).for_each(|(total, largest)| *total = *largest);
+        }
         SumRow { layout: self.layout, flags: self.flags, numbers: &self.totals }
     }
 }
@@ -114,11 +128,12 @@ impl Fold {
 mod tests {
     use super::*;
     use crate::reduce::IterateSums;
-    use crate::sums::Part;
+    use crate::reduce::spread::Spread;
+    use crate::sums::{Loss, Part};
 
     #[test]
     fn absence_folds_to_any_and_all() {
-        let layout = Layout { directions: 2, references: 1, lag: None, own: false, lossy: false };
+        let layout = Layout { directions: 2, references: 1, lag: None, own: false, loss: Loss::Nothing };
         let mut fold = Fold::new(layout);
         for (x2, absent) in [(0.0, 0b11), (2.5, 0b01)] {
             let mut cells = Cells::zeros(layout, 1);
@@ -128,5 +143,23 @@ mod tests {
         }
         let total = fold.total();
         assert_eq!((total.x2(), total.flags.absent, total.flags.all_absent), (2.5, 0b11, 0b01));
+    }
+
+    #[test]
+    fn of_reaches_of_sketches_the_largest_counts() {
+        let layout = Layout { directions: 1, references: 1, lag: None, own: false, loss: Loss::Sketched };
+        let mut fold = Fold::new(layout);
+        for v in [3.0, 5.0, 4.0] {
+            let mut cells = Cells::zeros(layout, 1);
+            let spread = Spread { variance: v, squares: v, offset: v };
+            let mut row = cells.row_mut(0);
+            row.put_d2_spread(0, spread);
+            row.put_g2_spread(0, spread);
+            row.put_dot_spread(0, 0, spread);
+            fold.add(cells.row(0));
+        }
+        let total = fold.total();
+        let expected = Spread { variance: 12.0, squares: 12.0, offset: 5.0 };
+        assert_eq!([total.d2_spread(0), total.g2_spread(0), total.dot_spread(0, 0)], [expected; 3]);
     }
 }

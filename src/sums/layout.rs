@@ -17,8 +17,20 @@ pub struct Layout {
     pub lag: Option<u64>,
     /// Whether what the gradient itself put into each reference is summed element by element.
     pub own: bool,
-    /// Whether the spreads of what was stored with loss follow the sums.
-    pub lossy: bool,
+    /// What was lost of the vectors. Where it is something, spreads follow the sums.
+    pub loss: Loss,
+}
+
+/// What was lost of the vectors that sums are of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Loss {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Elements were rounded.
+    Rounded,
+    /// Sketches are all there is.
+    Sketched,
 }
 
 const X2: usize = 0;
@@ -28,7 +40,18 @@ const INIT2: usize = 2;
 impl Layout {
     /// Sums a row, spreads included.
     pub fn width(self) -> usize {
-        if self.lossy { self.dot_spread(self.directions, 0) } else { self.sums() }
+        if self.has_spreads() { self.dot_spread(self.directions, 0) } else { self.sums() }
+    }
+
+    /// Whether spreads follow the sums.
+    pub(crate) fn has_spreads(self) -> bool {
+        self.loss != Loss::Nothing
+    }
+
+    /// The places, from the first on and so far apart, of numbers of which the largest counts, not the sum: how far
+    /// a single meeting of elements in a sketch can reach.
+    pub(super) fn largest(self) -> Option<(usize, usize)> {
+        (self.loss == Loss::Sketched).then(|| (self.sums() + Spread::OFFSET, Spread::WORDS))
     }
 
     fn sums(self) -> usize {
@@ -173,7 +196,7 @@ impl<N: Numbers + ?Sized> SumRow<'_, N> {
         self.numbers.at(self.layout.own(reference) + 1)
     }
 
-    /// The spread of `||x - r||^2`; only where [`Layout::lossy`] says so, as the others.
+    /// The spread of `||x - r||^2`; only where [`Layout::loss`] says so, as the others.
     pub fn d2_spread(&self, reference: usize) -> Spread {
         self.spread(self.layout.d2_spread(reference))
     }
@@ -253,6 +276,22 @@ impl SumRowMut<'_> {
         }
     }
 
+    /// Puts `||x||^2`.
+    pub(crate) fn put_x2(&mut self, x2: f64) {
+        self.numbers[X2] = x2;
+    }
+
+    /// Puts `||x - r||^2`.
+    pub(crate) fn put_d2(&mut self, reference: usize, d2: f64) {
+        self.numbers[self.layout.d2(reference)] = d2;
+    }
+
+    /// Puts `<s, x - r>` and `<s, x_next - r>`.
+    pub(crate) fn put_dots(&mut self, direction: usize, reference: usize, dots: [f64; 2]) {
+        let place = self.layout.dot(direction, reference);
+        self.numbers[place..place + 2].copy_from_slice(&dots);
+    }
+
     /// Puts `||s||^2` of a direction.
     pub(crate) fn put_g2(&mut self, direction: usize, g2: f64) {
         self.numbers[self.layout.g2(direction)] = g2;
@@ -298,7 +337,8 @@ mod tests {
         for bits in 0..8 {
             let [lagged, lossy, own] = [1, 2, 4].map(|bit| bits & bit > 0);
             let lag = lagged.then_some(51);
-            let l = Layout { directions: 2, references: 3, lag, own, lossy };
+            let loss = if lossy { Loss::Rounded } else { Loss::Nothing };
+            let l = Layout { directions: 2, references: 3, lag, own, loss };
             let mut places = vec![X2, STEP2, INIT2];
             places.extend((0..3).map(|r| l.d2(r)));
             for d in 0..2 {

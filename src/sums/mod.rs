@@ -7,7 +7,7 @@ mod cells;
 mod layout;
 
 pub(crate) use cells::{Cells, Fold};
-pub(crate) use layout::{Layout, Numbers, Part, SumRow, SumRowMut};
+pub(crate) use layout::{Layout, Loss, Numbers, Part, SumRow, SumRowMut};
 
 use crate::reduce::spread::Spread;
 
@@ -115,7 +115,7 @@ impl Sums {
             dot_lag: row.dot_lag(d, k),
             absent: row.flags.absent >> d & 1 == 1,
             all_absent: row.flags.all_absent >> d & 1 == 1,
-            spreads: row.layout.lossy.then(|| Spreads {
+            spreads: row.layout.has_spreads().then(|| Spreads {
                 dot: row.dot_spread(d, k),
                 g2: row.g2_spread(d),
                 d2: row.d2_spread(k),

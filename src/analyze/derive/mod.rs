@@ -106,6 +106,7 @@ impl Analysis<'_> {
                     };
                     row.shadowed = self.enters(*place) == Enters::Shadowed && row.bias.own.is_some();
                     row.provisional = reference.provisional;
+                    row.sketched = self.sketches.is_some();
                     sink.row(&row)?;
                 }
                 pasts.take_in(self, &record);

@@ -30,6 +30,9 @@ use crate::summary::{Compared, Followed};
 /// Steps that are compared.
 const STEPS: u64 = 8;
 
+/// By how much more than an iterate its sketch is rounded: with the terms of its sums.
+const SKETCHED: f64 = 8.0;
+
 /// Steps that were compared, and those that differ.
 #[derive(Clone, Copy, Default)]
 struct Comparison {
@@ -53,7 +56,9 @@ pub(crate) fn departure(run: &Run, catalog: &Catalog, hyper: &Hyperparameters<'_
     let window = Window::open(run, &steps, false)?;
     let mut reader = Reader::new(run)?;
     let mut departure: Option<u64> = None;
-    let lossy = run.manifest.loses(StreamId::Iterate) || run.manifest.loses(StreamId::Direction(0));
+    let lossy = run.manifest.sketch.is_some()
+        || run.manifest.loses(StreamId::Iterate)
+        || run.manifest.loses(StreamId::Direction(0));
     for group in 0..hyper.groups() {
         let of_group = |p: &&Piece| run.manifest.tensors[p.tensor].param_group == group;
         if let Some(piece) = run.table.pieces().find(of_group) {
@@ -88,7 +93,8 @@ fn compare_steps(
     compared: &mut Comparison,
 ) -> Option<()> {
     let n = source.chunk.len;
-    let roundoff = source.run.manifest.tensors[source.chunk.tensor].dtype.unit_roundoff();
+    let roundoff = source.run.manifest.tensors[source.chunk.tensor].unit_roundoff();
+    let roundoff = if source.run.manifest.sketch.is_some() { SKETCHED * roundoff } else { roundoff };
     let (mut g, mut buffer) = (vec![0.0; n], vec![0.0f64; n]);
     // How far they may be off, and the buffer with them, where vectors were stored with loss.
     let (mut widths, mut off) = ([vec![0.0f32; n], vec![0.0; n], vec![0.0; n]], vec![0.0f64; n]);
@@ -150,7 +156,8 @@ impl Analysis<'_> {
     fn known(&self) -> Known {
         let adam = || predictors(&self.run.manifest).contains(&Some(Predictor::Adam));
         match &self.law {
-            Law::Unknown(_) if !adam() => Known::Nothing,
+            Law::Unknown(_) if !adam() || self.run.manifest.sketch.is_some() => Known::Nothing,
+            _ if self.run.manifest.sketch.is_some() => Known::WithLoss,
             _ if self.run.manifest.loses(StreamId::Iterate)
                 || self.run.manifest.loses(StreamId::Direction(0)) =>
             {

@@ -47,7 +47,7 @@ impl Shared {
         let counts = [layout.directions, layout.references];
         // Who meets later iterates, or walks back, needs gradients at another time than sums do.
         let has_float32 = run.manifest.tensors.iter().any(|t| t.dtype == DType::F32);
-        let decodes = has_float32 && layout.lag.is_none() && !layout.own && !layout.lossy;
+        let decodes = has_float32 && layout.lag.is_none() && !layout.own && !layout.has_spreads();
         let plan = Plan::new(device, lanes, elements, counts, [layout.lag.is_some(), decodes])?;
         let resident = if plan.held == 0 {
             let lens: Vec<usize> = chunks.iter().map(|c| c.len).collect();

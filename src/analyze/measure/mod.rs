@@ -257,7 +257,10 @@ impl Analysis<'_> {
             let i = if influence.is_some() { measured.len() - 1 - i } else { i };
             let step = measured[i];
             if cells.iter().all(|piece| !piece.row(i).flags.damaged) {
-                let (totals, told) = (self.shape.totals(self.run, &cells, i), self.told(&pieces, i));
+                let (mut totals, told) = (self.shape.totals(self.run, &cells, i), self.told(&pieces, i));
+                if let Some(sketches) = &self.sketches {
+                    sketches.estimate(&mut totals, |name| window.scalar(step, name));
+                }
                 let recorded = self.recorded(window, step);
                 book.enter(self, &Entry { step, recorded, totals, told }, out)?;
             } else if !out.skipped.contains(step) {

@@ -151,7 +151,7 @@ impl Check {
     ) -> Check {
         let tensor = |t: &TensorInfo| Tensor {
             elements: t.elements(),
-            unit_roundoff: t.dtype.unit_roundoff(),
+            unit_roundoff: t.unit_roundoff(),
             param_group: t.param_group,
             known: known(t.param_group),
             // A training starts with an optimizer that has done nothing yet.

@@ -26,7 +26,7 @@ impl Sample {
     pub(crate) fn new(run: &Run, steps: &[u64]) -> Sample {
         let every = steps.len().div_ceil(STEPS).max(1);
         let steps: Vec<u64> = steps.iter().copied().step_by(every).collect();
-        let all = run.manifest.parameters();
+        let all = run.manifest.elements();
         let count = ELEMENTS.min(all);
         let apart = all.checked_div(count).unwrap_or(0);
         let mut elements = (0..count).map(|k| k * apart + apart / 2);

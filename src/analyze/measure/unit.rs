@@ -209,10 +209,10 @@ impl Scratch {
             init: vector(),
             iterates: Trajectory::sized(past, len),
             // A GPU has its own, of the chunks that it sums.
-            references: (0..if batch.is_some() && !layout.lossy && !shared { 0 } else { layout.references })
+            references: (0..if batch.is_some() && !layout.has_spreads() && !shared { 0 } else { layout.references })
                 .map(|_| vector())
                 .collect(),
-            bounds: layout.lossy.then(|| Bounds::new(layout)),
+            bounds: Bounds::new(layout),
             responses: influence.map(|influence| Responses::new(influence, len)),
             batch: batch.map(RefCell::new),
         })

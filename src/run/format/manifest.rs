@@ -12,6 +12,7 @@ use crate::error::{Error, Result, Tried, Usage};
 use crate::run::directory::MANIFEST;
 use crate::run::directory::beside::was_interrupted;
 use crate::run::format::vector_id::{Moment, StreamId};
+use crate::sketch::Layout;
 
 /// Version of the run format that this library reads and writes.
 pub(crate) const FORMAT_VERSION: u32 = 1;
@@ -21,6 +22,8 @@ pub(crate) const FORMAT_NAME: &str = "lpa-run";
 pub const GRAD: &str = "grad";
 /// Name of the iterate where streams are named.
 pub const ITERATE: &str = "iterate";
+/// What a run requires whose vectors are sketches.
+const SKETCH: &str = "sketch";
 /// Most elements that a run may hold: far above any model, far below what would exhaust memory.
 const MAX_ELEMENTS: u64 = 1 << 40;
 
@@ -48,26 +51,64 @@ pub struct TensorInfo {
     /// Further names of the same storage (tied parameters). They are counted once, under `name`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<String>,
+    /// The parameter that it is a sketch of, in a run whose vectors are sketches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sketch_of: Option<Parameter>,
+}
+
+/// A parameter of which a run has sketches.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parameter {
+    /// Its shape in the model.
+    pub shape: Vec<u64>,
+    /// Its element type there.
+    pub dtype: DType,
+}
+
+/// Number of elements of a shape; saturates.
+fn count(shape: &[u64]) -> u64 {
+    if shape.contains(&0) { 0 } else { shape.iter().fold(1, |n: u64, &d| n.saturating_mul(d)) }
 }
 
 impl TensorInfo {
     /// A tensor of parameter group 0 without aliases.
     pub fn new(name: &str, shape: &[u64], dtype: DType) -> TensorInfo {
         let (name, shape) = (name.to_owned(), shape.to_vec());
-        TensorInfo { name, shape, dtype, param_group: 0, aliases: Vec::new() }
+        TensorInfo { name, shape, dtype, param_group: 0, aliases: Vec::new(), sketch_of: None }
     }
 
-    /// Number of elements; saturates, and no manifest with so many is written or read.
+    /// Number of elements that are stored of a vector; saturates, and no manifest with so many is written or read.
     pub fn elements(&self) -> u64 {
-        if self.shape.contains(&0) {
-            return 0;
+        count(&self.shape)
+    }
+
+    /// Number of parameters that it is, or stands for.
+    pub fn parameters(&self) -> u64 {
+        count(self.parameter().0)
+    }
+
+    /// The unit roundoff of its type in the model.
+    pub(crate) fn unit_roundoff(&self) -> f64 {
+        self.parameter().1.unit_roundoff()
+    }
+
+    /// Shape and type in the model.
+    pub(crate) fn parameter(&self) -> (&[u64], DType) {
+        match &self.sketch_of {
+            Some(of) => (&of.shape, of.dtype),
+            None => (&self.shape, self.dtype),
         }
-        self.shape.iter().fold(1, |n: u64, &d| n.saturating_mul(d))
     }
 
     /// Type and shape as error messages show them: `F32 [20, 64]`.
     pub fn describe(&self) -> String {
-        format!("{} {:?}", self.dtype, self.shape)
+        match &self.sketch_of {
+            Some(of) if of.shape != self.shape => {
+                format!("{} {:?} in {} dimensions", of.dtype, of.shape, self.elements())
+            }
+            Some(of) => format!("{} {:?}", of.dtype, of.shape),
+            None => format!("{} {:?}", self.dtype, self.shape),
+        }
     }
 }
 
@@ -160,6 +201,15 @@ impl Precision {
             Precision::Int8 => "int8",
         }
     }
+}
+
+/// How the vectors of a run are sketched; which dimensions stand for which parameter follows from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sketching {
+    /// Dimensions of all tensors that were asked for.
+    pub dimensions: u64,
+    /// What keys, shifts and signs are drawn with.
+    pub seed: u64,
 }
 
 /// What of a run is stored with loss.
@@ -255,6 +305,9 @@ pub struct Manifest {
     /// What is stored with loss.
     #[serde(default, skip_serializing_if = "Storage::is_exact")]
     pub storage: Storage,
+    /// How vectors are sketched, where sketches are all that is stored of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sketch: Option<Sketching>,
     /// Number of ranks that write.
     #[serde(default = "one")]
     pub world: u32,
@@ -301,11 +354,72 @@ impl Manifest {
             streams,
             optimizer: Optimizer::default(),
             storage: Storage::default(),
+            sketch: None,
             world: 1,
             slices: Vec::new(),
             continues: None,
             metadata: Map::new(),
         })
+    }
+
+    /// The same of a run whose vectors are sketches of those that this one is of.
+    ///
+    /// # Errors
+    /// It is of sketches itself, has several ranks, or loses something; or there are too few dimensions.
+    pub fn sketched(self, sketch: Sketching) -> std::result::Result<Manifest, Usage> {
+        if self.sketch.is_some() {
+            return Err(Usage("the run is one of sketches already".to_owned()));
+        }
+        if self.world != 1 || !self.storage.is_exact() {
+            return Err(Usage("a sketch is made of what one rank stores without loss".to_owned()));
+        }
+        let elements: Vec<u64> = self.tensors.iter().map(TensorInfo::elements).collect();
+        let layout = Layout::new(&elements, sketch.dimensions, sketch.seed)?;
+        let tensors = self.tensors.into_iter().enumerate().map(|(t, info)| {
+            let of = Parameter { shape: info.shape.clone(), dtype: info.dtype };
+            let shape = if layout.is_exact(t) { info.shape } else { vec![layout.range(t).len() as u64] };
+            TensorInfo { shape, dtype: DType::F32, sketch_of: Some(of), ..info }
+        });
+        Ok(Manifest {
+            tensors: tensors.collect(),
+            sketch: Some(sketch),
+            requires: vec![SKETCH.to_owned()],
+            ..self
+        })
+    }
+
+    /// Which dimensions stand for which parameter, where vectors are sketches.
+    ///
+    /// # Errors
+    /// There are too few dimensions.
+    pub(crate) fn sketch_layout(&self) -> std::result::Result<Option<Layout>, Usage> {
+        let Some(Sketching { dimensions, seed }) = self.sketch else { return Ok(None) };
+        let elements: Vec<u64> = self.tensors.iter().map(TensorInfo::parameters).collect();
+        Layout::new(&elements, dimensions, seed).map(Some)
+    }
+
+    /// Checks that sketches are as long as their layout has them.
+    fn check_sketch(&self) -> std::result::Result<(), String> {
+        let unlike = "it is not clear of what the vectors are sketches";
+        let of_sketch = self.requires.iter().any(|feature| feature == SKETCH);
+        if of_sketch != self.sketch.is_some()
+            || self.tensors.iter().any(|t| t.sketch_of.is_some() != self.sketch.is_some())
+        {
+            return Err(unlike.to_owned());
+        }
+        let total = self.tensors.iter().fold(0u64, |n, t| n.saturating_add(t.parameters()));
+        if total > MAX_ELEMENTS {
+            return Err(format!("sketches of {total} elements, more than a run can hold (2^40)"));
+        }
+        let Some(layout) = self.sketch_layout().map_err(|e| e.0)? else { return Ok(()) };
+        if self.world != 1 || !self.storage.is_exact() {
+            return Err("sketches are written by one rank, without loss".to_owned());
+        }
+        let fits = |(t, info): (usize, &TensorInfo)| {
+            let shape = if layout.is_exact(t) { info.parameter().0 == info.shape } else { info.shape.len() == 1 };
+            shape && info.dtype == DType::F32 && info.elements() == layout.range(t).len() as u64
+        };
+        self.tensors.iter().enumerate().all(fits).then_some(()).ok_or_else(|| unlike.to_owned())
     }
 
     /// Reads and checks `run/manifest.json`; also returns its bytes.
@@ -335,7 +449,7 @@ impl Manifest {
                 supported: u64::from(FORMAT_VERSION),
             });
         }
-        if let Some(feature) = envelope.requires.first() {
+        if let Some(feature) = envelope.requires.iter().find(|feature| *feature != SKETCH) {
             return Err(Error::Requires { path, feature: feature.clone() });
         }
         let manifest: Manifest = serde_json::from_slice(&bytes).map_err(json)?;
@@ -367,6 +481,7 @@ impl Manifest {
         if total > MAX_ELEMENTS {
             return Err(format!("{total} elements are more than a run can hold (2^40)"));
         }
+        self.check_sketch()?;
         let mut streams = std::collections::HashSet::from([ITERATE]);
         for s in &self.streams {
             if s.name.is_empty() || !streams.insert(&s.name) {
@@ -404,7 +519,7 @@ impl Manifest {
 
     /// The element types: `F32`, or `BF16, F32`.
     pub(crate) fn types(&self) -> String {
-        let mut all: Vec<&str> = self.tensors.iter().map(|t| t.dtype.name()).collect();
+        let mut all: Vec<&str> = self.tensors.iter().map(|t| t.parameter().1.name()).collect();
         all.sort_unstable();
         all.dedup();
         all.join(", ")
@@ -412,6 +527,11 @@ impl Manifest {
 
     /// Number of parameters, each counted once.
     pub fn parameters(&self) -> u64 {
+        self.tensors.iter().map(TensorInfo::parameters).sum()
+    }
+
+    /// Number of elements that are stored of a vector: the parameters, or the dimensions of sketches.
+    pub(crate) fn elements(&self) -> u64 {
         self.tensors.iter().map(TensorInfo::elements).sum()
     }
 

@@ -6,4 +6,5 @@ pub(crate) mod journal;
 pub(crate) mod manifest;
 pub(crate) mod record;
 pub(crate) mod shard_name;
+pub(crate) mod squares;
 pub(crate) mod vector_id;

@@ -3,6 +3,7 @@
 //! Owns the layout of `docs/format.md`, section Shard. Opening checks all that can be checked
 //! without reading payloads; a payload is checked against its hash each time before it is decoded.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
@@ -91,6 +92,8 @@ pub struct Shard {
     present: Range<usize>,
     scalars: Range<usize>,
     columns: Vec<String>,
+    /// By name of a scalar: its column.
+    column_of: HashMap<String, usize>,
     vectors: Vec<VectorId>,
     /// By vector: the step from which it is decoded.
     from: Vec<u64>,
@@ -190,6 +193,7 @@ impl Shard {
             absent,
             present,
             scalars,
+            column_of: columns.iter().cloned().zip(0..).collect(),
             columns,
             vectors,
             from,
@@ -469,7 +473,7 @@ impl Shard {
 
     /// A scalar of a step; `None` where it was not recorded.
     pub fn scalar(&self, step: u64, column: &str) -> Option<f64> {
-        let at = self.columns.iter().position(|c| c == column)?;
+        let at = *self.column_of.get(column)?;
         let row = usize::try_from(step.checked_sub(self.file.name.first)?).ok()?;
         let cell = row.checked_mul(self.columns.len())? + at;
         if *self.tail()[self.present.clone()].get(cell)? == 0 {

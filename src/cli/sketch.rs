@@ -1,0 +1,45 @@
+//! `lpa sketch`.
+
+use std::path::PathBuf;
+
+use crate::analyze::Observer as _;
+use crate::cli::progress::Progress;
+use crate::cli::{RunArguments, bytes, say};
+use crate::run::format::manifest::Sketching;
+use crate::run::write::writer::WriterOptions;
+use crate::sketch::SEED;
+use crate::sketch_run::SketchRun;
+use crate::summary::{counted, significant, thousands};
+
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    run: RunArguments,
+    /// Numbers that stand for each vector, of all tensors together
+    #[arg(long, value_name = "N")]
+    dims: u64,
+    /// Where the run of sketches is written
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// What the sketch is drawn with: runs of one seed, model and number can be references of each other
+    #[arg(long, value_name = "N", default_value_t = SEED)]
+    seed: u64,
+}
+
+pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
+    let sketch = Sketching { dimensions: a.dims, seed: a.seed };
+    let prepared = SketchRun::prepare(&a.run.run, &a.out, sketch, a.run.access()?)?;
+    let progress = Progress::new(false);
+    progress.begin(prepared.cells(), prepared.chunks());
+    let made = prepared.run(WriterOptions::default().threads, &|cells, read| progress.advance(cells, read));
+    progress.end();
+    let (made, (elapsed, _)) = (made?, progress.measured());
+    say(&format!(
+        "{}: {} of vectors in {} dimensions each, {}, in {} s\n",
+        a.out.display(),
+        counted(made.steps, "step"),
+        thousands(made.dimensions),
+        bytes(made.bytes),
+        significant(elapsed.as_secs_f64()),
+    ))
+}
