@@ -223,6 +223,8 @@ pub mod internals {
     pub use crate::run::read::trajectory::Trajectory;
     pub use crate::run::read::window::Window;
     pub use crate::run::upkeep::hold::Held;
+    pub use crate::run::format::squares::square_name;
+    pub use crate::run::write::full_reference::FullReference;
     pub use crate::run::write::background::{Background, Filled, Job, Packing, Recorder};
     pub use crate::run::write::writer::take_back;
     #[cfg(feature = "cli")]

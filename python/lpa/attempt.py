@@ -1,6 +1,7 @@
 """What a run must be, and what it knows, for a training to go on with it."""
 
 import itertools
+import json
 
 import numpy as np
 import torch
@@ -9,12 +10,15 @@ from . import _lpa
 from .errors import RecordingError
 from .reader import Run
 from .sharding import local
+from .sketching import Sketches
 
 
-def check_manifest(path, parameters, streams, precisions):
-    """Raises unless the run is of these parameters and streams, stored as precisely."""
+def check_manifest(path, parameters, streams, how):
+    """Raises unless the run is of these parameters and streams, stored as precisely. `how`: the precisions, and what is
+    asked of sketches."""
+    precisions, sketch = how
     manifest = Run(path).manifest
-    there = [(t["name"], t["shape"], t["dtype"]) for t in manifest["tensors"]]
+    there = [(t["name"], *((of := t.get("sketch_of") or t)["shape"], of["dtype"])) for t in manifest["tensors"]]
     here = [(t["name"], t["shape"], t["dtype"]) for t in parameters.table()]
     for a, b in zip(there, here, strict=False):
         if a != b:
@@ -27,6 +31,11 @@ def check_manifest(path, parameters, streams, precisions):
     if stored != precisions:
         raise RecordingError(f"{path} stores gradients as {stored['gradients']} and iterates as {stored['iterates']}; "
                              "a run's precision is fixed")
+    recorded = manifest.get("sketch")
+    if recorded != sketch:
+        kinds = ["all of its vectors" if s is None else f"sketches of {s['dimensions']} dimensions"
+                 for s in (recorded, sketch)]
+        raise RecordingError(f"{path} holds {kinds[0]}, not {kinds[1]}; that is fixed")
     missing = set(streams) - {s["name"] for s in manifest["streams"]}
     if missing:
         raise RecordingError(f"{path} has no stream named {sorted(missing)}; a run's streams are fixed")
@@ -43,7 +52,10 @@ class Iterates:
     def __init__(self, path, parameters):
         self._path, self._run = path, Run(path)
         params = [p.detach() for p in parameters.params]
-        self._mine = [_bits(p) for p in parameters.parts(range(len(params)), params)]
+        parts = parameters.parts(range(len(params)), params)
+        if self._run.manifest.get("sketch"):
+            parts = Sketches(json.dumps(self._run.manifest)).sketch(parts)
+        self._mine = [_bits(p) for p in parts]
         self._own = parameters.own if parameters.ranks > 1 else None
         self._checkpoints = self._noted(parameters, params)
 

@@ -77,6 +77,10 @@ class Buffers:
         if self._events[number] is not None:
             self._events[number].synchronize()
 
+    def scalars(self, number, stream, absent):
+        """What is known of a vector besides its elements: nothing, since all are there."""
+        return []
+
 
 class Vector:
     """A vector in a buffer, which its tensors come to together or one optimizer's after the other's."""
@@ -104,6 +108,10 @@ class Vector:
         """Waits until all is there. Returns what the queue takes: the buffer, and what is absent."""
         self._buffers.ready(self.number)
         return self.number, (self._absent if any(self._absent) else [])
+
+    def scalars(self, stream):
+        """What is recorded of it as scalars, once it is ready."""
+        return self._buffers.scalars(self.number, stream, self._absent)
 
 
 def _view(buffer, offset, part):

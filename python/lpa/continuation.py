@@ -36,15 +36,18 @@ class Continuation:
                 f"from step {self.step} on. Afterwards `lpa join {runs} --out NEW` makes one run of them")
 
 
-def find(path, step, parameters, streams, precisions):
+def find(path, step, parameters, streams, how):
     """Where the recording of `path` goes on: at `step`, or where that is None at the newest step whose iterate the
     model holds, bit for bit.
+
+    `how` vectors are stored: as :func:`check_manifest` takes it.
 
     Raises RecordingError where that is not known, or cannot be.
     """
     runs = _runs_of(path)
+    precisions, _ = how
     for run in runs:
-        check_manifest(run.path, parameters, streams, precisions)
+        check_manifest(run.path, parameters, streams, how)
     at, step = _newest(runs, parameters) if step is None else _with_step(runs, step, parameters)
     # Nothing of a run is used that would be gone on from where it begins.
     while not has_slices_of(runs[at].manifest, parameters) and step == runs[at].first and runs[at].before is not None:

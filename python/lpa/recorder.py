@@ -26,6 +26,7 @@ from .reader import Run
 from .sampling import sampler
 from .scalars import Log, held
 from .session import Broken, Gradients, Session, Step, Turn
+from .sketching import check_whole, sketching
 from .threads import idle_processors
 from .writer import precisions, storage_options
 
@@ -77,6 +78,8 @@ class Recorder:
     gradients : "exact" keeps every bit of all streams; "int8" and "bf16" round them at random, to 7 and 11
         bits a value, and every metric gets an interval (docs/numerics.md).
     iterates : "exact", or "int8": differences in 8 bits, except keyframes and the final iterate.
+    sketch : of every vector record only so many numbers, such as 2**18, from which all metrics follow with intervals, and
+        its exact length (docs/sketches.md): two megabytes a step for any model. The final iterate is kept as it is.
     shard_bytes, shard_steps, shard_seconds : a shard is published after so much.
     threads : encode on so many; what is written is the same. None takes those processors that the training leaves idle,
         at least 1 and at most 8 (docs/recording.md).
@@ -84,7 +87,7 @@ class Recorder:
 
     def __init__(self, path, model, optimizer, *, sample=None, streams=(), scaler=None, metadata=None,
                  resume=False, turns="together", whole_model=False, replicated=False, policy="block", buffer_steps=3,
-                 on_error="warn", verify=True, gradients="exact", iterates="exact", _sink=None, **storage):
+                 on_error="warn", verify=True, gradients="exact", iterates="exact", sketch=None, _sink=None, **storage):
         if policy not in ("block", "drop"):
             raise ValueError(f"policy is 'block' or 'drop', not {policy!r}")
         if on_error not in ("warn", "raise"):
@@ -104,7 +107,9 @@ class Recorder:
         self._policy, self._buffer_steps, self._raises, self._verify = policy, buffer_steps, on_error == "raise", verify
         self._precisions = precisions(gradients, iterates)
         # Where steps are left out, what the optimizer goes on with is recorded too.
-        self._predicts = storage.get("predict", True) and iterates == "exact"
+        self._sketch = sketching(sketch)
+        # The moments of a sketch are not the sketch of moments.
+        self._predicts = storage.get("predict", True) and iterates == "exact" and sketch is None
         follows = sample is None and policy == "block"
         self._moments = moment_names(self._optimizers) if self._predicts and not follows else []
         self._sink = _sink or _RunSink()
@@ -149,9 +154,10 @@ class Recorder:
 
     def _go_on(self, step):
         """Finds the run and the step in which a recording of these parameters goes on; `step` is the user's word."""
-        parameters = Parameters(self._model, self._optimizers, **self._who)
+        parameters = self._parameters()
         streams = ["grad", *self._streams]
-        found = agreed(lambda: continuation.find(self.path, step, parameters, streams, self._precisions), parameters)
+        how = self._precisions, self._sketch
+        found = agreed(lambda: continuation.find(self.path, step, parameters, streams, how), parameters)
         Iterates(found.before[-1] if found.is_new else found.path, parameters).check(found.step)
         self._continuation, self.path, self.step = found, found.path, found.step
         if found.is_new and self._predicts:
@@ -229,7 +235,7 @@ class Recorder:
         else is put into the model for good, such as averaged weights or the best checkpoint."""
         if self._session is not None and not self._is_elsewhere():
             with _Guard(self):
-                self._session.mark_end()
+                self._session.mark_end(self.path, self.step)
 
     def close(self):
         """Records the final iterate and ends the run."""
@@ -334,19 +340,25 @@ class Recorder:
         """The streams."""
         return ["grad", *self._streams, *self._probes]
 
+    def _parameters(self):
+        parameters = Parameters(self._model, self._optimizers, **self._who)
+        if self._sketch is not None:
+            check_whole(parameters)
+        return parameters
+
     def _vectors(self):
         """How many vectors a step has at most."""
         return 1 + len(self._names()) + len(self._moments)
 
     def _start(self):
-        parameters = Parameters(self._model, self._optimizers, **self._who)
+        parameters = self._parameters()
         if self._probes and parameters.ranks > 1:
             raise RecordingError("probes are for a single rank: each would compute another gradient")
         self._log.first_step()
         inner, has_made = self._writer(parameters)
         count = self._buffer_steps * (1 + len(self._names())) + len(self._moments)
         try:
-            self._session = Session(parameters, inner, count, has_made)
+            self._session = Session(parameters, inner, count, has_made, self._sketch is not None)
         except BaseException:
             if has_made:
                 _lpa.take_back(self.path)
@@ -374,12 +386,13 @@ class Recorder:
             "optimizer": {"name": hyperparameters.name(self._optimizers),
                           "param_groups": hyperparameters.initial(self._optimizers, parameters)},
             "storage": self._precisions,
+            "sketch": self._sketch,
             "world": parameters.ranks,
             "slices": parameters.slices,
             "metadata": {"torch": torch.__version__, **self._metadata},
         }
         if found is not None:
-            check_manifest(found.before[-1], parameters, names, self._precisions)
+            check_manifest(found.before[-1], parameters, names, (self._precisions, self._sketch))
             parts.update(found.manifest())
         try:
             return self._sink.create(self.path, parts, storage), True
@@ -387,7 +400,7 @@ class Recorder:
             raise RecordingError(str(e)) from None
 
     def _check_run(self, path, parameters, names):
-        check_manifest(path, parameters, names, self._precisions)
+        check_manifest(path, parameters, names, (self._precisions, self._sketch))
         if not has_slices_of(Run(path).manifest, parameters):
             raise RecordingError(f"{path} is recorded by other ranks, or each has other elements; record into another "
                                  "directory")
@@ -588,7 +601,7 @@ class Recorder:
         self._session.checkpoint()
 
     def _finish(self):
-        self._session.finish(self._unread)
+        self._session.finish(self._unread, self.path, self.step)
         if self._verify:
             self._session.verify(self.path)
         if self._sink.note():

@@ -6,6 +6,7 @@ from . import _lpa
 from .buffers import Buffers
 from .errors import RecordingError
 from .optimizers import torch_class
+from .sketching import Full, SketchBuffers
 from .watch import Watch
 
 
@@ -66,9 +67,10 @@ class Turn:
 
 
 class Session:
-    """A writer that goes on in the background, with `count` buffers. `has_made` the run: it was not there before."""
+    """A writer that goes on in the background, with `count` buffers. `has_made` the run: it was not there before.
+    `is_sketched`: it records sketches of vectors."""
 
-    def __init__(self, parameters, inner, count, has_made):
+    def __init__(self, parameters, inner, count, has_made, is_sketched=False):
         self.parameters, self.has_made = parameters, has_made
         # A step was handed over.
         self.has_begun = False
@@ -76,7 +78,9 @@ class Session:
         self.watch = Watch(parameters)
         # The final iterate, where it was taken before the end.
         self._end = None
-        self._buffers = Buffers(parameters, inner, count)
+        # What the final iterate is recorded by beside its sketch.
+        self._manifest = inner.manifest() if is_sketched else None
+        self._buffers = (SketchBuffers if is_sketched else Buffers)(parameters, inner, count)
 
     @property
     def queue(self):
@@ -137,6 +141,8 @@ class Session:
             return
         iterate = None if step.iterate is None else step.iterate.ready()
         streams = [(name, vector.ready()) for name, vector in step.streams.items()]
+        for name, vector in (("iterate", step.iterate), *step.streams.items()):
+            scalars += [] if vector is None else vector.scalars(name)
         self.queue.step(iterate, streams, scalars, [vector.ready() for vector in step.moments])
 
     def checkpoint(self):
@@ -144,10 +150,13 @@ class Session:
         self.queue.checkpoint(self.iterate().ready())
         self.check()
 
-    def mark_end(self):
-        """Takes the parameters as they are now for the final iterate, unless another step follows."""
+    def mark_end(self, path, step):
+        """Takes the parameters as they are now for the final iterate x_`step`, unless another step follows."""
         self.forget_end()
-        self._end = self.iterate(), self.watch.changed()
+        self._end = self.iterate(), self.watch.changed(), self._full(path, step)
+
+    def _full(self, path, step):
+        return None if self._manifest is None else Full(path, self._manifest, step, self.parameters)
 
     def forget_end(self):
         """Another step follows."""
@@ -155,10 +164,14 @@ class Session:
             self.queue.give_back(self._end[0].number)
             self._end = None
 
-    def finish(self, comparisons):
-        """Records the final iterate."""
-        iterate, changed = self._end or (self.iterate(), self.watch.changed())
-        self.queue.finish(iterate.ready(), self.watch.scalars([*comparisons, *changed]))
+    def finish(self, comparisons, path, step):
+        """Records the final iterate, x_`step`."""
+        iterate, changed, full = self._end or (self.iterate(), self.watch.changed(), self._full(path, step))
+        ready = iterate.ready()
+        scalars = [*self.watch.scalars([*comparisons, *changed]), *iterate.scalars("iterate")]
+        self.queue.finish(ready, scalars)
+        if full is not None:
+            full.publish()
 
     def verify(self, path):
         """Checks every byte of the run, where one rank alone has written it."""

@@ -11,6 +11,7 @@ mod figures;
 mod meter;
 mod queue;
 mod run;
+mod sketch;
 mod watch;
 mod writer;
 
@@ -34,6 +35,9 @@ fn _lpa(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<meter::Meter>()?;
     m.add_class::<queue::Queue>()?;
     m.add_class::<run::Run>()?;
+    m.add_class::<sketch::Sketcher>()?;
+    m.add_class::<sketch::FullReference>()?;
+    m.add("SKETCH_SEED", lpa::internals::SEED)?;
     m.add("CHUNK", lpa::internals::CHUNK)?;
     m.add("WRAPPERS", lpa::internals::WRAPPERS.to_vec())?;
     m.add_function(wrap_pyfunction!(queue::packing, m)?)?;

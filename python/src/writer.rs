@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use lpa::{
-    Continued, Isa, Manifest, Optimizer, Slice, Step, Storage as Precisions, StreamInfo, TensorInfo,
+    Continued, Isa, Manifest, Optimizer, Sketching, Slice, Step, Storage as Precisions, StreamInfo, TensorInfo,
     Writer as RunWriter, WriterOptions,
 };
 use pyo3::buffer::PyBuffer;
@@ -43,6 +43,8 @@ pub(crate) fn manifest(parts: &str) -> PyResult<Manifest> {
         optimizer: Optimizer,
         #[serde(default)]
         storage: Precisions,
+        #[serde(default)]
+        sketch: Option<Sketching>,
         world: u32,
         slices: Vec<Slice>,
         #[serde(default)]
@@ -57,7 +59,10 @@ pub(crate) fn manifest(parts: &str) -> PyResult<Manifest> {
     manifest.slices = p.slices;
     manifest.continues = p.continues;
     manifest.metadata = p.metadata;
-    Ok(manifest)
+    match p.sketch {
+        Some(sketch) => manifest.sketched(sketch).map_err(usage),
+        None => Ok(manifest),
+    }
 }
 
 /// `shard_bytes`, `shard_steps`, `shard_seconds`, `profile`, `predict` and `threads`.

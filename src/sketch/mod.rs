@@ -274,44 +274,38 @@ mod tests {
         assert_eq!(Sketch::from_stored(&layout, &stored[1..]), None);
     }
 
+    /// What is observed of a tensor's sketches.
+    fn observed(layout: &Layout, tensor: usize, g: &Sketch, x: &Sketch, r: &Sketch) -> Observed {
+        let of = |s: &Sketch| s.tensor(layout, tensor).to_vec();
+        let (g, x, r) = (of(g), of(x), of(r));
+        let d: Vec<f64> = x.iter().zip(&r).map(|(x, r)| x - r).collect();
+        let sum = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum();
+        let most = |v: &[f64]| v.iter().fold(0.0, |most: f64, v| most.max(v.abs()));
+        Observed { square: sum(&g, &g), dot: sum(&g, &d), d2: sum(&d, &d), most: most(&g), most_d: most(&d) }
+    }
+
     #[test]
-    fn intervals_are_those_of_the_definition() {
+    fn laws_are_those_of_the_definition() {
         let expected = expected();
         let layout = layout(&expected);
         let isa = Isa::detect();
         let [g, x, r] = [0, 1, 2].map(|vector| sketch(isa, &layout, DType::F32, vector, [0, u64::MAX]));
-        let g2 = numbers(&expected["g2"]);
-        let confidence = Confidence::new(expected["probability"].as_f64().unwrap()).unwrap();
-        for (name, metrics) in expected["estimates"].as_object().unwrap() {
-            let tensors: Vec<usize> =
-                if name == "*" { (0..layout.tensors()).collect() } else { vec![name.parse().unwrap()] };
-            let parts: Vec<Part> = tensors.iter().map(|&t| Part::of(&layout, t, &g, &x, &r, g2[t])).collect();
-            let made = Estimates::of(&parts, confidence).unwrap();
-            let found = [
-                ("dot", Some(made.dot)),
-                ("d2", Some(made.d2)),
-                ("cos", made.cos),
-                ("rsi", made.rsi),
-                ("lolr", made.lolr),
-            ];
-            for (metric, estimate) in found {
-                let estimate = estimate.unwrap();
-                let [value, half, deviation] = numbers(&metrics[metric])[..] else { panic!("three numbers") };
-                let [low, high] = match metric {
-                    "d2" => [value / (1.0 + half / value), value / (1.0 - half / value)],
-                    _ => [value - half, value + half],
-                };
-                let near = |a: f64, b: f64| (a - b).abs() <= 1e-7 * (value.abs() + half);
-                assert!(near(estimate.value, value), "{name} {metric} {estimate:?} {value}");
-                assert!(near(estimate.low, low), "{name} {metric} {estimate:?} {low}");
-                assert!(
-                    (estimate.deviation - deviation).abs() <= 1e-9 * deviation,
-                    "{name} {metric} {estimate:?}"
-                );
-                assert!(near(estimate.high.unwrap(), high), "{name} {metric} {estimate:?} {high}");
+        let [g2, x2] = [0, 1].map(|v| numbers(&expected["squares"][v]));
+        let confidence = Confidence::within(expected["probability"].as_f64().unwrap());
+        let laws = expected["laws"].as_object().unwrap();
+        for t in 0..layout.tensors() {
+            let law = Law::of(&layout, t, confidence);
+            assert_eq!(law.is_some(), laws.contains_key(&t.to_string()), "{t}");
+            let Some(law) = law else { continue };
+            let o = observed(&layout, t, &g, &x, &r);
+            for (name, made) in [("dot", law.dot(&o, g2[t])), ("d2", law.d2(&o, g2[t], x2[t]))] {
+                let found = [made.value, made.spread.variance, made.spread.squares, made.spread.offset];
+                // Student's quantile is an expansion.
+                let within = [1e-12, 1e-5, 1e-12, 1e-12];
+                for ((found, expected), by) in found.iter().zip(numbers(&laws[&t.to_string()][name])).zip(within) {
+                    assert!((found - expected).abs() <= by * expected.abs(), "{t} {name} {found} {expected}");
+                }
             }
-            let [d2, half, _] = numbers(&metrics["d2"])[..] else { panic!("three numbers") };
-            assert!((made.dist.low - (d2 / (1.0 + half / d2)).sqrt()).abs() < 1e-7 * d2.sqrt());
         }
     }
 
@@ -319,11 +313,8 @@ mod tests {
     fn quantiles_of_a_normal_variable() {
         for pair in expected()["normal"].as_array().unwrap() {
             let [probability, quantile] = numbers(pair)[..] else { panic!("two numbers") };
-            let found = Confidence::new(probability).unwrap().normal();
+            let found = Confidence::within(probability).normal();
             assert!((found - quantile).abs() < 1e-7, "{probability} {found} {quantile}");
-        }
-        for wrong in [0.0, 1.0, -1.0, 2.0, f64::NAN] {
-            assert!(Confidence::new(wrong).is_none(), "{wrong}");
         }
     }
 
@@ -337,7 +328,7 @@ mod tests {
         let dot: f64 = vector(0).zip(vector(1)).map(|(g, d)| g * d).sum();
         let [g2, d2] = [0, 1].map(|v| vector(v).map(|x| x * x).sum::<f64>());
         let e2 = d2 - dot * dot / g2;
-        let confidence = Confidence::new(0.99).unwrap();
+        let confidence = Confidence::within(0.99);
         let (mut squares, mut sum, mut missed) = (0.0, 0.0, [0, 0]);
         for seed in 0..seeds {
             let layout = Layout::new(&[n], 512, seed).unwrap();
@@ -347,13 +338,16 @@ mod tests {
                 sketch.add(&layout, &take(Isa::detect(), &layout, DType::F32, &span, |i| value(v, i)));
                 sketch
             });
-            let part = Part::of(&layout, 0, &g, &x, &Sketch::zero(&layout), g2);
-            let made = Estimates::of(&[part], confidence).unwrap();
-            let off = made.dot.value - dot;
+            let o = observed(&layout, 0, &g, &x, &Sketch::zero(&layout));
+            let law = Law::of(&layout, 0, confidence).unwrap();
+            let made = [law.dot(&o, g2), law.d2(&o, g2, d2)];
+            let off = made[0].value - dot;
             squares += off * off;
             sum += off;
-            missed[0] += i32::from(made.dot.low > dot || made.dot.high.unwrap() < dot);
-            missed[1] += i32::from(made.d2.low > d2 || made.d2.high.unwrap() < d2);
+            let half = made.map(|m| confidence.normal() * m.spread.variance.sqrt() + m.spread.offset);
+            missed[0] += i32::from(off.abs() > half[0]);
+            // A sum of squares is off by a share of what it should be.
+            missed[1] += i32::from((made[1].value - d2).abs() > d2 * half[1] / made[1].value);
         }
         let count = f64::from(u32::try_from(seeds).unwrap());
         let law = g2 * e2 / 512.0 * (1.0 - 512.0 / 8192.0);
@@ -378,40 +372,53 @@ mod tests {
         let moved = |i: u64| uneven(i) * (1.0 + f32::EPSILON * f32::from(i16::try_from(i % 3).unwrap() - 1));
         let [x, r] = [made(&uneven), made(&moved)];
         let d2: f64 = (0..n).map(|i| (f64::from(uneven(i)) - f64::from(moved(i))).powi(2)).sum();
-        let part = Part::of(&layout, 0, &made(&|i| uneven(i + n)), &x, &r, 1.0);
-        let found = Estimates::of(&[part], Confidence::new(0.999).unwrap()).unwrap().d2;
-        assert!(found.low <= d2 && found.high.is_none_or(|high| high >= d2), "{found:?} {d2}");
+        let confidence = Confidence::within(0.999);
+        let o = observed(&layout, 0, &made(&|i| uneven(i + n)), &x, &r);
+        let x2 = (0..n).map(|i| f64::from(uneven(i)).powi(2)).sum();
+        let found = Law::of(&layout, 0, confidence).unwrap().d2(&o, 1.0, x2);
+        let half = confidence.normal() * found.spread.variance.sqrt() + found.spread.offset;
+        let share = half / found.value;
+        assert!((found.value - found.spread.squares) / (1.0 + share) <= d2, "{found:?} {d2}");
+        assert!(found.value / (1.0 - share) >= d2, "{found:?} {d2}");
     }
 
     #[test]
-    fn nothing_is_told_of_vectors_that_are_zero() {
-        let layout = Layout::new(&[5000, 10], 300, SEED).unwrap();
-        let zero = Sketch::zero(&layout);
-        let x = sketch(Isa::detect(), &layout, DType::F32, 0, [0, u64::MAX]);
-        let confidence = Confidence::new(0.999).unwrap();
-        let parts: Vec<Part> = (0..2).map(|t| Part::of(&layout, t, &zero, &x, &x, 0.0)).collect();
-        let made = Estimates::of(&parts, confidence).unwrap();
-        assert_eq!((made.cos, made.rsi, made.lolr), (None, None, None));
-        assert_eq!(made.dist, Estimate { value: 0.0, deviation: 0.0, low: 0.0, high: Some(0.0) });
-    }
-
-    #[test]
-    fn nothing_is_told_of_vectors_that_are_not_finite() {
-        let layout = Layout::new(&[5000, 10], 300, SEED).unwrap();
-        let isa = Isa::detect();
-        let x = sketch(isa, &layout, DType::F32, 0, [0, u64::MAX]);
-        for (tensor, odd) in [(0, f32::INFINITY), (0, f32::NAN), (1, f32::NEG_INFINITY), (0, f32::MAX)] {
-            let mut off = x.clone();
-            let span = Span { tensor, elements: 3..4 };
-            off.add(&layout, &take(isa, &layout, DType::F32, &span, |_| odd));
-            let zero = Sketch::zero(&layout);
-            let part = Part::of(&layout, tensor, &x, &off, &zero, 1.0);
-            let found = Estimates::of(&[part], Confidence::new(0.999).unwrap());
-            // The square of the square of the largest number is none.
-            assert!(
-                found.is_none_or(|found| odd.is_finite() && found.d2.value.is_finite()),
-                "{odd} {found:?}"
-            );
+    fn any_number_of_threads_makes_the_same_sketch() {
+        let elements = [1 << 20, 100, 70_000, 5000];
+        let layout = Layout::new(&elements, 4000, SEED).unwrap();
+        for dtype in [DType::F32, DType::BF16] {
+            let bytes = elements.map(|n| {
+                let (mut out, values) = (Vec::new(), (0..n).map(|i| crate::dtype::round(dtype, uneven(i))));
+                push_bytes(dtype, &values.collect::<Vec<f32>>(), &mut out);
+                out
+            });
+            let mut one = Sketch::zero(&layout);
+            for (tensor, n) in elements.into_iter().enumerate() {
+                for span in layout.spans(tensor, 0..n) {
+                    one.add(&layout, &take(Isa::detect(), &layout, dtype, &span, |i| {
+                        crate::dtype::round(dtype, uneven(i))
+                    }));
+                }
+            }
+            for threads in [1, 2, 5] {
+                let mut sketcher = Sketcher::new(layout.clone(), Isa::detect(), threads);
+                // Twice, since it is used again; and in parts.
+                for _ in 0..2 {
+                    sketcher.clear();
+                    let cut = usize::try_from(sketcher.stride(0)).unwrap() * dtype.size();
+                    let part = |begin, bytes| Elements { tensor: 0, begin, dtype, bytes };
+                    sketcher.add(&[part(0, &bytes[0][..cut])]);
+                    let rest = (1..4).map(|t| Elements { tensor: t, begin: 0, dtype, bytes: &bytes[t] });
+                    let parts: Vec<_> =
+                        std::iter::once(part(sketcher.stride(0), &bytes[0][cut..])).chain(rest).collect();
+                    sketcher.add(&parts);
+                }
+                assert_eq!(sketcher.sketch(), &one, "{dtype} {threads} threads");
+                for (tensor, n) in elements.into_iter().enumerate() {
+                    let exact: f64 = (0..n).map(|i| f64::from(crate::dtype::round(dtype, uneven(i))).powi(2)).sum();
+                    assert!((sketcher.square(tensor) - exact).abs() < 1e-12 * exact, "{dtype} {tensor}");
+                }
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ type and order.
 import json
 import sys
 from fractions import Fraction
-from math import fsum, sqrt
+from math import sqrt
 
 import numpy as np
 
@@ -75,44 +75,23 @@ def value(vector, tensor, i):
     return (i * 2654435761 + tensor * 97 + vector * 31 + i * i * (vector + 3) >> 7) % 255 - 127
 
 
-def estimates(parts, quantile):
-    """(value, half width, deviation) of each metric; parts are (g2, sketches of g, x, r, elements)."""
-    terms, g2, dot, d2 = [], fsum(p[0] for p in parts), [], []
-    for own, *vectors, n in parts:
-        g, x, r = (np.array(v, np.float64) for v in vectors)
-        d = x - r
-        if len(g) == n:
-            dot.append(g @ d), d2.append(d @ d)
-            continue
-        k, slope = len(g), (g @ d) / (g @ g)
-        e = d - slope * g
-        e2 = e @ e * k / (k - 1)
-        dot.append(slope * own), d2.append(slope**2 * own + e @ e)
-        most = np.abs(g).max(), np.abs(e).max()
-        span = 65_536 * max(1, -(-32 * k // 65_536))
-        rounding = 2 * (span / k / 2 + 1) * 6e-16 * (x @ x + r @ r)
-        terms.append((slope, (own * e2 / k, 2 * e2**2 / k), (most[0] * most[1], 2 * most[1] ** 2), rounding, k, n))
-    dot, d2 = fsum(dot), fsum(d2)
-
-    def doubt(by):
-        slopes = [by(term[0]) for term in terms]
-        both = lambda which: [abs(a) * v + abs(b) * w for (a, b), (v, w) in zip(slopes, which, strict=True)]
-        own = [a**2 * v + b**2 * w for (a, b), (_, (v, w), *_) in zip(slopes, terms, strict=True)]
-        if not own:
-            return 0.0, 0.0
-        degrees = fsum(own) ** 2 / fsum(v**2 / (k - 1) for v, (*_, k, _) in zip(own, terms, strict=True))
-        rounding = fsum(abs(b) * term[3] for (_, b), term in zip(slopes, terms, strict=True))
-        half = quantile(degrees) * sqrt(fsum(own)) + max(both(term[2] for term in terms)) + rounding
-        return half, sqrt(fsum(v * (1 - k / n) for v, (*_, k, n) in zip(own, terms, strict=True)))
-
-    norms = sqrt(g2 * d2)
-    cos, rsi = dot / norms, dot / d2
+def law(g2, x2, g, x, r, quantiles):
+    """Of a tensor that is not kept: (value, variance, rounding, reach) of <g,d> and ||d||^2. `quantiles` are the normal
+    one, and Student's by degrees of freedom."""
+    normal, student = quantiles
+    g, x, r = (np.array(v, np.float64) for v in (g, x, r))
+    d, k = x - r, len(g)
+    slope = g @ d / (g @ g)
+    e = d - slope * g
+    e2 = e @ e * k / (k - 1)
+    most = np.abs(g).max(), np.abs(d).max() + abs(slope) * np.abs(g).max()
+    span = 65_536 * max(1, -(-32 * k // 65_536))
+    rounding = 2 * (span / k / 2 + 1) * 6e-16 * (x2 + (sqrt(x2) + sqrt(d @ d)) ** 2)
+    inflation = (student(k - 1) / normal) ** 2
     return {
-        "dot": (dot, *doubt(lambda s: (1, 0))),
-        "d2": (d2, *doubt(lambda s: (2 * s, 1))),
-        "cos": (cos, *doubt(lambda s: (1 / norms - cos * s / d2, -cos / d2 / 2))),
-        "rsi": (rsi, *doubt(lambda s: (1 / d2 - 2 * s * rsi / d2, -rsi / d2))),
-        "lolr": (dot / g2, *doubt(lambda s: (1 / g2, 0))),
+        "dot": (slope * g2, inflation * g2 * e2 / k, 0, most[0] * most[1]),
+        "d2": (slope**2 * g2 + e @ e, inflation * (4 * slope**2 * g2 * e2 + 2 * e2**2) / k, rounding,
+               2 * (abs(slope) * most[0] + most[1]) * most[1]),
     }
 
 
@@ -128,20 +107,19 @@ def contents():
     vectors = [[[value(v, t, i) for i in range(n)] for t, n in enumerate(elements)] for v in range(3)]
     sketches = [[sketch(vector, t, dealt[t]) for t, vector in enumerate(tensors)] for tensors in vectors]
     g, x, r = sketches
-    g2 = [sum(v * v for v in vector) for vector in vectors[0]]
-    part = lambda t: (g2[t], g[t], x[t], r[t], elements[t])
-    groups = {"*": range(len(elements))} | {str(t): [t] for t in range(len(elements))}
-    probability = 0.999
+    g2, x2 = ([sum(v * v for v in tensor) for tensor in vector] for vector in vectors[:2])
+    probability = 1 - 0.001 / 4
+    quantiles = norm.isf((1 - probability) / 2), lambda m: student.isf((1 - probability) / 2, m)
     return {
         "drawn": [str(drawn(1234567, n)) for n in range(4)],
         "dealt": [{"elements": e, "dimensions": d, "dealt": deal(e, d)} for e, d in asked],
         "elements": elements, "dimensions": dimensions,
         "sketches": [[v for tensor in s for v in tensor] for s in sketches],
-        "g2": g2,
+        "squares": [g2, x2],
         "normal": [[p, norm.isf((1 - p) / 2)] for p in (0.5, 0.9, 0.999, 1 - 1e-9)],
         "probability": probability,
-        "estimates": {name: estimates([part(t) for t in tensors], lambda m: student.isf((1 - probability) / 2, m))
-                      for name, tensors in groups.items()},
+        "laws": {str(t): law(g2[t], x2[t], g[t], x[t], r[t], quantiles)
+                 for t, n in enumerate(elements) if dealt[t] < n},
     }
 
 

@@ -93,7 +93,7 @@ impl TensorInfo {
     }
 
     /// Shape and type in the model.
-    pub(crate) fn parameter(&self) -> (&[u64], DType) {
+    pub fn parameter(&self) -> (&[u64], DType) {
         match &self.sketch_of {
             Some(of) => (&of.shape, of.dtype),
             None => (&self.shape, self.dtype),
@@ -392,7 +392,7 @@ impl Manifest {
     ///
     /// # Errors
     /// There are too few dimensions.
-    pub(crate) fn sketch_layout(&self) -> std::result::Result<Option<Layout>, Usage> {
+    pub fn sketch_layout(&self) -> std::result::Result<Option<Layout>, Usage> {
         let Some(Sketching { dimensions, seed }) = self.sketch else { return Ok(None) };
         let elements: Vec<u64> = self.tensors.iter().map(TensorInfo::parameters).collect();
         Layout::new(&elements, dimensions, seed).map(Some)

@@ -5,6 +5,7 @@ pub(crate) mod block_file;
 pub(crate) mod elements;
 pub(crate) mod finish;
 pub(crate) mod forecast;
+pub(crate) mod full_reference;
 pub(crate) mod held;
 pub(crate) mod process;
 pub(crate) mod reference_file;
