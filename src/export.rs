@@ -9,7 +9,7 @@ use crate::run::format::container::{Entry, Header, build_header};
 use crate::run::format::manifest::TensorInfo;
 use crate::run::read::vector::Vector;
 use crate::run::write::reference_file::LOSSY;
-use crate::run::{Draft, Run};
+use crate::run::{Draft, FULL, Run};
 
 /// What was exported.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +27,13 @@ pub(crate) struct Exported {
 /// # Errors
 /// It was not recorded, is damaged, or the disk refuses. Nothing half-written is left.
 pub(crate) fn export(run: &Run, step: u64, stream: &str, path: &Path) -> Result<Exported> {
+    if run.manifest.sketch.is_some() {
+        let what = format!(
+            "the run holds sketches, of which vectors cannot be had back; the final iterate as it is lies in {}",
+            run.path.join(FULL).display()
+        );
+        return Err(Error::NotFound { path: run.path.clone(), what });
+    }
     let mut vector = Vector::open(run, step, stream)?;
     let id = vector.stream();
     if path.exists() && !is_export(path) {

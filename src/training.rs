@@ -86,7 +86,7 @@ pub(crate) struct Training {
     pub part: Option<String>,
     /// Steps of the run, without that of the final iterate, which has no gradient; `None` where the table does not say.
     pub steps: Option<u64>,
-    /// True if the run was stored with loss.
+    /// True if the run was stored with loss, or is one of sketches.
     pub lossy: bool,
     /// What the table says of its references, a JSON array.
     references: Value,
@@ -119,7 +119,7 @@ impl Training {
             metadata: value("lpa.metadata").and_then(|v| v.as_object().cloned()).unwrap_or_default(),
             part: part.map(|(steps, of_run)| format!("{steps} of {of_run}")),
             steps: of_run.and_then(length),
-            lossy: storage.is_some_and(|s| !s.is_exact()),
+            lossy: storage.is_some_and(|s| !s.is_exact()) || value("lpa.sketch").is_some_and(|s| !s.is_null()),
             references,
         }
     }

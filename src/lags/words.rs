@@ -7,7 +7,7 @@ use crate::lags::thirds::{LEAST, Mean, means};
 use crate::metrics::growth::exponent;
 use crate::run::format::manifest::GRAD;
 use crate::run::format::vector_id::StreamId;
-use crate::summary::{counted, significant, thousands};
+use crate::summary::{counted, significant, sketched, thousands};
 
 /// Standard errors from which on a mean is said to be positive or negative.
 // Of three thirds at six lags, with nine degrees of freedom each, some is beyond it in four of a thousand walks.
@@ -82,6 +82,7 @@ pub(super) fn summary(lags: &Lags<'_>) -> String {
     if manifest.loses(StreamId::Iterate) || gradients || lags.reference.is_lossy() {
         lines.push("  stored with loss: all numbers are of what was kept, without bounds".to_owned());
     }
+    lines.extend(sketched(&lags.run.manifest).map(|note| format!("  {note}")));
     lines.join("\n")
 }
 

@@ -9,7 +9,7 @@ use crate::noise::window::{OfProbe, Probes, Window};
 use crate::reference::Common;
 use crate::run::format::manifest::GRAD;
 use crate::run::format::vector_id::StreamId;
-use crate::summary::{counted, significant, wrap};
+use crate::summary::{counted, significant, sketched, wrap};
 
 /// What is said where there is no ratio.
 const UNKNOWN: &str = "not decidable";
@@ -77,6 +77,9 @@ pub(super) fn summary(noise: &Noise<'_>) -> String {
         out.push_str(&wrap(
             "stored with loss: the rounding of g and p is noise of its own here, which nothing tells apart",
         ));
+    }
+    if let Some(note) = sketched(manifest) {
+        out.push_str(&wrap(&note));
     }
     out.trim_end().to_owned()
 }

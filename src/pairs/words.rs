@@ -3,12 +3,12 @@
 use crate::pairs::AllPairs;
 use crate::run::Run;
 use crate::run::format::vector_id::StreamId;
-use crate::summary::{counted, significant, thousands};
+use crate::summary::{counted, significant, sketched, thousands};
 
 /// The lines of a summary.
 pub(super) fn summary(run: &Run, pairs: &AllPairs) -> String {
     let shape = pairs.distances().shape();
-    let parameters: u64 = run.manifest.tensors.iter().map(|t| t.elements()).sum();
+    let parameters: u64 = run.manifest.parameters();
     let mut lines = vec![format!(
         "{} against {} (every {}), {}",
         counted(pairs.steps.len() as u64, "step"),
@@ -50,5 +50,6 @@ pub(super) fn summary(run: &Run, pairs: &AllPairs) -> String {
     if run.manifest.loses(StreamId::Iterate) || run.manifest.loses(StreamId::Direction(0)) {
         lines.push("  stored with loss: all numbers are of what was kept, without bounds".to_owned());
     }
+    lines.extend(sketched(&run.manifest).map(|note| format!("  {note}")));
     lines.join("\n")
 }

@@ -11,8 +11,8 @@ use crate::reference::spec::OwnReference;
 use crate::reference::values::{Files, Names, Values};
 use crate::reference::weights::Weights;
 use crate::reference::{Cache, Common, Named, Origin, Reference, Rename};
-use crate::run::Run;
-use crate::run::format::manifest::{GRAD, ITERATE, TensorInfo};
+use crate::run::format::manifest::{GRAD, ITERATE, Manifest, TensorInfo};
+use crate::run::{FULL, Run};
 use crate::run::read::catalog::Catalog;
 use crate::run::read::vector::Vector;
 
@@ -34,6 +34,9 @@ pub(super) fn open(
     };
     if other.manifest.run_id == run.manifest.run_id {
         return Ok(opened);
+    }
+    if let Some(what) = unlike_sketches(&run.manifest, &other.manifest) {
+        return Err(Error::Reference { path: path.to_owned(), what });
     }
     let as_here = |file: &Path| -> Result<Values> {
         Ok(Files::open(&Located::file(file), run.access().mmap)?.into_values(run, Names::Changed(renames))?.0)
@@ -78,6 +81,33 @@ pub(super) fn open(
         widths,
         averaged: opened.averaged,
     })
+}
+
+/// Why the vectors of two runs cannot be compared, where one is of sketches; `None` where they can.
+fn unlike_sketches(here: &Manifest, there: &Manifest) -> Option<String> {
+    let of = |m: &Manifest| -> Vec<(String, Vec<u64>)> {
+        m.tensors.iter().map(|t| (t.name.clone(), t.parameter().0.to_vec())).collect()
+    };
+    match (here.sketch, there.sketch) {
+        (None, None) => None,
+        (Some(own), None) => Some(format!(
+            "that run holds vectors, and this one sketches. Make sketches of it: lpa sketch --dims {}; or name its \
+             final iterate as a file",
+            own.dimensions
+        )),
+        (None, Some(other)) => Some(format!(
+            "that run holds sketches, and this one vectors. Make sketches of this one: lpa sketch --dims {}; or name \
+             {FULL} in it",
+            other.dimensions
+        )),
+        (Some(own), Some(other)) if own != other => {
+            Some(format!("that run holds sketches of {other}; this one, of {own}"))
+        }
+        _ if of(here) != of(there) => {
+            Some("sketches are of tensors in their order, and that run has others, or another order".to_owned())
+        }
+        _ => None,
+    }
 }
 
 /// Whether two runs start at the same iterate, and up to which step of the first the second holds its

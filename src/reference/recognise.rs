@@ -220,7 +220,7 @@ impl Search<'_> {
     /// the run's. Else an iterate would be in the file as it is.
     fn rounding2(&self, part: &Part) -> f64 {
         let here =
-            self.run.manifest.tensors[self.run.table.chunks()[part.chunk].tensor].dtype.unit_roundoff();
+            self.run.manifest.tensors[self.run.table.chunks()[part.chunk].tensor].unit_roundoff();
         let u = part.dtype.unit_roundoff();
         let squares = || part.values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
         if u > here { u * u * squares() } else { 0.0 }

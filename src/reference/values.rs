@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use safetensors::tensor::Dtype;
 
 use crate::dtype::{DType, push_bytes, round, values};
-use crate::error::{Error, Result, Tried};
+use crate::error::{Error, Result, Tried, Usage};
 use crate::hash::Xxh3;
 use crate::reference::locate::Located;
 use crate::reference::names::{Matched, match_names};
@@ -17,6 +17,8 @@ use crate::run::format::chunk::{Chunk, Piece};
 use crate::run::format::container::Header;
 use crate::run::format::manifest::TensorInfo;
 use crate::run::read::mapped::Source;
+use crate::run::write::reference_file::SKETCH;
+use crate::sketch::{Elements, Sketcher};
 
 /// Where the values of each tensor lie.
 #[derive(Debug)]
@@ -31,7 +33,12 @@ struct Place {
     source: usize,
     offset: u64,
     dtype: DType,
+    /// The type of what it is a sketch of, or its own.
+    of: DType,
 }
+
+/// Spans that are read at once.
+const AT_ONCE: u64 = 16;
 
 /// How tensors are found in files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +102,24 @@ impl Files {
     /// # Errors
     /// A tensor has another shape or a type that is not widened exactly, or could be one of several.
     pub(super) fn into_values(self, run: &Run, names: Names<'_>) -> Result<(Values, Matched)> {
-        let tensors = &run.manifest.tensors;
+        // Files of sketches say so; any other is of the parameters themselves.
+        let sketches: Vec<Option<&str>> = self.headers.iter().map(|h| h.value(SKETCH)).collect();
+        let own = run.manifest.sketch.map(|s| s.to_string());
+        let as_stored = own.is_none() || sketches.iter().any(Option::is_some);
+        if let Some(other) = sketches.iter().find(|s| as_stored && **s != own.as_deref()) {
+            let what = match (other, own) {
+                (Some(other), Some(own)) => format!("it holds sketches of {other}; the run, of {own}"),
+                (Some(_), None) => "it holds sketches, and the run vectors. Make sketches of the run: lpa sketch".to_owned(),
+                (None, _) => "some of its files hold sketches and some do not".to_owned(),
+            };
+            return Err(Error::Reference { path: self.sources[0].0.clone(), what });
+        }
+        // Their shapes in the files.
+        let in_model = |t: &TensorInfo| TensorInfo { shape: t.parameter().0.to_vec(), ..t.clone() };
+        let tensors: Vec<TensorInfo> = match as_stored {
+            true => run.manifest.tensors.clone(),
+            false => run.manifest.tensors.iter().map(in_model).collect(),
+        };
         let matched = match names {
             Names::Exact => Matched {
                 names: tensors.iter().map(|t| Some(t.name.clone())).collect(),
@@ -109,7 +133,7 @@ impl Files {
                     Some((new.clone(), shape.iter().map(|&d| d as u64).collect()))
                 };
                 let mut matched =
-                    match_names(tensors, &renamed.iter().filter_map(shape).collect()).map_err(refuse)?;
+                    match_names(&tensors, &renamed.iter().filter_map(shape).collect()).map_err(refuse)?;
                 for name in matched.names.iter_mut().flatten() {
                     if let Some(&there) = renamed.get(name) {
                         there.clone_into(name);
@@ -123,7 +147,11 @@ impl Files {
             None => Ok(None),
         };
         let places = tensors.iter().zip(&matched.names).map(place).collect::<Result<_>>()?;
-        Ok((Values { sources: self.sources, places }, matched))
+        let mut values = Values { sources: self.sources, places };
+        if !as_stored {
+            values.sketch(run)?;
+        }
+        Ok((values, matched))
     }
 
     fn place(&self, info: &TensorInfo, name: &str) -> Result<Option<Place>> {
@@ -149,11 +177,46 @@ impl Files {
             Dtype::BF16 => DType::BF16,
             _ => return Err(refuse("a type that is not read. Convert it to float32 first.".to_owned())),
         };
-        Ok(Some(Place { source, offset, dtype }))
+        Ok(Some(Place { source, offset, dtype, of: dtype }))
     }
 }
 
 impl Values {
+    /// Takes sketches in the place of the values, as `run` has them.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    fn sketch(&mut self, run: &Run) -> Result<()> {
+        let unclear = |e: Usage| Error::Manifest { path: run.path.clone(), what: e.0 };
+        let Some(layout) = run.manifest.sketch_layout().map_err(unclear)? else { return Ok(()) };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut sketcher = Sketcher::new(layout, run.access().isa, threads);
+        let (mut held, mut buffer) = (Vec::new(), Vec::new());
+        for (tensor, slot) in self.places.iter_mut().enumerate() {
+            let Some(place) = slot else { continue };
+            let (path, source) = &self.sources[place.source];
+            let (elements, size) = (run.manifest.tensors[tensor].parameters(), place.dtype.size());
+            let stride = sketcher.stride(tensor);
+            let mut begin = 0;
+            while begin < elements {
+                let count = stride.saturating_mul(AT_ONCE).min(elements - begin);
+                let len = usize::try_from(count).ok().and_then(|n| n.checked_mul(size));
+                let len = len.ok_or_else(|| Error::damaged(path, "a tensor is too large"))?;
+                let bytes = source.bytes(place.offset + begin * size as u64, len, &mut buffer).tried("read", path)?;
+                sketcher.add(&[Elements { tensor, begin, dtype: place.dtype, bytes }]);
+                begin += count;
+            }
+            let offset = held.len() as u64;
+            let values: Vec<f32> = sketcher.sketch().stored_of(sketcher.layout(), tensor).collect();
+            push_bytes(DType::F32, &values, &mut held);
+            *slot = Some(Place { source: usize::MAX, offset, dtype: DType::F32, of: place.dtype });
+        }
+        let path = self.sources.first().map_or_else(PathBuf::new, |(path, _)| path.clone());
+        self.sources = vec![(path, Source::Held(held))];
+        self.places.iter_mut().flatten().for_each(|place| place.source = 0);
+        Ok(())
+    }
+
     /// Whether a tensor is there.
     pub(super) fn has(&self, tensor: usize) -> bool {
         self.places[tensor].is_some()
@@ -236,16 +299,17 @@ impl Values {
             values.resize(piece.len, 0.0);
             self.piece(piece, &mut buffer, &mut values)?;
             squares[piece.tensor] += values.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>();
-            if place.dtype == DType::F32 {
+            // Of sketches it does not show.
+            if place.dtype == DType::F32 && run.manifest.sketch.is_none() {
                 narrow.iter_mut().for_each(|(dtype, seen)| seen.see(*dtype, &values));
             }
         }
         let narrow = narrow.iter().find(|(_, seen)| seen.told()).map(|(dtype, _)| *dtype);
-        let dtype = |place: &Option<Place>| {
-            place.map(|p| if p.dtype == DType::F32 { narrow.unwrap_or(DType::F32) } else { p.dtype })
+        let with = |of: fn(&Place) -> DType| -> Vec<Option<DType>> {
+            let own = |p: &Place| if of(p) == DType::F32 { narrow.unwrap_or(DType::F32) } else { of(p) };
+            self.places.iter().map(|place| place.as_ref().map(own)).collect()
         };
-        let dtypes = self.places.iter().map(dtype).collect();
-        Ok(Survey { dtypes, squares })
+        Ok(Survey { dtypes: with(|p| p.dtype), origins: with(|p| p.of), squares })
     }
 }
 
@@ -254,6 +318,8 @@ pub(super) struct Survey {
     /// By tensor: the type that its values have been rounded to, which is narrower than the file's where all
     /// of it was widened; `None` where it is not there.
     pub(super) dtypes: Vec<Option<DType>>,
+    /// The same of what they are sketches of, where they are.
+    origins: Vec<Option<DType>>,
     /// By tensor: the sum of squares.
     pub(super) squares: Vec<f64>,
 }
@@ -262,17 +328,17 @@ impl Survey {
     /// The types that are coarser than the run's, by tensor.
     pub(super) fn coarser(&self, run: &Run) -> impl Iterator<Item = DType> {
         let coarse = |(info, dtype): (&TensorInfo, &Option<DType>)| {
-            dtype.filter(|d| d.unit_roundoff() > info.dtype.unit_roundoff())
+            dtype.filter(|d| d.unit_roundoff() > info.unit_roundoff())
         };
-        run.manifest.tensors.iter().zip(&self.dtypes).filter_map(coarse)
+        run.manifest.tensors.iter().zip(&self.origins).filter_map(coarse)
     }
 
     /// By tensor: the square of what rounding to the reference's type can have moved it by, where that is
     /// coarser than the run's own.
     pub(super) fn roundings(&self, run: &Run) -> Vec<f64> {
-        let all = run.manifest.tensors.iter().zip(&self.dtypes).zip(&self.squares);
+        let all = run.manifest.tensors.iter().zip(&self.origins).zip(&self.squares);
         let rounding = |((info, dtype), square): ((&TensorInfo, &Option<DType>), &f64)| {
-            let coarse = dtype.map(DType::unit_roundoff).filter(|u| *u > info.dtype.unit_roundoff());
+            let coarse = dtype.map(DType::unit_roundoff).filter(|u| *u > info.unit_roundoff());
             coarse.map_or(0.0, |u| u * u * square)
         };
         all.map(rounding).collect()

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::dtype::DType;
-use crate::metrics::interval::FAILURE;
+use crate::metrics::interval::{FAILURE, SKETCHED_FAILURE};
 use crate::metrics::trust::LOW_PRECISION;
 use crate::reference::Kin;
 use crate::row::{Doubt, Row};
@@ -127,8 +127,9 @@ pub(super) struct Digest {
     absent: u64,
     zero: u64,
     at_reference: u64,
-    /// Rows with intervals, and those of them whose cosine may have either sign.
+    /// Rows with intervals, those of them that are of sketches, and those whose cosine may have either sign.
     lossy: u64,
+    sketched: u64,
     unresolved: u64,
     /// The first step at which x_t is the reference.
     pub(super) first_at_reference: Option<u64>,
@@ -187,6 +188,7 @@ impl Digest {
         self.add_t(row.t_excess, third);
         self.rows += 1;
         self.lossy += u64::from(row.intervals.is_some());
+        self.sketched += u64::from(row.sketched);
         self.unresolved += u64::from(row.sign_unresolved());
         self.cosines += u64::from(g.cos.is_some());
         if g.cos.is_some_and(|c| c < 0.0) {
@@ -243,6 +245,11 @@ impl Digest {
         if let Some(open) = self.open.take() {
             self.windows[Digest::third_of(&open)].push(open.t);
         }
+    }
+
+    /// Whether the rows are of sketches.
+    pub(super) fn is_sketched(&self) -> bool {
+        self.sketched > 0
     }
 
     /// Means over the thirds.
@@ -337,6 +344,14 @@ impl Digest {
             0 => "Its sign is certain at every step.".to_owned(),
             n => format!("Its sign is not at {n} of {} steps (sign_unresolved).", self.lossy),
         };
+        if self.sketched > 0 {
+            return format!(
+                "Sketched: the cosine and every other metric are estimates. They lie between their _lo and _hi, all of a \
+                 row with a probability of {} %; where they do not, it is at many steps, since all have one sketch. \
+                 {sign}",
+                100.0 - SKETCHED_FAILURE * 100.0
+            );
+        }
         format!(
             "Stored with loss: the cosine and every other metric lie between their _lo and _hi, all of a row \
              with a probability of at least 1 - {FAILURE:e}. {sign}"

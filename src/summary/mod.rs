@@ -18,9 +18,23 @@ use crate::metrics::skewness::Skewness;
 use crate::reference::{Common, Kin, Origin};
 use crate::row::Row;
 use crate::row::Sink;
+use crate::run::format::manifest::Manifest;
 use crate::summary::digest::{Digest, Quantity};
 pub(crate) use crate::summary::followed::{Compared, Followed};
 pub(crate) use crate::summary::parts::Parts;
+
+/// What is said beside numbers that are made of a run's vectors as they are stored, where these are sketches.
+pub(crate) fn sketched(manifest: &Manifest) -> Option<String> {
+    manifest.sketch.is_some().then(|| {
+        let dimensions = manifest.elements();
+        format!(
+            "sketched: all numbers are estimates from {} dimensions, without bounds; a cosine is off by some {}, whatever \
+             its size",
+            thousands(dimensions),
+            significant((dimensions.max(1) as f64).sqrt().recip())
+        )
+    })
+}
 
 /// Rows of a table in the summary.
 const LISTED: usize = 20;

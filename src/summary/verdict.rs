@@ -21,6 +21,8 @@ enum Says {
     More,
     Less,
     Nothing,
+    /// More or less, but no further than sketches can be off.
+    Unresolved,
     Unknown,
 }
 
@@ -73,9 +75,14 @@ pub(super) fn verdict(d: &Digest, subject: &Subject, topic: &Topic, followed: &F
     }
     let skewed = subject.last.and(topic.skewness).map_or(0.0, |(_, cosine)| cosine * d.window_root());
     let mut found = d.median_t().map(|t| says(t, skewed));
-    for (found, withheld) in found.iter_mut().zip(withheld) {
+    // A mean over steps is off by as much as one, where they have much in common: all have one sketch.
+    let (excess, within) = (d.thirds(Quantity::CosExcess), d.thirds(Quantity::Within));
+    let resolved = |third: usize| excess[third].zip(within[third]).is_some_and(|(e, w)| e.abs() > w);
+    for (third, (found, withheld)) in found.iter_mut().zip(withheld).enumerate() {
         if withheld.is_some() {
             *found = Says::Unknown;
+        } else if d.is_sketched() && matches!(found, Says::More | Says::Less) && !resolved(third) {
+            *found = Says::Unresolved;
         }
     }
     if found.iter().all(|f| *f == Says::Unknown) {
@@ -138,6 +145,7 @@ fn own_path(d: &Digest, who: &str, found: [Says; 3], topic: &Topic) -> String {
     let mut text = sentence(who, found, |says| match says {
         Says::More => "point to the reference more than a random walk's would",
         Says::Less => "point to the reference less than a random walk's would",
+        Says::Unresolved => "differ from a random walk's by less than the sketches resolve",
         _ => "cannot be told from a random walk's, whose cosine is positive too",
     });
     if d.lagged {
@@ -156,7 +164,7 @@ fn own_path(d: &Digest, who: &str, found: [Says; 3], topic: &Topic) -> String {
         ));
     }
     let rises = |q| matches!(d.thirds(q), [_, Some(middle), Some(late)] if late > middle);
-    if rises(Quantity::Cos) && rises(Quantity::CosWalk) && matches!(found[2], Says::Nothing | Says::Less) {
+    if rises(Quantity::Cos) && rises(Quantity::CosWalk) && matches!(found[2], Says::Nothing | Says::Less | Says::Unresolved) {
         text.push_str(" A random walk's cosine rises at the end like this one.");
     }
     text
@@ -168,6 +176,7 @@ fn independent(who: &str, found: [Says; 3], subject: &Subject) -> String {
         Says::More if subject.control => "point to the reference, although it is not made of them",
         Says::More => "point to the reference",
         Says::Less => "point away from the reference",
+        Says::Unresolved => "have less to do with the reference than the sketches resolve",
         _ => "cannot be told from directions that have nothing to do with it",
     });
     match subject.origin {

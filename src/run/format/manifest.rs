@@ -212,6 +212,12 @@ pub struct Sketching {
     pub seed: u64,
 }
 
+impl std::fmt::Display for Sketching {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} dimensions, seed {:#018x}", self.dimensions, self.seed)
+    }
+}
+
 /// What of a run is stored with loss.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Storage {

@@ -13,6 +13,8 @@ pub(crate) enum Source {
     Map(Mmap),
     /// Read piece by piece (`--no-mmap`).
     File(File),
+    /// Made of a file, and held.
+    Held(Vec<u8>),
 }
 
 impl Source {
@@ -53,6 +55,7 @@ impl Source {
         match self {
             Source::Map(map) => map.get(offset..),
             Source::File(_) => None,
+            Source::Held(bytes) => bytes.get(offset..),
         }
     }
 
@@ -70,6 +73,11 @@ impl Source {
                     .checked_add(len)
                     .and_then(|end| map.get(begin..end))
                     .ok_or_else(|| std::io::ErrorKind::UnexpectedEof.into())
+            }
+            Source::Held(bytes) => {
+                let begin = usize::try_from(offset).map_err(std::io::Error::other)?;
+                let held = begin.checked_add(len).and_then(|end| bytes.get(begin..end));
+                held.ok_or_else(|| std::io::ErrorKind::UnexpectedEof.into())
             }
             Source::File(file) => {
                 buffer.resize(len, 0);

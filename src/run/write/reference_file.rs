@@ -21,6 +21,9 @@ pub(crate) const REFERENCE_FORMAT: &str = "lpa-reference";
 /// The metadata key of a file whose values were stored with loss.
 pub(crate) const LOSSY: &str = "lossy";
 
+/// The metadata key of a file whose values are sketches: how they were made.
+pub(crate) const SKETCH: &str = "sketch";
+
 /// What of an iterate is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wanted {
@@ -103,6 +106,9 @@ impl<'a> ReferenceFile<'a> {
             ("run_id", self.run.manifest.run_id.clone()),
         ];
         metadata.extend_from_slice(&self.more);
+        if let Some(sketch) = self.run.manifest.sketch {
+            metadata.push((SKETCH, sketch.to_string()));
+        }
         metadata.push(("xxh3", format!("{hash:016x}")));
         build_header(&metadata, &entries)
     }
