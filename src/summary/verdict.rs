@@ -76,7 +76,7 @@ pub(super) fn verdict(d: &Digest, subject: &Subject, topic: &Topic, followed: &F
     let skewed = subject.last.and(topic.skewness).map_or(0.0, |(_, cosine)| cosine * d.window_root());
     let mut found = d.median_t().map(|t| says(t, skewed));
     // A mean over steps is off by as much as one, where they have much in common: all have one sketch.
-    let (excess, within) = (d.thirds(Quantity::CosExcess), d.thirds(Quantity::Within));
+    let (excess, within) = (d.thirds(Quantity::CosExcess), d.thirds(Quantity::CosHalf));
     let resolved = |third: usize| excess[third].zip(within[third]).is_some_and(|(e, w)| e.abs() > w);
     for (third, (found, withheld)) in found.iter_mut().zip(withheld).enumerate() {
         if withheld.is_some() {
