@@ -230,7 +230,7 @@ pub mod internals {
     #[cfg(feature = "cli")]
     pub use crate::simulate::problem::Alm;
     pub use crate::sketch::{
-        Confidence, Elements as SketchElements, Layout, Partial, SEED, Sketch, Sketcher, Span,
+        Elements as SketchElements, Layout, Partial, SEED, Sketch, Sketcher, Span,
     };
     #[cfg(feature = "cli")]
     pub use crate::table::Written;

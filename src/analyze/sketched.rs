@@ -5,6 +5,7 @@
 
 use crate::error::Usage;
 use crate::metrics::interval;
+use crate::reduce::spread::Spread;
 use crate::run::format::manifest::Manifest;
 use crate::run::format::squares::square_name;
 use crate::run::format::vector_id::StreamId;
@@ -60,7 +61,7 @@ impl Sketches {
 fn exactly(totals: &mut Cells, tensor: usize) {
     let layout = totals.row(tensor).layout;
     let mut out = totals.row_mut(tensor);
-    let none = crate::reduce::spread::Spread::default();
+    let none = Spread::default();
     for k in 0..layout.references {
         out.put_d2_spread(k, none);
     }
@@ -105,7 +106,7 @@ fn of_tensor(law: &Law, totals: &mut Cells, tensor: usize, x2: Option<f64>, squa
         };
         // Where x_t is the reference, so are their sketches.
         if row.d2(k) == 0.0 {
-            out.put_d2_spread(k, crate::reduce::spread::Spread::default());
+            out.put_d2_spread(k, Spread::default());
             continue;
         }
         let d2 = law.d2(&o, square, x2);
@@ -122,7 +123,7 @@ fn of_tensor(law: &Law, totals: &mut Cells, tensor: usize, x2: Option<f64>, squa
         match square {
             Some(square) => {
                 out.put_g2(d, *square);
-                out.put_g2_spread(d, crate::reduce::spread::Spread::default());
+                out.put_g2_spread(d, Spread::default());
             }
             None => {
                 let alone = law.square_alone(&Observed { square: row.g2(d), most, ..Observed::default() }, x2);

@@ -13,7 +13,7 @@ use crate::sketch::layout::{Form, Layout};
 
 /// How surely intervals hold what they should.
 #[derive(Clone, Copy, Debug)]
-pub struct Confidence {
+pub(crate) struct Confidence {
     /// The distance from the mean of a normal variable, in standard deviations, that is exceeded with what is left
     /// of the probability.
     normal: f64,
@@ -21,7 +21,7 @@ pub struct Confidence {
 
 impl Confidence {
     /// With a probability between 0 and 1 - 1e-12; with the nearer of both where it is beyond.
-    pub fn within(probability: f64) -> Confidence {
+    pub(crate) fn within(probability: f64) -> Confidence {
         let probability = probability.clamp(0.0, 1.0 - 1e-12);
         // What lies within z of the mean grows with z: halving finds it to the last bit.
         let (mut lower, mut upper) = (0.0, 8.0);
@@ -68,7 +68,7 @@ const ROUNDED: f64 = 6e-16;
 
 /// How far off what the sketches of one tensor tell is.
 #[derive(Clone, Copy, Debug)]
-pub struct Law {
+pub(crate) struct Law {
     /// Dimensions.
     dimensions: f64,
     /// Roundings of each, on the average: of the terms of a sum of a span, which is half of what it will be, and of
@@ -81,33 +81,33 @@ pub struct Law {
 
 /// Sums over the dimensions of a tensor, of the sketches of a vector v and of d = x - r.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Observed {
+pub(crate) struct Observed {
     /// `||v||^2`.
-    pub square: f64,
+    pub(crate) square: f64,
     /// `<v, d>`.
-    pub dot: f64,
+    pub(crate) dot: f64,
     /// `||d||^2`.
-    pub d2: f64,
+    pub(crate) d2: f64,
     /// The largest size of v in one dimension.
-    pub most: f64,
+    pub(crate) most: f64,
     /// The same of d.
-    pub most_d: f64,
+    pub(crate) most_d: f64,
 }
 
 /// What follows for the vectors.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Estimate {
+pub(crate) struct Estimate {
     /// Without bias.
-    pub value: f64,
+    pub(crate) value: f64,
     /// How far off it may be: `variance` that of its error, with Student's quantiles taken in; `squares` what rounding
     /// adds, at most; `offset` what one pair of elements that meet by chance can add, much where few elements are most
     /// of a tensor.
-    pub spread: Spread,
+    pub(crate) spread: Spread,
 }
 
 impl Law {
     /// Of a tensor of a layout; `None` where it is kept exactly.
-    pub fn of(layout: &Layout, tensor: usize, confidence: Confidence) -> Option<Law> {
+    pub(crate) fn of(layout: &Layout, tensor: usize, confidence: Confidence) -> Option<Law> {
         let Form::Sketched(rows) = layout.form(tensor) else { return None };
         let k = rows.dimensions() as f64;
         let student = confidence.student(1.0 / (k - 1.0)) / confidence.normal();
@@ -120,7 +120,7 @@ impl Law {
 
     /// `<v,d>` of a vector whose `||v||^2` is known. With d = a v + e and `<v,e>` = 0, the variance of what the sketches
     /// have of `<v,e>` is `||v||^2 ||e||^2 / k`.
-    pub fn dot(&self, o: &Observed, square: f64) -> Estimate {
+    pub(crate) fn dot(&self, o: &Observed, square: f64) -> Estimate {
         let rest = self.rest(o);
         let variance = square * rest.unbiased / self.dimensions * self.inflation;
         let offset = o.most * rest.most;
@@ -128,14 +128,14 @@ impl Law {
     }
 
     /// The same of a vector that has nothing beside its sketch.
-    pub fn dot_alone(&self, o: &Observed) -> Estimate {
+    pub(crate) fn dot_alone(&self, o: &Observed) -> Estimate {
         let variance = (o.square * o.d2 + o.dot * o.dot) / self.dimensions * self.inflation;
         Estimate { value: o.dot, spread: Spread { variance, squares: 0.0, offset: o.most * o.most_d } }
     }
 
     /// `||d||^2` = `a^2 ||v||^2 + ||e||^2`, with v as in [`Self::dot`]; `x2` is the size of x, which rounding is a part
     /// of. The variance of what the sketch has of `||e||^2` is `2 ||e||^4 / k`, and there is no covariance of both.
-    pub fn d2(&self, o: &Observed, square: f64, x2: f64) -> Estimate {
+    pub(crate) fn d2(&self, o: &Observed, square: f64, x2: f64) -> Estimate {
         let rest = self.rest(o);
         let k = self.dimensions;
         let along = 4.0 * rest.slope * rest.slope * square * rest.unbiased / k;
@@ -151,7 +151,7 @@ impl Law {
     }
 
     /// `||v||^2` of a vector that has nothing beside its sketch, made of iterates of squared length `x2`.
-    pub fn square_alone(&self, o: &Observed, x2: f64) -> Estimate {
+    pub(crate) fn square_alone(&self, o: &Observed, x2: f64) -> Estimate {
         let variance = 2.0 * o.square * o.square / self.dimensions * self.inflation;
         let squares = 4.0 * self.roundings * ROUNDED * x2;
         Estimate { value: o.square, spread: Spread { variance, squares, offset: 2.0 * o.most * o.most } }

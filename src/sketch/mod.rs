@@ -13,7 +13,7 @@ pub(crate) mod layout;
 pub(crate) mod sketcher;
 pub(crate) mod span;
 
-pub use estimate::{Confidence, Law, Observed};
+pub(crate) use estimate::{Confidence, Law, Observed};
 pub use layout::{Layout, SEED};
 pub use sketcher::{Elements, Sketcher};
 pub use span::{Partial, Span};

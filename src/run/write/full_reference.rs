@@ -16,7 +16,7 @@ use crate::order::CHUNK;
 use crate::run::directory::inside::Inside;
 use crate::run::directory::publish::{parent, publish_new, unique_file};
 use crate::run::format::container::{Entry, build_header};
-use crate::run::format::manifest::Manifest;
+use crate::run::format::manifest::{Manifest, TensorInfo};
 use crate::run::upkeep::leftover::TMP;
 use crate::run::write::finish::FULL;
 use crate::run::write::reference_file::REFERENCE_FORMAT;
@@ -25,7 +25,8 @@ use crate::run::write::reference_file::REFERENCE_FORMAT;
 #[derive(Debug)]
 pub struct FullReference {
     run: PathBuf,
-    tensors: Vec<(String, Vec<u64>, u64)>,
+    /// As they are in the model.
+    tensors: Vec<TensorInfo>,
     metadata: Vec<(&'static str, String)>,
     file: BufWriter<File>,
     path: TempPath,
@@ -42,12 +43,10 @@ impl FullReference {
         let tmp = Inside::make(run, Path::new(TMP))?;
         let file = unique_file(tmp.path(), "full.").tried("create", tmp.path())?;
         let (file, path) = file.into_parts();
-        let entry = |t: &crate::run::format::manifest::TensorInfo| {
-            (t.name.clone(), t.parameter().0.to_vec(), t.parameters() * 4)
-        };
+        let in_model = |t: &TensorInfo| TensorInfo { shape: t.parameter().0.to_vec(), ..t.clone() };
         let mut out = FullReference {
             run: run.to_owned(),
-            tensors: manifest.tensors.iter().map(entry).collect(),
+            tensors: manifest.tensors.iter().map(in_model).collect(),
             metadata: vec![
                 ("format", REFERENCE_FORMAT.to_owned()),
                 ("version", manifest.version.to_string()),
@@ -65,11 +64,10 @@ impl FullReference {
     }
 
     fn header(&self, hash: u64) -> Vec<u8> {
-        let entry = |(name, shape, len): &'_ (String, Vec<u64>, u64)| (name.clone(), shape.clone(), *len);
-        let all: Vec<_> = self.tensors.iter().map(entry).collect();
-        let entries: Vec<Entry<'_>> = all
+        let entries: Vec<Entry<'_>> = self
+            .tensors
             .iter()
-            .map(|(name, shape, len)| Entry { name, dtype: "F32", shape: shape.clone(), len: *len })
+            .map(|t| Entry { name: &t.name, dtype: "F32", shape: t.shape.clone(), len: t.elements() * 4 })
             .collect();
         let mut metadata = self.metadata.clone();
         metadata.push(("xxh3", format!("{hash:016x}")));
@@ -97,7 +95,7 @@ impl FullReference {
     /// # Errors
     /// Elements are missing, or the disk refuses.
     pub fn publish(self) -> Result<()> {
-        let expected: u64 = self.tensors.iter().map(|(_, _, len)| len).sum();
+        let expected: u64 = self.tensors.iter().map(|t| t.elements() * 4).sum();
         if self.written != expected {
             let what = format!("{} bytes of x_T, where {expected} were expected", self.written);
             return Err(Error::Write { path: self.run.join(FULL), what });
