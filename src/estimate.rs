@@ -7,13 +7,14 @@ use std::path::Path;
 
 use crate::codec::Predictor;
 use crate::dtype::DType;
-use crate::error::{Error, Result, Tried};
+use crate::error::{Error, Result, Tried, Usage};
 use crate::run::format::chunk::ChunkTable;
 use crate::run::format::container::{DATA_ALIGN, Header};
-use crate::run::format::manifest::{Precision, Storage, TensorInfo};
+use crate::run::format::manifest::{Precision, Sketching, Storage, TensorInfo};
 use crate::run::format::vector_id::{StreamId, VectorId};
 use crate::run::write::writer::{Profile, WriterOptions};
 use crate::run::{KEYFRAME_STEPS, PAYLOAD_ALIGN, RECORD, Record, Run};
+use crate::sketch::Layout;
 
 /// Scalars that a recorder notes of a step: its own, and the hyperparameters of one group.
 const SCALARS: f64 = 11.0;
@@ -29,6 +30,8 @@ pub(crate) struct StorageChoice {
     pub predict: bool,
     /// What is lost.
     pub storage: Storage,
+    /// Whether vectors are sketches.
+    pub sketched: bool,
 }
 
 /// Which steps have vectors: `n` of every `m`.
@@ -65,6 +68,9 @@ fn bits(dtype: DType, how: StorageChoice, optimizer: Option<Predictor>) -> Bits 
     let (profile, Storage { gradients, iterates }) = (how.profile, how.storage);
     // What is predicted from gradients that lost something misses as much.
     let residual = match (optimizer, gradients) {
+        // The optimizer's step makes of a sketch the next one but for its rounding, where it is linear.
+        (Some(Predictor::Sgd), Precision::Exact) if how.sketched => 5.0,
+        _ if how.sketched => 17.0,
         _ if iterates == Precision::Int8 && dtype == DType::F32 => multiples(profile),
         (Some(Predictor::Sgd), Precision::Exact) => 0.05,
         (Some(Predictor::Adam), Precision::Exact) => 0.08,
@@ -151,6 +157,38 @@ pub(crate) fn from_tensors(
     }
     finish(&mut e, steps, sample, tensors.len());
     e
+}
+
+/// The tensors of a run of sketches of `tensors`, and how far off a cosine of all is, as a standard deviation, where its
+/// square is spread as elements are.
+///
+/// # Errors
+/// There are too few dimensions.
+pub(crate) fn sketched(
+    tensors: &[TensorInfo],
+    sketch: Sketching,
+) -> std::result::Result<(Vec<TensorInfo>, f64), Usage> {
+    let elements: Vec<u64> = tensors.iter().map(TensorInfo::elements).collect();
+    let layout = Layout::new(&elements, sketch.dimensions, sketch.seed)?;
+    let all = elements.iter().sum::<u64>().max(1) as f64;
+    let mut variance = 0.0;
+    let of = |(t, info): (usize, &TensorInfo)| {
+        let dimensions = layout.range(t).len() as u64;
+        if !layout.is_exact(t) {
+            variance += (info.elements() as f64 / all).powi(2) / dimensions as f64;
+        }
+        TensorInfo::new(&info.name, &[dimensions], DType::F32)
+    };
+    let of_sketch = tensors.iter().enumerate().map(of).collect();
+    Ok((of_sketch, variance.sqrt()))
+}
+
+/// Adds what is written beside sketches of `tensors`: the squares of both vectors, and x_T as it is.
+pub(crate) fn beside_sketches(e: Estimate, tensors: &[TensorInfo], steps: u64) -> Estimate {
+    let parameters = tensors.iter().map(TensorInfo::elements).sum::<u64>();
+    let squares = 2.0 * tensors.len() as f64 * SCALAR;
+    let total = e.total + squares * steps as f64 + parameters as f64 * 4.0;
+    Estimate { step: e.step + squares, total, parameters }
 }
 
 /// Adds up a recording: steps, shards, x_T in its shard and as a file.

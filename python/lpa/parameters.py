@@ -25,9 +25,10 @@ class Parameters:
     whole_model : the other parameters of the model are there too, each as a parameter group of its own: an optimizer
         may take them later.
     replicated : every rank holds all of them, and steps with the same gradients.
+    alone : what every rank holds, rank 0 records alone.
     """
 
-    def __init__(self, model, optimizers, *, whole_model=False, replicated=False):
+    def __init__(self, model, optimizers, *, whole_model=False, replicated=False, alone=False):
         named = names_in(model)
         self._optimizers = optimizers
         held = parameters_of(optimizers)
@@ -56,7 +57,8 @@ class Parameters:
         names = [named.get(id(p), (p, [other]))[1] for p, other in zip(held, unnamed, strict=True)]
         self.names = names + [named[id(p)][1] for p in later]
         self.ranks, self.rank = 1, 0
-        if replicated or _is_distributed(model, self.params):
+        spread = replicated or _is_distributed(model, self.params)
+        if spread and not (alone and not any(map(is_sharded, self.params))):
             self.ranks, self.rank = dist.get_world_size(), dist.get_rank()
         for p, n in zip(self.params, self.names, strict=True):
             if torch_name(p.dtype) is None:
@@ -192,6 +194,11 @@ def process_rank():
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
+def has_ranks():
+    """Whether several processes train."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
 def all_of(model, optimizer):
     """The parameters of the model in its order, as `model.parameters()` gives them, and the optimizer's that are not
     among them."""
@@ -252,7 +259,7 @@ def _is_distributed(model, params):
         raise RecordingError("FullyShardedDataParallel flattens parameters; use fully_shard (FSDP2)")
     if any(isinstance(m, torch.nn.parallel.DistributedDataParallel) for m in modules) or any(map(is_dtensor, params)):
         return True
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if has_ranks():
         raise RecordingError(
             "several ranks are training, but the model is neither DistributedDataParallel nor sharded by "
             "fully_shard, so lpa cannot know who holds what. Give the wrapped model; or, where every rank holds all "

@@ -20,7 +20,7 @@ from .clipping import Clipping
 from .directions import DIRECTIONS, LACKING, STAGES, moment_names, moments, probe
 from .errors import RecordingError, RecordingStopped, say, warn
 from .optimizers import Optimizers, steps_under_way
-from .parameters import Parameters, process_rank
+from .parameters import Parameters, has_ranks, process_rank
 from .ranks import agreed, in_turn
 from .reader import Run
 from .sampling import sampler
@@ -79,7 +79,8 @@ class Recorder:
         bits a value, and every metric gets an interval (docs/numerics.md).
     iterates : "exact", or "int8": differences in 8 bits, except keyframes and the final iterate.
     sketch : of every vector record only so many numbers, such as 2**18, from which all metrics follow with intervals, and
-        its exact length (docs/sketches.md): two megabytes a step for any model. The final iterate is kept as it is.
+        its exact length (docs/sketches.md): two megabytes a step for any model. The final iterate is kept as it is. Of
+        what every rank holds (DistributedDataParallel) rank 0 does; what is sharded is not sketched so far.
     shard_bytes, shard_steps, shard_seconds : a shard is published after so much.
     threads : encode on so many; what is written is the same. None takes those processors that the training leaves idle,
         at least 1 and at most 8 (docs/recording.md).
@@ -127,6 +128,11 @@ class Recorder:
         self._unread = []
         self._process = os.getpid()
         self._check_arguments(streams, resume)
+        # Sketches of what every rank holds are rank 0's; the others only count steps.
+        self._is_spare = self._over = sketch is not None and process_rank() > 0
+        if sketch is not None and resume is not False and has_ranks():
+            raise RecordingError("a recording of sketches by several ranks cannot be gone on with so far; record into "
+                                 "another directory")
         there = os.path.exists(os.path.join(self.path, "manifest.json"))
         if resume is False and there and process_rank() == 0:
             raise RecordingError(f"{self.path} holds a run already; choose another directory, or resume=True")
@@ -292,6 +298,8 @@ class Recorder:
     @torch.compiler.disable
     def _after(self, stepper, args, kwargs):
         step = self._pending
+        if self._is_spare and self._which[id(stepper)] == 0 and steps_under_way(stepper) <= 1:
+            self.step += 1
         if self._is_elsewhere() or step is None or step.turn is None or step.turn.stepper is not stepper:
             return
         # A step may call its superclass's, whose hooks run too.
@@ -341,7 +349,7 @@ class Recorder:
         return ["grad", *self._streams, *self._probes]
 
     def _parameters(self):
-        parameters = Parameters(self._model, self._optimizers, **self._who)
+        parameters = Parameters(self._model, self._optimizers, alone=self._sketch is not None, **self._who)
         if self._sketch is not None:
             check_whole(parameters)
         return parameters

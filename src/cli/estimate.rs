@@ -6,11 +6,14 @@ use std::path::PathBuf;
 use crate::cli::{bytes, rate, say};
 use crate::codec::Predictor;
 use crate::error::Usage;
-use crate::estimate::{Estimate, Sample, StorageChoice, from_run, from_tensors, tensors_of};
+use crate::estimate::{
+    Estimate, Sample, StorageChoice, beside_sketches, from_run, from_tensors, sketched, tensors_of,
+};
 use crate::optimizer::predictor;
-use crate::run::format::manifest::{Precision, Storage};
+use crate::run::format::manifest::{Precision, Sketching, Storage};
 use crate::run::write::writer::Profile;
 use crate::run::{Access, Run};
+use crate::sketch::SEED;
 use crate::summary::{significant, thousands};
 
 #[derive(clap::Args)]
@@ -30,6 +33,9 @@ pub(super) struct Arguments {
     /// Share of the rows of a tensor that have a gradient at a step, as of an embedding
     #[arg(long = "rows", value_name = "NAME=SHARE", value_parser = parse_rows)]
     rows: Vec<(String, f64)>,
+    /// As sketches of so many dimensions a vector too, and how far off cosines are then
+    #[arg(long, value_name = "N")]
+    sketch: Option<u64>,
     /// Seconds that a step takes, for the rate at which is written
     #[arg(long, value_name = "SECONDS")]
     step_seconds: Option<f64>,
@@ -70,9 +76,9 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
         "profile", "bits/parameter", "a step", "a second", "in all"
     );
     if a.model.is_dir() {
-        if !a.rows.is_empty() || a.sample.is_some() || a.optimizer.is_some() {
+        if !a.rows.is_empty() || a.sample.is_some() || a.optimizer.is_some() || a.sketch.is_some() {
             let what =
-                "--rows, --sample and --optimizer are for an estimate from a model; a run says by itself";
+                "--rows, --sample, --optimizer and --sketch are for an estimate from a model; a run says by itself";
             return Err(Usage(what.to_owned()).into());
         }
         let run = Run::open(&a.model, Access::default())?;
@@ -114,6 +120,15 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     );
     out += &head;
     all.iter().for_each(|(name, e)| line(&mut out, name, e, a));
+    let mut off = None;
+    if let Some(dimensions) = a.sketch {
+        let (of_sketch, error) = sketched(&tensors, Sketching { dimensions, seed: SEED })?;
+        let how = StorageChoice { sketched: true, ..default };
+        let predicted = optimizer.filter(|o| *o == Predictor::Sgd);
+        let e = from_tensors(&of_sketch, &[], predicted, how, a.steps, sample);
+        line(&mut out, &format!("sketches, {}", thousands(dimensions)), &beside_sketches(e, &tensors, a.steps), a);
+        off = Some(error);
+    }
     let raw: f64 =
         tensors.iter().map(|t| t.shape.iter().product::<u64>() as f64 * t.dtype.size() as f64).sum();
     let share = sample.n as f64 / sample.m as f64;
@@ -126,6 +141,14 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
         "",
         size(2.0 * raw * share * a.steps as f64)
     );
+    if let Some(off) = off {
+        let _ = writeln!(
+            out,
+            "\nA cosine of all parameters is off by some {} (a standard deviation) in sketches, where its parts are as large \
+             as their tensors; all metrics have intervals.",
+            significant(off)
+        );
+    }
     say(&out)
 }
 

@@ -5,7 +5,8 @@ parallel) or fsdp+tp; rank 0 also saves, at the end and at every step, what the 
 have recorded.
 
 A training that begins at a step goes on from the checkpoint of it, which any number of ranks can load. LPA_CHECKPOINT:
-steps before which one is made; LPA_STOP, LPA_CRASH: how it ends; LPA_RESUME: the step is said, and not found.
+steps before which one is made; LPA_STOP, LPA_CRASH: how it ends; LPA_RESUME: the step is said, and not found;
+LPA_SKETCH: of vectors so many dimensions are recorded.
 """
 
 import os
@@ -72,7 +73,9 @@ def main():
     checkpoints = [int(step) for step in os.environ.get("LPA_CHECKPOINT", "").split()]
     resume = first if os.environ.get("LPA_RESUME") else True
     seen = {"x": [], "g": []}
-    with lpa.record(path, model, optimizer, resume=resume, shard_steps=4) as rec:
+    sketch = os.environ.get("LPA_SKETCH")
+    how = {"sketch": int(sketch), "resume": False} if sketch else {"resume": resume}
+    with lpa.record(path, model, optimizer, shard_steps=4, **how) as rec:
         assert rec.step == first
         for step in range(first, steps):
             if step in checkpoints:
@@ -87,6 +90,7 @@ def main():
                 seen[key].append([whole(t) for t in tensors])
             optimizer.step()
             rec.log(epoch=0)
+            assert rec.step == step + 1
         if os.environ.get("LPA_CRASH"):
             # Nothing of it is what the recording waits for.
             dist.barrier()

@@ -162,3 +162,21 @@ def test_where_no_rank_has_all_the_step_is_said(tmp_path, lpa_command, analyze):
     assert "run-2 from step 5 on" in said[0]
     assert "x_5 is that of the checkpoint before" in lpa_command("join", path, f"{path}-2", "--out", new).stdout
     check_joined(new, [(two, 5), (four, 3)], analyze)
+
+
+def test_replicas_are_sketched_by_one_rank(tmp_path, lpa_command):
+    path = tmp_path / "run"
+    seen, said = torchrun("ddp", path, 9, sketch=4096)
+    assert not said
+    one_rank(tmp_path / "whole", seen)
+    lpa_command("sketch", tmp_path / "whole", "--dims", "4096", "--out", tmp_path / "made")
+    run, made = lpa.open(path), lpa.open(tmp_path / "made")
+    assert run.final_step == 9 and run.manifest["world"] == 1
+    for step in range(9):
+        for stream in ("iterate", "grad"):
+            for i in range(4):
+                assert run.tensor_bytes(step, stream, i) == made.tensor_bytes(step, stream, i)
+
+
+def test_shards_are_not_sketched(tmp_path):
+    assert "sketch= records what one process holds whole" in torchrun("fsdp", tmp_path / "run", 3, fails=True, sketch=4096)
