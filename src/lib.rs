@@ -218,20 +218,18 @@ pub mod internals {
     pub use crate::run::format::container::Header;
     pub use crate::run::format::journal::{Journal, State};
     pub use crate::run::format::manifest::{GRAD, ITERATE};
+    pub use crate::run::format::squares::square_name;
     pub use crate::run::format::vector_id::{StreamId, VectorId};
     pub use crate::run::read::chunk_reader::Reader;
     pub use crate::run::read::trajectory::Trajectory;
     pub use crate::run::read::window::Window;
     pub use crate::run::upkeep::hold::Held;
-    pub use crate::run::format::squares::square_name;
-    pub use crate::run::write::full_reference::FullReference;
     pub use crate::run::write::background::{Background, Filled, Job, Packing, Recorder};
+    pub use crate::run::write::full_reference::FullReference;
     pub use crate::run::write::writer::take_back;
     #[cfg(feature = "cli")]
     pub use crate::simulate::problem::Alm;
-    pub use crate::sketch::{
-        Elements as SketchElements, Layout, Partial, SEED, Sketch, Sketcher, Span,
-    };
+    pub use crate::sketch::{Elements as SketchElements, Layout, Partial, SEED, Sketch, Sketcher, Span};
     #[cfg(feature = "cli")]
     pub use crate::table::Written;
     #[cfg(feature = "cli")]

@@ -12,7 +12,7 @@ use crate::hash::xxh3_128;
 use crate::pack::new_place;
 use crate::pack::transcript::RankPlan;
 use crate::run::format::journal::Event;
-use crate::run::format::manifest::{Manifest, Sketching};
+use crate::run::format::manifest::{Manifest, SKETCH_OF, Sketching};
 use crate::run::format::squares::square_name;
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::step_reader::{StepBytes, VectorBytes};
@@ -68,8 +68,9 @@ impl SketchRun {
         // The same for the same run and sketch, and no other's.
         let of = format!("{} {} {}", run.manifest.run_id, sketch.dimensions, sketch.seed);
         sketched.run_id = format!("{:032x}", xxh3_128(of.as_bytes()));
-        sketched.metadata.insert("sketch_of".to_owned(), run.manifest.run_id.clone().into());
-        let bytes = serde_json::to_vec_pretty(&sketched).map_err(|e| refused(format!("the manifest is no JSON: {e}")))?;
+        sketched.metadata.insert(SKETCH_OF.to_owned(), run.manifest.run_id.clone().into());
+        let bytes = serde_json::to_vec_pretty(&sketched)
+            .map_err(|e| refused(format!("the manifest is no JSON: {e}")))?;
         let target = new_place(out, &[&run])?;
         remove_leftovers(&target, &bytes)?;
         Ok(SketchRun { _held: held, run, plan, sketched, bytes, target })

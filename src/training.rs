@@ -119,7 +119,8 @@ impl Training {
             metadata: value("lpa.metadata").and_then(|v| v.as_object().cloned()).unwrap_or_default(),
             part: part.map(|(steps, of_run)| format!("{steps} of {of_run}")),
             steps: of_run.and_then(length),
-            lossy: storage.is_some_and(|s| !s.is_exact()) || value("lpa.sketch").is_some_and(|s| !s.is_null()),
+            lossy: storage.is_some_and(|s| !s.is_exact())
+                || value("lpa.sketch").is_some_and(|s| !s.is_null()),
             references,
         }
     }

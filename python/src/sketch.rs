@@ -47,8 +47,7 @@ impl Sketcher {
         }))
     }
 
-    /// Sketches the elements of some tensors into their places in `out`, without the interpreter. Returns the sum of
-    /// squares of each.
+    /// Sketches the elements of some tensors into their places in `out`. Returns the sum of squares of each.
     fn fill(
         &self,
         py: Python<'_>,

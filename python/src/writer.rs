@@ -5,8 +5,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use lpa::{
-    Continued, Isa, Manifest, Optimizer, Sketching, Slice, Step, Storage as Precisions, StreamInfo, TensorInfo,
-    Writer as RunWriter, WriterOptions,
+    Continued, Isa, Manifest, Optimizer, Sketching, Slice, Step, Storage as Precisions, StreamInfo,
+    TensorInfo, Writer as RunWriter, WriterOptions,
 };
 use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;

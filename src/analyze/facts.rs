@@ -194,7 +194,8 @@ mod tests {
     use crate::reduce::{IterateSums, ReferenceSums};
     use crate::sums::{Layout, Loss, Part};
 
-    const LAYOUT: Layout = Layout { directions: 1, references: 1, lag: None, own: false, loss: Loss::Nothing };
+    const LAYOUT: Layout =
+        Layout { directions: 1, references: 1, lag: None, own: false, loss: Loss::Nothing };
 
     /// What is seen of a tensor that has these distances from the reference and moves by these, in turn.
     fn seen(steps: &[(f64, f64)], end: Option<u64>) -> Fact {

@@ -170,7 +170,8 @@ impl<'a> Analysis<'a> {
             .map_err(|e| Error::Manifest { path: run.path.clone(), what: e.0 })?;
         let lossy = references.iter().find(|r| r.is_lossy());
         if let Some(r) = lossy.filter(|_| sketches.is_some()) {
-            let what = format!("{} was stored with loss; a run of sketches is compared with what is exact", r.name);
+            let what =
+                format!("{} was stored with loss; a run of sketches is compared with what is exact", r.name);
             return Err(Error::Reference { path: run.path.clone(), what });
         }
         let rounds = run.manifest.loses(StreamId::Iterate) || lossy.is_some();
@@ -228,7 +229,10 @@ impl<'a> Analysis<'a> {
             Enters::Unknown => analysis.lag.is_ok(),
         };
         // How skewed gradients are their sketches do not say.
-        if analysis.law != Law::Linear && analysis.sketches.is_none() && analysis.enters.iter().flatten().any(judges) {
+        if analysis.law != Law::Linear
+            && analysis.sketches.is_none()
+            && analysis.enters.iter().flatten().any(judges)
+        {
             analysis.sample = Some(Sample::new(run, &analysis.candidates));
         }
         if analysis.candidates.is_empty() && analysis.skipped_steps(&analysis.skipped) == 0 {

@@ -33,7 +33,8 @@ impl Sketches {
         let Some(layout) = manifest.sketch_layout()? else { return Ok(None) };
         let tensors = 0..layout.tensors();
         let confidence = interval::sketched();
-        let names = |id: StreamId| tensors.clone().map(|t| square_name(manifest.stream_name(id), t)).collect();
+        let names =
+            |id: StreamId| tensors.clone().map(|t| square_name(manifest.stream_name(id), t)).collect();
         let stored = |m: &Measured| m.recorded.filter(|_| m.form == Form::Stored).map(names);
         Ok(Some(Sketches {
             laws: tensors.clone().map(|t| Law::of(&layout, t, confidence)).collect(),
@@ -126,7 +127,8 @@ fn of_tensor(law: &Law, totals: &mut Cells, tensor: usize, x2: Option<f64>, squa
                 out.put_g2_spread(d, Spread::default());
             }
             None => {
-                let alone = law.square_alone(&Observed { square: row.g2(d), most, ..Observed::default() }, x2);
+                let alone =
+                    law.square_alone(&Observed { square: row.g2(d), most, ..Observed::default() }, x2);
                 out.put_g2_spread(d, alone.spread);
             }
         }

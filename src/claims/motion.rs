@@ -126,7 +126,9 @@ pub(super) fn identity(path: &Path) -> Answer {
             (next.step == row.step + 1 && residual.is_finite()).then_some(residual)
         };
         if path.training.lossy {
-            return Err(Answer::undecidable("of what the run stores it does not follow to rounding: it was stored with loss, or is one of sketches"));
+            return Err(Answer::undecidable(
+                "of what the run stores it does not follow to rounding: it was stored with loss, or is one of sketches",
+            ));
         }
         let residuals: Vec<f64> = own(path)?.rows.windows(2).filter_map(residual).collect();
         let value = residuals.iter().copied().max_by(f64::total_cmp);

@@ -77,8 +77,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     );
     if a.model.is_dir() {
         if !a.rows.is_empty() || a.sample.is_some() || a.optimizer.is_some() || a.sketch.is_some() {
-            let what =
-                "--rows, --sample, --optimizer and --sketch are for an estimate from a model; a run says by itself";
+            let what = "--rows, --sample, --optimizer and --sketch are for an estimate from a model; a run says by itself";
             return Err(Usage(what.to_owned()).into());
         }
         let run = Run::open(&a.model, Access::default())?;
@@ -126,7 +125,12 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
         let how = StorageChoice { sketched: true, ..default };
         let predicted = optimizer.filter(|o| *o == Predictor::Sgd);
         let e = from_tensors(&of_sketch, &[], predicted, how, a.steps, sample);
-        line(&mut out, &format!("sketches, {}", thousands(dimensions)), &beside_sketches(e, &tensors, a.steps), a);
+        line(
+            &mut out,
+            &format!("sketches, {}", thousands(dimensions)),
+            &beside_sketches(e, &tensors, a.steps),
+            a,
+        );
         off = Some(error);
     }
     let raw: f64 =

@@ -179,6 +179,7 @@ fn write_tensors(run: &Run, out: &mut String) {
             format!(", also {}", printable_in_line(&t.aliases.join(", ")))
         };
         let name = printable_in_line(&t.name);
-        let _ = writeln!(out, "  {name:width$}  {:>14}  {}{aliases}", thousands(t.parameters()), t.describe());
+        let _ =
+            writeln!(out, "  {name:width$}  {:>14}  {}{aliases}", thousands(t.parameters()), t.describe());
     }
 }

@@ -165,7 +165,10 @@ fn notes(all: &Comparison, trainings: &[&Training]) -> Vec<String> {
             ));
         }
         if training.lossy {
-            notes.push(format!("{} was stored with loss, or is one of sketches; its table has intervals.", training.name));
+            notes.push(format!(
+                "{} was stored with loss, or is one of sketches; its table has intervals.",
+                training.name
+            ));
         }
     }
     for table in &all.tables {

@@ -18,10 +18,13 @@ mod spec;
 mod values;
 pub(crate) mod weights;
 
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use crate::dtype::{DType, round};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Tried};
+use crate::hash::Xxh3;
 pub(crate) use crate::reference::kin::Distances;
 pub(crate) use crate::reference::kin::Kin;
 pub(crate) use crate::reference::own::Cache;
@@ -33,12 +36,14 @@ pub use crate::reference::spec::{OwnReference, ReferenceSpec};
 use crate::reference::values::Values;
 use crate::reference::weights::Weights;
 use crate::run::format::chunk::{Chunk, Piece};
+use crate::run::format::container::Header;
+use crate::run::format::manifest::SKETCH_OF;
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::catalog::Catalog;
 use crate::run::read::chunk_reader::Reader;
 use crate::run::read::trajectory::Trajectory;
 use crate::run::read::window::Window;
-use crate::run::{Run, parent};
+use crate::run::{FULL, Run, parent};
 
 /// A reference iterate.
 #[derive(Debug)]
@@ -332,6 +337,41 @@ fn tell_apart(run: &Run, all: &mut [Reference]) -> Result<()> {
 /// There is none, or it is damaged.
 pub(crate) fn check_final(run: &Run) -> Result<()> {
     open_final(run).map(|_| ())
+}
+
+/// Checks every byte of the final iterate that a run of sketches keeps as it is.
+///
+/// # Errors
+/// There is none though the run ended, or it is damaged.
+pub(crate) fn check_full(run: &Run) -> Result<()> {
+    let Some(step) = run.final_step().filter(|_| run.manifest.sketch.is_some()) else { return Ok(()) };
+    let path = run.path.join(FULL);
+    if !path.exists() {
+        let what = format!("x_{step} itself is not there, only its sketch; nothing else needs it");
+        return Err(Error::NotFound { path, what });
+    }
+    let mut file = File::open(&path).tried("open", &path)?;
+    let header = Header::read(&file, &path)?;
+    file.seek(SeekFrom::Start(header.bytes.len() as u64)).tried("read", &path)?;
+    let (mut hash, mut buffer) = (Xxh3::default(), vec![0; 1 << 20]);
+    loop {
+        run.check_stop()?;
+        match file.read(&mut buffer).tried("read", &path)? {
+            0 => break,
+            n => hash.update(&buffer[..n]),
+        }
+    }
+    let expected = [("run_id", run.manifest.run_id.clone()), ("xxh3", format!("{:016x}", hash.digest()))];
+    // What `lpa sketch` has taken along is of the run that it was made of.
+    let source = run.manifest.metadata.get(SKETCH_OF).and_then(serde_json::Value::as_str);
+    let fits = |(key, value): &(&str, String)| {
+        let found = header.value(key);
+        found == Some(value.as_str()) || (*key == "run_id" && source.is_some() && found == source)
+    };
+    match expected.iter().find(|e| !fits(e)) {
+        Some((key, _)) => Err(Error::damaged(&path, format!("it is not what was written ({key})"))),
+        None => Ok(()),
+    }
 }
 
 fn open_path(

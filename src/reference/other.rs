@@ -12,9 +12,9 @@ use crate::reference::values::{Files, Names, Values};
 use crate::reference::weights::Weights;
 use crate::reference::{Cache, Common, Named, Origin, Reference, Rename};
 use crate::run::format::manifest::{GRAD, ITERATE, Manifest, TensorInfo};
-use crate::run::{FULL, Run};
 use crate::run::read::catalog::Catalog;
 use crate::run::read::vector::Vector;
+use crate::run::{FULL, Run};
 
 /// Opens a reference of another run.
 pub(super) fn open(
@@ -103,9 +103,9 @@ fn unlike_sketches(here: &Manifest, there: &Manifest) -> Option<String> {
         (Some(own), Some(other)) if own != other => {
             Some(format!("that run holds sketches of {other}; this one, of {own}"))
         }
-        _ if of(here) != of(there) => {
-            Some("sketches are of tensors in their order, and that run has others, or another order".to_owned())
-        }
+        _ if of(here) != of(there) => Some(
+            "sketches are of tensors in their order, and that run has others, or another order".to_owned(),
+        ),
         _ => None,
     }
 }

@@ -219,8 +219,7 @@ impl Search<'_> {
     /// The square of what rounding can have moved the values of a piece by, where the file's type is coarser than
     /// the run's. Else an iterate would be in the file as it is.
     fn rounding2(&self, part: &Part) -> f64 {
-        let here =
-            self.run.manifest.tensors[self.run.table.chunks()[part.chunk].tensor].unit_roundoff();
+        let here = self.run.manifest.tensors[self.run.table.chunks()[part.chunk].tensor].unit_roundoff();
         let u = part.dtype.unit_roundoff();
         let squares = || part.values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
         if u > here { u * u * squares() } else { 0.0 }

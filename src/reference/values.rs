@@ -109,7 +109,9 @@ impl Files {
         if let Some(other) = sketches.iter().find(|s| as_stored && **s != own.as_deref()) {
             let what = match (other, own) {
                 (Some(other), Some(own)) => format!("it holds sketches of {other}; the run, of {own}"),
-                (Some(_), None) => "it holds sketches, and the run vectors. Make sketches of the run: lpa sketch".to_owned(),
+                (Some(_), None) => {
+                    "it holds sketches, and the run vectors. Make sketches of the run: lpa sketch".to_owned()
+                }
                 (None, _) => "some of its files hold sketches and some do not".to_owned(),
             };
             return Err(Error::Reference { path: self.sources[0].0.clone(), what });
@@ -202,7 +204,8 @@ impl Values {
                 let count = stride.saturating_mul(AT_ONCE).min(elements - begin);
                 let len = usize::try_from(count).ok().and_then(|n| n.checked_mul(size));
                 let len = len.ok_or_else(|| Error::damaged(path, "a tensor is too large"))?;
-                let bytes = source.bytes(place.offset + begin * size as u64, len, &mut buffer).tried("read", path)?;
+                let bytes =
+                    source.bytes(place.offset + begin * size as u64, len, &mut buffer).tried("read", path)?;
                 sketcher.add(&[Elements { tensor, begin, dtype: place.dtype, bytes }]);
                 begin += count;
             }

@@ -39,26 +39,9 @@ impl Sketch {
         partial.add_to(&mut self.0[layout.range(partial.tensor())]);
     }
 
-    /// Adds another sketch of the same layout. Those of ranks are added in the order of the ranks.
-    pub fn merge(&mut self, other: &Sketch) {
-        for (sum, term) in self.0.iter_mut().zip(&other.0) {
-            *sum += term;
-        }
-    }
-
-    /// What is stored of it: its dimensions in binary32.
-    pub fn stored(&self) -> impl Iterator<Item = f32> {
-        self.0.iter().map(|&v| crate::dtype::single(v))
-    }
-
     /// What is stored of the dimensions of one tensor.
     pub fn stored_of(&self, layout: &Layout, tensor: usize) -> impl Iterator<Item = f32> {
         self.tensor(layout, tensor).iter().map(|&v| crate::dtype::single(v))
-    }
-
-    /// From what was stored. `None` where it is not as long as the layout has it.
-    pub fn from_stored(layout: &Layout, stored: &[f32]) -> Option<Sketch> {
-        (stored.len() == layout.dimensions()).then(|| Sketch(stored.iter().map(|&v| f64::from(v)).collect()))
     }
 
     /// The dimensions of one tensor.
@@ -183,10 +166,10 @@ mod tests {
         let isa = Isa::detect();
         let whole = sketch(isa, &layout, DType::F32, 1, [0, u64::MAX]);
         for cuts in [[1, 64], [63, 65_537], [100, 257], [4999, 65_536], [128, 69_999]] {
-            let mut sum = sketch(isa, &layout, DType::F32, 1, [0, cuts[0]]);
-            sum.merge(&sketch(isa, &layout, DType::F32, 1, cuts));
-            sum.merge(&sketch(isa, &layout, DType::F32, 1, [cuts[1], u64::MAX]));
-            assert_eq!(sum, whole, "{cuts:?}");
+            let parts = [[0, cuts[0]], cuts, [cuts[1], u64::MAX]];
+            let parts = parts.map(|part| sketch(isa, &layout, DType::F32, 1, part));
+            let sum = |i| parts.iter().map(|part| part.0[i]).sum::<f64>();
+            assert_eq!(Sketch((0..layout.dimensions()).map(sum).collect()), whole, "{cuts:?}");
         }
     }
 
@@ -264,16 +247,6 @@ mod tests {
         assert!(off.sqrt() < 2f64.powi(-22) * norm.sqrt(), "{:e}", (off / norm).sqrt());
     }
 
-    #[test]
-    fn what_is_stored_comes_back() {
-        let layout = Layout::new(&[5000, 10], 300, SEED).unwrap();
-        let whole = sketch(Isa::detect(), &layout, DType::F32, 0, [0, u64::MAX]);
-        let stored: Vec<f32> = whole.stored().collect();
-        // Integers below 2^24 are float32 numbers.
-        assert_eq!(Sketch::from_stored(&layout, &stored), Some(whole));
-        assert_eq!(Sketch::from_stored(&layout, &stored[1..]), None);
-    }
-
     /// What is observed of a tensor's sketches.
     fn observed(layout: &Layout, tensor: usize, g: &Sketch, x: &Sketch, r: &Sketch) -> Observed {
         let of = |s: &Sketch| s.tensor(layout, tensor).to_vec();
@@ -302,7 +275,9 @@ mod tests {
                 let found = [made.value, made.spread.variance, made.spread.squares, made.spread.offset];
                 // Student's quantile is an expansion.
                 let within = [1e-12, 1e-5, 1e-12, 1e-12];
-                for ((found, expected), by) in found.iter().zip(numbers(&laws[&t.to_string()][name])).zip(within) {
+                for ((found, expected), by) in
+                    found.iter().zip(numbers(&laws[&t.to_string()][name])).zip(within)
+                {
                     assert!((found - expected).abs() <= by * expected.abs(), "{t} {name} {found} {expected}");
                 }
             }
@@ -395,9 +370,12 @@ mod tests {
             let mut one = Sketch::zero(&layout);
             for (tensor, n) in elements.into_iter().enumerate() {
                 for span in layout.spans(tensor, 0..n) {
-                    one.add(&layout, &take(Isa::detect(), &layout, dtype, &span, |i| {
-                        crate::dtype::round(dtype, uneven(i))
-                    }));
+                    one.add(
+                        &layout,
+                        &take(Isa::detect(), &layout, dtype, &span, |i| {
+                            crate::dtype::round(dtype, uneven(i))
+                        }),
+                    );
                 }
             }
             for threads in [1, 2, 5] {
@@ -415,7 +393,8 @@ mod tests {
                 }
                 assert_eq!(sketcher.sketch(), &one, "{dtype} {threads} threads");
                 for (tensor, n) in elements.into_iter().enumerate() {
-                    let exact: f64 = (0..n).map(|i| f64::from(crate::dtype::round(dtype, uneven(i))).powi(2)).sum();
+                    let exact: f64 =
+                        (0..n).map(|i| f64::from(crate::dtype::round(dtype, uneven(i))).powi(2)).sum();
                     assert!((sketcher.square(tensor) - exact).abs() < 1e-12 * exact, "{dtype} {tensor}");
                 }
             }

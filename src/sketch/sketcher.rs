@@ -64,9 +64,7 @@ impl Worker {
         self.partial.begin(layout, span.tensor);
         self.squares.clear();
         let bytes = of.part(&span.elements);
-        for (at, chunk) in
-            (span.elements.start..).step_by(CHUNK).zip(bytes.chunks(CHUNK * of.dtype.size()))
-        {
+        for (at, chunk) in (span.elements.start..).step_by(CHUNK).zip(bytes.chunks(CHUNK * of.dtype.size())) {
             // While it is in the cache.
             self.squares.push(square(isa, values_of(of.dtype, chunk, &mut self.values)));
             self.partial.add(isa, at, of.dtype, chunk);
@@ -116,7 +114,9 @@ impl Sketcher {
     pub fn add(&mut self, vector: &[Elements<'_>]) {
         let spans: Vec<(&Elements<'_>, Span)> = vector
             .iter()
-            .flat_map(|e| self.layout.spans(e.tensor, e.begin..e.begin + e.count()).map(move |span| (e, span)))
+            .flat_map(|e| {
+                self.layout.spans(e.tensor, e.begin..e.begin + e.count()).map(move |span| (e, span))
+            })
             .collect();
         let (isa, layout) = (self.isa, &self.layout);
         let (first, more) = match self.workers.split_first_mut() {

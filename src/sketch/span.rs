@@ -30,7 +30,9 @@ pub struct Partial {
 #[derive(Clone, Copy, Debug, Default)]
 enum Sums {
     /// Elements as they are, from a dimension on.
-    Kept { first: Option<usize> },
+    Kept {
+        first: Option<usize>,
+    },
     Blocks(Rows),
     #[default]
     Nothing,

@@ -164,7 +164,10 @@ fn own_path(d: &Digest, who: &str, found: [Says; 3], topic: &Topic) -> String {
         ));
     }
     let rises = |q| matches!(d.thirds(q), [_, Some(middle), Some(late)] if late > middle);
-    if rises(Quantity::Cos) && rises(Quantity::CosWalk) && matches!(found[2], Says::Nothing | Says::Less | Says::Unresolved) {
+    if rises(Quantity::Cos)
+        && rises(Quantity::CosWalk)
+        && matches!(found[2], Says::Nothing | Says::Less | Says::Unresolved)
+    {
         text.push_str(" A random walk's cosine rises at the end like this one.");
     }
     text

@@ -204,6 +204,13 @@ def test_upkeep_leaves_sketches_as_they_are(training, tmp_path, lpa_command):
         tables.append(pl.read_parquet(tmp_path / "table.parquet"))
     assert tables[0].equals(tables[1])
     assert (tmp_path / "packed/ref/full.safetensors").exists()
+    damaged = tmp_path / "packed/ref/full.safetensors"
+    damaged.chmod(0o644)
+    with damaged.open("r+b") as file:
+        file.seek(-3, 2)
+        file.write(b"\0")
+    done = subprocess.run([BINARY, "verify", tmp_path / "packed"], capture_output=True, text=True)
+    assert done.returncode == 1 and "full.safetensors" in done.stdout + done.stderr
     assert "without loss" in refused("pack", base / "sketched", "--gradients", "int8", "--out", tmp_path / "lossy")
 
 
@@ -297,3 +304,17 @@ def test_what_a_recording_of_sketches_takes(tmp_path):
     assert size < 7 * 4 * 2**16 + 100_000
     manifest = json.loads((tmp_path / "run/manifest.json").read_text())
     assert manifest["requires"] == ["sketch"] and run.manifest["tensors"][0]["sketch_of"]["dtype"] == "BF16"
+
+
+def test_steps_that_are_mostly_rounding_are_not_judged(tmp_path, lpa_command):
+    """bfloat16 takes little of a small step: what the gradients put into x_T is then not what the optimizer would make
+    of them, in sketches as in vectors."""
+    said = []
+    for name, options in {"exact": {}, "sketched": {"sketch": 2048}}.items():
+        model = perceptron(128).to(torch.bfloat16)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+        with lpa.record(tmp_path / name, model, optimizer, on_error="raise", **options) as recording:
+            train([recording], model, optimizer, 40)
+        said.append(lpa_command("analyze", tmp_path / name, "--out", tmp_path / f"{name}.parquet").stdout)
+        assert pl.read_parquet(tmp_path / f"{name}.parquet")["cos_excess"].is_null().all()
+    assert all("shorter than two roundings" in text for text in said), said

@@ -177,7 +177,9 @@ impl Analysis<'_> {
             let changed = |t: &u64| self.catalog.scalar(*t, CHANGED).is_some_and(|tensors| tensors > 0.0);
             self.catalog.steps.clone().filter(changed).for_each(|t| noted.push(t.saturating_sub(1)));
         }
-        let some = known == Known::Exactly || noted.first().is_some();
+        // Of sketches it is seen where steps are mostly rounding.
+        let sketched = known == Known::WithLoss && self.run.manifest.sketch.is_some();
+        let some = known == Known::Exactly || sketched || noted.first().is_some();
         let tensors = &self.run.manifest.tensors;
         // Of several optimizers one may not be known.
         let of_group = |(g, predictor)| match self.hyperparameters.unknown(g) {

@@ -144,12 +144,7 @@ impl Rounded {
     }
 
     /// Goes on with another chunk.
-    fn begin(
-        &mut self,
-        references: &[Reference],
-        chunk: &Chunk,
-        file: &mut Vec<u8>,
-    ) -> Result<()> {
+    fn begin(&mut self, references: &[Reference], chunk: &Chunk, file: &mut Vec<u8>) -> Result<()> {
         let n = chunk.len;
         for (reference, (widths, rounded)) in references.iter().zip(&mut self.references) {
             reference.widths(chunk, file, &mut widths[..n])?;

@@ -209,7 +209,11 @@ impl Scratch {
             init: vector(),
             iterates: Trajectory::sized(past, len),
             // A GPU has its own, of the chunks that it sums.
-            references: (0..if batch.is_some() && !layout.has_spreads() && !shared { 0 } else { layout.references })
+            references: (0..if batch.is_some() && !layout.has_spreads() && !shared {
+                0
+            } else {
+                layout.references
+            })
                 .map(|_| vector())
                 .collect(),
             bounds: Bounds::new(layout),

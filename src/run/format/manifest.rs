@@ -22,6 +22,8 @@ pub(crate) const FORMAT_NAME: &str = "lpa-run";
 pub const GRAD: &str = "grad";
 /// Name of the iterate where streams are named.
 pub const ITERATE: &str = "iterate";
+/// In the metadata of a run that `lpa sketch` has made: the id of the run of which.
+pub(crate) const SKETCH_OF: &str = "sketch_of";
 /// What a run requires whose vectors are sketches.
 const SKETCH: &str = "sketch";
 /// Most elements that a run may hold: far above any model, far below what would exhaust memory.
@@ -422,7 +424,8 @@ impl Manifest {
             return Err("sketches are written by one rank, without loss".to_owned());
         }
         let fits = |(t, info): (usize, &TensorInfo)| {
-            let shape = if layout.is_exact(t) { info.parameter().0 == info.shape } else { info.shape.len() == 1 };
+            let shape =
+                if layout.is_exact(t) { info.parameter().0 == info.shape } else { info.shape.len() == 1 };
             shape && info.dtype == DType::F32 && info.elements() == layout.range(t).len() as u64
         };
         self.tensors.iter().enumerate().all(fits).then_some(()).ok_or_else(|| unlike.to_owned())

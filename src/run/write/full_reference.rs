@@ -41,7 +41,7 @@ impl FullReference {
     /// The disk refuses.
     pub fn create(run: &Path, manifest: &Manifest, step: u64) -> Result<FullReference> {
         let tmp = Inside::make(run, Path::new(TMP))?;
-        let file = unique_file(tmp.path(), "full.").tried("create", tmp.path())?;
+        let file = unique_file(tmp.path(), "r0.full.").tried("create", tmp.path())?;
         let (file, path) = file.into_parts();
         let in_model = |t: &TensorInfo| TensorInfo { shape: t.parameter().0.to_vec(), ..t.clone() };
         let mut out = FullReference {
