@@ -5,6 +5,7 @@
 //! reference depends on the steps after it. Memory holds the sums of one window, the scalars of all
 //! steps and, per thread, the vectors of one chunk.
 
+mod common;
 mod derive;
 mod facts;
 pub(crate) mod measure;
@@ -156,7 +157,7 @@ impl<'a> Analysis<'a> {
         };
         let lag = match options.pass {
             _ if !options.shadows.is_empty() => Err("its shadows do not have it".to_owned()),
-            Pass::Shards => Lag::new(&hyperparameters, catalog, references, run.manifest.elements()),
+            Pass::Shards => Lag::new(&hyperparameters, catalog, references, run.manifest.parameters()),
             Pass::Training => Err("while a training goes on there is no later iterate".to_owned()),
         };
         let beyond = beyond(&law, &hyperparameters, &run.manifest, &options.groups);
@@ -316,9 +317,47 @@ impl<'a> Analysis<'a> {
             let lag = self.lag.as_ref().map_or(0, |lag| lag.steps);
             let skewness = skewness.map(|s| (s, s.cosine(self.hyperparameters.newest_part())));
             let stream = s.name.clone();
-            Topic { stream, with_lr: linear, unjudged, lagged: why, lag, shadows, skewness }
+            let may_be_skewed = self.sketches.is_some() && self.law != Law::Linear;
+            Topic {
+                stream,
+                with_lr: linear,
+                unjudged,
+                lagged: why,
+                lag,
+                shadows,
+                skewness,
+                may_be_skewed,
+                shared: Vec::new(),
+            }
         };
         self.options.streams.iter().map(topic).collect()
+    }
+
+    /// How much the directions of each third have in common, by stream, of the thirds of each `length` of steps from
+    /// `first` on; nothing where no sketches were measured.
+    ///
+    /// # Errors
+    /// A vector is damaged.
+    pub(crate) fn shared(&self, stream: &str, first: u64, lengths: &[u64]) -> Result<Vec<(u64, [f64; 3])>> {
+        let judged = self.options.groups.iter().position(|g| g.name == ALL).unwrap_or(0);
+        let recorded = self.options.streams.iter().find(|s| s.name == stream).and_then(|s| {
+            let measured = &self.options.directions[s.direction];
+            measured.recorded.filter(|_| measured.form == stream::Form::Stored)
+        });
+        let (Some(_), Some(id), Some(group)) = (&self.sketches, recorded, self.options.groups.get(judged))
+        else {
+            return Ok(Vec::new());
+        };
+        let thirds = |&length: &u64| {
+            let found = common::in_thirds(
+                self.run,
+                (id, group.tensors.as_slice()),
+                &self.candidates,
+                (first, length),
+            )?;
+            Ok((length, found))
+        };
+        lengths.iter().filter(|length| **length > 0).map(thirds).collect()
     }
 
     /// Why a group, by number, is not compared with later iterates; `None` where it can be.

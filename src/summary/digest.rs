@@ -247,6 +247,11 @@ impl Digest {
         }
     }
 
+    /// How many steps are told of.
+    pub(super) fn length(&self) -> u64 {
+        self.length
+    }
+
     /// Whether the rows are of sketches.
     pub(super) fn is_sketched(&self) -> bool {
         self.sketched > 0

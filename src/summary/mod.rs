@@ -73,6 +73,10 @@ pub(crate) struct Topic {
     pub shadows: usize,
     /// How skewed the gradients are, and how large a cosine that can make, where it matters.
     pub skewness: Option<(Skewness, f64)>,
+    /// It matters, and is not known.
+    pub may_be_skewed: bool,
+    /// Of sketches, by a number of steps: how much of the error of a step is in the mean over each third of them.
+    pub shared: Vec<(u64, [f64; 3])>,
 }
 
 /// Collects rows into a summary.

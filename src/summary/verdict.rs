@@ -23,6 +23,8 @@ enum Says {
     Nothing,
     /// More or less, but no further than sketches can be off.
     Unresolved,
+    /// More, or skewed: the optimizer is not linear, and sketches do not say.
+    MaybeSkewed,
     Unknown,
 }
 
@@ -75,15 +77,21 @@ pub(super) fn verdict(d: &Digest, subject: &Subject, topic: &Topic, followed: &F
     }
     let skewed = subject.last.and(topic.skewness).map_or(0.0, |(_, cosine)| cosine * d.window_root());
     let mut found = d.median_t().map(|t| says(t, skewed));
-    // A mean over steps is off by as much as one, where they have much in common: all have one sketch.
+    // All steps have one sketch, so a mean over them is off by as much of what one is as directions have in common.
     let (excess, within) = (d.thirds(Quantity::CosExcess), d.thirds(Quantity::CosHalf));
-    let resolved = |third: usize| excess[third].zip(within[third]).is_some_and(|(e, w)| e.abs() > w);
+    let shared = topic.shared.iter().find(|(length, _)| *length == d.length()).map_or([1.0; 3], |(_, s)| *s);
+    let resolved =
+        |third: usize| excess[third].zip(within[third]).is_some_and(|(e, w)| e.abs() > w * shared[third]);
     for (third, (found, withheld)) in found.iter_mut().zip(withheld).enumerate() {
         if withheld.is_some() {
             *found = Says::Unknown;
         } else if d.is_sketched() && matches!(found, Says::More | Says::Less) && !resolved(third) {
             *found = Says::Unresolved;
         }
+    }
+    if subject.last.is_some() && topic.may_be_skewed {
+        // Skewed gradients agree with a path that is made of them; how skewed they are is not known.
+        found.iter_mut().filter(|f| **f == Says::More).for_each(|f| *f = Says::MaybeSkewed);
     }
     if found.iter().all(|f| *f == Says::Unknown) {
         return none("too few steps have an excess to judge");
@@ -146,6 +154,10 @@ fn own_path(d: &Digest, who: &str, found: [Says; 3], topic: &Topic) -> String {
         Says::More => "point to the reference more than a random walk's would",
         Says::Less => "point to the reference less than a random walk's would",
         Says::Unresolved => "differ from a random walk's by less than the sketches resolve",
+        Says::MaybeSkewed => {
+            "point to the reference more than a random walk's of symmetric gradients would, which skewness alone can do; \
+             how skewed they are, sketches do not say"
+        }
         _ => "cannot be told from a random walk's, whose cosine is positive too",
     });
     if d.lagged {
