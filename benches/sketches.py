@@ -4,22 +4,26 @@
 
 Records six paths of a perceptron (examples/six_paths.py), a ResNet with SGD and a transformer with AdamW
 (benches/storage.py, of fewer steps) into WORK/runs, once; makes sketches of each with 2^12 to 2^18 dimensions and
-many seeds, and analyzes all of them, for all parameters and for every tensor. Numbers of dimensions are left out of
-which a run has not twice as many parameters, and which are too few for its tensors. The sketches are removed, their
-tables stay in WORK/tables, and one that is there is not made again; --report measures nothing more. `--seeds` is for the six paths; the others have a quarter as many.
+many seeds, and analyzes all of them, for all parameters and for every tensor. Numbers of dimensions are left out
+of which a run has not twice as many parameters, and which are too few for its tensors. The sketches are removed,
+their tables stay in WORK/tables, and one that is there is not made again; --report measures nothing more.
+`--seeds` is for the six paths; the others have a quarter as many.
 
 The law is made of the sums of the exact run's table, tensor by tensor, with dimensions dealt by
 tests/python/sketch_definition.py. Of a tensor with k dimensions for n elements and d = a g + e, <g,d> is off by
-sqrt(|g|^2 |e|^2 / k (1 - k/n)) and |e|^2 by sqrt(2 |e|^4 / k (1 - k/n)); the cosine by these times its derivatives. The sums are
-compared with NumPy's of the vectors at some steps.
+sqrt(|g|^2 |e|^2 / k (1 - k/n)) and |e|^2 by sqrt(2 |e|^4 / k (1 - k/n)); the cosine by these times its
+derivatives. The sums are compared with NumPy's of the vectors at some steps.
 
 Printed, by run and dimensions:
 
-  error      root mean square over seeds, references, steps and groups of (error of the cosine / law); `deviation` is the
-             same with the standard deviation that the interval is made with in the place of the law
+  error      root mean square over seeds, references, steps and groups of (error of the cosine / law); `deviation` is
+             the same with half of the interval, by 3.66, in the place of the law. Steps whose distance is a multiple of
+             the gradient are left out, since the law is 0 there
   bias       mean over seeds of the mean over steps of that, in units of its standard error: of all parameters, and of
              tensors the root mean square and the share beyond 3 (by chance 1 and, with 25 seeds, 0.6 %)
-  violated   share of intervals that do not hold the exact value, in per cent
+  violated   share of intervals that do not hold the exact value, in per cent; kept tensors are left out, and the
+             excess where the sketched run has it of a later iterate
+  errors of successive steps   how much all that is the same from step to step, and what of it a mean over a third has
   verdict    seeds whose sentence is that of the exact run, without its figures; then those that are not
 """
 
@@ -38,7 +42,8 @@ import torch
 
 import lpa
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1] / p) for p in ("examples", "tests/python")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/python"))
 import six_paths
 import storage
 from sketch_definition import deal
@@ -66,13 +71,15 @@ def record(runs, names):
 
 
 def command(*arguments):
-    return subprocess.run([storage.BINARY, *map(str, arguments)], check=True, capture_output=True, text=True).stdout
+    told = subprocess.run([storage.BINARY, *map(str, arguments)], check=True, capture_output=True, text=True)
+    return told.stdout
 
 
 def analyze(run, references, out):
     """A run's table at `out`, and what was said beside it."""
     if not out.with_suffix(".txt").exists():
-        text = command("analyze", run, *(f"--ref={r}" for r in references), "--group", "*", "--group", "each", "--out", out)
+        groups = ["--group", "*", "--group", "each"]
+        text = command("analyze", run, *(f"--ref={r}" for r in references), *groups, "--out", out)
         out.with_suffix(".txt").write_text(text)
 
 
@@ -153,15 +160,18 @@ def law(exact, of, k):
         e2[e2 < 1e-6 * d2] = np.nan
         part = np.maximum(1 - k_t / n, 0) / k_t
     own = tensors.select(*KEY, slope=slope, of_dot=g2 * e2 * part, of_square=2 * e2**2 * part)
+
     def squares(rows):
         norm = (pl.col("g2") * pl.col("d2")).sqrt()
         share = (1 / norm - pl.col("cos") * pl.col("slope") / pl.col("d2")) ** 2 * pl.col("of_dot")
         return rows.select(*KEY, law=share + (pl.col("cos") / (2 * pl.col("d2"))) ** 2 * pl.col("of_square"))
+
     single = squares(own.join(exact.select(*KEY, "cos", "g2", "d2"), on=KEY))
     whole = exact.filter(pl.col("group") == "*").select("reference", "step", "cos", "g2", "d2")
     every = squares(own.join(whole, on=["reference", "step"])).group_by("reference", "step").agg(pl.col("law").sum())
-    every = every.with_columns(group=pl.lit("*")).select(KEY + ["law"])
-    return exact.select(KEY).join(pl.concat([single, every]), on=KEY, how="left", maintain_order="left")["law"].sqrt().to_numpy()
+    every = every.with_columns(group=pl.lit("*")).select(*KEY, "law")
+    both = exact.select(KEY).join(pl.concat([single, every]), on=KEY, how="left", maintain_order="left")
+    return both["law"].sqrt().to_numpy()
 
 
 def shared(runs, name):
@@ -229,24 +239,29 @@ class Tally:
         errors = np.array(self.ratios)[:, rows]
         follow = np.nanmean(errors[:, 1:] * errors[:, :-1]) / np.nanmean(errors**2)
         parts = [rms(np.nanmean(part, axis=1)) / rms(part) for part in np.array_split(errors, 3, axis=1)]
-        beside = " / ".join(f"{mean:.2f} ({common:.2f}, {n**-0.5:.2f})" for mean, (common, n) in zip(parts, together))
-        return (f"errors of successive steps correlate by {follow:+.2f}; means over thirds are off by {beside} of what a step is "
-                "(length of the mean of unit gradients; 1 / root of the steps)")
+        beside = " / ".join(f"{mean:.2f} ({common:.2f}, {n**-0.5:.2f})"
+                            for mean, (common, n) in zip(parts, together, strict=True))
+        return (f"errors of successive steps correlate by {follow:+.2f}; means over thirds are off by {beside} of what "
+                "a step is (length of the mean of unit gradients; 1 / root of the steps)")
 
     def report(self, verdicts, expected, together):
         ratios, star = np.array(self.ratios), (self.exact["group"] == "*").to_numpy()
         groups = self.exact["group"].to_numpy()
-        print(f"    error {rms(ratios[:, star]):.3f} of the law for all parameters, {rms(ratios[:, ~star]):.3f} for tensors; of the "
-              f"deviation {rms(np.array(self.used)[:, star]):.3f} and {rms(np.array(self.used)[:, ~star]):.3f}; all parameters off by "
-              f"{np.sqrt(np.nanmean((ratios[:, star] * self.law[star]) ** 2)):.1e} in the cosine", flush=True)
+        used = np.array(self.used)
+        print(f"    error {rms(ratios[:, star]):.3f} of the law for all parameters, {rms(ratios[:, ~star]):.3f} for "
+              f"tensors; of the deviation {rms(used[:, star]):.3f} and {rms(used[:, ~star]):.3f}; all parameters off by "
+              f"{rms(ratios[:, star] * self.law[star]):.1e} in the cosine", flush=True)
+
         def bias(which):
             with np.errstate(all="ignore"):
                 means = np.nanmean(ratios[:, which], axis=1)
             return means.mean() / (means.std(ddof=1) / np.sqrt(len(means)))
-        names = [g for g in dict.fromkeys(groups[~self.kept & ~star])]
+
+        names = list(dict.fromkeys(groups[~self.kept & ~star]))
         tensors = np.array([bias(groups == g) for g in names])
-        print(f"    bias {bias(star):+.2f} standard errors for all parameters; of {len(tensors)} tensors {rms(tensors):.2f} "
-              f"(root mean square), {np.abs(tensors).max():.2f} at most, {100 * np.mean(np.abs(tensors) > 3):.1f} % beyond 3")
+        print(f"    bias {bias(star):+.2f} standard errors for all parameters; of {len(tensors)} tensors "
+              f"{rms(tensors):.2f} (root mean square), {np.abs(tensors).max():.2f} at most, "
+              f"{100 * np.mean(np.abs(tensors) > 3):.1f} % beyond 3")
         violated = "; ".join(f"{m} {100 * bad / n:.4f} % of {n:,} ({seeds} seeds)" if n else f"{m} not compared"
                              for m, (n, bad, seeds) in self.intervals.items())
         print(f"    violated: {violated}")
@@ -255,7 +270,8 @@ class Tally:
             print("      most by", ", ".join(f"{g}: {n}" for g, n in self.worst.most_common(4)))
         for i, sentence_of_exact in enumerate(expected):
             found = Counter(v[i] for v in verdicts)
-            print(f"    verdict: {found[sentence_of_exact]} of {len(verdicts)} seeds as the exact run's: {sentence_of_exact}")
+            print(f"    verdict: {found[sentence_of_exact]} of {len(verdicts)} seeds as the exact run's: "
+                  f"{sentence_of_exact}")
             for other, n in found.most_common():
                 if other != sentence_of_exact:
                     print(f"      {n} seeds: {other}")
@@ -278,8 +294,8 @@ def report(work, name, seeds):
         dealt = dict(zip(of, deal(list(of.values()), k), strict=True))
         kept = exact["group"].is_in([g for g, n in of.items() if dealt[g] == n]).to_numpy()
         sizes = [n for g, n in dealt.items() if n < of[g]]
-        print(f"  2^{k.bit_length() - 1} dimensions, {sum(dealt.values()):,} dealt; {len(sizes)} tensors are sketched, in {min(sizes)} to "
-              f"{max(sizes):,}; {len(paths)} seeds")
+        print(f"  2^{k.bit_length() - 1} dimensions, {sum(dealt.values()):,} dealt; {len(sizes)} tensors are sketched, "
+              f"in {min(sizes)} to {max(sizes):,}; {len(paths)} seeds")
         tally = Tally(exact, law(exact, of, k), kept)
         for path in paths:
             tally.add(read(path))
