@@ -106,7 +106,8 @@ def measure(work, names, seeds):
                 check(folder / name, elements(tables, name), k)
                 analyze(folder / name, references(name, folder), out)
             shutil.rmtree(folder, ignore_errors=True)
-        print(f"seed {seed}", file=sys.stderr, flush=True)
+        if (seed + 1) % 10 == 0:
+            print(f"{seed + 1} seeds", file=sys.stderr, flush=True)
 
 
 def elements(tables, name):
@@ -249,8 +250,8 @@ class Tally:
         groups = self.exact["group"].to_numpy()
         used = np.array(self.used)
         print(f"    error {rms(ratios[:, star]):.3f} of the law for all parameters, {rms(ratios[:, ~star]):.3f} for "
-              f"tensors; of the deviation {rms(used[:, star]):.3f} and {rms(used[:, ~star]):.3f}; all parameters off by "
-              f"{rms(ratios[:, star] * self.law[star]):.1e} in the cosine", flush=True)
+              f"tensors; of the deviation {rms(used[:, star]):.3f} and {rms(used[:, ~star]):.3f}; all parameters off "
+              f"by {rms(ratios[:, star] * self.law[star]):.1e} in the cosine", flush=True)
 
         def bias(which):
             with np.errstate(all="ignore"):
