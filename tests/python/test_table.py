@@ -23,7 +23,7 @@ def test_duckdb_pandas_and_polars_read_the_same(analyze):
     path = analyze(RUN, "--group", "*", "--group", "each")
     by_pandas, by_polars = pd.read_parquet(path), pl.read_parquet(path)
     by_duckdb = duckdb.sql(f"select * from '{path}' order by step, \"group\"").pl()
-    assert by_polars.shape == by_pandas.shape == (1100, 76)
+    assert by_polars.shape == by_pandas.shape == (1100, 77)
     assert by_polars.sort("step", "group").equals(by_duckdb)
     assert by_polars.equals(pl.from_pandas(by_pandas).cast(by_polars.schema))
 
