@@ -303,13 +303,14 @@ impl<'a> Analysis<'a> {
                 0 => made && beyond.is_none() && !matches!(self.law, Law::Unknown(_)),
                 _ => shadow::have(self.run, self.options, s),
             };
+            let may_have_shadows = self.options.pass == Pass::Shards && self.sketches.is_none();
             let unjudged = if s.part == stream::Part::DecayedGradient && self.hyperparameters.decays() {
                 Some("with weight decay it holds a part of x_t, which is no walk".to_owned())
             } else {
                 match &not_lagged {
-                    Some(no) if !known && made && shadows == 0 && self.options.pass == Pass::Shards => Some(
-                        format!("{why}, and {no}; a shadow of the run would tell (lpa.shadow in Python)"),
-                    ),
+                    Some(no) if !known && made && shadows == 0 && may_have_shadows => Some(format!(
+                        "{why}, and {no}; a shadow of the run would tell (lpa.shadow in Python)"
+                    )),
                     Some(no) if !known => Some(format!("{why}, and {no}")),
                     _ => None,
                 }

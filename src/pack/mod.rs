@@ -278,6 +278,8 @@ pub(crate) fn look_at_shards(run: &Run, storing: Storing) -> Result<(Size, u64)>
         // What packed exponents take more than entropy-coded ones.
         growth += bytes / 25;
     }
+    // Of sketches the parameters that they stand for.
+    let elements = elements * run.manifest.parameters() as f64 / run.manifest.elements().max(1) as f64;
     let bits = if elements > 0.0 { bytes as f64 * 8.0 / elements } else { 0.0 };
     Ok((Size { bytes, bits }, growth))
 }

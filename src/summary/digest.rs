@@ -352,8 +352,7 @@ impl Digest {
         if self.sketched > 0 {
             return format!(
                 "Sketched: the cosine and every other metric are estimates. They lie between their _lo and _hi, all of a \
-                 row with a probability of {} %; where they do not, it is at many steps, since all have one sketch. \
-                 {sign}",
+                 row with a probability of {} %; at steps whose directions are alike the errors are. {sign}",
                 100.0 - SKETCHED_FAILURE * 100.0
             );
         }
