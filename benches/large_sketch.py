@@ -2,8 +2,8 @@
 
     python benches/large_sketch.py [--parameters 1e9] [--dimensions 1048576] [--steps 20] [--dir DIR]
 
-bfloat16, plain SGD, gradients that are random. What is looked at is the process's memory beyond the model, its gradients
-and what a step takes without recording. Needs 4 bytes a parameter of memory and as many on the disk, for x_T.
+bfloat16, plain SGD, gradients that are random. What is looked at is the process's memory beyond the model, its
+gradients and what a step takes without recording. Needs 4 bytes a parameter of memory and as many on the disk, for x_T.
 """
 
 import argparse
@@ -71,11 +71,12 @@ def main():
             recorded = peak()
             begin = time.perf_counter()
         closing = time.perf_counter() - begin
-        print(f"{count:,} parameters (bfloat16) in {len(params)} tensors, {asked.dimensions:,} dimensions, {asked.steps} steps")
+        print(f"{count:,} parameters (bfloat16) in {len(params)} tensors, {asked.dimensions:,} dimensions, "
+              f"{asked.steps} steps")
         print(f"memory beyond the training's: {(recorded - base) / 1e6:.0f} MB while recording, "
               f"{(peak() - base) / 1e6:.0f} MB with its end; buffers {recording.buffer_bytes / 1e6:.0f} MB")
-        print(f"a step of the optimizer: {without:.2f} s, recorded {statistics.median(took):.2f} s; closing (x_T in full) "
-              f"{closing:.1f} s")
+        print(f"a step of the optimizer: {without:.2f} s, recorded {statistics.median(took):.2f} s; closing (x_T in "
+              f"full) {closing:.1f} s")
         size = sum(f.stat().st_size for f in Path(run, "steps").rglob("*.safetensors"))
         print(f"on the disk: {size / (asked.steps + 0.5) / 1e6:.2f} MB a step")
         begin = time.perf_counter()

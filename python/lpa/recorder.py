@@ -26,9 +26,9 @@ from .reader import Run
 from .sampling import sampler
 from .scalars import Log, held
 from .session import Broken, Gradients, Session, Step, Turn
-from .sketching import check_whole, sketching
+from .sketching import check_whole
 from .threads import idle_processors
-from .writer import precisions, storage_options
+from .writer import precisions, sketching, storage_options
 
 __all__ = ["Recorder", "RecordingError", "RecordingStopped", "record"]
 
@@ -78,9 +78,9 @@ class Recorder:
     gradients : "exact" keeps every bit of all streams; "int8" and "bf16" round them at random, to 7 and 11
         bits a value, and every metric gets an interval (docs/numerics.md).
     iterates : "exact", or "int8": differences in 8 bits, except keyframes and the final iterate.
-    sketch : of every vector record only so many numbers, such as 2**18, from which all metrics follow with intervals, and
-        its exact length (docs/sketches.md): two megabytes a step for any model. The final iterate is kept as it is. Of
-        what every rank holds (DistributedDataParallel) rank 0 does; what is sharded is not sketched so far.
+    sketch : of every vector record only so many numbers, such as 2**18, from which all metrics follow with intervals,
+        and its exact length (docs/sketches.md): two megabytes a step for any model. The final iterate is kept as it
+        is. Of what every rank holds (DistributedDataParallel) rank 0 does; what is sharded is not sketched so far.
     shard_bytes, shard_steps, shard_seconds : a shard is published after so much.
     threads : encode on so many; what is written is the same. None takes those processors that the training leaves idle,
         at least 1 and at most 8 (docs/recording.md).

@@ -8,15 +8,6 @@ from .device_sketch import DeviceSketch, products
 from .errors import RecordingError
 
 
-def sketching(dimensions):
-    """What a manifest says of sketches of so many dimensions; None for none."""
-    if dimensions is None:
-        return None
-    if isinstance(dimensions, bool) or not isinstance(dimensions, int) or dimensions < 1:
-        raise ValueError(f"sketch is how many numbers stand for a vector, such as 2**18, not {dimensions!r}")
-    return {"dimensions": dimensions, "seed": _lpa.SKETCH_SEED}
-
-
 class Sketches:
     """Sketches vectors of these parameters as a run's manifest (JSON) has them."""
 

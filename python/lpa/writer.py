@@ -6,7 +6,7 @@ import os
 import numpy as np
 
 from . import _lpa
-from .dtypes import NAMES
+from .dtypes import NAMES, numpy_type
 
 _STORAGE = {"shard_bytes": 64 << 20, "shard_steps": 1000, "shard_seconds": 30.0, "profile": "default",
             "predict": True, "threads": None}
@@ -44,23 +44,26 @@ class Writer:
     gradients : "exact" keeps every bit of all streams; "int8" and "bf16" round them at random, to 7 and 11
         bits a value, and every metric gets an interval (docs/numerics.md).
     iterates : "exact", or "int8": differences in 8 bits, except keyframes and the final iterate.
+    sketch : of every vector record only so many numbers, such as 2**18, from which all metrics follow with intervals
+        (docs/sketches.md). The final iterate is kept as it is.
     shard_bytes, shard_steps, shard_seconds : a shard is published after so much.
     threads : encode on so many; what is written is the same. None takes one for each processor, at most 8.
     """
 
     def __init__(self, path, tensors, streams=("grad",), *, optimizer=None, metadata=None,
-                 world=1, slices=(), continues=None, gradients="exact", iterates="exact", **storage):
+                 world=1, slices=(), continues=None, gradients="exact", iterates="exact", sketch=None, **storage):
         parts = {
             "tensors": [_table_entry(n, s) for n, s in tensors.items()],
             "streams": [s if isinstance(s, dict) else {"name": s} for s in streams],
             "optimizer": {"name": "", **(optimizer or {})},
             "storage": precisions(gradients, iterates),
+            "sketch": sketching(sketch),
             "world": world,
             "slices": list(slices),
             "continues": continues,
             "metadata": metadata or {},
         }
-        self._open(_lpa.Writer.create(path, json.dumps(parts), storage_options(storage)))
+        self._open(path, _lpa.Writer.create(path, json.dumps(parts), storage_options(storage)))
 
     @classmethod
     def join(cls, path, rank, **storage):
@@ -75,15 +78,21 @@ class Writer:
     @classmethod
     def _attach(cls, path, rank, step, storage):
         self = cls.__new__(cls)
-        self._open(_lpa.Writer.attach(path, rank, step, storage_options(storage)))
+        self._open(path, _lpa.Writer.attach(path, rank, step, storage_options(storage)))
         return self
 
-    def _open(self, inner):
-        self._inner = inner
+    def _open(self, path, inner):
+        self._path, self._inner = path, inner
         self._closed = False
         self._process = os.getpid()
-        self._tensors = json.loads(inner.manifest())["tensors"]
+        self._manifest = inner.manifest()
+        in_model = lambda t: {"name": t["name"], **(t.get("sketch_of") or t)}
+        self._tensors = [in_model(t) for t in json.loads(self._manifest)["tensors"]]
+        self._sketcher = _lpa.Sketcher.of(self._manifest, _lpa.processors())
         self._bytes = inner.slice_bytes()
+        if self._sketcher is not None:
+            sizes = zip(self._tensors, self._sketcher.sizes(), strict=True)
+            self._bytes = [elements * numpy_type(t["dtype"]).itemsize for t, (elements, _) in sizes]
 
     @property
     def next_step(self):
@@ -96,9 +105,11 @@ class Writer:
         A tensor that a stream's dict lacks, or maps to None, is absent there (no gradient), which
         is not the same as zero.
         """
-        vectors = [(name, self._elements(v)) for name, v in (streams or {}).items()]
-        x = None if iterate is None else self._elements(iterate)
-        self._inner.step(x, vectors, _floats(scalars))
+        vectors, scalars = [], _floats(scalars)
+        for name, v in (streams or {}).items():
+            vectors.append((name, self._vector(v, name, scalars)))
+        x = None if iterate is None else self._vector(iterate, "iterate", scalars)
+        self._inner.step(x, vectors, scalars)
 
     def drop_step(self, scalars=None, why="dropped"):
         """Records that the vectors of the next step were given up."""
@@ -110,7 +121,14 @@ class Writer:
 
     def finish(self, iterate):
         """Records the final iterate and ends the run."""
-        self._inner.finish(self._elements(iterate))
+        elements, scalars, full = self._elements(iterate), [], None
+        if self._sketcher is not None:
+            if all(values is not None for values in elements):
+                full = self._full(elements)
+            elements = self._sketched(elements, "iterate", scalars)
+        self._inner.finish(elements, scalars)
+        if full is not None:
+            full.publish()
         self._closed = True
 
     def stop(self):
@@ -130,6 +148,29 @@ class Writer:
             # The first error says more than what it did to the recording.
             if kind is None:
                 raise
+
+    def _full(self, elements):
+        """The final iterate as it is, in a file that has no name yet."""
+        full = _lpa.FullReference.create(self._path, self._manifest, self.next_step)
+        for i, values in enumerate(elements):
+            full.push(i, values)
+        return full
+
+    def _vector(self, arrays, stream, scalars):
+        """What is recorded of a vector; what is known of it besides is added to the scalars."""
+        elements = self._elements(arrays)
+        return elements if self._sketcher is None else self._sketched(elements, stream, scalars)
+
+    def _sketched(self, elements, stream, scalars):
+        there = [i for i, values in enumerate(elements) if values is not None]
+        counts = [count for _, count in self._sketcher.sizes()]
+        offsets, nbytes = _lpa.packing([4 * count for count in counts])
+        out = np.zeros(max(nbytes, 1), np.uint8)
+        squares = self._sketcher.fill(there, [elements[i] for i in there], out)
+        names = self._sketcher.squares(stream)
+        scalars += [(names[i], square) for i, square in zip(there, squares, strict=True)]
+        return [None if values is None else out[at:at + 4 * count]
+                for values, at, count in zip(elements, offsets, counts, strict=True)]
 
     def _elements(self, arrays):
         unknown = set(arrays) - {t["name"] for t in self._tensors}
@@ -159,6 +200,15 @@ def precisions(gradients, iterates):
         if value not in known:
             raise ValueError(f"{name} is one of {', '.join(known)}, not {value!r}")
     return {"gradients": gradients, "iterates": iterates}
+
+
+def sketching(dimensions):
+    """What a manifest says of sketches of so many dimensions; None for none."""
+    if dimensions is None:
+        return None
+    if isinstance(dimensions, bool) or not isinstance(dimensions, int) or dimensions < 1:
+        raise ValueError(f"sketch is how many numbers stand for a vector, such as 2**18, not {dimensions!r}")
+    return {"dimensions": dimensions, "seed": _lpa.SKETCH_SEED}
 
 
 def storage_options(given):

@@ -141,9 +141,11 @@ impl Writer {
         self.with(RunWriter::stop)
     }
 
-    fn finish(&self, py: Python<'_>, iterate: Buffers) -> PyResult<()> {
+    #[pyo3(signature = (iterate, scalars=Vec::new()))]
+    fn finish(&self, py: Python<'_>, iterate: Buffers, scalars: Vec<(String, f64)>) -> PyResult<()> {
         let iterate = slices(py, &iterate)?;
-        self.with(|w| w.finish(&iterate))
+        let scalars: Vec<(&str, f64)> = scalars.iter().map(|(n, v)| (n.as_str(), *v)).collect();
+        self.with(|w| w.finish_with(&iterate, &scalars))
     }
 
     /// Goes on in the background, with these buffers, of which so many are lent. The writer is used up.

@@ -179,4 +179,5 @@ def test_replicas_are_sketched_by_one_rank(tmp_path, lpa_command):
 
 
 def test_shards_are_not_sketched(tmp_path):
-    assert "sketch= records what one process holds whole" in torchrun("fsdp", tmp_path / "run", 3, fails=True, sketch=4096)
+    said = torchrun("fsdp", tmp_path / "run", 3, fails=True, sketch=4096)
+    assert "sketch= records what one process holds whole" in said

@@ -1,5 +1,5 @@
-"""Runs of sketches: what is recorded is the sketch of what was trained, its metrics lie in their intervals, and who asks
-for what a sketch does not have is told."""
+"""Runs of sketches: what is recorded is the sketch of what was trained, its metrics lie in their intervals, and who
+asks for what a sketch does not have is told."""
 
 import copy
 import json
@@ -126,7 +126,7 @@ def test_sketches_and_squares_are_those_of_the_definition(training):
     assert run.manifest["sketch"] == {"dimensions": DIMENSIONS, "seed": 0x6C70612E736B6574}
     assert [math.prod(t["shape"]) for t in tensors] == deal(counts, DIMENSIONS)
     for step, stream in ((0, "iterate"), (17, "grad"), (STEPS, "iterate")):
-        for i, info in enumerate(tensors):
+        for i in range(len(tensors)):
             values = np.frombuffer(full.tensor_bytes(step, stream, i), np.float32).astype(np.float64)
             found = np.frombuffer(run.tensor_bytes(step, stream, i), np.float32)
             expected = np.array(sketch(values.tolist(), i, found.size))
@@ -166,7 +166,8 @@ def test_other_runs_are_references_where_they_have_the_same_sketch(tmp_path, lpa
     for seed, options in (("a", {}), ("b", {}), ("c", {"sketch": 2048})):
         model = perceptron(128)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        with lpa.record(tmp_path / seed, model, optimizer, on_error="raise", **{"sketch": 4096, **options}) as recording:
+        how = {"sketch": 4096, **options}
+        with lpa.record(tmp_path / seed, model, optimizer, on_error="raise", **how) as recording:
             train([recording], model, optimizer, 40, first=0 if seed == "a" else 1000)
     out = tmp_path / "ab.parquet"
     done = lpa_command("analyze", tmp_path / "a", "--ref", tmp_path / "b", "--out", out)
@@ -215,10 +216,10 @@ def test_upkeep_leaves_sketches_as_they_are(training, tmp_path, lpa_command):
 
 
 def test_a_recording_of_sketches_goes_on(tmp_path):
-    def begin(**options):
+    def begin():
         model = perceptron(128)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-        return model, optimizer, lambda path: lpa.record(path, model, optimizer, on_error="raise", sketch=4096, **options)
+        return model, optimizer, lambda path: lpa.record(path, model, optimizer, on_error="raise", sketch=4096)
     model, optimizer, record = begin()
     with record(tmp_path / "whole") as recording:
         train([recording], model, optimizer, 30)
@@ -290,7 +291,8 @@ def test_too_few_dimensions_are_said_before_anything_is_recorded(tmp_path):
 
 def test_what_a_recording_of_sketches_takes(tmp_path):
     """Twenty million parameters in some megabytes: neither buffers nor copies of vectors."""
-    weights = torch.nn.ParameterList([torch.nn.Parameter(torch.randn(5000, 2000, dtype=torch.bfloat16)) for _ in range(2)])
+    values = [torch.randn(5000, 2000, dtype=torch.bfloat16) for _ in range(2)]
+    weights = torch.nn.ParameterList([torch.nn.Parameter(v) for v in values])
     optimizer = torch.optim.SGD(weights.parameters(), lr=0.01)
     recording = lpa.record(tmp_path / "run", weights, optimizer, on_error="raise", sketch=2**16)
     for _ in range(3):
@@ -318,3 +320,29 @@ def test_steps_that_are_mostly_rounding_are_not_judged(tmp_path, lpa_command):
         said.append(lpa_command("analyze", tmp_path / name, "--out", tmp_path / f"{name}.parquet").stdout)
         assert pl.read_parquet(tmp_path / f"{name}.parquet")["cos_excess"].is_null().all()
     assert all("shorter than two roundings" in text for text in said), said
+
+
+def test_arrays_are_sketched_too(training, tmp_path, lpa_command):
+    """What is recorded of NumPy arrays is what is recorded of the same training by its optimizer."""
+    base, _ = training
+    full, recorded = lpa.open(base / "exact"), lpa.open(base / "sketched")
+    tensors = full.manifest["tensors"]
+    arrays = lambda step, stream: {
+        t["name"]: np.frombuffer(full.tensor_bytes(step, stream, i), np.float32).reshape(t["shape"])
+        for i, t in enumerate(tensors)}
+    optimizer = full.manifest["optimizer"]
+    with lpa.Writer(tmp_path / "run", arrays(0, "iterate"), optimizer=optimizer, sketch=DIMENSIONS) as writer:
+        for step in range(20):
+            writer.step(arrays(step, "iterate"), {"grad": arrays(step, "grad")}, {"epoch": 0.0})
+        with pytest.raises(ValueError, match="every tensor"):
+            writer.finish({})
+        writer.finish(arrays(20, "iterate"))
+    run = lpa.open(tmp_path / "run")
+    for step, stream in ((0, "grad"), (19, "iterate"), (20, "iterate")):
+        for i in range(len(tensors)):
+            assert run.tensor_bytes(step, stream, i) == recorded.tensor_bytes(step, stream, i)
+        squares = {k: v for k, v in run.scalars(step).items() if k.startswith(f"lpa/square/{stream}/")}
+        assert squares and squares.items() <= recorded.scalars(step).items()
+    lpa_command("verify", tmp_path / "run")
+    assert np.array_equal(load_file(tmp_path / "run/ref/full.safetensors")[tensors[0]["name"]],
+                          arrays(20, "iterate")[tensors[0]["name"]])
