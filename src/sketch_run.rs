@@ -65,9 +65,15 @@ impl SketchRun {
         let whole = Manifest { world: 1, slices: Vec::new(), ..run.manifest.clone() };
         let refused = |what: String| Error::Write { path: path.to_owned(), what };
         let mut sketched = whole.sketched(sketch).map_err(|e| refused(e.0))?;
-        // The same for the same run and sketch, and no other's.
-        let of = format!("{} {} {}", run.manifest.run_id, sketch.dimensions, sketch.seed);
-        sketched.run_id = format!("{:032x}", xxh3_128(of.as_bytes()));
+        // The same for the same run and sketch, and no other's; so that the sketches of parts name each other.
+        let id_of = |run_id: &str| {
+            let of = format!("{run_id} {} {}", sketch.dimensions, sketch.seed);
+            format!("{:032x}", xxh3_128(of.as_bytes()))
+        };
+        sketched.run_id = id_of(&run.manifest.run_id);
+        if let Some(before) = &mut sketched.continues {
+            before.run_id = id_of(&before.run_id);
+        }
         sketched.metadata.insert(SKETCH_OF.to_owned(), run.manifest.run_id.clone().into());
         let bytes = serde_json::to_vec_pretty(&sketched)
             .map_err(|e| refused(format!("the manifest is no JSON: {e}")))?;

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::run::format::manifest::{Optimizer, Storage};
+use crate::run::format::manifest::{Optimizer, SKETCH_OF, Storage};
 use crate::summary::{significant, thousands};
 use crate::table::{RUN_ID, metadata, told};
 
@@ -116,7 +116,13 @@ impl Training {
             name,
             run_id: text(RUN_ID).unwrap_or_default().to_owned(),
             optimizer: value("lpa.optimizer").and_then(|v| serde_json::from_value(v).ok()),
-            metadata: value("lpa.metadata").and_then(|v| v.as_object().cloned()).unwrap_or_default(),
+            metadata: {
+                let mut metadata =
+                    value("lpa.metadata").and_then(|v| v.as_object().cloned()).unwrap_or_default();
+                // What a run was made of is no setting of the training.
+                metadata.remove(SKETCH_OF);
+                metadata
+            },
             part: part.map(|(steps, of_run)| format!("{steps} of {of_run}")),
             steps: of_run.and_then(length),
             lossy: storage.is_some_and(|s| !s.is_exact())

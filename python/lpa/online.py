@@ -28,6 +28,8 @@ class Meter(Recorder):
     def __init__(self, path, model, optimizer, reference, groups=("*",), **options):
         if options.get("resume", False) is not False:
             raise RecordingError("a measurement cannot be resumed: its sums exist only at its end")
+        if options.get("sketch") is not None:
+            raise RecordingError("a measurement stores no vectors, and needs no sketches: leave sketch= out")
         references = [reference] if isinstance(reference, (str, os.PathLike)) else list(reference)
         sink = _MeterSink([_named(os.fspath(r)) for r in references], list(groups))
         super().__init__(path, model, optimizer, _sink=sink, **options)

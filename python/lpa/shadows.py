@@ -70,6 +70,8 @@ class _Source:
         storage = manifest.get("storage", {})
         if any(storage.get(of, "exact") != "exact" for of in ("iterates", "gradients")):
             raise RecordingError(f"{path} was stored with loss; a shadow needs the gradients as they were")
+        if manifest.get("sketch"):
+            raise RecordingError(f"{path} holds sketches; a shadow needs the gradients as they were")
         if self.last is None or self.run.steps.start != 0:
             raise RecordingError(f"{path} is not complete from x_0 to the final iterate; a shadow needs all of it")
         if "grad" not in [s["name"] for s in manifest["streams"]]:

@@ -6,7 +6,7 @@
 use crate::error::Usage;
 use crate::metrics::interval;
 use crate::reduce::spread::Spread;
-use crate::run::format::manifest::Manifest;
+use crate::run::format::manifest::{GRAD, Manifest};
 use crate::run::format::squares::square_name;
 use crate::run::format::vector_id::StreamId;
 use crate::sketch::{Law, Observed};
@@ -22,6 +22,8 @@ pub(crate) struct Sketches {
     iterate: Vec<String>,
     /// By direction that is stored as it is, and tensor: the scalar that is its square.
     directions: Vec<Option<Vec<String>>>,
+    /// The direction that distances are told by: the gradient, so that they do not depend on what else is asked for.
+    by: Option<usize>,
 }
 
 impl Sketches {
@@ -40,6 +42,9 @@ impl Sketches {
             laws: tensors.clone().map(|t| Law::of(&layout, t, confidence)).collect(),
             iterate: names(StreamId::Iterate),
             directions: directions.iter().map(stored).collect(),
+            by: directions
+                .iter()
+                .position(|m| m.form == Form::Stored && m.recorded == manifest.stream_id(GRAD)),
         }))
     }
 
@@ -51,7 +56,7 @@ impl Sketches {
             let square = |d: &Option<Vec<String>>| d.as_ref().and_then(|names| scalar(&names[tensor]));
             let squares: Vec<Option<f64>> = self.directions.iter().map(square).collect();
             match law {
-                Some(law) => of_tensor(law, totals, tensor, x2, &squares),
+                Some(law) => of_tensor((law, self.by), totals, tensor, x2, &squares),
                 None => exactly(totals, tensor),
             }
         }
@@ -88,7 +93,14 @@ fn observed(row: SumRow<'_>, d: usize, k: usize) -> Observed {
     }
 }
 
-fn of_tensor(law: &Law, totals: &mut Cells, tensor: usize, x2: Option<f64>, squares: &[Option<f64>]) {
+/// The direction `by` says more of distances than they do by themselves.
+fn of_tensor(
+    (law, by): (&Law, Option<usize>),
+    totals: &mut Cells,
+    tensor: usize,
+    x2: Option<f64>,
+    squares: &[Option<f64>],
+) {
     let mut before = Cells::with_capacity(totals.row(tensor).layout, 1);
     before.push(totals.row(tensor));
     let row = before.row(0);
@@ -97,11 +109,8 @@ fn of_tensor(law: &Law, totals: &mut Cells, tensor: usize, x2: Option<f64>, squa
     let x2 = x2.unwrap_or_else(|| row.x2());
     out.put_x2(x2);
     for k in 0..layout.references {
-        // The direction that d has most of says most of it.
-        let share = |d: &usize| row.dot(*d, k) * row.dot(*d, k) / row.g2(*d);
-        let known = (0..layout.directions).filter(|&d| squares[d].is_some() && row.g2(d) > 0.0);
-        let best = known.max_by(|a, b| share(a).total_cmp(&share(b)));
-        let (o, square) = match best {
+        let finite = |d: usize| row.g2(d).is_finite() && row.dot(d, k).is_finite();
+        let (o, square) = match by.filter(|&d| squares[d].is_some() && row.g2(d) > 0.0 && finite(d)) {
             Some(d) => (observed(row, d, k), squares[d].unwrap_or(0.0)),
             None => (Observed { d2: row.d2(k), most_d: row.d2_spread(k).offset, ..Observed::default() }, 0.0),
         };

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Tried};
 use crate::hash::xxh3_128;
 use crate::join::fit::misfit;
 use crate::join::parts::{Consecutive, Part};
@@ -23,7 +23,7 @@ use crate::pack::{Size, check_beginning, check_room, look_at_shards, new_place, 
 use crate::run::format::manifest::Manifest;
 use crate::run::upkeep::hold::Held;
 use crate::run::upkeep::replace::{Replacement, remove_leftovers, whole_path};
-use crate::run::{Access, Run};
+use crate::run::{Access, FULL, Run};
 
 /// What was done.
 pub(crate) struct Joined {
@@ -122,6 +122,10 @@ impl Join {
         }
         let (size, _) = look_at_shards(&run, self.storing).map_err(unreadable)?;
         drop(run);
+        // What sketches do not say of the end goes along.
+        if let Some(full) = self.parts.last().map(|p| p.run.path.join(FULL)).filter(|full| full.exists()) {
+            std::fs::copy(&full, new.path().join(FULL)).tried("copy", &full)?;
+        }
         new.publish()?;
         let parts = self.parts.into_iter().map(|p| (p.run.path, p.steps)).collect();
         Ok(Joined { size, parts, seams: self.seams })

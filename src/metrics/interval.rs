@@ -127,7 +127,11 @@ impl Range {
 
     /// Divided by a range of positive numbers.
     fn over(self, by: Range) -> Range {
-        let divided = |v: f64, small: f64, large: f64| v / if v >= 0.0 { small } else { large };
+        let divided = |v: f64, small: f64, large: f64| {
+            let quotient = v / if v >= 0.0 { small } else { large };
+            // A sign that is known stays so, whatever it is divided by.
+            if quotient == 0.0 && v != 0.0 { f64::MIN_POSITIVE.copysign(v) } else { quotient }
+        };
         Range { lo: divided(self.lo, by.hi, by.lo), hi: divided(self.hi, by.lo, by.hi) }
     }
 
@@ -210,7 +214,7 @@ pub(crate) fn intervals(
     // rounding of the norms counts.
     let degrees = |dot: f64, towards: f64| {
         let norms = if dot * towards > 0.0 { norms.lo * (1.0 - OUTWARD) } else { norms.hi * (1.0 + OUTWARD) };
-        if dot == 0.0 { 90.0 } else { angle(dot, norms, norms).to_degrees() }
+        if dot == 0.0 || norms.is_infinite() { 90.0 } else { angle(dot, norms, norms).to_degrees() }
     };
     let angle_deg = Interval::new(degrees(dot.hi, 1.0), degrees(dot.lo, -1.0));
     let mut all = Intervals {

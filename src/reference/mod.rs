@@ -37,7 +37,6 @@ use crate::reference::values::Values;
 use crate::reference::weights::Weights;
 use crate::run::format::chunk::{Chunk, Piece};
 use crate::run::format::container::Header;
-use crate::run::format::manifest::SKETCH_OF;
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::catalog::Catalog;
 use crate::run::read::chunk_reader::Reader;
@@ -361,14 +360,9 @@ pub(crate) fn check_full(run: &Run) -> Result<()> {
             n => hash.update(&buffer[..n]),
         }
     }
-    let expected = [("run_id", run.manifest.run_id.clone()), ("xxh3", format!("{:016x}", hash.digest()))];
-    // What `lpa sketch` has taken along is of the run that it was made of.
-    let source = run.manifest.metadata.get(SKETCH_OF).and_then(serde_json::Value::as_str);
-    let fits = |(key, value): &(&str, String)| {
-        let found = header.value(key);
-        found == Some(value.as_str()) || (*key == "run_id" && source.is_some() && found == source)
-    };
-    match expected.iter().find(|e| !fits(e)) {
+    // It may be of another run, which recorded x_T: of a part, or of the one of which sketches were made.
+    let expected = [("step", step.to_string()), ("xxh3", format!("{:016x}", hash.digest()))];
+    match expected.iter().find(|(key, value)| header.value(key) != Some(value.as_str())) {
         Some((key, _)) => Err(Error::damaged(&path, format!("it is not what was written ({key})"))),
         None => Ok(()),
     }

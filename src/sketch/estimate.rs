@@ -141,7 +141,7 @@ impl Law {
         let along = 4.0 * rest.slope * rest.slope * square * rest.unbiased / k;
         let across = 2.0 * rest.unbiased * rest.unbiased / k;
         // r is within d of x.
-        let r = x2.max(0.0).sqrt() + o.d2.sqrt();
+        let r = x2.sqrt() + o.d2.sqrt();
         let squares = 2.0 * self.roundings * ROUNDED * (x2 + r * r);
         let offset = 2.0 * (rest.slope.abs() * o.most + rest.most) * rest.most;
         Estimate {
@@ -158,8 +158,10 @@ impl Law {
     }
 
     fn rest(&self, o: &Observed) -> Rest {
-        let slope = if o.square > 0.0 { o.dot / o.square } else { 0.0 };
-        let square = (o.d2 - slope * o.dot).max(0.0);
+        // What is not finite stays so.
+        let slope = if o.square > 0.0 { o.dot / o.square } else { 0.0 * o.dot };
+        let left = o.d2 - slope * o.dot;
+        let square = if left < 0.0 { 0.0 } else { left };
         Rest {
             slope,
             square,

@@ -346,3 +346,70 @@ def test_arrays_are_sketched_too(training, tmp_path, lpa_command):
     lpa_command("verify", tmp_path / "run")
     assert np.array_equal(load_file(tmp_path / "run/ref/full.safetensors")[tensors[0]["name"]],
                           arrays(20, "iterate")[tensors[0]["name"]])
+
+
+def test_what_is_not_finite_or_unbounded_is_neither_zero_nor_turned_around(tmp_path, lpa_command):
+    rng = np.random.default_rng(0)
+    g = rng.standard_normal(1000).astype(np.float32)
+    d = g / np.linalg.norm(g)
+    d[3] += 0.5
+    nan, inf = np.full(1000, np.nan, np.float32), g.copy()
+    inf[0] = np.inf
+    # An infinite gradient, one that is 0, and iterates that are no numbers: what the exact run has none of, none has.
+    steps = [(d, g), (d, inf), (d, np.zeros_like(g)), (nan, g), (nan, np.zeros_like(g))]
+    for name, options in {"exact": {}, "sketched": {"sketch": 256}}.items():
+        with lpa.Writer(tmp_path / name, {"w": g}, **options) as writer:
+            for x, own in steps:
+                writer.step({"w": x}, {"grad": {"w": own}})
+            writer.finish({"w": np.zeros_like(g)})
+    tables = {}
+    for name in ("exact", "sketched"):
+        lpa_command("analyze", tmp_path / name, "--quiet", "--stream", "grad", "--stream", "update", "--out",
+                    tmp_path / "t.parquet")
+        tables[name] = pl.read_parquet(tmp_path / "t.parquet").sort("stream", "step")
+    exact, sketched = tables["exact"], tables["sketched"]
+    for column in ("dist", "dot", "cos", "rsi", "lolr"):
+        assert exact[column].is_null().equals(sketched[column].is_null()), column
+    for column in ("x_eq_ref", "nonfinite", "zero_grad"):
+        assert exact[column].equals(sketched[column]), column
+    for low, value, high in zip(sketched["angle_deg_lo"], exact["angle_deg"], sketched["angle_deg_hi"], strict=True):
+        assert value is None or low <= value <= high
+    # A sign that is certain of <g,d> is certain of the cosine.
+    certain = (sketched["lolr_lo"] > 0) | (sketched["lolr_hi"] < 0)
+    assert not sketched.filter(certain)["sign_unresolved"].any()
+    # Distances do not depend on what else is asked for.
+    lpa_command("analyze", tmp_path / "sketched", "--quiet", "--out", tmp_path / "t.parquet")
+    alone = pl.read_parquet(tmp_path / "t.parquet").sort("step")
+    assert alone.equals(sketched.filter(pl.col("stream") == "grad"))
+
+
+def test_a_measurement_and_a_shadow_of_sketches_are_refused(tmp_path, training):
+    base, model = training
+    with pytest.raises(lpa.RecordingError, match="leave sketch= out"):
+        lpa.measure(tmp_path / "run", model, torch.optim.SGD(model.parameters(), lr=0.1),
+                    reference=base / "sketched/ref/full.safetensors", sketch=4096)
+    with pytest.raises(lpa.RecordingError, match="holds sketches"):
+        lpa.shadow(base / "sketched", lambda p: torch.optim.SGD(p.values(), lr=0.1))
+
+
+def test_sketches_of_parts_are_joined(tmp_path, lpa_command):
+    values = [np.random.default_rng(seed).standard_normal(3000).astype(np.float32) for seed in range(22)]
+    step = lambda writer, i: writer.step({"w": values[i]}, {"grad": {"w": values[i + 1]}})
+    with lpa.Writer(tmp_path / "a", {"w": values[0]}) as writer:
+        for i in range(10):
+            step(writer, i)
+        writer.finish({"w": values[10]})
+    before = {"run_id": lpa.open(tmp_path / "a").manifest["run_id"], "step": 10}
+    with lpa.Writer(tmp_path / "b", {"w": values[0]}, continues=before) as writer:
+        for i in range(10, 20):
+            step(writer, i)
+        writer.finish({"w": values[20]})
+    lpa_command("join", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "ab")
+    for run in ("a", "b", "ab"):
+        lpa_command("sketch", tmp_path / run, "--dims", "500", "--out", tmp_path / f"{run}-s")
+    lpa_command("join", tmp_path / "a-s", tmp_path / "b-s", "--out", tmp_path / "joined")
+    lpa_command("verify", tmp_path / "joined")
+    one, other = lpa.open(tmp_path / "joined"), lpa.open(tmp_path / "ab-s")
+    for step_ in range(20):
+        assert one.tensor_bytes(step_, "grad", 0) == other.tensor_bytes(step_, "grad", 0)
+    assert np.array_equal(load_file(tmp_path / "joined/ref/full.safetensors")["w"], values[20])
