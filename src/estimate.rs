@@ -170,17 +170,10 @@ pub(crate) fn sketched(
 ) -> std::result::Result<(Vec<TensorInfo>, f64), Usage> {
     let elements: Vec<u64> = tensors.iter().map(TensorInfo::elements).collect();
     let layout = Layout::new(&elements, sketch.dimensions, sketch.seed)?;
-    let all = elements.iter().sum::<u64>().max(1) as f64;
-    let mut variance = 0.0;
     let of = |(t, info): (usize, &TensorInfo)| {
-        let dimensions = layout.range(t).len() as u64;
-        if !layout.is_exact(t) {
-            variance += (info.elements() as f64 / all).powi(2) / dimensions as f64;
-        }
-        TensorInfo::new(&info.name, &[dimensions], DType::F32)
+        TensorInfo::new(&info.name, &[layout.range(t).len() as u64], DType::F32)
     };
-    let of_sketch = tensors.iter().enumerate().map(of).collect();
-    Ok((of_sketch, variance.sqrt()))
+    Ok((tensors.iter().enumerate().map(of).collect(), layout.cosine_error()))
 }
 
 /// Adds what is written beside sketches of `tensors`: the squares of both vectors, and x_T as it is.

@@ -225,6 +225,17 @@ impl Layout {
         self.places[tensor].form
     }
 
+    /// How far off a cosine of all tensors is, as a standard deviation, where the squares of vectors are spread as
+    /// elements are; 0 where all is kept.
+    pub(crate) fn cosine_error(&self) -> f64 {
+        let all = self.places.iter().map(|p| p.elements).sum::<u64>().max(1) as f64;
+        let of = |place: &Place| match place.form {
+            Form::Exact => 0.0,
+            Form::Sketched(rows) => (place.elements as f64 / all).powi(2) / rows.dimensions() as f64,
+        };
+        self.places.iter().map(of).sum::<f64>().sqrt()
+    }
+
     /// Elements of a tensor's spans, but for those that its slices cut off.
     pub(crate) fn span(&self, tensor: usize) -> u64 {
         (CHUNK as u64).max((ROWS * self.range(tensor).len()).next_multiple_of(CHUNK) as u64)

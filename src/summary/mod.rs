@@ -26,19 +26,13 @@ pub(crate) use crate::summary::parts::Parts;
 /// What is said beside numbers that are made of a run's vectors as they are stored, where these are sketches and not all
 /// is kept.
 pub(crate) fn sketched(manifest: &Manifest) -> Option<String> {
-    let layout = manifest.sketch_layout().ok()??;
-    let all = manifest.parameters().max(1) as f64;
-    let of = |t: usize| {
-        let share = manifest.tensors[t].parameters() as f64 / all;
-        if layout.is_exact(t) { 0.0 } else { share * share / layout.range(t).len() as f64 }
-    };
-    let variance = (0..layout.tensors()).map(of).sum::<f64>();
-    (variance > 0.0).then(|| {
+    let error = manifest.sketch_layout().ok()??.cosine_error();
+    (error > 0.0).then(|| {
         format!(
             "sketched: all numbers are estimates from {} dimensions, without bounds; a cosine of all parameters is off by some \
              {} where their squares are spread as the parameters are, that of some tensors by more",
             thousands(manifest.elements()),
-            significant(variance.sqrt())
+            significant(error)
         )
     })
 }
