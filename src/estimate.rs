@@ -8,6 +8,7 @@ use std::path::Path;
 use crate::codec::Predictor;
 use crate::dtype::DType;
 use crate::error::{Error, Result, Tried, Usage};
+use crate::regular_file;
 use crate::run::format::chunk::ChunkTable;
 use crate::run::format::container::{DATA_ALIGN, Header};
 use crate::run::format::manifest::{Precision, Sketching, Storage, TensorInfo};
@@ -292,7 +293,7 @@ impl Sums {
 /// # Errors
 /// It is none, or cannot be read.
 pub(crate) fn tensors_of(path: &Path) -> Result<Vec<TensorInfo>> {
-    let file = std::fs::File::open(path).tried("open", path)?;
+    let file = regular_file::open(path).tried("open", path)?;
     let header = Header::read(&file, path).map_err(|e| match e {
         Error::Damaged { .. } => Error::Nothing {
             path: path.to_owned(),

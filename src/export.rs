@@ -1,10 +1,10 @@
 //! One recorded vector as a plain safetensors file, bit for bit and in its own type.
 
-use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
 use crate::error::{Error, Result, Tried};
+use crate::regular_file;
 use crate::run::format::container::{Entry, Header, build_header};
 use crate::run::format::manifest::TensorInfo;
 use crate::run::read::vector::Vector;
@@ -82,6 +82,6 @@ pub(crate) fn export(run: &Run, step: u64, stream: &str, path: &Path) -> Result<
 
 /// Whether a file is one that [`export`] wrote, which may be written again.
 fn is_export(path: &Path) -> bool {
-    let header = File::open(path).ok().and_then(|file| Header::read(&file, path).ok());
+    let header = regular_file::open(path).ok().and_then(|file| Header::read(&file, path).ok());
     header.is_some_and(|h| h.value("run_id").is_some() && h.value("stream").is_some())
 }

@@ -126,6 +126,7 @@ mod reading;
 mod recover;
 mod reduce;
 mod reference;
+mod regular_file;
 mod report;
 mod row;
 mod run;

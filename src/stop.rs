@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, Result};
 
+/// Whether all work of this process is to end.
+static ALL: AtomicBool = AtomicBool::new(false);
+
 /// Ends what reads a run, from any thread; see [`crate::Run::until`]. Clones are the same one.
 #[derive(Clone, Debug, Default)]
 pub struct Stop(Arc<AtomicBool>);
@@ -16,11 +19,18 @@ impl Stop {
         self.0.store(true, Ordering::Relaxed);
     }
 
+    /// Ends all of them; a handler of signals may call it.
+    #[cfg(feature = "cli")]
+    pub(crate) fn all() {
+        ALL.store(true, Ordering::Relaxed);
+    }
+
     /// Checks that work at a path goes on.
     ///
     /// # Errors
     /// It was ended.
     pub(crate) fn check(&self, path: &Path) -> Result<()> {
-        if self.0.load(Ordering::Relaxed) { Err(Error::Stopped { path: path.to_owned() }) } else { Ok(()) }
+        let ended = self.0.load(Ordering::Relaxed) || ALL.load(Ordering::Relaxed);
+        if ended { Err(Error::Stopped { path: path.to_owned() }) } else { Ok(()) }
     }
 }

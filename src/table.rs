@@ -4,6 +4,7 @@
 //! work was cut, and the file appears under its name only when it is whole.
 
 mod read;
+mod seal;
 
 use std::fs::File;
 use std::io::BufWriter;
@@ -13,7 +14,10 @@ use std::sync::PoisonError;
 use polars::io::parquet::write::ParquetMetadataContext;
 use polars::prelude::*;
 
+use crate::regular_file;
 pub(crate) use crate::table::read::{Piece, names, read};
+pub(crate) use crate::table::seal::KEY as SEAL;
+use crate::table::seal::Seal;
 
 use crate::error::{Error, Result, Tried};
 use crate::row::{Cell, Kind, Row, Sink, columns};
@@ -313,7 +317,8 @@ impl Table {
     pub(crate) fn finish(mut self, metadata: Vec<(String, String)>) -> Result<(u64, u64)> {
         self.write_group()?;
         // The summary is among the metadata and exists only now, after the last row.
-        let metadata = KeyValueMetadata::from_static(metadata);
+        let seal = (SEAL.to_owned(), seal::BLANK.to_owned());
+        let metadata = KeyValueMetadata::from_static([metadata, vec![seal]].concat());
         let context = ParquetMetadataContext { arrow_schema: "" };
         let footer = |writer: &BatchedWriterOf| {
             let pairs = metadata.collect(context)?;
@@ -321,6 +326,7 @@ impl Table {
             file.end(Some(pairs))
         };
         footer(&self.writer).map_err(|e| table_error(self.draft.path(), e))?;
+        seal::put(self.draft.file()).tried("write", self.draft.path())?;
         let bytes = self.draft.commit()?;
         Ok((self.rows, bytes))
     }
@@ -332,13 +338,40 @@ impl Sink for Table {
     }
 }
 
-/// The key-value metadata of a table that was written before; `None` where there is no such file, or
-/// it is no table.
+/// The key-value metadata of a table that was written before; `None` where there is no such file, it is no table, or it is
+/// not as it was written.
 pub(crate) fn metadata(path: &Path) -> Option<Vec<(String, String)>> {
-    let file = File::open(path).ok()?;
+    let file = regular_file::open(path).ok()?;
+    if seal::look(&file).ok()? == Seal::Broken {
+        return None;
+    }
     let pairs =
         read::guarded(|| ParquetReader::new(file).get_metadata().ok()?.key_value_metadata().clone())??;
     Some(pairs.into_iter().filter_map(|kv| Some((kv.key.to_string(), kv.value?.to_string()))).collect())
+}
+
+/// Checks that a table is as it was written; one of another program's has nothing to be told by.
+///
+/// # Errors
+/// It is not, or cannot be read.
+pub(crate) fn check_seal(path: &Path) -> Result<()> {
+    match regular_file::open(path).and_then(|file| seal::look(&file)).tried("read", path)? {
+        Seal::Whole | Seal::Absent => Ok(()),
+        Seal::Broken => {
+            let what = "it is not as lpa wrote it: it is damaged, or something else has changed it. Make it again by \
+                        the command that made it";
+            Err(Error::Io { action: "read", path: path.to_owned(), source: std::io::Error::other(what) })
+        }
+    }
+}
+
+/// Whether metadata of a table speak of a key, as far as can be seen where it is damaged.
+pub(crate) fn mentions(path: &Path, key: &str) -> bool {
+    if let Some(metadata) = metadata(path) {
+        return told(&metadata, key).is_some();
+    }
+    let end = regular_file::open(path).and_then(|file| seal::end(&file)).unwrap_or_default();
+    end.windows(key.len()).any(|w| w == key.as_bytes())
 }
 
 /// What metadata say of a key.

@@ -26,6 +26,7 @@ mod progress;
 mod recover;
 mod report;
 mod schedule;
+mod signals;
 mod simulate;
 mod sketch;
 mod table;
@@ -132,25 +133,21 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
             return if e.use_stderr() { 2 } else { 0 };
         }
     };
-    report_full_files();
+    signals::install();
     match carry_out(arguments.command) {
         Ok(Fine::Yes) => 0,
         Ok(Fine::ButUndecided) => 3,
         Err(e) if is_closed_pipe(&e) => 0,
         Err(e) => {
             let _ = writeln!(std::io::stderr(), "lpa: {}", printable_in_line(&e.to_string()));
+            if e.downcast_ref().is_some_and(|e: &Error| e.kind() == ErrorKind::Stopped) {
+                signals::end();
+            }
             let asked =
                 e.is::<Usage>() || e.downcast_ref().is_some_and(|e: &Error| e.kind() == ErrorKind::Usage);
             if asked { 2 } else { 1 }
         }
     }
-}
-
-/// Makes a file that grows beyond the limit of the process (`ulimit -f`) an error, after which nothing is left of it, rather
-/// than the end of the program.
-fn report_full_files() {
-    // SAFETY: the action is to ignore, so no code runs in a handler.
-    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
 /// How a command went that went well.

@@ -1,12 +1,15 @@
 //! `lpa verify`.
 
 use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 
 use crate::analyze::Observer as _;
 use crate::cli::progress::Progress;
 use crate::cli::{RunArguments, say};
-use crate::run::Run;
+use crate::error::{Result, Tried};
+use crate::run::{Access, Run};
 use crate::summary::counted;
+use crate::table::check_seal;
 use crate::verify::verify_told;
 
 #[derive(clap::Args)]
@@ -16,13 +19,15 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
-    let run = Run::open(&a.run.run, a.run.access()?)?;
+    // Each byte is looked at once, so that nothing is won by mapping; and what becomes shorter meanwhile is an error.
+    let run = Run::open(&a.run.run, Access { mmap: false, ..a.run.access()? })?;
     let progress = Progress::new(false);
     let chunks = run.table.chunks().len() as u64;
     let steps = run.steps();
     progress.begin((steps.end - steps.start) * chunks, chunks);
-    let found = verify_told(&run, &|cells, read| progress.advance(cells, read));
+    let mut found = verify_told(&run, &|cells, read| progress.advance(cells, read));
     progress.end();
+    found.problems.extend(tables(&run.path)?.iter().filter_map(|table| check_seal(table).err()));
     if found.problems.is_empty() {
         let state = match run.final_step() {
             Some(step) => format!("complete, final iterate x_{step}"),
@@ -41,4 +46,13 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     }
     say(&text)?;
     anyhow::bail!("{}: {}", run.path.display(), counted(found.problems.len() as u64, "problem"))
+}
+
+/// The tables that lie in a run, by name.
+fn tables(run: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(run).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
+    let paths = entries.tried("list", run)?.into_iter().map(|entry| entry.path());
+    let mut tables: Vec<PathBuf> = paths.filter(|p| p.extension().is_some_and(|e| e == "parquet")).collect();
+    tables.sort();
+    Ok(tables)
 }

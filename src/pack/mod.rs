@@ -18,6 +18,7 @@ use crate::pack::digest::Digest;
 use crate::pack::lossy::beyond_bounds;
 use crate::pack::others::Others;
 use crate::pack::transcript::{RankPlan, Storing};
+use crate::regular_file;
 use crate::run::format::manifest::{Manifest, Storage};
 use crate::run::format::vector_id::VectorId;
 use crate::run::read::step_reader::StepReader;
@@ -170,8 +171,8 @@ impl Pack {
     /// The file of the final iterate is made from the shards. A different one in the old run is damaged.
     fn compare_final(&self, new: &Path) -> Result<()> {
         let (made, old) = (new.join(FINAL), self.run.path.join(FINAL));
-        let made = std::fs::read(&made).tried("read", &made)?;
-        match std::fs::read(&old) {
+        let made = regular_file::read(&made).tried("read", &made)?;
+        match regular_file::read(&old) {
             Ok(bytes) if bytes == made => Ok(()),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
             Ok(_) => Err(self.fault(format!(

@@ -10,7 +10,7 @@ use crate::hash::xxh3_64;
 use crate::question::Question;
 use crate::run::format::manifest::GRAD;
 use crate::run::{Run, parent};
-use crate::table::{Contents, metadata};
+use crate::table::{Contents, mentions, metadata};
 
 /// What tables of metrics are called.
 const METRICS: &str = "metrics";
@@ -170,10 +170,8 @@ pub(crate) fn check_writable(table: &Path, contents: Contents) -> Result<()> {
         let source = std::io::Error::other("it is a link; name the file itself by --out");
         return Err(Error::Io { action: "write", path: table.to_owned(), source });
     }
-    let has = |all: &[(String, String)], key: &str| all.iter().any(|(k, _)| k == key);
-    let there = if table.exists() { metadata(table).unwrap_or_default() } else { Vec::new() };
-    if table.exists() && !(has(&there, "lpa.version") && has(&there, contents.key())) {
-        let what = match has(&there, "lpa.version") {
+    if table.exists() && !(mentions(table, "lpa.version") && mentions(table, contents.key())) {
+        let what = match mentions(table, "lpa.version") {
             true => "there is a table of lpa's that holds something else; choose another name",
             false => "there is a file that is no table of lpa's; choose another name",
         };

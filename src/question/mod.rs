@@ -28,7 +28,7 @@ use crate::run::Run;
 use crate::run::format::manifest::GRAD;
 use crate::run::read::catalog::Catalog;
 use crate::stream;
-use crate::table::{Contents, Table, metadata};
+use crate::table::{Contents, SEAL, Table, metadata, told};
 
 /// What is asked of a run. The default is the main job: the gradients of all steps against the final iterate, all
 /// tensors together.
@@ -290,7 +290,7 @@ pub(crate) fn answer<S: Sink>(
 
 /// The summary of a table that is there, made from the same inputs by the same version.
 fn up_to_date(path: &Path, provenance: &[(String, String)]) -> Option<String> {
-    let there = metadata(path)?;
+    let there = metadata(path).filter(|all| told(all, SEAL).is_some())?;
     let same = provenance.iter().all(|pair| there.contains(pair));
     let summary = there.into_iter().find(|(k, _)| k == SUMMARY).map(|(_, text)| text);
     same.then(|| summary.unwrap_or_default())

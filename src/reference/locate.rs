@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result, Tried};
 use crate::reference::names::listed;
+use crate::regular_file;
 
 /// Names of files that say nothing of what is in them: every checkpoint has one.
 const SINGLE: &str = "model.safetensors";
@@ -161,7 +162,7 @@ fn sharded(path: &Path) -> Result<Located> {
         weight_map: BTreeMap<String, String>,
     }
     let refuse = |what: String| Error::Reference { path: path.to_owned(), what };
-    let bytes = std::fs::read(path).tried("read", path)?;
+    let bytes = regular_file::read(path).tried("read", path)?;
     let parsed: Parsed =
         serde_json::from_slice(&bytes).map_err(|e| refuse(format!("no index of safetensors files ({e})")))?;
     let mut names: Vec<String> = parsed.weight_map.values().cloned().collect();

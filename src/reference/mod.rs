@@ -18,7 +18,6 @@ mod spec;
 mod values;
 pub(crate) mod weights;
 
-use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
@@ -35,6 +34,7 @@ use crate::reference::spec::{Found, find};
 pub use crate::reference::spec::{OwnReference, ReferenceSpec};
 use crate::reference::values::Values;
 use crate::reference::weights::Weights;
+use crate::regular_file;
 use crate::run::format::chunk::{Chunk, Piece};
 use crate::run::format::container::Header;
 use crate::run::format::vector_id::StreamId;
@@ -349,7 +349,7 @@ pub(crate) fn check_full(run: &Run) -> Result<()> {
         let what = format!("x_{step} itself is not there, only its sketch; nothing else needs it");
         return Err(Error::NotFound { path, what });
     }
-    let mut file = File::open(&path).tried("open", &path)?;
+    let mut file = regular_file::open(&path).tried("open", &path)?;
     let header = Header::read(&file, &path)?;
     file.seek(SeekFrom::Start(header.bytes.len() as u64)).tried("read", &path)?;
     let (mut hash, mut buffer) = (Xxh3::default(), vec![0; 1 << 20]);

@@ -1,6 +1,5 @@
 //! References made of a run's own iterates.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -14,6 +13,7 @@ use crate::reference::spec::OwnReference;
 use crate::reference::values::{Files, Names, Values};
 use crate::reference::weights::Weights;
 use crate::reference::{Common, Likeness, Origin, Reference, likeness};
+use crate::regular_file;
 use crate::run::format::container::Header;
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::catalog::Catalog;
@@ -259,7 +259,7 @@ pub(crate) fn final_fault(run: &Run) -> Result<Option<String>> {
         Err(e @ (Error::TableMismatch { .. } | Error::Reference { .. })) => return Ok(Some(e.to_string())),
         Err(e) => return Err(e),
     };
-    let header = Header::read(&File::open(&path).tried("open", &path)?, &path)?;
+    let header = Header::read(&regular_file::open(&path).tried("open", &path)?, &path)?;
     if header.value("step") != Some(step.to_string().as_str()) {
         return Ok(Some(format!("its step is not {step}")));
     }
@@ -374,7 +374,7 @@ fn key(run: &Run, catalog: &Catalog, weights: &Weights) -> String {
 /// # Errors
 /// It is damaged.
 fn open_file(run: &Run, path: &Path, of: Wanted) -> Result<(Values, String)> {
-    let file = File::open(path).tried("open", path)?;
+    let file = regular_file::open(path).tried("open", path)?;
     let header = Header::read(&file, path)?;
     for (name, expected) in [("format", of.format()), ("run_id", run.manifest.run_id.as_str())] {
         let found = header.value(name).unwrap_or("absent");

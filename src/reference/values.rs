@@ -1,7 +1,6 @@
 //! The values of a reference: safetensors files, mapped and read chunk by chunk.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::PathBuf;
 
 use safetensors::tensor::Dtype;
@@ -12,6 +11,7 @@ use crate::hash::Xxh3;
 use crate::reference::locate::Located;
 use crate::reference::names::{Matched, match_names};
 use crate::reference::rename::{Rename, renamed};
+use crate::regular_file;
 use crate::run::Run;
 use crate::run::format::chunk::{Chunk, Piece};
 use crate::run::format::container::Header;
@@ -66,7 +66,7 @@ impl Files {
         let mut files = Files { headers: Vec::new(), sources: Vec::new(), places: BTreeMap::new() };
         let listed = located.index.as_ref().map(|index| &index.places);
         for (i, path) in located.files.iter().enumerate() {
-            let file = File::open(path).tried("open", path)?;
+            let file = regular_file::open(path).tried("open", path)?;
             let header = Header::read(&file, path)?;
             for name in header.names() {
                 let refuse = |other: &PathBuf| Error::Reference {

@@ -17,6 +17,7 @@ use crate::codec::Decoder;
 use crate::error::{Error, Result, Tried, Usage};
 use crate::hash::xxh3_64;
 use crate::isa::Isa;
+use crate::regular_file;
 pub(crate) use crate::run::directory::publish::{Draft, check_place, parent};
 use crate::run::format::chunk::ChunkTable;
 use crate::run::format::journal::{Attempt, Journal, State};
@@ -279,7 +280,7 @@ impl Run {
         use rustix::fs::{FlockOperation, flock};
         use rustix::io::Errno;
         self.ranks().any(|rank| {
-            std::fs::File::open(format::journal::path(&self.path, rank))
+            regular_file::open(&format::journal::path(&self.path, rank))
                 .is_ok_and(|f| flock(&f, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK))
         })
     }

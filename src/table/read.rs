@@ -2,7 +2,6 @@
 //!
 //! Knows nothing of what the columns mean.
 
-use std::fs::File;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook, take_hook};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -10,7 +9,8 @@ use std::sync::{Mutex, PoisonError};
 use polars::prelude::*;
 
 use crate::error::{Error, Result, Tried};
-use crate::table::{Field, data_type};
+use crate::regular_file;
+use crate::table::{Field, check_seal, data_type};
 
 /// Rows of a table that follow each other.
 pub(crate) struct Piece(DataFrame);
@@ -55,7 +55,8 @@ impl Piece {
 /// # Errors
 /// There is no Parquet file, or it is damaged.
 pub(crate) fn names(path: &Path) -> Result<Vec<String>> {
-    let mut reader = ParquetReader::new(File::open(path).tried("read", path)?);
+    check_seal(path)?;
+    let mut reader = ParquetReader::new(regular_file::open(path).tried("read", path)?);
     let schema = of_polars(path, || reader.schema())?;
     Ok(schema.iter_names().map(ToString::to_string).collect())
 }
@@ -69,7 +70,8 @@ const AT_A_TIME: usize = 1 << 18;
 /// # Errors
 /// There is no Parquet file, it is damaged, or lacks a column; or `take` refuses.
 pub(crate) fn read(path: &Path, fields: &[Field], mut take: impl FnMut(&Piece) -> Result<()>) -> Result<()> {
-    let open = || File::open(path).tried("read", path);
+    check_seal(path)?;
+    let open = || regular_file::open(path).tried("read", path);
     let mut reader = ParquetReader::new(open()?);
     let (metadata, schema) = of_polars(path, || Ok((reader.get_metadata()?.clone(), reader.schema()?)))?;
     for field in fields {

@@ -6,14 +6,16 @@
 
 use std::fs::{File, Permissions};
 use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, linkat, open, renameat_with};
 use rustix::io::Errno;
 use tempfile::NamedTempFile;
 
 use crate::error::{Error, Result, Tried};
+use crate::regular_file;
 
 /// Publishes the finished file `tmp` as `path`. Nothing is replaced: it is an error if `path` exists.
 pub(crate) fn publish_new(file: &File, tmp: &Path, path: &Path) -> Result<()> {
@@ -50,8 +52,56 @@ pub(crate) fn unique_file(dir: &Path, prefix: &str) -> std::io::Result<NamedTemp
 /// A file that is being written beside its place and then takes it, replacing what is there. A
 /// draft that is dropped leaves nothing.
 pub(crate) struct Draft {
-    tmp: NamedTempFile,
+    tmp: Unpublished,
     path: PathBuf,
+}
+
+/// A file that does not have its name yet.
+enum Unpublished {
+    /// It has none at all, so that nothing is left of it however this process ends.
+    Unnamed(File),
+    /// Where the file system has only files with names.
+    Named(NamedTempFile),
+}
+
+impl Unpublished {
+    fn create(directory: &Path, prefix: &str) -> std::io::Result<Unpublished> {
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let unnamed = open(directory, flags, Mode::from_raw_mode(0o666)).map(File::from);
+        Ok(match unnamed {
+            Ok(file) if Path::new(&descriptor(&file)).exists() => Unpublished::Unnamed(file),
+            _ => Unpublished::Named(unique_file(directory, prefix)?),
+        })
+    }
+
+    fn file(&self) -> &File {
+        match self {
+            Unpublished::Unnamed(file) => file,
+            Unpublished::Named(file) => file.as_file(),
+        }
+    }
+
+    /// Gives it its name, in place of what has it.
+    fn persist(self, path: &Path, prefix: &str) -> std::io::Result<()> {
+        match self {
+            Unpublished::Named(file) => file.persist(path).map(drop).map_err(|e| e.error),
+            // Only renaming replaces, so it has another name for a moment.
+            Unpublished::Unnamed(file) => {
+                let source = descriptor(&file);
+                let link = |name: &Path| {
+                    linkat(CWD, &source, CWD, name, AtFlags::SYMLINK_FOLLOW).map_err(std::io::Error::from)
+                };
+                let named =
+                    tempfile::Builder::new().prefix(prefix).suffix(".tmp").make_in(parent(path), link)?;
+                named.persist(path).map(drop).map_err(|e| e.error)
+            }
+        }
+    }
+}
+
+/// Where an open file can be found by path.
+fn descriptor(file: &File) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
 }
 
 impl Draft {
@@ -60,14 +110,18 @@ impl Draft {
     /// # Errors
     /// The directory cannot be written.
     pub(crate) fn create(path: &Path) -> Result<Draft> {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let tmp = unique_file(parent(path), &format!(".{name}.")).tried("write", path)?;
+        let tmp = Unpublished::create(parent(path), &Draft::prefix(path)).tried("write", path)?;
         Ok(Draft { tmp, path: path.to_owned() })
+    }
+
+    /// What the names of its drafts begin with.
+    fn prefix(path: &Path) -> String {
+        format!(".{}.", path.file_name().unwrap_or_default().to_string_lossy())
     }
 
     /// The file to write to.
     pub(crate) fn file(&self) -> &File {
-        self.tmp.as_file()
+        self.tmp.file()
     }
 
     /// The place that the file will take.
@@ -80,10 +134,10 @@ impl Draft {
     /// # Errors
     /// The disk refuses. What had the name before is then still there.
     pub(crate) fn commit(self) -> Result<u64> {
-        let file = self.tmp.as_file();
+        let file = self.tmp.file();
         file.sync_all().tried("write", &self.path)?;
         let size = file.metadata().tried("write", &self.path)?.len();
-        self.tmp.persist(&self.path).map_err(|e| e.error).tried("write", &self.path)?;
+        self.tmp.persist(&self.path, &Draft::prefix(&self.path)).tried("write", &self.path)?;
         sync_parent(&self.path)?;
         Ok(size)
     }
@@ -107,6 +161,6 @@ pub(crate) fn check_place(path: &Path, kind: &str, mark: &str) -> Result<()> {
 
 fn is_marked(path: &Path, mark: &str) -> bool {
     let mut head = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(256).read_to_end(&mut head));
+    let read = regular_file::open(path).and_then(|file| file.take(256).read_to_end(&mut head));
     read.is_ok() && head.windows(mark.len()).any(|w| w == mark.as_bytes())
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, Tried};
 use crate::hash::xxh3_64;
+use crate::regular_file;
 
 /// Something that happened while recording.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,7 +125,7 @@ impl Journal {
     /// It cannot be read, or a line is not what was written.
     pub fn read(run: &Path, rank: u32) -> Result<Journal> {
         let path = path(run, rank);
-        let bytes = std::fs::read(&path).tried("read", &path)?;
+        let bytes = regular_file::read(&path).tried("read", &path)?;
         let mut journal = Journal::default();
         let mut rest = bytes.as_slice();
         while let Some(end) = rest.iter().position(|&b| b == b'\n') {

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::dtype::DType;
 use crate::error::{Error, Result, Tried, Usage};
+use crate::regular_file;
 use crate::run::directory::MANIFEST;
 use crate::run::directory::beside::was_interrupted;
 use crate::run::format::vector_id::{Moment, StreamId};
@@ -437,7 +438,7 @@ impl Manifest {
     /// There is none, it is another version's, or it contradicts itself.
     pub(crate) fn read(run: &Path) -> Result<(Manifest, Vec<u8>)> {
         let path = run.join(MANIFEST);
-        let bytes = match std::fs::read(&path) {
+        let bytes = match regular_file::read(&path) {
             Err(e)
                 if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) =>
             {

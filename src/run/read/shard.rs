@@ -4,7 +4,6 @@
 //! without reading payloads; a payload is checked against its hash each time before it is decoded.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 
@@ -13,6 +12,7 @@ use safetensors::tensor::Dtype;
 use crate::codec::Coding;
 use crate::error::{Error, Place, Result, Tried};
 use crate::hash::{xxh3_64, xxh3_128};
+use crate::regular_file;
 use crate::run::format::chunk::{ChunkTable, Piece};
 use crate::run::format::container::Header;
 use crate::run::format::manifest::{Manifest, Precision};
@@ -108,7 +108,7 @@ pub struct Shard {
 /// # Errors
 /// The file is missing, damaged or another run's.
 pub(crate) fn check_header(file: &ShardFile, manifest: &Manifest) -> Result<()> {
-    let handle = File::open(&file.path).tried("open", &file.path)?;
+    let handle = regular_file::open(&file.path).tried("open", &file.path)?;
     let header = Header::read(&handle, &file.path).map_err(Error::of_shard)?;
     check_identity(&header, file, manifest)
 }
@@ -141,7 +141,7 @@ impl Shard {
     /// The file is missing, damaged, another run's, or disagrees with the manifest on a tensor.
     pub fn open(file: &ShardFile, manifest: &Manifest, table: &ChunkTable, mmap: bool) -> Result<Shard> {
         let path = file.path.as_path();
-        let handle = File::open(path).tried("open", path)?;
+        let handle = regular_file::open(path).tried("open", path)?;
         let header = Header::read(&handle, path).map_err(Error::of_shard)?;
         check_identity(&header, file, manifest)?;
         let bad = |what: String| Error::damaged_at(path, Place::default(), what);

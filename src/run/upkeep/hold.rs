@@ -12,6 +12,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result, Tried};
+use crate::regular_file;
 use crate::run::directory::inside::Inside;
 use crate::run::format::journal;
 use crate::run::format::manifest::Manifest;
@@ -57,7 +58,7 @@ impl Held {
         let mut journals = Vec::new();
         for rank in 0..manifest.world {
             let path = journal::path(run, rank);
-            journals.push(match OpenOptions::new().read(true).write(true).open(&path) {
+            journals.push(match regular_file::open_as(&path, OpenOptions::new().read(true).write(true)) {
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
                 other => Some(other.tried("open", &path)?),
             });
@@ -138,7 +139,8 @@ pub(crate) fn is_named(file: &File, path: &Path) -> bool {
 
 /// The error for a run that may not be changed now.
 pub(crate) fn being_recorded(run: &Path) -> Error {
-    let journals: Vec<File> = (0..).map_while(|rank| File::open(journal::path(run, rank)).ok()).collect();
+    let journals: Vec<File> =
+        (0..).map_while(|rank| regular_file::open(&journal::path(run, rank)).ok()).collect();
     let by = holders(&journals.iter().collect::<Vec<_>>());
     let what = format!("a process is recording here; nothing was changed. Wait until it ends.{by}");
     Error::Write { path: run.to_owned(), what }

@@ -10,6 +10,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result, Tried};
+use crate::regular_file;
 use crate::run::directory::MANIFEST;
 use crate::run::directory::beside::{DRAFT, REPLACED, beside};
 use crate::run::directory::publish::{parent, sync_parent};
@@ -70,7 +71,7 @@ pub(crate) fn remove_leftovers(target: &Path, manifest: &[u8]) -> Result<()> {
 /// file of a draft, and the last one to be removed.
 fn is_leftover(path: &Path, manifest: &[u8]) -> bool {
     let directory = std::fs::symlink_metadata(path).is_ok_and(|m| m.is_dir());
-    let same = || std::fs::read(path.join(MANIFEST)).is_ok_and(|bytes| bytes == manifest);
+    let same = || regular_file::read(&path.join(MANIFEST)).is_ok_and(|bytes| bytes == manifest);
     let begun = || {
         std::fs::read_dir(path)
             .is_ok_and(|mut entries| entries.all(|e| e.is_ok_and(|e| e.file_name() == MANIFEST)))
