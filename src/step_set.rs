@@ -61,6 +61,35 @@ impl StepSet {
         }
     }
 
+    /// Keeps those steps that another set has too.
+    pub(crate) fn keep(&mut self, other: &StepSet) {
+        let own = std::mem::take(&mut self.0);
+        let mut others = other.0.iter().peekable();
+        for range in own {
+            while let Some(o) = others.peek() {
+                let both = range.start.max(o.start)..range.end.min(o.end);
+                if !both.is_empty() {
+                    self.0.push(both);
+                }
+                // What reaches further may have a part in the next range too.
+                if o.end > range.end {
+                    break;
+                }
+                others.next();
+            }
+        }
+    }
+
+    /// Takes out the steps of a range.
+    pub(crate) fn remove(&mut self, range: Range<u64>) {
+        if range.is_empty() {
+            return;
+        }
+        let all = std::mem::take(&mut self.0);
+        let left = |r: Range<u64>| [r.start..r.end.min(range.start), r.start.max(range.end)..r.end];
+        self.0 = all.into_iter().flat_map(left).filter(|r| !r.is_empty()).collect();
+    }
+
     /// Adds every step between those that are there, so that it takes no more than one range.
     pub(crate) fn close(&mut self) {
         if let (Some(first), Some(last)) = (self.first(), self.0.last()) {
@@ -100,6 +129,27 @@ mod tests {
         s.close();
         let whole = 2..11;
         assert_eq!(s.ranges(), std::slice::from_ref(&whole));
+    }
+
+    #[test]
+    fn sets_are_cut() {
+        let members = |s: &StepSet| s.ranges().iter().cloned().flatten().collect::<Vec<u64>>();
+        let all: Vec<Vec<u64>> =
+            (0..256u32).map(|bits| (0..8).filter(|s| bits >> s & 1 == 1).collect()).collect();
+        for a in &all {
+            for b in &all {
+                let mut both = set(a);
+                both.keep(&set(b));
+                let expected: Vec<u64> = a.iter().copied().filter(|s| b.contains(s)).collect();
+                assert_eq!(both, set(&expected), "{a:?} and {b:?}");
+            }
+            for (from, to) in (0..9).flat_map(|from| (0..9).map(move |to| (from, to))) {
+                let mut left = set(a);
+                left.remove(from..to);
+                let expected: Vec<u64> = a.iter().copied().filter(|s| !(from..to).contains(s)).collect();
+                assert_eq!(members(&left), expected, "{a:?} without {from}..{to}");
+            }
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What is recorded at each step: which steps have an iterate, and the scalars.
 //!
-//! Read once, from the tails of all shards, before any vector is. Memory: 16 bytes a step and
-//! scalar that the analysis knows.
+//! Read once, from the tails of all shards, before any vector is. Memory: 16 bytes a scalar that was recorded and that
+//! the analysis knows, and nothing for a step at which nothing was.
 
 use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
@@ -14,6 +14,7 @@ use crate::run::format::vector_id::{StreamId, VectorId};
 use crate::run::read::absence::{Absence, AbsenceLog, Absences};
 use crate::run::read::shard::{Shard, check_header};
 use crate::run::{Keyframes, Run, Segment};
+use crate::step_set::StepSet;
 
 /// How many tensors were changed outside of the optimizer between the step before and this one; not there where
 /// none was.
@@ -39,13 +40,14 @@ pub(crate) struct Catalog {
     shards: Vec<(RangeInclusive<u64>, u128)>,
     /// Shards that are missing or damaged, by their steps.
     pub damage: Vec<(RangeInclusive<u64>, Error)>,
-    /// Per step, how many ranks have recorded x_t.
-    iterates: Vec<u32>,
+    /// Steps at which every rank has recorded x_t.
+    iterates: StepSet,
     /// Steps at which the optimizer's second moment is recorded, and by how many ranks.
     moments: BTreeMap<u64, u32>,
     world: u32,
     absences: Absences,
-    columns: BTreeMap<String, Vec<Scalar>>,
+    /// By name: what was recorded of a scalar, by step.
+    columns: BTreeMap<String, Vec<(u64, f64)>>,
     /// The step of the final iterate, and the number of the checkpoint that it is.
     final_checkpoint: Option<(u64, f64)>,
 }
@@ -54,22 +56,19 @@ pub(crate) struct Catalog {
 #[derive(Clone, Copy)]
 pub(crate) struct Column<'a> {
     first: u64,
-    scalars: &'a [Scalar],
+    scalars: &'a [(u64, f64)],
 }
 
 impl Column<'_> {
-    fn get(&self, step: u64) -> Option<&Scalar> {
-        self.scalars.get(usize::try_from(step.checked_sub(self.first)?).ok()?)
-    }
-
     /// Its value at a step, as it was recorded.
     pub(crate) fn recorded(&self, step: u64) -> Option<f64> {
-        self.get(step).filter(|s| s.recorded).map(|s| s.value)
+        self.scalars.binary_search_by_key(&step, |(at, _)| *at).ok().map(|i| self.scalars[i].1)
     }
 
     /// Its value at a step or, where it was not recorded there, at the last step before that has it.
     pub(crate) fn latest(&self, step: u64) -> Option<f64> {
-        self.get(step).map(|s| s.value).filter(|v| !v.is_nan())
+        let after = self.scalars.partition_point(|(at, _)| *at <= step);
+        after.checked_sub(1).map(|i| self.scalars[i].1).filter(|v| !v.is_nan())
     }
 
     /// Whether it has a value from the first step on.
@@ -79,16 +78,8 @@ impl Column<'_> {
 
     /// All values that were recorded.
     pub(crate) fn all(&self) -> impl Iterator<Item = f64> {
-        self.scalars.iter().filter(|s| s.recorded).map(|s| s.value)
+        self.scalars.iter().map(|(_, value)| *value)
     }
-}
-
-/// A scalar at one step.
-#[derive(Clone, Copy)]
-struct Scalar {
-    /// What was recorded; else what was recorded last before; else NaN.
-    value: f64,
-    recorded: bool,
 }
 
 impl Catalog {
@@ -106,14 +97,14 @@ impl Catalog {
                 other => return Err(other),
             }
         }
-        catalog.iterates = vec![0; catalog.len()];
         let number = run.manifest.metadata.get(FINAL_CHECKPOINT).and_then(serde_json::Value::as_f64);
         catalog.final_checkpoint = run.final_step().zip(number);
         let mut absence = AbsenceLog::new(run.manifest.tensors.len());
         let mut keyframes = Keyframes::default();
         for rank in run.ranks() {
+            let mut iterates = StepSet::default();
             for segment in run.segments(rank) {
-                match catalog.add(run, segment, &mut keyframes, &mut absence) {
+                match catalog.add(run, segment, (&mut keyframes, &mut absence, &mut iterates)) {
                     Ok(hash) => catalog.shards.push((segment.first..=segment.last, hash)),
                     Err(e) if e.is_damage() && skip_damaged => {
                         catalog.damage.push((segment.first..=segment.last, e));
@@ -122,36 +113,27 @@ impl Catalog {
                 }
             }
             absence.next_rank();
+            if rank > 0 {
+                iterates.keep(&catalog.iterates);
+            }
+            catalog.iterates = iterates;
         }
         catalog.absences = absence.finish();
         run.know_keyframes(keyframes);
         catalog.spread_damage(run)?;
         catalog.inputs_xxh3 = catalog.shards_xxh3(&[]);
-        for column in catalog.columns.values_mut() {
-            let mut last = f64::NAN;
-            for scalar in column {
-                last = if scalar.recorded { scalar.value } else { last };
-                scalar.value = last;
-            }
-        }
         Ok(catalog)
     }
 
     /// Iterates are decoded from those before, so damage reaches up to the next keyframe.
     fn spread_damage(&mut self, run: &Run) -> Result<()> {
         let end = self.steps.end;
-        let mut lost = Vec::new();
         for (range, _) in &mut self.damage {
             let next = run.next_keyframe(*range.end())?;
-            lost.push(*range.start()..next.unwrap_or(end).min(end));
+            self.iterates.remove(*range.start()..next.unwrap_or(end).min(end));
             // The final iterate has no row of its own.
             let last = next.or(run.final_step()).unwrap_or(end).saturating_sub(1);
             *range = *range.start()..=last.max(*range.end());
-        }
-        for step in lost.into_iter().flatten() {
-            if let Some(i) = self.index(step) {
-                self.iterates[i] = 0;
-            }
         }
         Ok(())
     }
@@ -168,21 +150,11 @@ impl Catalog {
         xxh3_128(&bytes)
     }
 
-    fn len(&self) -> usize {
-        usize::try_from(self.steps.end - self.steps.start).unwrap_or(0)
-    }
-
-    fn index(&self, step: u64) -> Option<usize> {
-        let at = step.checked_sub(self.steps.start).filter(|_| step < self.steps.end)?;
-        usize::try_from(at).ok()
-    }
-
     fn add(
         &mut self,
         run: &Run,
         segment: &Segment,
-        keyframes: &mut Keyframes,
-        absence: &mut AbsenceLog,
+        (keyframes, absence, iterates): (&mut Keyframes, &mut AbsenceLog, &mut StepSet),
     ) -> Result<u128> {
         let shard = match run.open_shard(&segment.file) {
             Ok(shard) => shard,
@@ -194,11 +166,11 @@ impl Catalog {
         let grad = run.manifest.stream_id(GRAD);
         let chunks = run.table.of_rank(segment.file.name.rank);
         for (v, &VectorId { step, stream }) in shard.vectors().iter().enumerate() {
-            let Some(i) = self.index(step).filter(|_| (segment.first..=segment.last).contains(&step)) else {
+            if !(self.steps.contains(&step) && (segment.first..=segment.last).contains(&step)) {
                 continue;
-            };
+            }
             if stream == StreamId::Iterate {
-                self.iterates[i] += 1;
+                iterates.push(step);
             } else if stream == StreamId::MOMENTS[1] {
                 *self.moments.entry(step).or_default() += 1;
             } else if Some(stream) == grad {
@@ -217,21 +189,14 @@ impl Catalog {
     }
 
     fn add_scalars(&mut self, segment: &Segment, shard: &Shard) {
-        let missing = Scalar { value: f64::NAN, recorded: false };
+        let steps = segment.first.max(self.steps.start)..segment.last.saturating_add(1).min(self.steps.end);
         for name in shard.columns() {
             let grouped = name.split_once('/').is_some_and(|(key, _)| GROUPED.contains(&key));
             if !grouped && !NAMES.contains(&name.as_str()) {
                 continue;
             }
-            let len = self.len();
-            let mut column = self.columns.remove(name).unwrap_or_else(|| vec![missing; len]);
-            for step in segment.first..=segment.last {
-                if let Some(i) = self.index(step) {
-                    column[i] =
-                        shard.scalar(step, name).map_or(missing, |value| Scalar { value, recorded: true });
-                }
-            }
-            self.columns.insert(name.clone(), column);
+            let recorded = steps.clone().filter_map(|step| Some((step, shard.scalar(step, name)?)));
+            self.columns.entry(name.clone()).or_default().extend(recorded);
         }
     }
 
@@ -276,7 +241,7 @@ impl Catalog {
 
     /// Whether every rank has recorded x_t.
     pub(crate) fn has_iterate(&self, step: u64) -> bool {
-        self.index(step).is_some_and(|i| self.iterates[i] == self.world)
+        self.iterates.contains(step)
     }
 
     /// Whether every keyframe has the optimizer's second moment with it, but for the first, at which it is known, and
@@ -294,7 +259,7 @@ impl Catalog {
     /// The steps among `range` whose iterates are recorded, ascending.
     pub(crate) fn iterates(&self, range: Range<u64>) -> impl DoubleEndedIterator<Item = u64> {
         let (from, to) = (range.start.max(self.steps.start), range.end.min(self.steps.end));
-        (from..to).filter(|&s| self.has_iterate(s))
+        self.iterates.ranges().iter().flat_map(move |r| r.start.max(from)..r.end.min(to))
     }
 }
 
