@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::pack::digest::{Digest, Part};
 use crate::pack::refuse;
 use crate::run::Run;
+use crate::run::format::attempt_id::AttemptId;
 use crate::run::format::journal::{Event, Journal, State};
 use crate::run::format::manifest::Manifest;
 use crate::run::format::vector_id::StreamId;
@@ -126,7 +127,10 @@ pub(crate) fn write(
         isa: steps.run().access().isa,
         ..WriterOptions::default()
     };
-    let mut writer = Writer::join(new, rank, options)?;
+    // The same of the same, whenever it is made.
+    let made_of = steps.run();
+    let id = AttemptId::of(&format!("{} {rank} {:?}", made_of.manifest().run_id, made_of.attempts()));
+    let mut writer = Writer::join_as(new, rank, id, options)?;
     let lossy = [manifest.loses(StreamId::Iterate), manifest.loses(StreamId::Direction(0))];
     let (mut digest, mut step) = (Digest::new(lossy), StepBytes::default());
     let mut dropped = plan.dropped.iter().peekable();

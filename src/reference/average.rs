@@ -62,6 +62,11 @@ pub(super) fn materialize(run: &Run, targets: &[Target<'_>], directory: &Path) -
     })
 }
 
+/// What a file that is kept says of itself, so that it cannot be taken for another.
+pub(super) fn own_name(path: &Path) -> Option<(&'static str, String)> {
+    path.file_name().map(|name| ("name", name.to_string_lossy().into_owned()))
+}
+
 fn write(
     run: &Run,
     target: &Target<'_>,
@@ -69,6 +74,7 @@ fn write(
     values: impl FnOnce(&mut ReferenceFile<'_>) -> Result<()>,
 ) -> Result<()> {
     let draft = Draft::create(target.path)?;
+    more.extend(own_name(target.path));
     if run.manifest.loses(StreamId::Iterate) {
         more.push((LOSSY, "true".to_owned()));
     }

@@ -27,8 +27,8 @@ use crate::hash::Xxh3;
 pub(crate) use crate::reference::kin::Distances;
 pub(crate) use crate::reference::kin::Kin;
 pub(crate) use crate::reference::own::Cache;
-pub(crate) use crate::reference::own::final_fault;
-use crate::reference::own::{open_final, resolve};
+use crate::reference::own::resolve;
+pub(crate) use crate::reference::own::{check_final, final_fault};
 pub use crate::reference::rename::Rename;
 use crate::reference::spec::{Found, find};
 pub use crate::reference::spec::{OwnReference, ReferenceSpec};
@@ -328,14 +328,6 @@ fn tell_apart(run: &Run, all: &mut [Reference]) -> Result<()> {
             return Err(Error::NotFound { path: run.path.clone(), what });
         }
     }
-}
-
-/// Checks every byte of a run's final iterate.
-///
-/// # Errors
-/// There is none, or it is damaged.
-pub(crate) fn check_final(run: &Run) -> Result<()> {
-    open_final(run).map(|_| ())
 }
 
 /// Checks every byte of the final iterate that a run of sketches keeps as it is.

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::error::{Error, Result, Tried, Usage};
 use crate::hash::xxh3_64;
-use crate::reference::average::{Target, materialize};
+use crate::reference::average::{Target, materialize, own_name};
 use crate::reference::locate::Located;
 use crate::reference::spec::OwnReference;
 use crate::reference::values::{Files, Names, Values};
@@ -18,7 +18,7 @@ use crate::run::format::container::Header;
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::catalog::Catalog;
 use crate::run::write::reference_file::Wanted;
-use crate::run::{FINAL, Run, assemble_final};
+use crate::run::{FINAL, Run, assemble_final, final_metadata};
 
 /// Where averages of iterates are kept between analyses.
 pub(crate) struct Cache {
@@ -231,13 +231,13 @@ fn end_of_epoch(catalog: &Catalog, epoch: u64) -> std::result::Result<(u64, bool
 /// There is none, it is damaged, or it disagrees with the manifest on a tensor.
 pub(super) fn open_final(run: &Run) -> Result<(Values, String)> {
     let path = run.path.join(FINAL);
-    if run.final_step().is_none() {
+    let Some(step) = run.final_step() else {
         return Err(no_final(run));
-    }
+    };
     if !path.exists() {
         assemble_final(&run.path, &format!("final.{}.", std::process::id()))?;
     }
-    open_file(run, &path, Wanted::Values)
+    open_file(run, &path, (Wanted::Values, &final_metadata(run, step)))
 }
 
 /// What is wrong with the file of the final iterate of a complete run, compared with its shards;
@@ -253,18 +253,36 @@ pub(crate) fn final_fault(run: &Run) -> Result<Option<String>> {
     if !path.exists() {
         return Ok(Some("it was missing".to_owned()));
     }
-    let values = match open_file(run, &path, Wanted::Values) {
+    wrong_with_final(run, &path, step)
+}
+
+/// What is wrong with the file of the final iterate, which is there.
+fn wrong_with_final(run: &Run, path: &Path, step: u64) -> Result<Option<String>> {
+    let values = match open_file(run, path, (Wanted::Values, &final_metadata(run, step))) {
         Ok((values, _)) => values,
         Err(Error::Damaged { what, .. }) => return Ok(Some(what)),
         Err(e @ (Error::TableMismatch { .. } | Error::Reference { .. })) => return Ok(Some(e.to_string())),
         Err(e) => return Err(e),
     };
-    let header = Header::read(&regular_file::open(&path).tried("open", &path)?, &path)?;
-    if header.value("step") != Some(step.to_string().as_str()) {
-        return Ok(Some(format!("its step is not {step}")));
-    }
     let same = likeness(run, &values, step)? == Likeness::Same;
     Ok((!same).then(|| format!("its values are not those of x_{step} in the shards")))
+}
+
+/// Checks every byte of the final iterate of a complete run, and that it is what the shards hold. Where there is no file
+/// of it, there is nothing to check: whoever wants it makes it of the shards.
+///
+/// # Errors
+/// There is none, it is damaged or not what the shards hold; or they cannot be read.
+pub(crate) fn check_final(run: &Run) -> Result<()> {
+    let path = run.path.join(FINAL);
+    let Some(step) = run.final_step() else { return Err(no_final(run)) };
+    if !path.exists() {
+        return Ok(());
+    }
+    match wrong_with_final(run, &path, step)? {
+        Some(what) => Err(Error::damaged(&path, what)),
+        None => Ok(()),
+    }
 }
 
 /// Where the widths of the reference in a file lie.
@@ -302,7 +320,7 @@ pub(super) fn open(
         let both = [(Wanted::Values, path), (Wanted::Widths, widths)];
         for (of, path) in both.into_iter().take(if lossy { 2 } else { 1 }) {
             let known = targets.iter().any(|t| t.path == path.as_path());
-            if !known && open_file(run, path, of).is_err() {
+            if !known && open_kept(run, path, of).is_err() {
                 targets.push(Target { weights: &r.weights, of, path });
             }
         }
@@ -313,9 +331,9 @@ pub(super) fn open(
     drop(targets);
     let mut all = Vec::new();
     for (r, (path, is_final)) in resolved.into_iter().zip(places) {
-        let (values, xxh3) = if is_final { open_final(run)? } else { open_file(run, &path, Wanted::Values)? };
+        let (values, xxh3) = if is_final { open_final(run)? } else { open_kept(run, &path, Wanted::Values)? };
         let widths = if lossy && !is_final {
-            Some(open_file(run, &widths_path(&path), Wanted::Widths)?.0)
+            Some(open_kept(run, &widths_path(&path), Wanted::Widths)?.0)
         } else {
             // The final iterate is stored without loss.
             None
@@ -369,14 +387,27 @@ fn key(run: &Run, catalog: &Catalog, weights: &Weights) -> String {
     format!("{:016x}", xxh3_64(text.as_bytes()))
 }
 
-/// Opens a file that lpa wrote from `run` and checks every byte of it.
+/// Opens a file that was kept, as [`open_file`].
+///
+/// # Errors
+/// It is damaged, or another one has its name.
+fn open_kept(run: &Run, path: &Path, of: Wanted) -> Result<(Values, String)> {
+    open_file(run, path, (of, own_name(path).as_slice()))
+}
+
+/// Opens a file that lpa wrote from `run` and checks every byte of it, and that its metadata say this of it.
 ///
 /// # Errors
 /// It is damaged.
-fn open_file(run: &Run, path: &Path, of: Wanted) -> Result<(Values, String)> {
+fn open_file(
+    run: &Run,
+    path: &Path,
+    (of, told): (Wanted, &[(&'static str, String)]),
+) -> Result<(Values, String)> {
     let file = regular_file::open(path).tried("open", path)?;
     let header = Header::read(&file, path)?;
-    for (name, expected) in [("format", of.format()), ("run_id", run.manifest.run_id.as_str())] {
+    let every = [("format", of.format()), ("run_id", run.manifest.run_id.as_str())];
+    for (name, expected) in every.into_iter().chain(told.iter().map(|(k, v)| (*k, v.as_str()))) {
         let found = header.value(name).unwrap_or("absent");
         if found != expected {
             let what = format!("its {name} is {found}, where {expected} was expected");

@@ -28,7 +28,7 @@ use crate::run::format::vector_id::{StreamId, VectorId};
 use crate::run::read::shard::Shard;
 pub(crate) use crate::run::upkeep::set_aside::{check_movable, set_aside};
 pub(crate) use crate::run::write::finish::rebuild_final;
-pub(crate) use crate::run::write::finish::{FINAL, FULL, assemble_final};
+pub(crate) use crate::run::write::finish::{FINAL, FULL, assemble_final, final_metadata};
 pub(crate) use crate::run::write::forecast::KEYFRAME_STEPS;
 use crate::stop::Stop;
 
@@ -400,7 +400,7 @@ fn list_shards(run: &Path) -> Result<Vec<ShardFile>> {
             let name = path.file_name().and_then(|n| n.to_str()).and_then(ShardName::parse);
             let name = name.filter(|n| dir.file_name().is_some_and(|d| d == n.directory().as_str()));
             if let Some(name) = name {
-                files.push(ShardFile { path, name });
+                files.push(ShardFile { path, name, attempt_id: None });
             }
         }
     }
@@ -418,17 +418,18 @@ fn resolve_segments<'a>(
     let (mut segments, mut superseded) = (Vec::new(), Vec::new());
     for file in files {
         let ShardName { first, last, attempt, rank } = file.name;
-        if !attempts.iter().any(|a| a.number == attempt) {
+        let Some(attempt) = attempts.iter().find(|a| a.number == attempt) else {
             let what = format!("it does not know attempt {attempt}, which wrote {}", file.name.file_name());
             return Err(Error::damaged(&format::journal::path(run, rank), what));
-        }
-        let end = starts.iter().filter(|(number, _)| *number > attempt).map(|(_, from)| *from).min();
+        };
+        let file = ShardFile { attempt_id: attempt.id, ..file.clone() };
+        let end = starts.iter().filter(|(number, _)| *number > attempt.number).map(|(_, from)| *from).min();
         let last = end.map_or(Some(last), |e| e.checked_sub(1).map(|l| l.min(last)));
         match last {
             Some(last) if last >= first => {
-                segments.push(Segment { first, last, file: file.clone() });
+                segments.push(Segment { first, last, file });
             }
-            _ => superseded.push(file.clone()),
+            _ => superseded.push(file),
         }
     }
     segments.sort_by_key(|s| s.first);

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result, Tried};
 use crate::hash::xxh3_64;
 use crate::regular_file;
+use crate::run::format::attempt_id::AttemptId;
 
 /// Something that happened while recording.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +27,9 @@ pub enum Event {
         manifest_xxh3: String,
         /// Seconds since 1970-01-01 UTC.
         time_unix_s: u64,
+        /// What its files have too; not there in runs of before there were such ids.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<AttemptId>,
     },
     /// The vectors of a step were given up; its scalars are there.
     Dropped {
@@ -80,6 +84,8 @@ pub struct Attempt {
     pub from_step: u64,
     /// How it stands.
     pub state: State,
+    /// What its files have too, where it has one.
+    pub id: Option<AttemptId>,
 }
 
 /// A journal that was read.
@@ -161,8 +167,8 @@ impl Journal {
         let mut all: Vec<Attempt> = Vec::new();
         for event in &self.events {
             match *event {
-                Event::Attempt { attempt, from_step, .. } => {
-                    all.push(Attempt { number: attempt, from_step, state: State::Open });
+                Event::Attempt { attempt, from_step, id, .. } => {
+                    all.push(Attempt { number: attempt, from_step, state: State::Open, id });
                 }
                 Event::Stopped { attempt, next_step } => {
                     set(&mut all, attempt, State::Stopped(next_step));
@@ -233,6 +239,7 @@ mod tests {
             from_step,
             manifest_xxh3: String::new(),
             time_unix_s: 0,
+            id: None,
         };
         let checkpoint = |step, hash: &str| Event::Checkpoint { step, iterate_xxh3: hash.to_owned() };
         let events = vec![

@@ -12,6 +12,7 @@ use crate::error::{Error, Result, Tried, Usage};
 use crate::regular_file;
 use crate::run::directory::MANIFEST;
 use crate::run::directory::beside::was_interrupted;
+use crate::run::format::attempt_id::random;
 use crate::run::format::vector_id::{Moment, StreamId};
 use crate::sketch::Layout;
 
@@ -594,9 +595,5 @@ fn not_a_run(run: &Path) -> Error {
 }
 
 fn random_id() -> Result<String> {
-    use std::io::Read;
-    let path = Path::new("/dev/urandom");
-    let mut bytes = [0u8; 16];
-    std::fs::File::open(path).and_then(|mut f| f.read_exact(&mut bytes)).tried("read", path)?;
-    Ok(format!("{:032x}", u128::from_le_bytes(bytes)))
+    random().map(|bytes| format!("{:032x}", u128::from_le_bytes(bytes)))
 }

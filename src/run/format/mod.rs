@@ -1,5 +1,6 @@
 //! What lies on the disk: the manifest, the journal, safetensors containers, and how tensors are cut into chunks.
 
+pub(crate) mod attempt_id;
 pub(crate) mod chunk;
 pub(crate) mod container;
 pub(crate) mod journal;

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::run::format::attempt_id::AttemptId;
+
 /// Steps are below this: a file name holds ten digits.
 pub(crate) const MAX_STEPS: u64 = 10_000_000_000;
 
@@ -64,4 +66,6 @@ pub struct ShardFile {
     pub path: PathBuf,
     /// What the name says.
     pub name: ShardName,
+    /// What the journal says that its header has.
+    pub attempt_id: Option<AttemptId>,
 }

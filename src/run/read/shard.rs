@@ -13,6 +13,7 @@ use crate::codec::Coding;
 use crate::error::{Error, Place, Result, Tried};
 use crate::hash::{xxh3_64, xxh3_128};
 use crate::regular_file;
+use crate::run::format::attempt_id::ATTEMPT_ID;
 use crate::run::format::chunk::{ChunkTable, Piece};
 use crate::run::format::container::Header;
 use crate::run::format::manifest::{Manifest, Precision};
@@ -124,7 +125,9 @@ fn check_identity(header: &Header, file: &ShardFile, manifest: &Manifest) -> Res
         ("first_step", name.first.to_string()),
         ("last_step", name.last.to_string()),
     ];
-    for (key, value) in expected {
+    // A copy of the run that was continued elsewhere has an attempt of this number too.
+    let id = file.attempt_id.map(|id| (ATTEMPT_ID, id.to_string()));
+    for (key, value) in expected.into_iter().chain(id) {
         let found = header.value(key).unwrap_or("absent");
         if found != value {
             let what = format!("its {key} is {found}, where {value} was expected");

@@ -7,6 +7,7 @@ use tempfile::NamedTempFile;
 use crate::error::{Error, Result, Tried};
 use crate::run::directory::inside::Inside;
 use crate::run::directory::publish::{parent, publish_new, unique_file};
+use crate::run::format::attempt_id::ATTEMPT_ID;
 use crate::run::upkeep::leftover::TMP;
 use crate::run::upkeep::set_aside::set_aside;
 use crate::run::write::reference_file::{ReferenceFile, Wanted};
@@ -49,19 +50,21 @@ pub(crate) fn rebuild_final(run: &Run, step: u64, tmp_prefix: &str, why: &str) -
     publish(run, draft)
 }
 
+/// What the file of a final iterate says besides what every reference file does.
+pub(crate) fn final_metadata(run: &Run, step: u64) -> Vec<(&'static str, String)> {
+    let id = run.attempts().last().and_then(|attempt| attempt.id);
+    let id = id.map(|id| (ATTEMPT_ID, id.to_string()));
+    std::iter::once(("step", step.to_string())).chain(id).collect()
+}
+
 /// x_T in a file under `tmp/`, which is removed where it is not published.
 fn draft(run: &Run, step: u64, tmp_prefix: &str) -> Result<NamedTempFile> {
     // It is said before x_T is decoded.
     Inside::make(&run.path, parent(Path::new(FINAL)))?;
     let tmp = Inside::make(&run.path, Path::new(TMP))?;
     let draft = unique_file(tmp.path(), &format!("{tmp_prefix}final.")).tried("create", tmp.path())?;
-    let mut out = ReferenceFile::create(
-        run,
-        draft.as_file(),
-        draft.path(),
-        Wanted::Values,
-        vec![("step", step.to_string())],
-    )?;
+    let told = final_metadata(run, step);
+    let mut out = ReferenceFile::create(run, draft.as_file(), draft.path(), Wanted::Values, told)?;
     out.push_iterate(step)?;
     out.finish()?;
     Ok(draft)

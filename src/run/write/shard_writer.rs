@@ -14,6 +14,7 @@ use crate::error::{Error, Result, Tried};
 use crate::hash::xxh3_64;
 use crate::run::directory::inside::Inside;
 use crate::run::directory::publish::publish_new;
+use crate::run::format::attempt_id::{ATTEMPT_ID, AttemptId};
 use crate::run::format::container::{DATA_ALIGN, Entry, build_header};
 use crate::run::format::record::{PAYLOAD_ALIGN, RECORD, Record};
 use crate::run::format::shard_name::ShardName;
@@ -98,6 +99,7 @@ pub(crate) struct Identity {
     pub run_id: String,
     pub version: u32,
     pub attempt: u32,
+    pub attempt_id: AttemptId,
     pub rank: u32,
     /// The tensor table, as every shard carries it.
     pub table: Vec<u8>,
@@ -248,6 +250,7 @@ impl ShardWriter {
             ("rank", name.rank.to_string()),
             ("first_step", name.first.to_string()),
             ("last_step", name.last.to_string()),
+            (ATTEMPT_ID, identity.attempt_id.to_string()),
             ("tail_xxh3", format!("{:016x}", xxh3_64(&tail))),
         ];
         let header = build_header(&metadata, &entries);

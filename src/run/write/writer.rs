@@ -20,6 +20,7 @@ use crate::isa::Isa;
 use crate::run::directory::MANIFEST;
 use crate::run::directory::inside::Inside;
 use crate::run::directory::publish::{publish_new, sync_parent, unique_file};
+use crate::run::format::attempt_id::AttemptId;
 use crate::run::format::chunk::ChunkTable;
 use crate::run::format::journal;
 use crate::run::format::journal::{Event, Journal};
@@ -161,7 +162,7 @@ impl Writer {
             }
             Err(e) => return Err(e),
         }
-        Writer::start(run, manifest, &bytes, 0, Start::New, options)
+        Writer::start(run, manifest, &bytes, 0, (Start::New, AttemptId::draw()?), options)
     }
 
     /// Joins a run that rank 0 has created, as another rank.
@@ -169,8 +170,16 @@ impl Writer {
     /// # Errors
     /// There is no such run, or it has no such rank.
     pub fn join(run: &Path, rank: u32, options: WriterOptions) -> Result<Writer> {
+        Writer::join_as(run, rank, AttemptId::draw()?, options)
+    }
+
+    /// The same, for a run that is made of another: the id of the attempt follows from that one.
+    ///
+    /// # Errors
+    /// As [`Self::join`].
+    pub(crate) fn join_as(run: &Path, rank: u32, id: AttemptId, options: WriterOptions) -> Result<Writer> {
         let (manifest, bytes) = Manifest::read(run)?;
-        Writer::start(run, manifest, &bytes, rank, Start::New, options)
+        Writer::start(run, manifest, &bytes, rank, (Start::New, id), options)
     }
 
     /// Goes on with a run from `from_step` on: a new attempt, which supersedes what earlier ones
@@ -193,7 +202,8 @@ impl Writer {
             );
             return Err(write_error(run, what));
         }
-        let mut writer = Writer::start(run, manifest, &bytes, rank, Start::Resume(from_step), options)?;
+        let start = (Start::Resume(from_step), AttemptId::draw()?);
+        let mut writer = Writer::start(run, manifest, &bytes, rank, start, options)?;
         if let Some(last) = from_step.checked_sub(1) {
             writer.vectors.resume(&writer.slice_bytes, (&opened, rank, last));
         }
@@ -205,7 +215,7 @@ impl Writer {
         manifest: Manifest,
         manifest_bytes: &[u8],
         rank: u32,
-        start: Start,
+        (start, attempt_id): (Start, AttemptId),
         options: WriterOptions,
     ) -> Result<Writer> {
         check_options(run, &manifest, options)?;
@@ -235,6 +245,7 @@ impl Writer {
             run_id: manifest.run_id.clone(),
             version: manifest.version,
             attempt,
+            attempt_id,
             rank,
             table: table_bytes(&manifest),
             vector_bytes: slice_bytes.iter().map(|&bytes| bytes as u64).sum(),
@@ -265,6 +276,7 @@ impl Writer {
             from_step,
             manifest_xxh3: format!("{:016x}", xxh3_64(manifest_bytes)),
             time_unix_s: time,
+            id: Some(attempt_id),
         })?;
         sync_parent(&writer.journal_path)?;
         Ok(writer)
