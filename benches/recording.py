@@ -2,7 +2,7 @@
 
     python benches/recording.py WORK [--other DIR] [--rounds N] [--steps N] [--threads N] [KIND ...]
 
-18.9 million parameters in the shapes of a ResNet, gradients that lie ready, so that a step is the optimizer's and the
+31.1 million parameters in the shapes of a ResNet, gradients that lie ready, so that a step is the optimizer's and the
 recording's alone: nanoseconds a parameter and step, beyond the same steps without a recording. DIR holds another
 build's `lpa` (the folder to put on PYTHONPATH); both are measured in turn, each in a process of its own, and the
 median of the ratios is printed. Wall time is the disk's unless WORK lies in memory (/dev/shm), where processor time is
@@ -26,7 +26,7 @@ WARM = 4
 
 
 def shapes():
-    """Those of a ResNet: 18.9 million parameters."""
+    """Those of a ResNet: 31.1 million parameters."""
     all_shapes, channels = [(64, 3, 7, 7), (64,), (64,)], 64
     for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 5)):
         for _ in range(blocks):

@@ -358,9 +358,8 @@ pub(crate) fn check_seal(path: &Path) -> Result<()> {
     match regular_file::open(path).and_then(|file| seal::look(&file)).tried("read", path)? {
         Seal::Whole | Seal::Absent => Ok(()),
         Seal::Broken => {
-            let what = "it is not as lpa wrote it: it is damaged, or something else has changed it. Make it again by \
-                        the command that made it";
-            Err(Error::Io { action: "read", path: path.to_owned(), source: std::io::Error::other(what) })
+            let what = "it is not as lpa wrote it (checksum); the command that made it makes it again";
+            Err(Error::damaged(path, what))
         }
     }
 }

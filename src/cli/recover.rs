@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use crate::cli::{RunArguments, bytes, say};
+use crate::printable::printable_in_line;
 use crate::recover::{Done, RankState, Recovered, recover};
 use crate::run::format::journal::{Attempt, State};
 
@@ -72,7 +73,7 @@ fn published(ranks: &[&RankState], end: u64) -> String {
 
 fn write_dropped(rank: &RankState, out: &mut String) {
     for (step, why) in rank.dropped.iter().take(LISTED) {
-        let _ = writeln!(out, "    step {step} has no vectors: {why}");
+        let _ = writeln!(out, "    step {step} has no vectors: {}", printable_in_line(why));
     }
     if rank.dropped.len() > LISTED {
         let _ = writeln!(out, "    ... and {} more steps without", rank.dropped.len() - LISTED);
@@ -93,8 +94,10 @@ fn describe(done: &Done) -> String {
             };
             format!("removed tmp/{name} ({}), {lost}", bytes(file.bytes))
         }
-        Done::SetAside { from, to, why } => format!("moved {} to {}: {why}", from.display(), to.display()),
-        Done::Rebuilt { why } => format!("made ref/final.safetensors again: {why}"),
+        Done::SetAside { from, to, why } => {
+            format!("moved {} to {}: {}", from.display(), to.display(), printable_in_line(why))
+        }
+        Done::Rebuilt { why } => format!("made ref/final.safetensors again: {}", printable_in_line(why)),
     }
 }
 

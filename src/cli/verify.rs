@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::analyze::Observer as _;
 use crate::cli::progress::Progress;
 use crate::cli::{RunArguments, say};
-use crate::error::{Result, Tried};
+use crate::error::{ErrorKind, Result, Tried};
 use crate::run::{Access, Run};
 use crate::summary::counted;
 use crate::table::check_seal;
@@ -27,6 +27,9 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     progress.begin((steps.end - steps.start) * chunks, chunks);
     let mut found = verify_told(&run, &|cells, read| progress.advance(cells, read));
     progress.end();
+    if let Some(at) = found.problems.iter().position(|e| e.kind() == ErrorKind::Stopped) {
+        return Err(found.problems.swap_remove(at).into());
+    }
     found.problems.extend(tables(&run.path)?.iter().filter_map(|table| check_seal(table).err()));
     if found.problems.is_empty() {
         let state = match run.final_step() {

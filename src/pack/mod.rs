@@ -19,6 +19,7 @@ use crate::pack::lossy::beyond_bounds;
 use crate::pack::others::Others;
 use crate::pack::transcript::{RankPlan, Storing};
 use crate::regular_file;
+use crate::run::format::container::Header;
 use crate::run::format::manifest::{Manifest, Storage};
 use crate::run::format::vector_id::VectorId;
 use crate::run::read::step_reader::StepReader;
@@ -171,15 +172,16 @@ impl Pack {
     /// The file of the final iterate is made from the shards. A different one in the old run is damaged.
     fn compare_final(&self, new: &Path) -> Result<()> {
         let (made, old) = (new.join(FINAL), self.run.path.join(FINAL));
-        let made = regular_file::read(&made).tried("read", &made)?;
-        match regular_file::read(&old) {
-            Ok(bytes) if bytes == made => Ok(()),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            Ok(_) => Err(self.fault(format!(
-                "{FINAL} is not the final iterate of the shards. `lpa recover` makes it again; then try again."
-            ))),
-            Err(e) => Err(e).tried("read", &old),
+        if !old.exists() {
+            return Ok(());
         }
+        // Whatever is wrong with its header, it is not what the shards give; and each has the id of its attempt.
+        if final_values(&old).ok() == Some(final_values(&made)?) {
+            return Ok(());
+        }
+        Err(self.fault(format!(
+            "{FINAL} is not the final iterate of the shards. `lpa recover` makes it again; then try again."
+        )))
     }
 
     fn bug(&self, what: &str) -> Error {
@@ -347,4 +349,12 @@ pub(crate) fn check_room(target: &Path, needed: u64) -> Result<()> {
         free / 1_000_000
     );
     Err(Error::Write { path: directory.to_owned(), what })
+}
+
+/// The step of a file of a final iterate, and its values as they lie there.
+fn final_values(path: &Path) -> Result<(Option<String>, Vec<u8>)> {
+    let mut bytes = regular_file::read(path).tried("read", path)?;
+    let header = Header::read(&regular_file::open(path).tried("open", path)?, path)?;
+    bytes.drain(..header.bytes.len().min(bytes.len()));
+    Ok((header.value("step").map(str::to_owned), bytes))
 }

@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 import pytest
+import xxhash
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import lpa
@@ -67,3 +69,27 @@ def test_the_final_iterate_is_plain_float32_by_name():
     for name, array in run.iterate(220).items():
         assert final[name].dtype == np.float32
         assert np.array_equal(final[name], array)
+
+
+def test_an_attempt_has_one_id_in_all_its_files(tmp_path):
+    x = np.ones(3, np.float32)
+    for resume in (None, 2):
+        writer = (lpa.Writer(tmp_path / "run", {"w": x}, shard_steps=2) if resume is None
+                  else lpa.Writer.resume(tmp_path / "run", resume, shard_steps=2))
+        for _ in range(4):
+            writer.step({"w": x}, {"grad": {"w": x}})
+        writer.stop() if resume is None else writer.finish({"w": x})
+    ids = {}
+    for line in (tmp_path / "run" / "journal.r0.jsonl").read_text().splitlines():
+        body, hash_ = line.rsplit(',"xxh3":"', 1)
+        assert xxhash.xxh3_64_hexdigest(body + "}") == hash_[:16]
+        event = json.loads(line)
+        if event["event"] == "attempt":
+            ids[event["attempt"]] = event["id"]
+    assert len(set(ids.values())) == len(ids) == 2
+    shards = list((tmp_path / "run" / "steps").rglob("*.safetensors"))
+    assert len(shards) == 5
+    for file in [*shards, tmp_path / "run" / "ref" / "final.safetensors"]:
+        with safe_open(file, "np") as opened:
+            told = opened.metadata()
+        assert told["attempt_id"] == ids[int(told.get("attempt", 2))]

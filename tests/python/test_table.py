@@ -12,6 +12,7 @@ import polars as pl
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+import xxhash
 
 import lpa
 from conftest import FIXTURES, ROOT
@@ -26,6 +27,20 @@ def test_duckdb_pandas_and_polars_read_the_same(analyze):
     assert by_polars.shape == by_pandas.shape == (1100, 77)
     assert by_polars.sort("step", "group").equals(by_duckdb)
     assert by_polars.equals(pl.from_pandas(by_pandas).cast(by_polars.schema))
+
+
+def test_a_table_has_the_hash_of_its_bytes(analyze, tmp_path):
+    path = analyze(RUN)
+    whole = path.read_bytes()
+    seal = pq.ParquetFile(path).metadata.metadata[b"lpa.seal"]
+    assert len(seal) == 16 and whole.count(seal) == 1
+    assert xxhash.xxh3_64_hexdigest(whole.replace(seal, b"0" * 16)).encode() == seal
+    # What another program has made of it still has the words, and is not taken for lpa's.
+    changed = tmp_path / "changed.parquet"
+    pq.write_table(pq.read_table(path).slice(0, 100), changed)
+    assert pq.ParquetFile(changed).metadata.metadata[b"lpa.seal"] == seal
+    with pytest.raises(lpa.DamagedError, match="not as lpa wrote it"):
+        lpa.events(changed)
 
 
 def test_groups_add_up(analyze):

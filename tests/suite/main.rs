@@ -29,4 +29,5 @@ mod reference_files;
 mod references;
 mod support;
 mod threads;
+mod trust;
 mod walks;

@@ -5,7 +5,6 @@ mod links;
 mod recover;
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -169,30 +168,33 @@ fn no_recording_starts_while_the_run_is_held() {
 
 #[test]
 fn a_writer_keeps_its_lock_until_the_final_iterate_is_there() {
+    // So large that it takes a while to make it.
+    const LARGE: [u64; 1] = [6_000_000];
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("run");
-    let mut writer = Writer::create(&path, manifest(&SIZES), options(2)).unwrap();
-    write_step(&mut writer, &SIZES);
-    // Whoever reads the manifest waits until somebody writes it.
-    let manifest_path = path.join("manifest.json");
-    let bytes = std::fs::read(&manifest_path).unwrap();
-    std::fs::remove_file(&manifest_path).unwrap();
-    assert!(Command::new("mkfifo").arg(&manifest_path).status().unwrap().success());
+    let mut writer = Writer::create(&path, manifest(&LARGE), options(2)).unwrap();
+    write_step(&mut writer, &LARGE);
     let closed = || std::fs::read_to_string(path.join("journal.r0.jsonl")).unwrap().contains("closed");
+    let made = path.join("ref/final.safetensors");
+    let last = vector(&LARGE, 1, 1);
     std::thread::scope(|scope| {
-        let finished = scope.spawn(|| writer.finish(&borrow(&vector(&SIZES, 1, 1))));
+        let finished = scope.spawn(|| writer.finish(&borrow(&last)));
         while !closed() {
-            std::thread::sleep(Duration::from_millis(5));
+            assert!(!finished.is_finished());
         }
-        std::thread::sleep(Duration::from_millis(100));
-        let journal = std::fs::File::open(path.join("journal.r0.jsonl")).unwrap();
-        let free = rustix::fs::flock(&journal, rustix::fs::FlockOperation::NonBlockingLockShared);
-        std::fs::File::options().write(true).open(&manifest_path).unwrap().write_all(&bytes).unwrap();
+        let mut looked = 0;
+        loop {
+            let journal = std::fs::File::open(path.join("journal.r0.jsonl")).unwrap();
+            let free = rustix::fs::flock(&journal, rustix::fs::FlockOperation::NonBlockingLockShared);
+            if made.exists() {
+                break;
+            }
+            assert_eq!(free, Err(rustix::io::Errno::WOULDBLOCK));
+            looked += 1;
+        }
+        assert!(looked > 0, "it was made at once");
         finished.join().unwrap().unwrap();
-        assert_eq!(free, Err(rustix::io::Errno::WOULDBLOCK));
     });
-    std::fs::remove_file(&manifest_path).unwrap();
-    std::fs::write(&manifest_path, bytes).unwrap();
     fine("verify", &path, &[]);
     drop(Held::take(&path).unwrap());
 }

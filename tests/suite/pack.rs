@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use lpa::internals::{Codec, Journal, State};
 use lpa::{Access, DType, Error, Manifest, Run, Slice, Step, StreamInfo, Vector, Writer, WriterOptions};
 
-use crate::support::{Copy, borrow, copy_dir, fixture, manifest, run, tensors, vector, write_step};
+use crate::support::{Copy, borrow, copy_dir, data_of, fixture, manifest, run, tensors, vector, write_step};
 
 const SIZES: [u64; 3] = [70_000, 0, 17];
 const WAYS: [&[&str]; 4] =
@@ -83,6 +83,7 @@ impl Contents {
         }
         let manifest = std::fs::read(path.join("manifest.json")).unwrap();
         let fin = std::fs::read(path.join("ref/final.safetensors")).ok();
+        let fin = fin.map(|bytes| data_of(&bytes).to_vec());
         Contents { manifest, fin, vectors, scalars, ranks, final_step: run.final_step() }
     }
 }

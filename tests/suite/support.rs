@@ -143,6 +143,20 @@ pub fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     all
 }
 
+/// A file with zeros in place of the id of its attempt, which is drawn at random.
+pub fn without_attempt_id(mut bytes: Vec<u8>) -> Vec<u8> {
+    let key = b"\"attempt_id\":\"";
+    let at = bytes.windows(key.len()).position(|w| w == key).unwrap() + key.len();
+    bytes[at..at + 16].fill(b'0');
+    bytes
+}
+
+/// The data of a safetensors file.
+pub fn data_of(bytes: &[u8]) -> &[u8] {
+    let header = u64::from_le_bytes(*bytes.first_chunk().unwrap());
+    &bytes[8 + header as usize..]
+}
+
 pub fn copy_dir(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {

@@ -7,7 +7,7 @@ use lpa::internals::{Background, Filled, GRAD, Job, Packing};
 use lpa::{DType, Manifest, Optimizer, Precision, Profile, Run, Step, Storage, Writer, WriterOptions};
 use serde_json::json;
 
-use crate::support::{borrow, files, manifest, values};
+use crate::support::{borrow, files, manifest, values, without_attempt_id};
 
 const SIZES: [u64; 6] = [200_000, 70_000, 5000, 7, 300, 131_072];
 const STEPS: u64 = 9;
@@ -65,7 +65,8 @@ fn described(storage: Storage) -> Manifest {
 fn shards(run: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let all = files(&run.join("steps"));
     assert!(!all.is_empty());
-    all.into_iter().map(|(path, bytes)| (path.strip_prefix(run).unwrap().to_owned(), bytes)).collect()
+    let own = |path: PathBuf| path.strip_prefix(run).unwrap().to_owned();
+    all.into_iter().map(|(path, bytes)| (own(path), without_attempt_id(bytes))).collect()
 }
 
 /// The shards of the training as a writer makes them of what it is lent for each step.

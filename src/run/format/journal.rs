@@ -3,6 +3,7 @@
 //! Owns events and attempts. Every line ends with the key `xxh3` over the line without it, so that
 //! a line torn by a crash is known and a changed one is found.
 
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -165,16 +166,24 @@ impl Journal {
     /// The attempts in order.
     pub fn attempts(&self) -> Vec<Attempt> {
         let mut all: Vec<Attempt> = Vec::new();
+        // By number, the first of those that have it.
+        let mut places: HashMap<u32, usize> = HashMap::new();
+        let set = |all: &mut [Attempt], places: &HashMap<u32, usize>, number: u32, state: State| {
+            if let Some(&place) = places.get(&number) {
+                all[place].state = state;
+            }
+        };
         for event in &self.events {
             match *event {
                 Event::Attempt { attempt, from_step, id, .. } => {
+                    places.entry(attempt).or_insert(all.len());
                     all.push(Attempt { number: attempt, from_step, state: State::Open, id });
                 }
                 Event::Stopped { attempt, next_step } => {
-                    set(&mut all, attempt, State::Stopped(next_step));
+                    set(&mut all, &places, attempt, State::Stopped(next_step));
                 }
                 Event::Closed { attempt, final_step } => {
-                    set(&mut all, attempt, State::Closed(final_step));
+                    set(&mut all, &places, attempt, State::Closed(final_step));
                 }
                 Event::Dropped { .. } | Event::Checkpoint { .. } | Event::Unknown => {}
             }
@@ -185,32 +194,32 @@ impl Journal {
     /// The checkpoints that no later attempt supersedes, oldest first: the step, and the hash of the
     /// rank's elements of its iterate.
     pub fn checkpoints(&self) -> Vec<(u64, String)> {
-        let mut all: Vec<(u64, String)> = Vec::new();
-        for event in &self.events {
+        // By step: when it was noted last, and the hash.
+        let mut all: BTreeMap<u64, (usize, &String)> = BTreeMap::new();
+        for (order, event) in self.events.iter().enumerate() {
             match event {
                 // An attempt begins at an iterate of the path before it.
-                Event::Attempt { from_step, .. } => all.retain(|(step, _)| step <= from_step),
-                Event::Checkpoint { step, iterate_xxh3 } => {
-                    all.retain(|(known, _)| known != step);
-                    all.push((*step, iterate_xxh3.clone()));
-                }
+                Event::Attempt { from_step, .. } => drop(all.split_off(&from_step.saturating_add(1))),
+                Event::Checkpoint { step, iterate_xxh3 } => drop(all.insert(*step, (order, iterate_xxh3))),
                 _ => {}
             }
         }
-        all
+        let mut all: Vec<_> = all.into_iter().collect();
+        all.sort_unstable_by_key(|(_, (order, _))| *order);
+        all.into_iter().map(|(step, (_, hash))| (step, hash.clone())).collect()
     }
 
     /// The steps that were given up and that no later attempt of the rank supersedes, ascending.
     pub fn dropped(&self) -> Vec<(u64, String)> {
-        let mut all: Vec<(u64, String)> = Vec::new();
+        let mut all: BTreeMap<u64, Vec<&String>> = BTreeMap::new();
         for event in &self.events {
             match event {
-                Event::Attempt { from_step, .. } => all.retain(|(step, _)| step < from_step),
-                Event::Dropped { step, why } => all.push((*step, why.clone())),
+                Event::Attempt { from_step, .. } => drop(all.split_off(from_step)),
+                Event::Dropped { step, why } => all.entry(*step).or_default().push(why),
                 _ => {}
             }
         }
-        all
+        all.into_iter().flat_map(|(step, why)| why.into_iter().map(move |w| (step, w.clone()))).collect()
     }
 
     /// The hash of the manifest that the first attempt saw.
@@ -219,12 +228,6 @@ impl Journal {
             Event::Attempt { manifest_xxh3, .. } => Some(manifest_xxh3.as_str()),
             _ => None,
         })
-    }
-}
-
-fn set(all: &mut [Attempt], number: u32, state: State) {
-    if let Some(a) = all.iter_mut().find(|a| a.number == number) {
-        a.state = state;
     }
 }
 

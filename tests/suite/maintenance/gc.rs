@@ -120,7 +120,11 @@ fn gc_removes_nothing_from_a_run_that_is_not_whole() {
         std::fs::remove_file(shard(p, newest)).unwrap();
     });
     check("may be wanted; restore the shard from a copy first", &|p| truncate(&shard(p, newest)));
-    check("journal.r0.jsonl is damaged: line 2", &|p| flip(&p.join("journal.r0.jsonl"), 150, 0));
+    check("journal.r0.jsonl is damaged: line 2", &|p| {
+        let journal = p.join("journal.r0.jsonl");
+        let first = std::fs::read(&journal).unwrap().iter().position(|&b| b == b'\n').unwrap();
+        flip(&journal, first + 20, 0);
+    });
     check("manifest.json", &|p| flip(&p.join("manifest.json"), 150, 0));
 }
 

@@ -228,7 +228,10 @@ fn recover_makes_the_final_iterate_again() {
     let cache = path.join("lpa-references");
     let other = std::fs::read(cache.join(&names(&cache)[0])).unwrap();
     std::fs::write(&file, &other).unwrap();
-    has(&fine("recover", &path, &[]), &["made ref/final.safetensors again: its step is not 14"]);
+    has(
+        &fine("recover", &path, &[]),
+        &["made ref/final.safetensors again: its step is 12, where 14 was expected"],
+    );
     // And one that claims to be of this step.
     let at = other.windows(11).position(|w| w == b"\"step\":\"12\"").unwrap();
     let claimed = [&other[..at], b"\"step\":\"14\"", &other[at + 11..]].concat();
