@@ -84,6 +84,13 @@ def told(text):
     return float(found[1]), int(found[2]), int(found[3])
 
 
+def test_the_summary_tells_of_certain_signs(run, table):
+    text = command("analyze", run)
+    assert "The cosine is certainly negative at 2 of 60 steps, first at step 10; at 6 its sign is not certain" in text
+    assert "The sign of the cosine is certain at 54 of 60 steps (sign_unresolved marks the others)." in text
+    assert "Its sign is not at" not in text
+
+
 def test_events_are_what_is_certain(run, table):
     negative = table_of("events", run).filter(pl.col("event") == "negative")
     assert negative["step"].to_list() == list(NEGATIVE)
