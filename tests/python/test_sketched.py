@@ -195,6 +195,45 @@ def test_what_a_sketch_does_not_have_is_said(training, tmp_path, lpa_command):
     assert "Sketched: the cosine" in lpa_command("analyze", sketched, "--out", tmp_path / "t.parquet").stdout
 
 
+def test_what_is_handed_out_is_a_sketch_by_name(training, tmp_path, lpa_command):
+    base, _ = training
+    run, exact = lpa.open(base / "sketched"), lpa.open(base / "exact")
+    assert run.is_sketched and not exact.is_sketched
+    for read in (run.iterate, lambda step: run.stream("grad", step)):
+        with pytest.raises(ValueError, match=r"which cannot be had back.*full\.safetensors.*run\.sketch\("):
+            read(3)
+    with pytest.raises(ValueError, match="vectors and no sketches"):
+        exact.sketch("grad", 3)
+    parts = {t["name"]: exact.stream("grad", 3)[t["name"]] for t in exact.manifest["tensors"]}
+    seed, counts = run.manifest["sketch"]["seed"], deal([p.size for p in parts.values()], DIMENSIONS)
+    found = run.sketch("grad", 3)
+    for number, (name, part) in enumerate(parts.items()):
+        of = np.array(sketch(part.astype(np.float64).ravel().tolist(), number, counts[number], seed))
+        assert found[name].dtype == np.float32 and found[name].size == counts[number]
+        assert np.abs(found[name].ravel() - of).max() <= 2**-20 * np.abs(of).max()
+    # The command writes the same, and says in the file what it is of.
+    out = tmp_path / "x.safetensors"
+    lpa_command("export", base / "sketched", "--step", 3, "--stream", "grad", "--sketch", "--out", out)
+    assert all(np.array_equal(values, found[name]) for name, values in load_file(out).items())
+    assert str(DIMENSIONS).encode() in out.read_bytes()[:2000]
+    assert "no sketches" in refused("export", base / "exact", "--step", 3, "--sketch", "--out", tmp_path / "y")
+    # It is a reference for a run of the same sketches, as the iterate itself is.
+    lpa_command("export", base / "sketched", "--step", 100, "--sketch", "--out", tmp_path / "i.safetensors")
+    dist = []
+    for reference in (tmp_path / "i.safetensors", "step:100"):
+        lpa_command("analyze", base / "sketched", "--quiet", "--ref", reference, "--out", tmp_path / "t.parquet")
+        dist.append(pl.read_parquet(tmp_path / "t.parquet")["dist"])
+    assert dist[0].equals(dist[1])
+
+
+def test_an_unfinished_run_is_not_referred_to_its_end(tmp_path):
+    arrays = {"w": np.arange(300, dtype=np.float32)}
+    with lpa.Writer(tmp_path / "run", arrays, sketch=64) as writer:
+        writer.step(arrays, {"grad": arrays})
+    said = refused("export", tmp_path / "run", "--step", 0, "--out", tmp_path / "x")
+    assert "full.safetensors" not in said and "--sketch" in said
+
+
 def test_upkeep_leaves_sketches_as_they_are(training, tmp_path, lpa_command):
     base, _ = training
     lpa_command("verify", base / "sketched")
@@ -273,7 +312,7 @@ def test_bfloat16_absent_gradients_and_several_optimizers(tmp_path, lpa_command)
     assert tables["sketched"]["absent_grad"].equals(tables["exact"]["absent_grad"])
 
 
-@pytest.mark.parametrize("wrong", [0, -1, 2.5, True, "many"])
+@pytest.mark.parametrize("wrong", [0, -1, 2.5, True, "many", np.float32(64)])
 def test_a_sketch_is_a_number_of_dimensions(wrong, tmp_path):
     model = perceptron(128)
     with pytest.raises(ValueError, match="how many numbers stand for a vector"):
