@@ -1,6 +1,7 @@
 """Writes runs from NumPy arrays."""
 
 import json
+import operator
 import os
 
 import numpy as np
@@ -57,7 +58,7 @@ class Writer:
             "streams": [s if isinstance(s, dict) else {"name": s} for s in streams],
             "optimizer": {"name": "", **(optimizer or {})},
             "storage": precisions(gradients, iterates),
-            "sketch": sketching(sketch),
+            "sketch": sketching(sketch, precisions(gradients, iterates)),
             "world": world,
             "slices": list(slices),
             "continues": continues,
@@ -202,13 +203,20 @@ def precisions(gradients, iterates):
     return {"gradients": gradients, "iterates": iterates}
 
 
-def sketching(dimensions):
-    """What a manifest says of sketches of so many dimensions; None for none."""
+def sketching(dimensions, stored):
+    """What a manifest says of sketches of so many dimensions, of vectors that are to be `stored` so; None for none."""
     if dimensions is None:
         return None
-    if isinstance(dimensions, bool) or not isinstance(dimensions, int) or dimensions < 1:
+    try:
+        count = operator.index(dimensions)
+    except TypeError:
+        count = 0
+    if isinstance(dimensions, bool) or count < 1:
         raise ValueError(f"sketch is how many numbers stand for a vector, such as 2**18, not {dimensions!r}")
-    return {"dimensions": dimensions, "seed": _lpa.SKETCH_SEED}
+    rounded = [f"{name}=" for name, value in stored.items() if value != "exact"]
+    if rounded:
+        raise ValueError(f"sketch= keeps no vectors that could be rounded; leave out {' and '.join(rounded)}")
+    return {"dimensions": count, "seed": _lpa.SKETCH_SEED}
 
 
 def storage_options(given):

@@ -234,6 +234,20 @@ def test_an_unfinished_run_is_not_referred_to_its_end(tmp_path):
     assert "full.safetensors" not in said and "--sketch" in said
 
 
+def test_seeds_are_taken_as_they_are_shown(tmp_path, lpa_command):
+    arrays = {"w": np.arange(300, dtype=np.float32)}
+    with lpa.Writer(tmp_path / "run", arrays) as writer:
+        writer.step(arrays, {"grad": arrays})
+    for out, seed in (("a", "0xbeef"), ("b", "48879")):
+        lpa_command("sketch", tmp_path / "run", "--dims", 64, "--seed", seed, "--out", tmp_path / out)
+        assert lpa.open(tmp_path / out).manifest["sketch"]["seed"] == 48879
+    assert "seed 0xbeef" in lpa_command("inspect", tmp_path / "a").stdout
+    for wrong in ("0xg", "-1", "1.5", "0x10000000000000000"):
+        args = ["sketch", tmp_path / "run", "--dims", "64", "--out", tmp_path / "c", f"--seed={wrong}"]
+        done = subprocess.run([BINARY, *args], capture_output=True, text=True)
+        assert done.returncode == 2 and "such as 7 or 0x1f" in done.stderr
+
+
 def test_upkeep_leaves_sketches_as_they_are(training, tmp_path, lpa_command):
     base, _ = training
     lpa_command("verify", base / "sketched")
@@ -310,6 +324,41 @@ def test_bfloat16_absent_gradients_and_several_optimizers(tmp_path, lpa_command)
     ratio = (tables["sketched"]["ulp_ratio"] / tables["exact"]["ulp_ratio"]).drop_nulls()
     assert ratio.is_between(0.5, 2).all() and len(ratio) > 20
     assert tables["sketched"]["absent_grad"].equals(tables["exact"]["absent_grad"])
+
+
+@pytest.mark.parametrize("count", [np.int64(64), np.uint16(64), torch.tensor(64)])
+def test_any_whole_number_is_a_number_of_dimensions(count, tmp_path):
+    arrays = {"w": np.arange(300, dtype=np.float32)}
+    with lpa.Writer(tmp_path / "run", arrays, sketch=count) as writer:
+        writer.step(arrays, {"grad": arrays})
+    assert lpa.open(tmp_path / "run").manifest["sketch"]["dimensions"] == 64
+
+
+@pytest.mark.parametrize("how", [{"gradients": "int8"}, {"iterates": "int8"}, {"gradients": "bf16"}])
+def test_a_sketch_is_not_rounded(how, tmp_path):
+    model = perceptron(128)
+    arrays = {"w": np.arange(300, dtype=np.float32)}
+    said = "sketch= keeps no vectors that could be rounded; leave out"
+    with pytest.raises(ValueError, match=f"{said} {next(iter(how))}="):
+        lpa.record(tmp_path / "run", model, torch.optim.SGD(model.parameters(), lr=0.1), sketch=4096, **how)
+    with pytest.raises(ValueError, match=said):
+        lpa.Writer(tmp_path / "run", arrays, sketch=64, **how)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_sketch_of_what_is_unfinished_says_how_it_goes_on(tmp_path, lpa_command):
+    model = perceptron(128)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    recording = lpa.record(tmp_path / "exact", model, optimizer, on_error="raise")
+    train([recording], model, optimizer, 5)
+    recording.flush()
+    recording.stop()
+    lpa_command("sketch", tmp_path / "exact", "--dims", 4096, "--out", tmp_path / "made")
+    with pytest.raises(lpa.RecordingError, match="lpa sketch made it, which knows no iterate of a checkpoint.*resume=5"):
+        lpa.record(tmp_path / "made", model, optimizer, sketch=4096, resume=True)
+    with lpa.record(tmp_path / "made", model, optimizer, on_error="raise", sketch=4096, resume=5) as recording:
+        train([recording], model, optimizer, 2, first=5)
+    assert lpa.open(tmp_path / "made").final_step == 7
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 2.5, True, "many", np.float32(64)])
