@@ -149,8 +149,8 @@ impl<'a> Analysis<'a> {
         if all.is_empty() || run.table.chunks().is_empty() {
             return Err(nothing("the run is empty: no step was recorded".to_owned()));
         }
-        let hyperparameters = Hyperparameters::new(&run.manifest, catalog);
-        let law = law(run, catalog, &hyperparameters, options)?;
+        let mut hyperparameters = Hyperparameters::new(&run.manifest, catalog);
+        let law = law(run, catalog, &mut hyperparameters, options)?;
         let (enters, walks) = match options.shadows.as_slice() {
             [] => entering(references, options, &law, hyperparameters.decays()),
             _ => (shadowed(run, references, options), Vec::new()),
@@ -230,7 +230,7 @@ impl<'a> Analysis<'a> {
             Enters::Unknown => analysis.lag.is_ok(),
         };
         // How skewed gradients are their sketches do not say.
-        if analysis.law != Law::Linear
+        if (analysis.law != Law::Linear || is_mixed)
             && analysis.sketches.is_none()
             && analysis.enters.iter().flatten().any(judges)
         {
@@ -297,7 +297,8 @@ impl<'a> Analysis<'a> {
                 (Law::Unknown(why), _) | (_, Some(why)) if made => why.clone(),
                 _ => "how this stream enters the reference is not modelled".to_owned(),
             };
-            let linear = made && self.law == Law::Linear;
+            // Of several optimizers all of those that step the group.
+            let is_linear = self.law == Law::Linear && beyond.is_none();
             let shadows = self.options.shadows.len();
             let known = match shadows {
                 0 => made && beyond.is_none() && !matches!(self.law, Law::Unknown(_)),
@@ -316,12 +317,13 @@ impl<'a> Analysis<'a> {
                 }
             };
             let lag = self.lag.as_ref().map_or(0, |lag| lag.steps);
+            let skewness = skewness.filter(|_| !is_linear);
             let skewness = skewness.map(|s| (s, s.cosine(self.hyperparameters.newest_part())));
             let stream = s.name.clone();
-            let may_be_skewed = self.sketches.is_some() && self.law != Law::Linear;
+            let may_be_skewed = self.sketches.is_some() && !is_linear;
             Topic {
                 stream,
-                with_lr: linear,
+                with_lr: made && is_linear,
                 unjudged,
                 lagged: why,
                 lag,
@@ -485,19 +487,25 @@ fn beyond(
     groups.iter().map(|g| g.tensors.iter().find_map(of_tensor)).collect()
 }
 
-/// What the optimizer makes of its gradients, as far as that can be followed in this run.
-fn law(run: &Run, catalog: &Catalog, hyper: &Hyperparameters<'_>, options: &Options) -> Result<Law> {
+/// What the optimizer makes of its gradients, as far as that can be followed in this run: of several, those that divide by
+/// nothing may be where others are not.
+fn law(run: &Run, catalog: &Catalog, hyper: &mut Hyperparameters<'_>, options: &Options) -> Result<Law> {
+    if hyper.law() == Law::Elementwise
+        && let Some(why) = second_moments_unknown(run, catalog, hyper, options)?
+    {
+        hyper.give_up_moments(why);
+    }
     let law = hyper.law();
-    let unknown = match law {
-        Law::Linear => measure::check::departure(run, catalog, hyper)?.map(|step| {
-            format!(
-                "step {step} is not what the optimizer in the manifest makes of the gradients; are its lr, \
-                 momentum, dampening, nesterov, weight_decay and lr_in_velocity all there?"
-            )
-        }),
-        Law::Elementwise => second_moments_unknown(run, catalog, hyper, options)?,
-        Law::Unknown(_) => None,
+    let departure = match law {
+        Law::Linear => measure::check::departure(run, catalog, hyper)?,
+        Law::Elementwise | Law::Unknown(_) => None,
     };
+    let unknown = departure.map(|step| {
+        format!(
+            "step {step} is not what the optimizer in the manifest makes of the gradients; are its lr, momentum, \
+             dampening, nesterov, weight_decay and lr_in_velocity all there?"
+        )
+    });
     Ok(unknown.map_or(law, Law::Unknown))
 }
 

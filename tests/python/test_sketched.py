@@ -326,6 +326,39 @@ def test_bfloat16_absent_gradients_and_several_optimizers(tmp_path, lpa_command)
     assert tables["sketched"]["absent_grad"].equals(tables["exact"]["absent_grad"])
 
 
+def test_the_part_of_an_optimizer_that_is_linear_is_known(tmp_path, lpa_command):
+    """Beside AdamW, whose own part sketches do not tell, SGD's is learning rate times squared lengths (here without
+    momentum), and is exact; so it is where gradients are stored with loss, within its interval."""
+    model = perceptron(128)
+    sgd = torch.optim.SGD(model[0].parameters(), lr=0.1)
+    adamw = torch.optim.AdamW(model[2].parameters(), lr=1e-3)
+    images, labels = digits()
+    kinds = {"exact": {}, "sketched": {"sketch": 2048}, "lossy": {"gradients": "int8"}}
+    recordings = [lpa.record(tmp_path / name, model, [sgd, adamw], on_error="raise", **options)
+                  for name, options in kinds.items()]
+    for step in range(12):
+        torch.nn.functional.cross_entropy(model(images[step::12]), labels[step::12]).backward()
+        for optimizer in (sgd, adamw):
+            optimizer.step()
+            optimizer.zero_grad()
+    for recording in recordings:
+        recording.close()
+    gradients = [lpa.open(tmp_path / "exact").stream("grad", t)["0.weight"].astype(np.float64) for t in range(12)]
+    own = np.array([0.1 * (g * g).sum() for g in gradients])
+    of = {}
+    for name in kinds:
+        lpa_command("analyze", tmp_path / name, "--quiet", "--group", "each", "--out", tmp_path / "t.parquet")
+        of[name] = pl.read_parquet(tmp_path / "t.parquet").sort("step")
+    for name, table in of.items():
+        rows = table.filter(pl.col("group") == "0.weight")
+        assert rows["own"].to_numpy() == pytest.approx(own, rel=1e-5), name
+        assert rows["cos_walk"].is_not_null().all(), name
+    for name in ("sketched", "lossy"):
+        assert of[name].filter(pl.col("group") == "2.weight")["own"].is_null().all()
+        said = lpa_command("analyze", tmp_path / name, "--group", "0.*", "--out", tmp_path / "t.parquet").stdout
+        assert "none, the second moments" not in said
+
+
 @pytest.mark.parametrize("count", [np.int64(64), np.uint16(64), torch.tensor(64)])
 def test_any_whole_number_is_a_number_of_dimensions(count, tmp_path):
     arrays = {"w": np.arange(300, dtype=np.float32)}

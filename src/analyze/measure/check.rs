@@ -183,7 +183,9 @@ impl Analysis<'_> {
         let tensors = &self.run.manifest.tensors;
         // Of several optimizers one may not be known.
         let of_group = |(g, predictor)| match self.hyperparameters.unknown(g) {
-            Some(_) if predictor != Some(Predictor::Adam) => Known::Nothing,
+            Some(_) if predictor != Some(Predictor::Adam) || self.run.manifest.sketch.is_some() => {
+                Known::Nothing
+            }
             _ => known,
         };
         let all: Vec<Known> = predictors(&self.run.manifest).into_iter().enumerate().map(of_group).collect();
