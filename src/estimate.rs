@@ -10,6 +10,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result, Tried, Usage};
 use crate::run::format::chunk::ChunkTable;
 use crate::run::format::container::{DATA_ALIGN, Header};
+use crate::run::format::elements::ELEMENTS;
 use crate::run::format::manifest::{Precision, Sketching, Storage, TensorInfo};
 use crate::run::format::vector_id::{StreamId, VectorId};
 use crate::run::write::writer::{Profile, WriterOptions};
@@ -176,12 +177,13 @@ pub(crate) fn sketched(
     Ok((tensors.iter().enumerate().map(of).collect(), layout.cosine_error()))
 }
 
-/// Adds what is written beside sketches of `tensors`: the squares of both vectors, and x_T as it is.
+/// Adds what is written beside sketches of `tensors`: the squares of both vectors, elements of the gradient, and x_T as it
+/// is.
 pub(crate) fn beside_sketches(e: Estimate, tensors: &[TensorInfo], steps: u64) -> Estimate {
     let parameters = tensors.iter().map(TensorInfo::elements).sum::<u64>();
-    let squares = 2.0 * tensors.len() as f64 * SCALAR;
-    let total = e.total + squares * steps as f64 + parameters as f64 * 4.0;
-    Estimate { step: e.step + squares, total, parameters }
+    let scalars = (2.0 * tensors.len() as f64 + parameters.min(ELEMENTS) as f64) * SCALAR;
+    let total = e.total + scalars * steps as f64 + parameters as f64 * 4.0;
+    Estimate { step: e.step + scalars, total, parameters }
 }
 
 /// Adds up a recording: steps, shards, x_T in its shard and as a file.

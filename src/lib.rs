@@ -217,6 +217,7 @@ pub mod internals {
     pub use crate::reduce::spread::{ReferenceWidths, Sizes, Widths};
     pub use crate::reference::names::WRAPPERS;
     pub use crate::run::format::container::Header;
+    pub use crate::run::format::elements::{Element, element_name, spread as spread_elements};
     pub use crate::run::format::journal::{Journal, State};
     pub use crate::run::format::manifest::{GRAD, ITERATE};
     pub use crate::run::format::squares::square_name;

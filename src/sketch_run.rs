@@ -6,13 +6,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::dtype::{DType, put_bytes};
+use crate::dtype::{DType, put_bytes, values_of};
 use crate::error::{Error, Result, Tried};
 use crate::hash::xxh3_128;
 use crate::pack::new_place;
 use crate::pack::transcript::RankPlan;
+use crate::run::format::elements::{Element, element_name, spread};
 use crate::run::format::journal::Event;
-use crate::run::format::manifest::{Manifest, SKETCH_OF, Sketching};
+use crate::run::format::manifest::{GRAD, Manifest, SKETCH_OF, Sketching, TensorInfo};
 use crate::run::format::squares::square_name;
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::step_reader::{StepBytes, VectorBytes};
@@ -154,6 +155,21 @@ impl SketchRun {
         Ok(Made { steps: self.plan.end - first, dimensions, bytes })
     }
 
+    /// The elements of a gradient that stand beside its sketch, as scalars.
+    fn some(&self, stream: StreamId, elements: &[Option<&[u8]>]) -> Vec<(String, f64)> {
+        let manifest = &self.run.manifest;
+        let sizes: Vec<u64> = manifest.tensors.iter().map(TensorInfo::elements).collect();
+        let mut values = Vec::new();
+        let mut scalar = |(k, Element { tensor, at }): (usize, Element)| {
+            let dtype = manifest.dtype_of(stream, tensor);
+            let begin = usize::try_from(at).ok()? * dtype.size();
+            let bytes = elements[tensor]?.get(begin..begin + dtype.size())?;
+            let value = values_of(dtype, bytes, &mut values).first()?;
+            Some((element_name(k), f64::from(*value)))
+        };
+        spread(&sizes).into_iter().enumerate().filter_map(&mut scalar).collect()
+    }
+
     /// The sketch of a vector, by tensor; the squares of what it is of are added to the scalars.
     fn vector(
         &self,
@@ -173,6 +189,9 @@ impl SketchRun {
             .collect();
         sketcher.add(&parts);
         let name = self.run.manifest.stream_name(of.stream);
+        if name == GRAD {
+            scalars.extend(self.some(of.stream, &elements));
+        }
         let stored = |(tensor, bytes): (usize, &Option<&[u8]>)| {
             bytes.as_ref()?;
             scalars.push((square_name(name, tensor), sketcher.square(tensor)));

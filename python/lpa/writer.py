@@ -170,6 +170,9 @@ class Writer:
         squares = self._sketcher.fill(there, [elements[i] for i in there], out)
         names = self._sketcher.squares(stream)
         scalars += [(names[i], square) for i, square in zip(there, squares, strict=True)]
+        for i, at, name in self._sketcher.elements(stream):
+            if elements[i] is not None:
+                scalars.append((name, _value(elements[i], self._tensors[i]["dtype"], at)))
         return [None if values is None else out[at:at + 4 * count]
                 for values, at, count in zip(elements, offsets, counts, strict=True)]
 
@@ -192,6 +195,12 @@ class Writer:
             raise ValueError(f"tensor '{name}' has shape {list(array.shape)}; "
                              f"the run holds {info['shape']}, {length} bytes here")
         return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def _value(data, dtype, at):
+    """An element of bytes of a type, as a number."""
+    array = data.view(np.uint16 if dtype == "BF16" else numpy_type(dtype))[at:at + 1]
+    return float((array.astype(np.uint32) << 16).view(np.float32)[0] if dtype == "BF16" else array[0])
 
 
 def precisions(gradients, iterates):

@@ -229,11 +229,7 @@ impl<'a> Analysis<'a> {
             Enters::Known(_) | Enters::Shadowed => true,
             Enters::Unknown => analysis.lag.is_ok(),
         };
-        // How skewed gradients are their sketches do not say.
-        if (analysis.law != Law::Linear || is_mixed)
-            && analysis.sketches.is_none()
-            && analysis.enters.iter().flatten().any(judges)
-        {
+        if (analysis.law != Law::Linear || is_mixed) && analysis.enters.iter().flatten().any(judges) {
             analysis.sample = Some(Sample::new(run, &analysis.candidates));
         }
         if analysis.candidates.is_empty() && analysis.skipped_steps(&analysis.skipped) == 0 {
@@ -286,7 +282,8 @@ impl<'a> Analysis<'a> {
 
     /// What the summary should know of each stream, in the group that it judges, after measuring.
     pub(crate) fn topics(&self) -> Vec<Topic> {
-        let skewness = self.sample.as_ref().map(|s| Skewness::of(s.elements()));
+        let sample = self.sample.as_ref().filter(|s| s.is_known());
+        let skewness = sample.map(|s| Skewness::of(s.elements()));
         // Of the group that the verdict is on.
         let judged = self.options.groups.iter().position(|g| g.name == ALL).unwrap_or(0);
         let beyond = self.beyond.get(judged).and_then(Option::as_ref);
@@ -320,7 +317,8 @@ impl<'a> Analysis<'a> {
             let skewness = skewness.filter(|_| !is_linear);
             let skewness = skewness.map(|s| (s, s.cosine(self.hyperparameters.newest_part())));
             let stream = s.name.clone();
-            let may_be_skewed = self.sketches.is_some() && !is_linear;
+            // Sketches do not say it, and those of before have no elements beside them.
+            let may_be_skewed = self.sketches.is_some() && !is_linear && skewness.is_none();
             Topic {
                 stream,
                 with_lr: made && is_linear,

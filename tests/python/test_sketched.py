@@ -4,6 +4,7 @@ asks for what a sketch does not have is told."""
 import copy
 import json
 import math
+import re
 import subprocess
 
 import numpy as np
@@ -136,6 +137,86 @@ def test_sketches_and_squares_are_those_of_the_definition(training):
         for i in range(len(tensors)):
             values = np.frombuffer(full.tensor_bytes(step, "grad", i), np.float32).astype(np.float64)
             assert math.isclose(scalars[f"lpa/square/grad/{i}"], math.fsum(values * values), rel_tol=1e-13)
+
+
+def test_some_elements_of_the_gradient_stand_beside_its_sketch(training, tmp_path):
+    """256 of all, one in the middle of each of as many parts of the parameters, as they were."""
+    base, _ = training
+    exact = lpa.open(base / "exact")
+    for step in (0, 17, STEPS - 1):
+        gradient = exact.stream("grad", step)
+        flat = np.concatenate([gradient[t["name"]].ravel() for t in exact.manifest["tensors"]])
+        apart = flat.size // 256
+        expected = {f"lpa/element/grad/{k}": float(flat[k * apart + apart // 2]) for k in range(256)}
+        for name in ("sketched", "made"):
+            scalars = lpa.open(base / name).scalars(step)
+            assert {key: v for key, v in scalars.items() if key.startswith("lpa/element")} == expected
+    assert not any(key.startswith("lpa/element") for key in lpa.open(base / "sketched").scalars(STEPS))
+
+
+def test_elements_of_every_type_stand_there_and_absent_ones_do_not(tmp_path):
+    rng = np.random.default_rng(0)
+    spec = {"a": ("F16", np.float16, 400), "b": ("F32", np.float32, 300), "c": ("BF16", None, 200)}
+    values = {n: rng.standard_normal(k).astype(dtype or np.float32) for n, (_, dtype, k) in spec.items()}
+    # The upper half of a float32 is a bfloat16.
+    bits = (values["c"].view(np.uint32) >> 16).astype(np.uint16)
+    values["c"] = (bits.astype(np.uint32) << 16).view(np.float32)
+    given = {**values, "c": bits}
+    shapes = {n: {"shape": [k], "dtype": name} for n, (name, _, k) in spec.items()}
+    with lpa.Writer(tmp_path / "run", shapes, sketch=300) as writer:
+        for gradient in (given, {**given, "b": None}):
+            writer.step(given, {"grad": gradient})
+    flat = np.concatenate([v.astype(np.float32) for v in values.values()])
+    expected = {f"lpa/element/grad/{k}": float(flat[3 * k + 1]) for k in range(256)}
+    there = {k: v for k, v in expected.items() if not 400 <= 3 * int(k.rsplit("/", 1)[1]) + 1 < 700}
+    run = lpa.open(tmp_path / "run")
+    for step, known in ((0, expected), (1, there)):
+        assert {k: v for k, v in run.scalars(step).items() if k.startswith("lpa/element")} == known
+
+
+def mean_square_skewness(elements):
+    """docs/metrics.md, Skewness, in NumPy: of each element the square of the sum of cubes without its own squares, in
+    blocks of 256 steps."""
+    weights, squares = [], []
+    for series in elements:
+        cubes = deviations = np.zeros(0)
+        for begin in range(0, len(series), 256):
+            block = series[begin:begin + 256]
+            if len(block) >= 16:
+                sd = block.std(ddof=1)
+                cubes = np.append(cubes, ((block - block.mean()) / sd) ** 3)
+                deviations = np.append(deviations, np.full(len(block), sd))
+        n = len(cubes)
+        weights.append(deviations.mean())
+        squares.append((cubes.sum() ** 2 - (cubes ** 2).sum()) / (n * (n - 1)))
+    return np.average(squares, weights=weights)
+
+
+def test_skewed_gradients_are_known_by_their_elements(tmp_path, lpa_command):
+    """Noise whose elements are exponentially distributed, and Adam: what skewness adds to t is told of a sketched run as
+    of the exact one."""
+    weight = torch.nn.Parameter(torch.zeros(20_000))
+    optimizer = torch.optim.Adam([weight], lr=1e-3, betas=(0.9, 0.95))
+    kinds = {"exact": {}, "sketched": {"sketch": 2048}}
+    recordings = [lpa.record(tmp_path / name, {"w": weight}, optimizer, on_error="raise", **options)
+                  for name, options in kinds.items()]
+    rng = np.random.default_rng(0)
+    steps, elements = 240, []
+    for step in range(steps):
+        g = (rng.standard_exponential(weight.numel()) - 1).astype(np.float32)
+        elements.append(g[39::78][:256].astype(np.float64))
+        weight.grad = torch.from_numpy(g)
+        optimizer.step()
+        for recording in recordings:
+            recording.log(epoch=step // 40)
+    for recording in recordings:
+        recording.close()
+    square = mean_square_skewness(np.array(elements).T)
+    for name in kinds:
+        said = " ".join(lpa_command("analyze", tmp_path / name).stdout.split())
+        found = re.search(r"a mean square skewness of ([\d.]+) in (\d+) elements", said)
+        assert (float(found[1]), int(found[2])) == (pytest.approx(square, rel=5e-3), 256), name
+        assert "how skewed these are" not in said
 
 
 def test_the_final_iterate_is_there_as_it_is(training):

@@ -260,6 +260,9 @@ impl Analysis<'_> {
                 let (mut totals, told) = (self.shape.totals(self.run, &cells, i), self.told(&pieces, i));
                 if let Some(sketches) = &self.sketches {
                     sketches.estimate(&mut totals, |name| window.scalar(step, name));
+                    if let Some(sample) = &self.sample {
+                        sample.keep_scalars(step, |name| window.scalar(step, name));
+                    }
                 }
                 let recorded = self.recorded(window, step);
                 book.enter(self, &Entry { step, recorded, totals, told }, out)?;

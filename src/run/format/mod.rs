@@ -2,6 +2,7 @@
 
 pub(crate) mod chunk;
 pub(crate) mod container;
+pub(crate) mod elements;
 pub(crate) mod journal;
 pub(crate) mod manifest;
 pub(crate) mod record;
