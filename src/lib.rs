@@ -168,8 +168,9 @@ pub use reduce::spread::Spread;
 pub use reference::{OwnReference, ReferenceSpec, Rename};
 pub use row::{Doubt, Names, Row, Scalars, Sink};
 pub use run::format::manifest::{
-    Continued, Manifest, Optimizer, Parameter, Precision, Sketching, Slice, Storage, StreamInfo, TensorInfo,
+    Continued, Manifest, Optimizer, Precision, Slice, Storage, StreamInfo, TensorInfo,
 };
+pub use run::format::sketching::{Parameter, Sketching};
 pub use run::read::vector::Vector;
 pub use run::write::elements::Elements;
 pub use run::write::held::Held;

@@ -42,7 +42,7 @@ use crate::reference::weights::Weights;
 use crate::reference::{Kin, Reference};
 use crate::row::SCHEMA_VERSION;
 use crate::run::Run;
-use crate::run::format::manifest::{FORMAT_VERSION, GRAD, Manifest};
+use crate::run::format::manifest::{FORMAT_VERSION, GRAD, Kept, Manifest};
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::catalog::Catalog;
 use crate::stream;
@@ -183,7 +183,7 @@ impl<'a> Analysis<'a> {
             own: law == Law::Elementwise && !walks.is_empty(),
             loss: match &sketches {
                 Some(_) => Loss::Sketched,
-                None if rounds || run.manifest.loses(StreamId::Direction(0)) => Loss::Rounded,
+                None if rounds || run.manifest.kept() == Kept::Rounded => Loss::Rounded,
                 None => Loss::Nothing,
             },
         };
@@ -524,11 +524,10 @@ fn second_moments_unknown(
     if manifest.stream_id(GRAD).is_none() {
         return of("no gradients were recorded");
     }
-    if manifest.loses(StreamId::Direction(0)) || manifest.loses(StreamId::Iterate) {
-        return of("the run was stored with loss");
-    }
-    if manifest.sketch.is_some() {
-        return of("the run is one of sketches, and squares of elements are not in them");
+    match manifest.kept() {
+        Kept::Rounded => return of("the run was stored with loss"),
+        Kept::Sketches => return of("the run is one of sketches, and squares of elements are not in them"),
+        Kept::Whole => {}
     }
     if let Some(t) = manifest.tensors.iter().find(|t| t.dtype != DType::F32) {
         return of(&format!("'{}' is {}, and so may they be", t.name, t.dtype));

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::analyze::Observer as _;
 use crate::cli::progress::Progress;
 use crate::cli::{RunArguments, bytes, say};
-use crate::run::format::manifest::Sketching;
+use crate::run::format::sketching::Sketching;
 use crate::run::write::writer::WriterOptions;
 use crate::sketch::SEED;
 use crate::sketch_run::SketchRun;

@@ -7,5 +7,7 @@ pub(crate) mod journal;
 pub(crate) mod manifest;
 pub(crate) mod record;
 pub(crate) mod shard_name;
+pub(crate) mod sketched;
+pub(crate) mod sketching;
 pub(crate) mod squares;
 pub(crate) mod vector_id;
