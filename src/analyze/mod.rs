@@ -17,6 +17,7 @@ mod skipped;
 pub(crate) mod spool;
 mod unusable;
 
+use crate::analyze::common::Common;
 use crate::analyze::derive::lag::Lag;
 use crate::analyze::derive::walk::{Enters, Walk, entering};
 pub(crate) use crate::analyze::measure::Measured;
@@ -131,6 +132,8 @@ pub(crate) struct Analysis<'a> {
     skipped: Skipped,
     /// Gradients, where it matters how skewed they are.
     sample: Option<Sample>,
+    /// What directions of sketches have in common.
+    common: Option<Common>,
 }
 
 impl<'a> Analysis<'a> {
@@ -222,6 +225,7 @@ impl<'a> Analysis<'a> {
             first: (all.start == 0).then_some(0),
             skipped,
             sample: None,
+            common: None,
         };
         analysis.candidates = analysis.select();
         let judges = |e: &Enters| match e {
@@ -231,6 +235,13 @@ impl<'a> Analysis<'a> {
         };
         if (analysis.law != Law::Linear || is_mixed) && analysis.enters.iter().flatten().any(judges) {
             analysis.sample = Some(Sample::new(run, &analysis.candidates));
+        }
+        if analysis.sketches.is_some()
+            && let Some(group) = options.groups.get(analysis.judged())
+        {
+            let lengths = analysis.lengths();
+            analysis.common =
+                Some(Common::new(run, &options.directions, group, analysis.span().start, lengths));
         }
         if analysis.candidates.is_empty() && analysis.skipped_steps(&analysis.skipped) == 0 {
             let last = run.final_step().unwrap_or(all.end).saturating_sub(1);
@@ -284,8 +295,7 @@ impl<'a> Analysis<'a> {
     pub(crate) fn topics(&self) -> Vec<Topic> {
         let sample = self.sample.as_ref().filter(|s| s.is_known());
         let skewness = sample.map(|s| Skewness::of(s.elements()));
-        // Of the group that the verdict is on.
-        let judged = self.options.groups.iter().position(|g| g.name == ALL).unwrap_or(0);
+        let judged = self.judged();
         let beyond = self.beyond.get(judged).and_then(Option::as_ref);
         let not_lagged = self.not_lagged(judged);
         let topic = |s: &Stream| {
@@ -328,37 +338,41 @@ impl<'a> Analysis<'a> {
                 shadows,
                 skewness,
                 may_be_skewed,
-                shared: Vec::new(),
+                shared: self.shared(s),
             }
         };
         self.options.streams.iter().map(topic).collect()
     }
 
-    /// How much the directions of each third have in common, by stream, of the thirds of each `length` of steps from
-    /// `first` on; nothing where no sketches were measured.
-    ///
-    /// # Errors
-    /// A vector is damaged.
-    pub(crate) fn shared(&self, stream: &str, first: u64, lengths: &[u64]) -> Result<Vec<(u64, [f64; 3])>> {
-        let judged = self.options.groups.iter().position(|g| g.name == ALL).unwrap_or(0);
-        let recorded = self.options.streams.iter().find(|s| s.name == stream).and_then(|s| {
-            let measured = &self.options.directions[s.direction];
-            measured.recorded.filter(|_| measured.form == stream::Form::Stored)
-        });
-        let (Some(_), Some(id), Some(group)) = (&self.sketches, recorded, self.options.groups.get(judged))
-        else {
-            return Ok(Vec::new());
+    /// How much the directions of each third have in common, of thirds of so many steps; nothing where no sketches were
+    /// measured.
+    fn shared(&self, stream: &Stream) -> Vec<(u64, [f64; 3])> {
+        self.common.as_ref().map_or_else(Vec::new, |common| common.in_thirds(stream.direction))
+    }
+
+    /// Numbers of steps of which the summary has thirds: up to the references, where these are the path's.
+    fn lengths(&self) -> Vec<u64> {
+        let span = self.span();
+        let length = span.end.saturating_sub(span.start).max(1);
+        let up_to = |r: &Reference| {
+            r.weights.last().map_or(length, |last| last.saturating_sub(span.start).min(length))
         };
-        let thirds = |&length: &u64| {
-            let found = common::in_thirds(
-                self.run,
-                (id, group.tensors.as_slice()),
-                &self.candidates,
-                (first, length),
-            )?;
-            Ok((length, found))
-        };
-        lengths.iter().filter(|length| **length > 0).map(thirds).collect()
+        let mut all: Vec<u64> = self.references.iter().map(up_to).filter(|length| *length > 0).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// The group that the verdict is on.
+    fn judged(&self) -> usize {
+        self.options.groups.iter().position(|g| g.name == ALL).unwrap_or(0)
+    }
+
+    /// The steps that the summary tells of. The final iterate has one of its own, but no gradient.
+    pub(crate) fn span(&self) -> std::ops::Range<u64> {
+        let (known, asked) = (self.run.steps(), &self.options.steps);
+        let end = self.run.final_step().unwrap_or(known.end).min(known.end);
+        known.start.max(asked.start)..end.min(asked.end)
     }
 
     /// Why a group, by number, is not compared with later iterates; `None` where it can be.
