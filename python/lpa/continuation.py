@@ -129,10 +129,10 @@ def _newest(runs, parameters):
                              "another directory")
     held = f"the model holds no iterate that {', or '.join(reversed(known))}"
     if runs[0].is_made:
-        raise RecordingError(f"{held}. lpa sketch made it, which knows no iterate of a checkpoint that is not recorded as "
-                             f"a step. Where the model holds the next one, give its step: resume={runs[0].end}")
-    raise RecordingError(f"{held}. Load the checkpoint before lpa.record(), and call flush() when you save one; or give "
-                         "the step: resume=N")
+        raise RecordingError(f"{held}. lpa sketch made it, which knows no iterate of a checkpoint that is not recorded "
+                             f"as a step. Where the model holds the next one, give its step: resume={runs[0].end}")
+    raise RecordingError(f"{held}. Load the checkpoint before lpa.record(), and call flush() when you save one; or "
+                         "give the step: resume=N")
 
 
 def _with_step(runs, step, parameters):

@@ -54,7 +54,8 @@ class Run:
         """The sketch of a stream, or of the iterate (`"iterate"`), at a step, as a dict of float32 arrays, None where
         absent: of each parameter as many numbers as it was dealt, or all of its elements where it is kept as it is."""
         if not self.is_sketched:
-            raise ValueError(f"{os.fspath(self.path)} holds vectors and no sketches; run.stream({name!r}, {step}) is one")
+            raise ValueError(f"{os.fspath(self.path)} holds vectors and no sketches; run.stream({name!r}, {step}) is "
+                             "one")
         return self._arrays(name, step)
 
     def _arrays(self, name, step):

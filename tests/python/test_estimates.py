@@ -42,7 +42,7 @@ def straight(path, kind, seed=0, negative=NEGATIVE):
 def command(*args):
     done = subprocess.run([BINARY, *map(str, args)], capture_output=True, text=True)
     # 3: a claim does not hold.
-    assert done.returncode == 0 or args[0] == "check" and done.returncode == 3, done.stderr
+    assert done.returncode == 0 or (args[0] == "check" and done.returncode == 3), done.stderr
     return " ".join(done.stdout.split())
 
 
@@ -79,7 +79,8 @@ def half(rows):
 
 def told(text):
     """How far off the text says that the cosine is on the average, and of how many steps its sign is not known."""
-    found = re.search(r"lies within ([\d.e-]+) of what is given.*?its sign is not certain at (\d+) of (\d+) steps", text)
+    number, count = r"([\d.e-]+)", r"(\d+)"
+    found = re.search(f"lies within {number} of what is .*? its sign is not certain at {count} of {count} steps", text)
     assert found, text
     return float(found[1]), int(found[2]), int(found[3])
 
@@ -103,10 +104,10 @@ def test_windows_certify_what_is_certain(run, table):
     windows = table_of("windows", run, "--window", 10).filter(pl.col("group") == "*")
     assert windows["negative"].to_list() == [0, 2, 0, 0, 0, 0]
     by_window = table.sort("step").group_by(pl.col("step") // 10, maintain_order=True)
-    ends = by_window.agg(mu=pl.col("rsi_lo").min(), l=pl.col("eb_hi").max())
+    ends = by_window.agg(mu=pl.col("rsi_lo").min(), most=pl.col("eb_hi").max())
     assert windows["rsi_min"].to_list() == ends["mu"].to_list()
-    assert windows["eb_max"].to_list() == ends["l"].to_list()
-    rate = [None if mu <= 0 else 1 - (mu / l) ** 2 for mu, l in zip(ends["mu"], ends["l"], strict=True)]
+    assert windows["eb_max"].to_list() == ends["most"].to_list()
+    rate = [None if mu <= 0 else 1 - (mu / most) ** 2 for mu, most in zip(ends["mu"], ends["most"], strict=True)]
     assert [r is None for r in rate] == [False, True, True, False, False, False]
     for found, expected in zip(windows["certified"], rate, strict=True):
         assert found == (None if expected is None else pytest.approx(expected, rel=1e-12))

@@ -193,8 +193,8 @@ def mean_square_skewness(elements):
 
 
 def test_skewed_gradients_are_known_by_their_elements(tmp_path, lpa_command):
-    """Noise whose elements are exponentially distributed, and Adam: what skewness adds to t is told of a sketched run as
-    of the exact one."""
+    """Noise whose elements are exponentially distributed, and Adam: what skewness adds to t is told of a sketched run
+    as of the exact one."""
     weight = torch.nn.Parameter(torch.zeros(20_000))
     optimizer = torch.optim.Adam([weight], lr=1e-3, betas=(0.9, 0.95))
     kinds = {"exact": {}, "sketched": {"sketch": 2048}}
@@ -217,6 +217,26 @@ def test_skewed_gradients_are_known_by_their_elements(tmp_path, lpa_command):
         found = re.search(r"a mean square skewness of ([\d.]+) in (\d+) elements", said)
         assert (float(found[1]), int(found[2])) == (pytest.approx(square, rel=5e-3), 256), name
         assert "how skewed these are" not in said
+
+
+@pytest.mark.parametrize("has_elements", [True, False])
+def test_agreement_beyond_skewness_is_a_finding_where_that_is_known(has_elements, tmp_path, lpa_command, monkeypatch):
+    """A direction that all gradients share beside skewed noise. Sketches of before have no elements beside them."""
+    if not has_elements:
+        monkeypatch.setattr(lpa.sketching.Sketches, "elements", lambda *_: None)
+    weight = torch.nn.Parameter(torch.zeros(20_000))
+    optimizer = torch.optim.Adam([weight], lr=1e-3, betas=(0.9, 0.95))
+    rng = np.random.default_rng(0)
+    shared = 0.3 * rng.standard_normal(weight.numel())
+    with lpa.record(tmp_path / "run", {"w": weight}, optimizer, on_error="raise", sketch=2048) as recording:
+        for step in range(240):
+            weight.grad = torch.from_numpy((rng.standard_exponential(weight.numel()) - 1 + shared).astype(np.float32))
+            optimizer.step()
+            recording.log(epoch=step // 40)
+    said = " ".join(lpa_command("analyze", tmp_path / "run").stdout.split())
+    more = "early and middle, the gradients point to the reference more than a random walk's would"
+    unknown = "sketches do not say how skewed these are"
+    assert (more in said, unknown in said) == (has_elements, not has_elements)
 
 
 def test_the_final_iterate_is_there_as_it_is(training):
@@ -468,7 +488,7 @@ def test_a_sketch_of_what_is_unfinished_says_how_it_goes_on(tmp_path, lpa_comman
     recording.flush()
     recording.stop()
     lpa_command("sketch", tmp_path / "exact", "--dims", 4096, "--out", tmp_path / "made")
-    with pytest.raises(lpa.RecordingError, match="lpa sketch made it, which knows no iterate of a checkpoint.*resume=5"):
+    with pytest.raises(lpa.RecordingError, match=r"made it, which knows no iterate of a checkpoint.*resume=5"):
         lpa.record(tmp_path / "made", model, optimizer, sketch=4096, resume=True)
     with lpa.record(tmp_path / "made", model, optimizer, on_error="raise", sketch=4096, resume=5) as recording:
         train([recording], model, optimizer, 2, first=5)
