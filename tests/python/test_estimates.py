@@ -133,8 +133,8 @@ def test_the_page_says_it_too(kind, run, table):
     command("report", run, "--out", out)
     page = " ".join(re.sub(r"<[^>]+>", " ", out.read_text()).split())
     assert "2 negative cosines" in page
-    # Of windows and of events.
-    assert page.count("its sign is not certain at 6 of 60 steps") == 2
+    # Of curves, of windows and of events.
+    assert page.count("its sign is not certain at 6 of 60 steps") == 3
     # Among the facts, and in the whole summary.
     assert page.count({"sketched": "Sketched: ", "int8": "Stored with loss: "}[kind]) == 2
 
