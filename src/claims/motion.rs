@@ -177,8 +177,9 @@ pub(super) fn certificate(path: &Path) -> Answer {
             )
         } else {
             let open = of_open(open(rows));
+            let what = if rows.iter().any(Reading::is_estimate) { "lower end of RSI" } else { "RSI" };
             format!(
-                "The least RSI of the steps {which} is {}: the path certifies no rate.{open}",
+                "The least {what} of the steps {which} is {}: the path certifies no rate.{open}",
                 significant(mu)
             )
         };

@@ -149,6 +149,7 @@ def test_a_comparison_counts_what_is_certain(kind, run, table, tmp_path):
 def test_claims_of_signs_are_open_where_the_signs_are(kind, run, tmp_path):
     outcomes = lambda run: dict(table_of("check", run).select("claim", "outcome").iter_rows())
     assert [outcomes(run)[c] for c in ("C1", "C3", "C15")] == ["fail"] * 3
+    assert "The least lower end of RSI of the steps" in command("check", run)
     # Without the two that are certain there is no finding either way.
     without = straight(tmp_path / "open" / "run", kind, negative=())
     assert [outcomes(without)[c] for c in ("C1", "C3", "C5", "C15")] == ["not decidable"] * 4
