@@ -11,7 +11,9 @@ use crate::error::{Error, Result, Tried, Usage};
 use crate::regular_file;
 use crate::run::format::chunk::ChunkTable;
 use crate::run::format::container::{DATA_ALIGN, Header};
-use crate::run::format::manifest::{Precision, Sketching, Storage, TensorInfo};
+use crate::run::format::elements::ELEMENTS;
+use crate::run::format::manifest::{Precision, Storage, TensorInfo};
+use crate::run::format::sketching::Sketching;
 use crate::run::format::vector_id::{StreamId, VectorId};
 use crate::run::write::writer::{Profile, WriterOptions};
 use crate::run::{KEYFRAME_STEPS, PAYLOAD_ALIGN, RECORD, Record, Run};
@@ -177,12 +179,13 @@ pub(crate) fn sketched(
     Ok((tensors.iter().enumerate().map(of).collect(), layout.cosine_error()))
 }
 
-/// Adds what is written beside sketches of `tensors`: the squares of both vectors, and x_T as it is.
+/// Adds what is written beside sketches of `tensors`: the squares of both vectors, elements of the gradient, and x_T as it
+/// is.
 pub(crate) fn beside_sketches(e: Estimate, tensors: &[TensorInfo], steps: u64) -> Estimate {
     let parameters = tensors.iter().map(TensorInfo::elements).sum::<u64>();
-    let squares = 2.0 * tensors.len() as f64 * SCALAR;
-    let total = e.total + squares * steps as f64 + parameters as f64 * 4.0;
-    Estimate { step: e.step + squares, total, parameters }
+    let scalars = (2.0 * tensors.len() as f64 + parameters.min(ELEMENTS) as f64) * SCALAR;
+    let total = e.total + scalars * steps as f64 + parameters as f64 * 4.0;
+    Estimate { step: e.step + scalars, total, parameters }
 }
 
 /// Adds up a recording: steps, shards, x_T in its shard and as a file.

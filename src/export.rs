@@ -8,8 +8,17 @@ use crate::regular_file;
 use crate::run::format::container::{Entry, Header, build_header};
 use crate::run::format::manifest::TensorInfo;
 use crate::run::read::vector::Vector;
-use crate::run::write::reference_file::LOSSY;
+use crate::run::write::reference_file::{LOSSY, SKETCH};
 use crate::run::{Draft, FULL, Run};
+
+/// What of a vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    /// Its elements.
+    Elements,
+    /// Its sketch, which is all that a run of sketches has of it.
+    Sketch,
+}
 
 /// What was exported.
 #[derive(Clone, Copy, Debug)]
@@ -25,14 +34,24 @@ pub(crate) struct Exported {
 /// Writes `stream` (or `iterate`) of `step` to `path`.
 ///
 /// # Errors
-/// It was not recorded, is damaged, or the disk refuses. Nothing half-written is left.
-pub(crate) fn export(run: &Run, step: u64, stream: &str, path: &Path) -> Result<Exported> {
-    if run.manifest.sketch.is_some() {
-        let what = format!(
-            "the run holds sketches, of which vectors cannot be had back; the final iterate as it is lies in {}",
-            run.path.join(FULL).display()
-        );
-        return Err(Error::NotFound { path: run.path.clone(), what });
+/// It was not recorded, or not as what is asked for, is damaged, or the disk refuses. Nothing half-written is left.
+pub(crate) fn export(run: &Run, (step, stream): (u64, &str), what: What, path: &Path) -> Result<Exported> {
+    let not_found = |what: String| Err(Error::NotFound { path: run.path.clone(), what });
+    match (run.manifest.sketch, what) {
+        (Some(_), What::Elements) => {
+            let full = run.path.join(FULL);
+            let end = match full.exists() {
+                true => format!("The final iterate as it is lies in {}; ", full.display()),
+                false => String::new(),
+            };
+            return not_found(format!(
+                "the run holds sketches, of which vectors cannot be had back. {end}--sketch writes the sketch of a vector"
+            ));
+        }
+        (None, What::Sketch) => {
+            return not_found("the run holds vectors and no sketches; leave out --sketch".to_owned());
+        }
+        (Some(_), What::Sketch) | (None, What::Elements) => {}
     }
     let mut vector = Vector::open(run, step, stream)?;
     let id = vector.stream();
@@ -66,6 +85,9 @@ pub(crate) fn export(run: &Run, step: u64, stream: &str, path: &Path) -> Result<
     ];
     if vector.is_lossy() {
         metadata.push((LOSSY, "true".to_owned()));
+    }
+    if let Some(sketch) = run.manifest.sketch {
+        metadata.push((SKETCH, sketch.to_string()));
     }
     let mut file = draft.file();
     file.write_all(&build_header(&metadata, &entries)).tried("write", path)?;

@@ -69,6 +69,7 @@ compile_error!("lpa runs on 64-bit Linux on x86-64 (tested) or aarch64 (written,
 
 mod analyze;
 #[cfg(feature = "cli")]
+mod certainty;
 mod claims;
 #[cfg(feature = "cli")]
 pub mod cli;
@@ -168,8 +169,9 @@ pub use reduce::spread::Spread;
 pub use reference::{OwnReference, ReferenceSpec, Rename};
 pub use row::{Doubt, Names, Row, Scalars, Sink};
 pub use run::format::manifest::{
-    Continued, Manifest, Optimizer, Parameter, Precision, Sketching, Slice, Storage, StreamInfo, TensorInfo,
+    Continued, Manifest, Optimizer, Precision, Slice, Storage, StreamInfo, TensorInfo,
 };
+pub use run::format::sketching::{Parameter, Sketching};
 pub use run::read::vector::Vector;
 pub use run::write::elements::Elements;
 pub use run::write::held::Held;
@@ -217,6 +219,7 @@ pub mod internals {
     pub use crate::reduce::spread::{ReferenceWidths, Sizes, Widths};
     pub use crate::reference::names::WRAPPERS;
     pub use crate::run::format::container::Header;
+    pub use crate::run::format::elements::{Element, element_name, spread as spread_elements};
     pub use crate::run::format::journal::{Journal, State};
     pub use crate::run::format::manifest::{GRAD, ITERATE};
     pub use crate::run::format::squares::square_name;

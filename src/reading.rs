@@ -7,7 +7,7 @@ use crate::curve::{Found, Key};
 use crate::error::{Error, Result};
 use crate::group::ALL;
 use crate::row::Kind;
-use crate::table::{Field, Piece, read};
+use crate::table::{Field, Piece, names, read};
 
 /// A row. What is null is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -48,16 +48,50 @@ pub(crate) struct Reading {
     pub step2: Option<f64>,
     /// `||x_t - x_0||^2`.
     pub init2: Option<f64>,
+    /// Ends of the interval of the cosine; `None` where it is no estimate.
+    pub cos_lo: Option<f64>,
+    /// The upper one.
+    pub cos_hi: Option<f64>,
+    /// The lower end of RSI's; `None` where nothing bounds it, too.
+    pub rsi_lo: Option<f64>,
+    /// The upper end of EB's, likewise.
+    pub eb_hi: Option<f64>,
     /// The distance is below 1,000 roundings of the iterates.
     pub rounding: bool,
     /// A sum is infinite or a NaN.
     pub nonfinite: bool,
+    /// The cosine may have either sign for what was lost.
+    pub unresolved: bool,
+    /// The numbers are estimates from sketches.
+    pub sketched: bool,
+}
+
+impl Reading {
+    /// Whether the cosine is an estimate, with an interval.
+    pub(crate) fn is_estimate(&self) -> bool {
+        self.cos_lo.is_some()
+    }
+
+    /// Whether the cosine is negative for certain.
+    pub(crate) fn is_negative(&self) -> bool {
+        self.cos.is_some_and(|c| c < 0.0) && !self.unresolved
+    }
+
+    /// What RSI is at least; `None` where that is not known.
+    pub(crate) fn least_rsi(&self) -> Option<f64> {
+        if self.is_estimate() { self.rsi_lo } else { self.rsi }
+    }
+
+    /// What EB is at most, likewise.
+    pub(crate) fn most_eb(&self) -> Option<f64> {
+        if self.is_estimate() { self.eb_hi } else { self.eb }
+    }
 }
 
 type Set = fn(&mut Reading, Option<f64>);
 
 /// Columns of numbers.
-const REALS: [(&str, Set); 16] = [
+const REALS: [(&str, Set); 20] = [
     ("epoch", |r, v| r.epoch = v),
     ("loss", |r, v| r.loss = v),
     ("lr", |r, v| r.lr = v),
@@ -74,7 +108,16 @@ const REALS: [(&str, Set); 16] = [
     ("ulp_ratio", |r, v| r.ulp_ratio = v),
     ("step2", |r, v| r.step2 = v),
     ("init2", |r, v| r.init2 = v),
+    ("cos_lo", |r, v| r.cos_lo = v),
+    ("cos_hi", |r, v| r.cos_hi = v),
+    ("rsi_lo", |r, v| r.rsi_lo = v),
+    ("eb_hi", |r, v| r.eb_hi = v),
 ];
+
+/// Columns of numbers that are null where nothing was lost, and flags that are false: tables of before have none.
+const OF_LOSS: [&str; 6] = ["cos_lo", "cos_hi", "rsi_lo", "eb_hi", UNRESOLVED, SKETCHED];
+const UNRESOLVED: &str = "sign_unresolved";
+const SKETCHED: &str = "sketched";
 
 /// Columns that come before them.
 const FIRST: [(&str, Kind); 4] = [
@@ -102,17 +145,24 @@ pub(crate) fn each_with(
     columns: &[&str],
     mut take: impl FnMut(usize, &Key, &Reading) -> Result<()>,
 ) -> Result<()> {
+    let there = names(found.table())?;
+    let is_there = |name: &str| !OF_LOSS.contains(&name) || there.iter().any(|other| other == name);
     let reals: Vec<(&'static str, Set)> =
-        REALS.iter().copied().filter(|(name, _)| columns.contains(name)).collect();
+        REALS.iter().copied().filter(|(name, _)| columns.contains(name) && is_there(name)).collect();
     let numbers = reals.iter().map(|&(name, _)| Field { name, kind: Kind::Real });
-    let fields: Vec<Field> = FIRST.iter().map(|&(name, kind)| Field { name, kind }).chain(numbers).collect();
+    let flags = [UNRESOLVED, SKETCHED].into_iter().filter(|name| is_there(name));
+    let flags = flags.map(|name| Field { name, kind: Kind::Flag });
+    let first = FIRST.iter().map(|&(name, kind)| Field { name, kind });
+    let fields: Vec<Field> = first.chain(numbers).chain(flags).collect();
+    let flag = |name: &str| fields.iter().position(|field| field.name == name);
+    let flags = [UNRESOLVED, SKETCHED].map(flag);
     // By key of the table: its place, and its last step.
     let mut seen: Vec<Option<(usize, u64)>> = vec![None; found.known().len()];
     let (mut first, mut count) = (0, 0);
     read(found.table(), &fields, |piece| {
         let rows = first..first + piece.integers(0).len();
         first = rows.end;
-        for (key, reading) in found.of(rows).zip(readings(piece, &reals)) {
+        for (key, reading) in found.of(rows).zip(readings(piece, &reals, flags)) {
             let known = &found.known()[key];
             if !(known.chosen && found.steps().contains(&reading.step)) {
                 continue;
@@ -135,9 +185,15 @@ pub(crate) fn each_with(
     })
 }
 
-fn readings(piece: &Piece, columns: &[(&'static str, Set)]) -> impl Iterator<Item = Reading> {
+fn readings(
+    piece: &Piece,
+    columns: &[(&'static str, Set)],
+    flags: [Option<usize>; 2],
+) -> impl Iterator<Item = Reading> {
     let (steps, parameters) = (piece.integers(0), piece.integers(1));
     let (rounding, nonfinite) = (piece.flags(2), piece.flags(3));
+    let [unresolved, sketched] = flags.map(|at| at.map(|at| piece.flags(at)));
+    let is = move |flags: &Option<Vec<bool>>, row: usize| flags.as_ref().is_some_and(|all| all[row]);
     let reals: Vec<(Set, Vec<f64>)> =
         columns.iter().enumerate().map(|(i, &(_, set))| (set, piece.reals(FIRST.len() + i))).collect();
     steps.into_iter().enumerate().map(move |(row, step)| {
@@ -146,6 +202,8 @@ fn readings(piece: &Piece, columns: &[(&'static str, Set)]) -> impl Iterator<Ite
             parameters: parameters[row],
             rounding: rounding[row],
             nonfinite: nonfinite[row],
+            unresolved: is(&unresolved, row),
+            sketched: is(&sketched, row),
             ..Reading::default()
         };
         for (set, values) in &reals {

@@ -37,20 +37,8 @@ pub(crate) fn report<S: Sink>(
     sink: S,
 ) -> Result<(S, String)> {
     let (run, references, options) = (analysis.run, analysis.references, analysis.options);
-    let known = run.steps();
-    // The final iterate has a step of its own, but no gradient.
-    let end = run.final_step().unwrap_or(known.end).min(known.end);
-    let span = known.start.max(options.steps.start)..end.min(options.steps.end);
-    let (subjects, mut topics) = (subjects(references), analysis.topics());
-    let length = span.end.saturating_sub(span.start).max(1);
-    let up_to = |s: &Subject| length.min(s.last.unwrap_or(u64::MAX).saturating_sub(span.start));
-    let mut lengths: Vec<u64> = subjects.iter().map(up_to).collect();
-    lengths.sort_unstable();
-    lengths.dedup();
-    for topic in &mut topics {
-        // What is damaged was told of, or left out; nothing is said to be shared by less then.
-        topic.shared = analysis.shared(&topic.stream, span.start, &lengths).unwrap_or_default();
-    }
+    let span = analysis.span();
+    let (subjects, topics) = (subjects(references), analysis.topics());
     let mut tee = Tee { sink, summary: Summary::new(&span, subjects, topics) };
     analysis.derive(measured, scratch, &mut tee)?;
     let count = measured.steps.len() as u64;

@@ -1,26 +1,24 @@
 //! Making a run of sketches of a run, beside it.
 //!
-//! Owns what goes along and the order of work; how vectors are sketched is `sketch`'s, how steps are read and written
-//! `run`'s.
+//! Owns what goes along and the order of work; how vectors are sketched is `sketch`'s, how steps are read `run`'s, how they
+//! are written and compared `pack::transcript`'s.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use crate::dtype::{DType, put_bytes};
+use crate::dtype::{DType, put_bytes, values_of};
 use crate::error::{Error, Result, Tried};
 use crate::hash::xxh3_128;
 use crate::pack::new_place;
-use crate::pack::transcript::RankPlan;
-use crate::run::format::journal::Event;
-use crate::run::format::manifest::{Manifest, SKETCH_OF, Sketching};
+use crate::pack::transcript::{self, RankPlan, Steps, Storing};
+use crate::run::format::elements::{Element, element_name, spread};
+use crate::run::format::manifest::{GRAD, Manifest, TensorInfo};
+use crate::run::format::sketching::{SKETCH_OF, Sketching};
 use crate::run::format::squares::square_name;
-use crate::run::format::vector_id::StreamId;
-use crate::run::read::step_reader::{StepBytes, VectorBytes};
+use crate::run::read::step_reader::StepBytes;
 use crate::run::read::whole_steps::WholeSteps;
 use crate::run::upkeep::hold::Held;
 use crate::run::upkeep::replace::{Replacement, remove_leftovers};
-use crate::run::write::step::Step;
-use crate::run::write::writer::{Writer, WriterOptions};
+use crate::run::write::writer::Profile;
 use crate::run::{Access, FINAL, FULL, Run};
 use crate::sketch::{Elements, Sketcher};
 
@@ -82,105 +80,137 @@ impl SketchRun {
         Ok(SketchRun { _held: held, run, plan, sketched, bytes, target })
     }
 
-    /// Pairs of step and chunk that are read.
+    /// Pairs of step and chunk that are read, from the run and then from the new one.
     pub(crate) fn cells(&self) -> u64 {
         let steps = self.plan.end.saturating_sub(self.run.manifest.first_step());
-        steps * self.chunks()
+        2 * steps * self.chunks()
     }
 
-    /// Chunks of a step.
+    /// Chunks of a step, about.
     pub(crate) fn chunks(&self) -> u64 {
         self.run.table.chunks().len() as u64
     }
 
-    /// Writes the new run and gives it its place. `progress` is told pairs of step and chunk that were read, and
-    /// stored bytes.
+    /// Writes the new run, compares it with the sketches that were made, and gives it its place, on so many `threads`.
+    /// `progress` is told pairs of step and chunk that were read, and stored bytes.
     ///
     /// # Errors
-    /// A vector is damaged, or the disk refuses; nothing is left of the new run then.
+    /// A vector is damaged, the new run is not what was made, or the disk refuses; nothing is left of it then.
     pub(crate) fn run(self, threads: usize, progress: &dyn Fn(u64, u64)) -> Result<Made> {
         let new = Replacement::create(&self.target, &self.bytes)?;
         let first = self.run.manifest.first_step();
-        let mut steps = WholeSteps::new(&self.run, first..self.plan.end)?;
-        let isa = self.run.access().isa;
-        let options = WriterOptions { shard_age: Duration::MAX, isa, threads, ..WriterOptions::default() };
-        let mut writer = Writer::join(new.path(), 0, options)?;
         let unclear = |what: String| Error::Manifest { path: self.run.path.clone(), what };
         let Some(layout) = self.sketched.sketch_layout().map_err(|e| unclear(e.0))? else {
             return Err(unclear("its sketches have no layout".to_owned()));
         };
         let dimensions = layout.dimensions() as u64;
-        let mut sketcher = Sketcher::new(layout, isa, threads);
-        let (mut step, mut dropped) = (StepBytes::default(), self.plan.dropped.iter().peekable());
-        while steps.read(&mut step)? {
-            let mut scalars: Vec<(String, f64)> = std::mem::take(&mut step.scalars);
-            let sketches: Vec<(StreamId, Vec<Option<Vec<u8>>>)> = step
-                .vectors()
-                .iter()
-                .map(|v| (v.stream, self.vector(&mut sketcher, v, &mut scalars)))
-                .collect();
-            let vectors: Vec<(StreamId, Vec<Option<&[u8]>>)> = sketches
-                .iter()
-                .map(|(stream, of)| (*stream, of.iter().map(Option::as_deref).collect()))
-                .collect();
-            let iterate = vectors.iter().find(|(stream, _)| *stream == StreamId::Iterate);
-            let streams = vectors.iter().filter(|(stream, _)| stream.is_direction());
-            let streams: Vec<_> =
-                streams.map(|(s, e)| (self.sketched.stream_name(*s), e.as_slice())).collect();
-            let scalars: Vec<_> = scalars.iter().map(|(name, value)| (name.as_str(), *value)).collect();
-            writer.step(&Step {
-                iterate: iterate.map(|(_, e)| e.as_slice()),
-                streams: &streams,
-                scalars: &scalars,
-                last: self.plan.closed && step.step + 1 == self.plan.end,
-                ..Step::default()
-            })?;
-            while let Some((at, why)) = dropped.next_if(|(at, _)| *at == step.step) {
-                writer.note(&Event::Dropped { step: *at, why: why.clone() })?;
-            }
-            progress(self.chunks(), steps.take_read());
+        let sizes: Vec<u64> = self.run.manifest.tensors.iter().map(TensorInfo::elements).collect();
+        let mut steps = Sketched {
+            whole: WholeSteps::new(&self.run, first..self.plan.end)?,
+            read: StepBytes::default(),
+            sketcher: Sketcher::new(layout, self.run.access().isa, threads),
+            elements: spread(&sizes),
+            values: Vec::new(),
+        };
+        let to = (new.path(), &self.sketched, 0);
+        let storing = Storing { profile: Profile::Default, predict: true };
+        let digest = transcript::write(&mut steps, &self.plan, to, storing, progress)?;
+        let fault = |what: String| Error::Write {
+            path: self.target.clone(),
+            what: format!("the new run was not kept, because {what}"),
+        };
+        let unreadable =
+            |e: Error| fault(format!("it cannot be read back ({e}). Check the disk, then try again."));
+        let made = Run::open(new.path(), self.run.access()).map_err(unreadable)?;
+        let found = transcript::difference(&made, 0, &digest, &self.plan, progress).map_err(unreadable)?;
+        if let Some(what) = found {
+            return Err(fault(format!(
+                "in it, {what} would not be the same. This is a fault of lpa; please report it."
+            )));
         }
         if self.plan.closed {
-            writer.close()?;
             let (from, to) = (self.run.path.join(FINAL), new.path().join(FULL));
             std::fs::copy(&from, &to).tried("copy", &from)?;
-        } else {
-            writer.stop()?;
         }
-        let made = Run::open(new.path(), self.run.access())?;
         let sizes = made.all_segments().map(|s| std::fs::metadata(&s.file.path).map(|m| m.len()));
         let bytes = sizes.sum::<std::io::Result<u64>>().tried("read", new.path())?;
+        drop(made);
         new.publish()?;
         Ok(Made { steps: self.plan.end - first, dimensions, bytes })
     }
+}
 
-    /// The sketch of a vector, by tensor; the squares of what it is of are added to the scalars.
-    fn vector(
-        &self,
-        sketcher: &mut Sketcher,
-        of: &VectorBytes,
-        scalars: &mut Vec<(String, f64)>,
-    ) -> Vec<Option<Vec<u8>>> {
+/// The steps of a run, with sketches in the place of vectors.
+struct Sketched<'a> {
+    whole: WholeSteps<'a>,
+    /// The step as it was recorded.
+    read: StepBytes,
+    sketcher: Sketcher,
+    /// Those of a gradient that stand beside its sketch.
+    elements: Vec<Element>,
+    values: Vec<f32>,
+}
+
+impl Steps for Sketched<'_> {
+    fn read(&mut self, out: &mut StepBytes) -> Result<bool> {
+        if !self.whole.read(&mut self.read)? {
+            return Ok(false);
+        }
+        out.begin(self.read.step);
+        out.scalars = std::mem::take(&mut self.read.scalars);
+        for number in 0..self.read.vectors().len() {
+            self.vector(number, out);
+        }
+        // As they are read back.
+        out.scalars.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(true)
+    }
+
+    fn take_read(&mut self) -> u64 {
+        self.whole.take_read()
+    }
+
+    fn run(&self) -> &Run {
+        self.whole.run()
+    }
+
+    fn chunks(&self) -> u64 {
+        self.run().table.chunks().len() as u64
+    }
+}
+
+impl Sketched<'_> {
+    /// Adds the sketch of a vector of the step, by its number; what is known of it besides is added to the scalars.
+    fn vector(&mut self, number: usize, out: &mut StepBytes) {
+        let Sketched { whole, read, sketcher, elements: some, values } = self;
+        let (manifest, of) = (&whole.run().manifest, &read.vectors()[number]);
+        let (name, elements) = (manifest.stream_name(of.stream), of.elements());
+        let dtype = |tensor| manifest.dtype_of(of.stream, tensor);
         sketcher.clear();
-        let elements = of.elements();
-        let parts: Vec<Elements<'_>> = elements
-            .iter()
-            .enumerate()
-            .filter_map(|(tensor, bytes)| {
-                let dtype = self.run.manifest.dtype_of(of.stream, tensor);
-                Some(Elements { tensor, begin: 0, dtype, bytes: (*bytes)? })
-            })
-            .collect();
+        let there = elements.iter().enumerate().filter_map(|(tensor, bytes)| Some((tensor, (*bytes)?)));
+        let parts: Vec<Elements<'_>> =
+            there.map(|(tensor, bytes)| Elements { tensor, begin: 0, dtype: dtype(tensor), bytes }).collect();
         sketcher.add(&parts);
-        let name = self.run.manifest.stream_name(of.stream);
-        let stored = |(tensor, bytes): (usize, &Option<&[u8]>)| {
-            bytes.as_ref()?;
-            scalars.push((square_name(name, tensor), sketcher.square(tensor)));
-            let values: Vec<f32> = sketcher.sketch().stored_of(sketcher.layout(), tensor).collect();
-            let mut out = vec![0; values.len() * DType::F32.size()];
-            put_bytes(DType::F32, &values, &mut out);
-            Some(out)
-        };
-        elements.iter().enumerate().map(stored).collect()
+        let squares = parts.iter().map(|p| (square_name(name, p.tensor), sketcher.square(p.tensor)));
+        out.scalars.extend(squares);
+        let vector = out.push(of.stream);
+        let mut bytes = Vec::new();
+        for (tensor, there) in elements.iter().enumerate() {
+            values.clear();
+            values.extend(sketcher.sketch().stored_of(sketcher.layout(), tensor));
+            bytes.resize(values.len() * DType::F32.size(), 0);
+            put_bytes(DType::F32, values, &mut bytes);
+            vector.push(there.map(|_| bytes.as_slice()));
+        }
+        if name != GRAD {
+            return;
+        }
+        for (k, &Element { tensor, at }) in some.iter().enumerate() {
+            let size = dtype(tensor).size();
+            let bytes =
+                usize::try_from(at).ok().and_then(|at| elements[tensor]?.get(at * size..(at + 1) * size));
+            let value = bytes.and_then(|bytes| values_of(dtype(tensor), bytes, values).first().copied());
+            out.scalars.extend(value.map(|value| (element_name(k), f64::from(value))));
+        }
     }
 }

@@ -7,7 +7,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::run::format::manifest::{Optimizer, SKETCH_OF, Storage};
+use crate::run::format::manifest::{Optimizer, Storage};
+use crate::run::format::sketching::SKETCH_OF;
 use crate::summary::{significant, thousands};
 use crate::table::{RUN_ID, metadata, told};
 

@@ -68,11 +68,18 @@ def find(path, step, parameters, streams, how):
 
 
 class _Member:
-    """A run of the training. `before`: the number of the one that it goes on from; None of the first."""
+    """A run of the training. `before`: the number of the one that it goes on from; None of the first. `is_made`: by
+    `lpa sketch`."""
 
     def __init__(self, path, manifest, before):
         self.path, self.manifest, self.before = path, manifest, before
         self.first = manifest.get("continues", {}).get("step", 0)
+        self.is_made = manifest.get("sketch") is not None and "sketch_of" in manifest.get("metadata", {})
+
+    @property
+    def end(self):
+        """The step after those that it holds."""
+        return Run(self.path).steps.stop
 
 
 def _runs_of(path):
@@ -120,8 +127,12 @@ def _newest(runs, parameters):
     if not known:
         raise RecordingError(f"{runs[0].path} holds no step yet, and other ranks began it; remove it, or record into "
                              "another directory")
-    raise RecordingError(f"the model holds no iterate that {', or '.join(reversed(known))}. Load the checkpoint before "
-                         "lpa.record(), and call flush() when you save one; or give the step: resume=N")
+    held = f"the model holds no iterate that {', or '.join(reversed(known))}"
+    if runs[0].is_made:
+        raise RecordingError(f"{held}. lpa sketch made it, which knows no iterate of a checkpoint that is not recorded "
+                             f"as a step. Where the model holds the next one, give its step: resume={runs[0].end}")
+    raise RecordingError(f"{held}. Load the checkpoint before lpa.record(), and call flush() when you save one; or "
+                         "give the step: resume=N")
 
 
 def _with_step(runs, step, parameters):

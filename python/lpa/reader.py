@@ -32,12 +32,33 @@ class Run:
         """The step of the final iterate, or None."""
         return self._inner.final_step()
 
+    @property
+    def is_sketched(self):
+        """Whether the run holds sketches of vectors (docs/sketches.md), which :meth:`sketch` gives, and no vectors."""
+        return self.manifest.get("sketch") is not None
+
     def iterate(self, step):
-        """x_t as a dict of arrays."""
+        """x_t as a dict of arrays. A run of sketches has none: ValueError."""
         return self.stream("iterate", step)
 
     def stream(self, name, step):
-        """A stream at a step as a dict of arrays, None where absent."""
+        """A stream at a step as a dict of arrays, None where absent. A run of sketches has none: ValueError."""
+        if self.is_sketched:
+            full = os.path.join(self.path, "ref", "full.safetensors")
+            end = f" The final iterate as it is lies in {full}." if os.path.exists(full) else ""
+            raise ValueError(f"{os.fspath(self.path)} holds sketches of vectors, which cannot be had back.{end} "
+                             f"run.sketch({name!r}, {step}) is the sketch")
+        return self._arrays(name, step)
+
+    def sketch(self, name, step):
+        """The sketch of a stream, or of the iterate (`"iterate"`), at a step, as a dict of float32 arrays, None where
+        absent: of each parameter as many numbers as it was dealt, or all of its elements where it is kept as it is."""
+        if not self.is_sketched:
+            raise ValueError(f"{os.fspath(self.path)} holds vectors and no sketches; run.stream({name!r}, {step}) is "
+                             "one")
+        return self._arrays(name, step)
+
+    def _arrays(self, name, step):
         out = {}
         # Multiples of a step are no bfloat16 or float16.
         wide = name != "iterate" and self.manifest.get("storage", {}).get("gradients") == "int8"
@@ -50,7 +71,8 @@ class Run:
         return out
 
     def tensor_bytes(self, step, stream, index):
-        """The elements of one tensor, by its place in the manifest, as bytes; None where absent."""
+        """What is stored of one tensor, by its place in the manifest, as bytes; None where absent. Of a run of sketches
+        that is the tensor's sketch in float32, else its elements."""
         return self._inner.tensor(step, stream, index)
 
     def iterate_widths(self, step, index):

@@ -108,7 +108,7 @@ class Recorder:
         self._policy, self._buffer_steps, self._raises, self._verify = policy, buffer_steps, on_error == "raise", verify
         self._precisions = precisions(gradients, iterates)
         # Where steps are left out, what the optimizer goes on with is recorded too.
-        self._sketch = sketching(sketch)
+        self._sketch = sketching(sketch, self._precisions)
         # The moments of a sketch are not the sketch of moments.
         self._predicts = storage.get("predict", True) and iterates == "exact" and sketch is None
         follows = sample is None and policy == "block"

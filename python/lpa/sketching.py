@@ -17,6 +17,8 @@ class Sketches:
         self.dimensions = [dimensions for _, dimensions in sizes]
         self._elements = [elements for elements, _ in sizes]
         self._device = None
+        # By stream and tensor: elements that are recorded beside its sketch; and by device, where they are.
+        self._beside, self._places = {}, {}
 
     def fill(self, tensors, parts, flat, views):
         """Sketches the values of some tensors into a buffer. Returns the square of each, as a number, or as a tensor
@@ -33,6 +35,25 @@ class Sketches:
                 views[tensors[at]].copy_(made, non_blocking=True)
                 squares[at] = products(part)[0]
         return squares
+
+    def elements(self, stream, tensor, part):
+        """The elements of a tensor of a vector that are recorded beside its sketch: their names, and their values where
+        the tensor is; None where there are none."""
+        if stream not in self._beside:
+            all_of = self._beside[stream] = {}
+            for of, at, name in self.inner.elements(stream):
+                names, places = all_of.setdefault(of, ([], []))
+                names.append(name)
+                places.append(at)
+        if tensor not in self._beside[stream]:
+            return None
+        names, places = self._beside[stream][tensor]
+        key = stream, tensor, part.device
+        if key not in self._places:
+            self._places[key] = torch.tensor(places, device=part.device)
+        at = self._places[key]
+        flat = part.reshape(-1)[at] if part.is_contiguous() else part[torch.unravel_index(at, part.shape)]
+        return names, flat.float()
 
     def _on_device(self):
         if self._device is None:
@@ -63,14 +84,15 @@ class SketchBuffers:
         self._flat = [torch.zeros(max(self.nbytes, 1), **make) for _ in range(self.count)]
         self._views = [[b[o:o + 4 * n].view(torch.float32)
                         for o, n in zip(offsets, self.sketches.dimensions, strict=True)] for b in self._flat]
-        # By buffer: the square of each tensor that it holds.
+        # By buffer: the square of each tensor that it holds, and elements.
         self._squares = [{} for _ in self._flat]
+        self._elements = [{} for _ in self._flat]
         self._parameters = parameters
         self.queue = inner.queue([b.numpy() for b in self._flat], lent)
 
     def vector(self, number, key):
         """A buffer as a vector that has nothing yet."""
-        self._squares[number] = {}
+        self._squares[number], self._elements[number] = {}, {}
         return Vector(self, number, key, len(self.sketches.dimensions))
 
     @torch.no_grad()
@@ -82,6 +104,8 @@ class SketchBuffers:
             which, parts = [i for i, _ in there], [part for _, part in there]
             squares = self.sketches.fill(which, parts, self._flat[number].numpy(), self._views[number])
             self._squares[number].update(zip(which, squares, strict=True))
+            for i, part in there:
+                self._elements[number][i] = self.sketches.elements(key, i, part)
 
     def ready(self, number):
         """Waits until a buffer holds its vector."""
@@ -91,8 +115,10 @@ class SketchBuffers:
     def scalars(self, number, stream, absent):
         """What is known exactly of a vector, as scalars of its step."""
         names = self.sketches.inner.squares(stream)
-        return [(names[i], float(square)) for i, square in self._squares[number].items()
-                if not (absent and absent[i])]
+        is_there = lambda i: not (absent and absent[i])
+        known = [(names[i], float(square)) for i, square in self._squares[number].items() if is_there(i)]
+        beside = [found for i, found in self._elements[number].items() if is_there(i) and found is not None]
+        return known + [pair for names, values in beside for pair in zip(names, values.tolist(), strict=True)]
 
 
 class Full:

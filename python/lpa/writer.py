@@ -1,6 +1,7 @@
 """Writes runs from NumPy arrays."""
 
 import json
+import operator
 import os
 
 import numpy as np
@@ -57,7 +58,7 @@ class Writer:
             "streams": [s if isinstance(s, dict) else {"name": s} for s in streams],
             "optimizer": {"name": "", **(optimizer or {})},
             "storage": precisions(gradients, iterates),
-            "sketch": sketching(sketch),
+            "sketch": sketching(sketch, precisions(gradients, iterates)),
             "world": world,
             "slices": list(slices),
             "continues": continues,
@@ -169,6 +170,9 @@ class Writer:
         squares = self._sketcher.fill(there, [elements[i] for i in there], out)
         names = self._sketcher.squares(stream)
         scalars += [(names[i], square) for i, square in zip(there, squares, strict=True)]
+        for i, at, name in self._sketcher.elements(stream):
+            if elements[i] is not None:
+                scalars.append((name, _value(elements[i], self._tensors[i]["dtype"], at)))
         return [None if values is None else out[at:at + 4 * count]
                 for values, at, count in zip(elements, offsets, counts, strict=True)]
 
@@ -193,6 +197,12 @@ class Writer:
         return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
+def _value(data, dtype, at):
+    """An element of bytes of a type, as a number."""
+    array = data.view(np.uint16 if dtype == "BF16" else numpy_type(dtype))[at:at + 1]
+    return float((array.astype(np.uint32) << 16).view(np.float32)[0] if dtype == "BF16" else array[0])
+
+
 def precisions(gradients, iterates):
     """What is stored with loss, as the manifest has it."""
     known = ("exact", "bf16", "int8")
@@ -202,13 +212,20 @@ def precisions(gradients, iterates):
     return {"gradients": gradients, "iterates": iterates}
 
 
-def sketching(dimensions):
-    """What a manifest says of sketches of so many dimensions; None for none."""
+def sketching(dimensions, stored):
+    """What a manifest says of sketches of so many dimensions, of vectors that are to be `stored` so; None for none."""
     if dimensions is None:
         return None
-    if isinstance(dimensions, bool) or not isinstance(dimensions, int) or dimensions < 1:
+    try:
+        count = operator.index(dimensions)
+    except TypeError:
+        count = 0
+    if isinstance(dimensions, bool) or count < 1:
         raise ValueError(f"sketch is how many numbers stand for a vector, such as 2**18, not {dimensions!r}")
-    return {"dimensions": dimensions, "seed": _lpa.SKETCH_SEED}
+    rounded = [f"{name}=" for name, value in stored.items() if value != "exact"]
+    if rounded:
+        raise ValueError(f"sketch= keeps no vectors that could be rounded; leave out {' and '.join(rounded)}")
+    return {"dimensions": count, "seed": _lpa.SKETCH_SEED}
 
 
 def storage_options(given):

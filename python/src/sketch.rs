@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use lpa::internals::{FullReference as Full, SketchElements, Sketcher as Inner, square_name};
+use lpa::internals::{
+    Element, FullReference as Full, GRAD, SketchElements, Sketcher as Inner, element_name, spread_elements,
+    square_name,
+};
 use lpa::{DType, Isa, Manifest};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyValueError;
@@ -94,6 +97,14 @@ impl Sketcher {
     #[getter]
     fn seed(&self) -> u64 {
         self.seed
+    }
+
+    /// The elements of the gradient that stand beside its sketch: of each its tensor, its number there, and the name of
+    /// the scalar. None of another stream.
+    fn elements(&self, stream: &str) -> Vec<(usize, u64, String)> {
+        let all = if stream == GRAD { spread_elements(&self.elements) } else { Vec::new() };
+        let named = |(k, Element { tensor, at }): (usize, Element)| (tensor, at, element_name(k));
+        all.into_iter().enumerate().map(named).collect()
     }
 
     /// By tensor: the name of the scalar that is the square of a stream, or of the iterate.

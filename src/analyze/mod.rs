@@ -17,6 +17,7 @@ mod skipped;
 pub(crate) mod spool;
 mod unusable;
 
+use crate::analyze::common::Common;
 use crate::analyze::derive::lag::Lag;
 use crate::analyze::derive::walk::{Enters, Walk, entering};
 pub(crate) use crate::analyze::measure::Measured;
@@ -42,7 +43,7 @@ use crate::reference::weights::Weights;
 use crate::reference::{Kin, Reference};
 use crate::row::SCHEMA_VERSION;
 use crate::run::Run;
-use crate::run::format::manifest::{FORMAT_VERSION, GRAD, Manifest};
+use crate::run::format::manifest::{FORMAT_VERSION, GRAD, Kept, Manifest};
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::catalog::Catalog;
 use crate::stream;
@@ -131,6 +132,8 @@ pub(crate) struct Analysis<'a> {
     skipped: Skipped,
     /// Gradients, where it matters how skewed they are.
     sample: Option<Sample>,
+    /// What directions of sketches have in common.
+    common: Option<Common>,
 }
 
 impl<'a> Analysis<'a> {
@@ -149,8 +152,8 @@ impl<'a> Analysis<'a> {
         if all.is_empty() || run.table.chunks().is_empty() {
             return Err(nothing("the run is empty: no step was recorded".to_owned()));
         }
-        let hyperparameters = Hyperparameters::new(&run.manifest, catalog);
-        let law = law(run, catalog, &hyperparameters, options)?;
+        let mut hyperparameters = Hyperparameters::new(&run.manifest, catalog);
+        let law = law(run, catalog, &mut hyperparameters, options)?;
         let (enters, walks) = match options.shadows.as_slice() {
             [] => entering(references, options, &law, hyperparameters.decays()),
             _ => (shadowed(run, references, options), Vec::new()),
@@ -183,7 +186,7 @@ impl<'a> Analysis<'a> {
             own: law == Law::Elementwise && !walks.is_empty(),
             loss: match &sketches {
                 Some(_) => Loss::Sketched,
-                None if rounds || run.manifest.loses(StreamId::Direction(0)) => Loss::Rounded,
+                None if rounds || run.manifest.kept() == Kept::Rounded => Loss::Rounded,
                 None => Loss::Nothing,
             },
         };
@@ -222,6 +225,7 @@ impl<'a> Analysis<'a> {
             first: (all.start == 0).then_some(0),
             skipped,
             sample: None,
+            common: None,
         };
         analysis.candidates = analysis.select();
         let judges = |e: &Enters| match e {
@@ -229,12 +233,15 @@ impl<'a> Analysis<'a> {
             Enters::Known(_) | Enters::Shadowed => true,
             Enters::Unknown => analysis.lag.is_ok(),
         };
-        // How skewed gradients are their sketches do not say.
-        if analysis.law != Law::Linear
-            && analysis.sketches.is_none()
-            && analysis.enters.iter().flatten().any(judges)
-        {
+        if (analysis.law != Law::Linear || is_mixed) && analysis.enters.iter().flatten().any(judges) {
             analysis.sample = Some(Sample::new(run, &analysis.candidates));
+        }
+        if analysis.sketches.is_some()
+            && let Some(group) = options.groups.get(analysis.judged())
+        {
+            let lengths = analysis.lengths();
+            analysis.common =
+                Some(Common::new(run, &options.directions, group, analysis.span().start, lengths));
         }
         if analysis.candidates.is_empty() && analysis.skipped_steps(&analysis.skipped) == 0 {
             let last = run.final_step().unwrap_or(all.end).saturating_sub(1);
@@ -286,9 +293,9 @@ impl<'a> Analysis<'a> {
 
     /// What the summary should know of each stream, in the group that it judges, after measuring.
     pub(crate) fn topics(&self) -> Vec<Topic> {
-        let skewness = self.sample.as_ref().map(|s| Skewness::of(s.elements()));
-        // Of the group that the verdict is on.
-        let judged = self.options.groups.iter().position(|g| g.name == ALL).unwrap_or(0);
+        let sample = self.sample.as_ref().filter(|s| s.is_known());
+        let skewness = sample.map(|s| Skewness::of(s.elements()));
+        let judged = self.judged();
         let beyond = self.beyond.get(judged).and_then(Option::as_ref);
         let not_lagged = self.not_lagged(judged);
         let topic = |s: &Stream| {
@@ -297,7 +304,8 @@ impl<'a> Analysis<'a> {
                 (Law::Unknown(why), _) | (_, Some(why)) if made => why.clone(),
                 _ => "how this stream enters the reference is not modelled".to_owned(),
             };
-            let linear = made && self.law == Law::Linear;
+            // Of several optimizers all of those that step the group.
+            let is_linear = self.law == Law::Linear && beyond.is_none();
             let shadows = self.options.shadows.len();
             let known = match shadows {
                 0 => made && beyond.is_none() && !matches!(self.law, Law::Unknown(_)),
@@ -316,49 +324,55 @@ impl<'a> Analysis<'a> {
                 }
             };
             let lag = self.lag.as_ref().map_or(0, |lag| lag.steps);
+            let skewness = skewness.filter(|_| !is_linear);
             let skewness = skewness.map(|s| (s, s.cosine(self.hyperparameters.newest_part())));
             let stream = s.name.clone();
-            let may_be_skewed = self.sketches.is_some() && self.law != Law::Linear;
+            // Sketches do not say it, and those of before have no elements beside them.
+            let may_be_skewed = self.sketches.is_some() && !is_linear && skewness.is_none();
             Topic {
                 stream,
-                with_lr: linear,
+                with_lr: made && is_linear,
                 unjudged,
                 lagged: why,
                 lag,
                 shadows,
                 skewness,
                 may_be_skewed,
-                shared: Vec::new(),
+                shared: self.shared(s),
             }
         };
         self.options.streams.iter().map(topic).collect()
     }
 
-    /// How much the directions of each third have in common, by stream, of the thirds of each `length` of steps from
-    /// `first` on; nothing where no sketches were measured.
-    ///
-    /// # Errors
-    /// A vector is damaged.
-    pub(crate) fn shared(&self, stream: &str, first: u64, lengths: &[u64]) -> Result<Vec<(u64, [f64; 3])>> {
-        let judged = self.options.groups.iter().position(|g| g.name == ALL).unwrap_or(0);
-        let recorded = self.options.streams.iter().find(|s| s.name == stream).and_then(|s| {
-            let measured = &self.options.directions[s.direction];
-            measured.recorded.filter(|_| measured.form == stream::Form::Stored)
-        });
-        let (Some(_), Some(id), Some(group)) = (&self.sketches, recorded, self.options.groups.get(judged))
-        else {
-            return Ok(Vec::new());
+    /// How much the directions of each third have in common, of thirds of so many steps; nothing where no sketches were
+    /// measured.
+    fn shared(&self, stream: &Stream) -> Vec<(u64, [f64; 3])> {
+        self.common.as_ref().map_or_else(Vec::new, |common| common.in_thirds(stream.direction))
+    }
+
+    /// Numbers of steps of which the summary has thirds: up to the references, where these are the path's.
+    fn lengths(&self) -> Vec<u64> {
+        let span = self.span();
+        let length = span.end.saturating_sub(span.start).max(1);
+        let up_to = |r: &Reference| {
+            r.weights.last().map_or(length, |last| last.saturating_sub(span.start).min(length))
         };
-        let thirds = |&length: &u64| {
-            let found = common::in_thirds(
-                self.run,
-                (id, group.tensors.as_slice()),
-                &self.candidates,
-                (first, length),
-            )?;
-            Ok((length, found))
-        };
-        lengths.iter().filter(|length| **length > 0).map(thirds).collect()
+        let mut all: Vec<u64> = self.references.iter().map(up_to).filter(|length| *length > 0).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// The group that the verdict is on.
+    fn judged(&self) -> usize {
+        self.options.groups.iter().position(|g| g.name == ALL).unwrap_or(0)
+    }
+
+    /// The steps that the summary tells of. The final iterate has one of its own, but no gradient.
+    pub(crate) fn span(&self) -> std::ops::Range<u64> {
+        let (known, asked) = (self.run.steps(), &self.options.steps);
+        let end = self.run.final_step().unwrap_or(known.end).min(known.end);
+        known.start.max(asked.start)..end.min(asked.end)
     }
 
     /// Why a group, by number, is not compared with later iterates; `None` where it can be.
@@ -485,19 +499,25 @@ fn beyond(
     groups.iter().map(|g| g.tensors.iter().find_map(of_tensor)).collect()
 }
 
-/// What the optimizer makes of its gradients, as far as that can be followed in this run.
-fn law(run: &Run, catalog: &Catalog, hyper: &Hyperparameters<'_>, options: &Options) -> Result<Law> {
+/// What the optimizer makes of its gradients, as far as that can be followed in this run: of several, those that divide by
+/// nothing may be where others are not.
+fn law(run: &Run, catalog: &Catalog, hyper: &mut Hyperparameters<'_>, options: &Options) -> Result<Law> {
+    if hyper.law() == Law::Elementwise
+        && let Some(why) = second_moments_unknown(run, catalog, hyper, options)?
+    {
+        hyper.give_up_moments(why);
+    }
     let law = hyper.law();
-    let unknown = match law {
-        Law::Linear => measure::check::departure(run, catalog, hyper)?.map(|step| {
-            format!(
-                "step {step} is not what the optimizer in the manifest makes of the gradients; are its lr, \
-                 momentum, dampening, nesterov, weight_decay and lr_in_velocity all there?"
-            )
-        }),
-        Law::Elementwise => second_moments_unknown(run, catalog, hyper, options)?,
-        Law::Unknown(_) => None,
+    let departure = match law {
+        Law::Linear => measure::check::departure(run, catalog, hyper)?,
+        Law::Elementwise | Law::Unknown(_) => None,
     };
+    let unknown = departure.map(|step| {
+        format!(
+            "step {step} is not what the optimizer in the manifest makes of the gradients; are its lr, momentum, \
+             dampening, nesterov, weight_decay and lr_in_velocity all there?"
+        )
+    });
     Ok(unknown.map_or(law, Law::Unknown))
 }
 
@@ -518,11 +538,10 @@ fn second_moments_unknown(
     if manifest.stream_id(GRAD).is_none() {
         return of("no gradients were recorded");
     }
-    if manifest.loses(StreamId::Direction(0)) || manifest.loses(StreamId::Iterate) {
-        return of("the run was stored with loss");
-    }
-    if manifest.sketch.is_some() {
-        return of("the run is one of sketches, and squares of elements are not in them");
+    match manifest.kept() {
+        Kept::Rounded => return of("the run was stored with loss"),
+        Kept::Sketches => return of("the run is one of sketches, and squares of elements are not in them"),
+        Kept::Whole => {}
     }
     if let Some(t) = manifest.tensors.iter().find(|t| t.dtype != DType::F32) {
         return of(&format!("'{}' is {}, and so may they be", t.name, t.dtype));

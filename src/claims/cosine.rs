@@ -2,7 +2,8 @@
 
 use crate::claims::path::Path;
 use crate::claims::rows::{
-    NO_EPOCHS, answer, before_the_last_epoch, cosines, epoch, known, least, own, walks,
+    NO_EPOCHS, answer, before_the_last_epoch, cosines, epoch, known, least, negatives, of_open, open, own,
+    walks,
 };
 use crate::claims::{Answer, Outcome};
 use crate::reading::{Reading, Series};
@@ -13,15 +14,16 @@ pub(super) fn negative(path: &Path) -> Answer {
     let check = || {
         let (rows, which) = before_the_last_epoch(own(path)?);
         let least = least(cosines(rows)).ok_or_else(|| Answer::undecidable("no step has a cosine"))?;
-        let count = cosines(rows).filter(|c| *c < 0.0).count();
+        let (count, open) = (negatives(rows), open(rows));
         let walk = walks(rows).filter(|c| *c < 0.0).count();
         let has_walk = walks(rows).next().is_some();
         let sentence = format!(
-            "The cosine is negative at {} of {} steps {which}; the least is {}.{}",
+            "The cosine is negative at {} of {} steps {which}; the least is {}.{}{}",
             thousands(count as u64),
             thousands(cosines(rows).count() as u64),
             significant(least),
-            if has_walk && walk == 0 && count == 0 {
+            of_open(open),
+            if has_walk && walk == 0 && count + open == 0 {
                 " The mean of a random walk of the same steps is positive at each of them too: this alone is no evidence \
                  of geometry."
             } else {
@@ -29,7 +31,8 @@ pub(super) fn negative(path: &Path) -> Answer {
             }
         );
         let walk = has_walk.then_some(walk as f64);
-        Ok(Answer { outcome: Outcome::of(count == 0), value: Some(count as f64), walk, sentence })
+        let outcome = Outcome::between(count == 0, open == 0);
+        Ok(Answer { outcome, value: Some(count as f64), walk, sentence })
     };
     answer(check())
 }
@@ -75,19 +78,24 @@ pub(super) fn few_negative(path: &Path) -> Answer {
         let tenth = rows.len() - rows.len() / 10;
         let has_epochs = series.has_epochs();
         let is_first = |r: &Reading| has_epochs && epoch(r) <= first;
-        let negative: Vec<usize> =
-            (0..rows.len()).filter(|&i| rows[i].cos.is_some_and(|c| c < 0.0)).collect();
-        let between = negative.iter().filter(|&&i| i < tenth && !is_first(&rows[i])).count();
-        let part = negative.len() as f64 / all as f64;
+        let places =
+            |of: fn(&Reading) -> bool| (0..rows.len()).filter(|&i| of(&rows[i])).collect::<Vec<usize>>();
+        let negative = places(Reading::is_negative);
+        let may_be = places(|r| r.is_negative() || r.unresolved);
+        let between = |of: &[usize]| of.iter().filter(|&&i| i < tenth && !is_first(&rows[i])).count();
+        let part = |of: &[usize]| of.len() as f64 / all as f64;
+        let holds = |of: &[usize]| between(of) == 0 && part(of) < 0.01;
         let sentence = format!(
-            "The cosine is negative at {} of {} steps ({} %), {} of them neither in the first epoch nor in the last tenth.",
+            "The cosine is negative at {} of {} steps ({} %), {} of them neither in the first epoch nor in the last tenth.{}",
             thousands(negative.len() as u64),
             thousands(all as u64),
-            significant(part * 100.0),
-            thousands(between as u64)
+            significant(part(&negative) * 100.0),
+            thousands(between(&negative) as u64),
+            of_open(may_be.len() - negative.len())
         );
         let walk = walks(rows).next().map(|_| walks(rows).filter(|c| *c < 0.0).count() as f64 / all as f64);
-        Ok(Answer { outcome: Outcome::of(between == 0 && part < 0.01), value: Some(part), walk, sentence })
+        let outcome = Outcome::between(holds(&negative), holds(&may_be));
+        Ok(Answer { outcome, value: Some(part(&negative)), walk, sentence })
     };
     answer(check())
 }
@@ -139,11 +147,14 @@ pub(super) fn positive(path: &Path) -> Answer {
         let value = least(cosines(rows)).ok_or_else(|| Answer::undecidable("no step has a cosine"))?;
         let walk = least(walks(rows));
         let sentence = format!(
-            "After the second epoch the least cosine is {}; the least mean of a random walk is {}.",
+            "After the second epoch the least cosine is {}; the least mean of a random walk is {}.{}",
             significant(value),
-            known(walk)
+            known(walk),
+            of_open(open(rows))
         );
-        Ok(Answer { outcome: Outcome::of(value > 0.0), value: Some(value), walk, sentence })
+        // Of what is certain, none is below; of what is not, it may be.
+        let certain = rows.iter().filter(|r| !r.unresolved).filter_map(|r| r.cos).all(|c| c > 0.0);
+        Ok(Answer { outcome: Outcome::between(certain, open(rows) == 0), value: Some(value), walk, sentence })
     };
     answer(check())
 }

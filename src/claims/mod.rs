@@ -50,6 +50,15 @@ impl Outcome {
     fn of(holds: bool) -> Outcome {
         if holds { Outcome::Pass } else { Outcome::Fail }
     }
+
+    /// Of what may hold, and certainly does.
+    fn between(may: bool, does: bool) -> Outcome {
+        match (may, does) {
+            (false, _) => Outcome::Fail,
+            (true, true) => Outcome::Pass,
+            (true, false) => Outcome::Undecidable,
+        }
+    }
 }
 
 /// A claim.

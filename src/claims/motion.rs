@@ -1,7 +1,7 @@
 //! Claims on how a path moves and ends: C6, C7 and C13 to C18.
 
 use crate::claims::path::Path;
-use crate::claims::rows::{answer, before_the_last_epoch, cosines, known, least, own};
+use crate::claims::rows::{answer, before_the_last_epoch, known, least, negatives, of_open, open, own};
 use crate::claims::{Answer, Outcome};
 use crate::reading::Reading;
 use crate::statistics::Fit;
@@ -152,8 +152,13 @@ pub(super) fn certificate(path: &Path) -> Answer {
         if unknown > 0 {
             return Err(Answer::undecidable(format!("RSI is null at {} steps", thousands(unknown as u64))));
         }
-        let mu = least(rows.iter().filter_map(|r| r.rsi));
-        let l = rows.iter().filter_map(|r| r.eb).max_by(f64::total_cmp);
+        if rows.iter().any(|r| r.least_rsi().is_none() || r.most_eb().is_none()) {
+            return Err(Answer::undecidable(
+                "nothing bounds RSI or EB at some steps, since something was lost",
+            ));
+        }
+        let mu = least(rows.iter().filter_map(Reading::least_rsi));
+        let l = rows.iter().filter_map(Reading::most_eb).max_by(f64::total_cmp);
         let (Some(mu), Some(l)) = (mu, l) else {
             return Err(Answer::undecidable("no step has RSI and EB"));
         };
@@ -171,9 +176,16 @@ pub(super) fn certificate(path: &Path) -> Answer {
                 known(real)
             )
         } else {
-            format!("The least RSI of the steps {which} is {}: the path certifies no rate.", significant(mu))
+            let open = of_open(open(rows));
+            let what = if rows.iter().any(Reading::is_estimate) { "lower end of RSI" } else { "RSI" };
+            format!(
+                "The least {what} of the steps {which} is {}: the path certifies no rate.{open}",
+                significant(mu)
+            )
         };
-        Ok(Answer { outcome: Outcome::of(mu > 0.0), value: Some(mu), walk: None, sentence })
+        // RSI has the sign of the cosine; 0 is not positive.
+        let may = rows.iter().filter(|r| !r.unresolved).filter_map(|r| r.rsi).all(|rsi| rsi > 0.0);
+        Ok(Answer { outcome: Outcome::between(may, mu > 0.0), value: Some(mu), walk: None, sentence })
     };
     answer(check())
 }
@@ -206,13 +218,16 @@ pub(super) fn without_geometry(path: &Path) -> Answer {
             return Err(Answer::undecidable("it is claimed of lpa simulate alm and sm"));
         }
         let rows = own(path)?.part(0.0, 0.95);
-        let part = cosines(rows).filter(|c| *c < 0.0).count() as f64 / rows.len().max(1) as f64;
+        let (negative, open) = (negatives(rows), open(rows));
+        let part = negative as f64 / rows.len().max(1) as f64;
         let sentence = format!(
-            "The cosine is negative at {} % of the first 95 % of the steps. The functions are reconstructed from the \
+            "The cosine is negative at {} % of the first 95 % of the steps.{} The functions are reconstructed from the \
              paper's text.",
-            significant(part * 100.0)
+            significant(part * 100.0),
+            of_open(open)
         );
-        Ok(Answer { outcome: Outcome::of(part > 0.0), value: Some(part), walk: None, sentence })
+        let outcome = Outcome::between(negative + open > 0, negative > 0);
+        Ok(Answer { outcome, value: Some(part), walk: None, sentence })
     };
     answer(check())
 }

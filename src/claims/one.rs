@@ -1,5 +1,6 @@
 //! Claims on a single path.
 
+use crate::certainty::Certainty;
 use crate::claims::cosine::{band, few_negative, negative, positive, rising};
 use crate::claims::motion::{
     certificate, identity, last, late, negligible, schedule, walk, without_geometry,
@@ -130,36 +131,49 @@ pub(super) const CHECKS: [Check; 15] = [
     ),
 ];
 
+/// Why an excess beyond 4 is no finding.
+fn of_outcome(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Undecidable => " That is no more than what was lost can make.",
+        Outcome::Pass | Outcome::Fail => "",
+    }
+}
+
 fn signal(path: &Path) -> Answer {
     let early = |s: &Series| {
         let rows = s.part(0.0, 1.0 / 3.0);
         let mean = |values: Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
         let excess: Vec<f64> = rows.iter().filter_map(|r| r.cos_excess).collect();
-        Some((median(rows.iter().filter_map(|r| r.t_excess))?, mean(excess)))
+        let (t, excess) = (median(rows.iter().filter_map(|r| r.t_excess))?, mean(excess));
+        // Steps may all be off to one side.
+        let half = Certainty::of(rows).half().unwrap_or(0.0);
+        Some((t, excess, Outcome::between(t > 4.0, excess.abs() > half)))
     };
     let of_control = path.control.as_ref().and_then(early);
     let of_own = path.own.as_ref().and_then(early);
     match (of_control, of_own) {
-        (Some((t, cos)), _) => Answer {
-            outcome: Outcome::of(t > 4.0),
+        (Some((t, cos, outcome)), _) => Answer {
+            outcome,
             value: Some(t),
             walk: Some(0.0),
             sentence: format!(
                 "Early on the mean cosine with the end of another training from the same x_0, which holds none of these \
-                 gradients, is {} (median t {}); noise would have 0.",
+                 gradients, is {} (median t {}); noise would have 0.{}",
                 significant(cos),
-                significant(t)
+                significant(t),
+                of_outcome(outcome)
             ),
         },
-        (None, Some((t, excess))) => Answer {
-            outcome: Outcome::of(t > 4.0),
+        (None, Some((t, excess, outcome))) => Answer {
+            outcome,
             value: Some(t),
             walk: Some(0.0),
             sentence: format!(
-                "Early on the cosine less that of a random walk of the same steps is {} in the mean (median t {}). No \
+                "Early on the cosine less that of a random walk of the same steps is {} in the mean (median t {}).{} No \
                  control was measured (--ref CONTROL:final).",
                 significant(excess),
-                significant(t)
+                significant(t),
+                of_outcome(outcome)
             ),
         },
         (None, None) => Answer::undecidable(

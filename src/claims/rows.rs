@@ -3,7 +3,7 @@
 use crate::claims::Answer;
 use crate::claims::path::Path;
 use crate::reading::{Reading, Series};
-use crate::summary::significant;
+use crate::summary::{significant, thousands};
 
 pub(super) const NO_ROWS: &str =
     "there are no rows of gradients over all parameters against an iterate of the path itself";
@@ -38,6 +38,24 @@ pub(super) fn before_the_last_epoch(series: &Series) -> (&[Reading], &'static st
 
 pub(super) fn cosines(rows: &[Reading]) -> impl Iterator<Item = f64> {
     rows.iter().filter_map(|r| r.cos)
+}
+
+/// Rows whose cosine is negative for certain.
+pub(super) fn negatives(rows: &[Reading]) -> usize {
+    rows.iter().filter(|r| r.is_negative()).count()
+}
+
+/// Rows whose cosine may have either sign, since something was lost.
+pub(super) fn open(rows: &[Reading]) -> usize {
+    rows.iter().filter(|r| r.unresolved).count()
+}
+
+/// The same as a sentence; nothing where there are none.
+pub(super) fn of_open(open: usize) -> String {
+    match open {
+        0 => String::new(),
+        n => format!(" At {} steps its sign is not certain (sign_unresolved).", thousands(n as u64)),
+    }
 }
 
 pub(super) fn walks(rows: &[Reading]) -> impl Iterator<Item = f64> {

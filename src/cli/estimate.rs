@@ -10,7 +10,8 @@ use crate::estimate::{
     Estimate, Sample, StorageChoice, beside_sketches, from_run, from_tensors, sketched, tensors_of,
 };
 use crate::optimizer::predictor;
-use crate::run::format::manifest::{Precision, Sketching, Storage};
+use crate::run::format::manifest::{Precision, Storage};
+use crate::run::format::sketching::Sketching;
 use crate::run::write::writer::Profile;
 use crate::run::{Access, Run};
 use crate::sketch::SEED;

@@ -8,6 +8,7 @@ use crate::codec::Codec;
 use crate::error::Result;
 use crate::printable::printable_in_line;
 use crate::run::Run;
+use crate::run::format::elements::is_element;
 use crate::run::format::journal::State;
 use crate::run::format::squares::is_square;
 use crate::run::format::vector_id::{StreamId, VectorId};
@@ -64,7 +65,8 @@ fn survey(run: &Run) -> Result<Survey> {
             };
             s.shards += 1;
             s.file_bytes += std::fs::metadata(&segment.file.path).map_or(0, |m| m.len());
-            s.columns.extend(shard.columns().iter().filter(|name| !is_square(name)).cloned());
+            let told = shard.columns().iter().filter(|name| !is_square(name) && !is_element(name));
+            s.columns.extend(told.cloned());
             for (i, VectorId { step, stream }) in shard.vectors().iter().enumerate() {
                 if !(segment.first..=segment.last).contains(step) {
                     continue;

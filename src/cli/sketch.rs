@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::analyze::Observer as _;
 use crate::cli::progress::Progress;
 use crate::cli::{RunArguments, bytes, say};
-use crate::run::format::manifest::Sketching;
+use crate::run::format::sketching::Sketching;
 use crate::run::write::writer::WriterOptions;
 use crate::sketch::SEED;
 use crate::sketch_run::SketchRun;
@@ -22,8 +22,17 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// What the sketch is drawn with: runs of one seed, model and number can be references of each other
-    #[arg(long, value_name = "N", default_value_t = SEED)]
+    #[arg(long, value_name = "N", value_parser = seed, default_value_t = SEED)]
     seed: u64,
+}
+
+/// A seed, as a decimal number or, as `lpa inspect` shows it, a hexadecimal one.
+fn seed(text: &str) -> Result<u64, String> {
+    let number = match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    number.map_err(|_| "a seed is a number below 2^64, such as 7 or 0x1f".to_owned())
 }
 
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {

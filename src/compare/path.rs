@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::certainty::Certainty;
 use crate::compare::place::Places;
 use crate::curve::{Found, Key};
 use crate::error::Result;
@@ -50,7 +51,7 @@ pub(super) struct Part {
     pub walk: Mean,
     /// That of what is beyond.
     pub excess: Mean,
-    /// Rows with a cosine, and with a negative one.
+    /// Rows with a cosine, and with one that is negative for certain.
     cosines: u64,
     negative: u64,
     /// The values of what is beyond.
@@ -80,6 +81,8 @@ pub(super) struct OfKey {
     pub rounding: u64,
     /// Rows with a sum that is infinite or a NaN.
     pub nonfinite: u64,
+    /// How well the cosines are known.
+    pub certainty: Certainty,
 }
 
 /// The paths of a table.
@@ -138,6 +141,7 @@ impl OfKey {
             travelled: None,
             rounding: 0,
             nonfinite: 0,
+            certainty: Certainty::default(),
         }
     }
 
@@ -158,6 +162,7 @@ impl OfKey {
         self.travelled = row.init2.map(f64::sqrt);
         self.rounding += u64::from(row.rounding);
         self.nonfinite += u64::from(row.nonfinite);
+        self.certainty.add(row);
     }
 
     /// The median of `cos_excess` over the whole path.
@@ -170,7 +175,7 @@ impl OfKey {
         median(self.thirds.iter().flat_map(|part| &part.t).copied())
     }
 
-    /// Rows with a negative cosine, and with any.
+    /// Rows with a cosine that is negative for certain, and with any.
     pub(super) fn negative(&self) -> (u64, u64) {
         let add = |(a, b), part: &Part| (a + part.negative, b + part.cosines);
         self.thirds.iter().fold((0, 0), add)
@@ -190,7 +195,7 @@ impl Part {
         self.walk.add(row.cos_walk);
         self.excess.add(row.cos_excess);
         self.cosines += u64::from(row.cos.is_some());
-        self.negative += u64::from(row.cos.is_some_and(|c| c < 0.0));
+        self.negative += u64::from(row.is_negative());
         self.excesses.extend(row.cos_excess);
         self.t.extend(row.t_excess);
     }

@@ -164,12 +164,6 @@ fn notes(all: &Comparison, trainings: &[&Training]) -> Vec<String> {
                 "the table of {name} is of a part of its path, steps {part}; early, middle and late are thirds of that."
             ));
         }
-        if training.lossy {
-            notes.push(format!(
-                "{} was stored with loss, or is one of sketches; its table has intervals.",
-                training.name
-            ));
-        }
     }
     for table in &all.tables {
         let (Some(of), name) = (table.main(), &table.training.name) else { continue };
@@ -180,6 +174,7 @@ fn notes(all: &Comparison, trainings: &[&Training]) -> Vec<String> {
                 thousands(of.rounding)
             ));
         }
+        notes.extend(of.certainty.note().map(|note| format!("{name}: {note}.")));
         if of.nonfinite > 0 {
             notes.push(format!(
                 "{name}: sums of {} of its steps are infinite or NaN.",

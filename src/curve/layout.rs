@@ -10,6 +10,7 @@ use crate::curve::{
     rows,
 };
 use crate::error::{Error, Result};
+use crate::order::Mean;
 
 /// Rows of a table, and which of them each point stands for.
 pub(crate) struct Layout<'a> {
@@ -110,7 +111,9 @@ impl<'a> Layout<'a> {
     pub(crate) fn curves(&self, metrics: &[String], band: Band) -> Result<Curves> {
         let panel = |metric: &String| -> Result<Panel> {
             let walks = self.walks(metric)?;
-            Ok(self.panel_of(metric, &self.values(metric::column(metric)?)?, walks.as_deref(), band))
+            let values = self.values(metric::column(metric)?)?;
+            let panel = self.panel_of(metric, &values, walks.as_deref(), band);
+            self.within(panel, &values)
         };
         let panels = metrics.iter().map(panel).collect::<Result<Vec<Panel>>>()?;
         Ok(Curves { along: self.along, per: self.per, band, across: None, keys: self.keys(), panels })
@@ -130,6 +133,7 @@ impl<'a> Layout<'a> {
             points: points.clone(),
             not_positive: 0,
             left_out: None,
+            within: None,
         });
         Panel { metric: metric.to_owned(), curves: curves.collect() }
     }
@@ -160,6 +164,23 @@ impl<'a> Layout<'a> {
         Ok(Some((0..self.rows.len()).map(key).collect()))
     }
 
+    /// A panel with how far off its values are, where they are estimates with intervals.
+    fn within(&self, mut panel: Panel, values: &[Vec<f64>]) -> Result<Panel> {
+        let Some([low, high]) = metric::ends(&panel.metric) else { return Ok(panel) };
+        if !(rows::has(self.found, low)? && rows::has(self.found, high)?) {
+            return Ok(panel);
+        }
+        let ends = self.values(low)?.into_iter().zip(self.values(high)?);
+        for ((curve, values), (low, high)) in panel.curves.iter_mut().zip(values).zip(ends) {
+            let mut half = Mean::default();
+            for (value, (low, high)) in values.iter().zip(low.iter().zip(&high)) {
+                half.add(Some((high - low) / 2.0).filter(|half| !half.is_nan() && !value.is_nan()));
+            }
+            curve.within = half.get();
+        }
+        Ok(panel)
+    }
+
     fn panel_of(&self, metric: &str, values: &[Vec<f64>], walks: Option<&[Vec<f64>]>, band: Band) -> Panel {
         let curves = values.iter().enumerate().map(|(k, values)| {
             let walks = walks.map_or(&[][..], |all| &all[k]);
@@ -182,7 +203,7 @@ impl<'a> Layout<'a> {
             Point { count: digest.map_or(0, |d| d.count), stand, walk, ..point.clone() }
         });
         let not_positive = values.iter().filter(|&&v| v <= 0.0).count();
-        Curve { points: points.collect(), not_positive, left_out: self.left[key] }
+        Curve { points: points.collect(), not_positive, left_out: self.left[key], within: None }
     }
 }
 

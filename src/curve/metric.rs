@@ -25,6 +25,22 @@ pub(super) fn column(metric: &str) -> Result<&'static str> {
     Err(Usage(what).into())
 }
 
+/// The columns with the ends of a metric's interval, if it can have one.
+pub(super) fn ends(metric: &str) -> Option<[&'static str; 2]> {
+    let end = |end: &str| metrics().find(|name| name.strip_suffix(end) == Some(metric));
+    Some([end("_lo")?, end("_hi")?])
+}
+
+/// Metrics that are known exactly whatever is stored of vectors: what was told of the training, and the squared lengths of
+/// what is recorded.
+const EXACT: [&str; 6] = ["epoch", "checkpoint", "loss", "lr", "g2", "x2"];
+
+/// Whether a metric has no interval where vectors were stored with loss or as sketches, though it is an estimate then.
+pub(crate) fn is_without_interval(metric: &str) -> bool {
+    let is_end = metric.ends_with("_lo") || metric.ends_with("_hi");
+    !is_end && !EXACT.contains(&metric) && ends(metric).is_none()
+}
+
 /// Metrics that are the same whatever the reference.
 const WITHOUT_REFERENCE: [&str; 8] = ["epoch", "loss", "lr", "g2", "x2", "gx", "step2", "init2"];
 

@@ -19,7 +19,7 @@ pub(crate) use crate::curve::cut::Per;
 pub(crate) use crate::curve::ending::{Ending, LeftOut};
 pub(crate) use crate::curve::key::{Chosen, Found, Key, MOST, find};
 pub(crate) use crate::curve::layout::Layout;
-pub(crate) use crate::curve::metric::{check, is_of_reference, metrics};
+pub(crate) use crate::curve::metric::{check, is_of_reference, is_without_interval, metrics};
 pub(crate) use crate::curve::numbers::{MARK, csv};
 pub(crate) use crate::curve::together::{Across, Spread, beside};
 
@@ -106,6 +106,8 @@ pub(crate) struct Curve {
     pub not_positive: usize,
     /// What was left out behind the last point.
     pub left_out: Option<LeftOut>,
+    /// Half of the interval of a value, on the average, where values are estimates that have some.
+    pub within: Option<f64>,
 }
 
 /// Curves that are drawn in one column of a figure.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use crate::curve::{Curve, Curves, Key, MOST, Panel, Per, Point, Stand};
 use crate::error::Usage;
+use crate::order::Mean;
 
 /// The band around the mean of several runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -156,7 +157,9 @@ fn one(curves: &[&Curve], spread: Spread, runs: usize, partial: &mut (usize, usi
     partial.1 += points.len();
     let left_out = curves.iter().filter_map(|c| c.left_out).min_by(|a, b| a.x.total_cmp(&b.x));
     let not_positive = points.iter().filter(|p| p.stand.is_some_and(|s| s.mean <= 0.0)).count();
-    Curve { points, not_positive, left_out }
+    let mut within = Mean::default();
+    curves.iter().for_each(|c| within.add(c.within));
+    Curve { points, not_positive, left_out, within: within.get() }
 }
 
 /// The point of several runs' at one place.

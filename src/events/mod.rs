@@ -10,6 +10,7 @@ mod words;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use crate::certainty::Certainty;
 use crate::curve::{Chosen, Found, Key, find};
 use crate::error::Result;
 use crate::events::spike::{Spike, spikes};
@@ -22,7 +23,7 @@ pub(crate) use crate::events::words::{blame, summary};
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Happened {
-    /// The cosine is negative.
+    /// The cosine is negative, for certain.
     Negative,
     /// A sum is infinite or a NaN.
     Nonfinite,
@@ -104,8 +105,8 @@ pub(crate) struct Events {
     pub all: Vec<Event>,
     /// Steps that were looked at, and the first and the last of them.
     pub steps: (u64, u64, u64),
-    /// What was looked at.
-    pub keys: Vec<Key>,
+    /// What was looked at, and how well its cosines are known.
+    pub keys: Vec<(Key, Certainty)>,
     /// True if a loss is not positive, so that no spike was looked for in it.
     pub signed_loss: bool,
     /// Of these every row has something that is not finite: no event, but the reference or the training.
@@ -163,7 +164,7 @@ impl Events {
                     events.spikes(Happened::LossSpike, key, rows, |r| r.loss);
                 }
             }
-            events.keys.push(key.clone());
+            events.keys.push((key.clone(), Certainty::of(rows)));
         }
         events.all.sort_by_key(|e| (e.step, e.happened));
         events.blame(found)?;
@@ -183,7 +184,7 @@ impl Events {
             if row.nonfinite {
                 self.all.push(event(Happened::Nonfinite, None, None));
             }
-            if row.cos.is_some_and(|c| c < 0.0) {
+            if row.is_negative() {
                 self.all.push(event(Happened::Negative, row.cos, row.cos_walk));
             }
         }

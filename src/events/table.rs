@@ -10,7 +10,7 @@ use crate::row::{Cell, Kind, finite};
 use crate::table::{Contents, Field, RUN_ID, Table, value};
 
 /// Changes with the columns and with what they mean.
-const SCHEMA_VERSION: u32 = 1;
+const SCHEMA_VERSION: u32 = 2;
 
 /// A column: its name, the kind of its values, and how to get one.
 type Column = (&'static str, Kind, for<'a> fn(&'a Event) -> Cell<'a>);

@@ -12,7 +12,7 @@ const LISTED: usize = 10;
 pub(crate) fn summary(events: &Events) -> String {
     let (rows, first, last) = events.steps;
     let mut out = format!("{} from {first} to {last}\n", counted(rows, "step"));
-    for key in events.keys.iter().take(LISTED) {
+    for (key, certainty) in events.keys.iter().take(LISTED) {
         let never = if events.never_finite.contains(key) {
             ": at every step something is not finite (the reference, or all gradients)"
         } else {
@@ -20,6 +20,9 @@ pub(crate) fn summary(events: &Events) -> String {
         };
         let _ =
             writeln!(out, "  group {}, against {}, stream {}{never}", key.group, key.reference, key.stream);
+        if let Some(note) = certainty.note() {
+            out.push_str(&wrap(&format!("note: {note}.")));
+        }
     }
     let against = |e: &Event| format!("{}, {}", e.key.reference, e.key.stream);
     for happened in Happened::ALL {

@@ -102,6 +102,7 @@ fn of_curves(curves: &Curves, log: bool) -> Vec<String> {
         }
     }
     notes.extend(left_out(curves));
+    notes.extend(within(curves));
     let gaps = if curves.per == Per::Row { "are null (gaps)" } else { "are null (left out)" };
     notes.extend(told(curves, gaps, Curve::nulls));
     if log {
@@ -145,6 +146,15 @@ fn left_out(curves: &Curves) -> Option<String> {
         Ending::Epoch | Ending::Drawn => "last epoch".to_owned(),
     };
     Some(format!("The {what} ({rows} {steps}) is left out (//)."))
+}
+
+/// How far off values are that are estimates, by metric: of the curve whose values are furthest off.
+fn within(curves: &Curves) -> impl Iterator<Item = String> {
+    curves.panels.iter().filter_map(|panel| {
+        let most = panel.curves.iter().filter_map(|curve| curve.within).reduce(f64::max)?;
+        let (metric, most) = (&panel.metric, significant(most));
+        Some(format!("{metric}: estimates, within {most} on the average ({metric}_lo to {metric}_hi)."))
+    })
 }
 
 /// Says of which panels some values are so; those of which it is the same are named together.

@@ -5,8 +5,7 @@ use crate::lags::Lags;
 use crate::lags::meeting::Meeting;
 use crate::lags::thirds::{LEAST, Mean, means};
 use crate::metrics::growth::exponent;
-use crate::run::format::manifest::GRAD;
-use crate::run::format::vector_id::StreamId;
+use crate::run::format::manifest::Kept;
 use crate::summary::{counted, significant, sketched, thousands};
 
 /// Standard errors from which on a mean is said to be positive or negative.
@@ -78,8 +77,7 @@ pub(super) fn summary(lags: &Lags<'_>) -> String {
         lines.push(format!("  longer than the path: the usual lags {}", listed(&plan.too_long)));
     }
     let manifest = &lags.run.manifest;
-    let gradients = manifest.stream_id(GRAD).is_some_and(|grad| manifest.loses(grad));
-    if manifest.loses(StreamId::Iterate) || gradients || lags.reference.is_lossy() {
+    if manifest.kept() == Kept::Rounded || lags.reference.is_lossy() {
         lines.push("  stored with loss: all numbers are of what was kept, without bounds".to_owned());
     }
     lines.extend(sketched(&lags.run.manifest).map(|note| format!("  {note}")));

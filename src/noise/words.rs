@@ -7,8 +7,7 @@ use crate::noise::Noise;
 use crate::noise::split::{Measured, Said, Split};
 use crate::noise::window::{OfProbe, Probes, Window};
 use crate::reference::Common;
-use crate::run::format::manifest::GRAD;
-use crate::run::format::vector_id::StreamId;
+use crate::run::format::manifest::Kept;
 use crate::summary::{counted, significant, sketched, wrap};
 
 /// What is said where there is no ratio.
@@ -72,8 +71,7 @@ pub(super) fn summary(noise: &Noise<'_>) -> String {
         ));
     }
     let manifest = &noise.run.manifest;
-    let gradients = manifest.stream_id(GRAD).is_some_and(|grad| manifest.loses(grad));
-    if manifest.loses(StreamId::Iterate) || gradients || noise.reference.is_lossy() {
+    if manifest.kept() == Kept::Rounded || noise.reference.is_lossy() {
         out.push_str(&wrap(
             "stored with loss: the rounding of g and p is noise of its own here, which nothing tells apart",
         ));

@@ -78,6 +78,8 @@ pub(crate) struct Hyperparameters<'a> {
     /// By parameter group.
     changing: Vec<Vec<Changing<'a>>>,
     decays: bool,
+    /// Why second moments are not known, where they are not.
+    without_moments: Option<String>,
 }
 
 impl<'a> Hyperparameters<'a> {
@@ -97,12 +99,19 @@ impl<'a> Hyperparameters<'a> {
             changing: (0..manifest.param_groups()).map(of_group).collect(),
             declared,
             decays: false,
+            without_moments: None,
         };
         hyperparameters.decays = (0..hyperparameters.groups()).any(|g| {
             hyperparameters.declared.decay(g) == Some(Decay::Coupled)
                 && hyperparameters.changing(g, "weight_decay").is_some_and(|c| c.all().any(|v| v != 0.0))
         });
         hyperparameters
+    }
+
+    /// Takes every parameter group whose optimizer divides by the root of a second moment for one that is not known, for
+    /// this reason.
+    pub(crate) fn give_up_moments(&mut self, why: String) {
+        self.without_moments = Some(why);
     }
 
     fn changing(&self, group: usize, key: &str) -> Option<&Changing<'a>> {
@@ -182,6 +191,9 @@ impl<'a> Hyperparameters<'a> {
                 });
             }
         };
+        if let (Law::Elementwise, Some(why)) = (&law, &self.without_moments) {
+            return Law::Unknown(why.clone());
+        }
         if self.moment() == Moment::Largest
             && !matches!(self.moment_of(group), Moment::Largest | Moment::None)
         {
@@ -198,9 +210,10 @@ impl<'a> Hyperparameters<'a> {
 
     /// The update of step t as a linear map of the gradient as recorded, of a tensor that takes its `count`-th
     /// step, counting from 1; where the optimizer divides by the root of a second moment, the map for a root
-    /// of 1. `None` where the optimizer has another law, or the learning rate is not known.
+    /// of 1. `None` where the optimizer has another law, or the learning rate or second moments are not known.
     pub(crate) fn update(&self, group: usize, step: u64, count: u64) -> Option<Update> {
-        self.linear(group, step, count).or_else(|| self.elementwise(group, step, count).map(|e| e.linear))
+        let elementwise = || self.elementwise(group, step, count).filter(|_| self.without_moments.is_none());
+        self.linear(group, step, count).or_else(|| elementwise().map(|e| e.linear))
     }
 
     /// The update of step t where it is the same for all elements, for a tensor's first step and for later ones.

@@ -3,6 +3,7 @@
 use maud::{Markup, html};
 
 use crate::curve::{Key, MOST, metrics};
+use crate::page::told::Told;
 use crate::page::{Page, Section, WITHOUT};
 use crate::summary::thousands;
 
@@ -13,6 +14,14 @@ pub(super) fn section(page: &Page) -> Option<Section> {
     let charts = &page.charts;
     let body = html! {
         p { (stands_for(page)) }
+        @for told in &page.runs {
+            @if let Some(note) = certainty(told) {
+                p.note {
+                    @if page.runs.len() > 1 { "Of " (told.name) ", " } @else { "Here " }
+                    (note) ". The ends of the intervals of other metrics are curves too: their names with _lo and _hi."
+                }
+            }
+        }
         @if charts.is_empty() {
             p.note { "No number of this table has a value, so there is nothing to draw." }
         } @else if page.live().is_some() {
@@ -31,6 +40,11 @@ pub(super) fn section(page: &Page) -> Option<Section> {
         @if !charts.null.is_empty() { p { "Null at every step: " (null(&charts.null)) "." } }
     };
     Some(Section { id: "curves", title: "Curves", body })
+}
+
+/// How well the cosine of what the page begins with is known, where it is an estimate.
+fn certainty(told: &Told) -> Option<String> {
+    told.facts.as_ref().ok()?.windows.main()?.total.certainty.note()
 }
 
 fn stands_for(page: &Page) -> String {

@@ -26,6 +26,11 @@ fn of_run(told: &Told) -> Markup {
                  reference, or all gradients."
             }
         }
+        @for (key, certainty) in &events.keys {
+            @if let Some(note) = certainty.note() {
+                p.note { "Against " (key.reference) ", stream " (key.stream) ", " (note) "." }
+            }
+        }
         @for happened in Happened::ALL { (of_kind(events, happened)) }
         p.soft {
             "A spike is three times the median of the 25 steps before it and of the 25 behind, and six deviations above \

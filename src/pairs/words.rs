@@ -2,7 +2,7 @@
 
 use crate::pairs::AllPairs;
 use crate::run::Run;
-use crate::run::format::vector_id::StreamId;
+use crate::run::format::manifest::Kept;
 use crate::summary::{counted, significant, sketched, thousands};
 
 /// The lines of a summary.
@@ -47,7 +47,7 @@ pub(super) fn summary(run: &Run, pairs: &AllPairs) -> String {
         known(shape.mean_cos_first),
         known(shape.walk_mean_cos_first)
     ));
-    if run.manifest.loses(StreamId::Iterate) || run.manifest.loses(StreamId::Direction(0)) {
+    if run.manifest.kept() == Kept::Rounded {
         lines.push("  stored with loss: all numbers are of what was kept, without bounds".to_owned());
     }
     lines.extend(sketched(&run.manifest).map(|note| format!("  {note}")));

@@ -8,7 +8,10 @@ mod recipe;
 
 use std::path::PathBuf;
 
-use crate::curve::{self, Along, Asked, Band, Chosen, Column, Curves, Ending, Key, Spread, is_of_reference};
+use crate::curve::{
+    self, Along, Asked, Band, Chosen, Column, Curves, Ending, Key, Spread, is_of_reference,
+    is_without_interval,
+};
 use crate::error::{Error, Result, Usage};
 use crate::figure::{Figure, MOST_PANELS, svg};
 pub(crate) use crate::plot::deal::{Dealt, Panels};
@@ -135,8 +138,8 @@ impl Request {
         let parts = parts.filter(|_| !matches!(plan.ending, Ending::Drawn | Ending::Rounding));
         let part =
             parts.map(|(t, part)| format!("The end is that of the table of {}, steps {part}.", t.name));
-        let notes: Vec<String> =
-            mixed.into_iter().flatten().chain(part).chain(plan.note.map(str::to_owned)).collect();
+        let known = mixed.into_iter().flatten().chain(estimates(&plan.metrics, &trainings)).chain(part);
+        let notes: Vec<String> = known.chain(plan.note.map(str::to_owned)).collect();
         let figure = Figure::of(&columns, self.log, notes);
         Ok(Drawn { svg: svg(&figure, millimetres), csv: curve::csv(&columns) })
     }
@@ -188,6 +191,16 @@ impl Request {
 
 /// Panels of a figure, at most, in all of its columns.
 const MOST_ALL: usize = 24;
+
+/// Which of the metrics are estimates of which the table does not say how far off they are.
+fn estimates(metrics: &[String], all: &[Training]) -> Option<String> {
+    let of: Vec<&str> = metrics.iter().map(String::as_str).filter(|m| is_without_interval(m)).collect();
+    let lossy: Vec<&str> = all.iter().filter(|t| t.lossy).map(|t| t.name.as_str()).collect();
+    let whose = if lossy.len() < all.len() { format!(" of {}", lossy.join(", ")) } else { String::new() };
+    let them = if of.len() == 1 { "it" } else { "them" };
+    (!of.is_empty() && !lossy.is_empty())
+        .then(|| format!("{}{whose}: estimates; the table has no intervals of {them}.", of.join(", ")))
+}
 
 /// In what runs that are drawn as one differ besides their seeds.
 fn mixed(dealt: &Dealt, all: &[Training]) -> Option<String> {

@@ -104,6 +104,7 @@ pub(super) struct Digest {
     windows: [Vec<f64>; 3],
     open: Option<Open>,
     pub(super) cosines: u64,
+    /// Rows with a cosine that is negative for certain.
     pub(super) negative: u64,
     first_negative: Option<u64>,
     pub(super) lagged: bool,
@@ -191,7 +192,7 @@ impl Digest {
         self.sketched += u64::from(row.sketched);
         self.unresolved += u64::from(row.sign_unresolved());
         self.cosines += u64::from(g.cos.is_some());
-        if g.cos.is_some_and(|c| c < 0.0) {
+        if g.cos.is_some_and(|c| c < 0.0) && !row.sign_unresolved() {
             self.negative += 1;
             self.first_negative.get_or_insert(row.step);
         }
@@ -346,25 +347,40 @@ impl Digest {
     /// What is known in spite of loss.
     fn certainty(&self) -> String {
         let sign = match self.unresolved {
-            0 => "Its sign is certain at every step.".to_owned(),
-            n => format!("Its sign is not at {n} of {} steps (sign_unresolved).", self.lossy),
+            0 => "The sign of the cosine is certain at every step.".to_owned(),
+            n => format!(
+                "The sign of the cosine is certain at {} of {} steps (sign_unresolved marks the others).",
+                self.cosines - n,
+                self.cosines
+            ),
         };
         if self.sketched > 0 {
             return format!(
-                "Sketched: the cosine and every other metric are estimates. They lie between their _lo and _hi, all of a \
-                 row with a probability of {} %; at steps whose directions are alike the errors are. {sign}",
+                "Sketched: the cosine and every other metric are estimates. What they are of lies between their _lo and \
+                 _hi, for all of a row with a probability of {} %. Where directions of several steps are alike, so are their errors. \
+                 {sign}",
                 100.0 - SKETCHED_FAILURE * 100.0
             );
         }
         format!(
-            "Stored with loss: the cosine and every other metric lie between their _lo and _hi, all of a row \
-             with a probability of at least 1 - {FAILURE:e}. {sign}"
+            "Stored with loss: the cosine and every other metric of what was recorded lie between their _lo and _hi, all of a \
+             row with a probability of at least 1 - {FAILURE:e}. {sign}"
         )
     }
 
     fn sign(&self) -> String {
+        let open = self.unresolved;
         match (self.cosines, self.negative, self.first_negative) {
             (0, ..) => "The cosine is undefined at every step.".to_owned(),
+            (n, 0, _) if open > 0 => {
+                format!(
+                    "The cosine is certainly negative at none of {n} steps; at {open} its sign is not certain."
+                )
+            }
+            (n, negative, Some(step)) if open > 0 => format!(
+                "The cosine is certainly negative at {negative} of {n} steps, first at step {step}; at {open} its sign is not \
+                 certain."
+            ),
             (n, 0, _) => format!("The cosine is positive or 0 at all {n} steps."),
             (n, negative, Some(step)) => {
                 format!("The cosine is negative at {negative} of {n} steps, first at step {step}.")

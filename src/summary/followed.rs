@@ -77,7 +77,7 @@ impl Followed {
         match &self.compared {
             Compared::NotNeeded => {}
             Compared::First(steps) => all.push(format!(
-                "what was recorded is not all of the vectors, so only the first {steps} steps were compared with the optimizer"
+                "vectors were stored with loss, or as sketches, so that only the first {steps} steps were compared with the optimizer"
             )),
             Compared::Steps(steps, start) => {
                 let (of, compared) = (last.saturating_sub(*start), steps.count_before(last));

@@ -4,7 +4,8 @@
 //! the modules beside this one write them.
 
 /// Beginnings of lines that state facts.
-const FACTS: [&str; 5] = ["The cosine is ", "loLR is ", "Trust: ", "Trust ends ", "Stored with loss: "];
+const FACTS: [&str; 6] =
+    ["The cosine is ", "loLR is ", "Trust: ", "Trust ends ", "Stored with loss: ", "Sketched: "];
 
 /// Paragraphs, each without line breaks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,14 +59,17 @@ mod tests {
     #[test]
     fn paragraphs_are_whole_again() {
         let text = "220 steps measured\nagainst reference final\n\nmean of  early\ncos  0.4\n\n\
-                    The cosine is negative at 3 of 220 steps.\nloLR is 1, 2 and 3 times.\nTrust ends at step 9: so\n\n\
+                    The cosine is negative at 3 of 220 steps.\nloLR is 1, 2 and 3 times.\nTrust ends at step 9: so\nSketched: estimates\n\n\
                     group  parameters\n  x  4\nVerdict on a: early, they\n  point there.\n  (t 1)\nnote: one\n  two\nnote: b\n";
         let own = |all: &[&str]| all.iter().map(|s| (*s).to_owned()).collect::<Vec<String>>();
         let parts = Parts::of(text);
         assert_eq!(parts.heading, own(&["220 steps measured", "against reference final"]));
         assert_eq!(parts.verdicts, own(&["Verdict on a: early, they point there. (t 1)"]));
         assert_eq!(parts.facts[0], "The cosine is negative at 3 of 220 steps.");
-        assert_eq!(parts.facts[1..], own(&["loLR is 1, 2 and 3 times.", "Trust ends at step 9: so"]));
+        assert_eq!(
+            parts.facts[1..],
+            own(&["loLR is 1, 2 and 3 times.", "Trust ends at step 9: so", "Sketched: estimates"])
+        );
         assert_eq!(parts.notes, own(&["one two", "b"]));
         assert_eq!(Parts::of(""), Parts::default());
     }

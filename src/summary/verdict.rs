@@ -155,8 +155,8 @@ fn own_path(d: &Digest, who: &str, found: [Says; 3], topic: &Topic) -> String {
         Says::Less => "point to the reference less than a random walk's would",
         Says::Unresolved => "differ from a random walk's by less than the sketches resolve",
         Says::MaybeSkewed => {
-            "point to the reference more than a random walk's of symmetric gradients would, which skewness alone can do; \
-             how skewed they are, sketches do not say"
+            "point to the reference more than those of a random walk with symmetric gradients would; skewed ones do that by \
+             themselves, and sketches do not say how skewed these are"
         }
         _ => "cannot be told from a random walk's, whose cosine is positive too",
     });

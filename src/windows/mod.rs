@@ -9,6 +9,7 @@ mod words;
 
 use std::path::Path;
 
+use crate::certainty::Certainty;
 use crate::curve::{Chosen, Found, Key, find};
 use crate::error::{Result, Usage};
 use crate::group::ALL;
@@ -68,12 +69,13 @@ impl Sum {
     }
 }
 
-/// What of a linear rate the rows of a window certify ("No Wrong Turns", arXiv 2306.11922, equation 7).
+/// What of a linear rate the rows of a window certify ("No Wrong Turns", arXiv 2306.11922, equation 7), where they are
+/// estimates: for certain.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Certificate {
-    /// The least RSI.
+    /// The least RSI, or lower end of one.
     pub mu: f64,
-    /// The largest EB.
+    /// The largest EB, or upper end of one.
     pub l: f64,
 }
 
@@ -123,12 +125,14 @@ pub(crate) struct Window {
     pub epoch: Option<f64>,
     /// Parameters of the group.
     pub parameters: u64,
-    /// Rows with a negative cosine.
+    /// Rows with a cosine that is negative for certain.
     pub negative: u64,
     /// Rows whose distance is below 1,000 roundings.
     pub rounding: u64,
     /// Rows with a sum that is not finite.
     pub nonfinite: u64,
+    /// How well the cosines are known.
+    pub certainty: Certainty,
     sums: Sums,
     /// Rows with RSI and EB, the least of the one and the largest of the other.
     certified: (u64, Certificate),
@@ -154,6 +158,7 @@ impl Window {
             negative: 0,
             rounding: 0,
             nonfinite: 0,
+            certainty: Certainty::default(),
             sums: Sums::default(),
             certified: (0, Certificate { mu: f64::INFINITY, l: f64::NEG_INFINITY }),
             d2: row.d2,
@@ -166,7 +171,8 @@ impl Window {
     fn add(&mut self, row: &Reading) {
         self.steps.1 = row.step;
         self.rows += 1;
-        self.negative += u64::from(row.cos.is_some_and(|c| c < 0.0));
+        self.negative += u64::from(row.is_negative());
+        self.certainty.add(row);
         self.rounding += u64::from(row.rounding);
         self.nonfinite += u64::from(row.nonfinite);
         let s = &mut self.sums;
@@ -182,7 +188,7 @@ impl Window {
         }
         s.d2.add(row.d2);
         s.length.add(row.step2.map(f64::sqrt));
-        if let (Some(rsi), Some(eb)) = (row.rsi, row.eb) {
+        if let (Some(rsi), Some(eb)) = (row.least_rsi(), row.most_eb()) {
             let (count, Certificate { mu, l }) = self.certified;
             self.certified = (count + 1, Certificate { mu: mu.min(rsi), l: l.max(eb) });
         }
@@ -229,7 +235,7 @@ impl Window {
         self.d2.map(f64::sqrt)
     }
 
-    /// The least RSI and the largest EB; `None` where a row has none.
+    /// The least RSI and the largest EB; `None` where a row has none, or nothing bounds it.
     pub(crate) fn certificate(&self) -> Option<Certificate> {
         let (count, certificate) = self.certified;
         (count == self.rows).then_some(certificate)

@@ -11,7 +11,7 @@ use crate::table::{Contents, Field, RUN_ID, Table, value};
 use crate::windows::{Shares, Window, Windows};
 
 /// Changes with the columns and with what they mean.
-const SCHEMA_VERSION: u32 = 1;
+const SCHEMA_VERSION: u32 = 2;
 
 /// What a row is made of.
 struct Row<'a> {

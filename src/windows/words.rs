@@ -45,8 +45,10 @@ pub(crate) fn summary(windows: &Windows) -> String {
 }
 
 /// What the windows of a group say together, each a sentence or two.
-pub(crate) fn facts(windows: &Windows, of: &OfKey) -> [String; 4] {
-    [certificate(of), regime(windows, of), path(of), trust(of)]
+pub(crate) fn facts(windows: &Windows, of: &OfKey) -> Vec<String> {
+    let certainty = of.total.certainty.note().map(|note| format!("Certainty: {note}."));
+    let all = [certificate(of), regime(windows, of), path(of), trust(of)];
+    all.into_iter().chain(certainty).collect()
 }
 
 fn known(value: Option<f64>) -> String {
@@ -82,11 +84,19 @@ fn certificate(of: &OfKey) -> String {
     let rates: Vec<(&Window, f64)> =
         of.windows.iter().filter_map(|w| Some((w, w.certificate()?.rate()?))).collect();
     let count = of.windows.len();
+    let is_estimate = of.total.certainty.half().is_some();
+    let (least, largest) = match is_estimate {
+        true => ("the least lower end of RSI", "largest upper end of EB"),
+        false => ("the least RSI", "largest EB"),
+    };
     let whole = match of.total.certificate() {
+        None if is_estimate => {
+            "over the whole path it is not known, since nothing bounds RSI or EB at some steps".to_owned()
+        }
         None => "over the whole path it is not known, since RSI is null at some steps".to_owned(),
         Some(c) => match c.rate() {
             None => format!(
-                "over the whole path there is none, since the least RSI, {}, is not positive",
+                "over the whole path there is none, since {least}, {}, is not positive",
                 significant(c.mu)
             ),
             Some(rate) => format!(
@@ -100,9 +110,10 @@ fn certificate(of: &OfKey) -> String {
     };
     let real = of.total.contraction().map_or("not known".to_owned(), near_one);
     format!(
-        "Certificate (mu = least RSI, L = largest EB; at the learning rate mu/L^2 the squared distance is multiplied by \
+        "Certificate (mu = {}, L = {largest}; at the learning rate mu/L^2 the squared distance is multiplied by \
          1 - mu^2/L^2 a step or less, on this path only; a random walk has one against its own end, too): mu is positive in {} of {count} windows; {whole}. What it \
          was really multiplied by a step: {real}.",
+        least.trim_start_matches("the "),
         rates.len()
     )
 }

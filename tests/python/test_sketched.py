@@ -4,6 +4,7 @@ asks for what a sketch does not have is told."""
 import copy
 import json
 import math
+import re
 import subprocess
 
 import numpy as np
@@ -138,6 +139,106 @@ def test_sketches_and_squares_are_those_of_the_definition(training):
             assert math.isclose(scalars[f"lpa/square/grad/{i}"], math.fsum(values * values), rel_tol=1e-13)
 
 
+def test_some_elements_of_the_gradient_stand_beside_its_sketch(training, tmp_path):
+    """256 of all, one in the middle of each of as many parts of the parameters, as they were."""
+    base, _ = training
+    exact = lpa.open(base / "exact")
+    for step in (0, 17, STEPS - 1):
+        gradient = exact.stream("grad", step)
+        flat = np.concatenate([gradient[t["name"]].ravel() for t in exact.manifest["tensors"]])
+        apart = flat.size // 256
+        expected = {f"lpa/element/grad/{k}": float(flat[k * apart + apart // 2]) for k in range(256)}
+        for name in ("sketched", "made"):
+            scalars = lpa.open(base / name).scalars(step)
+            assert {key: v for key, v in scalars.items() if key.startswith("lpa/element")} == expected
+    assert not any(key.startswith("lpa/element") for key in lpa.open(base / "sketched").scalars(STEPS))
+
+
+def test_elements_of_every_type_stand_there_and_absent_ones_do_not(tmp_path):
+    rng = np.random.default_rng(0)
+    spec = {"a": ("F16", np.float16, 400), "b": ("F32", np.float32, 300), "c": ("BF16", None, 200)}
+    values = {n: rng.standard_normal(k).astype(dtype or np.float32) for n, (_, dtype, k) in spec.items()}
+    # The upper half of a float32 is a bfloat16.
+    bits = (values["c"].view(np.uint32) >> 16).astype(np.uint16)
+    values["c"] = (bits.astype(np.uint32) << 16).view(np.float32)
+    given = {**values, "c": bits}
+    shapes = {n: {"shape": [k], "dtype": name} for n, (name, _, k) in spec.items()}
+    with lpa.Writer(tmp_path / "run", shapes, sketch=300) as writer:
+        for gradient in (given, {**given, "b": None}):
+            writer.step(given, {"grad": gradient})
+    flat = np.concatenate([v.astype(np.float32) for v in values.values()])
+    expected = {f"lpa/element/grad/{k}": float(flat[3 * k + 1]) for k in range(256)}
+    there = {k: v for k, v in expected.items() if not 400 <= 3 * int(k.rsplit("/", 1)[1]) + 1 < 700}
+    run = lpa.open(tmp_path / "run")
+    for step, known in ((0, expected), (1, there)):
+        assert {k: v for k, v in run.scalars(step).items() if k.startswith("lpa/element")} == known
+
+
+def mean_square_skewness(elements):
+    """docs/metrics.md, Skewness, in NumPy: of each element the square of the sum of cubes without its own squares, in
+    blocks of 256 steps."""
+    weights, squares = [], []
+    for series in elements:
+        cubes = deviations = np.zeros(0)
+        for begin in range(0, len(series), 256):
+            block = series[begin:begin + 256]
+            if len(block) >= 16:
+                sd = block.std(ddof=1)
+                cubes = np.append(cubes, ((block - block.mean()) / sd) ** 3)
+                deviations = np.append(deviations, np.full(len(block), sd))
+        n = len(cubes)
+        weights.append(deviations.mean())
+        squares.append((cubes.sum() ** 2 - (cubes ** 2).sum()) / (n * (n - 1)))
+    return np.average(squares, weights=weights)
+
+
+def test_skewed_gradients_are_known_by_their_elements(tmp_path, lpa_command):
+    """Noise whose elements are exponentially distributed, and Adam: what skewness adds to t is told of a sketched run
+    as of the exact one."""
+    weight = torch.nn.Parameter(torch.zeros(20_000))
+    optimizer = torch.optim.Adam([weight], lr=1e-3, betas=(0.9, 0.95))
+    kinds = {"exact": {}, "sketched": {"sketch": 2048}}
+    recordings = [lpa.record(tmp_path / name, {"w": weight}, optimizer, on_error="raise", **options)
+                  for name, options in kinds.items()]
+    rng = np.random.default_rng(0)
+    steps, elements = 240, []
+    for step in range(steps):
+        g = (rng.standard_exponential(weight.numel()) - 1).astype(np.float32)
+        elements.append(g[39::78][:256].astype(np.float64))
+        weight.grad = torch.from_numpy(g)
+        optimizer.step()
+        for recording in recordings:
+            recording.log(epoch=step // 40)
+    for recording in recordings:
+        recording.close()
+    square = mean_square_skewness(np.array(elements).T)
+    for name in kinds:
+        said = " ".join(lpa_command("analyze", tmp_path / name).stdout.split())
+        found = re.search(r"a mean square skewness of ([\d.]+) in (\d+) elements", said)
+        assert (float(found[1]), int(found[2])) == (pytest.approx(square, rel=5e-3), 256), name
+        assert "how skewed these are" not in said
+
+
+@pytest.mark.parametrize("has_elements", [True, False])
+def test_agreement_beyond_skewness_is_a_finding_where_that_is_known(has_elements, tmp_path, lpa_command, monkeypatch):
+    """A direction that all gradients share beside skewed noise. Sketches of before have no elements beside them."""
+    if not has_elements:
+        monkeypatch.setattr(lpa.sketching.Sketches, "elements", lambda *_: None)
+    weight = torch.nn.Parameter(torch.zeros(20_000))
+    optimizer = torch.optim.Adam([weight], lr=1e-3, betas=(0.9, 0.95))
+    rng = np.random.default_rng(0)
+    shared = 0.3 * rng.standard_normal(weight.numel())
+    with lpa.record(tmp_path / "run", {"w": weight}, optimizer, on_error="raise", sketch=2048) as recording:
+        for step in range(240):
+            weight.grad = torch.from_numpy((rng.standard_exponential(weight.numel()) - 1 + shared).astype(np.float32))
+            optimizer.step()
+            recording.log(epoch=step // 40)
+    said = " ".join(lpa_command("analyze", tmp_path / "run").stdout.split())
+    more = "early and middle, the gradients point to the reference more than a random walk's would"
+    unknown = "sketches do not say how skewed these are"
+    assert (more in said, unknown in said) == (has_elements, not has_elements)
+
+
 def test_the_final_iterate_is_there_as_it_is(training):
     base, model = training
     there = load_file(base / "sketched/ref/full.safetensors")
@@ -193,6 +294,59 @@ def test_what_a_sketch_does_not_have_is_said(training, tmp_path, lpa_command):
     said = lpa_command("inspect", sketched).stdout
     assert "sketches" in said and "lpa/square" not in said
     assert "Sketched: the cosine" in lpa_command("analyze", sketched, "--out", tmp_path / "t.parquet").stdout
+
+
+def test_what_is_handed_out_is_a_sketch_by_name(training, tmp_path, lpa_command):
+    base, _ = training
+    run, exact = lpa.open(base / "sketched"), lpa.open(base / "exact")
+    assert run.is_sketched and not exact.is_sketched
+    for read in (run.iterate, lambda step: run.stream("grad", step)):
+        with pytest.raises(ValueError, match=r"which cannot be had back.*full\.safetensors.*run\.sketch\("):
+            read(3)
+    with pytest.raises(ValueError, match="vectors and no sketches"):
+        exact.sketch("grad", 3)
+    parts = {t["name"]: exact.stream("grad", 3)[t["name"]] for t in exact.manifest["tensors"]}
+    seed, counts = run.manifest["sketch"]["seed"], deal([p.size for p in parts.values()], DIMENSIONS)
+    found = run.sketch("grad", 3)
+    for number, (name, part) in enumerate(parts.items()):
+        of = np.array(sketch(part.astype(np.float64).ravel().tolist(), number, counts[number], seed))
+        assert found[name].dtype == np.float32 and found[name].size == counts[number]
+        assert np.abs(found[name].ravel() - of).max() <= 2**-20 * np.abs(of).max()
+    # The command writes the same, and says in the file what it is of.
+    out = tmp_path / "x.safetensors"
+    lpa_command("export", base / "sketched", "--step", 3, "--stream", "grad", "--sketch", "--out", out)
+    assert all(np.array_equal(values, found[name]) for name, values in load_file(out).items())
+    assert str(DIMENSIONS).encode() in out.read_bytes()[:2000]
+    assert "no sketches" in refused("export", base / "exact", "--step", 3, "--sketch", "--out", tmp_path / "y")
+    # It is a reference for a run of the same sketches, as the iterate itself is.
+    lpa_command("export", base / "sketched", "--step", 100, "--sketch", "--out", tmp_path / "i.safetensors")
+    dist = []
+    for reference in (tmp_path / "i.safetensors", "step:100"):
+        lpa_command("analyze", base / "sketched", "--quiet", "--ref", reference, "--out", tmp_path / "t.parquet")
+        dist.append(pl.read_parquet(tmp_path / "t.parquet")["dist"])
+    assert dist[0].equals(dist[1])
+
+
+def test_an_unfinished_run_is_not_referred_to_its_end(tmp_path):
+    arrays = {"w": np.arange(300, dtype=np.float32)}
+    with lpa.Writer(tmp_path / "run", arrays, sketch=64) as writer:
+        writer.step(arrays, {"grad": arrays})
+    said = refused("export", tmp_path / "run", "--step", 0, "--out", tmp_path / "x")
+    assert "full.safetensors" not in said and "--sketch" in said
+
+
+def test_seeds_are_taken_as_they_are_shown(tmp_path, lpa_command):
+    arrays = {"w": np.arange(300, dtype=np.float32)}
+    with lpa.Writer(tmp_path / "run", arrays) as writer:
+        writer.step(arrays, {"grad": arrays})
+    for out, seed in (("a", "0xbeef"), ("b", "48879")):
+        lpa_command("sketch", tmp_path / "run", "--dims", 64, "--seed", seed, "--out", tmp_path / out)
+        assert lpa.open(tmp_path / out).manifest["sketch"]["seed"] == 48879
+    assert "seed 0xbeef" in lpa_command("inspect", tmp_path / "a").stdout
+    for wrong in ("0xg", "-1", "1.5", "0x10000000000000000"):
+        args = ["sketch", tmp_path / "run", "--dims", "64", "--out", tmp_path / "c", f"--seed={wrong}"]
+        done = subprocess.run([BINARY, *args], capture_output=True, text=True)
+        assert done.returncode == 2 and "such as 7 or 0x1f" in done.stderr
 
 
 def test_upkeep_leaves_sketches_as_they_are(training, tmp_path, lpa_command):
@@ -273,7 +427,75 @@ def test_bfloat16_absent_gradients_and_several_optimizers(tmp_path, lpa_command)
     assert tables["sketched"]["absent_grad"].equals(tables["exact"]["absent_grad"])
 
 
-@pytest.mark.parametrize("wrong", [0, -1, 2.5, True, "many"])
+def test_the_part_of_an_optimizer_that_is_linear_is_known(tmp_path, lpa_command):
+    """Beside AdamW, whose own part sketches do not tell, SGD's is learning rate times squared lengths (here without
+    momentum), and is exact; so it is where gradients are stored with loss, within its interval."""
+    model = perceptron(128)
+    sgd = torch.optim.SGD(model[0].parameters(), lr=0.1)
+    adamw = torch.optim.AdamW(model[2].parameters(), lr=1e-3)
+    images, labels = digits()
+    kinds = {"exact": {}, "sketched": {"sketch": 2048}, "lossy": {"gradients": "int8"}}
+    recordings = [lpa.record(tmp_path / name, model, [sgd, adamw], on_error="raise", **options)
+                  for name, options in kinds.items()]
+    for step in range(12):
+        torch.nn.functional.cross_entropy(model(images[step::12]), labels[step::12]).backward()
+        for optimizer in (sgd, adamw):
+            optimizer.step()
+            optimizer.zero_grad()
+    for recording in recordings:
+        recording.close()
+    gradients = [lpa.open(tmp_path / "exact").stream("grad", t)["0.weight"].astype(np.float64) for t in range(12)]
+    own = np.array([0.1 * (g * g).sum() for g in gradients])
+    of = {}
+    for name in kinds:
+        lpa_command("analyze", tmp_path / name, "--quiet", "--group", "each", "--out", tmp_path / "t.parquet")
+        of[name] = pl.read_parquet(tmp_path / "t.parquet").sort("step")
+    for name, table in of.items():
+        rows = table.filter(pl.col("group") == "0.weight")
+        assert rows["own"].to_numpy() == pytest.approx(own, rel=1e-5), name
+        assert rows["cos_walk"].is_not_null().all(), name
+    for name in ("sketched", "lossy"):
+        assert of[name].filter(pl.col("group") == "2.weight")["own"].is_null().all()
+        said = lpa_command("analyze", tmp_path / name, "--group", "0.*", "--out", tmp_path / "t.parquet").stdout
+        assert "none, the second moments" not in said
+
+
+@pytest.mark.parametrize("count", [np.int64(64), np.uint16(64), torch.tensor(64)])
+def test_any_whole_number_is_a_number_of_dimensions(count, tmp_path):
+    arrays = {"w": np.arange(300, dtype=np.float32)}
+    with lpa.Writer(tmp_path / "run", arrays, sketch=count) as writer:
+        writer.step(arrays, {"grad": arrays})
+    assert lpa.open(tmp_path / "run").manifest["sketch"]["dimensions"] == 64
+
+
+@pytest.mark.parametrize("how", [{"gradients": "int8"}, {"iterates": "int8"}, {"gradients": "bf16"}])
+def test_a_sketch_is_not_rounded(how, tmp_path):
+    model = perceptron(128)
+    arrays = {"w": np.arange(300, dtype=np.float32)}
+    said = "sketch= keeps no vectors that could be rounded; leave out"
+    with pytest.raises(ValueError, match=f"{said} {next(iter(how))}="):
+        lpa.record(tmp_path / "run", model, torch.optim.SGD(model.parameters(), lr=0.1), sketch=4096, **how)
+    with pytest.raises(ValueError, match=said):
+        lpa.Writer(tmp_path / "run", arrays, sketch=64, **how)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_sketch_of_what_is_unfinished_says_how_it_goes_on(tmp_path, lpa_command):
+    model = perceptron(128)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    recording = lpa.record(tmp_path / "exact", model, optimizer, on_error="raise")
+    train([recording], model, optimizer, 5)
+    recording.flush()
+    recording.stop()
+    lpa_command("sketch", tmp_path / "exact", "--dims", 4096, "--out", tmp_path / "made")
+    with pytest.raises(lpa.RecordingError, match=r"made it, which knows no iterate of a checkpoint.*resume=5"):
+        lpa.record(tmp_path / "made", model, optimizer, sketch=4096, resume=True)
+    with lpa.record(tmp_path / "made", model, optimizer, on_error="raise", sketch=4096, resume=5) as recording:
+        train([recording], model, optimizer, 2, first=5)
+    assert lpa.open(tmp_path / "made").final_step == 7
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 2.5, True, "many", np.float32(64)])
 def test_a_sketch_is_a_number_of_dimensions(wrong, tmp_path):
     model = perceptron(128)
     with pytest.raises(ValueError, match="how many numbers stand for a vector"):

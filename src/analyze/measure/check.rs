@@ -18,7 +18,7 @@ use crate::reduce::cpu::{Vectors, iterate_sums};
 use crate::reference::weights::Weights;
 use crate::run::Run;
 use crate::run::format::chunk::Piece;
-use crate::run::format::manifest::GRAD;
+use crate::run::format::manifest::{GRAD, Kept};
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::catalog::{CHANGED, Catalog};
 use crate::run::read::chunk_reader::{ChunkReader, Decoded, Reader};
@@ -56,9 +56,7 @@ pub(crate) fn departure(run: &Run, catalog: &Catalog, hyper: &Hyperparameters<'_
     let window = Window::open(run, &steps, false)?;
     let mut reader = Reader::new(run)?;
     let mut departure: Option<u64> = None;
-    let lossy = run.manifest.sketch.is_some()
-        || run.manifest.loses(StreamId::Iterate)
-        || run.manifest.loses(StreamId::Direction(0));
+    let lossy = run.manifest.kept() != Kept::Whole;
     for group in 0..hyper.groups() {
         let of_group = |p: &&Piece| run.manifest.tensors[p.tensor].param_group == group;
         if let Some(piece) = run.table.pieces().find(of_group) {
@@ -155,15 +153,11 @@ impl Analysis<'_> {
     /// What is known of the optimizer's steps.
     fn known(&self) -> Known {
         let adam = || predictors(&self.run.manifest).contains(&Some(Predictor::Adam));
-        match &self.law {
-            Law::Unknown(_) if !adam() || self.run.manifest.sketch.is_some() => Known::Nothing,
-            _ if self.run.manifest.sketch.is_some() => Known::WithLoss,
-            _ if self.run.manifest.loses(StreamId::Iterate)
-                || self.run.manifest.loses(StreamId::Direction(0)) =>
-            {
-                Known::WithLoss
-            }
-            _ => Known::Exactly,
+        match (self.run.manifest.kept(), &self.law) {
+            (Kept::Sketches, Law::Unknown(_)) => Known::Nothing,
+            (_, Law::Unknown(_)) if !adam() => Known::Nothing,
+            (Kept::Sketches | Kept::Rounded, _) => Known::WithLoss,
+            (Kept::Whole, _) => Known::Exactly,
         }
     }
 
@@ -178,12 +172,13 @@ impl Analysis<'_> {
             self.catalog.steps.clone().filter(changed).for_each(|t| noted.push(t.saturating_sub(1)));
         }
         // Of sketches it is seen where steps are mostly rounding.
-        let sketched = known == Known::WithLoss && self.run.manifest.sketch.is_some();
+        let is_sketched = self.run.manifest.kept() == Kept::Sketches;
+        let sketched = known == Known::WithLoss && is_sketched;
         let some = known == Known::Exactly || sketched || noted.first().is_some();
         let tensors = &self.run.manifest.tensors;
         // Of several optimizers one may not be known.
         let of_group = |(g, predictor)| match self.hyperparameters.unknown(g) {
-            Some(_) if predictor != Some(Predictor::Adam) => Known::Nothing,
+            Some(_) if predictor != Some(Predictor::Adam) || is_sketched => Known::Nothing,
             _ => known,
         };
         let all: Vec<Known> = predictors(&self.run.manifest).into_iter().enumerate().map(of_group).collect();

@@ -121,6 +121,10 @@ impl Analysis<'_> {
         observer: &dyn Observer,
     ) -> Result<Measured> {
         let mut measured = Measured::new(self.shape.words(), scratch, self.skipped.clone());
+        // It may be once more, after a device has failed.
+        if let Some(common) = &self.common {
+            common.clear();
+        }
         let layout = self.shape.layout;
         let influence = self.influence(scratch)?;
         let influence = influence.as_ref();
@@ -219,6 +223,8 @@ impl Analysis<'_> {
             .filter(|&s| !out.skipped.contains(s))
             .collect();
         let updates = self.linear_updates(&measured);
+        let scalar = |step: u64, name: &str| window.scalar(step, name);
+        let norms = self.common.as_ref().map(|common| common.begin(&measured, scalar));
         let unit = Unit {
             run: self.run,
             window,
@@ -231,6 +237,7 @@ impl Analysis<'_> {
             first: self.first.filter(|&s| window.has(s, StreamId::Iterate)),
             wants_start: out.start.is_none(),
             sample: self.sample.as_ref(),
+            common: self.common.as_ref().zip(norms.as_ref()),
             influence: influence.map(|i| (i, i.course.segments_of(walked))),
             observer,
         };
@@ -260,6 +267,9 @@ impl Analysis<'_> {
                 let (mut totals, told) = (self.shape.totals(self.run, &cells, i), self.told(&pieces, i));
                 if let Some(sketches) = &self.sketches {
                     sketches.estimate(&mut totals, |name| window.scalar(step, name));
+                    if let Some(sample) = &self.sample {
+                        sample.keep_scalars(step, |name| window.scalar(step, name));
+                    }
                 }
                 let recorded = self.recorded(window, step);
                 book.enter(self, &Entry { step, recorded, totals, told }, out)?;

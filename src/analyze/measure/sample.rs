@@ -2,19 +2,22 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::dtype::single;
 use crate::run::Run;
 use crate::run::format::chunk::Piece;
+use crate::run::format::elements::{element_name, spread};
+use crate::run::format::manifest::TensorInfo;
 
-/// Elements, spread over the model.
-const ELEMENTS: u64 = 256;
 /// Steps at most, spread over the run.
 const STEPS: usize = 4096;
 
 /// Elements that are kept as they come, from any thread.
 #[derive(Debug)]
 pub(crate) struct Sample {
-    /// By piece: the number of its first element among all, and where its elements lie.
+    /// By piece: the number of its first element among all, and where its elements lie; none of sketches.
     places: Vec<(usize, Vec<usize>)>,
+    /// By element: the scalar that it is beside sketches; none elsewhere.
+    scalars: Vec<String>,
     /// Ascending.
     steps: Vec<u64>,
     /// By element and step: the bits of the value.
@@ -26,29 +29,29 @@ impl Sample {
     pub(crate) fn new(run: &Run, steps: &[u64]) -> Sample {
         let every = steps.len().div_ceil(STEPS).max(1);
         let steps: Vec<u64> = steps.iter().copied().step_by(every).collect();
-        let all = run.manifest.elements();
-        let count = ELEMENTS.min(all);
-        let apart = all.checked_div(count).unwrap_or(0);
-        let mut elements = (0..count).map(|k| k * apart + apart / 2);
-        let (mut next, mut number, mut begin) = (elements.next(), 0, 0);
+        let sizes: Vec<u64> = run.manifest.tensors.iter().map(TensorInfo::parameters).collect();
+        let elements = spread(&sizes);
+        let is_sketched = run.manifest.sketch.is_some();
+        let (mut rest, mut number) = (elements.iter().peekable(), 0);
         let mut place = |piece: &Piece| {
-            let (first, end, mut inside) = (number, begin + piece.len as u64, Vec::new());
-            while let Some(element) = next.filter(|e| *e < end) {
-                inside.push(usize::try_from(element - begin).unwrap_or(0));
+            let (first, end, mut inside) = (number, piece.begin + piece.len as u64, Vec::new());
+            // Pieces come in the order of tensors and elements.
+            while let Some(element) = rest.next_if(|e| e.tensor == piece.tensor && e.at < end) {
+                inside.push(usize::try_from(element.at - piece.begin).unwrap_or(0));
                 number += 1;
-                next = elements.next();
             }
-            begin = end;
             (first, inside)
         };
-        let places: Vec<_> = run.table.pieces().map(&mut place).collect();
-        let values = (0..number * steps.len()).map(|_| AtomicU32::new(f32::NAN.to_bits())).collect();
-        Sample { places, steps, values }
+        let places = if is_sketched { Vec::new() } else { run.table.pieces().map(&mut place).collect() };
+        let scalars = if is_sketched { (0..elements.len()).map(element_name).collect() } else { Vec::new() };
+        let values = (0..elements.len() * steps.len()).map(|_| AtomicU32::new(f32::NAN.to_bits())).collect();
+        Sample { places, scalars, steps, values }
     }
 
     /// Whether something of a piece, by number, is kept at a step.
     pub(crate) fn wants(&self, piece: usize, step: u64) -> bool {
-        !self.places[piece].1.is_empty() && self.steps.binary_search(&step).is_ok()
+        self.places.get(piece).is_some_and(|(_, inside)| !inside.is_empty())
+            && self.steps.binary_search(&step).is_ok()
     }
 
     /// Keeps what is to be kept of a piece's gradient.
@@ -58,6 +61,21 @@ impl Sample {
         for (k, &i) in inside.iter().enumerate() {
             self.values[(first + k) * self.steps.len() + at].store(g[i].to_bits(), Ordering::Relaxed);
         }
+    }
+
+    /// Keeps the elements that stand beside the sketches of a step. A scalar of it is asked for by its name.
+    pub(crate) fn keep_scalars(&self, step: u64, scalar: impl Fn(&str) -> Option<f64>) {
+        let Ok(at) = self.steps.binary_search(&step) else { return };
+        for (k, name) in self.scalars.iter().enumerate() {
+            if let Some(value) = scalar(name) {
+                self.values[k * self.steps.len() + at].store(single(value).to_bits(), Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Whether it is known: sketches of before have no elements beside them.
+    pub(crate) fn is_known(&self) -> bool {
+        self.scalars.is_empty() || self.elements().flatten().any(|v| !v.is_nan())
     }
 
     /// The elements, each with its values in the order of steps; NaN where there is none.

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
 
+use crate::analyze::common::{Common, Norms};
 use crate::analyze::measure::course::Segment;
 use crate::analyze::measure::gpu::{Batch, Shared};
 use crate::analyze::measure::influence::Influence;
@@ -54,6 +55,8 @@ pub(crate) struct Unit<'a> {
     pub(crate) wants_start: bool,
     /// Where gradients are kept to see how skewed they are.
     pub(crate) sample: Option<&'a Sample>,
+    /// Where it is summed what directions have in common, and how long they are at the steps of the window.
+    pub(crate) common: Option<(&'a Common, &'a Norms)>,
     /// Where what gradients put into references is summed element by element: how, and the segments of the window.
     pub(crate) influence: Option<(&'a Influence<'a>, &'a [Segment])>,
     pub(crate) observer: &'a dyn Observer,
@@ -566,6 +569,11 @@ impl Steps<'_> {
                     && let Some(sample) = wants(piece).filter(|_| !on_device)
                 {
                     sample.keep(piece.number, t, part(g, piece));
+                }
+                if supply.stream().is_some()
+                    && let Some((common, norms)) = unit.common
+                {
+                    common.add(norms, piece, (d, t, row), part(g, piece));
                 }
                 let [g, x, next, init] = [g, x, next, init].map(|v| part(v, piece));
                 let vectors = Vectors { g, x, next, init };

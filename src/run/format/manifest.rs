@@ -13,8 +13,8 @@ use crate::regular_file;
 use crate::run::directory::MANIFEST;
 use crate::run::directory::beside::was_interrupted;
 use crate::run::format::attempt_id::random;
+use crate::run::format::sketching::{Parameter, SKETCH, Sketching};
 use crate::run::format::vector_id::{Moment, StreamId};
-use crate::sketch::Layout;
 
 /// Version of the run format that this library reads and writes.
 pub(crate) const FORMAT_VERSION: u32 = 1;
@@ -24,12 +24,8 @@ pub(crate) const FORMAT_NAME: &str = "lpa-run";
 pub const GRAD: &str = "grad";
 /// Name of the iterate where streams are named.
 pub const ITERATE: &str = "iterate";
-/// In the metadata of a run that `lpa sketch` has made: the id of the run of which.
-pub(crate) const SKETCH_OF: &str = "sketch_of";
-/// What a run requires whose vectors are sketches.
-const SKETCH: &str = "sketch";
 /// Most elements that a run may hold: far above any model, far below what would exhaust memory.
-const MAX_ELEMENTS: u64 = 1 << 40;
+pub(super) const MAX_ELEMENTS: u64 = 1 << 40;
 
 /// Most streams of a run.
 const MAX_STREAMS: usize = 65_000;
@@ -58,15 +54,6 @@ pub struct TensorInfo {
     /// The parameter that it is a sketch of, in a run whose vectors are sketches.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sketch_of: Option<Parameter>,
-}
-
-/// A parameter of which a run has sketches.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Parameter {
-    /// Its shape in the model.
-    pub shape: Vec<u64>,
-    /// Its element type there.
-    pub dtype: DType,
 }
 
 /// Number of elements of a shape; saturates.
@@ -207,19 +194,15 @@ impl Precision {
     }
 }
 
-/// How the vectors of a run are sketched; which dimensions stand for which parameter follows from it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sketching {
-    /// Dimensions of all tensors that were asked for.
-    pub dimensions: u64,
-    /// What keys, shifts and signs are drawn with.
-    pub seed: u64,
-}
-
-impl std::fmt::Display for Sketching {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} dimensions, seed {:#018x}", self.dimensions, self.seed)
-    }
+/// What a run keeps of the vectors that were recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// Every bit.
+    Whole,
+    /// Iterates, or streams, with loss.
+    Rounded,
+    /// Their sketches.
+    Sketches,
 }
 
 /// What of a run is stored with loss.
@@ -372,67 +355,6 @@ impl Manifest {
         })
     }
 
-    /// The same of a run whose vectors are sketches of those that this one is of.
-    ///
-    /// # Errors
-    /// It is of sketches itself, has several ranks, or loses something; or there are too few dimensions.
-    pub fn sketched(self, sketch: Sketching) -> std::result::Result<Manifest, Usage> {
-        if self.sketch.is_some() {
-            return Err(Usage("the run is one of sketches already".to_owned()));
-        }
-        if self.world != 1 || !self.storage.is_exact() {
-            return Err(Usage("a sketch is made of what one rank stores without loss".to_owned()));
-        }
-        let elements: Vec<u64> = self.tensors.iter().map(TensorInfo::elements).collect();
-        let layout = Layout::new(&elements, sketch.dimensions, sketch.seed)?;
-        let tensors = self.tensors.into_iter().enumerate().map(|(t, info)| {
-            let of = Parameter { shape: info.shape.clone(), dtype: info.dtype };
-            let shape = if layout.is_exact(t) { info.shape } else { vec![layout.range(t).len() as u64] };
-            TensorInfo { shape, dtype: DType::F32, sketch_of: Some(of), ..info }
-        });
-        Ok(Manifest {
-            tensors: tensors.collect(),
-            sketch: Some(sketch),
-            requires: vec![SKETCH.to_owned()],
-            ..self
-        })
-    }
-
-    /// Which dimensions stand for which parameter, where vectors are sketches.
-    ///
-    /// # Errors
-    /// There are too few dimensions.
-    pub fn sketch_layout(&self) -> std::result::Result<Option<Layout>, Usage> {
-        let Some(Sketching { dimensions, seed }) = self.sketch else { return Ok(None) };
-        let elements: Vec<u64> = self.tensors.iter().map(TensorInfo::parameters).collect();
-        Layout::new(&elements, dimensions, seed).map(Some)
-    }
-
-    /// Checks that sketches are as long as their layout has them.
-    fn check_sketch(&self) -> std::result::Result<(), String> {
-        let unlike = "it is not clear of what the vectors are sketches";
-        let of_sketch = self.requires.iter().any(|feature| feature == SKETCH);
-        if of_sketch != self.sketch.is_some()
-            || self.tensors.iter().any(|t| t.sketch_of.is_some() != self.sketch.is_some())
-        {
-            return Err(unlike.to_owned());
-        }
-        let total = self.tensors.iter().fold(0u64, |n, t| n.saturating_add(t.parameters()));
-        if total > MAX_ELEMENTS {
-            return Err(format!("sketches of {total} elements, more than a run can hold (2^40)"));
-        }
-        let Some(layout) = self.sketch_layout().map_err(|e| e.0)? else { return Ok(()) };
-        if self.world != 1 || !self.storage.is_exact() {
-            return Err("sketches are written by one rank, without loss".to_owned());
-        }
-        let fits = |(t, info): (usize, &TensorInfo)| {
-            let shape =
-                if layout.is_exact(t) { info.parameter().0 == info.shape } else { info.shape.len() == 1 };
-            shape && info.dtype == DType::F32 && info.elements() == layout.range(t).len() as u64
-        };
-        self.tensors.iter().enumerate().all(fits).then_some(()).ok_or_else(|| unlike.to_owned())
-    }
-
     /// Reads and checks `run/manifest.json`; also returns its bytes.
     ///
     /// # Errors
@@ -562,6 +484,16 @@ impl Manifest {
             StreamId::Moment(Moment::First) => "(moment-1)",
             StreamId::Moment(Moment::Second) => "(moment-2)",
             StreamId::Direction(at) => self.streams.get(usize::from(at)).map_or("unknown", |s| &s.name),
+        }
+    }
+
+    /// What is kept of vectors.
+    pub(crate) fn kept(&self) -> Kept {
+        let stored = [StreamId::Iterate, StreamId::Direction(0)];
+        match self.sketch {
+            Some(_) => Kept::Sketches,
+            None if stored.into_iter().any(|stream| self.loses(stream)) => Kept::Rounded,
+            None => Kept::Whole,
         }
     }
 

@@ -3,9 +3,12 @@
 pub(crate) mod attempt_id;
 pub(crate) mod chunk;
 pub(crate) mod container;
+pub(crate) mod elements;
 pub(crate) mod journal;
 pub(crate) mod manifest;
 pub(crate) mod record;
 pub(crate) mod shard_name;
+pub(crate) mod sketched;
+pub(crate) mod sketching;
 pub(crate) mod squares;
 pub(crate) mod vector_id;

@@ -34,6 +34,13 @@ impl VectorBytes {
     pub(crate) fn elements(&self) -> Vec<Option<&[u8]>> {
         self.tensors.iter().map(|t| t.clone().map(|range| &self.bytes[range])).collect()
     }
+
+    /// Adds the elements of the next tensor, likewise.
+    pub(crate) fn push(&mut self, elements: Option<&[u8]>) {
+        let begin = self.bytes.len();
+        self.bytes.extend_from_slice(elements.unwrap_or_default());
+        self.tensors.push(elements.map(|_| begin..self.bytes.len()));
+    }
 }
 
 /// Everything that a rank recorded at one step.
@@ -54,6 +61,26 @@ impl StepBytes {
     /// The vectors in the order of their streams.
     pub(crate) fn vectors(&self) -> &[VectorBytes] {
         &self.vectors[..self.count]
+    }
+
+    /// Makes it a step that has nothing yet.
+    pub(crate) fn begin(&mut self, step: u64) {
+        (self.step, self.count) = (step, 0);
+        self.scalars.clear();
+        self.moments.clear();
+    }
+
+    /// Adds a vector that has no tensor yet; they come in the order of their streams.
+    pub(crate) fn push(&mut self, stream: StreamId) -> &mut VectorBytes {
+        if self.vectors.len() == self.count {
+            self.vectors.push(VectorBytes::default());
+        }
+        let vector = &mut self.vectors[self.count];
+        self.count += 1;
+        vector.stream = stream;
+        vector.bytes.clear();
+        vector.tensors.clear();
+        vector
     }
 }
 
