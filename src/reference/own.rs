@@ -406,7 +406,9 @@ fn open_file(
 ) -> Result<(Values, String)> {
     let file = regular_file::open(path).tried("open", path)?;
     let header = Header::read(&file, path)?;
-    let every = [("format", of.format()), ("run_id", run.manifest.run_id.as_str())];
+    let version = run.manifest.version.to_string();
+    let every =
+        [("format", of.format()), ("version", version.as_str()), ("run_id", run.manifest.run_id.as_str())];
     for (name, expected) in every.into_iter().chain(told.iter().map(|(k, v)| (*k, v.as_str()))) {
         let found = header.value(name).unwrap_or("absent");
         if found != expected {

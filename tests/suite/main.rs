@@ -13,6 +13,7 @@ mod codec;
 mod crash;
 mod cuda;
 mod determinism;
+mod flips;
 mod format_compat;
 mod join;
 mod kin;

@@ -151,7 +151,7 @@ fn kept_references_are_told_apart() {
     assert_eq!(right.code, 0, "{}", right.err);
     let whole = std::fs::read(&table).unwrap();
     std::fs::remove_file(&table).unwrap();
-    let kept = copy.path.join("lpa-references");
+    let kept = folder.path().join("lpa-references");
     let mut names: Vec<PathBuf> = std::fs::read_dir(&kept).unwrap().map(|f| f.unwrap().path()).collect();
     names.sort();
     let [one, other] = names.as_slice() else { panic!("{names:?}") };
@@ -216,7 +216,7 @@ fn pipes_and_devices_in_the_place_of_files_are_said() {
     one_line(&soon(&["estimate", at]), "it is a pipe");
     one_line(
         &soon(&["plot", "cos", at, "--out", folder.path().join("f.svg").to_str().unwrap()]),
-        "it is a pipe",
+        "model.safetensors",
     );
     let table = copy.path.join("metrics.parquet");
     pipe(&table);
