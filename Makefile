@@ -5,7 +5,7 @@ BIN    := target/release/lpa
 PY     := $(VENV)/bin/python
 
 .PHONY: demo build uplot test test-rust test-python avx512-check check example example-candle frameworks smoke bench fixtures package wheel kernels \
-        kernels-check gpu-check gpu-bundle clean
+        kernels-check gpu-check gpu-bundle torture clean
 
 demo: build
 	$(BIN) analyze fixtures/digits_mlp --out target/demo.parquet
@@ -33,6 +33,10 @@ test-rust:
 
 test-python: build $(VENV)/module
 	$(PY) -m pytest -q tests/python
+
+# What the tests do to some bits of small runs, to every one: some minutes.
+torture:
+	LPA_TORTURE=1 cargo test --release --locked --test suite -- flips:: --nocapture
 
 # Where the processor has no AVX-512: in an emulated machine.
 avx512-check: build
