@@ -10,13 +10,11 @@
 // Reads some 3.5 bytes of payload an element and step of the fast profile; x_0 and the reference for every term, from
 // the first-level cache, as a group goes through all steps; and Adam's second moment. Writes vectors only where an
 // operation, a launch or a batch that follows needs them. Conversions and operations in float64 are step_row's.
+#include "planes.cuh"
 #include "step.cuh"
 
-constexpr unsigned ROWS = 8;
-constexpr unsigned GROUP = ROWS * LANES;
 // Terms of a batch at most: 32 kB of partial sums.
 constexpr unsigned MOST_TERMS = 16;
-constexpr unsigned ZERO_BLOCK = 64;
 constexpr unsigned NOWHERE = 0xffffffffu;
 
 // A packed plane, or a plain one; places are bytes in the staged payloads.

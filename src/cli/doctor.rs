@@ -100,7 +100,10 @@ fn equal(found: &Check, whose: &str, begin: std::time::Instant) -> String {
     let (count, seconds) = (thousands(found.equal), begin.elapsed().as_secs_f64());
     let values = match found.values {
         0 => String::new(),
-        values => format!(" and {} decoded values", thousands(values)),
+        values => {
+            let bytes = thousands(found.bytes);
+            format!(", {} decoded values and {bytes} bytes of payloads", thousands(values))
+        }
     };
     format!(
         "{count} sums ({finite:.0} % finite){values} compared with {whose}, all equal bit for bit ({seconds:.1} s)"

@@ -8,12 +8,14 @@ mod bench;
 mod lane;
 mod layout;
 mod operations;
+mod pack;
 mod plan;
 mod term;
 
 #[cfg(feature = "cli")]
 pub(crate) use bench::bench;
 pub(crate) use lane::Lane;
+pub(crate) use pack::Packer;
 pub(crate) use plan::{Kept, Place, Plan, Resident};
 pub(crate) use term::{Inputs, Term};
 
@@ -80,6 +82,8 @@ pub(crate) struct Device {
     functions: Vec<CudaFunction>,
     /// Makes vectors of payloads and sums them.
     walk: CudaFunction,
+    /// Make payloads of vectors.
+    pack: pack::Functions,
 }
 
 /// The kernels of `kernels/sums.cu`.
@@ -136,7 +140,8 @@ impl Device {
             }
         }
         let walk = module.load_function("walk_f32").map_err(load)?;
-        Ok(Device { ordinal, context, functions, walk })
+        let pack = pack::Functions::load(&module).map_err(load)?;
+        Ok(Device { ordinal, context, functions, walk, pack })
     }
 
     /// Its number.

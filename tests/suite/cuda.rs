@@ -18,8 +18,16 @@ fn kernels() -> PathBuf {
 }
 
 /// What the driver is made of.
-const PARTS: [&str; 6] =
-    ["step.cuh", "sums.cu", "vectors.cuh", "walk.cu", "emulated/cuda.h", "emulated/driver.cpp"];
+const PARTS: [&str; 8] = [
+    "pack.cu",
+    "planes.cuh",
+    "step.cuh",
+    "sums.cu",
+    "vectors.cuh",
+    "walk.cu",
+    "emulated/cuda.h",
+    "emulated/driver.cpp",
+];
 
 /// Builds the stand-in driver from the kernels in `source`, where it was not built from the same ones before, and
 /// returns the directory where it lies.
@@ -84,7 +92,7 @@ fn every_kernel_gives_the_bits_of_the_cpu_in_any_order_of_warps() {
         .out
         .lines()
         .filter(|l| l.starts_with("| `") || l.starts_with("| copy") || l.starts_with("| payloads"));
-    assert_eq!(rows.count(), 8, "{}", ran.out);
+    assert_eq!(rows.count(), 10, "{}", ran.out);
 }
 
 #[test]
@@ -310,7 +318,7 @@ fn the_doctor_says_what_is_there() {
 }
 
 /// Faults that a kernel could have: the file, what stands there, and what would.
-const FAULTS: [(&str, &str, &str, &str); 34] = [
+const FAULTS: [(&str, &str, &str, &str); 63] = [
     (
         "a barrier less before patches",
         "walk.cu",
@@ -410,6 +418,125 @@ const FAULTS: [(&str, &str, &str, &str); 34] = [
         "r[k] = references + min(first + k, reference_count - 1) * reference_stride;\n    double acc[PAIR",
         "r[k] = references + (first + k) * reference_stride;\n    double acc[PAIR",
     ),
+    (
+        "a barrier less after finding what is stored",
+        "pack.cu",
+        "from[rank - first] = lane() * 32 + __ffs(rest) - 1;\n    __syncwarp();",
+        "from[rank - first] = lane() * 32 + __ffs(rest) - 1;",
+    ),
+    (
+        "a barrier less before counts are read",
+        "pack.cu",
+        "counts[value] += __popc(same);\n            __syncwarp();",
+        "counts[value] += __popc(same);",
+    ),
+    (
+        "a barrier less after counts are added up",
+        "pack.cu",
+        "own[k] = up_to += own[k];\n    __syncwarp();",
+        "own[k] = up_to += own[k];",
+    ),
+    ("marks beyond the last block", "pack.cu", "lane() * 32 < blocks ? marks[lane()] : 0", "marks[lane()]"),
+    (
+        "half of a block of zeros",
+        "pack.cu",
+        "if (i + LANES < chunk.n) any |= chunk.elements[i + LANES];",
+        "if (i + LANES < chunk.n) any |= 0;",
+    ),
+    (
+        "zeros without their sign",
+        "pack.cu",
+        "if (__ballot_sync(ALL, any != 0))",
+        "if (__ballot_sync(ALL, any << 1))",
+    ),
+    ("a last block that is whole", "pack.cu", "& 1 ? blocks * ZERO_BLOCK - n : 0", "& 1 ? 0 : 0"),
+    (
+        "the sample of another row",
+        "pack.cu",
+        "value = is_there ? rows[k] >> 8 * row & 0xff",
+        "value = is_there ? rows[k] >> 8 * (is_whole ? 1 : row) & 0xff",
+    ),
+    (
+        "a sample of a block that is not whole",
+        "pack.cu",
+        "bool is_whole = len == PACKED",
+        "bool is_whole = len >= GROUP",
+    ),
+    (
+        "a sample that stands for itself",
+        "pack.cu",
+        "most = sum(not_most), stride = SAMPLE",
+        "most = sum(not_most)",
+    ),
+    ("windows below the least", "pack.cu", "least = sum(lower), most", "most"),
+    ("windows above the most", "pack.cu", "most = sum(not_most), stride", "stride"),
+    (
+        "of equal windows the highest",
+        "pack.cu",
+        "inside * VALUES + (VALUES - 1 - top));\n        }\n        found = largest(found);",
+        "inside * VALUES + top);\n        }\n        found = largest(found), found += VALUES - 1 - 2 * (found % VALUES);",
+    ),
+    ("of equal sizes the last", "pack.cu", "if (size < best)", "if (size <= best)"),
+    (
+        "a window too narrow",
+        "pack.cu",
+        "top >= window ? counts[top - window] : 0",
+        "top >= window ? counts[top - window + 1] : 0",
+    ),
+    ("patches of two bytes", "pack.cu", "PATCH_BYTES = 3", "PATCH_BYTES = 2"),
+    (
+        "words of whole groups",
+        "pack.cu",
+        "(len % GROUP + LANES - 1) / LANES * width + 7) / 8",
+        "(len % GROUP + GROUP - 1) / GROUP * 8 * width + 7) / 8",
+    ),
+    (
+        "bits that are not cut",
+        "pack.cu",
+        "below(chosen.base, value) & mask)",
+        "below(chosen.base, value) & (mask | 0xff))",
+    ),
+    ("rows one bit too close", "pack.cu", "<< row * chosen.width;", "<< row * (chosen.width - (row == 7));"),
+    (
+        "bits beyond the end",
+        "pack.cu",
+        "if (is_there) {\n                ((unsigned short*)out)",
+        "packed |= (unsigned long long)(is_there ? 0 : mask) << row * chosen.width;\n            if (is_there) {\n                ((unsigned short*)out)",
+    ),
+    (
+        "the words of another block",
+        "pack.cu",
+        "if (k < block) words_before += of_block",
+        "if (k <= block) words_before += of_block",
+    ),
+    (
+        "patches in the order of lanes",
+        "pack.cu",
+        "__popc(patched & lower_lanes())",
+        "__popc(patched & ~lower_lanes()) - 1",
+    ),
+    (
+        "patches without a place of their own",
+        "pack.cu",
+        "patch += __popc(patched);",
+        "patch += patched != 0;",
+    ),
+    ("positions within a block", "pack.cu", "2 * q, begin + i, 2)", "2 * q, i, 2)"),
+    (
+        "a payload that is not shorter",
+        "pack.cu",
+        "l.end + bitmap_len >= 4 * chunk.n",
+        "l.end + bitmap_len > 4 * chunk.n",
+    ),
+    ("a bitmap that costs nothing", "pack.cu", "l.end + bitmap_len >= 4 * chunk.n", "l.end >= 4 * chunk.n"),
+    (
+        "elements that are stored, for all",
+        "pack.cu",
+        "if (i < chunk.n) ((unsigned*)out)[i]",
+        "if (i < m) ((unsigned*)out)[i]",
+    ),
+    ("a neighbour's bitmap", "pack.cu", "marks[k / 4] >> 8 * (k % 4)", "marks[0] >> 8 * (k % 4)"),
+    ("a sign lost", "pack.cu", "(bits[row] >> 24 & 0x80)", "(bits[row] >> 24 & 0x40)"),
 ];
 
 #[test]
