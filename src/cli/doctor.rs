@@ -16,7 +16,7 @@ pub(super) struct Arguments {
     /// Compare every size with every number of references (minutes without a real GPU)
     #[arg(long)]
     thorough: bool,
-    /// Also measure how fast each GPU copies and sums (needs 2 GiB there)
+    /// Also measure how fast each GPU copies, sums and packs (needs 2 GiB there)
     #[arg(long)]
     bench: bool,
 }

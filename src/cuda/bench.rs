@@ -10,7 +10,8 @@ use crate::codec::{Decoder, Encoder, Exponents, Prediction, Predictor, Residual}
 use crate::cuda::lane::grid;
 use crate::cuda::layout::{TermOfKernel, wide};
 use crate::cuda::{
-    CudaError, Device, Inputs, Kept, Kernel, Lane, Packer, Place, Plan, Resident, Result, Term,
+    CudaError, Device, Inputs, Kept, Kernel, Lane, Next, Packer, Part, Past, Place, Plan, Replay, Resident,
+    Residuals, Result, Term,
 };
 use crate::dtype::{DType, push_bytes};
 use crate::isa::Isa;
@@ -82,7 +83,41 @@ pub(crate) fn bench(device: &Arc<Device>) -> Result<Vec<Speed>> {
         });
     }
     all.extend(packing(device, copied)?);
+    all.extend(predicting(device, copied)?);
     Ok(all)
+}
+
+/// How fast iterates of SGD are found to be what was predicted. Nothing where what they are predicted from does not fit.
+fn predicting(device: &Arc<Device>, copied: f64) -> Result<Option<Speed>> {
+    let count = (device.memory()?.0 / CHUNK_SHARE).clamp(1, CHUNKS);
+    let mut residuals = Residuals::new(Arc::clone(device), count)?;
+    let Some(mut past) = Past::new(device, count * CHUNK, 1)? else { return Ok(None) };
+    let values: Vec<f32> = (0..wide(count * CHUNK)).map(value).collect();
+    let elements = residuals.upload(&values)?;
+    // Gradients and momentum are zeros, with which it stays where it is.
+    past.put(Part::Iterate, &values)?;
+    let rule = Prediction::new(Predictor::Sgd, 0, &[0.0, 0.9, 1.0, 1e-4, 1.0]);
+    let Some(replay) = Replay::of(&rule.into()) else { return Ok(None) };
+    let next = |c: usize| {
+        let range = c * CHUNK..(c + 1) * CHUNK;
+        Next { value: elements.slice(range.clone()), range, replay }
+    };
+    let chunks: Vec<Next<'_>> = (0..count).map(next).collect();
+    let mut launch = |times: u16| {
+        (0..times).try_for_each(|_| residuals.launch(&mut past, &chunks))?;
+        residuals.wait()
+    };
+    let times = times(seconds(|| launch(1))?);
+    let alone = seconds(|| launch(times))? / f64::from(times);
+    // Four vectors are read and two written, and distances.
+    let moved = 7 * values.len() * size_of::<f32>();
+    Ok(Some(Speed {
+        what: format!("`residual_take` and two that find nothing to do: {count} chunks at a time"),
+        seconds: alone,
+        rate: moved as f64 / alone / 1e9,
+        unit: "GB/s",
+        beside: Some(("of the copy", copied)),
+    }))
 }
 
 /// How fast payloads of gradients are made, and how fast with the copies of them.

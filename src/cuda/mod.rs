@@ -9,7 +9,9 @@ mod lane;
 mod layout;
 mod operations;
 mod pack;
+mod payloads;
 mod plan;
+mod residual;
 mod term;
 
 #[cfg(feature = "cli")]
@@ -17,6 +19,7 @@ pub(crate) use bench::bench;
 pub(crate) use lane::Lane;
 pub(crate) use pack::Packer;
 pub(crate) use plan::{Kept, Place, Plan, Resident};
+pub(crate) use residual::{Next, Part, Past, Replay, Residuals};
 pub(crate) use term::{Inputs, Term};
 
 use std::sync::Arc;
@@ -84,6 +87,8 @@ pub(crate) struct Device {
     walk: CudaFunction,
     /// Make payloads of vectors.
     pack: pack::Functions,
+    /// Make payloads of iterates.
+    residual: residual::Functions,
 }
 
 /// The kernels of `kernels/sums.cu`.
@@ -141,7 +146,8 @@ impl Device {
         }
         let walk = module.load_function("walk_f32").map_err(load)?;
         let pack = pack::Functions::load(&module).map_err(load)?;
-        Ok(Device { ordinal, context, functions, walk, pack })
+        let residual = residual::Functions::load(&module).map_err(load)?;
+        Ok(Device { ordinal, context, functions, walk, pack, residual })
     }
 
     /// Its number.

@@ -7,6 +7,7 @@ use crate::doctor::conformance::{Case, Check, Chunk, DIRECTIONS, cases};
 use crate::doctor::decoding::check_work;
 use crate::doctor::lane_sums::put_sums;
 use crate::doctor::packing::check_payloads;
+use crate::doctor::predicting::check_residuals;
 use crate::isa::Isa;
 
 /// Compares the sums of every kernel, type and direction, what the device decodes and what it packs with the CPU's.
@@ -29,6 +30,9 @@ pub(crate) fn check(device: &Arc<Device>, isa: Isa, thorough: bool) -> Result<Ch
     check_work(device, isa, &mut found)?;
     if found.different.is_none() {
         check_payloads(device, isa, thorough, &mut found)?;
+    }
+    if found.different.is_none() {
+        check_residuals(device, isa, &mut found)?;
     }
     Ok(found)
 }

@@ -5,3 +5,4 @@ pub(crate) mod decoding;
 pub(crate) mod device;
 mod lane_sums;
 mod packing;
+mod predicting;
