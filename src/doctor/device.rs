@@ -11,7 +11,8 @@ use crate::doctor::predicting::check_residuals;
 use crate::isa::Isa;
 
 /// Compares the sums of every kernel, type and direction, what the device decodes and what it packs with the CPU's.
-/// `thorough` takes every size with every number of references and kind of value, which an emulator would take minutes for.
+/// `thorough` takes every size with every number of references and kind of value, which an emulator would take minutes
+/// for.
 ///
 /// # Errors
 /// The device fails.

@@ -13,8 +13,8 @@ use crate::isa::Isa;
 const SIZES: [usize; 10] = [0, 1, 31, 33, 255, 257, 1023, 1024, 1025, 4097];
 /// And of a chunk.
 const LARGE: usize = 65_536;
-/// By how many units of the last place predictions miss at most: in no plane, and in one to four.
-const MISSES: [u32; 6] = [0, 2, 100, 10_000, 1_000_000, 1 << 28];
+/// Predictions miss by fewer units of the last place than that: in no plane, and in one to four, just filled or just begun.
+const MISSES: [u32; 7] = [0, 2, 128, 200, 32_768, 1 << 23, 1 << 28];
 /// Steps that follow each other.
 const STEPS: u64 = 2;
 
@@ -64,8 +64,10 @@ impl Chunk {
     }
 }
 
-/// A value that a prediction misses, either way in the order of bit patterns, or meets.
+/// A value that a prediction misses, either way in the order of bit patterns, or meets. In the second half of a chunk it
+/// misses little.
 fn missed(predicted: f32, i: usize, most: u32) -> f32 {
+    let most = if i < LARGE / 2 { most } else { most.min(2) };
     let draw = u32::try_from(i).unwrap_or(0).wrapping_mul(0x9e37_79b9);
     let by = if i.is_multiple_of(3) { 0 } else { draw.checked_rem(most).unwrap_or(0) };
     let bits = predicted.to_bits();

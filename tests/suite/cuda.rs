@@ -385,7 +385,7 @@ const FAULTS: [(&str, &str, &str, &str); 77] = [
     ),
     ("one plane of several", "walk.cu", "z[row] |= (unsigned)bytes", "z[row] = (unsigned)bytes"),
     ("predictions that are no number", "predict.cuh", "predicted != predicted ?", "predicted < predicted ?"),
-    ("no iterate before the last", "walk.cu", "before = next[row];", "before = x;"),
+    ("no iterate before the last", "predict.cuh", "before = next[row];", "before = x;"),
     ("an iterate that is held too long", "walk.cu", "if (o.x != h.x_at) load", "if (h.x_at == NOWHERE) load"),
     ("a momentum that is held too long", "walk.cu", "if (h.momentum_at == o.to)", "if (false)"),
     ("a momentum that is lost", "walk.cu", "h.momentum_at != NOWHERE) store", "false) store"),
