@@ -13,7 +13,17 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PACKAGE = "nvidia-cuda-nvrtc-cu11"
-SOURCES = ["sums.cu", "walk.cu", "step.cuh", "vectors.cuh"]
+SOURCES = [
+    "pack.cu",
+    "residual.cu",
+    "sums.cu",
+    "walk.cu",
+    "packed.cuh",
+    "planes.cuh",
+    "predict.cuh",
+    "step.cuh",
+    "vectors.cuh",
+]
 # No contraction, no flushing: an operation rounds as it does on the CPU.
 OPTIONS = ["--gpu-architecture=compute_70", "--std=c++17", "--fmad=false", "--ftz=false"]
 

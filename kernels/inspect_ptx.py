@@ -14,6 +14,8 @@ from collections import Counter
 from importlib import metadata
 from pathlib import Path
 
+import build
+
 HERE = Path(__file__).resolve().parent
 ARCHITECTURES = [70, 75, 80, 86, 89, 90, 100, 120]
 # Where instructions are counted.
@@ -34,7 +36,7 @@ def tool(package, name):
 
 
 def constants():
-    text = "".join((HERE / name).read_text() for name in ["vectors.cuh", "step.cuh", "sums.cu", "walk.cu"])
+    text = "".join((HERE / name).read_text() for name in build.SOURCES)
     return {name: int(value) for name, value in re.findall(r"constexpr unsigned (\w+) = (\d+);", text)}
 
 
@@ -65,6 +67,13 @@ def expected():
     # A row twice: as nearly all are, and with any direction. A warp folds its share of the sums.
     rows, folded = c["ROWS"], c["STEP_SUMS"] // c["WARPS"]
     found["walk_f32"] = {"F2F": 2 * rows * 5, "DFMA": rows * (8 + 9), "DADD": rows * (4 + 4) + FOLDS * folded}
+    # Integers alone. A chunk is 2 loads, its marks and what was chosen one each; a block's elements are loaded to be
+    # packed and, elsewhere, to be stored as they are.
+    loads = {"mark": 2 * c["MARKED"] + 2, "choose": c["PACKED"] // c["LANES"] + 3, "write": 2 * rows + 2 + 2 + 3}
+    found |= {f"pack_{kernel}": {"LDG": of, "F2F": 0, "DFMA": 0, "DADD": 0} for kernel, of in loads.items()}
+    # An iterate is predicted in float32 from five vectors; what describes it takes 11 loads.
+    loads = {"take": 5 * rows + 11, "choose": c["PACKED"] // c["LANES"] + 2, "write": rows + 2 + 3}
+    found |= {f"residual_{kernel}": {"LDG": of, "F2F": 0, "DFMA": 0, "DADD": 0} for kernel, of in loads.items()}
     return found
 
 
@@ -123,12 +132,14 @@ def main():
             sys.exit(f"{name}: the machine code has {got}, the comments say {of}")
         if never := [op for op in ["LDL", "STL", "ATOM", "ATOMG", "ATOMS", "RED"] if counts[name][op]]:
             sys.exit(f"{name} has {never}: local memory, or an order that is left to chance")
+    used_shared = {name: of[1] for name, of in sorted(used[COUNTED].items()) if of[1] >= 1024}
+    shared = " and of ".join(f"`{name}` takes {size // 1024} kB" for name, size in used_shared.items())
     lines = [
         "# What the kernels take",
         "",
         "Written by `make kernels` from `kernels/lpa.ptx`. Registers of a thread, and warps that a multiprocessor",
-        "holds at a time (of those it could), in thread blocks of 4 warps. No kernel spills or has a stack; `walk_f32`",
-        f"takes {used[COUNTED]['walk_f32'][1] // 1024} kB of shared memory a thread block.",
+        "holds at a time (of those it could), in thread blocks of 4 warps. No kernel spills or has a stack; of shared",
+        f"memory a thread block of {shared}.",
         "",
         "| kernel | " + " | ".join(f"sm_{a}" for a in ARCHITECTURES) + " |",
         "|---|" + "---|" * len(ARCHITECTURES),

@@ -10,13 +10,12 @@
 // Reads some 3.5 bytes of payload an element and step of the fast profile; x_0 and the reference for every term, from
 // the first-level cache, as a group goes through all steps; and Adam's second moment. Writes vectors only where an
 // operation, a launch or a batch that follows needs them. Conversions and operations in float64 are step_row's.
+#include "planes.cuh"
+#include "predict.cuh"
 #include "step.cuh"
 
-constexpr unsigned ROWS = 8;
-constexpr unsigned GROUP = ROWS * LANES;
 // Terms of a batch at most: 32 kB of partial sums.
 constexpr unsigned MOST_TERMS = 16;
-constexpr unsigned ZERO_BLOCK = 64;
 constexpr unsigned NOWHERE = 0xffffffffu;
 
 // A packed plane, or a plain one; places are bytes in the staged payloads.
@@ -35,8 +34,6 @@ struct Head {
 enum Work : unsigned { FILL = 0, COPY = 1, STEP = 2 };
 // Where a step has its gradient and its next iterate from: nowhere, the place that is named, or a payload.
 enum Source : unsigned { NONE = 0, PLACE = 1, DECODED = 2 };
-enum Rule : unsigned { PREVIOUS = 1, LINEAR = 2, SGD = 3, ADAM = 4 };
-constexpr unsigned NESTEROV = 1, FUSED = 2, COUPLED = 1;
 constexpr unsigned WRITE_G = 1, WRITE_NEXT = 2;
 
 // One operation on a chunk; src/cuda/operations.rs lays it out alike. Vectors are places of the batch.
@@ -60,24 +57,6 @@ struct Held {
     float x[ROWS], momentum[ROWS];
     unsigned x_at, momentum_at;
 };
-
-// A lane's elements of a group, which may be a WHOLE one; 0 beyond the last.
-template <bool WHOLE = false>
-__device__ inline void load(const float* from, unsigned len, float* to) {
-#pragma unroll
-    for (unsigned row = 0; row < ROWS; row++) {
-        unsigned i = row * LANES + lane();
-        to[row] = WHOLE || i < len ? from[i] : 0.0f;
-    }
-}
-
-__device__ inline void store(const float* from, unsigned len, float* to) {
-#pragma unroll
-    for (unsigned row = 0; row < ROWS; row++) {
-        unsigned i = row * LANES + lane();
-        if (i < len) to[i] = from[row];
-    }
-}
 
 // Unpacks the groups first..=last of a plane, two at most, of which only so many bytes are looked at; a lane unpacks
 // those that it will read. Only patches are written by others: so there is a meeting before them, and one after.
@@ -149,57 +128,6 @@ __device__ inline void merge(const unsigned char* staged, const Operation& o, un
     for (unsigned row = 0; row < ROWS; row++) {
         unsigned exponent = some && place[row] != NOWHERE ? bytes[skipped + place[row]] : 0;
         g[row] = __uint_as_float((mantissa[row] & 0x7fffff) | exponent << 23 | (mantissa[row] & 0x800000) << 8);
-    }
-}
-
-// A bit pattern's number in the order of values; its own inverse.
-__device__ inline unsigned key(unsigned bits) { return bits ^ ((unsigned)((int)bits >> 31) >> 1); }
-
-__device__ inline float or_previous(float predicted, float x) { return predicted != predicted ? x : predicted; }
-
-// A group by SGD; PLAIN is without flags, as nearly always.
-template <bool PLAIN>
-__device__ inline void sgd(unsigned flags, const float* c, const float* g, const float* x_of, float* momentum,
-                           float* next) {
-    bool fused = !PLAIN && (flags & FUSED), nesterov = !PLAIN && (flags & NESTEROV);
-#pragma unroll
-    for (unsigned row = 0; row < ROWS; row++) {
-        float x = x_of[row], u = __fmaf_rn(c[0], x, __fmul_rn(c[4], g[row])), m = momentum[row];
-        m = fused ? __fmaf_rn(c[1], m, __fmul_rn(c[2], u)) : __fmaf_rn(c[2], u, __fmul_rn(c[1], m));
-        momentum[row] = m;
-        float s = nesterov ? __fmaf_rn(c[1], m, u) : m;
-        next[row] = or_previous(__fmaf_rn(-c[3], s, x), x);
-    }
-}
-
-// The rule's values of the next iterate, in place of those of the iterate before the last; takes the moments a step
-// further. Operations and order are docs/format.md's.
-__device__ inline void predict(const Operation& o, const float* g, Held& h, float* second, float* next) {
-    float c[8];
-#pragma unroll
-    for (unsigned k = 0; k < 8; k++) c[k] = o.c[k];
-    if (o.rule == LINEAR) {
-#pragma unroll
-        for (unsigned row = 0; row < ROWS; row++) {
-            float x = h.x[row], before = next[row];
-            float step = __fmaf_rn(c[2], g[row], __fmaf_rn(c[1], x, __fmul_rn(c[0], __fsub_rn(x, before))));
-            next[row] = or_previous(__fadd_rn(x, step), x);
-        }
-    } else if (o.rule == SGD && o.flags == 0) {
-        sgd<true>(o.flags, c, g, h.x, h.momentum, next);
-    } else if (o.rule == SGD) {
-        sgd<false>(o.flags, c, g, h.x, h.momentum, next);
-    } else if (o.rule == ADAM) {
-#pragma unroll
-        for (unsigned row = 0; row < ROWS; row++) {
-            float x = h.x[row], a = __fmul_rn(c[7], g[row]), m = h.momentum[row], v = second[row];
-            float u = o.flags & COUPLED ? __fmaf_rn(c[6], x, a) : a, y = o.flags & COUPLED ? x : __fmul_rn(c[6], x);
-            m = __fmaf_rn(c[0], __fsub_rn(u, m), m);
-            v = __fmaf_rn(__fmul_rn(c[2], u), u, __fmul_rn(c[1], v));
-            h.momentum[row] = m, second[row] = v;
-            float denominator = __fadd_rn(__fdiv_rn(__fsqrt_rn(v), c[4]), c[5]);
-            next[row] = or_previous(__fadd_rn(y, __fdiv_rn(__fmul_rn(-c[3], m), denominator)), x);
-        }
     }
 }
 
@@ -282,7 +210,7 @@ __device__ inline void step(const Batch& b, const Operation& o, unsigned begin, 
         if (has_momentum) h.momentum_at = o.momentum;
         float second[ROWS];
         if (has_second) load(b.at(o.second, begin), len, second);
-        predict(o, g, h, second, next);
+        predict(o.rule, o.flags, o.c, g, h.x, h.momentum, second, next);
         if (has_second) store(second, len, b.at(o.second, begin));
         if (o.plane_count > 0) correct(b.staged, o, begin, len, bytes, next);
         if (o.writes & WRITE_NEXT) store(next, len, b.at(o.to, begin));

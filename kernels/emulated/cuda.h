@@ -188,6 +188,7 @@ inline float __fsub_rn(float a, float b) { return a - b; }
 inline float __fdiv_rn(float a, float b) { return a / b; }
 inline float __fsqrt_rn(float a) { return std::sqrt(a); }
 inline int __popc(unsigned v) { return __builtin_popcount(v); }
+inline int __ffs(unsigned v) { return __builtin_ffs((int)v); }
 
 inline double __fma_rn(double a, double b, double c) { return std::fma(a, b, c); }
 inline double __dadd_rn(double a, double b) { return a + b; }
@@ -235,4 +236,22 @@ inline V __shfl_up_sync(unsigned, V v, unsigned by) {
 template <class V>
 inline V __shfl_sync(unsigned, V v, unsigned from) {
     return shuffled(v, from, "shfl");
+}
+
+// Which lanes of the warp have what this one has.
+inline unsigned __match_any_sync(unsigned, unsigned v) {
+    unsigned thread = emulated::machine.current, same = 0;
+    emulated::Fiber& own = *emulated::machine.fibers[thread];
+    unsigned parity = own.parity++ % 2;
+    own.slot[parity] = v;
+    emulated::meet(emulated::Meeting::Warp, "match_any");
+    for (unsigned k = 0; k < 32; k++)
+        same |= (unsigned)(emulated::machine.fibers[thread / 32 * 32 + k]->slot[parity] == v) << k;
+    return same;
+}
+
+// Which lanes of the warp say yes.
+inline unsigned __ballot_sync(unsigned all, bool yes) {
+    unsigned same = __match_any_sync(all, yes);
+    return yes ? same : ~same;
 }

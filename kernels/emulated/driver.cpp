@@ -11,6 +11,8 @@
 
 #include "cuda.h"
 
+#include "../pack.cu"
+#include "../residual.cu"
 #include "../sums.cu"
 #include "../walk.cu"
 
@@ -133,6 +135,8 @@ struct Kernel {
 const std::vector<Kernel> KERNELS_BY_NAME = {
     NAMED(step_f32), NAMED(step_bf16), NAMED(step_f16), NAMED(pairs_f32), NAMED(pairs_bf16), NAMED(pairs_f16),
     NAMED(lags_f32), NAMED(lags_bf16), NAMED(lags_f16), NAMED(walk_f32),
+    NAMED(pack_mark), NAMED(pack_choose), NAMED(pack_write), NAMED(residual_take), NAMED(residual_choose),
+    NAMED(residual_write),
 };
 
 }  // namespace

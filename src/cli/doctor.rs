@@ -16,7 +16,7 @@ pub(super) struct Arguments {
     /// Compare every size with every number of references (minutes without a real GPU)
     #[arg(long)]
     thorough: bool,
-    /// Also measure how fast each GPU copies and sums (needs 2 GiB there)
+    /// Also measure how fast each GPU copies, sums and packs (needs 2 GiB there)
     #[arg(long)]
     bench: bool,
 }
@@ -100,7 +100,10 @@ fn equal(found: &Check, whose: &str, begin: std::time::Instant) -> String {
     let (count, seconds) = (thousands(found.equal), begin.elapsed().as_secs_f64());
     let values = match found.values {
         0 => String::new(),
-        values => format!(" and {} decoded values", thousands(values)),
+        values => {
+            let bytes = thousands(found.bytes);
+            format!(", {} decoded values and {bytes} bytes of payloads", thousands(values))
+        }
     };
     format!(
         "{count} sums ({finite:.0} % finite){values} compared with {whose}, all equal bit for bit ({seconds:.1} s)"

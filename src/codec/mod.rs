@@ -27,6 +27,7 @@ pub use philox::Noise;
 pub(crate) use predict::predict_blocks;
 pub use predict::{COUPLED, FUSED, NESTEROV, Past, Pieces, Prediction, Predictions, Predictor, predict};
 pub use residual::Residual;
+pub(crate) use residual::put_head as put_residual_head;
 
 /// Elements a zero block: blocks whose bits are all zero are left out of the planes.
 pub(crate) const ZERO_BLOCK: usize = 64;

@@ -154,6 +154,16 @@ pub(super) fn encode(
     out: &mut Vec<u8>,
 ) {
     let planes = (u32::BITS - any.leading_zeros()).div_ceil(8);
+    put_head(predictions, planes, out);
+    bytes.resize(distances.len(), 0);
+    for p in 0..planes {
+        plane(isa, distances, 8 * p, bytes);
+        pack(isa, bytes, out);
+    }
+}
+
+/// Appends what stands before the planes of a payload, of which there are so many.
+pub(crate) fn put_head(predictions: &Predictions, planes: u32, out: &mut Vec<u8>) {
     // At most 4.
     let Predictions { first, others, of } = predictions;
     out.extend([u8::try_from(planes).unwrap_or(4), first.flags]);
@@ -164,11 +174,6 @@ pub(super) fn encode(
         out.extend(prediction.coefficients[..count].iter().flat_map(|c| c.to_le_bytes()));
     }
     out.extend(of.iter().flat_map(|number| number.to_le_bytes()));
-    bytes.resize(distances.len(), 0);
-    for p in 0..planes {
-        plane(isa, distances, 8 * p, bytes);
-        pack(isa, bytes, out);
-    }
 }
 
 /// A payload whose lengths were checked.

@@ -9,7 +9,10 @@ use cudarc::driver::{CudaSlice, CudaStream, DriverError, PushKernelArg};
 use crate::codec::{Decoder, Encoder, Exponents, Prediction, Predictor, Residual};
 use crate::cuda::lane::grid;
 use crate::cuda::layout::{TermOfKernel, wide};
-use crate::cuda::{CudaError, Device, Inputs, Kept, Kernel, Lane, Place, Plan, Resident, Result, Term};
+use crate::cuda::{
+    CudaError, Device, Inputs, Kept, Kernel, Lane, Next, Packer, Part, Past, Place, Plan, Replay, Resident,
+    Residuals, Result, Term,
+};
 use crate::dtype::{DType, push_bytes};
 use crate::isa::Isa;
 use crate::order::{BLOCK, CHUNK};
@@ -21,6 +24,10 @@ const LARGE: usize = 1 << 26;
 const SHARE: usize = 128;
 /// Terms and references of the kernels that are bound by arithmetic.
 const PAIRS: [usize; 2] = [64, 64];
+/// Chunks that are packed at a time at most.
+const CHUNKS: usize = 256;
+/// Part of the free memory that one of them takes with its payload at most, in bytes.
+const CHUNK_SHARE: usize = 8 << 20;
 /// Runs of which the median counts.
 const RUNS: usize = 7;
 /// Seconds that launches of a kernel fill together, so that their beginning and end do not count.
@@ -65,7 +72,7 @@ pub(crate) fn bench(device: &Arc<Device>) -> Result<Vec<Speed>> {
             lane.wait()
         };
         let once = together(&mut lanes, |lane, init| walk(lane, init, 1))?;
-        let times: u16 = [1, 10, 100].into_iter().find(|t| f64::from(*t) * once >= LONG).unwrap_or(1000);
+        let times = times(once);
         let seconds = together(&mut lanes, |lane, init| walk(lane, init, times))?;
         all.push(Speed {
             what: format!("`walk_f32` alone, {count} chunks at a time: {bytes} bytes of payloads"),
@@ -75,7 +82,96 @@ pub(crate) fn bench(device: &Arc<Device>) -> Result<Vec<Speed>> {
             beside: Some(("of the copy", copied)),
         });
     }
+    all.extend(packing(device, copied)?);
+    all.extend(predicting(device, copied)?);
     Ok(all)
+}
+
+/// How fast iterates of SGD are found to be what was predicted. Nothing where what they are predicted from does not fit.
+fn predicting(device: &Arc<Device>, copied: f64) -> Result<Option<Speed>> {
+    let count = (device.memory()?.0 / CHUNK_SHARE).clamp(1, CHUNKS);
+    let mut residuals = Residuals::new(Arc::clone(device), count)?;
+    let Some(mut past) = Past::new(device, count * CHUNK, 1)? else { return Ok(None) };
+    let values: Vec<f32> = (0..wide(count * CHUNK)).map(value).collect();
+    let elements = residuals.upload(&values)?;
+    // Gradients and momentum are zeros, with which it stays where it is.
+    past.put(Part::Iterate, &values)?;
+    let rule = Prediction::new(Predictor::Sgd, 0, &[0.0, 0.9, 1.0, 1e-4, 1.0]);
+    let Some(replay) = Replay::of(&rule.into()) else { return Ok(None) };
+    let next = |c: usize| {
+        let range = c * CHUNK..(c + 1) * CHUNK;
+        Next { value: elements.slice(range.clone()), range, replay }
+    };
+    let chunks: Vec<Next<'_>> = (0..count).map(next).collect();
+    let mut launch = |times: u16| {
+        (0..times).try_for_each(|_| residuals.launch(&mut past, &chunks))?;
+        residuals.wait()
+    };
+    let times = times(seconds(|| launch(1))?);
+    let alone = seconds(|| launch(times))? / f64::from(times);
+    // Four vectors are read and two written, and distances.
+    let moved = 7 * values.len() * size_of::<f32>();
+    Ok(Some(Speed {
+        what: format!("`residual_take` and two that find nothing to do: {count} chunks at a time"),
+        seconds: alone,
+        rate: moved as f64 / alone / 1e9,
+        unit: "GB/s",
+        beside: Some(("of the copy", copied)),
+    }))
+}
+
+/// How fast payloads of gradients are made, and how fast with the copies of them.
+fn packing(device: &Arc<Device>, copied: f64) -> Result<[Speed; 2]> {
+    let count = (device.memory()?.0 / CHUNK_SHARE).clamp(1, CHUNKS);
+    let mut packer = Packer::new(Arc::clone(device), count)?;
+    let values: Vec<f32> = (0..wide(count * CHUNK)).map(value).collect();
+    let elements = packer.upload(&values)?;
+    let chunks: Vec<_> = (0..count).map(|c| elements.slice(c * CHUNK..(c + 1) * CHUNK)).collect();
+    let launch = |packer: &mut Packer, times: u16| {
+        (0..times).try_for_each(|_| packer.launch(&chunks))?;
+        packer.wait()
+    };
+    let times = times(seconds(|| launch(&mut packer, 1))?);
+    let alone = seconds(|| launch(&mut packer, times))? / f64::from(times);
+    let copied_too = seconds(|| packer.pack(&chunks))?;
+    let bytes: usize = packer.payloads()?.map(|(_, payload)| payload.len()).sum();
+    // Elements are read three times.
+    let moved = 3 * values.len() * size_of::<f32>() + bytes;
+    Ok([
+        Speed {
+            what: format!("`pack_mark`, `pack_choose`, `pack_write`: {count} chunks at a time"),
+            seconds: alone,
+            rate: moved as f64 / alone / 1e9,
+            unit: "GB/s",
+            beside: Some(("of the copy", copied)),
+        },
+        Speed {
+            what: format!("payloads made and copied: {bytes} bytes"),
+            seconds: copied_too,
+            rate: values.len() as f64 / copied_too / 1e6,
+            unit: "10^6 parameters a second",
+            beside: None,
+        },
+    ])
+}
+
+/// How often what takes so many seconds is run so that its beginning and end do not count.
+fn times(once: f64) -> u16 {
+    [1, 10, 100].into_iter().find(|t| f64::from(*t) * once >= LONG).unwrap_or(1000)
+}
+
+/// The median of the seconds that `run` takes, after one that warms up.
+fn seconds(mut run: impl FnMut() -> Result<()>) -> Result<f64> {
+    let mut times = Vec::new();
+    for i in 0..=RUNS {
+        let begin = std::time::Instant::now();
+        run()?;
+        if i > 0 {
+            times.push(begin.elapsed().as_secs_f64());
+        }
+    }
+    times.sort_unstable_by(f64::total_cmp);
+    Ok(times[times.len() / 2])
 }
 
 /// Lanes with a batch each, and the place of x_0 there. Nothing where so many do not fit.

@@ -8,13 +8,18 @@ mod bench;
 mod lane;
 mod layout;
 mod operations;
+mod pack;
+mod payloads;
 mod plan;
+mod residual;
 mod term;
 
 #[cfg(feature = "cli")]
 pub(crate) use bench::bench;
 pub(crate) use lane::Lane;
+pub(crate) use pack::Packer;
 pub(crate) use plan::{Kept, Place, Plan, Resident};
+pub(crate) use residual::{Next, Part, Past, Replay, Residuals};
 pub(crate) use term::{Inputs, Term};
 
 use std::sync::Arc;
@@ -80,6 +85,10 @@ pub(crate) struct Device {
     functions: Vec<CudaFunction>,
     /// Makes vectors of payloads and sums them.
     walk: CudaFunction,
+    /// Make payloads of vectors.
+    pack: pack::Functions,
+    /// Make payloads of iterates.
+    residual: residual::Functions,
 }
 
 /// The kernels of `kernels/sums.cu`.
@@ -136,7 +145,9 @@ impl Device {
             }
         }
         let walk = module.load_function("walk_f32").map_err(load)?;
-        Ok(Device { ordinal, context, functions, walk })
+        let pack = pack::Functions::load(&module).map_err(load)?;
+        let residual = residual::Functions::load(&module).map_err(load)?;
+        Ok(Device { ordinal, context, functions, walk, pack, residual })
     }
 
     /// Its number.

@@ -29,6 +29,8 @@ pub(crate) struct Check {
     pub finite: u64,
     /// Decoded values that were equal, bit for bit.
     pub values: u64,
+    /// Bytes of payloads that were equal.
+    pub bytes: u64,
     /// The first that was not, in words.
     pub different: Option<String>,
 }

@@ -75,7 +75,7 @@ struct Case {
     references: usize,
 }
 
-fn rules() -> [Prediction; 8] {
+pub(super) fn rules() -> [Prediction; 8] {
     [
         Prediction::PREVIOUS,
         Prediction::new(Predictor::Linear, 0, &[0.9, -1e-4, -0.1]),

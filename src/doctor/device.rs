@@ -6,10 +6,13 @@ use crate::cuda::{CudaError, Device, Lane, Plan, Resident, Result, Term};
 use crate::doctor::conformance::{Case, Check, Chunk, DIRECTIONS, cases};
 use crate::doctor::decoding::check_work;
 use crate::doctor::lane_sums::put_sums;
+use crate::doctor::packing::check_payloads;
+use crate::doctor::predicting::check_residuals;
 use crate::isa::Isa;
 
-/// Compares the sums of every kernel, type and direction, and what the device decodes, with the CPU's.
-/// `thorough` takes every size with every number of references, which an emulator would take minutes for.
+/// Compares the sums of every kernel, type and direction, what the device decodes and what it packs with the CPU's.
+/// `thorough` takes every size with every number of references and kind of value, which an emulator would take minutes
+/// for.
 ///
 /// # Errors
 /// The device fails.
@@ -26,6 +29,12 @@ pub(crate) fn check(device: &Arc<Device>, isa: Isa, thorough: bool) -> Result<Ch
         }
     }
     check_work(device, isa, &mut found)?;
+    if found.different.is_none() {
+        check_payloads(device, isa, thorough, &mut found)?;
+    }
+    if found.different.is_none() {
+        check_residuals(device, isa, &mut found)?;
+    }
     Ok(found)
 }
 

@@ -4,3 +4,5 @@ pub(crate) mod conformance;
 pub(crate) mod decoding;
 pub(crate) mod device;
 mod lane_sums;
+mod packing;
+mod predicting;

@@ -18,8 +18,19 @@ fn kernels() -> PathBuf {
 }
 
 /// What the driver is made of.
-const PARTS: [&str; 6] =
-    ["step.cuh", "sums.cu", "vectors.cuh", "walk.cu", "emulated/cuda.h", "emulated/driver.cpp"];
+const PARTS: [&str; 11] = [
+    "pack.cu",
+    "packed.cuh",
+    "planes.cuh",
+    "predict.cuh",
+    "residual.cu",
+    "step.cuh",
+    "sums.cu",
+    "vectors.cuh",
+    "walk.cu",
+    "emulated/cuda.h",
+    "emulated/driver.cpp",
+];
 
 /// Builds the stand-in driver from the kernels in `source`, where it was not built from the same ones before, and
 /// returns the directory where it lies.
@@ -84,7 +95,7 @@ fn every_kernel_gives_the_bits_of_the_cpu_in_any_order_of_warps() {
         .out
         .lines()
         .filter(|l| l.starts_with("| `") || l.starts_with("| copy") || l.starts_with("| payloads"));
-    assert_eq!(rows.count(), 8, "{}", ran.out);
+    assert_eq!(rows.count(), 11, "{}", ran.out);
 }
 
 #[test]
@@ -310,7 +321,7 @@ fn the_doctor_says_what_is_there() {
 }
 
 /// Faults that a kernel could have: the file, what stands there, and what would.
-const FAULTS: [(&str, &str, &str, &str); 34] = [
+const FAULTS: [(&str, &str, &str, &str); 77] = [
     (
         "a barrier less before patches",
         "walk.cu",
@@ -365,11 +376,16 @@ const FAULTS: [(&str, &str, &str, &str); 34] = [
         "__popc(kept & ((1u << block) - 1)) * ZERO_BLOCK",
         "block * ZERO_BLOCK",
     ),
-    ("no Nesterov", "walk.cu", "nesterov = !PLAIN && (flags & NESTEROV)", "nesterov = false"),
-    ("momentum fused the other way", "walk.cu", "!PLAIN && (flags & FUSED)", "!PLAIN && !(flags & FUSED)"),
+    ("no Nesterov", "predict.cuh", "nesterov = !PLAIN && (flags & NESTEROV)", "nesterov = false"),
+    (
+        "momentum fused the other way",
+        "predict.cuh",
+        "!PLAIN && (flags & FUSED)",
+        "!PLAIN && !(flags & FUSED)",
+    ),
     ("one plane of several", "walk.cu", "z[row] |= (unsigned)bytes", "z[row] = (unsigned)bytes"),
-    ("predictions that are no number", "walk.cu", "predicted != predicted ?", "predicted < predicted ?"),
-    ("no iterate before the last", "walk.cu", "before = next[row];", "before = x;"),
+    ("predictions that are no number", "predict.cuh", "predicted != predicted ?", "predicted < predicted ?"),
+    ("no iterate before the last", "predict.cuh", "before = next[row];", "before = x;"),
     ("an iterate that is held too long", "walk.cu", "if (o.x != h.x_at) load", "if (h.x_at == NOWHERE) load"),
     ("a momentum that is held too long", "walk.cu", "if (h.momentum_at == o.to)", "if (false)"),
     ("a momentum that is lost", "walk.cu", "h.momentum_at != NOWHERE) store", "false) store"),
@@ -409,6 +425,184 @@ const FAULTS: [(&str, &str, &str, &str); 34] = [
         "sums.cu",
         "r[k] = references + min(first + k, reference_count - 1) * reference_stride;\n    double acc[PAIR",
         "r[k] = references + (first + k) * reference_stride;\n    double acc[PAIR",
+    ),
+    (
+        "a barrier less after finding what is stored",
+        "pack.cu",
+        "from[rank - first] = lane() * 32 + __ffs(rest) - 1;\n    __syncwarp();",
+        "from[rank - first] = lane() * 32 + __ffs(rest) - 1;",
+    ),
+    (
+        "a barrier less before counts are read",
+        "packed.cuh",
+        "counts[value] += __popc(same);\n            __syncwarp();",
+        "counts[value] += __popc(same);",
+    ),
+    (
+        "a barrier less after counts are added up",
+        "packed.cuh",
+        "own[k] = up_to += own[k];\n    __syncwarp();",
+        "own[k] = up_to += own[k];",
+    ),
+    ("marks beyond the last block", "pack.cu", "lane() * 32 < blocks ? marks[lane()] : 0", "marks[lane()]"),
+    (
+        "half of a block of zeros",
+        "pack.cu",
+        "if (i + LANES < chunk.n) any |= chunk.elements[i + LANES];",
+        "if (i + LANES < chunk.n) any |= 0;",
+    ),
+    (
+        "zeros without their sign",
+        "pack.cu",
+        "if (__ballot_sync(ALL, any != 0))",
+        "if (__ballot_sync(ALL, any << 1))",
+    ),
+    ("a last block that is whole", "pack.cu", "& 1 ? blocks * ZERO_BLOCK - n : 0", "& 1 ? 0 : 0"),
+    (
+        "the sample of another row",
+        "packed.cuh",
+        "value = is_there ? rows[k] >> 8 * row & 0xff",
+        "value = is_there ? rows[k] >> 8 * (is_whole ? 1 : row) & 0xff",
+    ),
+    (
+        "a sample of a block that is not whole",
+        "packed.cuh",
+        "bool is_whole = len == PACKED",
+        "bool is_whole = len >= GROUP",
+    ),
+    (
+        "a sample that stands for itself",
+        "packed.cuh",
+        "most = sum(not_most), stride = SAMPLE",
+        "most = sum(not_most)",
+    ),
+    ("windows below the least", "packed.cuh", "least = sum(lower), most", "most"),
+    ("windows above the most", "packed.cuh", "most = sum(not_most), stride", "stride"),
+    (
+        "of equal windows the highest",
+        "packed.cuh",
+        "inside * VALUES + (VALUES - 1 - top));\n        }\n        found = largest(found);",
+        "inside * VALUES + top);\n        }\n        found = largest(found), found += VALUES - 1 - 2 * (found % VALUES);",
+    ),
+    ("of equal sizes the last", "packed.cuh", "if (size < best)", "if (size <= best)"),
+    (
+        "a window too narrow",
+        "packed.cuh",
+        "top >= window ? counts[top - window] : 0",
+        "top >= window ? counts[top - window + 1] : 0",
+    ),
+    ("patches of two bytes", "packed.cuh", "PATCH_BYTES = 3", "PATCH_BYTES = 2"),
+    (
+        "words of whole groups",
+        "packed.cuh",
+        "(len % GROUP + LANES - 1) / LANES * width + 7) / 8",
+        "(len % GROUP + GROUP - 1) / GROUP * 8 * width + 7) / 8",
+    ),
+    (
+        "bits that are not cut",
+        "packed.cuh",
+        "below(chosen.base, value) & mask)",
+        "below(chosen.base, value) & (mask | 0xff))",
+    ),
+    (
+        "rows one bit too close",
+        "packed.cuh",
+        "<< row * chosen.width;",
+        "<< row * (chosen.width - (row == 7));",
+    ),
+    (
+        "bits beyond the end",
+        "packed.cuh",
+        "if (is_there) packed |= (unsigned long long)(below(chosen.base, value) & mask)",
+        "packed |= (unsigned long long)((is_there ? below(chosen.base, value) : 0xff) & mask)",
+    ),
+    (
+        "the words of another block",
+        "packed.cuh",
+        "if (k < block) words_before += of_block",
+        "if (k <= block) words_before += of_block",
+    ),
+    (
+        "patches in the order of lanes",
+        "packed.cuh",
+        "__popc(patched & lower_lanes())",
+        "__popc(patched & ~lower_lanes()) - 1",
+    ),
+    (
+        "patches without a place of their own",
+        "packed.cuh",
+        "cursor.patch += __popc(patched);",
+        "cursor.patch += patched != 0;",
+    ),
+    ("positions within a block", "packed.cuh", "2 * q, begin + i, 2)", "2 * q, begin % PACKED + i, 2)"),
+    (
+        "a payload that is not shorter",
+        "pack.cu",
+        "l.end + bitmap_len >= 4 * chunk.n",
+        "l.end + bitmap_len > 4 * chunk.n",
+    ),
+    ("a bitmap that costs nothing", "pack.cu", "l.end + bitmap_len >= 4 * chunk.n", "l.end >= 4 * chunk.n"),
+    (
+        "elements that are stored, for all",
+        "pack.cu",
+        "if (i < chunk.n) ((unsigned*)out)[i]",
+        "if (i < m) ((unsigned*)out)[i]",
+    ),
+    ("a neighbour's bitmap", "pack.cu", "marks[k / 4] >> 8 * (k % 4)", "marks[0] >> 8 * (k % 4)"),
+    ("a sign lost", "pack.cu", "(bits[k] >> 24 & 0x80)", "(bits[k] >> 24 & 0x40)"),
+    ("an iterate that stays", "residual.cu", "store(value, len, of.x + begin);", ""),
+    ("a momentum that stays", "residual.cu", "store(momentum, len, of.momentum + begin);", ""),
+    ("a second moment that is not stored", "residual.cu", "if (has_second) store", "if (false) store"),
+    (
+        "the second moment of another rule",
+        "residual.cu",
+        "has_second = of.rule == ADAM",
+        "has_second = of.rule == SGD",
+    ),
+    (
+        "values that are not numbered",
+        "residual.cu",
+        "key(__float_as_uint(value[row]))",
+        "__float_as_uint(value[row])",
+    ),
+    ("distances one way", "residual.cu", "moved << 1 ^ (unsigned)((int)moved >> 31)", "moved << 1"),
+    (
+        "the bits of one lane",
+        "residual.cu",
+        "v |= __shfl_down_sync(ALL, v, half)",
+        "v = __shfl_down_sync(ALL, v, half)",
+    ),
+    ("the bits of the last blocks", "residual.cu", "some |= any[k]", "some = any[k]"),
+    ("planes too few", "residual.cu", "some >>= 8", "some >>= 9"),
+    (
+        "another byte to choose by",
+        "residual.cu",
+        "(distances[i] >> 8 * plane & 0xff)",
+        "(distances[i] & 0xff)",
+    ),
+    (
+        "another byte to write",
+        "residual.cu",
+        "distances[begin + i] >> 8 * plane & 0xff",
+        "distances[begin + i] & 0xff",
+    ),
+    (
+        "planes above each other",
+        "residual.cu",
+        "PACKED_BLOCKS, l.end, n, block)",
+        "PACKED_BLOCKS, 0, n, block)",
+    ),
+    (
+        "what was chosen for another plane",
+        "residual.cu",
+        "chosen[plane * PACKED_BLOCKS + block]",
+        "chosen[block]",
+    ),
+    (
+        "nothing said of what holds",
+        "residual.cu",
+        "if (planes == 0 && plane == 0",
+        "if (planes > 4 && plane == 0",
     ),
 ];
 
