@@ -628,8 +628,11 @@ fn faults_in_the_kernels_are_found() {
         let how = if ran.code < 0 { "stopped" } else { "other sums" };
         eprintln!("{name}: {how}: {}", ran.err.lines().next().unwrap_or(""));
     };
+    // All of them take a quarter of an hour.
+    let every = if std::env::var_os("LPA_TORTURE").is_some() { 1 } else { 3 };
+    let some: Vec<_> = FAULTS.iter().step_by(every).copied().collect();
     // Two at a time.
-    let (left, right) = FAULTS.split_at(FAULTS.len() / 2);
+    let (left, right) = some.split_at(some.len() / 2);
     std::thread::scope(|scope| {
         scope.spawn(|| left.iter().copied().for_each(faulty));
         scope.spawn(|| right.iter().copied().for_each(faulty));
