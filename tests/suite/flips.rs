@@ -111,7 +111,7 @@ fn no_changed_bit_gives_another_number() {
             }
         }
     }
-    println!("{tried} bits; verify passes over: {unseen:?}");
+    eprintln!("{tried} bits; verify passes over: {unseen:?}");
     // A shard of which no step counts is never read.
     unseen.retain(|file, _| !file.contains("a1.r0") || !file.starts_with("resumed"));
     assert!(unseen.is_empty(), "{unseen:?}");
