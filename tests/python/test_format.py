@@ -82,7 +82,7 @@ def test_an_attempt_has_one_id_in_all_its_files(tmp_path):
     ids = {}
     for line in (tmp_path / "run" / "journal.r0.jsonl").read_text().splitlines():
         body, hash_ = line.rsplit(',"xxh3":"', 1)
-        assert xxhash.xxh3_64_hexdigest(body + "}") == hash_[:16]
+        assert xxhash.xxh3_64_hexdigest((body + "}").encode()) == hash_[:16]
         event = json.loads(line)
         if event["event"] == "attempt":
             ids[event["attempt"]] = event["id"]
