@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use crate::cli::output::{Format, Output};
 use crate::cli::progress::Progress;
-use crate::cli::{RunArguments, backend, bytes, rate, say};
+use crate::cli::{RunArguments, backend, bytes, rate, say, share_threads};
 use crate::error::Usage;
 use crate::question::{Execution, Made, Question, Steps};
 use crate::reference::{ReferenceSpec, Rename};
@@ -73,6 +73,9 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     let progress = Progress::new(a.quiet);
     let mut how = Execution { backend, observer: &progress, ..Execution::default() };
     how.threads = a.threads.map_or(how.threads, usize::from);
+    if !a.references.is_empty() {
+        share_threads();
+    }
     let run = Run::open(&a.run.run, a.run.access()?)?;
     match a.format {
         Format::Parquet => tabulate(a, &run, &how, &progress),

@@ -108,6 +108,15 @@ enum Command {
     },
 }
 
+impl Command {
+    /// Whether it looks every now and then if it is to stop, and so can tidy up; others end at once when they are asked
+    /// to, since what they write appears whole or not at all.
+    fn stops(&self) -> bool {
+        use Command::{Analyze, Join, Lags, Noise, Pack, Pairs, Sketch, Verify};
+        matches!(self, Analyze(_) | Join(_) | Lags(_) | Noise(_) | Pack(_) | Pairs(_) | Sketch(_) | Verify(_))
+    }
+}
+
 /// How a run is named and read, in every subcommand.
 #[derive(clap::Args)]
 struct RunArguments {
@@ -134,6 +143,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         }
     };
     signals::install();
+    if arguments.command.stops() {
+        signals::stop_when_asked();
+    }
     match carry_out(arguments.command) {
         Ok(Fine::Yes) => 0,
         Ok(Fine::ButUndecided) => 3,
@@ -147,6 +159,17 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
                 e.is::<Usage>() || e.downcast_ref().is_some_and(|e: &Error| e.kind() == ErrorKind::Usage);
             if asked { 2 } else { 1 }
         }
+    }
+}
+
+/// Gives the work that a command shares among threads to those that can be had: where none can be started (a limit of
+/// processes), to this one.
+fn share_threads() {
+    // It is found out by one that does nothing: rayon's own cannot be asked for twice.
+    if std::thread::Builder::new().spawn(|| ()).is_err() {
+        let alone = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread();
+        // They are there already, if this fails.
+        let _ = alone.build_global();
     }
 }
 

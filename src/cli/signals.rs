@@ -13,19 +13,22 @@ static ASKED: AtomicI32 = AtomicI32::new(0);
 /// The longest path that is said, and what stands before it in `/proc/self/maps`.
 const LONGEST: usize = 4096 + 128;
 
-/// Makes these signals what the command can tell or tidy up: a file that grows beyond the limit of the process
-/// (`ulimit -f`) an error, an interruption an end after which nothing half-written is left, and a file that becomes shorter
-/// while it is mapped one line.
+/// Makes a file that grows beyond the limit of the process (`ulimit -f`) an error, and a file that becomes shorter while
+/// it is mapped one line.
 pub(super) fn install() {
     // SAFETY: the action is to ignore, so no code runs in a handler.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    handle(libc::SIGBUS, lost as *const () as sighandler_t, libc::SA_SIGINFO | libc::SA_RESETHAND);
+}
+
+/// Makes an interruption an end after which nothing half-written is left: what reads runs stops.
+pub(super) fn stop_when_asked() {
     for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
         if !is_ignored(signal) {
             // The second one ends at once.
             handle(signal, asked as *const () as sighandler_t, libc::SA_RESETHAND | libc::SA_RESTART);
         }
     }
-    handle(libc::SIGBUS, lost as *const () as sighandler_t, libc::SA_SIGINFO | libc::SA_RESETHAND);
 }
 
 /// Ends by the signal that asked for the end, so that whoever started this sees it; returns where none has.

@@ -22,6 +22,7 @@ mod windows;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde_json::json;
@@ -157,14 +158,18 @@ impl Page {
         let mut runs: Vec<Told> =
             about.map(|((name, word), (table, _))| Told::new(name, word, table, &mut room)).collect();
         let part = subject.steps.is_some();
+        let rows = Mutex::new(Some(runs.iter_mut().zip(&found).zip(tables)));
+        let read = || -> Vec<Claimant> {
+            let rows = rows.lock().unwrap_or_else(PoisonError::into_inner).take().into_iter().flatten();
+            rows.filter_map(|((told, found), (_, chosen))| told.read(found, chosen, part)).collect()
+        };
         let (paths, charts) = std::thread::scope(|scope| {
-            let rows = runs.iter_mut().zip(&found).zip(tables);
-            let paths = scope.spawn(|| -> Vec<Claimant> {
-                rows.filter_map(|((told, found), (_, chosen))| told.read(found, chosen, part)).collect()
-            });
+            let paths = std::thread::Builder::new().spawn_scoped(scope, &read);
             let charts = charts::read(&found, charts::BUDGET - (MAPS - room), figures_of);
-            (joined(paths), charts)
+            // Where no thread can be had, one thing comes after the other.
+            (paths.map_or_else(|_| read(), joined), charts)
         });
+        drop(rows);
         let (mut charts, figures) = charts?;
         charts.header["command"] = json!(subject.command);
         let claims = check(&paths);

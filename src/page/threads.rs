@@ -1,12 +1,12 @@
 //! Work on several threads.
 
 use std::sync::{Mutex, PoisonError};
-use std::thread::ScopedJoinHandle;
+use std::thread::{Builder, ScopedJoinHandle};
 
 use crate::error::Result;
 
 // Not rayon's threads: one that waits for polars takes up another piece of work meanwhile, which would wait for the first.
-/// What `work` makes of each of `all`, in their order, by as many threads as there are processors.
+/// What `work` makes of each of `all`, in their order, by as many threads as there are processors, or as can be had.
 pub(super) fn in_threads<T: Sync, R: Send>(
     all: &[T],
     work: impl Fn(&T) -> Result<R> + Sync,
@@ -17,7 +17,8 @@ pub(super) fn in_threads<T: Sync, R: Send>(
         || -> Vec<(usize, Result<R>)> { std::iter::from_fn(take).map(|(i, one)| (i, work(one))).collect() };
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let mut done: Vec<(usize, Result<R>)> = std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(worker)).collect();
+        let others: Vec<_> =
+            (1..threads).map_while(|_| Builder::new().spawn_scoped(scope, worker).ok()).collect();
         let mut done = worker();
         others.into_iter().for_each(|other| done.extend(joined(other)));
         done

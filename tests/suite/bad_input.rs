@@ -293,7 +293,7 @@ fn skip_damaged_goes_on_and_reports() {
 }
 
 /// Runs `lpa` as a user without rights, where the test itself has them all.
-fn unprivileged() -> Option<Command> {
+pub fn unprivileged() -> Option<Command> {
     let root = Command::new("id").arg("-u").output().is_ok_and(|o| o.stdout == b"0\n");
     if !root {
         return Some(lpa());

@@ -1,12 +1,14 @@
 //! What is read is what was written, by this run; and what stands in the way of reading is said.
 
+use std::ffi::OsStr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use lpa::{Writer, WriterOptions};
 
+use crate::bad_input::unprivileged;
 use crate::support::{Copy, Ran, borrow, copy_dir, files, flip, lpa, manifest, run, vector, write_step};
 
 const SIZES: [u64; 2] = [300, 5];
@@ -320,4 +322,34 @@ fn a_shard_that_becomes_shorter_is_said() {
         ran.err.contains("became shorter while it was read")
     });
     assert!(is_said, "no analysis was caught while it read");
+}
+
+#[test]
+fn where_no_thread_can_be_started_a_command_goes_on_or_says_so() {
+    let Some(lpa) = unprivileged() else { return };
+    // With rights a limit of processes does not count, so it is set for who has none.
+    let words: Vec<_> = std::iter::once(lpa.get_program()).chain(lpa.get_args()).collect();
+    let (program, before) = words.split_last().unwrap();
+    let limit = ["prlimit", "--nproc=1:1"].map(OsStr::new);
+    let line = [before, &limit, &[*program]].concat();
+    let copy = Copy::of("digits_mlp");
+    let folder = copy.path.parent().unwrap();
+    assert!(Command::new("chmod").arg("-R").arg("a+rwX").arg(folder).status().unwrap().success());
+    let out = folder.join("packed");
+    let commands: [(&[&str], bool); 5] = [
+        (&["verify", copy.arg()], true),
+        (&["pack", copy.arg(), "--profile", "fast", "--out", out.to_str().unwrap()], false),
+        (&["analyze", copy.arg(), "--format", "csv"], false),
+        (&["analyze", copy.arg(), "--format", "csv", "--ref", "step:30", "--ref", "mean:0.."], false),
+        (&["recover", copy.arg()], true),
+    ];
+    for (args, does) in commands {
+        let ran = Command::new(line[0]).args(&line[1..]).args(args).current_dir(folder).output();
+        let ran: Ran = ran.unwrap().into();
+        assert!(ran.code == 0 || ran.code == 1 && !does, "{args:?}: {} {}", ran.code, ran.err);
+        if ran.code == 1 {
+            assert_eq!(ran.err.trim_end().lines().count(), 1, "{args:?}: {}", ran.err);
+            assert!(ran.err.contains("thread"), "{}", ran.err);
+        }
+    }
 }

@@ -31,7 +31,7 @@ use crate::analyze::skipped::Skipped;
 use crate::analyze::spool::Spool;
 use crate::analyze::{Analysis, Observer};
 use crate::cuda::Device;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Tried};
 use crate::order::Neumaier;
 use crate::run::Run;
 use crate::run::format::vector_id::StreamId;
@@ -149,7 +149,7 @@ impl Analysis<'_> {
             // One window is opened, and its pages brought in, while the one before is measured.
             let (send, receive) = sync_channel::<Result<(&[u64], Window)>>(0);
             let walked = &walked;
-            scope.spawn(move || {
+            let open = move || {
                 for range in plan {
                     let steps = &walked[range];
                     let opened = Window::open(self.run, &self.needed(steps), true);
@@ -157,7 +157,9 @@ impl Analysis<'_> {
                         return;
                     }
                 }
-            });
+            };
+            let opener = std::thread::Builder::new().spawn_scoped(scope, open);
+            opener.tried("start a thread for", &self.run.path)?;
             for opened in receive {
                 let (steps, mut window) = opened?;
                 let walk = (steps, influence);
