@@ -164,12 +164,11 @@ impl Page {
             rows.filter_map(|((told, found), (_, chosen))| told.read(found, chosen, part)).collect()
         };
         let (paths, charts) = std::thread::scope(|scope| {
-            let paths = std::thread::Builder::new().spawn_scoped(scope, &read);
+            let paths = std::thread::Builder::new().spawn_scoped(scope, read);
             let charts = charts::read(&found, charts::BUDGET - (MAPS - room), figures_of);
             // Where no thread can be had, one thing comes after the other.
             (paths.map_or_else(|_| read(), joined), charts)
         });
-        drop(rows);
         let (mut charts, figures) = charts?;
         charts.header["command"] = json!(subject.command);
         let claims = check(&paths);
