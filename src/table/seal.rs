@@ -98,7 +98,8 @@ fn find(file: &File) -> Result<Option<u64>> {
 /// The hash of a file, with zeros where `at` says.
 fn hash(file: &File, at: u64) -> Result<u64> {
     let size = file.metadata()?.len();
-    let (mut hash, mut piece, mut from) = (Xxh3::default(), vec![0; PIECE], 0);
+    let all = usize::try_from(size).unwrap_or(PIECE);
+    let (mut hash, mut piece, mut from) = (Xxh3::default(), vec![0; all.min(PIECE)], 0);
     while from < size {
         let len = (size - from).min(PIECE as u64);
         let bytes = &mut piece[..usize::try_from(len).unwrap_or(PIECE)];

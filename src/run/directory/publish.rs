@@ -85,12 +85,15 @@ impl Unpublished {
     fn persist(self, path: &Path, prefix: &str) -> std::io::Result<()> {
         match self {
             Unpublished::Named(file) => file.persist(path).map(drop).map_err(|e| e.error),
-            // Only renaming replaces, so it has another name for a moment.
             Unpublished::Unnamed(file) => {
                 let source = descriptor(&file);
                 let link = |name: &Path| {
                     linkat(CWD, &source, CWD, name, AtFlags::SYMLINK_FOLLOW).map_err(std::io::Error::from)
                 };
+                if link(path).is_ok() {
+                    return Ok(());
+                }
+                // Only renaming replaces, so it has another name for a moment.
                 let named =
                     tempfile::Builder::new().prefix(prefix).suffix(".tmp").make_in(parent(path), link)?;
                 named.persist(path).map(drop).map_err(|e| e.error)
