@@ -5,7 +5,7 @@
 //! changes. A result that may be written again is a [`Draft`] beside its place until it is whole.
 
 use std::fs::{File, Permissions};
-use std::io::Read;
+use std::io::{Read, Seek};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -95,11 +95,23 @@ impl Unpublished {
                 }
                 // Only renaming replaces, so it has another name for a moment.
                 let named =
-                    tempfile::Builder::new().prefix(prefix).suffix(".tmp").make_in(parent(path), link)?;
-                named.persist(path).map(drop).map_err(|e| e.error)
+                    tempfile::Builder::new().prefix(prefix).suffix(".tmp").make_in(parent(path), link);
+                match named {
+                    Ok(named) => named.persist(path).map(drop).map_err(|e| e.error),
+                    // A system that lets no open file have a name gets a copy that has one.
+                    Err(_) => copy(&file, unique_file(parent(path), prefix)?, path),
+                }
             }
         }
     }
+}
+
+/// Writes what is in a file to another one, which takes a place.
+fn copy(mut from: &File, to: NamedTempFile, path: &Path) -> std::io::Result<()> {
+    from.rewind()?;
+    std::io::copy(&mut from, &mut to.as_file())?;
+    to.as_file().sync_all()?;
+    to.persist(path).map(drop).map_err(|e| e.error)
 }
 
 /// Where an open file can be found by path.
@@ -166,4 +178,32 @@ fn is_marked(path: &Path, mark: &str) -> bool {
     let mut head = Vec::new();
     let read = regular_file::open(path).and_then(|file| file.take(256).read_to_end(&mut head));
     read.is_ok() && head.windows(mark.len()).any(|w| w == mark.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn a_draft_takes_its_place_or_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("table");
+        let names = || -> Vec<_> {
+            std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect()
+        };
+        for text in ["first", "a second one"] {
+            let draft = Draft::create(&path).unwrap();
+            draft.file().write_all(text.as_bytes()).unwrap();
+            drop(Draft::create(&path).unwrap());
+            assert_eq!(draft.commit().unwrap(), text.len() as u64);
+            assert_eq!((std::fs::read_to_string(&path).unwrap(), names().len()), (text.to_owned(), 1));
+        }
+        // As where an open file can have no name.
+        let from = tempfile::tempfile().unwrap();
+        (&from).write_all(b"copied").unwrap();
+        copy(&from, unique_file(folder.path(), ".table.").unwrap(), &path).unwrap();
+        assert_eq!((std::fs::read_to_string(&path).unwrap(), names().len()), ("copied".to_owned(), 1));
+    }
 }
