@@ -1,5 +1,6 @@
 //! Work that the interpreter waits for: its progress goes to a callback, and an exception ends it.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,6 +13,8 @@ use crate::errors::raise;
 
 /// How often the callback is called, and signals are looked at.
 const TICK: Duration = Duration::from_millis(100);
+/// The same until it is known how much there is to do, so that what takes less than a tick is heard of too.
+const FIRST: Duration = Duration::from_millis(5);
 
 /// Hears of the progress, and can end the work.
 #[derive(Default)]
@@ -77,12 +80,12 @@ pub(crate) fn watched<T: Send>(
     std::thread::scope(|scope| {
         let (watch, slot) = (&watch, &slot);
         let worker = scope.spawn(move || slot.fill(work(watch)));
-        let mut told = None;
-        let mut tell = || {
-            let now = watch.now().filter(|now| told != Some(*now));
+        let told = Cell::new(None);
+        let tell = || {
+            let now = watch.now().filter(|now| told.get() != Some(*now));
             match (&on_progress, now) {
                 (Some(callback), Some(now)) => {
-                    told = Some(now);
+                    told.set(Some(now));
                     callback.call1(now).map(drop)
                 }
                 _ => Ok(()),
@@ -90,7 +93,12 @@ pub(crate) fn watched<T: Send>(
         };
         let mut raised = None;
         loop {
-            let done = py.detach(|| slot.wait(TICK));
+            let tick = if watch.now().is_some() && (on_progress.is_none() || told.get().is_some()) {
+                TICK
+            } else {
+                FIRST
+            };
+            let done = py.detach(|| slot.wait(tick));
             match (done, raised.take()) {
                 (Some(_), Some(e)) => return Err(e),
                 (Some(Err(e)), None) => return Err(raise(e)),

@@ -195,6 +195,8 @@ impl Question {
         let answer = answer(&analysis, &mut measured, beside, Table::create(&path)?)?;
         setting.warn(&analysis, &measured);
         check_keeps(&path, &answer.metadata)?;
+        // What was ended leaves no table, however late.
+        run.check_stop()?;
         let (rows, bytes) = answer.sink.finish(answer.metadata)?;
         let made = Made::Now { steps: answer.steps, rows, bytes };
         Ok(Tabulated { path, summary: answer.summary, made })
