@@ -130,6 +130,12 @@ impl<'a> Hyperparameters<'a> {
         self.changing.len()
     }
 
+    /// The steps from which on a hyperparameter of a group may have another value.
+    pub(crate) fn begins(&self, group: usize) -> impl Iterator<Item = u64> {
+        let recorded = self.changing.get(group).into_iter().flatten().filter_map(|c| c.column);
+        std::iter::once(self.first).chain(recorded.flat_map(|c| c.steps().collect::<Vec<u64>>()))
+    }
+
     /// The learning rate that was recorded at a step.
     pub(crate) fn lr(&self, group: usize, step: u64) -> Option<f64> {
         self.changing(group, "lr")?.column?.recorded(step)

@@ -48,11 +48,18 @@ impl Lag {
         }
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let steps = (needed.max(0.0) as u64).max(LEAST);
-        let kept: Option<Vec<Vec<f64>>> =
-            (0..hyper.groups()).map(|g| catalog.steps.clone().map(|s| hyper.kept(g, s)).collect()).collect();
-        let kept = kept.ok_or("it is not known how this optimizer's weight decay takes a gradient back")?;
-        let decays = kept.iter().flatten().any(|k| k.total_cmp(&1.0).is_ne());
-        let held = decays.then(|| references.iter().map(|r| held(r, &kept, catalog.steps.start)).collect());
+        let mut decays = false;
+        for (group, step) in (0..hyper.groups()).flat_map(|g| hyper.begins(g).map(move |s| (g, s))) {
+            let kept = hyper.kept(group, step);
+            let kept =
+                kept.ok_or("it is not known how this optimizer's weight decay takes a gradient back")?;
+            decays |= kept.total_cmp(&1.0).is_ne();
+        }
+        let kept = |g| catalog.steps.clone().map(|s| hyper.kept(g, s).unwrap_or(1.0)).collect::<Vec<f64>>();
+        let held = decays.then(|| {
+            let kept: Vec<Vec<f64>> = (0..hyper.groups()).map(kept).collect();
+            references.iter().map(|r| held(r, &kept, catalog.steps.start)).collect()
+        });
         Ok(Lag { steps, rest, held, first: catalog.steps.start })
     }
 

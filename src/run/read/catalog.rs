@@ -29,6 +29,9 @@ const NAMES: [&str; 5] = ["epoch", "loss", "clip_coef", CHECKPOINT, CHANGED];
 pub(crate) const GROUPED: [&str; 8] =
     ["lr", "momentum", "dampening", "weight_decay", "beta1", "beta2", "eps", "alpha"];
 
+/// Steps in a row that a run can lack: ten of the largest shards. What says more is not damaged by a disk.
+const MOST_LOST: u64 = 10_000_000;
+
 /// What is recorded at each step of a run.
 #[derive(Default)]
 pub(crate) struct Catalog {
@@ -76,6 +79,11 @@ impl Column<'_> {
         self.latest(self.first).is_some()
     }
 
+    /// The steps at which it was recorded.
+    pub(crate) fn steps(&self) -> impl Iterator<Item = u64> {
+        self.scalars.iter().map(|(step, _)| *step)
+    }
+
     /// All values that were recorded.
     pub(crate) fn all(&self) -> impl Iterator<Item = f64> {
         self.scalars.iter().map(|(_, value)| *value)
@@ -91,7 +99,7 @@ impl Catalog {
         let mut catalog = Catalog { world: run.manifest.world, steps: run.steps(), ..Catalog::default() };
         for missing in run.missing() {
             match missing {
-                Error::MissingShard { first, last, .. } if skip_damaged => {
+                Error::MissingShard { first, last, .. } if skip_damaged && last.saturating_sub(first) < MOST_LOST => {
                     catalog.damage.push((first..=last, missing));
                 }
                 other => return Err(other),
