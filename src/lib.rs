@@ -70,6 +70,7 @@ compile_error!("lpa runs on 64-bit Linux on x86-64 (tested) or aarch64 (written,
 mod analyze;
 #[cfg(feature = "cli")]
 mod certainty;
+#[cfg(feature = "cli")]
 mod claims;
 #[cfg(feature = "cli")]
 pub mod cli;
