@@ -99,7 +99,9 @@ impl Catalog {
         let mut catalog = Catalog { world: run.manifest.world, steps: run.steps(), ..Catalog::default() };
         for missing in run.missing() {
             match missing {
-                Error::MissingShard { first, last, .. } if skip_damaged && last.saturating_sub(first) < MOST_LOST => {
+                Error::MissingShard { first, last, .. }
+                    if skip_damaged && last.saturating_sub(first) < MOST_LOST =>
+                {
                     catalog.damage.push((first..=last, missing));
                 }
                 other => return Err(other),
