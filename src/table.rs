@@ -364,13 +364,13 @@ pub(crate) fn check_seal(path: &Path) -> Result<()> {
     }
 }
 
-/// Whether metadata of a table speak of a key, as far as can be seen where it is damaged.
-pub(crate) fn mentions(path: &Path, key: &str) -> bool {
+/// Of which of some keys the metadata of a table speak, as far as can be seen where it is damaged.
+pub(crate) fn mentions<const N: usize>(path: &Path, keys: [&str; N]) -> [bool; N] {
     if let Some(metadata) = metadata(path) {
-        return told(&metadata, key).is_some();
+        return keys.map(|key| told(&metadata, key).is_some());
     }
     let end = regular_file::open(path).and_then(|file| seal::end(&file)).unwrap_or_default();
-    end.windows(key.len()).any(|w| w == key.as_bytes())
+    keys.map(|key| end.windows(key.len()).any(|w| w == key.as_bytes()))
 }
 
 /// What metadata say of a key.

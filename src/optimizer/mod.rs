@@ -133,7 +133,7 @@ impl<'a> Hyperparameters<'a> {
     /// The steps from which on a hyperparameter of a group may have another value.
     pub(crate) fn begins(&self, group: usize) -> impl Iterator<Item = u64> {
         let recorded = self.changing.get(group).into_iter().flatten().filter_map(|c| c.column);
-        std::iter::once(self.first).chain(recorded.flat_map(|c| c.steps().collect::<Vec<u64>>()))
+        std::iter::once(self.first).chain(recorded.flat_map(Column::steps))
     }
 
     /// The learning rate that was recorded at a step.

@@ -10,6 +10,7 @@ mod lossy;
 mod others;
 pub(crate) mod transcript;
 
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -353,8 +354,11 @@ pub(crate) fn check_room(target: &Path, needed: u64) -> Result<()> {
 
 /// The step of a file of a final iterate, and its values as they lie there.
 fn final_values(path: &Path) -> Result<(Option<String>, Vec<u8>)> {
-    let mut bytes = regular_file::read(path).tried("read", path)?;
-    let header = Header::read(&regular_file::open(path).tried("open", path)?, path)?;
-    bytes.drain(..header.bytes.len().min(bytes.len()));
+    let mut file = regular_file::open(path).tried("open", path)?;
+    let header = Header::read(&file, path)?;
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(header.bytes.len() as u64))
+        .and_then(|_| file.read_to_end(&mut bytes))
+        .tried("read", path)?;
     Ok((header.value("step").map(str::to_owned), bytes))
 }

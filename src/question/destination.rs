@@ -170,8 +170,11 @@ pub(crate) fn check_writable(table: &Path, contents: Contents) -> Result<()> {
         let source = std::io::Error::other("it is a link; name the file itself by --out");
         return Err(Error::Io { action: "write", path: table.to_owned(), source });
     }
-    if table.exists() && !(mentions(table, "lpa.version") && mentions(table, contents.key())) {
-        let what = match mentions(table, "lpa.version") {
+    let there = table.exists().then(|| mentions(table, ["lpa.version", contents.key()]));
+    if let Some([is_ours, is_same]) = there
+        && !(is_ours && is_same)
+    {
+        let what = match is_ours {
             true => "there is a table of lpa's that holds something else; choose another name",
             false => "there is a file that is no table of lpa's; choose another name",
         };

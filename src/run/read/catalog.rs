@@ -62,7 +62,12 @@ pub(crate) struct Column<'a> {
     scalars: &'a [(u64, f64)],
 }
 
-impl Column<'_> {
+impl<'a> Column<'a> {
+    /// The steps at which it was recorded.
+    pub(crate) fn steps(self) -> impl Iterator<Item = u64> + 'a {
+        self.scalars.iter().map(|(step, _)| *step)
+    }
+
     /// Its value at a step, as it was recorded.
     pub(crate) fn recorded(&self, step: u64) -> Option<f64> {
         self.scalars.binary_search_by_key(&step, |(at, _)| *at).ok().map(|i| self.scalars[i].1)
@@ -77,11 +82,6 @@ impl Column<'_> {
     /// Whether it has a value from the first step on.
     pub(crate) fn is_whole(&self) -> bool {
         self.latest(self.first).is_some()
-    }
-
-    /// The steps at which it was recorded.
-    pub(crate) fn steps(&self) -> impl Iterator<Item = u64> {
-        self.scalars.iter().map(|(step, _)| *step)
     }
 
     /// All values that were recorded.
