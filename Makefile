@@ -50,6 +50,7 @@ check: $(VENV)/ready
 	    --document-private-items --lib
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --no-deps --workspace
 	$(VENV)/bin/ruff check python fixtures tests benches examples kernels
+	$(PY) tests/dependencies.py
 
 # Six real trainings and what lpa says about each; on CIFAR-10 images where LPA_DATA has them.
 example: $(VENV)/module

@@ -339,6 +339,31 @@ impl Error {
         }
     }
 
+    /// Whether the same may go well at another time or on another machine: the disk or the memory is full, there are too
+    /// many open files, a device fails.
+    pub fn is_of_the_machine(&self) -> bool {
+        use std::io::ErrorKind as Io;
+        match self {
+            Error::Io { source, .. } => !matches!(
+                source.kind(),
+                Io::NotFound
+                    | Io::Other
+                    | Io::PermissionDenied
+                    | Io::AlreadyExists
+                    | Io::InvalidInput
+                    | Io::InvalidData
+                    | Io::UnexpectedEof
+                    | Io::IsADirectory
+                    | Io::NotADirectory
+                    | Io::DirectoryNotEmpty
+                    | Io::ReadOnlyFilesystem
+            ),
+            Error::Cuda(e) => !matches!(e, CudaError::NoDevice { .. }),
+            Error::Table { .. } => true,
+            _ => false,
+        }
+    }
+
     /// Damage that `--skip-damaged` may step over.
     pub fn is_damage(&self) -> bool {
         match self {

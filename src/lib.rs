@@ -76,6 +76,8 @@ mod claims;
 pub mod cli;
 mod codec;
 #[cfg(feature = "cli")]
+mod collect;
+#[cfg(feature = "cli")]
 mod compare;
 mod cuda;
 #[cfg(feature = "cli")]

@@ -21,6 +21,14 @@ pub fn printable_in_line(text: &str) -> Cow<'_, str> {
     escaped(text, |c| acts(c) || c == '\n' || c == '\t')
 }
 
+/// Widest column of names.
+const WIDEST: usize = 120;
+
+/// The width of a column of texts of so many characters: one that is out of the ordinary would be paid for in every line.
+pub(crate) fn column_width(lengths: impl Iterator<Item = usize>) -> usize {
+    lengths.max().unwrap_or(0).min(WIDEST)
+}
+
 fn escaped(text: &str, is_escaped: fn(char) -> bool) -> Cow<'_, str> {
     if !text.contains(is_escaped) {
         return Cow::Borrowed(text);

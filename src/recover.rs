@@ -120,6 +120,8 @@ pub(crate) fn recover(path: &Path, access: Access) -> Result<Recovered> {
         done.push(Done::SetAside { from, to, why });
     }
 
+    // Two at once would take twice the memory.
+    drop(run);
     let run = Run::open(path, access)?;
     for error in run.missing() {
         let steps = match error {

@@ -88,7 +88,7 @@ impl SketchRun {
 
     /// Chunks of a step, about.
     pub(crate) fn chunks(&self) -> u64 {
-        self.run.table.chunks().len() as u64
+        self.run.table.len() as u64
     }
 
     /// Writes the new run, compares it with the sketches that were made, and gives it its place, on so many `threads`.
@@ -175,7 +175,7 @@ impl Steps for Sketched<'_> {
     }
 
     fn chunks(&self) -> u64 {
-        self.run().table.chunks().len() as u64
+        self.run().table.len() as u64
     }
 }
 

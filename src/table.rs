@@ -5,6 +5,7 @@
 
 mod read;
 mod seal;
+mod wide;
 
 use std::fs::File;
 use std::io::BufWriter;
@@ -15,9 +16,10 @@ use polars::io::parquet::write::ParquetMetadataContext;
 use polars::prelude::*;
 
 use crate::regular_file;
-pub(crate) use crate::table::read::{Piece, names, read};
+pub(crate) use crate::table::read::{Piece, names, read, rows};
 pub(crate) use crate::table::seal::KEY as SEAL;
 use crate::table::seal::Seal;
+pub(crate) use crate::table::wide::{Datum, Wide, widen, write_wide};
 
 use crate::error::{Error, Result, Tried};
 use crate::row::{Cell, Kind, Row, Sink, columns};
@@ -42,6 +44,9 @@ pub(crate) enum Contents {
     Comparison,
     Noise,
     Batches,
+    /// Rows of one run among those of others.
+    Collected,
+    Runs,
 }
 
 impl Contents {
@@ -57,6 +62,8 @@ impl Contents {
             Contents::Comparison => "lpa.comparison_schema",
             Contents::Noise => "lpa.noise_schema",
             Contents::Batches => "lpa.batches_schema",
+            Contents::Collected => "lpa.collected_schema",
+            Contents::Runs => "lpa.runs_schema",
         }
     }
 
@@ -82,6 +89,7 @@ impl Contents {
             Contents::Claims => "check",
             Contents::Comparison => "compare",
             Contents::Noise | Contents::Batches => "noise",
+            Contents::Collected | Contents::Runs => "collect",
         }
     }
 
@@ -317,19 +325,23 @@ impl Table {
     pub(crate) fn finish(mut self, metadata: Vec<(String, String)>) -> Result<(u64, u64)> {
         self.write_group()?;
         // The summary is among the metadata and exists only now, after the last row.
-        let seal = (SEAL.to_owned(), seal::BLANK.to_owned());
-        let metadata = KeyValueMetadata::from_static([metadata, vec![seal]].concat());
-        let context = ParquetMetadataContext { arrow_schema: "" };
-        let footer = |writer: &BatchedWriterOf| {
-            let pairs = metadata.collect(context)?;
-            let mut file = writer.get_writer().lock().unwrap_or_else(PoisonError::into_inner);
-            file.end(Some(pairs))
-        };
-        footer(&self.writer).map_err(|e| table_error(self.draft.path(), e))?;
-        seal::put(self.draft.file()).tried("write", self.draft.path())?;
-        let bytes = self.draft.commit()?;
-        Ok((self.rows, bytes))
+        Ok((self.rows, finish(&self.writer, self.draft, metadata)?))
     }
+}
+
+/// Writes the footer with `metadata`, and gives the file its name. Returns its bytes.
+fn finish(writer: &BatchedWriterOf, draft: Draft, metadata: Vec<(String, String)>) -> Result<u64> {
+    let seal = (SEAL.to_owned(), seal::BLANK.to_owned());
+    let metadata = KeyValueMetadata::from_static([metadata, vec![seal]].concat());
+    let context = ParquetMetadataContext { arrow_schema: "" };
+    let footer = || {
+        let pairs = metadata.collect(context)?;
+        let mut file = writer.get_writer().lock().unwrap_or_else(PoisonError::into_inner);
+        file.end(Some(pairs))
+    };
+    footer().map_err(|e| table_error(draft.path(), e))?;
+    seal::put(draft.file()).tried("write", draft.path())?;
+    draft.commit()
 }
 
 impl Sink for Table {

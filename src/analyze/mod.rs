@@ -149,7 +149,7 @@ impl<'a> Analysis<'a> {
     ) -> Result<Analysis<'a>> {
         let nothing = |what: String| Error::Nothing { path: run.path.clone(), what };
         let all = run.steps();
-        if all.is_empty() || run.table.chunks().is_empty() {
+        if all.is_empty() || run.table.is_empty() {
             return Err(nothing("the run is empty: no step was recorded".to_owned()));
         }
         let mut hyperparameters = Hyperparameters::new(&run.manifest, catalog);
@@ -243,7 +243,7 @@ impl<'a> Analysis<'a> {
             analysis.common =
                 Some(Common::new(run, &options.directions, group, analysis.span().start, lengths));
         }
-        if analysis.candidates.is_empty() && analysis.skipped_steps(&analysis.skipped) == 0 {
+        if !analysis.finds_steps() && analysis.skipped_steps(&analysis.skipped) == 0 {
             let last = run.final_step().unwrap_or(all.end).saturating_sub(1);
             return Err(nothing(format!(
                 "no step from {} on was recorded; there are {} to {last}",
@@ -268,16 +268,35 @@ impl<'a> Analysis<'a> {
         Influence::new(self.run, course, how, scratch).map(Some)
     }
 
-    /// The recorded steps that were asked for and are not left out.
+    /// The steps that were asked for, are not left out, and of which something may be told: where shards are read those
+    /// whose iterates are there.
     fn select(&self) -> Vec<u64> {
+        let Options { steps, every, pass, .. } = self.options;
+        let asked = |s: &u64| {
+            steps.contains(s)
+                && (s - steps.start).is_multiple_of((*every).max(1))
+                && !self.skipped.contains(*s)
+        };
+        match pass {
+            Pass::Shards => self.catalog.iterates(steps.clone()).filter(asked).collect(),
+            Pass::Training => self.recorded_steps().flatten().filter(asked).collect(),
+        }
+    }
+
+    /// The steps that rank 0 has published.
+    fn recorded_steps(&self) -> impl Iterator<Item = std::ops::RangeInclusive<u64>> {
+        self.run.segments(0).iter().map(|s| s.first..=s.last)
+    }
+
+    /// Whether one of the steps that were asked for was published.
+    fn finds_steps(&self) -> bool {
         let Options { steps, every, .. } = self.options;
-        let listed = self.run.segments(0).iter().flat_map(|s| s.first..=s.last);
-        listed
-            .skip_while(|s| *s < steps.start)
-            .take_while(|s| *s < steps.end)
-            .filter(|s| (s - steps.start).is_multiple_of((*every).max(1)))
-            .filter(|s| !self.skipped.contains(*s))
-            .collect()
+        self.recorded_steps().any(|listed| {
+            let from = steps.start.max(*listed.start());
+            let next = (from - steps.start).checked_next_multiple_of((*every).max(1));
+            let next = next.and_then(|more| steps.start.checked_add(more));
+            next.is_some_and(|s| steps.contains(&s) && listed.contains(&s))
+        })
     }
 
     /// How many of the steps that were asked for are left out.
@@ -393,7 +412,7 @@ impl<'a> Analysis<'a> {
 
     /// Pairs of step and chunk that will be walked: the length of the progress bar.
     pub(crate) fn cells(&self) -> u64 {
-        (self.candidates.len() * self.run.table.chunks().len()) as u64
+        (self.candidates.len() * self.run.table.len()) as u64
     }
 
     /// Directions times references.
@@ -413,7 +432,7 @@ impl<'a> Analysis<'a> {
 
     /// Number of chunks, to turn cells into steps.
     pub(crate) fn chunks(&self) -> u64 {
-        self.run.table.chunks().len() as u64
+        self.run.table.len() as u64
     }
 
     /// Of the steps that were asked for those that were left out, as ranges, and steps with damaged vectors that
@@ -465,13 +484,18 @@ impl<'a> Analysis<'a> {
             ("lpa.storage", serde_json::json!(self.run.manifest.storage).to_string()),
             ("lpa.sketch", serde_json::json!(self.run.manifest.sketch).to_string()),
             ("lpa.optimizer", serde_json::json!(self.run.manifest.optimizer).to_string()),
-            ("lpa.metadata", serde_json::json!(self.run.manifest.metadata).to_string()),
+            ("lpa.metadata", told(&self.run.manifest.metadata)),
             ("lpa.shadows", serde_json::json!(o.shadows).to_string()),
             ("lpa.skip_damaged", o.skip_damaged.to_string()),
         ]
         .map(|(k, v)| (k.to_owned(), v))
         .to_vec()
     }
+}
+
+/// What a user has added, as it stands in the manifest; it may be large.
+fn told(metadata: &serde_json::Map<String, serde_json::Value>) -> String {
+    serde_json::to_string(metadata).unwrap_or_default()
 }
 
 /// How each stream enters each reference where shadows are measured.

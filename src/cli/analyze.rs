@@ -3,20 +3,26 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::cli::batch::{Batch, Told};
 use crate::cli::output::{Format, Output};
 use crate::cli::progress::Progress;
-use crate::cli::{RunArguments, backend, bytes, rate, say, share_threads};
+use crate::cli::{Fine, backend, bytes, rate, say, share_threads};
 use crate::error::Usage;
 use crate::question::{Execution, Made, Question, Steps};
 use crate::reference::{ReferenceSpec, Rename};
-use crate::run::Run;
 use crate::run::format::manifest::GRAD;
+use crate::run::{Access, Run};
 use crate::summary::{counted, significant};
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
-    #[command(flatten)]
-    run: RunArguments,
+    /// The runs: directories that the recorder wrote. Of several what is wrong with one is said at the end, and tables
+    /// that are up to date are left as they are
+    #[arg(required = true, value_name = "RUN")]
+    runs: Vec<PathBuf>,
+    /// Read shards piece by piece instead of mapping them (for network file systems)
+    #[arg(long)]
+    no_mmap: bool,
     /// Measure against this iterate; repeatable: final, last (newest of an unfinished run), step:N,
     /// epoch:N (after its last update), checkpoint:N (of a run that was made of checkpoints), mean:A..B,
     /// ema:BETA, a safetensors file or a directory with a checkpoint, RUN:REF (of another run; with the
@@ -58,13 +64,16 @@ pub(super) struct Arguments {
     /// not known in closed form
     #[arg(long)]
     shadow: bool,
+    /// Tell of each run in a line of text, or of JSON for programs
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = Told::Text)]
+    tell: Told,
     /// Print neither progress nor summary
     #[arg(long, short)]
     quiet: bool,
 }
 
 /// Analyzes.
-pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
+pub(super) fn run(a: &Arguments) -> anyhow::Result<Fine> {
     if a.format != Format::Parquet && a.out.is_some() {
         let what = "--out names a Parquet table; --format csv and jsonl write to standard output";
         return Err(Usage(what.to_owned()).into());
@@ -76,13 +85,32 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     if !a.references.is_empty() {
         share_threads();
     }
-    let run = Run::open(&a.run.run, a.run.access()?)?;
+    let access = Access::from_env(!a.no_mmap)?;
+    let path = match a.runs.as_slice() {
+        [one] if a.tell == Told::Text => one,
+        _ => return analyze_all(a, access, how),
+    };
+    let run = Run::open(path, access)?;
     match a.format {
-        Format::Parquet => tabulate(a, &run, &how, &progress),
+        Format::Parquet => tabulate(a, &run, &how, &progress)?,
         Format::Csv | Format::Jsonl => {
-            Ok(a.question().analyze(&run, &how, || Output::open(a.format))?.sink.finish()?)
+            a.question().analyze(&run, &how, || Output::open(a.format))?.sink.finish()?;
         }
     }
+    Ok(Fine::Yes)
+}
+
+fn analyze_all(a: &Arguments, access: Access, how: Execution<'_>) -> anyhow::Result<Fine> {
+    if a.format != Format::Parquet {
+        return Err(Usage("--format csv and jsonl are of one run".to_owned()).into());
+    }
+    if a.out.is_some() {
+        let what = "--out names the table of one run; those of several lie in them, or, of those that cannot be \
+                    written, in the working directory";
+        return Err(Usage(what.to_owned()).into());
+    }
+    let batch = Batch { runs: &a.runs, question: &a.question(), access, how, told: a.tell, quiet: a.quiet };
+    Ok(batch.carry_out()?.map_or(Fine::Yes, Fine::ButNotAll))
 }
 
 impl Arguments {

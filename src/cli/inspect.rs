@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use crate::cli::{RunArguments, bytes, say};
 use crate::codec::Codec;
 use crate::error::Result;
-use crate::printable::printable_in_line;
+use crate::printable::{column_width, printable_in_line};
 use crate::run::Run;
 use crate::run::format::elements::is_element;
 use crate::run::format::journal::State;
@@ -146,13 +146,13 @@ fn write_head(run: &Run, survey: &Survey, out: &mut String) {
         line("scalars", survey.columns.iter().cloned().collect::<Vec<_>>().join(", "));
     }
     if !m.metadata.is_empty() {
-        line("metadata", serde_json::json!(m.metadata).to_string());
+        line("metadata", serde_json::to_string(&m.metadata).unwrap_or_default());
     }
     line("on disk", format!("{} in {}", bytes(survey.file_bytes), counted(survey.shards, "shard")));
 }
 
 fn write_streams(run: &Run, survey: &Survey, out: &mut String) {
-    let width = run.manifest.streams.iter().map(|s| s.name.len()).max().unwrap_or(0).max(7);
+    let width = column_width(run.manifest.streams.iter().map(|s| s.name.chars().count())).max(7);
     let _ =
         writeln!(out, "\n  {:width$}{:>10}{:>18}   chunks by codec", "stream", "vectors", "bits/parameter");
     for (id, stored) in &survey.streams {
@@ -172,7 +172,7 @@ fn write_streams(run: &Run, survey: &Survey, out: &mut String) {
 
 fn write_tensors(run: &Run, out: &mut String) {
     let tensors = &run.manifest.tensors;
-    let width = tensors.iter().map(|t| printable_in_line(&t.name).chars().count()).max().unwrap_or(0).max(6);
+    let width = column_width(tensors.iter().map(|t| printable_in_line(&t.name).chars().count())).max(6);
     let _ = writeln!(out, "\n  {:width$}  {:>14}  type and shape", "tensor", "parameters");
     for t in tensors {
         let aliases = if t.aliases.is_empty() {

@@ -5,7 +5,9 @@
 
 mod analyze;
 mod backend;
+mod batch;
 mod check;
+mod collect;
 mod compare;
 mod doctor;
 mod estimate;
@@ -75,6 +77,9 @@ enum Command {
     Check(check::Arguments),
     /// Compare runs: what each is like at the same places, and each path against the ends of the others
     Compare(compare::Arguments),
+    /// Put the tables of several runs together, for databases: rows with what was recorded of each training, and a table
+    /// of the runs
+    Collect(collect::Arguments),
     /// Write a page about a run or a table: the verdict and curves to look into, in one HTML file that needs no network
     Report(report::Arguments),
     /// Write a schedule of learning rates: loLR and what of it is beyond a walk, smoothed, or a scheduler for PyTorch
@@ -143,23 +148,69 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         }
     };
     signals::install();
+    allow_open_files();
     if arguments.command.stops() {
         signals::stop_when_asked();
     }
     match carry_out(arguments.command) {
         Ok(Fine::Yes) => 0,
-        Ok(Fine::ButUndecided) => 3,
+        Ok(Fine::ButUndecided) => 4,
+        Ok(Fine::ButNotAll(fault)) => fault.exit_code(),
         Err(e) if is_closed_pipe(&e) => 0,
         Err(e) => {
             let _ = writeln!(std::io::stderr(), "lpa: {}", printable_in_line(&e.to_string()));
-            if e.downcast_ref().is_some_and(|e: &Error| e.kind() == ErrorKind::Stopped) {
+            if is_stopped(&e) {
                 signals::end();
             }
-            let asked =
-                e.is::<Usage>() || e.downcast_ref().is_some_and(|e: &Error| e.kind() == ErrorKind::Usage);
-            if asked { 2 } else { 1 }
+            fault(&e).exit_code()
         }
     }
+}
+
+/// At what an error is to be laid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fault {
+    /// Files: the same again ends in the same.
+    Input,
+    /// The command line.
+    Asked,
+    /// The machine: it may go well at another time, or elsewhere.
+    Machine,
+}
+
+impl Fault {
+    /// A contract: programs that call the command go by it.
+    fn exit_code(self) -> u8 {
+        match self {
+            Fault::Input => 1,
+            Fault::Asked => 2,
+            Fault::Machine => 3,
+        }
+    }
+}
+
+fn fault(error: &anyhow::Error) -> Fault {
+    match error.downcast_ref::<Error>() {
+        Some(e) if e.kind() == ErrorKind::Usage => Fault::Asked,
+        Some(e) if e.is_of_the_machine() => Fault::Machine,
+        Some(_) => Fault::Input,
+        None if error.is::<Usage>() => Fault::Asked,
+        // What is said could not be written.
+        None if error.is::<std::io::Error>() => Fault::Machine,
+        None => Fault::Input,
+    }
+}
+
+fn is_stopped(error: &anyhow::Error) -> bool {
+    error.downcast_ref().is_some_and(|e: &Error| e.kind() == ErrorKind::Stopped)
+}
+
+/// Allows as many open files as the system lets a process have: of a run that is not mapped each shard is one.
+fn allow_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // Fewer do for most runs.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
 /// Gives the work that a command shares among threads to those that can be had: where none can be started (a limit of
@@ -178,12 +229,14 @@ enum Fine {
     Yes,
     /// Not all that was asked can be said.
     ButUndecided,
+    /// Some of several runs could not be analyzed, or not as a whole.
+    ButNotAll(Fault),
 }
 
 fn carry_out(command: Command) -> anyhow::Result<Fine> {
     match command {
         Command::Check(a) => return check::run(&a),
-        Command::Analyze(a) => analyze::run(&a),
+        Command::Analyze(a) => return analyze::run(&a),
         Command::Pairs(a) => pairs::run(&a),
         Command::Lags(a) => lags::run(&a),
         Command::Noise(a) => noise::run(&a),
@@ -192,6 +245,7 @@ fn carry_out(command: Command) -> anyhow::Result<Fine> {
         Command::Windows(a) => windows::run(&a),
         Command::Events(a) => events::run(&a),
         Command::Compare(a) => compare::run(&a),
+        Command::Collect(a) => collect::run(&a),
         Command::Report(a) => report::run(&a),
         Command::Schedule(a) => schedule::run(&a),
         Command::Inspect(a) => inspect::run(&a),

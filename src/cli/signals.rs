@@ -75,7 +75,7 @@ extern "C" fn lost(_: c_int, info: *mut siginfo_t, _: *mut c_void) {
     say(b": it became shorter while it was read, or its disk failed. Nothing half-written is left under a final name. \
           Try again when nobody changes it, or with --no-mmap, which says more\n");
     // SAFETY: it ends the process, and runs nothing of it.
-    unsafe { libc::_exit(1) };
+    unsafe { libc::_exit(3) };
 }
 
 fn say(text: &[u8]) {

@@ -23,7 +23,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     // Each byte is looked at once, so that nothing is won by mapping; and what becomes shorter meanwhile is an error.
     let run = Run::open(&a.run.run, Access { mmap: false, ..a.run.access()? })?;
     let progress = Progress::new(false);
-    let chunks = run.table.chunks().len() as u64;
+    let chunks = run.table.len() as u64;
     let steps = run.steps();
     progress.begin((steps.end - steps.start) * chunks, chunks);
     let mut found = verify_told(&run, &|cells, read| progress.advance(cells, read));

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use crate::compare::matrix::{Against, Matrix};
 use crate::compare::path::{OfKey, OfTable, Part};
 use crate::compare::{Comparison, place::Places};
-use crate::printable::printable_in_line;
+use crate::printable::{column_width, printable_in_line};
 use crate::summary::{significant, thousands, wrap};
 use crate::training::{Role, Training, differences};
 
@@ -59,7 +59,7 @@ impl Columns {
         for row in 0..self.0[0].len() {
             let mut line = String::new();
             for (i, column) in self.0.iter().enumerate() {
-                let width = column.iter().map(wide).max().unwrap_or(0);
+                let width = column_width(column.iter().map(wide));
                 let _ = match i {
                     0 => write!(line, "{:<width$}", column[row]),
                     _ => write!(line, "  {:>width$}", column[row]),

@@ -92,13 +92,13 @@ impl Join {
     /// How many pairs of step and chunk are read, from the old runs and then from the new one.
     pub(crate) fn cells(&self) -> u64 {
         let steps = |p: &Part| p.steps.end - p.steps.start;
-        let read = self.parts.iter().map(|p| steps(p) * p.run.table.chunks().len() as u64).sum::<u64>();
+        let read = self.parts.iter().map(|p| steps(p) * p.run.table.len() as u64).sum::<u64>();
         read + self.parts.iter().map(steps).sum::<u64>() * self.chunks()
     }
 
     /// Chunks of a step, about.
     pub(crate) fn chunks(&self) -> u64 {
-        self.parts.first().map_or(0, |p| p.run.table.chunks().len() as u64)
+        self.parts.first().map_or(0, |p| p.run.table.len() as u64)
     }
 
     /// Writes the new run, compares it with the old ones, and gives it its name. `progress` is told pairs of step and

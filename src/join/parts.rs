@@ -99,6 +99,6 @@ impl Steps for Consecutive<'_> {
     }
 
     fn chunks(&self) -> u64 {
-        self.run().table.chunks().len() as u64
+        self.run().table.len() as u64
     }
 }

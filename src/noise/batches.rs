@@ -7,6 +7,7 @@ use std::path::{Path as File, PathBuf};
 
 use crate::claims::{Batches, Path, QUANTITIES};
 use crate::error::Result;
+use crate::printable::column_width;
 use crate::question::check_writable;
 use crate::row::{Cell, Kind, finite};
 use crate::statistics::Slope;
@@ -71,7 +72,7 @@ pub(crate) fn write(of: &Batches, out: &File) -> Result<Written> {
 /// The lines for a person.
 pub(crate) fn summary(of: &Batches) -> String {
     let known = |v: Option<f64>| v.map_or_else(|| "-".to_owned(), significant);
-    let width = of.paths.iter().map(|p| p.name.chars().count()).max().unwrap_or(0).max(4);
+    let width = column_width(of.paths.iter().map(|p| p.name.chars().count())).max(4);
     let mut out = format!(
         "{:width$}{:>10}{:>10}{:>12}{:>12}{:>12}\n",
         "path", "batch", "steps", "cos", "walk", "excess"

@@ -15,6 +15,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result, Tried};
+use crate::memory::check_memory;
 use crate::pack::digest::Digest;
 use crate::pack::lossy::beyond_bounds;
 use crate::pack::others::Others;
@@ -22,7 +23,7 @@ use crate::pack::transcript::{RankPlan, Storing};
 use crate::regular_file;
 use crate::run::format::container::Header;
 use crate::run::format::manifest::{Manifest, Storage};
-use crate::run::format::vector_id::VectorId;
+use crate::run::format::vector_id::{StreamId, VectorId};
 use crate::run::read::step_reader::StepReader;
 use crate::run::upkeep::hold::Held;
 use crate::run::upkeep::replace::{Replacement, remove_leftovers, whole_path};
@@ -98,14 +99,14 @@ impl Pack {
 
     /// How many pairs of step and chunk are read, from the old run and then from the new one.
     pub(crate) fn cells(&self) -> u64 {
-        let chunks = |rank| self.run.table.of_rank(rank).len() as u64;
+        let chunks = |rank| self.run.table.count_of_rank(rank) as u64;
         let steps = |plan: &RankPlan| plan.end.saturating_sub(self.run.manifest.first_step());
         2 * (0..).zip(&self.ranks).map(|(rank, plan)| steps(plan) * chunks(rank)).sum::<u64>()
     }
 
     /// Chunks of a step.
     pub(crate) fn chunks(&self) -> u64 {
-        self.run.table.chunks().len() as u64
+        self.run.table.len() as u64
     }
 
     /// Writes the new run, compares it with the old one, and gives it its place. `progress` is told
@@ -265,16 +266,23 @@ fn manifest(run: &Run, options: &Options) -> Result<Vec<u8>> {
 pub(crate) fn look_at_shards(run: &Run, storing: Storing) -> Result<(Size, u64)> {
     let (mut bytes, mut growth, mut elements) = (0, 0, 0.0);
     for rank in run.ranks() {
-        let chunks = || run.table.of_rank(rank).iter().map(|&c| &run.table.chunks()[c]);
-        let parameters: usize = chunks().map(|c| c.len).sum();
-        let raw: usize = chunks().map(|c| c.len * run.manifest.tensors[c.tensor].dtype.size()).sum();
+        let slices = || run.table.slices_of(rank);
+        let parameters: u64 = slices().map(|(_, elements)| elements).sum();
+        let size = |tensor: usize| run.manifest.tensors[tensor].dtype.size() as u64;
+        let raw: u64 = slices().map(|(tensor, elements)| elements * size(tensor)).sum();
+        let what = format!("two vectors of {parameters} elements");
+        check_memory(8 * parameters, &what, "Do it on a machine with more")?;
         elements += parameters as f64 * (run.end_of_rank(rank) - run.first_of_rank(rank)) as f64;
         for segment in run.segments(rank) {
             let shard = run.open_shard(&segment.file).map_err(|e| refuse(&run.path, e))?;
             bytes += file_size(&segment.file.path)?;
-            let predicted = |step: &u64| shard.keyframe(*step).is_some_and(|from| from < *step);
+            let predicted = |v: &&VectorId| {
+                v.stream == StreamId::Iterate
+                    && (segment.first..=segment.last).contains(&v.step)
+                    && shard.keyframe(v.step).is_some_and(|from| from < v.step)
+            };
             if !storing.predict {
-                growth += (segment.first..=segment.last).filter(predicted).count() as u64 * raw as u64;
+                growth += shard.vectors().iter().filter(predicted).count() as u64 * raw;
             }
         }
     }

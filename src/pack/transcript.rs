@@ -49,7 +49,7 @@ impl Steps for StepReader<'_> {
     }
 
     fn chunks(&self) -> u64 {
-        self.run().table.of_rank(self.rank()).len() as u64
+        self.run().table.count_of_rank(self.rank()) as u64
     }
 }
 

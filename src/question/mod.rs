@@ -86,9 +86,15 @@ impl std::fmt::Debug for Execution<'_> {
 
 impl Default for Execution<'_> {
     fn default() -> Self {
-        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Execution { threads, backend: Backend::Auto, observer: &() }
+        Execution { threads: processors(), backend: Backend::Auto, observer: &() }
     }
+}
+
+/// The processors that this process may use: also those that Slurm has given it, where it does not hold a process to them.
+fn processors() -> usize {
+    let all = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let given = std::env::var("SLURM_CPUS_PER_TASK").ok().and_then(|n| n.parse::<usize>().ok());
+    given.map_or(all, |given| given.clamp(1, all))
 }
 
 /// An answer whose rows were handed to a sink.
@@ -111,6 +117,8 @@ pub struct Tabulated {
     pub path: PathBuf,
     /// The summary for a person.
     pub summary: String,
+    /// What it lacks, in lines of text, where something was damaged or missing and could be left out.
+    pub left_out: Option<String>,
     /// The work that was done for it.
     pub made: Made,
 }
@@ -162,7 +170,7 @@ impl Question {
         let scratch = std::env::temp_dir();
         let mut measured = setting.measure(&analysis, &devices, &scratch)?;
         let answer = answer(&analysis, &mut measured, &scratch, sink()?)?;
-        setting.warn(&analysis, &measured);
+        left_out(&analysis, &measured.skipped).iter().for_each(|text| how.observer.warn(text));
         Ok(answer)
     }
 
@@ -187,19 +195,20 @@ impl Question {
         if !self.skip_damaged
             && let Some(summary) = up_to_date(&path, &provenance)
         {
-            return Ok(Tabulated { path, summary, made: Made::Before });
+            return Ok(Tabulated { path, summary, left_out: None, made: Made::Before });
         }
         check_writable(&path, Contents::Metrics)?;
         check_keeps(&path, &[&provenance[..], &[analysis.left_out(analysis.skipped())]].concat())?;
         let mut measured = setting.measure(&analysis, &devices, beside)?;
         let answer = answer(&analysis, &mut measured, beside, Table::create(&path)?)?;
-        setting.warn(&analysis, &measured);
+        let left_out = left_out(&analysis, &measured.skipped);
+        left_out.iter().for_each(|text| how.observer.warn(text));
         check_keeps(&path, &answer.metadata)?;
         // What was ended leaves no table, however late.
         run.check_stop()?;
         let (rows, bytes) = answer.sink.finish(answer.metadata)?;
         let made = Made::Now { steps: answer.steps, rows, bytes };
-        Ok(Tabulated { path, summary: answer.summary, made })
+        Ok(Tabulated { path, summary: answer.summary, left_out, made })
     }
 }
 
@@ -264,13 +273,6 @@ impl<'a> Setting<'a> {
             observer.end();
             measured
         })
-    }
-
-    /// Says what was left out.
-    fn warn(&self, analysis: &Analysis<'_>, measured: &Measured) {
-        if let Some(text) = left_out(analysis, &measured.skipped) {
-            self.how.observer.warn(&text);
-        }
     }
 }
 

@@ -90,7 +90,7 @@ fn add_all(run: &Run, targets: &[&Target<'_>], sums: &Sums<'_>) -> Result<()> {
     let mut steps: Vec<u64> = targets.iter().flat_map(|t| t.weights.steps()).copied().collect();
     steps.sort_unstable();
     steps.dedup();
-    let chunks: Vec<usize> = (0..run.table.chunks().len()).collect();
+    let chunks: Vec<usize> = (0..run.table.len()).collect();
     through(run, &steps, &chunks, |_, steps, trajectory, source| {
         add(targets, steps, sums, trajectory, source)
     })

@@ -35,7 +35,7 @@ use crate::stop::Stop;
 /// How shards are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access {
-    /// Map files into memory, else read them piece by piece.
+    /// Map files into memory, else read them piece by piece; on network file systems they are read in any case.
     pub mmap: bool,
     /// Instruction set that vectors are decoded with.
     pub isa: Isa,
@@ -135,6 +135,7 @@ impl Run {
     /// # Errors
     /// It is no run, another version's, or its manifest or journal is damaged.
     pub fn open(path: &Path, access: Access) -> Result<Run> {
+        let access = Access { mmap: access.mmap && !is_remote(path), ..access };
         let (manifest, bytes) = Manifest::read(path)?;
         let table = ChunkTable::new(&manifest)
             .map_err(|what| Error::Manifest { path: path.join(directory::MANIFEST), what })?;
@@ -380,6 +381,28 @@ impl Keyframes {
             }
         }
     }
+}
+
+/// File systems whose server can go away, as `statfs` calls them: AFS, 9P, BeeGFS, Ceph, CIFS, FUSE, GPFS, Lustre, NFS, SMB.
+const REMOTE: [u32; 10] = [
+    0x5346_414f,
+    0x0102_1997,
+    0x1983_0326,
+    0x00c3_6400,
+    0xff53_4d42,
+    0x6573_5546,
+    0x4750_4653,
+    0x0bd0_0bd0,
+    0x0000_6969,
+    0xfe53_4d42,
+];
+
+/// Whether a run lies where a file that is mapped may stop to be there, which ends a process without a word; what is read
+/// is an error that can be said.
+fn is_remote(path: &Path) -> bool {
+    // The type is signed, and of another width, on some systems.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    rustix::fs::statfs(path).is_ok_and(|fs| REMOTE.contains(&(fs.f_type as u32)))
 }
 
 fn list_shards(run: &Path) -> Result<Vec<ShardFile>> {

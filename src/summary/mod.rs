@@ -15,6 +15,7 @@ use crate::dtype::DType;
 use crate::error::Result;
 use crate::group::ALL;
 use crate::metrics::skewness::Skewness;
+use crate::printable::column_width;
 use crate::reference::{Common, Kin, Origin};
 use crate::row::Row;
 use crate::row::Sink;
@@ -187,7 +188,7 @@ pub(crate) fn wrap(text: &str) -> String {
 /// One line a digest: cosine, excess and t in thirds.
 fn write_table(out: &mut String, title: &str, all: &[&Digest], label: impl Fn(&Digest) -> String) {
     let labels: Vec<String> = all.iter().take(LISTED).map(|d| label(d)).collect();
-    let width = labels.iter().map(|l| l.chars().count()).max().unwrap_or(0).max(title.len());
+    let width = column_width(labels.iter().map(|l| l.chars().count())).max(title.len());
     let head = |out: &mut String, name: &str| {
         let _ = write!(out, "  {name:<27}");
     };

@@ -61,6 +61,15 @@ pub(crate) fn names(path: &Path) -> Result<Vec<String>> {
     Ok(schema.iter_names().map(ToString::to_string).collect())
 }
 
+/// The number of rows of the table `path`.
+///
+/// # Errors
+/// There is no Parquet file, or it is damaged.
+pub(crate) fn rows(path: &Path) -> Result<u64> {
+    let mut reader = ParquetReader::new(regular_file::open(path).tried("read", path)?);
+    Ok(of_polars(path, || reader.num_rows())? as u64)
+}
+
 /// Values that are read at a time, about: opening a row group takes as long as thousands of them.
 const AT_A_TIME: usize = 1 << 18;
 
@@ -103,7 +112,7 @@ pub(crate) fn read(path: &Path, fields: &[Field], mut take: impl FnMut(&Piece) -
 }
 
 /// What polars reads of a file, or what it says against it.
-fn of_polars<T>(path: &Path, read: impl FnOnce() -> PolarsResult<T>) -> Result<T> {
+pub(super) fn of_polars<T>(path: &Path, read: impl FnOnce() -> PolarsResult<T>) -> Result<T> {
     let said = match guarded(read) {
         Some(Ok(read)) => return Ok(read),
         Some(Err(e)) => e.to_string().lines().next().unwrap_or_default().to_owned(),

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::printable::column_width;
 use crate::summary::{counted, significant, thousands, wrap};
 use crate::windows::{OfKey, Shares, Window, Windows};
 
@@ -183,7 +184,7 @@ fn trust(of: &OfKey) -> String {
 
 fn shares(out: &mut String, windows: &Windows, groups: &[&OfKey]) {
     let whole = groups.iter().find(|of| of.key.group == "*").map(|of| of.total.parameters);
-    let width = groups.iter().take(GROUPS).map(|of| of.key.group.chars().count()).max().unwrap_or(0).max(5);
+    let width = column_width(groups.iter().take(GROUPS).map(|of| of.key.group.chars().count())).max(5);
     let _ = write!(out, "{:width$}", "group");
     ["of parameters", "of dot", "of own", "of ||g||^2", "of dist^2", "cos", "negative"].iter().for_each(
         |name| {

@@ -30,7 +30,7 @@ def vectors(path):
 def test_numbers_are_those_of_numpy(tmp_path):
     lpa.analyze(RUN, out=tmp_path / "m.parquet")
     done, found = check(tmp_path / "m.parquet")
-    assert done.returncode == 3 and len(found) == 20
+    assert done.returncode == 4 and len(found) == 20
     dot, g2, d2 = vectors(RUN)
     cos, rsi, eb = dot / np.sqrt(g2 * d2), dot / d2, np.sqrt(g2 / d2)
     epoch = np.arange(220) // 22

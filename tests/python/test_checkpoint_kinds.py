@@ -397,6 +397,20 @@ def test_objects_beside_the_model_are_named(tmp_path):
     assert not Path("called").exists()
 
 
+@pytest.mark.parametrize("version, safe", [("2.5.1+cu124", False), ("2.9.1", False), ("2.10.0", True)])
+def test_versions_of_torch_that_a_crafted_file_deceives(tmp_path, monkeypatch, version, safe):
+    torch.save(W, tmp_path / "x.pt")
+    dcp.save(W, checkpoint_id=tmp_path / "parts", no_dist=True)
+    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion(version))
+    for name in ("x.pt", "parts"):
+        if not safe:
+            with pytest.raises(lpa.RecordingError, match=r"CVE-2026-24747.*Update torch to 2.10 .*save as safetensors"):
+                lpa.reference(tmp_path / name, tmp_path / "out.safetensors")
+            monkeypatch.setenv("LPA_TRUST_CHECKPOINTS", "1")
+        assert_reference(tmp_path / name, W, tmp_path)
+        monkeypatch.delenv("LPA_TRUST_CHECKPOINTS", raising=False)
+
+
 # JAX, Keras and NumPy
 
 

@@ -470,7 +470,7 @@ fn a_full_disk_leaves_the_old_table_and_nothing_else() {
         .output()
         .unwrap()
         .into();
-    assert_eq!(ran.code, 1, "{}{}", ran.out, ran.err);
+    assert_eq!(ran.code, 3, "{}{}", ran.out, ran.err);
     assert!(ran.err.contains("cannot write") && ran.err.contains("too large"), "{}", ran.err);
     assert_eq!(files(&copy.path), before);
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();

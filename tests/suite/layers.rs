@@ -127,3 +127,31 @@ fn the_instruction_set_is_handed_down() {
     // The bench of `lpa doctor` compares what is there.
     assert_eq!(detecting, ["cuda::bench", "isa", "run", "run::write::writer"]);
 }
+
+/// Whoever looks for what the compiler does not check finds all of it in `docs/safety.md`.
+#[test]
+fn what_is_unsafe_is_in_the_table() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("docs/safety.md")).unwrap();
+    let row = |line: &str| {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        (cells[0].trim_matches('`').to_owned(), cells[1].parse::<usize>().unwrap())
+    };
+    let told: BTreeMap<String, usize> = text.lines().filter(|l| l.starts_with("| `")).map(row).collect();
+    let (mut found, mut rest) = (BTreeMap::new(), vec![root.join("src"), root.join("python/src")]);
+    while let Some(path) = rest.pop() {
+        if path.is_dir() {
+            rest.extend(std::fs::read_dir(&path).unwrap().map(|e| e.unwrap().path()));
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let places =
+            code.filter(|line| ["{", "impl", "fn"].iter().any(|k| line.contains(&format!("unsafe {k}"))));
+        let places = places.count();
+        if places > 0 {
+            found.insert(path.strip_prefix(root).unwrap().to_str().unwrap().to_owned(), places);
+        }
+    }
+    assert_eq!(told, found);
+}

@@ -8,6 +8,8 @@
 )]
 
 mod bad_input;
+mod batch;
+mod bounds;
 mod cli;
 mod codec;
 mod crash;

@@ -111,8 +111,13 @@ impl Copy {
     }
 
     pub fn shards(&self) -> Vec<PathBuf> {
+        Copy::shards_of(&self.path)
+    }
+
+    /// The shards of any run.
+    pub fn shards_of(run: &Path) -> Vec<PathBuf> {
         let mut all = Vec::new();
-        for dir in std::fs::read_dir(self.path.join("steps")).unwrap() {
+        for dir in std::fs::read_dir(run.join("steps")).unwrap() {
             all.extend(std::fs::read_dir(dir.unwrap().path()).unwrap().map(|f| f.unwrap().path()));
         }
         all.sort();

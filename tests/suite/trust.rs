@@ -314,8 +314,8 @@ fn a_shard_that_becomes_shorter_is_said() {
             std::fs::OpenOptions::new().write(true).open(shard).unwrap().set_len(5000).unwrap();
         }
         let ran: Ran = child.wait_with_output().unwrap().into();
-        assert!(ran.code == 0 || ran.code == 1, "{} {}", ran.code, ran.err);
-        if ran.code == 1 {
+        assert!([0, 1, 3].contains(&ran.code), "{} {}", ran.code, ran.err);
+        if ran.code > 0 {
             assert_eq!(ran.err.trim_end().lines().count(), 1, "{}", ran.err);
             assert!(ran.err.contains("safetensors"), "{}", ran.err);
         }
@@ -346,8 +346,8 @@ fn where_no_thread_can_be_started_a_command_goes_on_or_says_so() {
     for (args, does) in commands {
         let ran = Command::new(line[0]).args(&line[1..]).args(args).current_dir(folder).output();
         let ran: Ran = ran.unwrap().into();
-        assert!(ran.code == 0 || ran.code == 1 && !does, "{args:?}: {} {}", ran.code, ran.err);
-        if ran.code == 1 {
+        assert!(ran.code == 0 || ran.code == 3 && !does, "{args:?}: {} {}", ran.code, ran.err);
+        if ran.code == 3 {
             assert_eq!(ran.err.trim_end().lines().count(), 1, "{args:?}: {}", ran.err);
             assert!(ran.err.contains("thread"), "{}", ran.err);
         }

@@ -12,7 +12,7 @@ from ..dtypes import torch_name
 from ..errors import RecordingError
 from .contents import Contents, Tensor
 from .place import Leaf, model, numbers
-from .pytorch import elements
+from .pytorch import check_version, elements
 
 METADATA = ".metadata"
 
@@ -34,6 +34,7 @@ def read(folder, key=None):
     """The contents of such a folder: the model's part, and the numbers at its top; nothing else is read."""
     import torch
 
+    check_version(folder)
     stored = _metadata(folder)
     checkpoint = {}
     for name, entry in stored.items():

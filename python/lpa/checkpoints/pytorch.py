@@ -1,5 +1,6 @@
 """Files that `torch.save` has written, and its tensors."""
 
+import os
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -10,6 +11,22 @@ from .contents import Contents, Tensor, listed
 from .place import Leaf, model, numbers, outline
 
 _SAFELY = "(with weights_only=True, so that no code in it runs)"
+# Of the advisories CVE-2025-32434 (a crafted file runs code, before 2.6) and CVE-2026-24747 (it writes past memory,
+# before 2.10).
+_SAFE = (2, 10)
+_TRUST = "LPA_TRUST_CHECKPOINTS"
+
+
+def check_version(file):
+    """Refuses a file that PyTorch unpickles in a version in which weights_only=True does not protect from it."""
+    import torch
+
+    if torch.__version__ < _SAFE and os.environ.get(_TRUST) != "1":
+        least = ".".join(map(str, _SAFE))
+        raise RecordingError(
+            f"{file} is not loaded: with torch {torch.__version__} a crafted file can run code or write past memory "
+            f"even with weights_only=True (CVE-2025-32434, CVE-2026-24747). Update torch to {least} or newer, or save "
+            f"as safetensors; or, if you trust the file, set {_TRUST}=1")
 
 
 def read(file, key=None):
@@ -53,6 +70,7 @@ def elements(tensor):
 def _loaded(file):
     import torch
 
+    check_version(file)
     # Older files are not zips, and cannot be mapped.
     load = lambda: torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     try:

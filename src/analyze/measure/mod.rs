@@ -259,7 +259,7 @@ impl Analysis<'_> {
                 out.skipped.also.insert(first, e.to_string());
             }
         }
-        let idle = (steps.len() - measured.len()) * self.run.table.chunks().len();
+        let idle = (steps.len() - measured.len()) * self.run.table.len();
         observer.advance(idle as u64, 0);
         let cells: Vec<&Cells> = pieces.iter().map(|p| &p.cells).collect();
         for i in 0..measured.len() {

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use crate::dtype::DType;
 use crate::order::CHUNK;
@@ -65,68 +66,114 @@ impl Chunk {
 }
 
 /// All chunks of a run.
+///
+/// They are cut when they are first asked for: a manifest of a few bytes may speak of a trillion parameters, and takes
+/// no memory for them until there is a vector.
 #[derive(Clone, Debug)]
 pub struct ChunkTable {
-    chunks: Vec<Chunk>,
+    cuts: Vec<Cut>,
+    /// By rank: how many chunks it writes.
+    counts: Vec<usize>,
+    chunks: OnceLock<Chunks>,
+}
+
+/// Consecutive elements of a tensor that a rank writes, and where its pieces go: each to a chunk of its own, or the only
+/// one behind those of others.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    tensor: usize,
+    rank: u32,
+    begin: u64,
+    end: u64,
+    /// Elements of the tensor that its rank writes before.
+    skip: usize,
+    /// The number of the chunk of its first piece.
+    chunk: usize,
+}
+
+/// What is cut.
+#[derive(Clone, Debug)]
+struct Chunks {
+    all: Vec<Chunk>,
     per_rank: Vec<Vec<usize>>,
     /// By piece: its chunk, and its place there.
     pieces: Vec<(usize, usize)>,
 }
 
-/// Cuts slices one after the other.
+/// Plans cuts one after the other.
 struct Cutter<'a> {
     tensors: &'a [TensorInfo],
     storage: Storage,
     table: ChunkTable,
-    /// The chunks to which small pieces are still added, by rank, type and parameter group.
-    open: HashMap<(u32, DType, usize), usize>,
+    /// The chunks to which small pieces are still added and their lengths, by rank, type and parameter group.
+    open: HashMap<(u32, DType, usize), (usize, usize)>,
+    /// Chunks so far.
+    chunks: usize,
 }
 
 impl<'a> Cutter<'a> {
     fn new(tensors: &'a [TensorInfo], storage: Storage, world: u32) -> Cutter<'a> {
-        let per_rank = vec![Vec::new(); world as usize];
-        let table = ChunkTable { chunks: Vec::new(), per_rank, pieces: Vec::new() };
-        Cutter { tensors, storage, table, open: HashMap::new() }
+        let counts = vec![0; world as usize];
+        let table = ChunkTable { cuts: Vec::new(), counts, chunks: OnceLock::new() };
+        Cutter { tensors, storage, table, open: HashMap::new(), chunks: 0 }
     }
 
-    /// Cuts the next slice, before which its rank writes `skip` elements of the tensor.
+    /// Adds the next slice, before which its rank writes `skip` elements of the tensor.
     fn cut(&mut self, slice: &Slice, skip: &mut usize) {
-        let (tensor, rank, info) = (slice.tensor, slice.rank, &self.tensors[slice.tensor]);
-        // What is lost is said of single tensors: sums of squares, and steps of blocks.
-        let shares = self.storage.is_exact() && slice.end - slice.begin <= SMALL;
-        let key = shares.then_some((rank, info.dtype, info.param_group));
-        let table = &mut self.table;
-        for begin in (slice.begin..slice.end).step_by(CHUNK) {
-            let len = usize::try_from(slice.end - begin).map_or(CHUNK, |rest| rest.min(CHUNK));
-            let open = key.and_then(|k| self.open.get(&k)).copied();
-            let number = open.filter(|&c| table.chunks[c].len + len <= CHUNK).unwrap_or_else(|| {
-                let own = &mut table.per_rank[rank as usize];
-                let (number, place) = (table.chunks.len(), own.len());
-                own.push(number);
-                table.chunks.push(Chunk {
-                    tensor,
-                    len: 0,
-                    rank,
-                    place,
-                    pieces: Vec::new(),
-                    ends: Vec::new(),
-                });
-                key.map(|k| self.open.insert(k, number));
-                number
-            });
-            let chunk = &mut table.chunks[number];
-            let piece = table.pieces.len();
-            table.pieces.push((number, chunk.pieces.len()));
-            chunk.pieces.push(Piece { number: piece, tensor, begin, len, skip: *skip, at: chunk.len });
-            chunk.len += len;
-            chunk.ends.push(chunk.len);
-            *skip += len;
+        let &Slice { tensor, begin, end, rank } = slice;
+        let (info, len) = (&self.tensors[tensor], end - begin);
+        if len == 0 {
+            return;
         }
+        // What is lost is said of single tensors: sums of squares, and steps of blocks.
+        let shares = self.storage.is_exact() && len <= SMALL;
+        // No vector of more elements is written or read.
+        let size = usize::try_from(len).unwrap_or(usize::MAX);
+        let key = (rank, info.dtype, info.param_group);
+        let open = shares.then(|| self.open.get(&key)).flatten().copied();
+        let (chunk, at) = open.filter(|(_, at)| at + size <= CHUNK).unwrap_or_else(|| {
+            let first = self.chunks;
+            self.chunks += size.div_ceil(CHUNK);
+            self.table.counts[rank as usize] += size.div_ceil(CHUNK);
+            (first, 0)
+        });
+        if shares {
+            self.open.insert(key, (chunk, at + size));
+        }
+        self.table.cuts.push(Cut { tensor, rank, begin, end, skip: *skip, chunk });
+        *skip += size;
+    }
+}
+
+impl Chunks {
+    fn cut(cuts: &[Cut], counts: &[usize]) -> Chunks {
+        let per_rank = counts.iter().map(|n| Vec::with_capacity(*n)).collect();
+        let mut out = Chunks { all: Vec::with_capacity(counts.iter().sum()), per_rank, pieces: Vec::new() };
+        for cut in cuts {
+            let &Cut { tensor, rank, mut skip, .. } = cut;
+            for (number, begin) in (cut.chunk..).zip((cut.begin..cut.end).step_by(CHUNK)) {
+                let len = usize::try_from(cut.end - begin).map_or(CHUNK, |rest| rest.min(CHUNK));
+                if number == out.all.len() {
+                    let own = &mut out.per_rank[rank as usize];
+                    let (place, pieces, ends) = (own.len(), Vec::with_capacity(1), Vec::with_capacity(1));
+                    own.push(number);
+                    out.all.push(Chunk { tensor, len: 0, rank, place, pieces, ends });
+                }
+                let chunk = &mut out.all[number];
+                let (piece, at) = (out.pieces.len(), chunk.len);
+                out.pieces.push((number, chunk.pieces.len()));
+                chunk.pieces.push(Piece { number: piece, tensor, begin, len, skip, at });
+                chunk.len += len;
+                chunk.ends.push(chunk.len);
+                skip += len;
+            }
+        }
+        out
     }
 }
 
 impl ChunkTable {
-    /// Cuts the tensors of `manifest`.
+    /// Plans how the tensors of `manifest` are cut.
     ///
     /// # Errors
     /// The slices do not tile every tensor exactly once; the text names the tensor.
@@ -160,7 +207,7 @@ impl ChunkTable {
         Ok(cutter.table)
     }
 
-    /// Cuts tensors that one rank writes as a whole.
+    /// Plans how tensors are cut that one rank writes as a whole.
     pub(crate) fn whole(tensors: &[TensorInfo], storage: Storage) -> ChunkTable {
         let mut cutter = Cutter::new(tensors, storage, 1);
         for (tensor, info) in tensors.iter().enumerate() {
@@ -169,45 +216,72 @@ impl ChunkTable {
         cutter.table
     }
 
+    fn cut(&self) -> &Chunks {
+        self.chunks.get_or_init(|| Chunks::cut(&self.cuts, &self.counts))
+    }
+
+    /// Whether there is nothing to cut.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.cuts.is_empty()
+    }
+
+    /// Number of chunks.
+    pub(crate) fn len(&self) -> usize {
+        self.counts.iter().sum()
+    }
+
+    /// What `rank` writes: the tensors, in their order, each with a number of its elements.
+    pub(crate) fn slices_of(&self, rank: u32) -> impl Iterator<Item = (usize, u64)> {
+        self.cuts.iter().filter(move |cut| cut.rank == rank).map(|cut| (cut.tensor, cut.end - cut.begin))
+    }
+
+    /// Number of chunks that `rank` writes.
+    pub(crate) fn count_of_rank(&self, rank: u32) -> usize {
+        self.counts.get(rank as usize).copied().unwrap_or(0)
+    }
+
     /// All chunks, in the order of their first pieces.
     pub fn chunks(&self) -> &[Chunk] {
-        &self.chunks
+        &self.cut().all
     }
 
     /// Elements of the longest chunk.
     pub(crate) fn longest(&self) -> usize {
-        self.chunks.iter().map(|chunk| chunk.len).max().unwrap_or(0)
+        self.chunks().iter().map(|chunk| chunk.len).max().unwrap_or(0)
     }
 
     /// All pieces in the order of the fold.
     pub fn pieces(&self) -> impl ExactSizeIterator<Item = &Piece> {
-        self.pieces.iter().map(|&(chunk, place)| &self.chunks[chunk].pieces[place])
+        let Chunks { all, pieces, .. } = self.cut();
+        pieces.iter().map(|&(chunk, place)| &all[chunk].pieces[place])
     }
 
     /// The pieces that `rank` writes, in the order of the fold.
     pub(crate) fn pieces_of(&self, rank: u32) -> impl Iterator<Item = &Piece> {
-        self.pieces
+        let Chunks { all, pieces, .. } = self.cut();
+        pieces
             .iter()
-            .map(|&(chunk, place)| (&self.chunks[chunk], place))
+            .map(|&(chunk, place)| (&all[chunk], place))
             .filter(move |(chunk, _)| chunk.rank == rank)
             .map(|(chunk, place)| &chunk.pieces[place])
     }
 
     /// The pieces of a tensor, in order, each with the number of its chunk and its place there.
     pub(crate) fn of_tensor(&self, tensor: usize) -> impl Iterator<Item = (usize, usize)> + use<'_> {
-        let of = |&(chunk, place): &(usize, usize)| self.chunks[chunk].pieces[place].tensor;
-        let from = self.pieces.partition_point(|p| of(p) < tensor);
-        self.pieces[from..].iter().copied().take_while(move |p| of(p) == tensor)
+        let Chunks { all, pieces, .. } = self.cut();
+        let of = |&(chunk, place): &(usize, usize)| all[chunk].pieces[place].tensor;
+        let from = pieces.partition_point(|p| of(p) < tensor);
+        pieces[from..].iter().copied().take_while(move |p| of(p) == tensor)
     }
 
     /// The number of a piece's chunk.
     pub(crate) fn chunk_of(&self, piece: &Piece) -> usize {
-        self.pieces[piece.number].0
+        self.cut().pieces[piece.number].0
     }
 
     /// The numbers of the chunks that `rank` writes, in the order in which it writes them.
     pub fn of_rank(&self, rank: u32) -> &[usize] {
-        self.per_rank.get(rank as usize).map_or(&[], Vec::as_slice)
+        self.cut().per_rank.get(rank as usize).map_or(&[], Vec::as_slice)
     }
 }
 

@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::dtype::DType;
@@ -33,6 +34,9 @@ const MAX_STREAMS: usize = 65_000;
 const MAX_RANKS: u32 = 1 << 16;
 /// Steps are below this.
 const MAX_STEPS: u64 = 10_000_000_000;
+/// Most bytes of JSON that a user's own metadata, and what is known of the optimizer, may have. Every table repeats both,
+/// and a byte of JSON takes as much as forty in memory.
+const MAX_TOLD: usize = 4 << 20;
 /// Most parameter groups of an optimizer.
 const MAX_PARAM_GROUPS: usize = 1 << 16;
 
@@ -322,11 +326,26 @@ fn one() -> u32 {
 /// The keys that are read before all others, so that another version is refused by its number and
 /// not by what else it changed.
 #[derive(Deserialize)]
-struct Envelope {
+struct Envelope<'a> {
     format: String,
     version: u64,
     #[serde(default)]
     requires: Vec<String>,
+    #[serde(default, borrow)]
+    optimizer: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    metadata: Option<&'a RawValue>,
+}
+
+/// Checks the bytes that something which users fill in has as JSON.
+fn check_told(what: &str, bytes: usize) -> std::result::Result<(), String> {
+    if bytes <= MAX_TOLD {
+        return Ok(());
+    }
+    Err(format!(
+        "its {what} has {bytes} bytes as JSON, and {MAX_TOLD} are the most that a run takes, since every table repeats \
+         it; put what is large into a file beside the run, and name that"
+    ))
 }
 
 impl Manifest {
@@ -385,6 +404,9 @@ impl Manifest {
         if let Some(feature) = envelope.requires.iter().find(|feature| *feature != SKETCH) {
             return Err(Error::Requires { path, feature: feature.clone() });
         }
+        for (what, json) in [("optimizer", envelope.optimizer), ("metadata", envelope.metadata)] {
+            check_told(what, json.map_or(0, |json| json.get().len())).map_err(bad)?;
+        }
         let manifest: Manifest = serde_json::from_slice(&bytes).map_err(json)?;
         manifest.check().map_err(bad)?;
         Ok((manifest, bytes))
@@ -414,6 +436,9 @@ impl Manifest {
         if total > MAX_ELEMENTS {
             return Err(format!("{total} elements are more than a run can hold (2^40)"));
         }
+        let bytes = |json: serde_json::Result<String>| json.map_or(0, |json| json.len());
+        check_told("optimizer", bytes(serde_json::to_string(&self.optimizer)))?;
+        check_told("metadata", bytes(serde_json::to_string(&self.metadata)))?;
         self.check_sketch()?;
         let mut streams = std::collections::HashSet::from([ITERATE]);
         for s in &self.streams {

@@ -174,7 +174,6 @@ impl Catalog {
         };
         keyframes.add(segment, &shard);
         let grad = run.manifest.stream_id(GRAD);
-        let chunks = run.table.of_rank(segment.file.name.rank);
         for (v, &VectorId { step, stream }) in shard.vectors().iter().enumerate() {
             if !(self.steps.contains(&step) && (segment.first..=segment.last).contains(&step)) {
                 continue;
@@ -184,6 +183,7 @@ impl Catalog {
             } else if stream == StreamId::MOMENTS[1] {
                 *self.moments.entry(step).or_default() += 1;
             } else if Some(stream) == grad {
+                let chunks = run.table.of_rank(segment.file.name.rank);
                 for (place, (record, &chunk)) in shard.records(v).zip(chunks).enumerate() {
                     let (all, some) = (record.coding == Coding::Absent, shard.absent_in(v, place));
                     for (p, piece) in run.table.chunks()[chunk].pieces.iter().enumerate() {

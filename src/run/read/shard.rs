@@ -200,7 +200,7 @@ impl Shard {
             columns,
             vectors,
             from,
-            chunks_per_vector: table.of_rank(file.name.rank).len(),
+            chunks_per_vector: table.count_of_rank(file.name.rank),
             some_absent: Vec::new(),
             header_xxh3: xxh3_128(&header.bytes),
         };
@@ -211,7 +211,6 @@ impl Shard {
 
     /// Checks that the parts fit each other, so that later look-ups cannot go astray.
     fn check_layout(&self, manifest: &Manifest, table: &ChunkTable) -> std::result::Result<(), String> {
-        let own = table.of_rank(self.file.name.rank);
         let ShardName { first, last, .. } = self.file.name;
         let steps = usize::try_from(last - first + 1).map_err(|e| e.to_string())?;
         let cells = steps.checked_mul(self.columns.len()).ok_or("too many scalars")?;
@@ -235,6 +234,8 @@ impl Shard {
                 records * RECORD
             ));
         }
+        // Where there is no vector nothing need be cut.
+        let own = if records == 0 { &[][..] } else { table.of_rank(self.file.name.rank) };
         let mut at = 0u64;
         for i in 0..records {
             let r = self.record(i).map_err(|what| format!("index record {i}: {what}"))?;
@@ -279,13 +280,14 @@ impl Shard {
 
     /// Checks what is said of absent pieces. Returns where it is said, by record.
     fn check_absent(&self, table: &ChunkTable) -> std::result::Result<Vec<(usize, Range<usize>)>, String> {
-        let own = table.of_rank(self.file.name.rank);
         let (all, mut at, mut found) = (&self.tail()[self.absent.clone()], 0, Vec::new());
-        for (i, record) in (0..self.vectors.len() * own.len()).map(|i| (i, self.record(i))) {
+        let records = self.vectors.len() * self.chunks_per_vector;
+        for (i, record) in (0..records).map(|i| (i, self.record(i))) {
             let record = record?;
             if !record.some_absent {
                 continue;
             }
+            let own = table.of_rank(self.file.name.rank);
             let pieces = table.chunks()[own[i % own.len()]].pieces.len();
             let range = at..at + pieces.div_ceil(8);
             let bits = all.get(range.clone()).unwrap_or_default();

@@ -282,7 +282,7 @@ mod tests {
         let mut window = Window::open(&run, &steps, true).unwrap();
         assert!(matches!(window.prefetch, Prefetch::Over), "it is small");
         window.prefetch(&run, &steps, 1000);
-        let chunks = run.table.chunks().len();
+        let chunks = run.table.len();
         let count = |window: &Window| {
             let Prefetch::ByChunk { spans, asked } = &window.prefetch else { unreachable!() };
             assert_eq!((spans.as_slice(), asked.len()), (&[0..=0, 128..=132][..], chunks));

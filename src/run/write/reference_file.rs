@@ -6,7 +6,7 @@ use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::error::{Result, Tried};
+use crate::error::{Error, Result, Tried};
 use crate::hash::Xxh3;
 use crate::run::Run;
 use crate::run::format::container::{Entry, build_header};
@@ -131,6 +131,13 @@ impl<'a> ReferenceFile<'a> {
     pub(crate) fn push_iterate(&mut self, step: u64) -> Result<()> {
         let run = self.run;
         let window = Window::whole(run, &[step], false)?;
+        let lacks = |rank: &u32| {
+            let there = window.shard(step, *rank).is_some_and(|shard| shard.has(step, StreamId::Iterate));
+            run.table.count_of_rank(*rank) > 0 && !there
+        };
+        if let Some(rank) = run.ranks().find(lacks) {
+            return Err(Error::MissingShard { path: run.path.clone(), first: step, last: step, rank });
+        }
         let mut reader = Reader::new(run)?;
         let (mut trajectory, mut widths) = (Trajectory::new(1), Vec::new());
         // Chunks of which pieces are still to come.

@@ -1,0 +1,109 @@
+"""Tables of several runs as one, as databases read them: what they give is what the runs' own tables hold."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import polars as pl
+import pytest
+
+import lpa
+from conftest import BINARY
+
+RUNS = {
+    "a": {"batch": 32, "model": "mlp", "shuffled": True},
+    "b": {"batch": 64.5, "model": 7, "tags": ["x", "y"]},
+    "c/d": {},
+}
+
+
+def record(folder, seed, metadata):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal(40, dtype=np.float32)
+    optimizer = {"name": "sgd", "param_groups": [{"lr": 0.1}]}
+    with lpa.Writer(folder, {"w": {"shape": [40], "dtype": "F32"}}, optimizer=optimizer, metadata=metadata) as writer:
+        for _ in range(30):
+            g = rng.standard_normal(40, dtype=np.float32)
+            writer.step({"w": x}, {"grad": {"w": g}}, {"lr/0": 0.1})
+            x = x - np.float32(0.1) * g
+        writer.finish({"w": x})
+
+
+def collect(folder, *runs, out="all"):
+    line = [BINARY, "collect", *runs, "--out", out]
+    return subprocess.run(line, cwd=folder, capture_output=True, text=True)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for seed, (name, metadata) in enumerate(RUNS.items()):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        record(tmp_path / name, seed, metadata)
+    record(tmp_path / "e" / "d", 9, {"batch": 128})
+    return tmp_path
+
+
+def test_databases_read_what_the_tables_hold(folder):
+    runs = ["a", "b", "c/d", "e/d"]
+    done = collect(folder, *runs)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("4 runs (0 as before), 120 rows\n")
+    own = {run: pl.read_parquet(folder / run / "metrics.parquet") for run in runs}
+    pattern = str(folder / "all" / "metrics" / "*" / "*.parquet")
+    asked = f"from read_parquet('{pattern}', hive_partitioning = true)"
+    for run in runs:
+        found = duckdb.sql(f"select step, cos, dist, run_id, meta_batch, meta_model, meta_shuffled, meta_tags {asked} "
+                           f"where run = '{run}' order by step").pl()
+        assert found[["step", "cos", "dist", "run_id"]].equals(own[run][["step", "cos", "dist", "run_id"]])
+        metadata = RUNS.get(run, {"batch": 128})
+        told = {"meta_batch": metadata.get("batch"), "meta_model": metadata.get("model"),
+                "meta_shuffled": metadata.get("shuffled"), "meta_tags": metadata.get("tags")}
+        told["meta_model"] = None if told["meta_model"] is None else str(told["meta_model"])
+        told["meta_tags"] = None if told["meta_tags"] is None else json.dumps(told["meta_tags"], separators=(",", ":"))
+        assert [found[key].unique().to_list() for key in told] == [[value] for value in told.values()]
+    lazy = pl.scan_parquet(folder / "all" / "metrics", hive_partitioning=True)
+    by_run = lazy.filter(pl.col("run") == "c/d").select("step", "cos").collect()
+    assert by_run.equals(own["c/d"][["step", "cos"]])
+    # One schema, and every column of the table in it.
+    assert set(own["a"].columns) <= set(lazy.collect_schema().names())
+
+
+def test_the_table_of_the_runs(folder):
+    assert collect(folder, "a", "b").returncode == 0
+    table = pl.read_parquet(folder / "all" / "runs.parquet")
+    assert table["run"].to_list() == ["a", "b"]
+    assert table["run_id"].to_list() == [lpa.open(folder / run).manifest["run_id"] for run in "ab"]
+    assert table["rows"].to_list() == table["steps"].to_list() == [30, 30]
+    assert table["final_step"].to_list() == [30, 30] and table["optimizer"].to_list() == ["sgd", "sgd"]
+    assert table["meta_batch"].to_list() == [32, 64.5] and not any(table["has_intervals"])
+    assert all("cos" in text for text in table["summary"])
+
+
+def test_what_is_there_is_left(folder):
+    assert collect(folder, "a", "b").returncode == 0
+    file = folder / "all" / "metrics" / "run=a" / "metrics.parquet"
+    before = file.stat().st_mtime_ns
+    assert "2 runs (2 as before)" in collect(folder, "a", "b").stdout
+    assert file.stat().st_mtime_ns == before
+    # A damaged one is made again, and another column is one of all.
+    bytes_ = bytearray(file.read_bytes())
+    bytes_[len(bytes_) // 2] ^= 1
+    file.write_bytes(bytes_)
+    assert "2 runs (1 as before)" in collect(folder, "a", "b").stdout
+    assert collect(folder, "e/d").returncode == 1
+    assert "3 runs (2 as before)" in collect(folder, "a", "b", "e/d").stdout
+    left = collect(folder, "a")
+    assert left.returncode == 1 and "which is none of the runs; name that run too, or remove it" in left.stderr
+
+
+def test_what_cannot_be_collected(folder):
+    (folder / "x.parquet").write_bytes(b"PAR1")
+    twice = collect(folder, "a", "a")
+    assert twice.returncode == 2 and "is named twice" in twice.stderr
+    none = collect(folder, "none")
+    assert none.returncode == 1 and none.stderr.count("\n") == 1
+    other = collect(folder, "x.parquet")
+    assert other.returncode == 1 and other.stderr.count("\n") == 1
+    assert not Path(folder / "all" / "runs.parquet").exists()
