@@ -15,6 +15,7 @@ mod own;
 mod recognise;
 mod rename;
 mod spec;
+mod stale;
 mod values;
 pub(crate) mod weights;
 

@@ -10,6 +10,7 @@ use crate::hash::xxh3_64;
 use crate::reference::average::{Target, materialize, own_name};
 use crate::reference::locate::Located;
 use crate::reference::spec::OwnReference;
+use crate::reference::stale::remove_superseded;
 use crate::reference::values::{Files, Names, Values};
 use crate::reference::weights::Weights;
 use crate::reference::{Common, Likeness, Origin, Reference, likeness};
@@ -327,6 +328,7 @@ pub(super) fn open(
     }
     if !targets.is_empty() {
         materialize(run, &targets, cache.writable()?).map_err(|e| cannot_make(run, e))?;
+        targets.iter().for_each(|made| remove_superseded(run, made.path));
     }
     drop(targets);
     let mut all = Vec::new();

@@ -476,7 +476,7 @@ fn a_full_disk_leaves_the_old_table_and_nothing_else() {
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let ran: Ran =
         lpa().args(["analyze", copy.arg(), "--format", "csv"]).stdout(full).output().unwrap().into();
-    assert_eq!(ran.code, 1);
+    assert_eq!(ran.code, 3);
     assert!(ran.err.contains("cannot write standard output: No space left on device"), "{}", ran.err);
 }
 

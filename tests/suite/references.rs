@@ -247,6 +247,55 @@ fn a_damaged_average_is_made_again() {
     assert!(first == ask("b.parquet"));
 }
 
+#[test]
+fn references_of_a_path_that_has_grown_are_not_left_behind() {
+    use crate::support::write_step;
+    use lpa::{Writer, WriterOptions};
+    const SIZES: [u64; 1] = [50];
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run");
+    let options = WriterOptions { shard_steps: 5, ..WriterOptions::default() };
+    let mut writer = Writer::create(&path, crate::support::manifest(&SIZES), options).unwrap();
+    let kept = || {
+        let mut all: Vec<PathBuf> =
+            std::fs::read_dir(path.join("lpa-references")).unwrap().map(|f| f.unwrap().path()).collect();
+        all.sort();
+        all
+    };
+    let asked = ["analyze", path.to_str().unwrap(), "--ref", "last", "--ref", "mean:0..3"];
+    let mut grow = || {
+        (0..5).for_each(|_| write_step(&mut writer, &SIZES));
+        let ran = run(&asked);
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        kept()
+    };
+    let first = grow();
+    assert_eq!(first.len(), 2);
+    // What was made just now may be about to be opened.
+    let second = grow();
+    assert_eq!(second.len(), 3);
+    let age = |path: &Path| {
+        let file = std::fs::OpenOptions::new().append(true).open(path).unwrap();
+        file.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(7200)).unwrap();
+    };
+    // Another run's, and what is no file of lpa's, are not its business.
+    let last = first.iter().find(|p| p.file_name().unwrap().to_str().unwrap().starts_with("last-")).unwrap();
+    let beside = |name: &str| path.join("lpa-references").join(name);
+    let (other, text) =
+        (beside("last-0123456789abcdef.safetensors"), beside("last-0123456789abcde0.safetensors"));
+    let copy = Copy::of("digits_mlp");
+    assert_eq!(run(&["analyze", copy.arg(), "--ref", "step:9"]).code, 0);
+    let of_other =
+        std::fs::read_dir(copy.path.join("lpa-references")).unwrap().next().unwrap().unwrap().path();
+    std::fs::copy(of_other, &other).unwrap();
+    std::fs::write(&text, b"text").unwrap();
+    [&second[..], &[other.clone(), text.clone()]].concat().iter().for_each(|p| age(p));
+    let third = grow();
+    assert!(!third.contains(last) && third.contains(&other) && third.contains(&text), "{third:?}");
+    // The mean's, which is found again, the newest iterate's, and those two.
+    assert_eq!(third.len(), 4, "{third:?}");
+}
+
 /// Records a path of two parameters from `start` with the given gradients, by SGD of lr 0.5.
 fn record(path: &Path, start: [f32; 2], gradients: &[[f32; 2]], finish: bool) {
     use lpa::{Step, Writer, WriterOptions};
