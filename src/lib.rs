@@ -119,6 +119,8 @@ mod page;
 #[cfg(feature = "cli")]
 mod pairs;
 #[cfg(feature = "cli")]
+mod parts;
+#[cfg(feature = "cli")]
 mod plane;
 #[cfg(feature = "cli")]
 mod plot;
@@ -214,6 +216,8 @@ pub mod internals {
     pub use crate::page::{place as report_place, write_runs as write_report};
     #[cfg(feature = "cli")]
     pub use crate::pairs::{Options as PairsOptions, tabulate as tabulate_pairs};
+    #[cfg(feature = "cli")]
+    pub use crate::parts::is_part;
     #[cfg(feature = "cli")]
     pub use crate::plot::{FigureOptions, save as save_figure};
     pub use crate::printable::{printable, printable_in_line};

@@ -13,35 +13,30 @@ use crate::run::format::chunk::Piece;
 use crate::run::format::squares::square_name;
 use crate::stream::{Form, Measured};
 
-/// Unit directions of a third, as far as a piece goes.
+/// Unit directions of each third, as far as a piece goes: their sums. None where there is none.
 #[derive(Debug, Default)]
-struct OfPiece {
-    /// The third that is being summed; those before are over.
-    third: usize,
-    sum: Vec<f64>,
-    /// Of the sums that are over: `||sum||^2`.
-    squares: [f64; 3],
+struct OfPiece([Vec<f64>; 3]);
+
+/// Rounds to a multiple of 2^-26, to nearest. Sums of such numbers are exact below 2^27, so that they are the same
+/// however they are taken in parts.
+fn on_grid(v: f64) -> f64 {
+    const MAGIC: f64 = 1.5 * (1u64 << 26) as f64;
+    v + MAGIC - MAGIC
 }
 
 impl OfPiece {
     /// Adds elements of a direction of such a length.
     fn add(&mut self, third: usize, direction: &[f32], norm: f64) {
-        if third != self.third {
-            self.squares[self.third] = square(&self.sum);
-            self.third = third;
-            self.sum.clear();
-        }
-        self.sum.resize(direction.len(), 0.0);
-        for (sum, v) in self.sum.iter_mut().zip(direction) {
-            *sum += f64::from(*v) / norm;
+        let sums = &mut self.0[third];
+        sums.resize(direction.len(), 0.0);
+        for (sum, v) in sums.iter_mut().zip(direction) {
+            *sum += on_grid(f64::from(*v) / norm);
         }
     }
 
     /// `||sum||^2` of each third.
     fn squares(&self) -> [f64; 3] {
-        let mut all = self.squares;
-        all[self.third] = square(&self.sum);
-        all
+        self.0.each_ref().map(|sums| square(sums))
     }
 }
 
@@ -73,9 +68,20 @@ pub(crate) struct Common {
     counts: Mutex<Vec<[u32; 3]>>,
 }
 
-/// The lengths of directions at the steps of a window, by direction and row; `None` where there is none to divide by.
+/// The lengths of directions at the steps of a window.
 #[derive(Debug)]
-pub(crate) struct Norms(Vec<Vec<Option<f64>>>);
+pub(crate) struct Norms {
+    /// Ascending.
+    steps: Vec<u64>,
+    /// By direction and place in the steps; `None` where there is none to divide by.
+    all: Vec<Vec<Option<f64>>>,
+}
+
+impl Norms {
+    fn at(&self, direction: usize, step: u64) -> Option<f64> {
+        self.steps.binary_search(&step).ok().and_then(|at| self.all[direction][at])
+    }
+}
 
 impl Common {
     /// Of the tensors of a group of a run of sketches, for the thirds of each of `lengths` of steps from `first` on.
@@ -113,6 +119,46 @@ impl Common {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner).fill([0; 3]);
     }
 
+    /// All sums, as words: how many directions there are, then piece, pair, third, length and numbers of each sum.
+    pub(crate) fn to_words(&self) -> Vec<u64> {
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut words: Vec<u64> = counts.iter().flatten().map(|n| u64::from(*n)).collect();
+        for (number, piece) in self.pieces.iter().enumerate() {
+            let sums = piece.lock().unwrap_or_else(PoisonError::into_inner);
+            for (pair, OfPiece(thirds)) in sums.iter().enumerate() {
+                for (third, sums) in thirds.iter().enumerate().filter(|(_, sums)| !sums.is_empty()) {
+                    words.extend([number, pair, third, sums.len()].map(|n| n as u64));
+                    words.extend(sums.iter().map(|v| v.to_bits()));
+                }
+            }
+        }
+        words
+    }
+
+    /// Adds the sums of another process, of other steps; false where they are of other directions or pieces.
+    pub(crate) fn add_words(&self, words: &[u64]) -> bool {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((of_counts, mut rest)) = words.split_at_checked(3 * counts.len()) else { return false };
+        for (count, more) in counts.iter_mut().flatten().zip(of_counts) {
+            *count = count.saturating_add(u32::try_from(*more).unwrap_or(u32::MAX));
+        }
+        while let Some((head, after)) = rest.split_first_chunk::<4>() {
+            let [number, pair, third, len] = head.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+            let (Some(piece), Some((more, after))) = (self.pieces.get(number), after.split_at_checked(len))
+            else {
+                return false;
+            };
+            let mut pairs = piece.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(sums) = pairs.get_mut(pair).and_then(|OfPiece(thirds)| thirds.get_mut(third)) else {
+                return false;
+            };
+            sums.resize(len, 0.0);
+            sums.iter_mut().zip(more).for_each(|(sum, more)| *sum += f64::from_bits(*more));
+            rest = after;
+        }
+        rest.is_empty()
+    }
+
     /// The third of a step, by number of steps; `None` behind these.
     fn third(&self, step: u64, length: u64) -> Option<usize> {
         let offset = step.checked_sub(self.first).filter(|offset| *offset < length)?;
@@ -140,18 +186,12 @@ impl Common {
             }
             norms.push(of_steps);
         }
-        Norms(norms)
+        Norms { steps: steps.to_vec(), all: norms }
     }
 
-    /// Adds what a piece has of a direction at a step of the window, by its row there.
-    pub(crate) fn add(
-        &self,
-        norms: &Norms,
-        piece: &Piece,
-        (d, step, row): (usize, u64, usize),
-        values: &[f32],
-    ) {
-        let Some(norm) = norms.0[d][row].filter(|_| self.judged[piece.tensor]) else { return };
+    /// Adds what a piece has of a direction at a step of the window.
+    pub(crate) fn add(&self, norms: &Norms, piece: &Piece, (d, step): (usize, u64), values: &[f32]) {
+        let Some(norm) = norms.at(d, step).filter(|_| self.judged[piece.tensor]) else { return };
         let mut sums = self.pieces[piece.number].lock().unwrap_or_else(PoisonError::into_inner);
         for (l, length) in self.lengths.iter().enumerate() {
             if let Some(third) = self.third(step, *length) {
@@ -184,31 +224,58 @@ impl Common {
 mod tests {
     use super::*;
 
-    /// Two pieces of two elements each, of one tensor; the scalar of a step is the square of its direction.
-    fn in_thirds(directions: &[[f32; 4]], lengths: &[u64]) -> Vec<(u64, [f64; 3])> {
-        let piece = |number| Piece { number, tensor: 0, begin: 2 * number as u64, len: 2, skip: 0, at: 0 };
-        let sums = || Mutex::new(lengths.iter().map(|_| OfPiece::default()).collect());
-        let common = Common {
+    /// Of nothing yet: two pieces of two elements each, of one tensor.
+    fn nothing(lengths: &[u64]) -> Common {
+        let sums = || Mutex::new((0..lengths.len()).map(|_| OfPiece::default()).collect());
+        Common {
             first: 10,
             lengths: lengths.to_vec(),
             squares: vec![vec!["square".to_owned()]],
             judged: vec![true],
             pieces: vec![sums(), sums()],
             counts: Mutex::new(vec![[0; 3]; lengths.len()]),
-        };
+        }
+    }
+
+    /// Of some of these directions, in two windows; the scalar of a step is the square of its direction.
+    fn common(directions: &[[f32; 4]], some: std::ops::Range<usize>, lengths: &[u64]) -> Common {
+        let piece = |number| Piece { number, tensor: 0, begin: 2 * number as u64, len: 2, skip: 0, at: 0 };
+        let (common, half) = (nothing(lengths), some.start + some.len() / 2);
         let square =
             |direction: [f32; 4]| direction.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>();
-        for window in [0..directions.len() / 2, directions.len() / 2..directions.len()] {
+        for window in [some.start..half, half..some.end] {
             let steps: Vec<u64> = window.map(|i| 10 + i as u64).collect();
             let of = |step: u64| directions[usize::try_from(step - 10).unwrap()];
             let norms = common.begin(&steps, |step, _| Some(square(of(step))));
-            for (row, &step) in steps.iter().enumerate() {
+            for &step in &steps {
                 let g = of(step);
-                common.add(&norms, &piece(1), (0, step, row), &g[2..]);
-                common.add(&norms, &piece(0), (0, step, row), &g[..2]);
+                common.add(&norms, &piece(1), (0, step), &g[2..]);
+                common.add(&norms, &piece(0), (0, step), &g[..2]);
             }
         }
-        common.in_thirds(0)
+        common
+    }
+
+    fn in_thirds(directions: &[[f32; 4]], lengths: &[u64]) -> Vec<(u64, [f64; 3])> {
+        common(directions, 0..directions.len(), lengths).in_thirds(0)
+    }
+
+    #[test]
+    fn parts_have_the_bits_of_the_whole() {
+        let element = |i: u32| f32::from_bits(0x3f00_0000 | i.wrapping_mul(2_654_435_761) >> 9) - 0.7;
+        let all: Vec<[f32; 4]> = (0..60).map(|t| [0, 1, 2, 3].map(|i| element(4 * t + i))).collect();
+        let lengths = [60, 31];
+        let expected = common(&all, 0..60, &lengths).to_words();
+        for cuts in [vec![0, 60], vec![0, 7, 60], vec![0, 20, 21, 40, 59, 60]] {
+            let merged = nothing(&lengths);
+            // The last part first.
+            for cut in cuts.windows(2).rev() {
+                assert!(merged.add_words(&common(&all, cut[0]..cut[1], &lengths).to_words()));
+            }
+            assert!(merged.to_words() == expected, "{cuts:?}");
+        }
+        assert!(!nothing(&[60]).add_words(&common(&all, 0..60, &lengths).to_words()));
+        assert!(!nothing(&lengths).add_words(&[1, 2]));
     }
 
     #[test]

@@ -20,10 +20,13 @@ mod unusable;
 use crate::analyze::common::Common;
 use crate::analyze::derive::lag::Lag;
 use crate::analyze::derive::walk::{Enters, Walk, entering};
+pub(crate) use crate::analyze::measure::Aside;
 pub(crate) use crate::analyze::measure::Measured;
 use crate::analyze::measure::course::Course;
 use crate::analyze::measure::influence::Influence;
 use crate::analyze::measure::sample::Sample;
+pub(crate) use crate::analyze::measure::share::Share;
+pub(crate) use crate::analyze::measure::taken::{Record as TakenRecord, Taken};
 pub(crate) use crate::analyze::measure::threads::thread_pool;
 use crate::analyze::mover::Movers;
 use crate::analyze::record::{Part, Shape};
@@ -254,7 +257,7 @@ impl<'a> Analysis<'a> {
     }
 
     /// How what gradients put into references is summed element by element; `None` where it is not.
-    fn influence(&self, scratch: &std::path::Path) -> Result<Option<Influence<'_>>> {
+    fn influence(&self, share: &Share, scratch: &std::path::Path) -> Result<Option<Influence<'_>>> {
         if !self.shape.layout.own {
             return Ok(None);
         }
@@ -265,7 +268,7 @@ impl<'a> Analysis<'a> {
         let of = (self.references, targets);
         let how = (self.options.isa, self.options.threads);
         let course = Course::new((self.run, self.catalog), optimizer, of, &self.candidates)?;
-        Influence::new(self.run, course, how, scratch).map(Some)
+        Influence::new((self.run, share), course, how, scratch).map(Some)
     }
 
     /// The steps that were asked for, are not left out, and of which something may be told: where shards are read those
@@ -410,9 +413,14 @@ impl<'a> Analysis<'a> {
         })
     }
 
-    /// Pairs of step and chunk that will be walked: the length of the progress bar.
-    pub(crate) fn cells(&self) -> u64 {
-        (self.candidates.len() * self.run.table.len()) as u64
+    /// Pairs of step and chunk of a share that will be walked: the length of the progress bar.
+    pub(crate) fn cells(&self, share: &Share) -> u64 {
+        (share.steps(&self.candidates).len() * share.chunks(self.run).len()) as u64
+    }
+
+    /// The steps of which sums are taken, ascending.
+    pub(crate) fn candidates(&self) -> &[u64] {
+        &self.candidates
     }
 
     /// Directions times references.

@@ -10,10 +10,10 @@ use std::path::Path;
 use crate::analyze::derive::Place;
 use crate::analyze::record::Record;
 use crate::analyze::spool::Spool;
-use crate::analyze::{Analysis, Measured, Observer, Options, Pass, thread_pool};
+use crate::analyze::{Analysis, Measured, Options, Pass, thread_pool};
 use crate::error::{Error, Result};
 use crate::reference;
-use crate::reference::Cache;
+use crate::reference::{Cache, Reference};
 use crate::run::Run;
 use crate::run::directory::MANIFEST;
 use crate::run::format::manifest::{GRAD, TensorInfo};
@@ -135,35 +135,59 @@ impl Shadows {
     }
 }
 
+/// The companions of the references of a run, in a shadow: which they are.
+struct Counterparts {
+    references: Vec<Reference>,
+    /// By reference of the run: its number among them.
+    numbers: Vec<Option<usize>>,
+    options: Options,
+}
+
 impl Analysis<'_> {
     /// Measures shadows at the steps, and for the references, streams and groups, of this analysis, after what was
-    /// `measured` of the run.
+    /// `measured` of the run. `measure` measures the shadow of a number.
     ///
     /// # Errors
-    /// As [`Analysis::measure`]; or the gradients of a shadow are others.
+    /// As `measure`; or the gradients of a shadow are others.
     pub(crate) fn measure_shadows(
         &self,
         shadows: &[Shadow],
         cache: &Cache,
         measured: &mut Measured,
         scratch: &Path,
-        observer: &dyn Observer,
+        mut measure: impl FnMut(usize, &Analysis<'_>) -> Result<Measured>,
     ) -> Result<()> {
-        for shadow in shadows {
-            let dots = self.measure_shadow(shadow, cache, measured, scratch, observer)?;
+        for (number, shadow) in shadows.iter().enumerate() {
+            let mut dots = Dots { steps: Vec::new(), spool: Spool::new(self.places().len(), scratch) };
+            self.with_shadow(shadow, cache, |analysis, numbers| {
+                let of_shadow = measure(number, analysis)?;
+                self.take_dots((analysis, numbers), of_shadow, measured, &mut dots)
+            })?;
             measured.shadows.all.push(dots);
         }
         Ok(())
     }
 
-    fn measure_shadow(
+    /// Prepares the analysis of a shadow and hands it on, with the number in it of each reference of the run; does
+    /// nothing where it has none of them, or none of the streams.
+    ///
+    /// # Errors
+    /// A reference cannot be made, or as `each`.
+    pub(crate) fn with_shadow(
         &self,
         shadow: &Shadow,
         cache: &Cache,
-        of_run: &mut Measured,
-        scratch: &Path,
-        observer: &dyn Observer,
-    ) -> Result<Dots> {
+        each: impl FnOnce(&Analysis<'_>, &[Option<usize>]) -> Result<()>,
+    ) -> Result<()> {
+        let Counterparts { references, numbers, options } = self.counterparts(shadow, cache)?;
+        if references.is_empty() || options.streams.is_empty() {
+            return Ok(());
+        }
+        let analysis = Analysis::prepare(&shadow.run, &shadow.catalog, &references, &options)?;
+        each(&analysis, &numbers)
+    }
+
+    fn counterparts(&self, shadow: &Shadow, cache: &Cache) -> Result<Counterparts> {
         let own = self.options;
         let (run, catalog) = (&shadow.run, &shadow.catalog);
         let there = |s: &&Stream| have(self.run, own, s);
@@ -171,10 +195,6 @@ impl Analysis<'_> {
         let (streams, directions) = stream::select(run, catalog, &names)?;
         let (references, numbers) = thread_pool(own.threads, &run.path)?
             .install(|| reference::of_companion(run, catalog, self.references, cache))?;
-        let mut dots = Dots { steps: Vec::new(), spool: Spool::new(self.places().len(), scratch) };
-        if references.is_empty() || streams.is_empty() {
-            return Ok(dots);
-        }
         let options = Options {
             steps: own.steps.clone(),
             every: own.every,
@@ -188,10 +208,20 @@ impl Analysis<'_> {
             left_out: Vec::new(),
             shadows: own.shadows.clone(),
         };
-        let analysis = Analysis::prepare(run, catalog, &references, &options)?;
-        let mut measured = analysis.measure(&[], scratch, observer)?;
+        Ok(Counterparts { references, numbers, options })
+    }
+
+    /// Takes what was measured of a shadow.
+    fn take_dots(
+        &self,
+        (analysis, numbers): (&Analysis<'_>, &[Option<usize>]),
+        mut measured: Measured,
+        of_run: &mut Measured,
+        dots: &mut Dots,
+    ) -> Result<()> {
+        let options = analysis.options;
         let number = |s: &Stream| options.streams.iter().position(|known| known.name == s.name);
-        let streams: Vec<Option<usize>> = own.streams.iter().map(number).collect();
+        let streams: Vec<Option<usize>> = self.options.streams.iter().map(number).collect();
         let places = self.places();
         let (mut words, mut of_run_words) = (Vec::new(), Vec::new());
         for i in 0..measured.steps.len() {
@@ -200,14 +230,14 @@ impl Analysis<'_> {
             if let Ok(own) = of_run.steps.binary_search(&measured.steps[i]) {
                 of_run.spool.read(own, &mut of_run_words)?;
                 let own = norms(self, &Record { shape: &self.shape, words: &of_run_words });
-                let there = norms(&analysis, &record);
+                let there = norms(analysis, &record);
                 // Parts of other ranks are summed in another order.
                 if own.iter().zip(&there).any(|(a, b)| (a - b).abs() > 1e-12 * a.abs()) {
                     let what = format!(
                         "its gradients at step {} are not those of the run; remove it, and make another one by lpa.shadow",
                         measured.steps[i]
                     );
-                    return Err(Error::NotFound { path: run.path.clone(), what });
+                    return Err(Error::NotFound { path: analysis.run.path.clone(), what });
                 }
             }
             let dot = |place: Place| {
@@ -219,6 +249,6 @@ impl Analysis<'_> {
             dots.spool.push(&all.collect::<Vec<u64>>())?;
             dots.steps.push(record.step());
         }
-        Ok(dots)
+        Ok(())
     }
 }

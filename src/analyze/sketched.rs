@@ -18,10 +18,10 @@ use crate::sums::{Cells, Part, SumRow};
 pub(crate) struct Sketches {
     /// By tensor; `None` where it is kept exactly.
     laws: Vec<Option<Law>>,
-    /// By tensor: the scalar that is `||x||^2`.
-    iterate: Vec<String>,
-    /// By direction that is stored as it is, and tensor: the scalar that is its square.
-    directions: Vec<Option<Vec<String>>>,
+    /// The scalars that are squares of tensors: of the iterate, by tensor, then of directions.
+    scalars: Vec<String>,
+    /// By direction that is stored as it is: where those of its tensors begin among the scalars.
+    directions: Vec<Option<usize>>,
     /// The direction that distances are told by: the gradient, so that they do not depend on what else is asked for.
     by: Option<usize>,
 }
@@ -35,25 +35,35 @@ impl Sketches {
         let Some(layout) = manifest.sketch_layout()? else { return Ok(None) };
         let tensors = 0..layout.tensors();
         let confidence = interval::sketched();
-        let names =
-            |id: StreamId| tensors.clone().map(|t| square_name(manifest.stream_name(id), t)).collect();
-        let stored = |m: &Measured| m.recorded.filter(|_| m.form == Form::Stored).map(names);
+        let names = |id: StreamId| tensors.clone().map(move |t| square_name(manifest.stream_name(id), t));
+        let mut scalars: Vec<String> = names(StreamId::Iterate).collect();
+        let mut begins = Vec::new();
+        for m in directions {
+            let stored = m.recorded.filter(|_| m.form == Form::Stored);
+            begins.push(stored.map(|_| scalars.len()));
+            scalars.extend(stored.into_iter().flat_map(names));
+        }
         Ok(Some(Sketches {
             laws: tensors.clone().map(|t| Law::of(&layout, t, confidence)).collect(),
-            iterate: names(StreamId::Iterate),
-            directions: directions.iter().map(stored).collect(),
+            scalars,
+            directions: begins,
             by: directions
                 .iter()
                 .position(|m| m.form == Form::Stored && m.recorded == manifest.stream_id(GRAD)),
         }))
     }
 
+    /// The scalars that it needs of each step.
+    pub(crate) fn scalars(&self) -> &[String] {
+        &self.scalars
+    }
+
     /// Takes the sums of a step's tensors, with the largest elements beside them, to those of the vectors, and how far
-    /// these may be off. A scalar of the step is asked for by its name.
-    pub(crate) fn estimate(&self, totals: &mut Cells, scalar: impl Fn(&str) -> Option<f64>) {
+    /// these may be off. `scalars` are what the step has of [`Self::scalars`].
+    pub(crate) fn estimate(&self, totals: &mut Cells, scalars: &[Option<f64>]) {
         for (tensor, law) in self.laws.iter().enumerate() {
-            let x2 = scalar(&self.iterate[tensor]);
-            let square = |d: &Option<Vec<String>>| d.as_ref().and_then(|names| scalar(&names[tensor]));
+            let x2 = scalars[tensor];
+            let square = |begin: &Option<usize>| begin.and_then(|begin| scalars[begin + tensor]);
             let squares: Vec<Option<f64>> = self.directions.iter().map(square).collect();
             match law {
                 Some(law) => of_tensor((law, self.by), totals, tensor, x2, &squares),

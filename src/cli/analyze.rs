@@ -1,16 +1,13 @@
 //! `lpa analyze`.
 
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use crate::cli::batch::{Batch, Told};
 use crate::cli::output::{Format, Output};
 use crate::cli::progress::Progress;
-use crate::cli::{Fine, backend, bytes, rate, say, share_threads};
+use crate::cli::{Fine, backend, bytes, question, rate, say, share_threads};
 use crate::error::Usage;
-use crate::question::{Execution, Made, Question, Steps};
-use crate::reference::{ReferenceSpec, Rename};
-use crate::run::format::manifest::GRAD;
+use crate::question::{Execution, Made};
 use crate::run::{Access, Run};
 use crate::summary::{counted, significant};
 
@@ -23,31 +20,12 @@ pub(super) struct Arguments {
     /// Read shards piece by piece instead of mapping them (for network file systems)
     #[arg(long)]
     no_mmap: bool,
-    /// Measure against this iterate; repeatable: final, last (newest of an unfinished run), step:N,
-    /// epoch:N (after its last update), checkpoint:N (of a run that was made of checkpoints), mean:A..B,
-    /// ema:BETA, a safetensors file or a directory with a checkpoint, RUN:REF (of another run; with the
-    /// same x_0 it is a control)
-    #[arg(long = "ref", value_name = "REF", default_value = "final")]
-    references: Vec<ReferenceSpec>,
-    /// Read names of references' tensors that begin with OLD as if they began with NEW; repeatable: model.= takes
-    /// away, =model. puts before
-    #[arg(long = "rename", value_name = "OLD=NEW")]
-    renames: Vec<Rename>,
-    /// Measure this direction; repeatable: grad, grad_wd (with weight decay), grad_preclip, update,
-    /// or any recorded stream
-    #[arg(long = "stream", value_name = "NAME", default_value = GRAD)]
-    streams: Vec<String>,
+    #[command(flatten)]
+    question: question::Arguments,
     /// Write the Parquet table here [default: RUN/metrics.parquet; for other references, streams,
     /// groups or steps RUN/metrics.THESE.parquet; in the working directory where RUN cannot be written]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Only these steps: A..B (B not included), A.., ..B, or every K-th of them by A..B:K
-    #[arg(long, value_name = "A..B[:K]", value_parser = Steps::from_str)]
-    steps: Option<Steps>,
-    /// A row per step for: '*' (all tensors), 'each' (every tensor), a tensor's name, a glob such as
-    /// 'layer1.*', or one with a name, 'attention=*.attn.*'; repeatable
-    #[arg(long = "group", value_name = "GROUP", default_value = "*")]
-    groups: Vec<String>,
     /// Worker threads [default: one per processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
@@ -56,14 +34,6 @@ pub(super) struct Arguments {
     /// Write csv or jsonl to standard output instead of a Parquet table
     #[arg(long, value_enum, default_value_t = Format::Parquet)]
     format: Format,
-    /// Leave out what is damaged or missing, and report it, instead of stopping; a table that holds more of the
-    /// same is kept
-    #[arg(long)]
-    skip_damaged: bool,
-    /// Take what noise puts into the references from the run's shadows (lpa.shadow in Python): for optimizers that are
-    /// not known in closed form
-    #[arg(long)]
-    shadow: bool,
     /// Tell of each run in a line of text, or of JSON for programs
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Told::Text)]
     tell: Told,
@@ -82,9 +52,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<Fine> {
     let progress = Progress::new(a.quiet);
     let mut how = Execution { backend, observer: &progress, ..Execution::default() };
     how.threads = a.threads.map_or(how.threads, usize::from);
-    if !a.references.is_empty() {
-        share_threads();
-    }
+    share_threads();
     let access = Access::from_env(!a.no_mmap)?;
     let path = match a.runs.as_slice() {
         [one] if a.tell == Told::Text => one,
@@ -94,7 +62,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<Fine> {
     match a.format {
         Format::Parquet => tabulate(a, &run, &how, &progress)?,
         Format::Csv | Format::Jsonl => {
-            a.question().analyze(&run, &how, || Output::open(a.format))?.sink.finish()?;
+            a.question.question().analyze(&run, &how, || Output::open(a.format))?.sink.finish()?;
         }
     }
     Ok(Fine::Yes)
@@ -109,26 +77,13 @@ fn analyze_all(a: &Arguments, access: Access, how: Execution<'_>) -> anyhow::Res
                     written, in the working directory";
         return Err(Usage(what.to_owned()).into());
     }
-    let batch = Batch { runs: &a.runs, question: &a.question(), access, how, told: a.tell, quiet: a.quiet };
+    let batch =
+        Batch { runs: &a.runs, question: &a.question.question(), access, how, told: a.tell, quiet: a.quiet };
     Ok(batch.carry_out()?.map_or(Fine::Yes, Fine::ButNotAll))
 }
 
-impl Arguments {
-    fn question(&self) -> Question {
-        Question {
-            references: self.references.clone(),
-            renames: self.renames.clone(),
-            streams: self.streams.clone(),
-            groups: self.groups.clone(),
-            steps: self.steps.clone().unwrap_or_default(),
-            shadow: self.shadow,
-            skip_damaged: self.skip_damaged,
-        }
-    }
-}
-
 fn tabulate(a: &Arguments, run: &Run, how: &Execution<'_>, progress: &Progress) -> anyhow::Result<()> {
-    let table = a.question().tabulate(run, how, a.out.as_deref())?;
+    let table = a.question.question().tabulate(run, how, a.out.as_deref())?;
     if a.quiet {
         return Ok(());
     }

@@ -18,19 +18,24 @@ mod inspect;
 mod join;
 mod lags;
 mod map;
+mod merge;
 mod noise;
 mod output;
 mod pack;
 mod pairs;
 mod paper;
+mod partial;
+mod plan;
 mod plot;
 mod progress;
+mod question;
 mod recover;
 mod report;
 mod schedule;
 mod signals;
 mod simulate;
 mod sketch;
+mod slurm;
 mod table;
 mod verify;
 mod windows;
@@ -58,6 +63,16 @@ struct Arguments {
 enum Command {
     /// Measure every step of a run against its final iterate, or others, and write a Parquet table
     Analyze(analyze::Arguments),
+    /// Share an analysis out into parts that any number of machines make
+    Plan(plan::Arguments),
+    /// Make one part of a plan, if it is not there
+    Partial(partial::Arguments),
+    /// Say which parts of a plan are to be made, as sbatch --array takes it
+    Missing(merge::MissingArguments),
+    /// Write the table of a plan's question from its parts: that of lpa analyze, byte for byte
+    Merge(merge::Arguments),
+    /// Write a script that has Slurm make the parts of a plan and the table
+    Slurm(slurm::Arguments),
     /// Measure every step against every K-th iterate: cosines, distances, and what the path is like as a whole
     Pairs(pairs::Arguments),
     /// Measure every step against those some steps later: whether gradients agree or oppose each other, and how far
@@ -117,8 +132,21 @@ impl Command {
     /// Whether it looks every now and then if it is to stop, and so can tidy up; others end at once when they are asked
     /// to, since what they write appears whole or not at all.
     fn stops(&self) -> bool {
-        use Command::{Analyze, Join, Lags, Noise, Pack, Pairs, Sketch, Verify};
-        matches!(self, Analyze(_) | Join(_) | Lags(_) | Noise(_) | Pack(_) | Pairs(_) | Sketch(_) | Verify(_))
+        use Command::{Analyze, Join, Lags, Merge, Noise, Pack, Pairs, Partial, Plan, Sketch, Verify};
+        matches!(
+            self,
+            Analyze(_)
+                | Join(_)
+                | Lags(_)
+                | Merge(_)
+                | Noise(_)
+                | Pack(_)
+                | Pairs(_)
+                | Partial(_)
+                | Plan(_)
+                | Sketch(_)
+                | Verify(_)
+        )
     }
 }
 
@@ -237,6 +265,11 @@ fn carry_out(command: Command) -> anyhow::Result<Fine> {
     match command {
         Command::Check(a) => return check::run(&a),
         Command::Analyze(a) => return analyze::run(&a),
+        Command::Plan(a) => plan::run(&a),
+        Command::Partial(a) => partial::run(&a),
+        Command::Missing(a) => merge::missing(&a),
+        Command::Merge(a) => merge::run(&a),
+        Command::Slurm(a) => slurm::run(&a),
         Command::Pairs(a) => pairs::run(&a),
         Command::Lags(a) => lags::run(&a),
         Command::Noise(a) => noise::run(&a),

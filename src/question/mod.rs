@@ -17,7 +17,7 @@ pub(crate) use crate::question::destination::{Destination, check_writable};
 use crate::question::kept::check_keeps;
 pub use crate::question::steps::Steps;
 
-use crate::analyze::{Analysis, Measured, Observer, Options, Pass, Shadow, thread_pool, unusable};
+use crate::analyze::{Analysis, Measured, Observer, Options, Pass, Shadow, Share, thread_pool, unusable};
 use crate::error::{Result, Usage};
 use crate::group;
 use crate::reference;
@@ -140,14 +140,16 @@ pub enum Made {
 }
 
 /// A question and all that it names, opened.
-struct Setting<'a> {
+pub(crate) struct Setting<'a> {
     run: &'a Run,
     how: &'a Execution<'a>,
     catalog: Catalog,
     references: Vec<Reference>,
-    shadows: Vec<Shadow>,
+    pub(crate) shadows: Vec<Shadow>,
     options: Options,
-    cache: Cache,
+    pub(crate) cache: Cache,
+    /// Tensors that no number can be had from.
+    pub(crate) unusable: Vec<usize>,
 }
 
 impl Question {
@@ -161,11 +163,8 @@ impl Question {
         how: &Execution<'_>,
         sink: impl FnOnce() -> Result<S>,
     ) -> Result<Answer<S>> {
-        // What is read beforehand is read by the threads of the pool that asks for it; others measure.
-        let pool = thread_pool(how.threads, &run.path)?;
-        let setting = pool.install(|| Setting::open(self, run, how, Cache::temporary()))?;
-        let analysis = pool.install(|| setting.prepare())?;
-        drop(pool);
+        let setting = Setting::open(self, run, how, Cache::temporary(), None)?;
+        let analysis = setting.prepare()?;
         let devices = how.backend.devices(how.observer)?;
         let scratch = std::env::temp_dir();
         let mut measured = setting.measure(&analysis, &devices, &scratch)?;
@@ -182,27 +181,41 @@ impl Question {
     pub fn tabulate(&self, run: &Run, how: &Execution<'_>, out: Option<&Path>) -> Result<Tabulated> {
         let destination = Destination::new(run, out)?;
         // What is made on the way is kept beside the table.
-        let beside = &destination.directory;
-        let pool = thread_pool(how.threads, &run.path)?;
-        let setting = pool.install(|| Setting::open(self, run, how, Cache::below(beside)))?;
-        let analysis = pool.install(|| setting.prepare())?;
-        drop(pool);
-        let provenance = analysis.provenance();
-        let names: Vec<&str> = setting.references.iter().map(|r| r.name.as_str()).collect();
-        let path = destination.table(&description(self, &names), &provenance);
+        let setting = Setting::open(self, run, how, Cache::below(&destination.directory), None)?;
         let devices = how.backend.devices(how.observer)?;
+        setting.tabulate(self, &destination, |analysis, beside| setting.measure(analysis, &devices, beside))
+    }
+}
+
+impl<'a> Setting<'a> {
+    /// Writes the table of a question, of what is measured as `measure` does, with what does not fit in memory in the
+    /// table's directory.
+    ///
+    /// # Errors
+    /// As [`Question::tabulate`], or `measure`.
+    pub(crate) fn tabulate(
+        &self,
+        question: &Question,
+        destination: &Destination,
+        measure: impl FnOnce(&Analysis<'_>, &Path) -> Result<Measured>,
+    ) -> Result<Tabulated> {
+        let analysis = self.prepare()?;
+        let (run, beside) = (self.run, destination.directory());
+        let provenance = analysis.provenance();
+        let names: Vec<&str> = self.references.iter().map(|r| r.name.as_str()).collect();
+        let path = destination.table(&description(question, &names), &provenance);
         // With damage the same question may have another answer after a repair.
-        if !self.skip_damaged
+        if !question.skip_damaged
             && let Some(summary) = up_to_date(&path, &provenance)
         {
             return Ok(Tabulated { path, summary, left_out: None, made: Made::Before });
         }
         check_writable(&path, Contents::Metrics)?;
         check_keeps(&path, &[&provenance[..], &[analysis.left_out(analysis.skipped())]].concat())?;
-        let mut measured = setting.measure(&analysis, &devices, beside)?;
+        let mut measured = measure(&analysis, beside)?;
         let answer = answer(&analysis, &mut measured, beside, Table::create(&path)?)?;
         let left_out = left_out(&analysis, &measured.skipped);
-        left_out.iter().for_each(|text| how.observer.warn(text));
+        left_out.iter().for_each(|text| self.how.observer.warn(text));
         check_keeps(&path, &answer.metadata)?;
         // What was ended leaves no table, however late.
         run.check_stop()?;
@@ -210,15 +223,30 @@ impl Question {
         let made = Made::Now { steps: answer.steps, rows, bytes };
         Ok(Tabulated { path, summary: answer.summary, left_out, made })
     }
-}
 
-impl<'a> Setting<'a> {
-    /// Opens all that a question names.
-    fn open(
-        question: &'a Question,
+    /// Opens all that a question names. What is made on the way goes to `cache`; `unusable` are the tensors that no
+    /// number can be had from, where that is known.
+    ///
+    /// # Errors
+    /// Something is not there, is damaged or does not fit.
+    pub(crate) fn open(
+        question: &Question,
         run: &'a Run,
         how: &'a Execution<'a>,
         cache: Cache,
+        unusable: Option<&[usize]>,
+    ) -> Result<Setting<'a>> {
+        // What is read beforehand is read by the threads of the pool that asks for it; others measure.
+        let pool = thread_pool(how.threads, &run.path)?;
+        pool.install(|| Setting::open_all(question, run, how, cache, unusable))
+    }
+
+    fn open_all(
+        question: &Question,
+        run: &'a Run,
+        how: &'a Execution<'a>,
+        cache: Cache,
+        known: Option<&[usize]>,
     ) -> Result<Setting<'a>> {
         if question.references.is_empty() || question.streams.is_empty() {
             return Err(Usage("a question names a reference and a stream at least".to_owned()).into());
@@ -233,7 +261,8 @@ impl<'a> Setting<'a> {
         }
         let mut groups = group::select(run, &question.groups)?;
         let catalog = Catalog::read(run, question.skip_damaged)?;
-        let left_out = group::leave_out(run, &mut groups, &unusable(run, &catalog)?);
+        let unusable = known.map_or_else(|| unusable(run, &catalog), |known| Ok(known.to_vec()))?;
+        let left_out = group::leave_out(run, &mut groups, &unusable);
         let (streams, directions) = stream::select(run, &catalog, &question.streams)?;
         let references = reference::open(run, &catalog, &question.references, &question.renames, &cache)?;
         reference::check_cover(run, &references, &groups)?;
@@ -251,12 +280,17 @@ impl<'a> Setting<'a> {
             left_out,
             shadows: shadows.iter().map(Shadow::id).collect(),
         };
-        Ok(Setting { run, how, catalog, references, shadows, options, cache })
+        Ok(Setting { run, how, catalog, references, shadows, options, cache, unusable })
     }
 
     /// Checks that the run has what is asked for; says what a person should know beforehand.
-    fn prepare(&self) -> Result<Analysis<'_>> {
-        let analysis = Analysis::prepare(self.run, &self.catalog, &self.references, &self.options)?;
+    ///
+    /// # Errors
+    /// It has not.
+    pub(crate) fn prepare(&self) -> Result<Analysis<'_>> {
+        let pool = thread_pool(self.how.threads, &self.run.path)?;
+        let analysis =
+            pool.install(|| Analysis::prepare(self.run, &self.catalog, &self.references, &self.options))?;
         self.references.iter().flat_map(|r| &r.notes).for_each(|note| self.how.observer.note(note));
         Ok(analysis)
     }
@@ -265,9 +299,10 @@ impl<'a> Setting<'a> {
     fn measure(&self, analysis: &Analysis<'_>, devices: &Devices<'_>, scratch: &Path) -> Result<Measured> {
         let observer = self.how.observer;
         devices.with(analysis, self.how.threads, |devices| {
-            observer.begin(analysis.cells() * (1 + self.shadows.len() as u64), analysis.chunks());
+            observer.begin(analysis.cells(&Share::All) * (1 + self.shadows.len() as u64), analysis.chunks());
             let measured = analysis.measure(devices, scratch, observer).and_then(|mut measured| {
-                analysis.measure_shadows(&self.shadows, &self.cache, &mut measured, scratch, observer)?;
+                let measure = |_: usize, of: &Analysis<'_>| of.measure(&[], scratch, observer);
+                analysis.measure_shadows(&self.shadows, &self.cache, &mut measured, scratch, measure)?;
                 Ok(measured)
             });
             observer.end();

@@ -54,7 +54,8 @@ pub(super) fn open(
     let survey = values.survey(run)?;
     // It must not pass for something independent, nor be believed what it is not any more.
     let preferred: Vec<u64> = claimed.into_iter().chain(run.final_step()).collect();
-    let mut found = What::from(recognise(run, catalog, &values, &survey, &preferred)?);
+    let recognised = cache.recognised(path, || recognise(run, catalog, &values, &survey, &preferred))?;
+    let mut found = What::from(recognised);
     if let Some(step) = claimed.filter(|s| catalog.has_iterate(*s) && !lossy)
         && !matches!(found, What::Iterate(_))
         && likeness(run, &values, step)? == Likeness::Within

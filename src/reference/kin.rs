@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::dtype::DType;
 
 /// What lies between two recorded iterates has squared distances to them that add up to at most that of the two; so
@@ -13,7 +15,8 @@ const DETOUR: f64 = 1.1;
 /// With fewer recorded iterates there is no path to lie on.
 pub(super) const PATH: usize = 3;
 /// How near a file lies to a path, where it lies nearer than what is not made of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Kin {
     /// No further from an iterate than the file's type rounds.
     Rounding {

@@ -30,6 +30,7 @@ pub(crate) use crate::reference::kin::Kin;
 pub(crate) use crate::reference::own::Cache;
 use crate::reference::own::resolve;
 pub(crate) use crate::reference::own::{check_final, final_fault};
+pub(crate) use crate::reference::recognise::Recognised;
 pub use crate::reference::rename::Rename;
 use crate::reference::spec::{Found, find};
 pub use crate::reference::spec::{OwnReference, ReferenceSpec};

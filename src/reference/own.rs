@@ -1,7 +1,8 @@
 //! References made of a run's own iterates.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use tempfile::TempDir;
 
@@ -9,6 +10,7 @@ use crate::error::{Error, Result, Tried, Usage};
 use crate::hash::xxh3_64;
 use crate::reference::average::{Target, materialize, own_name};
 use crate::reference::locate::Located;
+use crate::reference::recognise::Recognised;
 use crate::reference::spec::OwnReference;
 use crate::reference::stale::remove_superseded;
 use crate::reference::values::{Files, Names, Values};
@@ -27,6 +29,8 @@ pub(crate) struct Cache {
     parent: Option<PathBuf>,
     /// Made when it is first needed.
     made: OnceLock<Made>,
+    /// What files turned out to be, which takes a look at the whole path.
+    files: Mutex<BTreeMap<PathBuf, Recognised>>,
 }
 
 struct Made {
@@ -40,12 +44,35 @@ struct Made {
 impl Cache {
     /// In `parent/lpa-references`, or in a temporary directory where that cannot be written.
     pub(crate) fn below(parent: &Path) -> Cache {
-        Cache { parent: Some(parent.to_owned()), made: OnceLock::new() }
+        Cache { parent: Some(parent.to_owned()), made: OnceLock::new(), files: Mutex::default() }
     }
 
     /// In a temporary directory, for this analysis only.
     pub(crate) fn temporary() -> Cache {
-        Cache { parent: None, made: OnceLock::new() }
+        Cache { parent: None, made: OnceLock::new(), files: Mutex::default() }
+    }
+
+    /// The same, where it is known what some files are.
+    pub(crate) fn knowing(self, files: BTreeMap<PathBuf, Recognised>) -> Cache {
+        Cache { files: Mutex::new(files), ..self }
+    }
+
+    /// What is known of files.
+    pub(crate) fn files(&self) -> BTreeMap<PathBuf, Recognised> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What a file is, as it is known or as `look` finds.
+    pub(super) fn recognised(
+        &self,
+        path: &Path,
+        look: impl FnOnce() -> Result<Recognised>,
+    ) -> Result<Recognised> {
+        let known = self.files().remove(path);
+        let found = known.map_or_else(look, Ok)?;
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        files.insert(path.to_owned(), found.clone());
+        Ok(found)
     }
 
     /// Where averages are looked for.

@@ -7,6 +7,8 @@ use std::ops::{Range, RangeInclusive};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
 use crate::dtype::{DType, round};
 use crate::error::Result;
 use crate::reference::kin::{Distances, Kin, PATH};
@@ -36,7 +38,9 @@ const EVENLY: usize = 16;
 // that it is met with. Metadata and names do not tell, and distances alone cannot; but an average of
 // iterates is a mixture of them, and what comes from elsewhere has noise that no mixture of them has.
 /// What a file turns out to be.
-pub(super) enum Recognised {
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Recognised {
     /// An iterate.
     Iterate(Iterate),
     /// Something next to the path.
@@ -46,7 +50,8 @@ pub(super) enum Recognised {
 }
 
 /// An iterate that a file is.
-pub(super) struct Iterate {
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Iterate {
     pub(super) step: u64,
     /// The type to which it was rounded, where that is coarser than the run's.
     pub(super) rounded: Option<DType>,

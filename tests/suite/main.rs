@@ -23,6 +23,7 @@ mod layers;
 mod lossy;
 mod maintenance;
 mod pack;
+mod parts;
 mod path;
 mod plot;
 mod prediction;

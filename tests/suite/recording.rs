@@ -2,7 +2,9 @@
 
 use lpa::{Access, Run, Slice, Step, Vector, Writer, WriterOptions};
 
-use crate::support::{borrow, manifest, record, run, two_ranks, vector, without_id, write_step};
+use crate::support::{
+    borrow, manifest, record, record_by_ranks, run, two_ranks, vector, without_id, write_step,
+};
 
 const SIZES: [u64; 3] = [70_000, 10, 131_072];
 
@@ -30,32 +32,7 @@ fn two_ranks_that_split_at_chunks_give_the_bits_of_one() {
     ]
     .map(|(tensor, begin, end, rank)| Slice { tensor, begin, end, rank })
     .to_vec();
-    let slices = m.slices.clone();
-    let part = |rank: u32, t: u64, salt: u64| -> Vec<Vec<u8>> {
-        let whole = vector(&SIZES, t, salt);
-        (0..SIZES.len())
-            .map(|i| {
-                let own = slices.iter().filter(|s| s.tensor == i && s.rank == rank);
-                own.flat_map(|s| whole[i][s.begin as usize * 4..s.end as usize * 4].to_vec()).collect()
-            })
-            .collect()
-    };
-    let mut writers = [Writer::create(&two, m, options).unwrap(), Writer::join(&two, 1, options).unwrap()];
-    for t in 0..7u64 {
-        for (rank, writer) in writers.iter_mut().enumerate() {
-            let (x, g) = (part(rank as u32, t, 1), part(rank as u32, t, 2));
-            let (x, g) = (borrow(&x), borrow(&g));
-            let scalars = [("loss", 1.0 / (t + 1) as f64), ("lr/0", 0.1)];
-            let step =
-                Step { iterate: Some(&x), streams: &[("grad", &g)], scalars: &scalars, ..Step::default() };
-            writer.step(&step).unwrap();
-        }
-    }
-    for (rank, writer) in writers.iter_mut().enumerate() {
-        assert!(!two.join("ref/final.safetensors").exists(), "only the last rank writes it");
-        let x = part(rank as u32, 7, 1);
-        writer.finish(&borrow(&x)).unwrap();
-    }
+    record_by_ranks(&two, m, 7, options);
     let groups = ["--group", "*", "--group", "each"];
     assert_eq!(csv(&two, &groups), csv(&dir.path().join("one"), &groups));
     assert_eq!(run(&["verify", two.to_str().unwrap()]).code, 0);

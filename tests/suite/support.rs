@@ -242,3 +242,34 @@ pub fn record(path: &Path, sizes: &[u64], steps: u64, options: WriterOptions) {
     let last = vector(sizes, steps, 1);
     writer.finish(&borrow(&last)).unwrap();
 }
+
+/// Records the steps of [`record`] by the ranks that a manifest says, each of which writes its slices.
+pub fn record_by_ranks(path: &Path, manifest: Manifest, steps: u64, options: WriterOptions) {
+    let sizes: Vec<u64> = manifest.tensors.iter().map(|t| t.shape[0]).collect();
+    let (world, slices) = (manifest.world, manifest.slices.clone());
+    let part = |rank: u32, t: u64, salt: u64| -> Vec<Vec<u8>> {
+        let whole = vector(&sizes, t, salt);
+        let of_tensor = |i: usize| {
+            let own = slices.iter().filter(|s| s.tensor == i && s.rank == rank);
+            own.flat_map(|s| whole[i][s.begin as usize * 4..s.end as usize * 4].to_vec()).collect()
+        };
+        (0..sizes.len()).map(of_tensor).collect()
+    };
+    let mut writers = vec![Writer::create(path, manifest, options).unwrap()];
+    writers.extend((1..world).map(|rank| Writer::join(path, rank, options).unwrap()));
+    for t in 0..steps {
+        for (rank, writer) in writers.iter_mut().enumerate() {
+            let (x, g) = (part(rank as u32, t, 1), part(rank as u32, t, 2));
+            let (x, g) = (borrow(&x), borrow(&g));
+            let scalars = [("loss", 1.0 / (t + 1) as f64), ("lr/0", 0.1)];
+            let step =
+                Step { iterate: Some(&x), streams: &[("grad", &g)], scalars: &scalars, ..Step::default() };
+            writer.step(&step).unwrap();
+        }
+    }
+    for (rank, writer) in writers.iter_mut().enumerate() {
+        assert!(!path.join("ref/final.safetensors").exists(), "only the last rank writes it");
+        let x = part(rank as u32, steps, 1);
+        writer.finish(&borrow(&x)).unwrap();
+    }
+}

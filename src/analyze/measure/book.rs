@@ -6,22 +6,36 @@
 use std::path::Path;
 
 use crate::analyze::measure::path::Check;
+use crate::analyze::measure::taken::Taken;
 use crate::analyze::measure::told::{GradientDirection, Seen, Told};
+use crate::analyze::measure::unit::Measurement;
+use crate::analyze::skipped::Skipped;
 use crate::analyze::spool::Spool;
 use crate::analyze::{Analysis, Measured};
 use crate::error::Result;
+use crate::run::Run;
 use crate::run::format::manifest::GRAD;
 use crate::sums::{Cells, Flags, SumRow};
 
 /// What was measured of a step.
-pub(crate) struct Entry {
-    pub(crate) step: u64,
+struct Entry {
+    step: u64,
     /// One bit a direction: it was recorded.
-    pub(crate) recorded: u64,
+    recorded: u64,
     /// The sums by tensor.
-    pub(crate) totals: Cells,
+    totals: Cells,
     /// What the storage of the next iterate tells, by tensor.
-    pub(crate) told: Vec<Told>,
+    told: Vec<Told>,
+}
+
+/// What the storage of a step's next iterate tells, by tensor.
+fn told(run: &Run, pieces: &[Measurement], row: usize) -> Vec<Told> {
+    let mut told: Vec<Option<Told>> = vec![None; run.manifest.tensors.len()];
+    for (piece, measured) in run.table.pieces().zip(pieces) {
+        let (own, of_tensor) = (measured.told[row], &mut told[piece.tensor]);
+        *of_tensor = Some(of_tensor.map_or(own, |t| t.and(own)));
+    }
+    told.into_iter().map(Option::unwrap_or_default).collect()
 }
 
 /// Where entries go.
@@ -49,16 +63,40 @@ impl Book {
         }
     }
 
-    /// Whether the path is compared with the optimizer.
-    pub(crate) fn checks(&self) -> bool {
-        self.check.is_some()
-    }
-
-    /// Takes the next entry.
+    /// Folds what pieces have at some steps, and takes it: but of steps that are left out.
     ///
     /// # Errors
     /// The disk is full.
-    pub(crate) fn enter(&mut self, analysis: &Analysis<'_>, entry: &Entry, out: &mut Measured) -> Result<()> {
+    pub(crate) fn take(
+        &mut self,
+        analysis: &Analysis<'_>,
+        taken: &Taken,
+        left_out: &Skipped,
+        out: &mut Measured,
+    ) -> Result<()> {
+        let cells: Vec<&Cells> = taken.pieces.iter().map(|p| &p.cells).collect();
+        for row in 0..taken.steps.len() {
+            let row = if self.waiting.is_some() { taken.steps.len() - 1 - row } else { row };
+            let (step, recorded) = (taken.steps[row], taken.recorded[row]);
+            if left_out.contains(step) {
+                continue;
+            }
+            let mut totals = analysis.shape.totals(analysis.run, &cells, row);
+            if let Some(sketches) = &analysis.sketches {
+                let (squares, elements) = taken.scalars[row].split_at(sketches.scalars().len());
+                sketches.estimate(&mut totals, squares);
+                if let Some(sample) = &analysis.sample {
+                    sample.keep_scalars(step, elements);
+                }
+            }
+            let told = told(analysis.run, &taken.pieces, row);
+            self.enter(analysis, &Entry { step, recorded, totals, told }, out)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the next entry.
+    fn enter(&mut self, analysis: &Analysis<'_>, entry: &Entry, out: &mut Measured) -> Result<()> {
         let Some((spool, count)) = &mut self.waiting else {
             return self.settle(analysis, entry, out);
         };

@@ -21,6 +21,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::analyze::measure::course::Course;
 use crate::analyze::measure::seconds::Seconds;
+use crate::analyze::measure::share::Share;
 use crate::analyze::measure::vector_file::VectorFile;
 use crate::error::Result;
 use crate::isa::Isa;
@@ -42,7 +43,7 @@ impl<'a> Influence<'a> {
     /// # Errors
     /// A shard cannot be read, or `scratch` cannot be written.
     pub(crate) fn new(
-        run: &Run,
+        (run, share): (&Run, &Share),
         course: Course<'a>,
         how: (Isa, usize),
         scratch: &Path,
@@ -50,7 +51,7 @@ impl<'a> Influence<'a> {
         let vectors = course.targets.len() * if course.coupled { 2 } else { 1 } + usize::from(course.gaps);
         let seconds = match course.recorded {
             true => None,
-            false => Some(Seconds::follow(run, &course, how, scratch)?),
+            false => Some(Seconds::follow((run, share), &course, how, scratch)?),
         };
         Ok(Influence { course, seconds, store: Store::new(run, vectors, scratch)? })
     }

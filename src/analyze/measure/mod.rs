@@ -10,6 +10,8 @@ pub(crate) mod path;
 pub(crate) mod responses;
 pub(crate) mod sample;
 pub(crate) mod seconds;
+pub(crate) mod share;
+pub(crate) mod taken;
 pub(crate) mod term;
 pub(crate) mod threads;
 pub(crate) mod told;
@@ -20,16 +22,21 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
+use crate::analyze::common::Common;
 use crate::analyze::facts::Facts;
-use crate::analyze::measure::book::{Book, Entry};
+use crate::analyze::measure::book::Book;
 use crate::analyze::measure::influence::Influence;
 use crate::analyze::measure::path::Departures;
+use crate::analyze::measure::sample::Sample;
+use crate::analyze::measure::share::Share;
+use crate::analyze::measure::taken::{Record, Taken};
 use crate::analyze::measure::told::Told;
-use crate::analyze::measure::unit::{Measurement, Unit, Workers};
+use crate::analyze::measure::unit::{Unit, Workers};
 use crate::analyze::shadow::Shadows;
 use crate::analyze::skipped::Skipped;
 use crate::analyze::spool::Spool;
 use crate::analyze::{Analysis, Observer};
+use crate::codec::Predictor;
 use crate::cuda::Device;
 use crate::error::{Error, Result, Tried};
 use crate::order::Neumaier;
@@ -38,7 +45,7 @@ use crate::run::format::vector_id::StreamId;
 use crate::run::read::plan::{plan_windows, plan_windows_at};
 use crate::run::read::window::Window;
 use crate::stream;
-use crate::sums::{Cells, Flags};
+use crate::sums::Flags;
 
 /// Sums of a window that are held: what bounds memory for models of very many pieces.
 const SUMS_BYTES: usize = 4 << 20;
@@ -98,6 +105,18 @@ impl Measured {
     }
 }
 
+/// What all windows of a walk share.
+struct Shared<'a> {
+    share: &'a Share,
+    /// The pieces that are walked, by number.
+    pieces: Vec<usize>,
+    /// The steps that have rows.
+    wanted: &'a [u64],
+    /// How the declared optimizer's steps are predicted, where the storage of iterates tells of them.
+    replays: Vec<Option<Predictor>>,
+    influence: Option<&'a Influence<'a>>,
+}
+
 /// One bit a direction: it was recorded at a step, of which it is known whether a stream `has` a vector
 /// there and whether x_{t+1} is there.
 pub(crate) fn recorded(directions: &[stream::Measured], has: impl Fn(StreamId) -> bool, next: bool) -> u64 {
@@ -106,6 +125,15 @@ pub(crate) fn recorded(directions: &[stream::Measured], has: impl Fn(StreamId) -
         None if !next => bits,
         _ => bits | 1 << d,
     })
+}
+
+/// What is found on the way, besides the sums of steps.
+#[derive(Clone, Debug)]
+pub(crate) struct Aside {
+    /// Steps left out because of damage.
+    pub(crate) skipped: Skipped,
+    /// `||x_0||^2` by piece, where it is known.
+    pub(crate) starts: Vec<Option<f64>>,
 }
 
 impl Analysis<'_> {
@@ -120,17 +148,76 @@ impl Analysis<'_> {
         scratch: &Path,
         observer: &dyn Observer,
     ) -> Result<Measured> {
-        let mut measured = Measured::new(self.shape.words(), scratch, self.skipped.clone());
+        let mut measured = Measured::new(self.shape.words(), scratch, Skipped::default());
+        let mut book = Book::new(self, self.shape.layout.own, scratch);
+        let aside = self.walk(&Share::All, (devices, scratch, observer), |taken, left_out| {
+            book.take(self, &taken, left_out, &mut measured)
+        })?;
+        self.close(book, aside, measured)
+    }
+
+    /// The same, of what others have measured: `each` is given what takes it, step by step.
+    ///
+    /// # Errors
+    /// The disk is full, no step is left, or as `each`.
+    pub(crate) fn gather(
+        &self,
+        aside: Aside,
+        scratch: &Path,
+        each: impl FnOnce(&mut dyn FnMut(&Taken) -> Result<()>) -> Result<()>,
+    ) -> Result<Measured> {
+        let mut measured = Measured::new(self.shape.words(), scratch, Skipped::default());
+        let mut book = Book::new(self, false, scratch);
+        each(&mut |taken| book.take(self, taken, &aside.skipped, &mut measured))?;
+        self.close(book, aside, measured)
+    }
+
+    fn close(&self, book: Book, aside: Aside, mut measured: Measured) -> Result<Measured> {
+        measured.set_start(self.run, aside.starts.into_iter());
+        measured.skipped = aside.skipped;
+        if let Some(sample) = &self.sample {
+            sample.forget(|step| measured.skipped.contains(step));
+        }
+        book.close(self, &mut measured)?;
+        if measured.steps.is_empty() {
+            let what = match measured.skipped.ranges().next() {
+                None => "none of the steps has both this stream and an iterate. Where iterates are all there is \
+                         (checkpoints), measure their differences: --stream update. A run of lpa.measure has its \
+                         table already: metrics.parquet."
+                    .to_owned(),
+                Some((_, why)) => format!("no step is left: {why}"),
+            };
+            return Err(Error::Nothing { path: self.run.path.clone(), what });
+        }
+        Ok(measured)
+    }
+
+    /// What is known on the side before anything is read.
+    pub(crate) fn aside(&self) -> Aside {
+        Aside { skipped: self.skipped.clone(), starts: vec![None; self.run.table.pieces().len()] }
+    }
+
+    /// Walks a share of the steps and chunks window by window, and hands on what pieces have at the steps of each, and
+    /// what is left out so far.
+    ///
+    /// # Errors
+    /// As [`Self::measure`], or `take`.
+    pub(crate) fn walk(
+        &self,
+        share: &Share,
+        (devices, scratch, observer): (&[Arc<Device>], &Path, &dyn Observer),
+        mut take: impl FnMut(Taken, &Skipped) -> Result<()>,
+    ) -> Result<Aside> {
         // It may be once more, after a device has failed.
         if let Some(common) = &self.common {
             common.clear();
         }
         let layout = self.shape.layout;
-        let influence = self.influence(scratch)?;
+        let influence = self.influence(share, scratch)?;
         let influence = influence.as_ref();
         let workers = Workers::new(self.options, devices, layout, self.run, self.references, influence)?;
-        let walked = influence.map_or_else(|| self.candidates.clone(), |i| i.course.steps());
-        let mut book = Book::new(self, influence.is_some(), scratch);
+        let wanted = share.steps(&self.candidates);
+        let walked = influence.map_or_else(|| wanted.to_vec(), |i| i.course.steps());
         let row = size_of::<f64>() * layout.width() + size_of::<Flags>() + size_of::<Told>();
         let max_steps = SUMS_BYTES / row / self.run.table.pieces().len().max(1);
         // Each window decodes the iterates after its last step too.
@@ -145,6 +232,9 @@ impl Analysis<'_> {
                 plan
             }
         };
+        let replays = if self.check().is_some() { self.replays() } else { Vec::new() };
+        let shared = Shared { share, pieces: share.pieces(self.run), wanted, replays, influence };
+        let mut aside = self.aside();
         std::thread::scope(|scope| -> Result<()> {
             // One window is opened, and its pages brought in, while the one before is measured.
             let (send, receive) = sync_channel::<Result<(&[u64], Window)>>(0);
@@ -152,7 +242,7 @@ impl Analysis<'_> {
             let open = move || {
                 for range in plan {
                     let steps = &walked[range];
-                    let opened = Window::open(self.run, &self.needed(steps), true);
+                    let opened = share.open(self.run, &self.needed(steps));
                     if send.send(opened.map(|window| (steps, window))).is_err() {
                         return;
                     }
@@ -162,25 +252,14 @@ impl Analysis<'_> {
             opener.tried("start a thread for", &self.run.path)?;
             for opened in receive {
                 let (steps, mut window) = opened?;
-                let walk = (steps, influence);
-                self.window(walk, &mut window, (&workers, observer), &mut measured, &mut book)?;
+                let taken = self.window((steps, &shared), &mut window, (&workers, observer), &mut aside)?;
+                take(taken, &aside.skipped)?;
                 // It takes a while to unmap gigabytes. Where no thread can be had it is done here.
                 let _ = std::thread::Builder::new().spawn(move || drop(window));
             }
             Ok(())
         })?;
-        book.close(self, &mut measured)?;
-        if measured.steps.is_empty() {
-            let what = match measured.skipped.ranges().next() {
-                None => "none of the steps has both this stream and an iterate. Where iterates are all there is \
-                         (checkpoints), measure their differences: --stream update. A run of lpa.measure has its \
-                         table already: metrics.parquet."
-                    .to_owned(),
-                Some((_, why)) => format!("no step is left: {why}"),
-            };
-            return Err(Error::Nothing { path: self.run.path.clone(), what });
-        }
-        Ok(measured)
+        Ok(aside)
     }
 
     // x_0 and the iterate after the last step are decoded again in each window rather than held for all
@@ -197,55 +276,56 @@ impl Analysis<'_> {
 
     fn window(
         &self,
-        (walked, influence): (&[u64], Option<&Influence<'_>>),
+        (walked, shared): (&[u64], &Shared<'_>),
         window: &mut Window,
         (workers, observer): (&Workers, &dyn Observer),
-        out: &mut Measured,
-        book: &mut Book,
-    ) -> Result<()> {
+        aside: &mut Aside,
+    ) -> Result<Taken> {
         let skip = self.options.skip_damaged;
         let place = |step: Option<&u64>, more: u64| {
-            step.map_or(0, |step| self.candidates.partition_point(|s| *s < step + more))
+            step.map_or(0, |step| shared.wanted.partition_point(|s| *s < step + more))
         };
-        let steps = &self.candidates[place(walked.first(), 0)..place(walked.last(), 1)];
+        let steps = &shared.wanted[place(walked.first(), 0)..place(walked.last(), 1)];
         if !skip && !window.damaged.is_empty() {
             return Err(window.damaged.swap_remove(0).1);
         }
         for (range, e) in &window.damaged {
             if steps.iter().any(|s| range.contains(s)) {
-                out.skipped.add(range.clone(), &e.to_string());
+                aside.skipped.add(range.clone(), &e.to_string());
             } else {
-                out.skipped.also.insert(*range.start(), e.to_string());
+                aside.skipped.also.insert(*range.start(), e.to_string());
             }
         }
         let measured: Vec<u64> = steps
             .iter()
             .copied()
             .filter(|&s| window.has(s, StreamId::Iterate) && self.recorded(window, s) != 0)
-            .filter(|&s| !out.skipped.contains(s))
+            .filter(|&s| !aside.skipped.contains(s))
             .collect();
         let updates = self.linear_updates(&measured);
         let scalar = |step: u64, name: &str| window.scalar(step, name);
         let norms = self.common.as_ref().map(|common| common.begin(&measured, scalar));
+        let chunks = shared.share.chunks(self.run);
         let unit = Unit {
             run: self.run,
             window,
+            chunks: chunks.clone(),
             layout: self.shape.layout,
             references: self.references,
             directions: &self.options.directions,
             hyperparameters: &self.hyperparameters,
-            replays: if book.checks() { self.replays() } else { Vec::new() },
+            replays: shared.replays.clone(),
             updates: &updates,
             first: self.first.filter(|&s| window.has(s, StreamId::Iterate)),
-            wants_start: out.start.is_none(),
+            wants_start: shared.pieces.iter().any(|p| aside.starts[*p].is_none()),
             sample: self.sample.as_ref(),
             common: self.common.as_ref().zip(norms.as_ref()),
-            influence: influence.map(|i| (i, i.course.segments_of(walked))),
+            influence: shared.influence.map(|i| (i, i.course.segments_of(walked))),
             observer,
         };
         let (pieces, starts, damage) = workers.measure(&unit, &measured)?;
-        if out.start.is_none() {
-            out.set_start(self.run, starts.into_iter());
+        for (known, start) in aside.starts.iter_mut().zip(starts) {
+            *known = known.or(start);
         }
         for (lost, e) in damage {
             if !skip {
@@ -254,43 +334,75 @@ impl Analysis<'_> {
             let (first, last) = lost.into_inner();
             let candidates = &self.candidates[self.candidates.partition_point(|s| *s < first)..];
             if candidates.first().is_some_and(|s| *s <= last) {
-                out.skipped.add(first..=last, &e.to_string());
+                aside.skipped.add(first..=last, &e.to_string());
             } else {
-                out.skipped.also.insert(first, e.to_string());
+                aside.skipped.also.insert(first, e.to_string());
             }
         }
-        let idle = (steps.len() - measured.len()) * self.run.table.len();
-        observer.advance(idle as u64, 0);
-        let cells: Vec<&Cells> = pieces.iter().map(|p| &p.cells).collect();
-        for i in 0..measured.len() {
-            let i = if influence.is_some() { measured.len() - 1 - i } else { i };
-            let step = measured[i];
-            if cells.iter().all(|piece| !piece.row(i).flags.damaged) {
-                let (mut totals, told) = (self.shape.totals(self.run, &cells, i), self.told(&pieces, i));
-                if let Some(sketches) = &self.sketches {
-                    sketches.estimate(&mut totals, |name| window.scalar(step, name));
-                    if let Some(sample) = &self.sample {
-                        sample.keep_scalars(step, |name| window.scalar(step, name));
-                    }
-                }
-                let recorded = self.recorded(window, step);
-                book.enter(self, &Entry { step, recorded, totals, told }, out)?;
-            } else if !out.skipped.contains(step) {
-                let what = format!("step {step} was not measured. This is a fault of lpa; please report it.");
-                return Err(Error::Nothing { path: self.run.path.clone(), what });
-            }
+        observer.advance(((steps.len() - measured.len()) * chunks.len()) as u64, 0);
+        let is_damaged = |row: usize| shared.pieces.iter().any(|p| pieces[*p].cells.row(row).flags.damaged);
+        if let Some(row) =
+            (0..measured.len()).find(|&row| is_damaged(row) && !aside.skipped.contains(measured[row]))
+        {
+            let step = measured[row];
+            let what = format!("step {step} was not measured. This is a fault of lpa; please report it.");
+            return Err(Error::Nothing { path: self.run.path.clone(), what });
         }
-        Ok(())
+        let recorded = measured.iter().map(|&step| self.recorded(window, step)).collect();
+        let scalars = measured.iter().map(|&step| self.scalars_of(window, step)).collect();
+        Ok(Taken { steps: measured, recorded, scalars, pieces })
     }
 
-    /// What the storage of a step's next iterate tells, by tensor.
-    fn told(&self, pieces: &[Measurement], row: usize) -> Vec<Told> {
-        let mut told: Vec<Option<Told>> = vec![None; self.run.manifest.tensors.len()];
-        for (piece, measured) in self.run.table.pieces().zip(pieces) {
-            let (own, of_tensor) = (measured.told[row], &mut told[piece.tensor]);
-            *of_tensor = Some(of_tensor.map_or(own, |t| t.and(own)));
+    /// How many scalars of each step the fold of sketches needs.
+    fn scalars_of_step(&self) -> usize {
+        let Some(sketches) = &self.sketches else { return 0 };
+        sketches.scalars().len() + self.sample.as_ref().map_or(0, |sample| sample.scalars().len())
+    }
+
+    /// What a step has of them.
+    fn scalars_of(&self, window: &Window, step: u64) -> Vec<Option<f64>> {
+        let Some(sketches) = &self.sketches else { return Vec::new() };
+        let mut all: Vec<Option<f64>> = Vec::with_capacity(self.scalars_of_step());
+        all.extend(sketches.scalars().iter().map(|name| window.scalar(step, name)));
+        if let Some(sample) = &self.sample {
+            let wanted = sample.wants_scalars(step);
+            all.extend(sample.scalars().iter().map(|name| window.scalar(step, name).filter(|_| wanted)));
         }
-        told.into_iter().map(Option::unwrap_or_default).collect()
+        all
+    }
+
+    /// What the words of a step of a share are of.
+    pub(crate) fn record(&self, share: &Share) -> Record {
+        Record { layout: self.shape.layout, scalars: self.scalars_of_step(), pieces: share.pieces(self.run) }
+    }
+
+    /// What is taken of no step.
+    pub(crate) fn nothing_taken(&self) -> Taken {
+        Taken::new(self.shape.layout, self.run.table.pieces().len())
+    }
+
+    /// What was kept besides, as words: the sample of the gradients, and what directions of sketches have in common.
+    pub(crate) fn kept_besides(&self) -> [Vec<u64>; 2] {
+        [
+            self.sample.as_ref().map(Sample::to_words).unwrap_or_default(),
+            self.common.as_ref().map(Common::to_words).unwrap_or_default(),
+        ]
+    }
+
+    /// Forgets what was kept besides.
+    pub(crate) fn forget_besides(&self) {
+        if let Some(sample) = &self.sample {
+            sample.forget(|_| true);
+        }
+        if let Some(common) = &self.common {
+            common.clear();
+        }
+    }
+
+    /// Adds what another process has kept besides, of another share; false where it does not fit.
+    pub(crate) fn add_besides(&self, [sample, common]: [&[u64]; 2]) -> bool {
+        self.sample.as_ref().map_or(sample.is_empty(), |own| own.add_words(sample))
+            && self.common.as_ref().map_or(common.is_empty(), |own| own.add_words(common))
     }
 
     /// One bit a direction: it was recorded at this step.

@@ -10,6 +10,8 @@ use crate::run::format::manifest::TensorInfo;
 
 /// Steps at most, spread over the run.
 const STEPS: usize = 4096;
+/// The bits of a value that is not there.
+const NONE: u32 = f32::NAN.to_bits();
 
 /// Elements that are kept as they come, from any thread.
 #[derive(Debug)]
@@ -44,7 +46,7 @@ impl Sample {
         };
         let places = if is_sketched { Vec::new() } else { run.table.pieces().map(&mut place).collect() };
         let scalars = if is_sketched { (0..elements.len()).map(element_name).collect() } else { Vec::new() };
-        let values = (0..elements.len() * steps.len()).map(|_| AtomicU32::new(f32::NAN.to_bits())).collect();
+        let values = (0..elements.len() * steps.len()).map(|_| AtomicU32::new(NONE)).collect();
         Sample { places, scalars, steps, values }
     }
 
@@ -63,14 +65,50 @@ impl Sample {
         }
     }
 
-    /// Keeps the elements that stand beside the sketches of a step. A scalar of it is asked for by its name.
-    pub(crate) fn keep_scalars(&self, step: u64, scalar: impl Fn(&str) -> Option<f64>) {
+    /// The scalars that it needs of some steps: none where vectors are no sketches.
+    pub(crate) fn scalars(&self) -> &[String] {
+        &self.scalars
+    }
+
+    /// Whether it needs them of a step.
+    pub(crate) fn wants_scalars(&self, step: u64) -> bool {
+        !self.scalars.is_empty() && self.steps.binary_search(&step).is_ok()
+    }
+
+    /// Keeps the elements that stand beside the sketches of a step: what it has of [`Self::scalars`].
+    pub(crate) fn keep_scalars(&self, step: u64, scalars: &[Option<f64>]) {
         let Ok(at) = self.steps.binary_search(&step) else { return };
-        for (k, name) in self.scalars.iter().enumerate() {
-            if let Some(value) = scalar(name) {
-                self.values[k * self.steps.len() + at].store(single(value).to_bits(), Ordering::Relaxed);
-            }
+        for (k, value) in scalars.iter().enumerate().filter_map(|(k, value)| Some((k, (*value)?))) {
+            self.values[k * self.steps.len() + at].store(single(value).to_bits(), Ordering::Relaxed);
         }
+    }
+
+    /// Gives up what was kept at steps that are left out.
+    pub(crate) fn forget(&self, left_out: impl Fn(u64) -> bool) {
+        for (at, _) in self.steps.iter().enumerate().filter(|(_, step)| left_out(**step)) {
+            let of_step = self.values.iter().skip(at).step_by(self.steps.len());
+            of_step.for_each(|v| v.store(NONE, Ordering::Relaxed));
+        }
+    }
+
+    /// What is kept, as words: places of values, and their bits.
+    pub(crate) fn to_words(&self) -> Vec<u64> {
+        let bits = self.values.iter().map(|v| v.load(Ordering::Relaxed)).enumerate();
+        bits.filter(|(_, bits)| *bits != NONE).flat_map(|(at, bits)| [at as u64, u64::from(bits)]).collect()
+    }
+
+    /// Keeps what another process has kept; false where that is of another sample.
+    pub(crate) fn add_words(&self, words: &[u64]) -> bool {
+        let (pairs, rest) = words.as_chunks::<2>();
+        rest.is_empty()
+            && pairs.iter().all(|[at, bits]| {
+                let value = usize::try_from(*at).ok().and_then(|at| self.values.get(at));
+                let both = value.zip(u32::try_from(*bits).ok());
+                both.is_some_and(|(value, bits)| {
+                    value.store(bits, Ordering::Relaxed);
+                    true
+                })
+            })
     }
 
     /// Whether it is known: sketches of before have no elements beside them.

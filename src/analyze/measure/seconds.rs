@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rayon::prelude::*;
 
 use crate::analyze::measure::course::{Course, Segment};
+use crate::analyze::measure::share::Share;
 use crate::analyze::measure::threads::thread_pool;
 use crate::analyze::measure::vector_file::VectorFile;
 use crate::dtype::single;
@@ -99,17 +100,17 @@ pub(crate) struct Seconds {
 }
 
 impl Seconds {
-    /// Follows all gradients of a run from its first step on.
+    /// Follows all gradients of a share's chunks from the first step of the run on.
     ///
     /// # Errors
     /// A shard cannot be read, or `directory` cannot be written. Damage leaves what follows it unknown.
     pub(crate) fn follow(
-        run: &Run,
+        (run, share): (&Run, &Share),
         course: &Course<'_>,
         (isa, threads): (Isa, usize),
         directory: &Path,
     ) -> Result<Seconds> {
-        let (chunks, pieces) = (run.table.chunks(), run.table.pieces());
+        let (chunks, pieces) = (share.chunks(run), run.table.pieces());
         let count = course.segments().len() * pieces.len();
         let offsets = pieces.scan(0, |at, piece| {
             *at += piece.len as u64;
@@ -128,9 +129,9 @@ impl Seconds {
         steps.truncate(steps.partition_point(|s| *s < last));
         for range in plan_windows_at(run, &steps, usize::MAX, &course.begins()) {
             let segments = course.segments_of(&steps[range.clone()]);
-            let window = Window::open(run, &steps[range], true)?;
+            let window = share.open(run, &steps[range])?;
             pool.install(|| {
-                (0..chunks.len()).into_par_iter().with_max_len(1).try_for_each_init(
+                chunks.clone().into_par_iter().with_max_len(1).try_for_each_init(
                     || Worker::new(course, isa, run),
                     |worker, chunk| match worker {
                         Ok(worker) => worker.follow(&seconds, course, (run, &window), segments, chunk),
@@ -217,6 +218,7 @@ impl Worker {
     ) -> Result<()> {
         let chunk = &run.table.chunks()[index];
         let n = chunk.len;
+        window.prefetch_chunk(run, index, |_| false);
         let Worker { isa, reader, g, running, iterates, bytes } = self;
         let mut source = reader.at(run, window, chunk);
         iterates.clear();

@@ -4,7 +4,7 @@
 //! nothing but its chunk and steps.
 
 use std::cell::RefCell;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
@@ -41,6 +41,8 @@ use crate::sums::{Cells, Layout};
 pub(crate) struct Unit<'a> {
     pub(crate) run: &'a Run,
     pub(crate) window: &'a Window,
+    /// The chunks that are walked, by number.
+    pub(crate) chunks: Range<usize>,
     pub(crate) layout: Layout,
     pub(crate) references: &'a [Reference],
     pub(crate) directions: &'a [Measured],
@@ -152,14 +154,14 @@ impl Workers {
         // Models of few chunks are also cut in time, so that every thread has work. A part decodes
         // the iterates after its last step too, of which there are many where directions meet a
         // later one.
-        let parts = (4 * self.scratch.len()).div_ceil(chunks.len().max(1));
+        let parts = (4 * self.scratch.len()).div_ceil(unit.chunks.len().max(1));
         let least = unit.layout.lag.map_or(8, |lag| 4 * usize::try_from(lag).unwrap_or(2));
         let part = steps.len().div_ceil(parts).max(least);
         let cut = |c: usize| steps.chunks(part).map(move |s| (c, s));
         let jobs: Vec<(usize, &[u64])> = match unit.influence {
-            None => (0..chunks.len()).flat_map(cut).collect(),
+            None => unit.chunks.clone().flat_map(cut).collect(),
             // Who walks backward does so from the end, also where no row is wanted.
-            Some(_) => (0..chunks.len()).map(|c| (c, steps)).collect(),
+            Some(_) => unit.chunks.clone().map(|c| (c, steps)).collect(),
         };
         let done: Vec<Result<Walked>> = self.pool.install(|| {
             jobs.par_iter()
@@ -573,7 +575,7 @@ impl Steps<'_> {
                 if supply.stream().is_some()
                     && let Some((common, norms)) = unit.common
                 {
-                    common.add(norms, piece, (d, t, row), part(g, piece));
+                    common.add(norms, piece, (d, t), part(g, piece));
                 }
                 let [g, x, next, init] = [g, x, next, init].map(|v| part(v, piece));
                 let vectors = Vectors { g, x, next, init };

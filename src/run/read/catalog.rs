@@ -160,6 +160,16 @@ impl Catalog {
         xxh3_128(&bytes)
     }
 
+    /// Stands for the bytes of the shards that hold the first step of the run, or one of a range.
+    pub(crate) fn inputs_of(&self, range: &Range<u64>) -> u128 {
+        let holds = |steps: &RangeInclusive<u64>| {
+            steps.contains(&self.steps.start) || (*steps.start() < range.end && range.start <= *steps.end())
+        };
+        let used = self.shards.iter().filter(|(steps, _)| holds(steps));
+        let bytes: Vec<u8> = used.flat_map(|(_, hash)| hash.to_le_bytes()).collect();
+        xxh3_128(&bytes)
+    }
+
     fn add(
         &mut self,
         run: &Run,

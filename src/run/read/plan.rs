@@ -15,6 +15,19 @@ const MIN_STEPS: usize = 8;
 /// Open shards a window. Without mapping each is an open file, and two windows are open.
 const MAX_SHARDS: usize = 128;
 
+/// By step, of `steps` (ascending): its stored bytes, about, of all ranks.
+pub(crate) fn stored_bytes(run: &Run, steps: &[u64]) -> Vec<u64> {
+    let mut bytes = vec![0; steps.len()];
+    for segment in run.all_segments() {
+        let size = std::fs::metadata(&segment.file.path).map_or(0, |m| m.len());
+        let of_step = size / (segment.file.name.last - segment.file.name.first + 1);
+        let from = steps.partition_point(|s| *s < segment.first);
+        let to = steps.partition_point(|s| *s <= segment.last).max(from);
+        bytes[from..to].iter_mut().for_each(|own| *own += of_step);
+    }
+    bytes
+}
+
 /// Cuts `steps` (ascending) into consecutive windows of about `max_steps`: each goes on to the next
 /// keyframe. The ranges are places in `steps`.
 ///

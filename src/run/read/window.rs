@@ -69,6 +69,16 @@ impl Window {
         Ok(window)
     }
 
+    /// The same for who reads some chunks only: what is needed of them is asked for by [`Self::prefetch_chunk`].
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub(crate) fn by_chunk(run: &Run, steps: &[u64]) -> Result<Window> {
+        let mut window = Window::open(run, steps, false)?;
+        window.prefetch(run, steps, 0);
+        Ok(window)
+    }
+
     /// The same, where no shard may be left out.
     ///
     /// # Errors

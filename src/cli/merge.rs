@@ -1,0 +1,73 @@
+//! `lpa merge` and `lpa missing`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::cli::progress::Progress;
+use crate::cli::{bytes, say, share_threads};
+use crate::parts::{Plan, State, merge};
+use crate::question::{Execution, Made};
+use crate::run::Access;
+use crate::summary::counted;
+
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    /// The directory that lpa plan has made
+    plan: PathBuf,
+    /// Write the Parquet table here [default: as lpa analyze does]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Wait so many seconds for parts that are not there: network file systems show new files late
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    wait: u32,
+    /// Read shards piece by piece instead of mapping them (for network file systems)
+    #[arg(long)]
+    no_mmap: bool,
+    /// Print no summary
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+#[derive(clap::Args)]
+pub(super) struct MissingArguments {
+    /// The directory that lpa plan has made
+    plan: PathBuf,
+    /// Numbers of tasks that make K parts each, instead of parts
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    each: u32,
+}
+
+/// Makes the table of all parts.
+pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
+    let plan = Plan::read(&a.plan)?;
+    let progress = Progress::new(a.quiet);
+    let how = Execution { observer: &progress, ..Execution::default() };
+    share_threads();
+    let wait = Duration::from_secs(a.wait.into());
+    let table = merge(&plan, Access::from_env(!a.no_mmap)?, &how, (a.out.as_deref(), wait))?;
+    if a.quiet {
+        return Ok(());
+    }
+    let (summary, path) = (table.summary, table.path.display());
+    match table.made {
+        Made::Before => say(&format!("{summary}\n{path} is up to date\n")),
+        Made::Now { rows, bytes: size, .. } => say(&format!(
+            "{summary}\nwrote {path} ({}, {}) of {}\n",
+            counted(rows, "row"),
+            bytes(size),
+            counted(plan.count() as u64, "part")
+        )),
+    }
+}
+
+/// Says which parts are to be made, as sbatch --array takes it; nothing where all are there.
+pub(super) fn missing(a: &MissingArguments) -> anyhow::Result<()> {
+    let plan = Plan::read(&a.plan)?;
+    let missing = State::look(&plan, Duration::ZERO)?.missing(a.each as usize);
+    let range = |run: &[usize]| match run {
+        [first, .., last] => format!("{first}-{last}"),
+        one => one.iter().map(usize::to_string).collect(),
+    };
+    let ranges: Vec<String> = missing.chunk_by(|a, b| a + 1 == *b).map(range).collect();
+    if ranges.is_empty() { Ok(()) } else { say(&(ranges.join(",") + "\n")) }
+}

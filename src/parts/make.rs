@@ -1,0 +1,78 @@
+//! Making one part.
+
+use crate::analyze::{Analysis, Aside, Share, Skipped, Taken};
+use crate::error::Result;
+use crate::parts::check_number;
+use crate::parts::file::{Part, PartWriter, remove_leftovers};
+use crate::parts::plan::Plan;
+use crate::question::Execution;
+use crate::run::Access;
+
+/// What was done for a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Partial {
+    /// Nothing: it was there.
+    Before,
+    /// It was made, of so many bytes.
+    Now(u64),
+}
+
+/// Makes a part, if it is not there.
+///
+/// # Errors
+/// The run is not that of the plan; something is damaged, or cannot be read or written.
+pub(crate) fn make(plan: &Plan, part: usize, access: Access, how: &Execution<'_>) -> Result<Partial> {
+    check_number(plan, part)?;
+    remove_leftovers(&plan.path(part));
+    if Part::look(plan, part).is_ok() {
+        return Ok(Partial::Before);
+    }
+    let run = plan.open_run(access)?;
+    let setting = plan.setting(&run, how)?;
+    let analysis = setting.prepare()?;
+    plan.check(&analysis)?;
+    let share = plan.share(part);
+    let inputs = analysis.inputs_xxh3(&share);
+    let mut writer = PartWriter::create(plan, part, (&run.manifest.run_id, inputs))?;
+    let cells = analysis.cells(&share) * (1 + setting.shadows.len() as u64);
+    how.observer.begin(cells, share.chunks(&run).len() as u64);
+    let measured = write(&analysis, &share, plan, how, &mut writer).and_then(|()| {
+        for shadow in &setting.shadows {
+            let before = writer.sections();
+            analysis.with_shadow(shadow, &setting.cache, |analysis, _| {
+                write(analysis, &share, plan, how, &mut writer)
+            })?;
+            if writer.sections() == before {
+                writer.no_section();
+            }
+        }
+        Ok(())
+    });
+    how.observer.end();
+    measured?;
+    run.check_stop()?;
+    writer.finish().map(Partial::Now)
+}
+
+/// Measures a share and writes what comes of it.
+fn write(
+    analysis: &Analysis<'_>,
+    share: &Share,
+    plan: &Plan,
+    how: &Execution<'_>,
+    writer: &mut PartWriter,
+) -> Result<()> {
+    let (record, begin) = (analysis.record(share), writer.here());
+    let (mut steps, mut words) = (Vec::new(), Vec::new());
+    let take = |taken: Taken, left_out: &Skipped| -> Result<()> {
+        for row in (0..taken.steps.len()).filter(|row| !left_out.contains(taken.steps[*row])) {
+            words.clear();
+            taken.put(row, &record, &mut words);
+            writer.words(&words)?;
+            steps.push(taken.steps[row]);
+        }
+        Ok(())
+    };
+    let aside: Aside = analysis.walk(share, (&[], &plan.directory, how.observer), take)?;
+    writer.section(begin, &steps, &aside, analysis.kept_besides())
+}

@@ -1,0 +1,191 @@
+//! Making the table of all parts.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::analyze::{Analysis, Measured, Share, Taken, TakenRecord};
+use crate::error::{Error, Result};
+use crate::parts::State;
+use crate::parts::file::{OpenPart, Part, Section};
+use crate::parts::plan::Plan;
+use crate::question::{Destination, Execution, Tabulated};
+use crate::run::Access;
+
+/// Words of records that are read at a time.
+const AT_ONCE: usize = 1 << 19;
+
+/// Makes the table of a plan's question: `out`, or where tables of such questions go. Waits so long for parts that are
+/// not there.
+///
+/// # Errors
+/// A part is not there or unfit: all are told to the observer, each with the line that makes it. Or the run is not that
+/// of the plan, or as [`crate::question::Question::tabulate`].
+pub(crate) fn merge(
+    plan: &Plan,
+    access: Access,
+    how: &Execution<'_>,
+    (out, wait): (Option<&Path>, Duration),
+) -> Result<Tabulated> {
+    let run = plan.open_run(access)?;
+    let destination = Destination::new(&run, out)?;
+    let setting = plan.setting(&run, how)?;
+    setting.tabulate(&plan.question, &destination, |analysis, scratch| {
+        plan.check(analysis)?;
+        let parts = State::look(plan, wait)?.whole().map_err(|faults| {
+            how.observer.warn(&(faults.join("\n") + "\n"));
+            let what = format!(
+                "{} of {} parts are missing or unfit, and are told above with the line that makes each. The table is left \
+                 as it was",
+                faults.len(),
+                plan.count()
+            );
+            Error::NotFound { path: plan.directory.clone(), what }
+        })?;
+        for (number, part) in parts.iter().enumerate() {
+            let inputs = format!("{:032x}", analysis.inputs_xxh3(&plan.share(number)));
+            if part.made_of() != (run.manifest.run_id.as_str(), inputs.as_str()) {
+                let what = "it was made of other shards than are in the run here; remove it, and make it again";
+                return Err(Error::damaged(&part.path, what));
+            }
+        }
+        let gathering = Gathering { plan, parts: &parts, scratch };
+        let mut measured = gathering.section(analysis, 0)?;
+        let of_shadow = |number: usize, of: &Analysis<'_>| gathering.section(of, 1 + number);
+        analysis.measure_shadows(&setting.shadows, &setting.cache, &mut measured, scratch, of_shadow)?;
+        Ok(measured)
+    })
+}
+
+/// All parts of a plan.
+struct Gathering<'a> {
+    plan: &'a Plan,
+    parts: &'a [Part],
+    scratch: &'a Path,
+}
+
+impl Gathering<'_> {
+    /// Gathers what was measured of the run, or of a shadow.
+    fn section(&self, analysis: &Analysis<'_>, number: usize) -> Result<Measured> {
+        analysis.forget_besides();
+        let mut aside = analysis.aside();
+        for part in self.parts {
+            let open = part.open()?;
+            let section = open.section(number)?;
+            open.add_aside(section, &mut aside)?;
+            let [sample, common] = open.besides(section)?;
+            if !analysis.add_besides([&sample, &common]) {
+                return Err(unfit(part));
+            }
+        }
+        let left_out = aside.skipped.clone();
+        analysis.gather(aside, self.scratch, |take| {
+            if !analysis.shares_chunks() {
+                return self.one_after_the_other(analysis, number, take);
+            }
+            let shares = self.parts.iter().enumerate().map(|(n, part)| (self.plan.share(n), part));
+            let all: Result<Vec<Pieces<'_>>> =
+                shares.map(|(share, part)| Pieces::open(analysis, &share, part, number)).collect();
+            side_by_side(analysis, &all?, |step| left_out.contains(step), take)
+        })
+    }
+
+    /// Takes parts that are of some steps each.
+    fn one_after_the_other(
+        &self,
+        analysis: &Analysis<'_>,
+        number: usize,
+        take: &mut dyn FnMut(&Taken) -> Result<()>,
+    ) -> Result<()> {
+        for (n, part) in self.parts.iter().enumerate() {
+            let share = self.plan.share(n);
+            let pieces = Pieces::open(analysis, &share, part, number)?;
+            let wanted = share.steps(analysis.candidates());
+            if !pieces.places.iter().all(|(step, _)| wanted.binary_search(step).is_ok()) {
+                return Err(unfit(part));
+            }
+            for places in pieces.places.chunks(pieces.at_once()) {
+                let mut taken = analysis.nothing_taken();
+                pieces.add(places, &mut taken)?;
+                take(&taken)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes parts that are of some chunks each, at all steps.
+fn side_by_side(
+    analysis: &Analysis<'_>,
+    parts: &[Pieces<'_>],
+    is_left_out: impl Fn(u64) -> bool,
+    take: &mut dyn FnMut(&Taken) -> Result<()>,
+) -> Result<()> {
+    let of_part = |part: &Pieces<'_>| -> Vec<(u64, usize)> {
+        part.places.iter().copied().filter(|(step, _)| !is_left_out(*step)).collect()
+    };
+    let all: Vec<Vec<(u64, usize)>> = parts.iter().map(of_part).collect();
+    let Some(first) = all.first() else { return Ok(()) };
+    let words: usize = parts.iter().map(|p| p.record.words()).sum();
+    let at_once = (AT_ONCE / words.max(1)).max(1);
+    for from in (0..first.len()).step_by(at_once) {
+        let mut taken = analysis.nothing_taken();
+        let to = (from + at_once).min(first.len());
+        for (part, places) in parts.iter().zip(&all) {
+            let is_alike = places.len() == first.len()
+                && places[from..to].iter().zip(&first[from..to]).all(|(a, b)| a.0 == b.0);
+            if !is_alike {
+                return Err(unfit(part.part));
+            }
+            part.add(&places[from..to], &mut taken)?;
+        }
+        take(&taken)?;
+    }
+    Ok(())
+}
+
+/// The records of a part.
+struct Pieces<'a> {
+    part: &'a Part,
+    open: OpenPart<'a>,
+    section: Section,
+    record: TakenRecord,
+    /// Steps, ascending, and which record each has.
+    places: Vec<(u64, usize)>,
+}
+
+impl<'a> Pieces<'a> {
+    fn open(analysis: &Analysis<'_>, share: &Share, part: &'a Part, number: usize) -> Result<Pieces<'a>> {
+        let open = part.open()?;
+        let section = open.section(number)?.clone();
+        let steps = open.words(section.steps)?;
+        let mut places: Vec<(u64, usize)> = steps.into_iter().enumerate().map(|(i, s)| (s, i)).collect();
+        places.sort_unstable();
+        if places.windows(2).any(|w| w[0].0 == w[1].0) {
+            return Err(unfit(part));
+        }
+        Ok(Pieces { part, open, section, record: analysis.record(share), places })
+    }
+
+    fn at_once(&self) -> usize {
+        (AT_ONCE / self.record.words().max(1)).max(1)
+    }
+
+    /// Adds the records at some places.
+    fn add(&self, places: &[(u64, usize)], taken: &mut Taken) -> Result<()> {
+        let words = self.record.words();
+        for run in places.chunk_by(|a, b| a.1 + 1 == b.1) {
+            let Some((_, first)) = run.first() else { continue };
+            let read = self.open.records(&self.section, words, (*first, run.len()))?;
+            for ((step, _), record) in run.iter().zip(read.chunks_exact(words)) {
+                if record[0] != *step || !taken.add(&self.record, record) {
+                    return Err(unfit(self.part));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn unfit(part: &Part) -> Error {
+    Error::damaged(&part.path, "it does not hold what the plan asks of it; remove it, and make it again")
+}

@@ -1,0 +1,355 @@
+//! The plan: the question, the run as it was, and the shares. A JSON file with its own hash.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::analyze::{Analysis, Share};
+use crate::error::{Error, Result, Tried, Usage};
+use crate::hash::xxh3_64;
+use crate::parts::{LOGS, PART, PLAN, REFERENCES, SCRIPT, VERSION, file_name};
+use crate::question::{Execution, Question, Setting};
+use crate::reference::{Cache, Recognised, ReferenceSpec, Rename};
+use crate::regular_file;
+use crate::run::{Access, Draft, Run};
+
+/// What the file says that it is.
+const FORMAT: &str = "lpa plan";
+/// Parts of chunks are all open at a time.
+const MOST_OF_CHUNKS: usize = 512;
+
+/// What is in the file.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    format: String,
+    version: u64,
+    lpa: String,
+    run: PathBuf,
+    question: StoredQuestion,
+    /// The step of the final iterate, where the run has one.
+    final_step: Option<u64>,
+    /// All that can change a number, as tables have it.
+    provenance: Vec<(String, String)>,
+    /// Tensors that no number can be had from.
+    unusable: Vec<usize>,
+    /// What references that are files turned out to be.
+    files: BTreeMap<PathBuf, Recognised>,
+    parts: Vec<StoredPart>,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredQuestion {
+    references: Vec<String>,
+    renames: Vec<String>,
+    streams: Vec<String>,
+    groups: Vec<String>,
+    steps: String,
+    shadow: bool,
+    skip_damaged: bool,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredPart {
+    share: StoredShare,
+    /// Stored bytes that it reads, about.
+    bytes: u64,
+}
+
+/// A share: the first, and the first behind the last, where that is not the end.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum StoredShare {
+    Steps(u64, Option<u64>),
+    Chunks(usize, usize),
+}
+
+/// A plan that was read, or made.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// Its directory.
+    pub(crate) directory: PathBuf,
+    /// The hash of all that is in it, as hexadecimal digits.
+    pub(crate) id: String,
+    pub(crate) question: Question,
+    stored: Stored,
+}
+
+impl StoredQuestion {
+    /// With the paths of references from the root on: parts are made elsewhere.
+    fn of(question: &Question) -> Result<StoredQuestion> {
+        let absolute = |spec: &ReferenceSpec| match spec {
+            ReferenceSpec::Own(own) => Ok(own.to_string()),
+            ReferenceSpec::Path(text) => absolute(Path::new(text)).and_then(|path| text_of(&path)),
+        };
+        Ok(StoredQuestion {
+            references: question.references.iter().map(absolute).collect::<Result<_>>()?,
+            renames: question.renames.iter().map(|r| format!("{}={}", r.old, r.new)).collect(),
+            streams: question.streams.clone(),
+            groups: question.groups.clone(),
+            steps: question.steps.text().to_owned(),
+            shadow: question.shadow,
+            skip_damaged: question.skip_damaged,
+        })
+    }
+
+    fn question(&self) -> std::result::Result<Question, Usage> {
+        Ok(Question {
+            references: self.references.iter().map(|r| r.parse()).collect::<std::result::Result<_, _>>()?,
+            renames: self
+                .renames
+                .iter()
+                .map(|r| r.parse::<Rename>())
+                .collect::<std::result::Result<_, _>>()?,
+            streams: self.streams.clone(),
+            groups: self.groups.clone(),
+            steps: if self.steps.is_empty() { Default::default() } else { self.steps.parse()? },
+            shadow: self.shadow,
+            skip_damaged: self.skip_damaged,
+        })
+    }
+}
+
+/// A path from the root on.
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).tried("find", path)
+}
+
+fn text_of(path: &Path) -> Result<String> {
+    let what = || Usage(format!("{}: a plan holds no paths that are not UTF-8", path.display()));
+    Ok(path.to_str().ok_or_else(what)?.to_owned())
+}
+
+/// The text of a plan, and the hash of what it says.
+fn text(stored: &Stored) -> Option<(String, String)> {
+    let mut value = serde_json::to_value(stored).ok()?;
+    let id = format!("{:016x}", xxh3_64(serde_json::to_string(&value).ok()?.as_bytes()));
+    value.as_object_mut()?.insert("xxh3".to_owned(), id.clone().into());
+    Some((serde_json::to_string_pretty(&value).ok()? + "\n", id))
+}
+
+impl Plan {
+    /// Shares a question out into so many parts, or as many as there can be; makes the references that have to be made.
+    ///
+    /// # Errors
+    /// As [`Question::tabulate`]; the parts would not give the same numbers; or the directory holds something else.
+    pub(crate) fn make(
+        question: &Question,
+        run: &Run,
+        how: &Execution<'_>,
+        (count, directory): (usize, &Path),
+    ) -> Result<Plan> {
+        let directory = absolute(directory)?;
+        text_of(&directory)?;
+        check_place(&directory)?;
+        std::fs::create_dir_all(&directory).tried("make", &directory)?;
+        let asked = StoredQuestion::of(question)?;
+        let setting = Setting::open(&asked.question()?, run, how, Cache::below(&directory), None)?;
+        let analysis = setting.prepare()?;
+        // What shadows are compared with is made now too.
+        setting.shadows.iter().try_for_each(|s| analysis.with_shadow(s, &setting.cache, |_, _| Ok(())))?;
+        let shares = analysis.shares(count)?;
+        if analysis.shares_chunks() && shares.len() > MOST_OF_CHUNKS {
+            let what = format!(
+                "--parts {count}: where an optimizer divides by the root of a second moment a part is of some chunks of the \
+                 parameters, and there are {MOST_OF_CHUNKS} parts at most"
+            );
+            return Err(Usage(what).into());
+        }
+        let part = |(share, bytes): (Share, u64)| StoredPart {
+            share: match share {
+                Share::All => StoredShare::Steps(0, None),
+                Share::Steps(r) => StoredShare::Steps(r.start, Some(r.end).filter(|end| *end < u64::MAX)),
+                Share::Chunks(r) => StoredShare::Chunks(r.start, r.end),
+            },
+            bytes,
+        };
+        let stored = Stored {
+            format: FORMAT.to_owned(),
+            version: VERSION,
+            lpa: env!("CARGO_PKG_VERSION").to_owned(),
+            run: absolute(&run.path)?,
+            question: asked,
+            final_step: run.final_step(),
+            provenance: analysis.provenance(),
+            unusable: setting.unusable.clone(),
+            files: setting.cache.files(),
+            parts: shares.into_iter().map(part).collect(),
+        };
+        text_of(&stored.run)?;
+        let plan = Plan::of(directory, stored)?;
+        plan.write()?;
+        Ok(plan)
+    }
+
+    fn of(directory: PathBuf, stored: Stored) -> Result<Plan> {
+        let path = directory.join(PLAN);
+        let (_, id) = text(&stored).ok_or_else(|| Error::damaged(&path, "it cannot be written as text"))?;
+        let question = stored.question.question().map_err(|e| Error::damaged(&path, e.0))?;
+        Ok(Plan { directory, id, question, stored })
+    }
+
+    /// Writes it, if it is not there.
+    fn write(&self) -> Result<()> {
+        let path = self.directory.join(PLAN);
+        if path.exists() {
+            if Plan::read(&self.directory).is_ok_and(|there| there.id == self.id) {
+                return Ok(());
+            }
+            let what = "there is another plan; choose another directory by --out, or remove that one";
+            return Err(Error::Write { path, what: what.to_owned() });
+        }
+        let (text, _) =
+            text(&self.stored).ok_or_else(|| Error::damaged(&path, "it cannot be written as text"))?;
+        let draft = Draft::create(&path)?;
+        draft.file().write_all(text.as_bytes()).tried("write", &path)?;
+        draft.commit().map(drop)
+    }
+
+    /// Reads that of a directory.
+    ///
+    /// # Errors
+    /// There is none, it is damaged, or another version's.
+    pub(crate) fn read(directory: &Path) -> Result<Plan> {
+        let directory = absolute(directory)?;
+        let path = directory.join(PLAN);
+        let bytes = match regular_file::read(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                let what = "there is no plan; make one by lpa plan RUN --parts N --out PLAN";
+                return Err(Error::NotFound { path, what: what.to_owned() });
+            }
+            other => other.tried("read", &path)?,
+        };
+        let damaged = |what: String| Error::damaged(&path, what);
+        let mut value: serde_json::Value =
+            serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
+        let of = |key: &str| value.get(key).cloned().unwrap_or_default();
+        if of("format") != FORMAT {
+            return Err(damaged("it is no plan of lpa's".to_owned()));
+        }
+        let (version, lpa) = (of("version"), of("lpa"));
+        if version != VERSION || lpa != env!("CARGO_PKG_VERSION") {
+            let what = format!(
+                "it is a plan of lpa {} (version {version}); this is lpa {} (version {VERSION}). Use that lpa for all \
+                 parts, or make a new plan",
+                lpa.as_str().unwrap_or("?"),
+                env!("CARGO_PKG_VERSION")
+            );
+            return Err(Error::Write { path, what });
+        }
+        let hash = value.as_object_mut().and_then(|all| all.shift_remove("xxh3"));
+        let stored: Stored = serde_json::from_value(value).map_err(|e| damaged(e.to_string()))?;
+        let plan = Plan::of(directory, stored)?;
+        if hash != Some(plan.id.clone().into()) || plan.stored.parts.is_empty() {
+            return Err(Error::damaged(&path, "it is not as it was written (checksum)"));
+        }
+        Ok(plan)
+    }
+
+    /// How many parts there are.
+    pub(crate) fn count(&self) -> usize {
+        self.stored.parts.len()
+    }
+
+    /// The share of a part, by number.
+    pub(crate) fn share(&self, part: usize) -> Share {
+        match self.stored.parts[part].share {
+            StoredShare::Steps(from, to) => Share::Steps(from..to.unwrap_or(u64::MAX)),
+            StoredShare::Chunks(from, to) => Share::Chunks(from..to),
+        }
+    }
+
+    /// Stored bytes that a part reads, about.
+    pub(crate) fn bytes(&self, part: usize) -> u64 {
+        self.stored.parts[part].bytes
+    }
+
+    /// The file of a part.
+    pub(crate) fn path(&self, part: usize) -> PathBuf {
+        self.directory.join(file_name(part))
+    }
+
+    /// Opens the run.
+    ///
+    /// # Errors
+    /// As [`Run::open`]; or it has gone on since the plan was made.
+    pub(crate) fn open_run(&self, access: Access) -> Result<Run> {
+        let run = Run::open(&self.stored.run, access)?;
+        let steps = format!("{}..{}", run.steps().start, run.steps().end);
+        let now = [("lpa.run_id", run.manifest.run_id.as_str()), ("lpa.run_steps", steps.as_str())];
+        let differs = |(key, value): &(&str, &str)| self.told(key) != Some(*value);
+        match now.iter().find(|pair| differs(pair)) {
+            Some((key, _)) => Err(self.outdated(&run, &[*key])),
+            None if run.final_step() != self.stored.final_step => {
+                Err(self.outdated(&run, &["final iterate"]))
+            }
+            None => Ok(run),
+        }
+    }
+
+    fn told(&self, key: &str) -> Option<&str> {
+        self.stored.provenance.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
+    }
+
+    fn outdated(&self, run: &Run, differ: &[&str]) -> Error {
+        let what = format!(
+            "it is not what the plan {} was made of ({}): the run, a reference or a shadow has changed since. Make a new \
+             plan in another directory",
+            self.directory.display(),
+            differ.join(", ")
+        );
+        Error::Write { path: run.path.clone(), what }
+    }
+
+    /// Opens all that the question names.
+    ///
+    /// # Errors
+    /// As [`Setting::open`].
+    pub(crate) fn setting<'a>(&self, run: &'a Run, how: &'a Execution<'a>) -> Result<Setting<'a>> {
+        let cache = Cache::below(&self.directory).knowing(self.stored.files.clone());
+        Setting::open(&self.question, run, how, cache, Some(&self.stored.unusable))
+    }
+
+    /// Checks that an analysis is that of the plan.
+    ///
+    /// # Errors
+    /// Something that can change a number is not what it was.
+    pub(crate) fn check(&self, analysis: &Analysis<'_>) -> Result<()> {
+        let now = analysis.provenance();
+        let pairs = now.iter().zip(&self.stored.provenance);
+        let differ: Vec<&str> = pairs.filter(|(a, b)| a != b).map(|((key, _), _)| key.as_str()).collect();
+        if !differ.is_empty() || now.len() != self.stored.provenance.len() {
+            return Err(self.outdated(analysis.run, &differ));
+        }
+        let chunks = self.stored.parts.iter().any(|p| matches!(p.share, StoredShare::Chunks(..)));
+        if chunks != analysis.shares_chunks() {
+            return Err(self.outdated(analysis.run, &["what parts are of"]));
+        }
+        Ok(())
+    }
+}
+
+/// Checks that a plan can lie in a directory: there is none, or nothing in it but a plan's.
+fn check_place(directory: &Path) -> Result<()> {
+    let names = match std::fs::read_dir(directory) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        other => other.tried("list", directory)?,
+    };
+    for entry in names {
+        let name = entry.tried("list", directory)?.file_name();
+        let name = name.to_string_lossy();
+        let ours = [PLAN, REFERENCES, SCRIPT, LOGS].contains(&&*name)
+            || name.starts_with('.')
+            || name.starts_with(PART);
+        if !ours {
+            let what =
+                format!("there is '{name}', which is no part of a plan; name a new directory by --out");
+            return Err(Error::Write { path: directory.to_owned(), what });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! A script that has Slurm make the parts that are not there, and the table then.
+//!
+//! Owns its text. What has become of tasks is not asked of Slurm: what counts is which parts are there.
+
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result, Tried, Usage};
+use crate::parts::plan::Plan;
+use crate::parts::shell::quoted;
+use crate::parts::{LOGS, SCRIPT};
+use crate::run::{Draft, check_place};
+
+/// Its first lines, by which it is told from other files.
+const HEAD: &str = "#!/bin/sh\n# Written by lpa slurm.";
+/// Tasks of an array: a usual MaxArraySize is 1001.
+const MOST_TASKS: usize = 1000;
+/// Seconds that the merge waits for names of files that come late.
+const WAIT: u32 = 60;
+
+/// How tasks are submitted.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Slurm {
+    pub(crate) partition: Option<String>,
+    pub(crate) account: Option<String>,
+    pub(crate) time: Option<String>,
+    pub(crate) throttle: Option<u32>,
+    pub(crate) cpus: u16,
+    pub(crate) out: Option<PathBuf>,
+    pub(crate) no_mmap: bool,
+}
+
+/// Writes the script of a plan, in the place of one that is there. Returns its path.
+///
+/// # Errors
+/// It cannot be written.
+pub(crate) fn write(plan: &Plan, slurm: &Slurm) -> Result<PathBuf> {
+    let path = plan.directory.join(SCRIPT);
+    check_place(&path, "script", HEAD)?;
+    let lpa = std::env::current_exe().tried("find the program", Path::new("lpa"))?;
+    let text = text(plan, slurm, &lpa)?;
+    let draft = Draft::create(&path)?;
+    draft.file().write_all(text.as_bytes()).tried("write", &path)?;
+    draft.file().set_permissions(std::fs::Permissions::from_mode(0o755)).tried("write", &path)?;
+    draft.commit()?;
+    Ok(path)
+}
+
+fn text(plan: &Plan, slurm: &Slurm, lpa: &Path) -> Result<String> {
+    let each = plan.count().div_ceil(MOST_TASKS);
+    let last = plan.count() - 1;
+    let named = [("partition", &slurm.partition), ("account", &slurm.account), ("time", &slurm.time)];
+    let named = named.iter().filter_map(|(name, value)| Some((*name, value.as_deref()?)));
+    let options: Vec<String> = named.map(|(name, value)| format!(" --{name}={}", quoted(value))).collect();
+    let options = options.concat();
+    let throttle = slurm.throttle.map_or(String::new(), |n| format!("%{n}"));
+    let out = match &slurm.out {
+        None => String::new(),
+        Some(out) => {
+            format!(" --out {}", quoted_path(&std::path::absolute(out).tried("find", out)?)?)
+        }
+    };
+    let reading = if slurm.no_mmap { " --no-mmap" } else { "" };
+    let (lpa, plan, cpus) = (quoted_path(lpa)?, quoted_path(&plan.directory)?, slurm.cpus);
+    Ok(format!(
+        r#"{HEAD} Run it, and again at any time, until the table is there: it submits the parts
+# that are not there, and after them, however they end, the merge, which says what is missing if anything is.
+set -eu
+lpa={lpa}
+plan={plan}
+each={each} # parts a task
+last={last} # the last part
+
+case "${{1-submit}}" in
+submit)
+    mkdir -p "$plan/{LOGS}"
+    missing=$("$lpa" missing "$plan" --each "$each")
+    after=
+    if [ -n "$missing" ]; then
+        array=$(sbatch --parsable --job-name=lpa-parts --array="$missing{throttle}" --cpus-per-task={cpus} \
+            --requeue --open-mode=append --output="$plan/{LOGS}/%A_%a.log"{options} "$0" part)
+        array=${{array%%;*}} # without the name of a cluster
+        after=--dependency=afterany:$array
+        echo "parts: job $array, tasks $missing"
+    fi
+    merge=$(sbatch --parsable --job-name=lpa-merge $after --cpus-per-task=1 \
+        --requeue --open-mode=append --output="$plan/{LOGS}/%j.log"{options} "$0" merge)
+    echo "merge: job ${{merge%%;*}}, which writes to $plan/{LOGS}/${{merge%%;*}}.log"
+    ;;
+part)
+    part=$((SLURM_ARRAY_TASK_ID * each))
+    end=$((part + each))
+    status=0
+    while [ "$part" -lt "$end" ] && [ "$part" -le "$last" ]; do
+        "$lpa" partial --plan "$plan" --part "$part" --threads "${{SLURM_CPUS_PER_TASK:-1}}"{reading} || status=$?
+        part=$((part + 1))
+    done
+    exit "$status"
+    ;;
+merge)
+    "$lpa" merge "$plan" --wait {WAIT}{out}{reading}
+    ;;
+esac
+"#
+    ))
+}
+
+fn quoted_path(path: &Path) -> Result<String> {
+    let what =
+        || Error::from(Usage(format!("{}: a script holds no paths that are not UTF-8", path.display())));
+    path.to_str().map(quoted).ok_or_else(what)
+}

@@ -1,0 +1,199 @@
+//! One analysis in parts: the table is that of `lpa analyze`, byte for byte, and nothing else is taken for a part.
+
+mod faults;
+
+use std::path::{Path, PathBuf};
+
+use lpa::{Slice, WriterOptions};
+use tempfile::TempDir;
+
+use crate::support::{Copy, Ran, fixture, flip, manifest, record_by_ranks, run};
+
+/// A plan of a run, and where tables of it go.
+struct Planned {
+    dir: TempDir,
+    parts: usize,
+}
+
+impl Planned {
+    fn of(path: &Path, parts: usize, question: &[&str]) -> Planned {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = dir.path().join("plan");
+        let count = parts.to_string();
+        let args = ["plan", path.to_str().unwrap(), "--parts", &count, "--out", plan.to_str().unwrap()];
+        let ran = run(&[&args, question].concat());
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        let stored: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(plan.join("plan.json")).unwrap()).unwrap();
+        let parts = stored["parts"].as_array().unwrap().len();
+        Planned { dir, parts }
+    }
+
+    fn plan(&self) -> PathBuf {
+        self.dir.path().join("plan")
+    }
+
+    fn part(&self, number: usize) -> PathBuf {
+        self.plan().join(format!("part-{number:04}.sums"))
+    }
+
+    fn make(&self, number: usize) -> Ran {
+        let number = number.to_string();
+        run(&["partial", "--plan", self.plan().to_str().unwrap(), "--part", &number, "--threads", "1"])
+    }
+
+    /// Makes all parts, the last first.
+    fn make_all(&self) {
+        for number in (0..self.parts).rev() {
+            let ran = self.make(number);
+            assert_eq!(ran.code, 0, "{}", ran.err);
+        }
+    }
+
+    fn table(&self) -> PathBuf {
+        self.dir.path().join("merged.parquet")
+    }
+
+    fn merge(&self) -> Ran {
+        run(&["merge", self.plan().to_str().unwrap(), "--out", self.table().to_str().unwrap()])
+    }
+
+    fn missing(&self) -> String {
+        let ran = run(&["missing", self.plan().to_str().unwrap()]);
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        ran.out.trim_end().to_owned()
+    }
+}
+
+fn analyzed(path: &Path, question: &[&str]) -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out.parquet");
+    let args = ["analyze", path.to_str().unwrap(), "--quiet", "--out", out.to_str().unwrap()];
+    let ran = run(&[&args, question].concat());
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    std::fs::read(out).unwrap()
+}
+
+/// Checks that parts of each of some numbers give the table of one analysis; returns how many there were of each.
+fn check_same(path: &Path, question: &[&str], counts: &[usize]) -> Vec<usize> {
+    let expected = analyzed(path, question);
+    let made = |count: &usize| {
+        let planned = Planned::of(path, *count, question);
+        planned.make_all();
+        let ran = planned.merge();
+        assert_eq!(ran.code, 0, "{count} parts, {question:?}: {}", ran.err);
+        let table = std::fs::read(planned.table()).unwrap();
+        assert!(table == expected, "{} in {count} parts, {question:?}", path.display());
+        assert_eq!(planned.missing(), "");
+        planned.parts
+    };
+    counts.iter().map(made).collect()
+}
+
+fn simulate(path: &Path, args: &[&str]) {
+    let ran = run(&[&["simulate", "quadratic", path.to_str().unwrap()], args].concat());
+    assert_eq!(ran.code, 0, "{}", ran.err);
+}
+
+const EACH: [&str; 4] = ["--group", "*", "--group", "each"];
+
+#[test]
+fn a_table_of_parts_is_that_of_one_analysis() {
+    let run = fixture("digits_mlp");
+    // There are 221 iterates, of which the last has no gradient.
+    assert_eq!(check_same(&run, &[], &[1, 2, 7, 64, 1000]), [1, 2, 7, 64, 221]);
+    let other = Copy::of("digits_mlp");
+    let of_other = format!("{}:step:200", other.arg());
+    let file = run.join("ref/final.safetensors");
+    let references =
+        ["--ref", "step:100", "--ref", "final", "--ref", file.to_str().unwrap(), "--ref", &of_other];
+    check_same(&run, &[&references[..], &EACH].concat(), &[3, 64]);
+    let averages = ["--ref", "mean:100..200", "--ref", "ema:0.9", "--ref", "mean:50.."];
+    check_same(&run, &[&averages[..], &EACH].concat(), &[2, 7]);
+    let streams = ["--stream", "grad", "--stream", "update", "--stream", "grad_wd"];
+    check_same(&run, &[&streams[..], &["--steps", "3..180:7"]].concat(), &[2, 7, 64]);
+    check_same(&run, &["--steps", "10..11"], &[7]);
+}
+
+#[test]
+fn so_is_that_of_a_run_of_two_ranks() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    let mut m = manifest(&[70_000, 10, 131_072]);
+    m.world = 2;
+    m.slices = [
+        (0, 0, 65_536, 0),
+        (0, 65_536, 70_000, 1),
+        (1, 0, 10, 1),
+        (2, 0, 65_536, 1),
+        (2, 65_536, 131_072, 0),
+    ]
+    .map(|(tensor, begin, end, rank)| Slice { tensor, begin, end, rank })
+    .to_vec();
+    record_by_ranks(&path, m, 24, WriterOptions { shard_steps: 5, ..WriterOptions::default() });
+    check_same(&path, &EACH, &[1, 2, 7, 64]);
+}
+
+#[test]
+fn adams_parts_are_of_chunks() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, more) in [("adam", &[][..]), ("decay", &["--weight-decay", "0.01"])] {
+        let path = dir.path().join(name);
+        let args = ["--adam", "--dim", "300000", "--steps", "280", "--lr", "0.001"];
+        simulate(&path, &[&args[..], more].concat());
+        let question = ["--ref", "final", "--ref", "step:150", "--ref", "mean:100..200"];
+        assert_eq!(check_same(&path, &question, &[1, 2, 7]), [1, 2, 5]);
+        let streams =
+            ["--stream", "grad", "--stream", "grad_wd", "--stream", "update", "--steps", "20..200:3"];
+        check_same(&path, &streams, &[3]);
+    }
+}
+
+#[test]
+fn so_are_those_of_runs_of_sketches_and_of_runs_with_loss() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, adam) in [("sgd", &["--momentum", "0.9"][..]), ("adam", &["--adam"])] {
+        let path = dir.path().join(name);
+        simulate(&path, &[&["--dim", "20000", "--steps", "300"], adam].concat());
+        let (from, sketches) = (path.to_str().unwrap(), dir.path().join(format!("{name}-sketches")));
+        let ran = run(&["sketch", from, "--dims", "1024", "--out", sketches.to_str().unwrap()]);
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        let question = ["--ref", "final", "--ref", "mean:200..250", "--stream", "grad", "--stream", "update"];
+        check_same(&sketches, &question, &[1, 2, 7, 64]);
+        let lossy = dir.path().join(format!("{name}-lossy"));
+        let kinds = ["--gradients", "int8", "--iterates", "int8"];
+        let ran = run(&[&["pack", from, "--out", lossy.to_str().unwrap()], &kinds[..]].concat());
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        check_same(&lossy, &question, &[1, 2, 7, 64]);
+    }
+}
+
+#[test]
+fn steps_are_left_out_of_parts_as_of_the_whole() {
+    let copy = Copy::of("digits_mlp");
+    let shards = copy.shards();
+    for place in [1, shards.len() / 2] {
+        let size = std::fs::metadata(&shards[place]).unwrap().len() as usize;
+        flip(&shards[place], size / 3, 4);
+    }
+    let whole = run(&["analyze", copy.arg(), "--format", "csv"]);
+    assert_eq!(whole.code, 1, "{}", whole.err);
+    check_same(&copy.path, &["--skip-damaged"], &[1, 2, 7, 64]);
+    // Where steps meet later iterates it would depend on the parts what is left out.
+    let dir = tempfile::tempdir().unwrap();
+    let plan = dir.path().join("plan");
+    let sketches = dir.path().join("sketches");
+    let made = run(&[
+        "sketch",
+        fixture("digits_mlp").to_str().unwrap(),
+        "--dims",
+        "256",
+        "--out",
+        sketches.to_str().unwrap(),
+    ]);
+    assert_eq!(made.code, 0, "{}", made.err);
+    let args = ["--parts", "2", "--skip-damaged", "--out", plan.to_str().unwrap()];
+    let refused = run(&[&["plan", sketches.to_str().unwrap()], &args[..]].concat());
+    assert_eq!(refused.code, 2);
+    assert!(refused.err.contains("--skip-damaged: what damage spoils"), "{}", refused.err);
+}
