@@ -132,6 +132,7 @@ mod reduce;
 mod reference;
 mod regular_file;
 mod report;
+mod room;
 mod row;
 mod run;
 #[cfg(feature = "cli")]
@@ -155,6 +156,7 @@ mod table;
 mod text;
 #[cfg(feature = "cli")]
 mod training;
+mod uninterrupted;
 mod verify;
 #[cfg(feature = "cli")]
 mod windows;
@@ -239,6 +241,7 @@ pub mod internals {
     pub use crate::sketch::{Elements as SketchElements, Layout, Partial, SEED, Sketch, Sketcher, Span};
     #[cfg(feature = "cli")]
     pub use crate::table::Written;
+    pub use crate::table::seal::{Seal, look as look_at_seal};
     #[cfg(feature = "cli")]
     pub use crate::windows::tabulate as tabulate_windows;
 }

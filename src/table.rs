@@ -4,7 +4,7 @@
 //! work was cut, and the file appears under its name only when it is whole.
 
 mod read;
-mod seal;
+pub(crate) mod seal;
 mod wide;
 
 use std::fs::File;
@@ -16,6 +16,7 @@ use polars::io::parquet::write::ParquetMetadataContext;
 use polars::prelude::*;
 
 use crate::regular_file;
+use crate::room::explained;
 pub(crate) use crate::table::read::{Piece, names, read, rows};
 pub(crate) use crate::table::seal::KEY as SEAL;
 use crate::table::seal::Seal;
@@ -400,7 +401,7 @@ fn table_error(path: &Path, e: PolarsError) -> Error {
         PolarsError::IO { error, .. } => Error::Io {
             action: "write",
             path: path.to_owned(),
-            source: std::io::Error::new(error.kind(), error.to_string()),
+            source: explained(path, std::io::Error::new(error.kind(), error.to_string())),
         },
         other => Error::Table { path: path.to_owned(), what: other.to_string() },
     }

@@ -15,6 +15,7 @@ use crate::run::directory::MANIFEST;
 use crate::run::directory::beside::{DRAFT, REPLACED, beside};
 use crate::run::directory::publish::{parent, sync_parent};
 use crate::run::upkeep::hold::Held;
+use crate::uninterrupted::list;
 
 /// The whole path of a run. Where a crash came between the two renamings of a replacement, what was to
 /// be replaced gets its name back first.
@@ -73,8 +74,7 @@ fn is_leftover(path: &Path, manifest: &[u8]) -> bool {
     let directory = std::fs::symlink_metadata(path).is_ok_and(|m| m.is_dir());
     let same = || regular_file::read(&path.join(MANIFEST)).is_ok_and(|bytes| bytes == manifest);
     let begun = || {
-        std::fs::read_dir(path)
-            .is_ok_and(|mut entries| entries.all(|e| e.is_ok_and(|e| e.file_name() == MANIFEST)))
+        list(path).is_ok_and(|entries| entries.iter().all(|e| e.file_name() == MANIFEST))
     };
     directory && (same() || begun())
 }
@@ -87,13 +87,12 @@ fn remove(path: &Path) -> Result<()> {
     };
     let removed = || -> std::io::Result<()> {
         let (mut journals, mut last) = (Vec::new(), None);
-        let entries = match std::fs::read_dir(path) {
+        let entries = match list(path) {
             // The process that had replaced it was faster.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             other => other?,
         };
         for entry in entries {
-            let entry = entry?;
             let name = entry.file_name();
             match (name.to_string_lossy(), entry.file_type()?.is_dir()) {
                 (n, false) if n == MANIFEST => last = Some(entry.path()),
