@@ -5,6 +5,7 @@
 //! promise panics. How inputs are found is the engine's (`main.rs`); the suite runs each target over `corpus/`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation, clippy::missing_panics_doc)]
 
+mod codecs;
 mod files;
 pub mod sections;
 pub mod seeds;

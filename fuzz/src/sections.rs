@@ -47,7 +47,9 @@ const EDGES: [u64; 12] =
 /// given a buffer, how many of it count and how many may, it returns how many count then.
 pub fn mutate(data: &mut [u8], size: usize, seed: u32, any: impl Fn(&mut [u8], usize, usize) -> usize) -> usize {
     let mut drawn = Drawn(u64::from(seed) << 1 | 1);
-    (0..8).for_each(|_| drop(drawn.below(2)));
+    for _ in 0..8 {
+        drawn.below(2);
+    }
     let mut sections: Vec<Vec<u8>> = split(&data[..size]).into_iter().map(<[u8]>::to_vec).collect();
     if sections.is_empty() {
         sections.push(Vec::new());

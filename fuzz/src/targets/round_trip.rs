@@ -3,11 +3,12 @@
 //! The first 48 bytes say how; elements of any number follow, of which 65,536 count.
 
 use lpa::internals::{
-    COUPLED, Coding, Decoder, Encoder, Exponents, FUSED, Lossy, NESTEROV, Noise, Past, Pieces, Prediction, Predictor,
+    COUPLED, Coding, Decoder, Exponents, FUSED, Lossy, NESTEROV, Noise, Past, Pieces, Prediction, Predictor,
     predict, push_bytes, values,
 };
 use lpa::{DType, Isa};
 
+use crate::codecs::{decoded, encoded};
 use crate::targets::payload::{bits, drawn};
 
 const HEAD: usize = 48;
@@ -42,15 +43,15 @@ pub(crate) fn run(input: &[u8]) {
 fn exact(dtype: DType, exponents: Exponents, elements: &[u8]) {
     let n = elements.len() / dtype.size();
     let mut payload = Vec::new();
-    let coding = Encoder::new(Isa::detect(), exponents).unwrap().encode(dtype, elements, &mut payload).unwrap();
+    let coding = encoded(exponents, |e| e.encode(dtype, elements, &mut payload)).unwrap();
     assert!(payload.len() <= elements.len(), "stored in more than it takes as it is");
-    for isa in Isa::available() {
+    decoded(|decoder| {
         let mut out = vec![f32::NAN; n];
-        Decoder::new(isa).unwrap().decode(dtype, coding, &payload, &mut out).unwrap();
+        decoder.decode(dtype, coding, &payload, &mut out).unwrap();
         let mut bytes = Vec::new();
         push_bytes(dtype, &out, &mut bytes);
-        assert_eq!(bytes, elements, "{}", isa.name());
-    }
+        assert_eq!(bytes, elements);
+    });
 }
 
 /// The past is drawn; or, where the seed says so, near what is to be predicted, so that little is missed.
@@ -72,27 +73,22 @@ fn predicted(dtype: DType, prediction: Prediction, wide: &[f32], seed: u32) {
     let mut past = Past { x: &x, before: &before, g: &g, momentum: &mut momentum, second: &mut second };
     predict(Isa::detect(), &prediction, &mut past, &mut missed);
     let mut payload = Vec::new();
-    let coding = Encoder::new(Isa::detect(), Exponents::Huffman).unwrap().encode_residual(
-        dtype,
-        &prediction.into(),
-        wide,
-        &missed,
-        &mut payload,
-    );
-    for isa in Isa::available() {
+    let coding = encoded(Exponents::Huffman, |e| {
+        e.encode_residual(dtype, &prediction.into(), wide, &missed, &mut payload)
+    });
+    decoded(|decoder| {
         let (mut m, mut v) = moments();
         let mut past = Past { x: &x, before: &before, g: &g, momentum: &mut m, second: &mut v };
         let mut out = vec![f32::NAN; n];
-        let mut decoder = Decoder::new(isa).unwrap();
         decoder
             .decode_predicted(dtype, coding, &payload, (&mut past, Pieces::default()), &mut out, |_, _| {})
             .unwrap();
-        assert_eq!(bits(&out), bits(wide), "{}", isa.name());
+        assert_eq!(bits(&out), bits(wide));
         let same = |a: &[f32], b: &[f32]| {
             a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan()))
         };
-        assert!(same(&m, &momentum) && same(&v, &second), "moments with {}", isa.name());
-    }
+        assert!(same(&m, &momentum) && same(&v, &second), "moments");
+    });
 }
 
 fn lossy(way: u8, exponents: Exponents, wide: &[f32], (seed, step): (u32, u64)) {
@@ -103,18 +99,16 @@ fn lossy(way: u8, exponents: Exponents, wide: &[f32], (seed, step): (u32, u64)) 
         _ => drawn(seed, 1, n),
     };
     let noise = Noise { seed: u64::from(seed), step: step % 10_000_000_000, stream: 1, chunk: 0 };
-    let (mut payload, mut decoded) = (Vec::new(), vec![f32::NAN; n]);
-    let mut encoder = Encoder::new(Isa::detect(), exponents).unwrap();
-    let lossy = Lossy { values: wide, noise, decoded: &mut decoded };
-    let coding = match way % 3 {
+    let (mut payload, mut seen) = (Vec::new(), vec![f32::NAN; n]);
+    let lossy = Lossy { values: wide, noise, decoded: &mut seen };
+    let coding = encoded(exponents, |encoder| match way % 3 {
         0 => encoder.encode_quantized(lossy, 2.5, &mut payload),
         1 => encoder.encode_delta(lossy, &before, &mut payload),
         _ => encoder.encode_rounded(lossy, 2.5, &mut payload),
-    };
+    });
     let Some(coding) = coding.unwrap() else { return };
-    for isa in Isa::available() {
+    decoded(|decoder| {
         let mut out = vec![f32::NAN; n];
-        let mut decoder = Decoder::new(isa).unwrap();
         if coding.follows() {
             let (mut m, mut v) = (Vec::new(), Vec::new());
             let mut past = Past { x: &before, before: &before, g: &before, momentum: &mut m, second: &mut v };
@@ -124,13 +118,13 @@ fn lossy(way: u8, exponents: Exponents, wide: &[f32], (seed, step): (u32, u64)) 
         } else {
             decoder.decode(DType::F32, coding, &payload, &mut out).unwrap();
         }
-        assert_eq!(bits(&out), bits(&decoded), "{}", isa.name());
-    }
+        assert_eq!(bits(&out), bits(&seen));
+    });
     let mut widths = vec![f32::NAN; n];
-    let g2 = Decoder::widths(coding, &payload, &decoded, &mut widths).unwrap();
+    let g2 = Decoder::widths(coding, &payload, &seen, &mut widths).unwrap();
     assert_eq!(g2, (!matches!(coding, Coding::Delta(_))).then_some(2.5));
     for i in 0..n {
-        let error = (f64::from(wide[i]) - f64::from(decoded[i])).abs();
-        assert!(error <= f64::from(widths[i]), "at {i}: {} {} {}", wide[i], decoded[i], widths[i]);
+        let error = (f64::from(wide[i]) - f64::from(seen[i])).abs();
+        assert!(error <= f64::from(widths[i]), "at {i}: {} {} {}", wide[i], seen[i], widths[i]);
     }
 }

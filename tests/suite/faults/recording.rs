@@ -40,7 +40,8 @@ fn described() -> Manifest {
 /// Records up to `end`, and tells what was published; to the end of the run where that is its own.
 pub fn record(path: &Path, end: u64, published: &mut dyn FnMut(u64)) -> lpa::Result<()> {
     let mut writer = if path.join("manifest.json").exists() {
-        let from = Run::open(path, Access::default())?.end_of_rank(0);
+        // Where the final iterate is published and the run is not closed, it is recorded again.
+        let from = Run::open(path, Access::default())?.end_of_rank(0).min(STEPS);
         Writer::resume(path, 0, from, options())?
     } else {
         Writer::create(path, described(), options())?
