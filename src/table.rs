@@ -363,6 +363,18 @@ pub(crate) fn metadata(path: &Path) -> Option<Vec<(String, String)>> {
     Some(pairs.into_iter().filter_map(|kv| Some((kv.key.to_string(), kv.value?.to_string()))).collect())
 }
 
+/// The key-value metadata of a table that is read, of any program's.
+///
+/// # Errors
+/// It is not as it was written, or cannot be read.
+pub(crate) fn known(path: &Path) -> Result<Vec<(String, String)>> {
+    check_seal(path)?;
+    let mut reader = ParquetReader::new(regular_file::open(path).tried("read", path)?);
+    let pairs = read::of_polars(path, || Ok(reader.get_metadata()?.key_value_metadata().clone()))?;
+    let pairs = pairs.into_iter().flatten();
+    Ok(pairs.filter_map(|kv| Some((kv.key.to_string(), kv.value?.to_string()))).collect())
+}
+
 /// Checks that a table is as it was written; one of another program's has nothing to be told by.
 ///
 /// # Errors
