@@ -8,6 +8,9 @@ use rustix::fs::statvfs;
 /// Free bytes from which on a disk seems to have room.
 const ROOM: u64 = 64 << 20;
 
+/// Free inodes below which a disk is full: what failed may have given some back.
+const FEW: u64 = 16;
+
 /// An error of writing to `path`, with what `df` does not show where that is the reason.
 pub(crate) fn explained(path: &Path, error: Error) -> Error {
     if error.kind() != ErrorKind::StorageFull {
@@ -18,8 +21,9 @@ pub(crate) fn explained(path: &Path, error: Error) -> Error {
     let free = of.f_bavail.saturating_mul(of.f_frsize);
     // File systems that make inodes as they need them have none to count.
     let why = match () {
-        () if of.f_files > 0 && of.f_favail == 0 => {
-            format!("all {} inodes are taken (df -i): there are too many files", of.f_files)
+        () if of.f_files > 0 && of.f_favail < FEW => {
+            let (taken, all) = (of.f_files - of.f_favail, of.f_files);
+            format!("{taken} of {all} inodes are taken (df -i): there are too many files")
         }
         () if free >= ROOM => {
             format!("though {} MB are free: by a quota, or a limit of the directory's", free / 1_000_000)
@@ -42,7 +46,7 @@ mod tests {
         let said = explained(&path, full());
         assert_eq!(said.kind(), ErrorKind::StorageFull);
         assert!(said.to_string().starts_with(&full().to_string()));
-        let has_room = of.f_favail > 0 && of.f_bavail * of.f_frsize >= ROOM;
+        let has_room = (of.f_files == 0 || of.f_favail >= FEW) && of.f_bavail * of.f_frsize >= ROOM;
         assert_eq!(said.to_string().contains("are free: by a quota"), has_room);
         let other = Error::from(rustix::io::Errno::IO);
         assert_eq!(explained(&path, other).to_string(), Error::from(rustix::io::Errno::IO).to_string());

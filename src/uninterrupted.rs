@@ -3,7 +3,7 @@
 //! `std` does so for files, and neither for listing directories nor does `rustix` for anything. A training has signals of
 //! its own: timers of profilers, children that end, a scheduler's warning.
 
-use std::fs::{DirEntry, read_dir};
+use std::fs::{DirEntry, read_dir, remove_dir_all};
 use std::io::{ErrorKind, Result};
 use std::path::Path;
 
@@ -23,6 +23,19 @@ pub(crate) fn list(directory: &Path) -> Result<Vec<DirEntry>> {
     }
 }
 
+/// Removes a directory and all that is in it.
+///
+/// # Errors
+/// It is not there, or cannot be removed.
+pub(crate) fn remove_all(directory: &Path) -> Result<()> {
+    loop {
+        match remove_dir_all(directory) {
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -36,6 +49,8 @@ mod tests {
         let mut names: Vec<_> = list(folder.path()).unwrap().iter().map(DirEntry::file_name).collect();
         names.sort();
         assert_eq!(names, ["a", "b"]);
-        assert_eq!(list(&folder.path().join("none")).unwrap_err().kind(), ErrorKind::NotFound);
+        let none = folder.path().join("none");
+        assert_eq!(list(&none).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(remove_all(&none).unwrap_err().kind(), ErrorKind::NotFound);
     }
 }

@@ -411,7 +411,16 @@ fn list_shards(run: &Path) -> Result<Vec<ShardFile>> {
     let mut files = Vec::new();
     for entry in list(&steps).tried("list", &steps)? {
         let dir = entry.path();
-        if !dir.is_dir() {
+        let kind = entry.file_type().tried("read", &dir)?;
+        let is_directory = match kind.is_symlink() {
+            false => kind.is_dir(),
+            // What leads nowhere has no shards; whatever else cannot be looked at may have some.
+            true => match std::fs::metadata(&dir) {
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => false,
+                other => other.tried("read", &dir)?.is_dir(),
+            },
+        };
+        if !is_directory {
             continue;
         }
         let entries = match list(&dir) {

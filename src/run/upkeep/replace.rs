@@ -15,7 +15,7 @@ use crate::run::directory::MANIFEST;
 use crate::run::directory::beside::{DRAFT, REPLACED, beside};
 use crate::run::directory::publish::{parent, sync_parent};
 use crate::run::upkeep::hold::Held;
-use crate::uninterrupted::list;
+use crate::uninterrupted::{list, remove_all};
 
 /// The whole path of a run. Where a crash came between the two renamings of a replacement, what was to
 /// be replaced gets its name back first.
@@ -99,7 +99,7 @@ fn remove(path: &Path) -> Result<()> {
                 // Their locks keep others away.
                 (n, false) if n.starts_with("journal.") => journals.push(entry.path()),
                 (_, false) => gone(std::fs::remove_file(entry.path()))?,
-                (_, true) => gone(std::fs::remove_dir_all(entry.path()))?,
+                (_, true) => gone(remove_all(&entry.path()))?,
             }
         }
         journals.into_iter().chain(last).try_for_each(|file| gone(std::fs::remove_file(file)))?;
