@@ -229,13 +229,6 @@ fn all_operations(case: &Case) {
                 // A page may say what could not be read for it; a reference that cannot be kept is made again.
                 let says_so = |f: &Path| now.get(f).is_some_and(|d| d.windows(8).any(|w| w == b"os error"));
                 let is_spare = |f: &Path| f.parent().is_some_and(|p| p.ends_with("lpa-references"));
-                for f in &differ {
-                    if let (Some(a), Some(b)) = (now.get(*f), after.get(*f)) {
-                        let at = a.iter().zip(b).position(|(a, b)| a != b).unwrap_or(0);
-                        let part = |v: &[u8]| String::from_utf8_lossy(&v[at.saturating_sub(60)..v.len().min(at + 100)]).into_owned();
-                        eprintln!("DIFF {} {}\n{}\n{}", f.display(), at, part(a), part(b));
-                    }
-                }
                 let may_differ = |f: &&PathBuf| says_so(f) || is_spare(f) && !now.contains_key(*f);
                 assert!(differ.iter().all(may_differ), "{}: done, but not {differ:?}", place());
                 continue;
