@@ -7,10 +7,10 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use crate::error::Result;
 use crate::run::format::manifest::{Optimizer, Storage};
 use crate::run::format::sketching::SKETCH_OF;
 use crate::summary::{significant, thousands};
-use crate::error::Result;
 use crate::table::{RUN_ID, known, told};
 
 /// What alone tells trainings apart that are otherwise alike.

@@ -46,9 +46,7 @@ pub(crate) fn put(path: &Path, bytes: &[u8]) {
 /// The line of a journal whose content is `body`, an object in JSON: with its hash. What is no object stays as it is.
 pub(crate) fn journal_line(body: &[u8]) -> Vec<u8> {
     match body.strip_suffix(b"}") {
-        Some(open) => {
-            [open, format!(",\"xxh3\":\"{:016x}\"}}", xxh3_64(body)).as_bytes()].concat()
-        }
+        Some(open) => [open, format!(",\"xxh3\":\"{:016x}\"}}", xxh3_64(body)).as_bytes()].concat(),
         None => body.to_vec(),
     }
 }
@@ -88,9 +86,11 @@ pub(crate) fn container(header: &[u8], data: &[&[u8]]) -> Vec<u8> {
 /// Runs of which each stores something else; the number chooses one.
 pub(crate) fn manifest(kind: u8) -> Manifest {
     let exact = |sizes: &[(u64, DType)]| {
-        let tensor = |(i, (n, dtype)): (usize, &(u64, DType))| TensorInfo::new(&format!("t{i}"), &[*n], *dtype);
+        let tensor =
+            |(i, (n, dtype)): (usize, &(u64, DType))| TensorInfo::new(&format!("t{i}"), &[*n], *dtype);
         let tensors = sizes.iter().enumerate().map(tensor).collect();
-        let mut manifest = Manifest::new(tensors, vec![StreamInfo::new("grad"), StreamInfo::new("full")]).unwrap();
+        let mut manifest =
+            Manifest::new(tensors, vec![StreamInfo::new("grad"), StreamInfo::new("full")]).unwrap();
         RUN_ID.clone_into(&mut manifest.run_id);
         manifest.created_unix_s = 0;
         manifest
@@ -109,17 +109,25 @@ pub(crate) fn manifest(kind: u8) -> Manifest {
         2 => stored(Precision::Bf16, Precision::Exact),
         3 => exact(&[(70, DType::BF16), (9, DType::F16), (4, DType::F32)]),
         4 => Manifest {
-            optimizer: optimizer("Adam", json!({"lr": 0.01, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0})),
+            optimizer: optimizer(
+                "Adam",
+                json!({"lr": 0.01, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0}),
+            ),
             ..exact(&[(200, DType::F32)])
         },
         5 => {
             let mut ranks = exact(&[(8, DType::F32)]);
             ranks.world = 2;
-            ranks.slices = [(0, 4, 0), (4, 8, 1)].map(|(begin, end, rank)| Slice { tensor: 0, begin, end, rank }).to_vec();
+            ranks.slices = [(0, 4, 0), (4, 8, 1)]
+                .map(|(begin, end, rank)| Slice { tensor: 0, begin, end, rank })
+                .to_vec();
             ranks
         }
         _ => Manifest {
-            optimizer: optimizer("SGD", json!({"lr": 0.01, "momentum": 0.9, "weight_decay": 0.0, "dampening": 0.0})),
+            optimizer: optimizer(
+                "SGD",
+                json!({"lr": 0.01, "momentum": 0.9, "weight_decay": 0.0, "dampening": 0.0}),
+            ),
             ..exact(&[(1500, DType::F32), (2, DType::F32)])
         },
     }
@@ -201,7 +209,8 @@ impl<'a> Parts<'a> {
         payloads.resize(at.min(1 << 20) as usize, 0);
         if let Ok(Value::Array(names)) = lpa::serde_json::from_slice(columns) {
             let [first, last, ..] = self.name;
-            let cells = last.wrapping_sub(first).wrapping_add(1).saturating_mul(names.len() as u64).min(1 << 16);
+            let cells =
+                last.wrapping_sub(first).wrapping_add(1).saturating_mul(names.len() as u64).min(1 << 16);
             scalars.resize(8 * cells as usize, 0);
             present.resize(cells as usize, 1);
         }

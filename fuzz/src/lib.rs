@@ -3,7 +3,12 @@
 //! A target makes files, payloads or vectors of some bytes and hands them to lpa. What comes back is looked at twice, in
 //! different ways: mapped and read, with every instruction set, written again and read again. An input that breaks a
 //! promise panics. How inputs are found is the engine's (`main.rs`); the suite runs each target over `corpus/`.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation, clippy::missing_panics_doc)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::cast_possible_truncation,
+    clippy::missing_panics_doc
+)]
 
 mod codecs;
 mod files;

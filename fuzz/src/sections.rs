@@ -40,12 +40,16 @@ impl Drawn {
 /// Widths of rows that shards and headers are made of: an index record, a row of vectors, a number, a short one.
 const ROWS: [usize; 4] = [32, 24, 8, 4];
 /// Numbers that are the first or last of something.
-const EDGES: [u64; 12] =
-    [0, 1, 2, 63, 64, 255, 4096, 65_535, 65_536, 0x7fff_ffff, u32::MAX as u64, u64::MAX];
+const EDGES: [u64; 12] = [0, 1, 2, 63, 64, 255, 4096, 65_535, 65_536, 0x7fff_ffff, u32::MAX as u64, u64::MAX];
 
 /// Changes an input of `size` bytes in `data` and returns its new size. `any` is the engine's own way to change bytes:
 /// given a buffer, how many of it count and how many may, it returns how many count then.
-pub fn mutate(data: &mut [u8], size: usize, seed: u32, any: impl Fn(&mut [u8], usize, usize) -> usize) -> usize {
+pub fn mutate(
+    data: &mut [u8],
+    size: usize,
+    seed: u32,
+    any: impl Fn(&mut [u8], usize, usize) -> usize,
+) -> usize {
     let mut drawn = Drawn(u64::from(seed) << 1 | 1);
     for _ in 0..8 {
         drawn.below(2);
@@ -76,7 +80,8 @@ pub fn mutate(data: &mut [u8], size: usize, seed: u32, any: impl Fn(&mut [u8], u
             }
             3 if rows > 0 => {
                 let to = drawn.below(rows) * row;
-                let number = EDGES[drawn.below(EDGES.len())].wrapping_add(drawn.below(3) as u64).wrapping_sub(1);
+                let number =
+                    EDGES[drawn.below(EDGES.len())].wrapping_add(drawn.below(3) as u64).wrapping_sub(1);
                 let width = [1, 2, 4, 8][drawn.below(4)].min(row);
                 let place = to + drawn.below(row / width) * width;
                 sections[at][place..place + width].copy_from_slice(&number.to_le_bytes()[..width]);

@@ -37,7 +37,9 @@ fn bytes(dtype: DType, n: u64, step: u64, salt: u64) -> Vec<u8> {
     let mut all = Vec::new();
     for _ in 0..n {
         let word = word();
-        all.extend_from_slice(&if dtype == DType::F16 { [0x11, 0x2c, 0x34, 0x3c] } else { word }[4 - dtype.size()..]);
+        all.extend_from_slice(
+            &if dtype == DType::F16 { [0x11, 0x2c, 0x34, 0x3c] } else { word }[4 - dtype.size()..],
+        );
     }
     all
 }
@@ -47,7 +49,8 @@ pub(crate) fn record(run: &Path, kind: u8, steps: u64) {
     let manifest = manifest(kind);
     let profile = if kind.is_multiple_of(2) { Profile::Fast } else { Profile::Default };
     let age = Duration::from_secs(3600);
-    let options = WriterOptions { shard_steps: 3, shard_age: age, threads: 1, profile, ..WriterOptions::default() };
+    let options =
+        WriterOptions { shard_steps: 3, shard_age: age, threads: 1, profile, ..WriterOptions::default() };
     let write = |writer: &mut Writer, end: u64| {
         let rank_sizes = writer.slice_bytes().to_vec();
         let vector = |t: u64, salt: u64| -> Vec<Vec<u8>> {
@@ -91,8 +94,11 @@ pub(crate) fn record(run: &Path, kind: u8, steps: u64) {
 /// The sections of a shard.
 fn taken_apart(file: &Path) -> Vec<Vec<u8>> {
     let name = file.file_name().unwrap().to_str().unwrap();
-    let numbers: Vec<u64> =
-        name.split(|c: char| !c.is_ascii_digit()).filter(|n| !n.is_empty()).map(|n| n.parse().unwrap()).collect();
+    let numbers: Vec<u64> = name
+        .split(|c: char| !c.is_ascii_digit())
+        .filter(|n| !n.is_empty())
+        .map(|n| n.parse().unwrap())
+        .collect();
     let whole = std::fs::read(file).unwrap();
     let end = 8 + u64::from_le_bytes(*whole.first_chunk().unwrap()) as usize;
     let header: Value = from_slice(&whole[8..end]).unwrap();
@@ -139,7 +145,9 @@ fn lines(run: &Path, rank: u32) -> String {
                 event.insert(key.to_owned(), value);
             }
         }
-        if let Some(number) = event.get("attempt").and_then(Value::as_u64).filter(|_| event.contains_key("id")) {
+        if let Some(number) =
+            event.get("attempt").and_then(Value::as_u64).filter(|_| event.contains_key("id"))
+        {
             event.insert("id".to_owned(), format!("{number:016x}").into());
         }
         all.push_str(&format!("{}\n", Value::Object(event.clone())));
@@ -170,7 +178,8 @@ fn journals() -> Vec<Vec<u8>> {
              \"time_unix_s\":1,\"id\":\"{ATTEMPT_ID}\"}}\n"
         )
     };
-    let closed = |n: u64, step: u64| format!("{{\"event\":\"closed\",\"attempt\":{n},\"final_step\":{step}}}\n");
+    let closed =
+        |n: u64, step: u64| format!("{{\"event\":\"closed\",\"attempt\":{n},\"final_step\":{step}}}\n");
     let stopped = "{\"event\":\"stopped\",\"attempt\":1,\"next_step\":9}\n";
     let other = "{\"event\":\"checkpoint\",\"step\":3,\"iterate_xxh3\":\"0000000000000007\"}\n\
                  {\"event\":\"dropped\",\"step\":4,\"why\":\"no memory\"}\n{\"event\":\"newer\",\"k\":[1]}\n";
@@ -224,7 +233,11 @@ fn payloads() -> Vec<Vec<u8>> {
             put(0, 8 + way, packed | FITS, 0, 300, &payload);
         }
         let coefficients = [0.1, 0.9, 1.0, 0.1, 1.0, 1e-8, 0.99, 1.0];
-        for (codec, predictor) in [(5, Predictor::Previous), (6, Predictor::Linear), (7, [Predictor::Adam, Predictor::Sgd][usize::from(packed)])] {
+        for (codec, predictor) in [
+            (5, Predictor::Previous),
+            (6, Predictor::Linear),
+            (7, [Predictor::Adam, Predictor::Sgd][usize::from(packed)]),
+        ] {
             let prediction = Prediction::new(predictor, 0, &coefficients[..predictor.coefficients()]);
             let mut payload = Vec::new();
             encoder.encode_residual(DType::F32, &prediction.into(), &x, &before, &mut payload);
@@ -242,7 +255,12 @@ fn elements() -> Vec<Vec<u8>> {
             for exponents in 0..2u8 {
                 let mut head = [0; 48];
                 head[..4].copy_from_slice(&[dtype, exponents, mode, mode + exponents]);
-                for (place, c) in head[8..40].as_chunks_mut::<4>().0.iter_mut().zip([0.1f32, 0.9, 1.0, 0.1, 1.0, 1e-8, 0.99, 1.0]) {
+                for (place, c) in head[8..40]
+                    .as_chunks_mut::<4>()
+                    .0
+                    .iter_mut()
+                    .zip([0.1f32, 0.9, 1.0, 0.1, 1.0, 1e-8, 0.99, 1.0])
+                {
                     *place = c.to_le_bytes();
                 }
                 let kind = [DType::F32, DType::BF16, DType::F16][usize::from(dtype)];

@@ -44,7 +44,8 @@ impl Shadow {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             other => other.tried("list", &directory)?,
         };
-        let mut paths: Vec<_> = entries.iter().map(|e| e.path()).filter(|p| p.join(MANIFEST).exists()).collect();
+        let mut paths: Vec<_> =
+            entries.iter().map(|e| e.path()).filter(|p| p.join(MANIFEST).exists()).collect();
         paths.sort();
         let shadows: Result<Vec<Shadow>> = paths.iter().map(|path| Shadow::open(run, path)).collect();
         match shadows {

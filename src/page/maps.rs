@@ -43,7 +43,9 @@ impl Maps {
         let beside = |kind: &str, contents: Contents| -> Result<(PathBuf, Vec<(String, String)>), Missing> {
             let path = beside(table, kind);
             let there = known(&path).map_err(|e| match e {
-                Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Missing::NotThere,
+                Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                    Missing::NotThere
+                }
                 other => unreadable(other),
             })?;
             contents.check(&path).map_err(|e| Missing::Unreadable(e.to_string()))?;

@@ -282,8 +282,9 @@ impl Run {
         use rustix::fs::{FlockOperation, flock};
         use rustix::io::Errno;
         self.ranks().any(|rank| {
-            regular_file::open(&format::journal::path(&self.path, rank))
-                .is_ok_and(|f| retry_on_intr(|| flock(&f, FlockOperation::NonBlockingLockShared)) == Err(Errno::WOULDBLOCK))
+            regular_file::open(&format::journal::path(&self.path, rank)).is_ok_and(|f| {
+                retry_on_intr(|| flock(&f, FlockOperation::NonBlockingLockShared)) == Err(Errno::WOULDBLOCK)
+            })
         })
     }
 

@@ -8,7 +8,9 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use lpa::{Access, Execution, OwnReference, Question, ReferenceSpec, Row, Run, Step, Writer, WriterOptions, verify};
+use lpa::{
+    Access, Execution, OwnReference, Question, ReferenceSpec, Row, Run, Step, Writer, WriterOptions, verify,
+};
 use safetensors::SafeTensors;
 
 use crate::support::{borrow, manifest, run, vector, write_step};
@@ -31,7 +33,9 @@ fn descriptors() -> usize {
 /// Not a test: records so many steps of ten parameters, and says now and then how it is doing.
 #[test]
 fn child_of_many_steps() {
-    let Some(steps) = std::env::var("LPA_TEST_STEPS").ok().and_then(|n| n.parse::<u64>().ok()) else { return };
+    let Some(steps) = std::env::var("LPA_TEST_STEPS").ok().and_then(|n| n.parse::<u64>().ok()) else {
+        return;
+    };
     let path = PathBuf::from(std::env::var_os("LPA_TEST_RECORD").unwrap());
     let mut writer = Writer::create(&path, manifest(&[10]), WriterOptions::default()).unwrap();
     let (x, g) = (vector(&[10], 0, 1), vector(&[10], 1, 2));
@@ -42,8 +46,12 @@ fn child_of_many_steps() {
             x[0] = t as u8;
             let iterate = [Some(x.as_slice())];
             let scalars = [("loss", t as f64), ("lr/0", 0.1)];
-            let step =
-                Step { iterate: Some(&iterate), streams: &[("grad", &g)], scalars: &scalars, ..Step::default() };
+            let step = Step {
+                iterate: Some(&iterate),
+                streams: &[("grad", &g)],
+                scalars: &scalars,
+                ..Step::default()
+            };
             writer.step(&step).unwrap();
         }
         let each = begin.elapsed().as_secs_f64() * 1e6 / (steps / 10) as f64;
@@ -227,7 +235,10 @@ fn of_two_that_record_at_once_one_wins_and_the_other_says_so() {
                 Ok(writer) => won.push(writer),
                 Err(e) => {
                     let text = e.to_string();
-                    assert!(text.contains("there is a run already") || text.contains("is recording"), "{text}");
+                    assert!(
+                        text.contains("there is a run already") || text.contains("is recording"),
+                        "{text}"
+                    );
                     assert_eq!(text.lines().count(), 1);
                 }
             }
@@ -242,7 +253,8 @@ fn of_two_that_record_at_once_one_wins_and_the_other_says_so() {
 /// What lets a program see another time, where it is installed.
 fn faketime() -> Option<PathBuf> {
     let places = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"];
-    let found = places.map(|p| Path::new(p).join("faketime/libfaketimeMT.so.1")).into_iter().find(|p| p.exists());
+    let found =
+        places.map(|p| Path::new(p).join("faketime/libfaketimeMT.so.1")).into_iter().find(|p| p.exists());
     if found.is_none() {
         eprintln!("not tested: there is no libfaketime");
     }
@@ -279,7 +291,8 @@ fn jumps_of_the_clock_are_no_matter() {
     let (path, clock) = (folder.path().join("run"), folder.path().join("clock"));
     // Forward, back before 1970, far ahead; each part is resumed in another century.
     for (part, end) in [(0, 200), (1, 400), (2, 600)] {
-        let jumps = [["+0", "+36500d", "-20000d"], ["-20000d", "+1d", "-1d"], ["+80000d", "+0", "-3650d"]][part];
+        let jumps =
+            [["+0", "+36500d", "-20000d"], ["-20000d", "+1d", "-1d"], ["+80000d", "+0", "-3650d"]][part];
         std::fs::write(&clock, jumps[0]).unwrap();
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["long::child_with_a_clock", "--exact", "--nocapture"])

@@ -96,8 +96,9 @@ pub(crate) fn run(input: &[u8]) {
         let problems: Vec<String> = verify(&run).problems.iter().map(ToString::to_string).collect();
         // The final iterate has a file of its own, so that an analysis needs no shard that holds nothing else.
         let last = run.final_step().map(|t| format!("with steps {t} to {t} is missing"));
-        let is_harmless =
-            |p: &String| HARMLESS.iter().any(|h| p.contains(h)) || last.as_ref().is_some_and(|l| p.contains(l));
+        let is_harmless = |p: &String| {
+            HARMLESS.iter().any(|h| p.contains(h)) || last.as_ref().is_some_and(|l| p.contains(l))
+        };
         let harmful = problems.iter().find(|p| !is_harmless(p));
         assert_eq!(harmful, None, "analyzed, though verify refuses: {rows}");
     }

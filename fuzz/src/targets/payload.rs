@@ -2,11 +2,10 @@
 //!
 //! The first 16 bytes say how it is stored and how many elements it is of; the payload follows.
 
-use lpa::internals::{Coding, Decoder, Exponents, Past, Pieces, Plane, Predictor};
 use lpa::DType;
+use lpa::internals::{Coding, Decoder, Exponents, Past, Pieces, Plane, Predictor};
 
 use crate::codecs::decoded;
-
 
 const HEAD: usize = 16;
 /// A zero block, and elements of which one step speaks.
@@ -35,7 +34,8 @@ impl Head {
         let fits = |size: usize, before: usize| {
             let bitmap = if zero_blocks { n.div_ceil(ZERO_BLOCK).div_ceil(8) } else { 0 };
             let bits = &payload[payload.len().saturating_sub(bitmap)..];
-            let blocks = (0..n.div_ceil(ZERO_BLOCK)).filter(|b| bits.get(b / 8).is_some_and(|byte| byte >> (b % 8) & 1 == 1));
+            let blocks = (0..n.div_ceil(ZERO_BLOCK))
+                .filter(|b| bits.get(b / 8).is_some_and(|byte| byte >> (b % 8) & 1 == 1));
             let in_blocks = blocks.map(|b| ZERO_BLOCK.min(n - b * ZERO_BLOCK)).sum();
             let kept: usize = if zero_blocks { in_blocks } else { n };
             payload.len().saturating_sub(before + bitmap + kept * (size - 1)) as u32
@@ -108,7 +108,9 @@ fn decode(decoder: &mut Decoder, head: &Head, payload: &[u8]) -> Decoded {
         let pieces = Pieces { ends: &head.pieces, at_rest: &head.at_rest };
         let mut missed = Vec::new();
         decoder
-            .decode_predicted(head.dtype, head.coding, payload, (&mut past, pieces), &mut out, |i, _| missed.push(i))
+            .decode_predicted(head.dtype, head.coding, payload, (&mut past, pieces), &mut out, |i, _| {
+                missed.push(i)
+            })
             .map_err(|e| e.to_string())?;
         assert!(missed.iter().all(|&i| i < n));
         let mut widths = vec![f32::NAN; n];

@@ -51,7 +51,8 @@ pub(crate) fn run(input: &[u8]) {
         1 => "files/model.safetensors.index.json",
         _ => "files",
     });
-    let renames: Vec<Rename> = std::str::from_utf8(section(6)).ok().and_then(|r| r.parse().ok()).into_iter().collect();
+    let renames: Vec<Rename> =
+        std::str::from_utf8(section(6)).ok().and_then(|r| r.parse().ok()).into_iter().collect();
     let rows = |access: Access| -> Result<String, String> {
         let run = Run::open(&FOLDER.at("run"), access).unwrap();
         let question = Question {
@@ -73,15 +74,18 @@ pub(crate) fn run(input: &[u8]) {
 
 /// A file with the run's tensors.
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
-    let tensor = |n: u64, begin: u64, dtype: &str, size: u64| {
-        json!({"dtype": dtype, "shape": [n], "data_offsets": [begin, begin + size * n]})
-    };
+    let tensor = |n: u64, begin: u64, dtype: &str, size: u64| json!({"dtype": dtype, "shape": [n], "data_offsets": [begin, begin + size * n]});
     let bytes = |n: usize| (0..n).map(|i| (i * 37) as u8 & 0x3f).collect::<Vec<u8>>();
     let text = |v: Value| v.to_string().into_bytes();
-    let both = text(json!({"__metadata__": {"format": "pt"}, "t0": tensor(5, 0, "F32", 4), "t1": tensor(3, 20, "F32", 4)}));
+    let both = text(
+        json!({"__metadata__": {"format": "pt"}, "t0": tensor(5, 0, "F32", 4), "t1": tensor(3, 20, "F32", 4)}),
+    );
     let half = text(json!({"module.t0": tensor(5, 0, "BF16", 2), "module.t1": tensor(3, 10, "BF16", 2)}));
-    let (one, other) = (text(json!({"t0": tensor(5, 0, "F32", 4)})), text(json!({"t1": tensor(3, 0, "F16", 2)})));
-    let index = text(json!({"metadata": {"total_size": 26}, "weight_map": {"t0": "a.safetensors", "t1": "b.safetensors"}}));
+    let (one, other) =
+        (text(json!({"t0": tensor(5, 0, "F32", 4)})), text(json!({"t1": tensor(3, 0, "F16", 2)})));
+    let index = text(
+        json!({"metadata": {"total_size": 26}, "weight_map": {"t0": "a.safetensors", "t1": "b.safetensors"}}),
+    );
     let own = text(json!({
         "__metadata__": {"format": "lpa-reference", "version": "1", "run_id": crate::files::RUN_ID, "step": "3"},
         "t0": tensor(5, 0, "F32", 4), "t1": tensor(3, 20, "F32", 4)

@@ -30,8 +30,15 @@ pub(crate) fn run(input: &[u8]) {
         0 | 1 => exact(dtype, exponents, elements),
         2 => predicted(dtype, Prediction::PREVIOUS, &wide, seed),
         3 => predicted(dtype, Prediction::new(Predictor::Linear, 0, &coefficients), &wide, seed),
-        4 => predicted(dtype, Prediction::new(Predictor::Sgd, head[3] & (NESTEROV | FUSED), &coefficients), &wide, seed),
-        5 => predicted(dtype, Prediction::new(Predictor::Adam, head[3] & COUPLED, &coefficients), &wide, seed),
+        4 => predicted(
+            dtype,
+            Prediction::new(Predictor::Sgd, head[3] & (NESTEROV | FUSED), &coefficients),
+            &wide,
+            seed,
+        ),
+        5 => {
+            predicted(dtype, Prediction::new(Predictor::Adam, head[3] & COUPLED, &coefficients), &wide, seed)
+        }
         _ => {
             let step = u64::from_le_bytes(*head.last_chunk().unwrap());
             let wide: Vec<f32> = elements.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
@@ -113,7 +120,14 @@ fn lossy(way: u8, exponents: Exponents, wide: &[f32], (seed, step): (u32, u64)) 
             let (mut m, mut v) = (Vec::new(), Vec::new());
             let mut past = Past { x: &before, before: &before, g: &before, momentum: &mut m, second: &mut v };
             decoder
-                .decode_predicted(DType::F32, coding, &payload, (&mut past, Pieces::default()), &mut out, |_, _| {})
+                .decode_predicted(
+                    DType::F32,
+                    coding,
+                    &payload,
+                    (&mut past, Pieces::default()),
+                    &mut out,
+                    |_, _| {},
+                )
                 .unwrap();
         } else {
             decoder.decode(DType::F32, coding, &payload, &mut out).unwrap();

@@ -30,7 +30,8 @@ impl Inside {
     /// # Errors
     /// There is no such directory.
     pub(crate) fn run(run: &Path) -> Result<Inside> {
-        let directory = retry_on_intr(|| rustix::fs::open(run, DIRECTORY, Mode::empty())).tried("open", run)?;
+        let directory =
+            retry_on_intr(|| rustix::fs::open(run, DIRECTORY, Mode::empty())).tried("open", run)?;
         Ok(Inside { directory, path: run.to_owned() })
     }
 

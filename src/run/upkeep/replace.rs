@@ -73,9 +73,7 @@ pub(crate) fn remove_leftovers(target: &Path, manifest: &[u8]) -> Result<()> {
 fn is_leftover(path: &Path, manifest: &[u8]) -> bool {
     let directory = std::fs::symlink_metadata(path).is_ok_and(|m| m.is_dir());
     let same = || regular_file::read(&path.join(MANIFEST)).is_ok_and(|bytes| bytes == manifest);
-    let begun = || {
-        list(path).is_ok_and(|entries| entries.iter().all(|e| e.file_name() == MANIFEST))
-    };
+    let begun = || list(path).is_ok_and(|entries| entries.iter().all(|e| e.file_name() == MANIFEST));
     directory && (same() || begun())
 }
 

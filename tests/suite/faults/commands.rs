@@ -101,7 +101,12 @@ fn with_gaps(folder: &Path) {
         let (x, g) = (vector(&SIZES, t, 1), vector(&SIZES, t, 2));
         let (x, mut g) = (borrow(&x), borrow(&g));
         g[1] = (t % 3 != 0).then(|| g[1]).flatten();
-        let step = Step { iterate: Some(&x), streams: &[("grad", &g)], scalars: &[("lr/0", 0.1)], ..Step::default() };
+        let step = Step {
+            iterate: Some(&x),
+            streams: &[("grad", &g)],
+            scalars: &[("lr/0", 0.1)],
+            ..Step::default()
+        };
         writer.step(&step).unwrap();
     }
     writer.finish(&borrow(&vector(&SIZES, 8, 1))).unwrap();
@@ -111,20 +116,63 @@ pub const CASES: [Case; 12] = [
     Case { name: "analyze", args: &["analyze", "/run", "--threads", "1"], prepare: a_run, every: 61 },
     Case {
         name: "analyze with averages",
-        args: &["analyze", "/run", "--ref", "mean:0..", "--ref", "ema:0.9", "--ref", "final", "--threads", "1", "--out", "/t.parquet"],
+        args: &[
+            "analyze",
+            "/run",
+            "--ref",
+            "mean:0..",
+            "--ref",
+            "ema:0.9",
+            "--ref",
+            "final",
+            "--threads",
+            "1",
+            "--out",
+            "/t.parquet",
+        ],
         prepare: with_gaps,
         every: 97,
     },
-    Case { name: "analyze a crashed run", args: &["analyze", "/run", "--threads", "1"], prepare: crashed, every: 83 },
+    Case {
+        name: "analyze a crashed run",
+        args: &["analyze", "/run", "--threads", "1"],
+        prepare: crashed,
+        every: 83,
+    },
     Case { name: "pack", args: &["pack", "/run", "--profile", "fast"], prepare: resumed, every: 89 },
-    Case { name: "pack --out", args: &["pack", "/run", "--gradients", "int8", "--out", "/packed"], prepare: a_run, every: 79 },
-    Case { name: "sketch", args: &["sketch", "/run", "--dims", "100", "--out", "/sketched"], prepare: a_run, every: 73 },
-    Case { name: "join", args: &["join", "/run", "/second", "--out", "/joined"], prepare: two_parts, every: 79 },
+    Case {
+        name: "pack --out",
+        args: &["pack", "/run", "--gradients", "int8", "--out", "/packed"],
+        prepare: a_run,
+        every: 79,
+    },
+    Case {
+        name: "sketch",
+        args: &["sketch", "/run", "--dims", "100", "--out", "/sketched"],
+        prepare: a_run,
+        every: 73,
+    },
+    Case {
+        name: "join",
+        args: &["join", "/run", "/second", "--out", "/joined"],
+        prepare: two_parts,
+        every: 79,
+    },
     Case { name: "gc", args: &["gc", "/run", "--yes"], prepare: resumed, every: 19 },
     Case { name: "recover", args: &["recover", "/run"], prepare: crashed, every: 31 },
     Case { name: "recover what is damaged", args: &["recover", "/run"], prepare: damaged, every: 23 },
-    Case { name: "export", args: &["export", "/run", "--step", "5", "--out", "/x.safetensors"], prepare: a_run, every: 29 },
-    Case { name: "report", args: &["report", "/run/metrics.parquet", "--out", "/r.html"], prepare: analyzed, every: 37 },
+    Case {
+        name: "export",
+        args: &["export", "/run", "--step", "5", "--out", "/x.safetensors"],
+        prepare: a_run,
+        every: 29,
+    },
+    Case {
+        name: "report",
+        args: &["report", "/run/metrics.parquet", "--out", "/r.html"],
+        prepare: analyzed,
+        every: 37,
+    },
 ];
 
 pub type Tree = BTreeMap<PathBuf, Vec<u8>>;
@@ -133,9 +181,15 @@ pub type Tree = BTreeMap<PathBuf, Vec<u8>>;
 pub fn named(folder: &Path) -> Tree {
     let is_named = |path: &PathBuf| {
         let below = path.strip_prefix(folder).unwrap();
-        !below.components().any(|c| c.as_os_str() == "tmp" || c.as_os_str().to_string_lossy().starts_with('.'))
+        !below
+            .components()
+            .any(|c| c.as_os_str() == "tmp" || c.as_os_str().to_string_lossy().starts_with('.'))
     };
-    files(folder).into_iter().filter(|(path, _)| is_named(path)).map(|(path, data)| (path, timeless(data))).collect()
+    files(folder)
+        .into_iter()
+        .filter(|(path, _)| is_named(path))
+        .map(|(path, data)| (path, timeless(data)))
+        .collect()
 }
 
 /// A file without what depends on when it was written: the times in manifests and journals, and the hashes of these.
@@ -145,8 +199,12 @@ fn timeless(mut data: Vec<u8>) -> Vec<u8> {
         (b"created_unix_s\": ", u8::is_ascii_digit),
         (b"xxh3\":\"", u8::is_ascii_hexdigit),
     ] {
-        let places: Vec<usize> =
-            data.windows(key.len()).enumerate().filter(|(_, w)| *w == key).map(|(at, _)| at + key.len()).collect();
+        let places: Vec<usize> = data
+            .windows(key.len())
+            .enumerate()
+            .filter(|(_, w)| *w == key)
+            .map(|(at, _)| at + key.len())
+            .collect();
         for at in places {
             data[at..].iter_mut().take_while(|b| is_of_it(b)).for_each(|b| *b = b'0');
         }
@@ -166,9 +224,10 @@ pub fn arguments(case: &Case, folder: &Path) -> Vec<String> {
 /// a line was begun.
 pub fn may_be(path: &Path, data: &[u8], before: &Tree, after: &Tree) -> bool {
     let grows = path.extension().is_some_and(|e| e == "jsonl") || path.ends_with("reasons.txt");
-    [before, after].into_iter().filter_map(|tree| tree.get(path)).any(|whole| {
-        whole == data || grows && (whole.starts_with(data) || data.starts_with(whole))
-    })
+    [before, after]
+        .into_iter()
+        .filter_map(|tree| tree.get(path))
+        .any(|whole| whole == data || grows && (whole.starts_with(data) || data.starts_with(whole)))
 }
 
 /// The files of which one has another content, or none.
@@ -216,10 +275,16 @@ fn all_operations(case: &Case) {
             match traced.code {
                 None => assert!(dies, "{}", place()),
                 Some(0) => {}
-                Some(1) => assert!(!matches!(fault, Fault::Interrupted | Fault::Short), "{}: {}", place(), traced.err),
+                // Of a fault of the machine; where it is not told from one of the files, of these.
+                Some(1 | 3) => assert!(
+                    !matches!(fault, Fault::Interrupted | Fault::Short),
+                    "{}: {}",
+                    place(),
+                    traced.err
+                ),
                 Some(other) => panic!("{}: code {other}, {}", place(), traced.err),
             }
-            if traced.code == Some(1) && !args[0].starts_with("verify") {
+            if traced.code.is_some_and(|code| code > 0) {
                 let lines = traced.err.trim_end().lines().filter(|l| l.starts_with("lpa:")).count();
                 assert_eq!(lines, 1, "{}: {}", place(), traced.err);
             }

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
-use std::fs::{create_dir_all, metadata, read, read_dir, remove_dir_all, remove_file, symlink_metadata, write};
+use std::fs::{
+    create_dir_all, metadata, read, read_dir, remove_dir_all, remove_file, symlink_metadata, write,
+};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 

@@ -298,7 +298,8 @@ impl Names {
             Names::Path(i) => path_at(thread, CWD, a[i]),
             Names::Both => {
                 let short = number == libc::SYS_rename || number == libc::SYS_link;
-                let [from, to] = if short { [(CWD, a[0]), (CWD, a[1])] } else { [(a[0], a[1]), (a[2], a[3])] };
+                let [from, to] =
+                    if short { [(CWD, a[0]), (CWD, a[1])] } else { [(a[0], a[1]), (a[2], a[3])] };
                 let of = |(at, name)| path_at(thread, at, name).filter(|p| p.starts_with(folder));
                 of(to).or_else(|| of(from))
             }
@@ -332,7 +333,8 @@ impl Tracer<'_> {
         let flags = if number == libc::SYS_openat { arguments[2] as c_int } else { arguments[1] as c_int };
         let opens = number == libc::SYS_openat || number == libc::SYS_open;
         let creates = opens && (flags & libc::O_CREAT != 0 || flags & libc::O_TMPFILE == libc::O_TMPFILE);
-        let was_there = std::fs::symlink_metadata(&path).is_ok() && flags & libc::O_TMPFILE != libc::O_TMPFILE;
+        let was_there =
+            std::fs::symlink_metadata(&path).is_ok() && flags & libc::O_TMPFILE != libc::O_TMPFILE;
         let mut begun = Begun { call, path, arguments, was_there, error: None };
         let takes_room = creates || call.error == libc::ENOSPC;
         let counts = match self.fault {
