@@ -257,7 +257,7 @@ impl<'a> Parts<'a> {
         let mut at = 0;
         for ((name, dtype), bytes) in TENSORS.into_iter().zip(tensors) {
             let len = bytes.len() as u64;
-            let wide = |n: u64| if steps == 0 { 0 } else { n / steps };
+            let wide = |n: u64| n.checked_div(steps).unwrap_or(0);
             let shape = match name {
                 "absent" if len == 0 => continue,
                 "index" => json!([len / 32, 32]),

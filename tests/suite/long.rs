@@ -55,7 +55,7 @@ fn child_of_many_steps() {
             writer.step(&step).unwrap();
         }
         let each = begin.elapsed().as_secs_f64() * 1e6 / (steps / 10) as f64;
-        println!("tenth {tenth} {each:.2} {} {}", status("VmRSS:"), descriptors());
+        eprintln!("tenth {tenth} {each:.2} {} {}", status("VmRSS:"), descriptors());
     }
     writer.finish(&[Some(x.as_slice())]).unwrap();
 }
@@ -69,7 +69,7 @@ fn tenths(steps: u64, path: &Path) -> Vec<[f64; 3]> {
         .output()
         .unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    let text = String::from_utf8(out.stdout).unwrap();
+    let text = String::from_utf8(out.stderr).unwrap();
     let numbers = |line: &str| -> [f64; 3] {
         let all: Vec<f64> = line.split_whitespace().skip(1).map(|n| n.parse().unwrap()).collect();
         all.try_into().unwrap()
@@ -106,7 +106,7 @@ fn many_steps_take_no_more_than_few() {
     eprintln!("{steps} steps; us a step, kB, descriptors by tenth: {tenths:?}");
     let (second, last) = (tenths[1], tenths[9]);
     assert!(last[1] < second[1] + 4096.0, "memory grows: {tenths:?}");
-    assert_eq!(last[2], second[2], "descriptors are left open");
+    assert!(last[2] < second[2] + 0.5, "descriptors are left open: {tenths:?}");
     // The machine may do something else too; what grows with the steps would be tenfold.
     assert!(!is_torture() || last[0] < 4.0 * second[0], "a step takes longer: {tenths:?}");
     let run = timed("open", || Run::open(&path, Access::default()).unwrap());

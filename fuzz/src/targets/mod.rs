@@ -30,8 +30,11 @@ fn alike<T: PartialEq + Debug, const N: usize>(all: [T; N]) -> T {
     first
 }
 
-/// What `verify` finds in a run, and the bits of every vector that can be read.
-fn contents(path: &Path, access: Access) -> Result<(Vec<String>, Vec<Result<u64, String>>), String> {
+/// What `verify` finds in a run, and a hash of every vector, or why it cannot be read.
+type Contents = (Vec<String>, Vec<Result<u64, String>>);
+
+/// All that can be read of a run.
+fn contents(path: &Path, access: Access) -> Result<Contents, String> {
     let run = Run::open(path, access).map_err(|e| e.to_string())?;
     let problems = verify(&run).problems.iter().map(ToString::to_string).collect();
     let names: Vec<&str> =
