@@ -218,7 +218,7 @@ mod tests {
 
     /// A manifest of tensors of one element, with names of such a length.
     fn named(tensors: usize, length: usize) -> Manifest {
-        let tensor = |i| TensorInfo::new(&format!("{i:0length$}"), &[1], DType::F32);
+        let tensor = |i| TensorInfo::new(&format!("{i}{}", "n".repeat(length)), &[1], DType::F32);
         Manifest::new((0..tensors).map(tensor).collect(), Vec::new()).unwrap()
     }
 
