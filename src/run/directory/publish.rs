@@ -14,7 +14,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, linkat, open, renameat
 use rustix::io::Errno;
 use tempfile::NamedTempFile;
 
-use crate::error::{Error, Result, Tried};
+use crate::error::{Result, Tried};
 use crate::regular_file;
 use crate::uninterrupted::retry_on_intr;
 
@@ -165,7 +165,7 @@ impl Draft {
 /// # Errors
 /// It cannot, or there is something else.
 pub(crate) fn check_place(path: &Path, kind: &str, mark: &str) -> Result<()> {
-    let refused = |source| Err(Error::Io { action: "write", path: path.to_owned(), source });
+    let refused = |source: std::io::Error| Err(source).tried("write", path);
     if let Ok(there) = std::fs::symlink_metadata(path)
         && !(there.is_file() && is_marked(path, mark))
     {
