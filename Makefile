@@ -5,7 +5,7 @@ BIN    := target/release/lpa
 PY     := $(VENV)/bin/python
 
 .PHONY: demo build uplot test test-rust test-python avx512-check check example example-candle frameworks smoke bench fixtures package wheel kernels \
-        kernels-check gpu-check gpu-bundle torture clean
+        kernels-check gpu-check gpu-bundle torture fuzz fuzz-corpus fuzz-engine clean
 
 demo: build
 	$(BIN) analyze fixtures/digits_mlp --out target/demo.parquet
@@ -34,9 +34,26 @@ test-rust:
 test-python: build $(VENV)/module
 	$(PY) -m pytest -q tests/python
 
-# What the tests do with some bits of small runs, and some faults in the kernels, with all of them: half an hour.
+# What the tests do in a short form, in full: every bit of small runs, every operation with a file, a million steps, and
+# faults in the kernels. One to two hours.
 torture:
-	LPA_TORTURE=1 cargo test --release --locked --test suite -- flips:: cuda::faults --nocapture
+	LPA_TORTURE=1 cargo test --release --locked --test suite -- flips:: faults:: long:: cuda::faults --nocapture
+
+# Coverage-guided fuzzing of one target (fuzz/src/lib.rs) for some time: make fuzz TARGET=shard SECONDS=1200.
+TARGET  ?= shard
+SECONDS ?= 60
+
+fuzz: fuzz-engine
+	fuzz/run $(TARGET) $(SECONDS)
+
+# The smallest inputs that take all ways which were found, for the tests.
+fuzz-corpus: fuzz-engine
+	fuzz/run $(TARGET) merge
+
+# lpa itself is built again, to be watched; what it depends on is not.
+fuzz-engine:
+	RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/fuzz/instrument cargo build --release --locked --package lpa-fuzz --features libfuzzer \
+	    --bin lpa-fuzz
 
 # Where the processor has no AVX-512: in an emulated machine.
 avx512-check: build

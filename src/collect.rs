@@ -16,6 +16,7 @@ use crate::report::SUMMARY;
 use crate::row::{Kind, SCHEMA_VERSION};
 use crate::table::{Contents, Datum, SEAL, Wide, check_seal, metadata, rows, told, widen, write_wide};
 use crate::training::Training;
+use crate::uninterrupted::list;
 
 /// Version of the columns of both.
 const COLUMNS: u32 = 1;
@@ -132,8 +133,8 @@ fn directory(name: &str) -> String {
 /// Checks that no rows lie there that would be read along.
 fn check_others(folder: &Path, members: &[Member]) -> Result<()> {
     let own: BTreeSet<String> = members.iter().map(|m| directory(&m.name)).collect();
-    for entry in std::fs::read_dir(folder).tried("list", folder)? {
-        let name = entry.tried("list", folder)?.file_name().to_string_lossy().into_owned();
+    for entry in list(folder).tried("list", folder)? {
+        let name = entry.file_name().to_string_lossy().into_owned();
         if !own.contains(&name) {
             let what = format!("it holds {name}, which is none of the runs; name that run too, or remove it");
             return Err(Error::Write { path: folder.to_owned(), what });

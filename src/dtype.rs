@@ -119,7 +119,8 @@ const EXPONENTS: u32 = 112 << 23;
 fn magnitude_f16(bits: u32) -> u32 {
     // Values next to 0.5 are multiples of 2^-24, as subnormal ones of binary16 are: the addition rounds.
     let subnormal = (f32::from_bits(bits) + 0.5).to_bits().wrapping_sub(0.5f32.to_bits());
-    let normal = bits.wrapping_sub(EXPONENTS) + 0xfff + (bits >> 13 & 1);
+    // Of a smaller one it is not looked at.
+    let normal = bits.wrapping_sub(EXPONENTS).wrapping_add(0xfff + (bits >> 13 & 1));
     let payload = (bits >> 13 & 0x3ff).max(1);
     let finite = if bits < LEAST_NORMAL { subnormal } else { normal >> 13 };
     let known = if bits >= 65_536.0f32.to_bits() { 0x7c00 } else { finite };

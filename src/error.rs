@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::room::explained;
+
 /// Shorthand for results of this library.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -400,7 +402,7 @@ pub(crate) trait Tried<T> {
 
 impl<T> Tried<T> for std::io::Result<T> {
     fn tried(self, action: &'static str, path: &Path) -> Result<T> {
-        self.map_err(|source| Error::Io { action, path: path.to_owned(), source })
+        self.map_err(|source| Error::Io { action, path: path.to_owned(), source: explained(path, source) })
     }
 }
 

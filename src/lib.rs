@@ -134,6 +134,7 @@ mod reduce;
 mod reference;
 mod regular_file;
 mod report;
+mod room;
 mod row;
 mod run;
 #[cfg(feature = "cli")]
@@ -157,6 +158,7 @@ mod table;
 mod text;
 #[cfg(feature = "cli")]
 mod training;
+mod uninterrupted;
 mod verify;
 #[cfg(feature = "cli")]
 mod windows;
@@ -243,6 +245,7 @@ pub mod internals {
     pub use crate::sketch::{Elements as SketchElements, Layout, Partial, SEED, Sketch, Sketcher, Span};
     #[cfg(feature = "cli")]
     pub use crate::table::Written;
+    pub use crate::table::seal::{Seal, look as look_at_seal};
     #[cfg(feature = "cli")]
     pub use crate::windows::tabulate as tabulate_windows;
 }

@@ -4,7 +4,7 @@
 //! work was cut, and the file appears under its name only when it is whole.
 
 mod read;
-mod seal;
+pub(crate) mod seal;
 mod wide;
 
 use std::fs::File;
@@ -16,6 +16,7 @@ use polars::io::parquet::write::ParquetMetadataContext;
 use polars::prelude::*;
 
 use crate::regular_file;
+use crate::room::explained;
 pub(crate) use crate::table::read::{Piece, names, read, rows};
 pub(crate) use crate::table::seal::KEY as SEAL;
 use crate::table::seal::Seal;
@@ -362,6 +363,18 @@ pub(crate) fn metadata(path: &Path) -> Option<Vec<(String, String)>> {
     Some(pairs.into_iter().filter_map(|kv| Some((kv.key.to_string(), kv.value?.to_string()))).collect())
 }
 
+/// The key-value metadata of a table that is read, of any program's.
+///
+/// # Errors
+/// It is not as it was written, or cannot be read.
+pub(crate) fn known(path: &Path) -> Result<Vec<(String, String)>> {
+    check_seal(path)?;
+    let mut reader = ParquetReader::new(regular_file::open(path).tried("read", path)?);
+    let pairs = read::of_polars(path, || Ok(reader.get_metadata()?.key_value_metadata().clone()))?;
+    let pairs = pairs.into_iter().flatten();
+    Ok(pairs.filter_map(|kv| Some((kv.key.to_string(), kv.value?.to_string()))).collect())
+}
+
 /// Checks that a table is as it was written; one of another program's has nothing to be told by.
 ///
 /// # Errors
@@ -400,7 +413,7 @@ fn table_error(path: &Path, e: PolarsError) -> Error {
         PolarsError::IO { error, .. } => Error::Io {
             action: "write",
             path: path.to_owned(),
-            source: std::io::Error::new(error.kind(), error.to_string()),
+            source: explained(path, std::io::Error::new(error.kind(), error.to_string())),
         },
         other => Error::Table { path: path.to_owned(), what: other.to_string() },
     }

@@ -7,10 +7,11 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use crate::error::Result;
 use crate::run::format::manifest::{Optimizer, Storage};
 use crate::run::format::sketching::SKETCH_OF;
 use crate::summary::{significant, thousands};
-use crate::table::{RUN_ID, metadata, told};
+use crate::table::{RUN_ID, known, told};
 
 /// What alone tells trainings apart that are otherwise alike.
 const CHANCE: [&str; 3] = ["seed", "order", "name"];
@@ -95,8 +96,11 @@ pub(crate) struct Training {
 
 impl Training {
     /// What a table says; nothing where it is no table of lpa's.
-    pub(crate) fn read(table: &Path, name: String) -> Training {
-        Training::of(&metadata(table).unwrap_or_default(), name)
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(crate) fn read(table: &Path, name: String) -> Result<Training> {
+        Ok(Training::of(&known(table)?, name))
     }
 
     /// What the metadata of a table say.

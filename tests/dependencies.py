@@ -13,8 +13,8 @@ import subprocess
 import sys
 
 ALLOWED = {
-    "0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0", "ISC", "MIT", "MIT-0", "Unicode-3.0",
-    "Unlicense", "Zlib",
+    "0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0", "ISC", "MIT", "MIT-0", "NCSA",
+    "Unicode-3.0", "Unlicense", "Zlib",
 }
 
 # Identifier, package, the first version without it, and why an affected one may be used.

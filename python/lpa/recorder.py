@@ -179,6 +179,16 @@ class Recorder:
         other to the step that was just taken, once. `epoch` holds until it is logged again."""
         if self._is_elsewhere():
             return
+        # A flush that a signal's handler asks for meanwhile would publish the step without them.
+        self._at_work += 1
+        try:
+            self._keep(values)
+        finally:
+            self._at_work -= 1
+        if self._flush_wanted:
+            self.flush()
+
+    def _keep(self, values):
         for name, value in values.items():
             value = held(name, value)
             has_begun = self._session is not None and self._session.has_begun

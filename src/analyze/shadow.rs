@@ -11,7 +11,7 @@ use crate::analyze::derive::Place;
 use crate::analyze::record::Record;
 use crate::analyze::spool::Spool;
 use crate::analyze::{Analysis, Measured, Options, Pass, thread_pool};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Tried};
 use crate::reference;
 use crate::reference::{Cache, Reference};
 use crate::run::Run;
@@ -20,6 +20,7 @@ use crate::run::format::manifest::{GRAD, TensorInfo};
 use crate::run::read::catalog::Catalog;
 use crate::stream;
 use crate::stream::{Form, Stream};
+use crate::uninterrupted::list;
 
 /// The directory in a run that holds its shadows.
 const DIRECTORY: &str = "shadows";
@@ -39,8 +40,12 @@ impl Shadow {
     /// There is none, one is damaged, or one is not this run's.
     pub(crate) fn open_all(run: &Run) -> Result<Vec<Shadow>> {
         let directory = run.path.join(DIRECTORY);
-        let entries = std::fs::read_dir(&directory).into_iter().flatten().flatten();
-        let mut paths: Vec<_> = entries.map(|e| e.path()).filter(|p| p.join(MANIFEST).exists()).collect();
+        let entries = match list(&directory) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            other => other.tried("list", &directory)?,
+        };
+        let mut paths: Vec<_> =
+            entries.iter().map(|e| e.path()).filter(|p| p.join(MANIFEST).exists()).collect();
         paths.sort();
         let shadows: Result<Vec<Shadow>> = paths.iter().map(|path| Shadow::open(run, path)).collect();
         match shadows {

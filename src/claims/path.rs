@@ -8,7 +8,7 @@ use crate::group::ALL;
 use crate::reading::{Reading, Series, wholes};
 use crate::run::format::manifest::GRAD;
 use crate::span::{Spans, Which};
-use crate::table::metadata;
+use crate::table::known;
 use crate::training::{FINAL, Role, Training};
 
 /// Epochs from which on curves are by epochs.
@@ -34,7 +34,7 @@ impl Path {
     /// It is no table of metrics, or damaged.
     pub(crate) fn read(table: &File, name: String) -> Result<Path> {
         let series = wholes(&find(table, &Chosen::all())?)?;
-        Ok(Path::of(&metadata(table).unwrap_or_default(), name, series))
+        Ok(Path::of(&known(table)?, name, series))
     }
 
     /// The path of series of rows, from a table with such metadata.

@@ -10,6 +10,7 @@ use crate::error::{ErrorKind, Result, Tried};
 use crate::run::{Access, Run};
 use crate::summary::counted;
 use crate::table::check_seal;
+use crate::uninterrupted::list;
 use crate::verify::verify_told;
 
 #[derive(clap::Args)]
@@ -54,8 +55,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
 
 /// The tables that lie in a run, by name.
 fn tables(run: &Path) -> Result<Vec<PathBuf>> {
-    let entries = std::fs::read_dir(run).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
-    let paths = entries.tried("list", run)?.into_iter().map(|entry| entry.path());
+    let paths = list(run).tried("list", run)?.into_iter().map(|entry| entry.path());
     let mut tables: Vec<PathBuf> = paths.filter(|p| p.extension().is_some_and(|e| e == "parquet")).collect();
     tables.sort();
     Ok(tables)

@@ -71,7 +71,7 @@ impl Comparison {
         for (name, table, chosen) in tables {
             let found = find(table, chosen)?;
             let ends = extent(&found)?;
-            opened.push((found, Training::read(table, name.clone()), ends));
+            opened.push((found, Training::read(table, name.clone())?, ends));
         }
         for (i, (_, training, _)) in opened.iter().enumerate() {
             let same = |(_, other, _): &&(_, Training, _)| {

@@ -8,6 +8,7 @@ use crate::run::directory::MANIFEST;
 use crate::run::format::journal;
 use crate::run::format::shard_name::{ShardName, is_directory_name};
 use crate::run::{FINAL, Run};
+use crate::uninterrupted::list;
 
 /// What is in a run besides what lpa recorded. Paths are below the run.
 pub(super) struct Others {
@@ -27,8 +28,7 @@ impl Others {
         let mut rest = vec![PathBuf::new()];
         while let Some(directory) = rest.pop() {
             let path = run.path.join(&directory);
-            for entry in std::fs::read_dir(&path).tried("list", &path)? {
-                let entry = entry.tried("list", &path)?;
+            for entry in list(&path).tried("list", &path)? {
                 let below = directory.join(entry.file_name());
                 let kind = entry.file_type().tried("read", &entry.path())?;
                 if is_own(run, &below) {

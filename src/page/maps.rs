@@ -11,7 +11,7 @@ use crate::page::{Drawn, WIDTH};
 use crate::plane::Planes;
 use crate::report::SUMMARY;
 use crate::row::Kind;
-use crate::table::{Contents, Field, RUN_ID, metadata, read, told};
+use crate::table::{Contents, Field, RUN_ID, known, read, told};
 
 /// What is shown of all pairs, before the plane.
 const SHOWN: [Metric; 3] = [Metric::Cos, Metric::Dist, Metric::CosFirst];
@@ -42,7 +42,12 @@ impl Maps {
         let last = last_step(of_table);
         let beside = |kind: &str, contents: Contents| -> Result<(PathBuf, Vec<(String, String)>), Missing> {
             let path = beside(table, kind);
-            let there = metadata(&path).ok_or(Missing::NotThere)?;
+            let there = known(&path).map_err(|e| match e {
+                Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                    Missing::NotThere
+                }
+                other => unreadable(other),
+            })?;
             contents.check(&path).map_err(|e| Missing::Unreadable(e.to_string()))?;
             match told(&there, RUN_ID) == told(of_table, RUN_ID) {
                 true => Ok((path, there)),

@@ -155,8 +155,8 @@ impl Page {
         let found = tables.iter().zip(&subject.names).map(named).collect::<Result<Vec<Found>>>()?;
         let mut room = MAPS;
         let about = subject.names.iter().zip(&subject.words).zip(tables);
-        let mut runs: Vec<Told> =
-            about.map(|((name, word), (table, _))| Told::new(name, word, table, &mut room)).collect();
+        let told = about.map(|((name, word), (table, _))| Told::new(name, word, table, &mut room));
+        let mut runs = told.collect::<Result<Vec<Told>>>()?;
         let part = subject.steps.is_some();
         let rows = Mutex::new(Some(runs.iter_mut().zip(&found).zip(tables)));
         let read = || -> Vec<Claimant> {

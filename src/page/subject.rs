@@ -50,7 +50,8 @@ impl Subject {
 /// What a run or table is called.
 fn name(path: &Path) -> String {
     let full = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let name = if full.is_file() { full.file_stem() } else { full.file_name() };
+    let is_table = full.extension().is_some_and(|e| e == "parquet") || full.is_file();
+    let name = if is_table { full.file_stem() } else { full.file_name() };
     name.map_or_else(|| "report".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 

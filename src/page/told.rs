@@ -7,7 +7,7 @@ use crate::curve::{Chosen, Found, find};
 use crate::page::facts::Facts;
 use crate::page::maps::Maps;
 use crate::report::SUMMARY;
-use crate::table::{metadata, told};
+use crate::table::{known, told};
 use crate::training::Training;
 
 /// A run, or a table.
@@ -30,13 +30,16 @@ pub(super) struct Told {
 
 impl Told {
     /// What is there without the rows: the maps, which are read first since they take room.
-    pub(super) fn new(name: &str, word: &str, table: &Path, room: &mut usize) -> Told {
-        let metadata = metadata(table).unwrap_or_default();
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub(super) fn new(name: &str, word: &str, table: &Path, room: &mut usize) -> crate::error::Result<Told> {
+        let metadata = known(table)?;
         let summary = told(&metadata, SUMMARY).map(str::to_owned);
         let maps = Maps::read(table, &metadata, room);
         let training = Training::of(&metadata, name.to_owned());
         let (name, word) = (name.to_owned(), word.to_owned());
-        Told { name, word, training, metadata, summary, facts: Err(String::new()), maps }
+        Ok(Told { name, word, training, metadata, summary, facts: Err(String::new()), maps })
     }
 
     /// Reads the rows that were found, or of all of their steps where some were asked for. Returns what claims are

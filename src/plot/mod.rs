@@ -122,8 +122,8 @@ impl Request {
     /// A table has not what is asked for, runs cannot be dealt or told apart, or there is too much for a figure.
     pub(crate) fn draw(&self, sources: &[Source], millimetres: f64) -> Result<Drawn> {
         let plan = self.plan();
-        let trainings: Vec<Training> =
-            sources.iter().map(|s| Training::read(&s.table, s.name.clone())).collect();
+        let trainings = sources.iter().map(|s| Training::read(&s.table, s.name.clone()));
+        let trainings = trainings.collect::<Result<Vec<Training>>>()?;
         let dealt = deal::deal(&trainings, &plan.panels, &plan.label, self.seeds.is_some())?;
         let panels = dealt.len() * plan.metrics.len();
         if panels > MOST_ALL {

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result, Usage};
+use crate::error::{Error, Result, Tried, Usage};
 use crate::group;
 use crate::hash::xxh3_64;
 use crate::question::Question;
@@ -101,9 +101,7 @@ impl Destination {
                 let prefix = format!("{of}.{}.", &which[..WHICH]);
                 Ok(Destination { directory: PathBuf::from("."), prefix, named: None })
             }
-            Err(source) => {
-                Err(Error::Io { action: "write", path: run.join(file_name(METRICS, &[])), source })
-            }
+            Err(source) => Err(source).tried("write", &run.join(file_name(METRICS, &[]))),
         }
     }
 
@@ -187,10 +185,7 @@ pub(crate) fn check_writable(table: &Path, contents: Contents) -> Result<()> {
             format!("--out {}: tables are Parquet files, and not {other}; name it .parquet", table.display());
         return Err(Usage(what).into());
     }
-    match tempfile::tempfile_in(parent(table)) {
-        Ok(_) => Ok(()),
-        Err(source) => Err(Error::Io { action: "write", path: table.to_owned(), source }),
-    }
+    tempfile::tempfile_in(parent(table)).map(drop).tried("write", table)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result, Tried};
 use crate::reference::names::listed;
 use crate::regular_file;
+use crate::uninterrupted::list;
 
 /// Names of files that say nothing of what is in them: every checkpoint has one.
 const SINGLE: &str = "model.safetensors";
@@ -97,8 +98,7 @@ fn directory(path: &Path) -> Result<Located> {
     }
     let mut names = Vec::new();
     let mut folders = vec![path.to_owned()];
-    for entry in std::fs::read_dir(path).tried("read", path)? {
-        let entry = entry.tried("read", path)?;
+    for entry in list(path).tried("read", path)? {
         if entry.path().is_file() {
             names.push(entry.file_name().to_string_lossy().into_owned());
         } else {

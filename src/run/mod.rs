@@ -31,6 +31,7 @@ pub(crate) use crate::run::write::finish::rebuild_final;
 pub(crate) use crate::run::write::finish::{FINAL, FULL, assemble_final, final_metadata};
 pub(crate) use crate::run::write::forecast::KEYFRAME_STEPS;
 use crate::stop::Stop;
+use crate::uninterrupted::{list, retry_on_intr};
 
 /// How shards are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -281,8 +282,9 @@ impl Run {
         use rustix::fs::{FlockOperation, flock};
         use rustix::io::Errno;
         self.ranks().any(|rank| {
-            regular_file::open(&format::journal::path(&self.path, rank))
-                .is_ok_and(|f| flock(&f, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK))
+            regular_file::open(&format::journal::path(&self.path, rank)).is_ok_and(|f| {
+                retry_on_intr(|| flock(&f, FlockOperation::NonBlockingLockShared)) == Err(Errno::WOULDBLOCK)
+            })
         })
     }
 
@@ -408,18 +410,27 @@ fn is_remote(path: &Path) -> bool {
 fn list_shards(run: &Path) -> Result<Vec<ShardFile>> {
     let steps = run.join("steps");
     let mut files = Vec::new();
-    for entry in std::fs::read_dir(&steps).tried("list", &steps)? {
-        let dir = entry.tried("list", &steps)?.path();
-        if !dir.is_dir() {
+    for entry in list(&steps).tried("list", &steps)? {
+        let dir = entry.path();
+        let kind = entry.file_type().tried("read", &dir)?;
+        let is_directory = match kind.is_symlink() {
+            false => kind.is_dir(),
+            // What leads nowhere has no shards; whatever else cannot be looked at may have some.
+            true => match std::fs::metadata(&dir) {
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => false,
+                other => other.tried("read", &dir)?.is_dir(),
+            },
+        };
+        if !is_directory {
             continue;
         }
-        let entries = match std::fs::read_dir(&dir) {
+        let entries = match list(&dir) {
             // `lpa gc` removes directories that are empty.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
             other => other.tried("list", &dir)?,
         };
         for entry in entries {
-            let path = entry.tried("list", &dir)?.path();
+            let path = entry.path();
             let name = path.file_name().and_then(|n| n.to_str()).and_then(ShardName::parse);
             let name = name.filter(|n| dir.file_name().is_some_and(|d| d == n.directory().as_str()));
             if let Some(name) = name {

@@ -26,7 +26,7 @@ const PIECE: usize = 1 << 18;
 
 /// What a table's hash of itself says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Seal {
+pub enum Seal {
     /// It is as lpa wrote it.
     Whole,
     /// It is not.
@@ -49,7 +49,7 @@ pub(super) fn put(file: &File) -> Result<()> {
 ///
 /// # Errors
 /// It cannot be read.
-pub(super) fn look(file: &File) -> Result<Seal> {
+pub fn look(file: &File) -> Result<Seal> {
     let Some(at) = find(file)? else { return Ok(Seal::Absent) };
     let mut found = [0; BLANK.len()];
     file.read_exact_at(&mut found, at)?;

@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, fsync, mkdirat, openat, statat
 use rustix::io::Errno;
 
 use crate::error::{Error, Result, Tried};
+use crate::uninterrupted::retry_on_intr;
 
 /// What a directory is opened with.
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
@@ -29,7 +30,8 @@ impl Inside {
     /// # Errors
     /// There is no such directory.
     pub(crate) fn run(run: &Path) -> Result<Inside> {
-        let directory = rustix::fs::open(run, DIRECTORY, Mode::empty()).tried("open", run)?;
+        let directory =
+            retry_on_intr(|| rustix::fs::open(run, DIRECTORY, Mode::empty())).tried("open", run)?;
         Ok(Inside { directory, path: run.to_owned() })
     }
 
@@ -66,7 +68,7 @@ impl Inside {
 
     fn enter(self, name: &OsStr) -> Result<Inside> {
         let path = self.path.join(name);
-        match openat(&self.directory, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty()) {
+        match retry_on_intr(|| openat(&self.directory, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty())) {
             Ok(directory) => Ok(Inside { directory, path }),
             Err(_) if self.kind(name)? == Some(FileType::Symlink) => Err(link(&path)),
             Err(e) => Err(e).tried("open", &path),
@@ -107,7 +109,7 @@ impl Inside {
     /// It is a link, or the disk refuses.
     pub(crate) fn file(&self, name: &OsStr, how: OFlags) -> Result<File> {
         let flags = how | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match openat(&self.directory, name, flags, Mode::from_raw_mode(0o666)) {
+        match retry_on_intr(|| openat(&self.directory, name, flags, Mode::from_raw_mode(0o666))) {
             Ok(file) => Ok(File::from(file)),
             Err(Errno::LOOP) => Err(link(&self.path.join(name))),
             Err(e) => Err(e).tried("open", &self.path.join(name)),
@@ -155,7 +157,7 @@ impl Inside {
     /// # Errors
     /// The disk refuses.
     pub(crate) fn sync(&self) -> Result<()> {
-        fsync(&self.directory).tried("write", &self.path)
+        retry_on_intr(|| fsync(&self.directory)).tried("write", &self.path)
     }
 }
 

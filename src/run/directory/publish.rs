@@ -14,8 +14,9 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, linkat, open, renameat
 use rustix::io::Errno;
 use tempfile::NamedTempFile;
 
-use crate::error::{Error, Result, Tried};
+use crate::error::{Result, Tried};
 use crate::regular_file;
+use crate::uninterrupted::retry_on_intr;
 
 /// Publishes the finished file `tmp` as `path`. Nothing is replaced: it is an error if `path` exists.
 pub(crate) fn publish_new(file: &File, tmp: &Path, path: &Path) -> Result<()> {
@@ -67,7 +68,7 @@ enum Unpublished {
 impl Unpublished {
     fn create(directory: &Path, prefix: &str) -> std::io::Result<Unpublished> {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        let unnamed = open(directory, flags, Mode::from_raw_mode(0o666)).map(File::from);
+        let unnamed = retry_on_intr(|| open(directory, flags, Mode::from_raw_mode(0o666))).map(File::from);
         Ok(match unnamed {
             Ok(file) if Path::new(&descriptor(&file)).exists() => Unpublished::Unnamed(file),
             _ => Unpublished::Named(unique_file(directory, prefix)?),
@@ -164,7 +165,7 @@ impl Draft {
 /// # Errors
 /// It cannot, or there is something else.
 pub(crate) fn check_place(path: &Path, kind: &str, mark: &str) -> Result<()> {
-    let refused = |source| Err(Error::Io { action: "write", path: path.to_owned(), source });
+    let refused = |source: std::io::Error| Err(source).tried("write", path);
     if let Ok(there) = std::fs::symlink_metadata(path)
         && !(there.is_file() && is_marked(path, mark))
     {

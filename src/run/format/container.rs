@@ -16,7 +16,7 @@ use crate::error::{Error, Result, Tried};
 /// directly and copied to devices in whole pages.
 pub(crate) const DATA_ALIGN: usize = 4096;
 /// Largest header that is read. The safetensors format allows 100 MB.
-const MAX_HEADER: u64 = 100_000_000;
+pub(crate) const MAX_HEADER: u64 = 100_000_000;
 
 /// One tensor of a header to build: name, safetensors type, shape, bytes.
 pub(crate) struct Entry<'a> {

@@ -19,6 +19,7 @@ use crate::run::read::shard::check_header;
 use crate::run::upkeep::hold::{Held, being_recorded};
 use crate::run::upkeep::leftover::{Leftover, leftovers, remove};
 use crate::run::{Access, Run};
+use crate::uninterrupted::list;
 
 /// What can be removed from a run.
 pub(crate) struct Garbage {
@@ -158,8 +159,7 @@ fn left_empty(run: &Path, shards: &[(ShardFile, u64)]) -> Result<Vec<OsString>> 
     let removed: BTreeSet<&Path> = shards.iter().map(|(file, _)| file.path.as_path()).collect();
     let steps = run.join("steps");
     let mut all = Vec::new();
-    for entry in std::fs::read_dir(&steps).tried("list", &steps)? {
-        let entry = entry.tried("list", &steps)?;
+    for entry in list(&steps).tried("list", &steps)? {
         let (directory, name) = (entry.path(), entry.file_name());
         // A link is none.
         let is_directory = entry.file_type().tried("read", &directory)?.is_dir();
@@ -167,8 +167,8 @@ fn left_empty(run: &Path, shards: &[(ShardFile, u64)]) -> Result<Vec<OsString>> 
             continue;
         }
         let mut stays = false;
-        for entry in std::fs::read_dir(&directory).tried("list", &directory)? {
-            let path = entry.tried("list", &directory)?.path();
+        for entry in list(&directory).tried("list", &directory)? {
+            let path = entry.path();
             stays |= !removed.contains(path.as_path());
         }
         if !stays {

@@ -17,6 +17,7 @@ use crate::run::directory::inside::Inside;
 use crate::run::format::journal;
 use crate::run::format::manifest::Manifest;
 use crate::run::upkeep::holders::holders;
+use crate::uninterrupted::retry_on_intr;
 
 /// A reader that looks whether the run is being written holds a lock for a moment; processes that a
 /// killed training has forked (PyTorch's data loaders) hold it until they notice, after 5 s.
@@ -124,7 +125,7 @@ fn lock(journal: &File, run: &Path, deadline: Instant) -> Result<()> {
 /// Takes the lock of a journal, for which it waits up to `deadline`: then the error is `WOULDBLOCK`.
 pub(crate) fn wait_for_lock(journal: &File, deadline: Instant) -> std::result::Result<(), Errno> {
     loop {
-        match flock(journal, FlockOperation::NonBlockingLockExclusive) {
+        match retry_on_intr(|| flock(journal, FlockOperation::NonBlockingLockExclusive)) {
             Err(Errno::WOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(PAUSE),
             other => return other,
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::error::{Result, Tried};
 use crate::run::directory::inside::Inside;
 use crate::run::upkeep::hold::Held;
+use crate::uninterrupted::list;
 
 /// A file that no lock guards is nobody's when it was not written to for so long.
 const YOUNG: Duration = Duration::from_secs(3600);
@@ -51,13 +52,12 @@ fn owner(name: &str) -> Option<Owner> {
 /// The directory cannot be read; or there are some, and a link leads there.
 pub(crate) fn leftovers(run: &Path, dead: impl Fn(u32) -> bool) -> Result<Vec<Leftover>> {
     let tmp = run.join(TMP);
-    let entries = match std::fs::read_dir(&tmp) {
+    let entries = match list(&tmp) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other.tried("list", &tmp)?,
     };
     let mut all = Vec::new();
     for entry in entries {
-        let entry = entry.tried("list", &tmp)?;
         let path = entry.path();
         let Some(owner) = path.file_name().and_then(|n| n.to_str()).and_then(owner) else {
             continue;

@@ -15,6 +15,7 @@ use crate::run::directory::MANIFEST;
 use crate::run::directory::beside::{DRAFT, REPLACED, beside};
 use crate::run::directory::publish::{parent, sync_parent};
 use crate::run::upkeep::hold::Held;
+use crate::uninterrupted::{list, remove_all};
 
 /// The whole path of a run. Where a crash came between the two renamings of a replacement, what was to
 /// be replaced gets its name back first.
@@ -72,10 +73,7 @@ pub(crate) fn remove_leftovers(target: &Path, manifest: &[u8]) -> Result<()> {
 fn is_leftover(path: &Path, manifest: &[u8]) -> bool {
     let directory = std::fs::symlink_metadata(path).is_ok_and(|m| m.is_dir());
     let same = || regular_file::read(&path.join(MANIFEST)).is_ok_and(|bytes| bytes == manifest);
-    let begun = || {
-        std::fs::read_dir(path)
-            .is_ok_and(|mut entries| entries.all(|e| e.is_ok_and(|e| e.file_name() == MANIFEST)))
-    };
+    let begun = || list(path).is_ok_and(|entries| entries.iter().all(|e| e.file_name() == MANIFEST));
     directory && (same() || begun())
 }
 
@@ -87,20 +85,19 @@ fn remove(path: &Path) -> Result<()> {
     };
     let removed = || -> std::io::Result<()> {
         let (mut journals, mut last) = (Vec::new(), None);
-        let entries = match std::fs::read_dir(path) {
+        let entries = match list(path) {
             // The process that had replaced it was faster.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             other => other?,
         };
         for entry in entries {
-            let entry = entry?;
             let name = entry.file_name();
             match (name.to_string_lossy(), entry.file_type()?.is_dir()) {
                 (n, false) if n == MANIFEST => last = Some(entry.path()),
                 // Their locks keep others away.
                 (n, false) if n.starts_with("journal.") => journals.push(entry.path()),
                 (_, false) => gone(std::fs::remove_file(entry.path()))?,
-                (_, true) => gone(std::fs::remove_dir_all(entry.path()))?,
+                (_, true) => gone(remove_all(&entry.path()))?,
             }
         }
         journals.into_iter().chain(last).try_for_each(|file| gone(std::fs::remove_file(file)))?;

@@ -9,7 +9,8 @@ use std::path::Path;
 use crate::error::{Error, Result, Tried};
 use crate::hash::Xxh3;
 use crate::run::Run;
-use crate::run::format::container::{Entry, build_header};
+use crate::run::format::container::{Entry, MAX_HEADER, build_header};
+use crate::run::format::manifest::Manifest;
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::chunk_reader::{ChunkReader, Reader};
 use crate::run::read::trajectory::Trajectory;
@@ -60,6 +61,40 @@ impl Wanted {
         source.widths(step, StreamId::Iterate, values, widths)?;
         Ok(widths)
     }
+}
+
+/// Bytes of metadata, punctuation and padding in a header, at most.
+const HEADER_REST: u64 = 8192;
+
+/// Checks that the iterates of a run can be files: the format has a longest header, which names every tensor.
+///
+/// # Errors
+/// They cannot, in words.
+pub(crate) fn check_tensors(manifest: &Manifest) -> std::result::Result<(), String> {
+    let bytes = header_bytes(manifest);
+    if bytes <= MAX_HEADER {
+        return Ok(());
+    }
+    Err(format!(
+        "the final iterate of {} tensors takes a safetensors header of {} MB, and there are none of more than {} MB: \
+         record larger tensors (flattened and joined ones), or shorter names",
+        manifest.tensors.len(),
+        bytes / 1_000_000,
+        MAX_HEADER / 1_000_000
+    ))
+}
+
+/// Bytes of the header of an iterate, at most.
+fn header_bytes(manifest: &Manifest) -> u64 {
+    let (mut bytes, mut at) = (HEADER_REST, 0u64);
+    for tensor in &manifest.tensors {
+        let end = at.saturating_add(tensor.elements().saturating_mul(4));
+        let entry = serde_json::json!({"dtype": "F32", "shape": tensor.shape, "data_offsets": [at, end]});
+        let name = serde_json::Value::from(tensor.name.as_str()).to_string();
+        bytes += (name.len() + entry.to_string().len() + 2) as u64;
+        at = end;
+    }
+    bytes
 }
 
 /// A reference file that is being written.
@@ -172,5 +207,40 @@ impl<'a> ReferenceFile<'a> {
         let header = self.header(self.hash.digest());
         let file = self.file.into_inner().map_err(|e| e.into_error()).tried("write", self.path)?;
         file.write_all_at(&header, 0).tried("write", self.path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtype::DType;
+    use crate::run::format::manifest::TensorInfo;
+
+    /// A manifest of tensors of one element, with names of such a length.
+    fn named(tensors: usize, length: usize) -> Manifest {
+        let tensor = |i| TensorInfo::new(&format!("{i}{}", "n".repeat(length)), &[1], DType::F32);
+        Manifest::new((0..tensors).map(tensor).collect(), Vec::new()).unwrap()
+    }
+
+    #[test]
+    fn iterates_of_which_no_file_can_be_are_refused() {
+        assert_eq!(check_tensors(&named(1000, 1000)), Ok(()));
+        let error = check_tensors(&named(1000, 100_000)).unwrap_err();
+        assert!(error.contains("a safetensors header of 100 MB"), "{error}");
+    }
+
+    #[test]
+    fn a_header_is_no_longer_than_what_is_checked() {
+        for (tensors, length) in [(1, 1), (1000, 7), (50, 200)] {
+            let manifest = named(tensors, length);
+            let entries: Vec<Entry<'_>> = manifest
+                .tensors
+                .iter()
+                .map(|t| Entry { name: &t.name, dtype: "F32", shape: t.shape.clone(), len: 4 })
+                .collect();
+            let written = build_header(&[("format", "lpa-reference".to_owned())], &entries).len() as u64;
+            let checked = header_bytes(&manifest);
+            assert!(written <= checked && checked <= written + 2 * HEADER_REST, "{written} {checked}");
+        }
     }
 }

@@ -34,10 +34,12 @@ use crate::run::upkeep::leftover::TMP;
 use crate::run::write::elements::Elements;
 use crate::run::write::finish::assemble_final;
 use crate::run::write::process::Process;
+use crate::run::write::reference_file::check_tensors;
 use crate::run::write::shard_writer::{Identity, ShardWriter};
 use crate::run::write::step::Step;
 pub use crate::run::write::vector_encoder::Profile;
 use crate::run::write::vector_encoder::VectorEncoder;
+use crate::uninterrupted::list;
 
 /// What the names of manifests begin with that are being written.
 const MANIFEST_DRAFT: &str = "manifest.";
@@ -139,7 +141,7 @@ impl Writer {
     /// # Errors
     /// The directory holds a run already, cannot be written, or the manifest contradicts itself.
     pub fn create(run: &Path, manifest: Manifest, options: WriterOptions) -> Result<Writer> {
-        manifest.check().map_err(|what| write_error(run, what))?;
+        manifest.check().and_then(|()| check_tensors(&manifest)).map_err(|what| write_error(run, what))?;
         check_options(run, &manifest, options)?;
         make_directories(run)?;
         let path = run.join(MANIFEST);
@@ -614,8 +616,8 @@ fn make_directories(path: &Path) -> Result<()> {
 /// Removes what a killed writer of this rank left under `tmp/`; none of it was ever published.
 fn wipe_tmp(identity: &Identity) -> Result<()> {
     let tmp = Inside::make(&identity.run, Path::new(TMP))?;
-    for entry in std::fs::read_dir(tmp.path()).tried("list", tmp.path())? {
-        let name = entry.tried("list", tmp.path())?.file_name();
+    for entry in list(tmp.path()).tried("list", tmp.path())? {
+        let name = entry.file_name();
         let own = |n: &str| n.starts_with(&identity.tmp_prefix());
         // A process that was killed while it made the run; there is a manifest by now.
         let first = |n: &str| identity.rank == 0 && n.starts_with(MANIFEST_DRAFT);

@@ -1,0 +1,104 @@
+"""A training's own handler of signals that calls flush(), at any moment: the schedulers of clusters warn so."""
+
+import json
+import signal
+import warnings
+
+import pytest
+import torch
+import xxhash
+from training import Capture, assert_same, loss_of, perceptron
+
+import lpa
+
+STEPS = 40
+
+
+def sgd(parameters):
+    return torch.optim.SGD(parameters, lr=0.05, momentum=0.9)
+
+
+def adam(parameters):
+    return torch.optim.AdamW(parameters, lr=1e-3)
+
+
+def noted(run):
+    """The checkpoints of a journal: step, and the hash of its iterate."""
+    events = [json.loads(line) for line in (run / "journal.r0.jsonl").read_text().splitlines()]
+    return [(e["step"], e["iterate_xxh3"]) for e in events if e["event"] == "checkpoint"]
+
+
+@pytest.mark.parametrize(("optimizer", "has_closure"), [(sgd, False), (adam, False), (sgd, True)])
+def test_flush_at_any_moment_loses_no_step_and_notes_no_half_of_one(tmp_path, optimizer, has_closure):
+    torch.manual_seed(0)
+    model = perceptron()
+    optimizer = optimizer(model.parameters())
+    capture = Capture(model.parameters())
+    handled = 0
+
+    def handler(*_):
+        nonlocal handled
+        handled += 1
+        rec.flush()
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        with warnings.catch_warnings(record=True) as warned, lpa.record(tmp_path / "run", model, optimizer) as rec:
+            warnings.simplefilter("always")
+            # Odd periods, so that they meet every part of a step.
+            signal.setitimer(signal.ITIMER_REAL, 0.00337, 0.00673)
+            for step in range(STEPS):
+                optimizer.zero_grad()
+                loss_of(model, step).backward()
+                capture.take()
+
+                def evaluate(step=step):
+                    optimizer.zero_grad()
+                    loss = loss_of(model, step)
+                    loss.backward()
+                    return loss
+
+                if has_closure:
+                    optimizer.step(evaluate)
+                else:
+                    optimizer.step()
+                rec.log(number=step)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    capture.end()
+    run = assert_same(tmp_path / "run", capture)
+    assert handled > 5
+    # What was logged after a flush had published its step is said once; nothing else is lost.
+    lost = [step for step in range(STEPS) if run.scalars(step).get("number") != step]
+    assert not lost or any("was logged after flush()" in str(w.message) for w in warned)
+    checkpoints = noted(tmp_path / "run")
+    assert checkpoints
+    for step, of_iterate in checkpoints:
+        whole = b"".join(run.iterate(step)[n].tobytes() for n, _ in model.named_parameters())
+        assert xxhash.xxh3_64(whole).hexdigest() == of_iterate, step
+
+
+def test_what_is_logged_while_a_signal_comes_is_of_its_step(tmp_path, monkeypatch):
+    model = perceptron()
+    optimizer = sgd(model.parameters())
+    before = signal.signal(signal.SIGUSR1, lambda *_: rec.flush())
+    try:
+        with lpa.record(tmp_path / "run", model, optimizer) as rec:
+            take = rec._log.take
+
+            def interrupted(*args):
+                signal.raise_signal(signal.SIGUSR1)
+                return take(*args)
+
+            monkeypatch.setattr(rec._log, "take", interrupted)
+            for step in range(5):
+                optimizer.zero_grad()
+                loss_of(model, step).backward()
+                optimizer.step()
+                rec.log(number=step)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    run = lpa.open(tmp_path / "run")
+    assert [run.scalars(step)["number"] for step in range(5)] == [0, 1, 2, 3, 4]
