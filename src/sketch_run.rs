@@ -21,6 +21,7 @@ use crate::run::upkeep::replace::{Replacement, remove_leftovers};
 use crate::run::write::writer::Profile;
 use crate::run::{Access, FINAL, FULL, Run};
 use crate::sketch::{Elements, Sketcher};
+use crate::uninterrupted::copy;
 
 /// A run that is about to be sketched. No process can record it meanwhile.
 pub(crate) struct SketchRun {
@@ -130,7 +131,7 @@ impl SketchRun {
         }
         if self.plan.closed {
             let (from, to) = (self.run.path.join(FINAL), new.path().join(FULL));
-            std::fs::copy(&from, &to).tried("copy", &from)?;
+            copy(&from, &to).tried("copy", &from)?;
         }
         let sizes = made.all_segments().map(|s| std::fs::metadata(&s.file.path).map(|m| m.len()));
         let bytes = sizes.sum::<std::io::Result<u64>>().tried("read", new.path())?;

@@ -1,6 +1,6 @@
 //! Calls of the system that a signal can end without an error of theirs, made again until they are done.
 //!
-//! `std` does so for files, and neither for listing directories nor does `rustix` for anything. A training has signals of
+//! `std` does so for files, and neither for directories and copies nor does `rustix` for anything. A training has signals of
 //! its own: timers of profilers, children that end, a scheduler's warning.
 
 use std::fs::{DirEntry, read_dir, remove_dir_all};
@@ -19,6 +19,19 @@ pub(crate) fn list(directory: &Path) -> Result<Vec<DirEntry>> {
         match read_dir(directory).and_then(Iterator::collect) {
             Err(e) if e.kind() == ErrorKind::Interrupted => {}
             other => return other,
+        }
+    }
+}
+
+/// Copies a file.
+///
+/// # Errors
+/// One cannot be read, or the other written.
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
+    loop {
+        match std::fs::copy(from, to) {
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            other => return other.map(drop),
         }
     }
 }
@@ -51,6 +64,7 @@ mod tests {
         assert_eq!(names, ["a", "b"]);
         let none = folder.path().join("none");
         assert_eq!(list(&none).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(copy(&none, &folder.path().join("c")).unwrap_err().kind(), ErrorKind::NotFound);
         assert_eq!(remove_all(&none).unwrap_err().kind(), ErrorKind::NotFound);
     }
 }

@@ -24,6 +24,7 @@ use crate::run::format::manifest::Manifest;
 use crate::run::upkeep::hold::Held;
 use crate::run::upkeep::replace::{Replacement, remove_leftovers, whole_path};
 use crate::run::{Access, FULL, Run};
+use crate::uninterrupted::copy;
 
 /// What was done.
 pub(crate) struct Joined {
@@ -124,7 +125,7 @@ impl Join {
         drop(run);
         // What sketches do not say of the end goes along.
         if let Some(full) = self.parts.last().map(|p| p.run.path.join(FULL)).filter(|full| full.exists()) {
-            std::fs::copy(&full, new.path().join(FULL)).tried("copy", &full)?;
+            copy(&full, &new.path().join(FULL)).tried("copy", &full)?;
         }
         new.publish()?;
         let parts = self.parts.into_iter().map(|p| (p.run.path, p.steps)).collect();

@@ -8,6 +8,7 @@ use crate::run::directory::MANIFEST;
 use crate::run::format::journal;
 use crate::run::format::shard_name::{ShardName, is_directory_name};
 use crate::run::{FINAL, Run};
+use crate::uninterrupted;
 use crate::uninterrupted::list;
 
 /// What is in a run besides what lpa recorded. Paths are below the run.
@@ -126,7 +127,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
         let target = std::fs::read_link(from).tried("read", from)?;
         return std::os::unix::fs::symlink(target, to).tried("create", to);
     }
-    std::fs::copy(from, to).tried("copy to", to)?;
+    uninterrupted::copy(from, to).tried("copy to", to)?;
     let file = File::open(to).tried("open", to)?;
     let time = meta.modified().map_or(Ok(()), |time| file.set_modified(time));
     time.and_then(|()| file.sync_all()).tried("write", to)
