@@ -198,8 +198,8 @@ pub fn named(folder: &Path) -> Tree {
 
 /// The last line of a list: one that was begun before it may be there twice, and in part.
 fn last_line(data: Vec<u8>) -> Vec<u8> {
-    let lines = data.split_inclusive(|&b| b == b'\n');
-    lines.last().unwrap_or_default().iter().copied().skip_while(|&b| b == 0).collect()
+    let mut lines = data.split_inclusive(|&b| b == b'\n');
+    lines.next_back().unwrap_or_default().iter().copied().skip_while(|&b| b == 0).collect()
 }
 
 /// A file without what depends on when it was written: the times in manifests and journals, and the hashes of these.
@@ -305,7 +305,10 @@ fn all_operations(case: &Case) {
                 let told = |d: &Vec<u8>| d.windows(8).any(|w| w == b"os error" || w == b"damaged.");
                 let says_so = |f: &Path| now.get(f).is_some_and(told);
                 let is_spare = |f: &Path| f.parent().is_some_and(|p| p.ends_with("lpa-references"));
-                let may_differ = |f: &&PathBuf| says_so(f) || is_spare(f) && !now.contains_key(*f);
+                // Whether a name is that of a file says no more than how it is shown.
+                let is_shown = |f: &Path| hit.call == "statx" && f.extension().is_some_and(|e| e == "html");
+                let may_differ =
+                    |f: &&PathBuf| says_so(f) || is_shown(f) || is_spare(f) && !now.contains_key(*f);
                 assert!(differ.iter().all(may_differ), "{}: done, but not {differ:?}", place());
                 continue;
             }
@@ -320,7 +323,10 @@ fn all_operations(case: &Case) {
             assert_eq!(again.code, 0, "{}: again: {}{}", place(), again.out, again.err);
             let now = named(&path);
             let differ = differences(&now, &after);
-            assert!(differ.is_empty(), "{}: {differ:?}", place());
+            // A file that was moved has both names where only the new one was flushed, and is moved once more.
+            let is_spare = |f: &&PathBuf| f.parent().is_some_and(|p| p.ends_with("bad"));
+            let lost = matches!(fault, Fault::PowerLost(_));
+            assert!(differ.iter().all(|f| lost && is_spare(f)), "{}: {differ:?}", place());
             left += files(&path).len() - now.len();
         }
     }
