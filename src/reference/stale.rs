@@ -2,12 +2,14 @@
 //!
 //! Owns which files these are; knows nothing of how references are made.
 
+use std::fs::DirEntry;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use crate::regular_file;
 use crate::run::Run;
 use crate::run::format::container::Header;
+use crate::uninterrupted::list;
 
 /// Another analysis may have made a file and be about to open it; none takes so long between.
 const OPENED_WITHIN: Duration = Duration::from_secs(3600);
@@ -16,8 +18,7 @@ const OPENED_WITHIN: Duration = Duration::from_secs(3600);
 /// removed, or may be in use, stays for the next time.
 pub(super) fn remove_superseded(run: &Run, kept: &Path) {
     let Some((folder, name)) = kept.parent().zip(reference(kept)) else { return };
-    let Ok(entries) = std::fs::read_dir(folder) else { return };
-    for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+    for path in list(folder).unwrap_or_default().iter().map(DirEntry::path) {
         if path != kept && reference(&path) == Some(name) && is_of(run, &path).unwrap_or(false) {
             let _ = std::fs::remove_file(&path);
         }

@@ -16,6 +16,7 @@ mod corpus;
 mod crash;
 mod cuda;
 mod determinism;
+#[cfg(target_arch = "x86_64")]
 mod faults;
 mod flips;
 mod format_compat;
