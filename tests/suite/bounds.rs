@@ -48,7 +48,11 @@ fn a_manifest_of_a_trillion_parameters_takes_no_memory_for_them() {
         (&["analyze", run], 1, "the shard of rank 0 with steps 0 to 1 is missing"),
         (&["analyze", run, "--skip-damaged"], 1, "the shard of rank 0 with steps 1 to 1 is missing"),
         (&["recover", run], 0, "steps 0 to 1"),
-        (&["pack", run, "--out", new.to_str().unwrap()], 2, "8797 GB of memory"),
+        (
+            &["pack", run, "--out", new.to_str().unwrap()],
+            1,
+            "the shard of rank 0 with steps 0 to 1 is missing",
+        ),
     ];
     for (args, code, said) in commands {
         let ran = within(args);

@@ -250,9 +250,9 @@ fn an_interrupted_command_leaves_nothing() {
             let mut child = lpa().args(args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
             std::thread::sleep(Duration::from_millis(wait));
             let id = rustix::process::Pid::from_child(&child);
-            rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
+            rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
             let status = child.wait().unwrap();
-            if status.signal() == Some(2) {
+            if status.signal() == Some(15) {
                 ended += 1;
                 let left: Vec<_> = files(folder.path()).into_keys().collect();
                 let kept = |p: &PathBuf| p.components().any(|c| c.as_os_str() == "lpa-references");

@@ -1,5 +1,7 @@
 //! The threads that measure.
 
+use std::error::Error as _;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use crate::error::{Result, Tried};
@@ -11,6 +13,9 @@ pub(crate) fn thread_pool(threads: usize, run: &Path) -> Result<rayon::ThreadPoo
         .num_threads(threads.max(1))
         .start_handler(|_| std::mem::forget(Exact::new()))
         .build()
-        .map_err(std::io::Error::other)
+        .map_err(|e| {
+            let source = e.source().and_then(|source| source.downcast_ref::<std::io::Error>());
+            std::io::Error::new(source.map_or(ErrorKind::Other, std::io::Error::kind), e)
+        })
         .tried("start threads for", run)
 }

@@ -13,7 +13,7 @@ use crate::support::{
     Copy, Ran, borrow, copy_dir, files, flip, manifest, record, run, two_ranks, vector, write_step,
 };
 
-/// Packs and expects one line, exit code 1, and that nothing beside the run or in it is another.
+/// Packs and expects one line, the exit code of what is at fault, and that nothing beside the run or in it is another.
 fn refused(path: &Path, extra: &[&str], expected: &[&str]) {
     let around = path.parent().unwrap();
     let before = files(around);
@@ -23,7 +23,8 @@ fn refused(path: &Path, extra: &[&str], expected: &[&str]) {
 }
 
 fn is_refusal(ran: &Ran, expected: &[&str]) {
-    assert_eq!((ran.code, ran.out.as_str()), (1, ""), "{expected:?}: {}", ran.err);
+    let code = if expected.contains(&"too large") { 3 } else { 1 };
+    assert_eq!((ran.code, ran.out.as_str()), (code, ""), "{expected:?}: {}", ran.err);
     assert_eq!(ran.err.trim_end().lines().count(), 1, "{expected:?}: {}", ran.err);
     for part in expected {
         assert!(ran.err.contains(part), "no '{part}' in: {}", ran.err);
