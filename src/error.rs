@@ -360,8 +360,7 @@ impl Error {
                     | Io::DirectoryNotEmpty
                     | Io::ReadOnlyFilesystem
             ),
-            Error::Cuda(e) => !matches!(e, CudaError::NoDevice { .. }),
-            Error::Table { .. } => true,
+            Error::Table { .. } | Error::Cuda(_) => true,
             _ => false,
         }
     }

@@ -265,6 +265,7 @@ fn references_of_a_path_that_has_grown_are_not_left_behind() {
     let asked = ["analyze", path.to_str().unwrap(), "--ref", "last", "--ref", "mean:0..3"];
     let mut grow = || {
         (0..5).for_each(|_| write_step(&mut writer, &SIZES));
+        writer.flush().unwrap();
         let ran = run(&asked);
         assert_eq!(ran.code, 0, "{}", ran.err);
         kept()
