@@ -186,7 +186,7 @@ def test_noise_that_two_paths_share_is_no_signal(tmp_path):
     assert other["cos_excess"].null_count() == 0 and abs(other["t_excess"].mean()) < 4
     lpa.analyze(tmp_path / "a", references=[f"{tmp_path / 'b'}:final"], out=tmp_path / "b.parquet")
     said = subprocess.run([BINARY, "check", tmp_path / "b.parquet", "--claim", "C19"], capture_output=True, text=True)
-    assert said.returncode == 3 and "not decidable" in said.stdout
+    assert said.returncode == 4 and "not decidable" in said.stdout
     question = ["--ref", f"{tmp_path / 'b'}:final", "--out", tmp_path / "t.parquet"]
     said = subprocess.run([BINARY, "analyze", tmp_path / "a", *question], capture_output=True, text=True)
     assert "Verdict: none, since both runs begin with the same gradient" in said.stdout
