@@ -100,7 +100,7 @@ def test_beyond_the_limit_of_a_files_size_nothing_is_left(tmp_path):
         out = [] if command[0] == "simulate" else ["--out", tmp_path / "m.parquet"]
         words = [str(w) for w in (BINARY, *command, *out)]
         done = subprocess.run(["sh", "-c", 'ulimit -f 40; exec "$@"', "sh", *words], capture_output=True, text=True)
-        assert done.returncode == 1 and "File too large" in done.stderr and done.stderr.count("\n") == 1
+        assert done.returncode == 3 and "File too large" in done.stderr and done.stderr.count("\n") == 1
         assert not list(tmp_path.glob("*m.parquet*")) and not list(tmp_path.glob("run/tmp/*"))
 
 
