@@ -14,7 +14,7 @@ use crate::error::{Error, Result, Tried, Usage};
 use crate::hash::xxh3_64;
 use crate::report::SUMMARY;
 use crate::row::{Kind, SCHEMA_VERSION};
-use crate::table::{Contents, Datum, SEAL, Wide, check_seal, metadata, rows, told, widen, write_wide};
+use crate::table::{Contents, Datum, SEAL, Wide, known, metadata, rows, told, widen, write_wide};
 use crate::training::Training;
 use crate::uninterrupted::list;
 
@@ -98,10 +98,11 @@ pub(crate) fn collect(tables: &[(String, PathBuf)], to: &Path) -> Result<Collect
 
 impl Member {
     fn open(name: &str, table: &Path) -> Result<Member> {
-        Contents::Metrics.check(table)?;
-        check_seal(table)?;
-        let all = metadata(table).unwrap_or_default();
+        let all = known(table)?;
         let version = told(&all, Contents::Metrics.key());
+        if version.is_none() {
+            Contents::Metrics.check(table)?;
+        }
         if version != Some(SCHEMA_VERSION.to_string().as_str()) {
             let what = "its columns are not those of this lpa; lpa analyze makes it again".to_owned();
             return Err(Error::NotFound { path: table.to_owned(), what });

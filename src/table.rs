@@ -280,13 +280,8 @@ impl Table {
     /// As [`Self::create`].
     pub(crate) fn of(path: &Path, fields: Vec<Field>) -> Result<Table> {
         let draft = Draft::create(path)?;
-        let file = draft.file().try_clone().tried("write", path)?;
         let schema = Schema::from_iter(fields.iter().map(|f| (name(f), data_type(f.kind))));
-        let writer = ParquetWriter::new(BufWriter::with_capacity(BUFFER, file))
-            .with_compression(ParquetCompression::Zstd(None))
-            .set_parallel(false)
-            .batched(&schema)
-            .map_err(|e| table_error(path, e))?;
+        let writer = begin(&draft, &schema)?;
         let builders = builders(&fields);
         Ok(Table { draft, writer, fields, builders, pending: 0, rows: 0 })
     }
@@ -328,6 +323,17 @@ impl Table {
         // The summary is among the metadata and exists only now, after the last row.
         Ok((self.rows, finish(&self.writer, self.draft, metadata)?))
     }
+}
+
+/// Begins a file of such columns.
+fn begin(draft: &Draft, schema: &Schema) -> Result<BatchedWriterOf> {
+    let path = draft.path();
+    let file = draft.file().try_clone().tried("write", path)?;
+    ParquetWriter::new(BufWriter::with_capacity(BUFFER, file))
+        .with_compression(ParquetCompression::Zstd(None))
+        .set_parallel(false)
+        .batched(schema)
+        .map_err(|e| table_error(path, e))
 }
 
 /// Writes the footer with `metadata`, and gives the file its name. Returns its bytes.

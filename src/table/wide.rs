@@ -1,6 +1,5 @@
 //! Tables with columns that are known only when they are written: such as what users recorded of their trainings.
 
-use std::io::BufWriter;
 use std::path::Path;
 
 use polars::prelude::*;
@@ -10,7 +9,7 @@ use crate::regular_file;
 use crate::row::Kind;
 use crate::run::Draft;
 use crate::table::read::of_polars;
-use crate::table::{BUFFER, BatchedWriterOf, check_seal, data_type, finish, table_error};
+use crate::table::{begin, check_seal, data_type, finish, table_error};
 
 /// A value of a row.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,15 +74,6 @@ impl Wide {
     }
 }
 
-fn writer(draft: &Draft, path: &Path, schema: &Schema) -> Result<BatchedWriterOf> {
-    let file = draft.file().try_clone().tried("write", path)?;
-    ParquetWriter::new(BufWriter::with_capacity(BUFFER, file))
-        .with_compression(ParquetCompression::Zstd(None))
-        .set_parallel(false)
-        .batched(schema)
-        .map_err(|e| table_error(path, e))
-}
-
 /// Writes a table of some columns, which are equally long. Returns its bytes.
 ///
 /// # Errors
@@ -93,7 +83,7 @@ pub(crate) fn write_wide(path: &Path, columns: &[Wide], metadata: Vec<(String, S
     let rows = columns.first().map_or(0, |c| c.values.len());
     let frame = DataFrame::new(rows, columns.iter().map(Wide::column).collect());
     let frame = frame.map_err(|e| table_error(path, e))?;
-    let mut writer = writer(&draft, path, frame.schema())?;
+    let mut writer = begin(&draft, frame.schema())?;
     writer.write_batch(&frame).map_err(|e| table_error(path, e))?;
     finish(&writer, draft, metadata)
 }
@@ -112,7 +102,7 @@ pub(crate) fn widen(from: &Path, to: &Path, more: &[Wide], metadata: Vec<(String
         wide.with_column(PlSmallStr::from_str(&column.name), data_type(column.kind));
     }
     let draft = Draft::create(to)?;
-    let mut writer = writer(&draft, to, &wide)?;
+    let mut writer = begin(&draft, &wide)?;
     let mut at = 0;
     for group in &known.row_groups {
         let rows = group.num_rows();
