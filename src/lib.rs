@@ -125,6 +125,7 @@ mod plane;
 #[cfg(feature = "cli")]
 mod plot;
 mod printable;
+mod processors;
 mod question;
 #[cfg(feature = "cli")]
 mod reading;

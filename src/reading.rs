@@ -48,14 +48,26 @@ pub(crate) struct Reading {
     pub step2: Option<f64>,
     /// `||x_t - x_0||^2`.
     pub init2: Option<f64>,
-    /// Ends of the interval of the cosine; `None` where it is no estimate.
+    /// The lower end of the interval of the cosine; `None` where it is no estimate.
     pub cos_lo: Option<f64>,
     /// The upper one.
     pub cos_hi: Option<f64>,
     /// The lower end of RSI's; `None` where nothing bounds it, too.
     pub rsi_lo: Option<f64>,
-    /// The upper end of EB's, likewise.
+    /// The upper one.
+    pub rsi_hi: Option<f64>,
+    /// The lower end of EB's, likewise.
+    pub eb_lo: Option<f64>,
+    /// The upper one.
     pub eb_hi: Option<f64>,
+    /// The lower end of loLR's, likewise.
+    pub lolr_lo: Option<f64>,
+    /// The upper one.
+    pub lolr_hi: Option<f64>,
+    /// The lower end of that of `||d||`, likewise.
+    pub dist_lo: Option<f64>,
+    /// The upper one.
+    pub dist_hi: Option<f64>,
     /// The distance is below 1,000 roundings of the iterates.
     pub rounding: bool,
     /// A sum is infinite or a NaN.
@@ -77,6 +89,39 @@ impl Reading {
         self.cos.is_some_and(|c| c < 0.0) && !self.unresolved
     }
 
+    fn ends(&self, value: Option<f64>, (lo, hi): (Option<f64>, Option<f64>)) -> Option<Ends> {
+        let value = value?;
+        Some(match self.is_estimate() {
+            false => Ends { lo: value, hi: value },
+            true => Ends { lo: lo.unwrap_or(f64::NEG_INFINITY), hi: hi.unwrap_or(f64::INFINITY) },
+        })
+    }
+
+    /// Between what the cosine lies; `None` where there is none.
+    pub(crate) fn cos_ends(&self) -> Option<Ends> {
+        self.ends(self.cos, (self.cos_lo, self.cos_hi))
+    }
+
+    /// The same of RSI.
+    pub(crate) fn rsi_ends(&self) -> Option<Ends> {
+        self.ends(self.rsi, (self.rsi_lo, self.rsi_hi))
+    }
+
+    /// The same of EB.
+    pub(crate) fn eb_ends(&self) -> Option<Ends> {
+        self.ends(self.eb, (self.eb_lo, self.eb_hi))
+    }
+
+    /// The same of loLR.
+    pub(crate) fn lolr_ends(&self) -> Option<Ends> {
+        self.ends(Some(self.dot? / self.g2?), (self.lolr_lo, self.lolr_hi))
+    }
+
+    /// The same of `||d||`.
+    pub(crate) fn dist_ends(&self) -> Option<Ends> {
+        self.ends(self.d2.map(f64::sqrt), (self.dist_lo, self.dist_hi))
+    }
+
     /// What RSI is at least; `None` where that is not known.
     pub(crate) fn least_rsi(&self) -> Option<f64> {
         if self.is_estimate() { self.rsi_lo } else { self.rsi }
@@ -88,10 +133,19 @@ impl Reading {
     }
 }
 
+/// Between what a value lies: both are the value where nothing was lost, and infinite where nothing bounds it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Ends {
+    /// The lower end.
+    pub lo: f64,
+    /// The upper one.
+    pub hi: f64,
+}
+
 type Set = fn(&mut Reading, Option<f64>);
 
 /// Columns of numbers.
-const REALS: [(&str, Set); 20] = [
+const REALS: [(&str, Set); 26] = [
     ("epoch", |r, v| r.epoch = v),
     ("loss", |r, v| r.loss = v),
     ("lr", |r, v| r.lr = v),
@@ -111,11 +165,20 @@ const REALS: [(&str, Set); 20] = [
     ("cos_lo", |r, v| r.cos_lo = v),
     ("cos_hi", |r, v| r.cos_hi = v),
     ("rsi_lo", |r, v| r.rsi_lo = v),
+    ("rsi_hi", |r, v| r.rsi_hi = v),
+    ("eb_lo", |r, v| r.eb_lo = v),
     ("eb_hi", |r, v| r.eb_hi = v),
+    ("lolr_lo", |r, v| r.lolr_lo = v),
+    ("lolr_hi", |r, v| r.lolr_hi = v),
+    ("dist_lo", |r, v| r.dist_lo = v),
+    ("dist_hi", |r, v| r.dist_hi = v),
 ];
 
 /// Columns of numbers that are null where nothing was lost, and flags that are false: tables of before have none.
-const OF_LOSS: [&str; 6] = ["cos_lo", "cos_hi", "rsi_lo", "eb_hi", UNRESOLVED, SKETCHED];
+const OF_LOSS: [&str; 12] = [
+    "cos_lo", "cos_hi", "rsi_lo", "rsi_hi", "eb_lo", "eb_hi", "lolr_lo", "lolr_hi", "dist_lo", "dist_hi",
+    UNRESOLVED, SKETCHED,
+];
 const UNRESOLVED: &str = "sign_unresolved";
 const SKETCHED: &str = "sketched";
 

@@ -1,12 +1,13 @@
 //! Claims on the cosine, RSI and EB along a path: C1 to C5.
 
+use crate::claims::ends::{mean, rises};
 use crate::claims::path::Path;
 use crate::claims::rows::{
-    NO_EPOCHS, answer, before_the_last_epoch, cosines, epoch, known, least, negatives, of_open, open, own,
-    walks,
+    NO_EPOCHS, answer, before_the_last_epoch, cosines, epoch, known, least, negatives, of_estimates, of_open,
+    open, own, walks,
 };
 use crate::claims::{Answer, Outcome};
-use crate::reading::{Reading, Series};
+use crate::reading::{Ends, Reading, Series};
 use crate::statistics::{quantile, rise, sorted};
 use crate::summary::{significant, thousands};
 
@@ -51,17 +52,25 @@ pub(super) fn band(path: &Path) -> Answer {
             ends(sorted(cosines(rows))).ok_or_else(|| Answer::undecidable("no step has a cosine"))?;
         let ratio = |(low, high): (f64, f64)| (low > 0.0).then_some(high / low);
         let (value, walk) = (ratio((low, high)), ends(sorted(walks(rows))).and_then(ratio));
+        // A percentile lies between those of lower and of upper ends.
+        let side = |of: fn(Ends) -> f64| {
+            ends(sorted(rows.iter().filter_map(Reading::cos_ends).map(of))).unwrap_or((low, high))
+        };
+        let (least, most) = (side(|e| e.lo), side(|e| e.hi));
+        let is_in_band = |ends| ratio(ends).is_some_and(|r| r < 3.0);
+        let outcome = Outcome::between(is_in_band((most.0, least.1)), is_in_band((least.0, most.1)));
         let sentence = format!(
-            "After the first epoch 98 % of the cosines lie between {} and {}{}; of a random walk the ratio is {}.",
+            "After the first epoch 98 % of the cosines lie between {} and {}{}; of a random walk the ratio is {}.{}",
             significant(low),
             significant(high),
             value.map_or_else(
                 || ", not all above 0".to_owned(),
                 |r| format!(", a ratio of {}", significant(r))
             ),
-            known(walk)
+            known(walk),
+            of_estimates(rows)
         );
-        Ok(Answer { outcome: Outcome::of(value.is_some_and(|r| r < 3.0)), value, walk, sentence })
+        Ok(Answer { outcome, value, walk, sentence })
     };
     answer(check())
 }
@@ -117,6 +126,10 @@ pub(super) fn rising(path: &Path) -> Answer {
     let check = || {
         let series = own(path)?;
         let of = [rise_of(series, |r| r.rsi), rise_of(series, |r| r.eb), rise_of(series, |r| r.cos)];
+        let ends = [Reading::rsi_ends, Reading::eb_ends, Reading::cos_ends].map(|of| {
+            let means: Vec<Ends> = series.spans().iter().filter_map(|span| mean(span, of)).collect();
+            rises(&means)
+        });
         let [Some(rsi), Some(eb), Some(cos)] = of else {
             return Err(Answer::undecidable("there are too few epochs or windows with RSI, EB and cosine"));
         };
@@ -124,13 +137,17 @@ pub(super) fn rising(path: &Path) -> Answer {
         let value = rsi.min(eb).min(cos);
         let sentence = format!(
             "Means by epoch or fiftieth rise with rank correlations of {} (RSI), {} (EB) and {} (cosine); the cosine of \
-             a random walk of the same steps with {}.",
+             a random walk of the same steps with {}.{}",
             significant(rsi),
             significant(eb),
             significant(cos),
-            known(walk)
+            known(walk),
+            of_estimates(&series.rows)
         );
-        Ok(Answer { outcome: Outcome::of(value > 0.9), value: Some(value), walk, sentence })
+        // Nothing is said of what does not change, which has no correlation above.
+        let all = |of: fn((f64, f64)) -> f64| ends.iter().all(|e| e.is_some_and(|e| of(e) > 0.9));
+        let outcome = Outcome::between(all(|(_, most)| most), all(|(least, _)| least));
+        Ok(Answer { outcome, value: Some(value), walk, sentence })
     };
     answer(check())
 }

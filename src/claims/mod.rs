@@ -2,11 +2,12 @@
 //!
 //! Owns which claims there are and what an answer is: whether the claim holds of these paths, by which numbers, what the
 //! same check says of a random walk, and in a sentence. `path` is what is known of a path, `one` has the claims on a
-//! single one (`cosine` and `motion` most of them, `rows` what these take), `several` those that compare (`told` which
+//! single one (`cosine` and `motion` most of them, `rows` what these take, `ends` what holds of estimates), `several` those that compare (`told` which
 //! paths, `batches` by batch size), `table` and `words` how they are told.
 
 mod batches;
 mod cosine;
+mod ends;
 mod motion;
 mod one;
 mod path;

@@ -1,9 +1,12 @@
 //! Claims on how a path moves and ends: C6, C7 and C13 to C18.
 
+use crate::claims::ends::{correlations, may_be_one};
 use crate::claims::path::Path;
-use crate::claims::rows::{answer, before_the_last_epoch, known, least, negatives, of_open, open, own};
+use crate::claims::rows::{
+    answer, before_the_last_epoch, known, least, negatives, of_estimates, of_open, open, own,
+};
 use crate::claims::{Answer, Outcome};
-use crate::reading::Reading;
+use crate::reading::{Ends, Reading};
 use crate::statistics::Fit;
 use crate::statistics::{pearson, quantile, sorted};
 use crate::summary::{significant, thousands};
@@ -12,13 +15,19 @@ pub(super) fn late(path: &Path) -> Answer {
     let check = || {
         let mut fit = Fit::default();
         let log = |v: Option<f64>| v.filter(|&v| v > 0.0).map(f64::ln);
-        own(path)?.part(0.8, 1.0).iter().for_each(|r| {
+        let rows = own(path)?.part(0.8, 1.0);
+        rows.iter().for_each(|r| {
             fit.add(log(r.d2).map(|d| d / 2.0).zip(log(r.eb)));
         });
         let why = || {
             Answer::undecidable("the last fifth has too few steps with EB, or the distance does not change")
         };
         let value = fit.slope().ok_or_else(why)?;
+        if rows.iter().any(Reading::is_estimate) && may_be_one(rows.iter().filter_map(Reading::dist_ends)) {
+            return Err(Answer::undecidable(
+                "over the last fifth the distance changes by less than it is known, since something was lost",
+            ));
+        }
         let regime = match value {
             v if v.abs() < 0.25 => "is stable, as with interpolation",
             v if (v + 1.0).abs() < 0.25 => "diverges as 1/distance: the gradients do not vanish",
@@ -26,9 +35,10 @@ pub(super) fn late(path: &Path) -> Answer {
         };
         let sentence = format!(
             "Over the last fifth EB goes as distance^{} (correlation {}): it {regime}. Of a random walk it diverges, with \
-             exponent -1.",
+             exponent -1.{}",
             significant(value),
-            known(fit.correlation())
+            known(fit.correlation()),
+            of_estimates(rows)
         );
         let holds = value.abs() < 0.25 || (value + 1.0).abs() < 0.25;
         Ok(Answer { outcome: Outcome::of(holds), value: Some(value), walk: Some(-1.0), sentence })
@@ -89,6 +99,15 @@ pub(super) fn schedule(path: &Path) -> Answer {
             series.spans().iter().filter_map(point).collect::<Vec<(f64, f64)>>()
         };
         let points = of(|r| r.dot);
+        let ends = |span: &&[Reading]| {
+            let of = |end: fn(Ends) -> f64| {
+                span.iter().map(|r| Some(end(r.lolr_ends()?) * r.g2?)).sum::<Option<f64>>()
+            };
+            let g2 = span.iter().map(|r| r.g2).sum::<Option<f64>>()?;
+            let lr = span.iter().map(|r| r.lr).sum::<Option<f64>>()? / span.len() as f64;
+            Some((lr, Ends { lo: of(|e| e.lo)? / g2, hi: of(|e| e.hi)? / g2 })).filter(|_| g2 > 0.0)
+        };
+        let (against, with) = correlations(&series.spans().iter().filter_map(ends).collect::<Vec<_>>());
         let rates = sorted(points.iter().map(|p| p.0));
         let (Some(&low), Some(&high)) = (rates.first(), rates.last()) else {
             return Err(Answer::undecidable("no learning rate was recorded, or steps have several"));
@@ -101,11 +120,16 @@ pub(super) fn schedule(path: &Path) -> Answer {
         let walk = pearson(&of(|r| r.own));
         let sentence = format!(
             "loLR by epoch or fiftieth correlates with the learning rate by {}; that of a random walk, which follows the \
-             schedule by construction, by {}.",
+             schedule by construction, by {}.{}",
             significant(value),
-            known(walk)
+            known(walk),
+            of_estimates(&series.rows)
         );
-        Ok(Answer { outcome: Outcome::of(value > 0.8), value: Some(value), walk, sentence })
+        let outcome = match series.rows.iter().any(Reading::is_estimate) {
+            true => Outcome::between(with > 0.8, against > 0.8),
+            false => Outcome::of(value > 0.8),
+        };
+        Ok(Answer { outcome, value: Some(value), walk, sentence })
     };
     answer(check())
 }
@@ -235,22 +259,29 @@ pub(super) fn without_geometry(path: &Path) -> Answer {
 pub(super) fn negligible(path: &Path) -> Answer {
     let check = || {
         let series = own(path)?;
-        let first = series.rows.first().and_then(|r| r.d2).filter(|d2| *d2 > 0.0);
-        let first = first.ok_or_else(|| Answer::undecidable("the first distance is not known, or 0"))?;
-        let near = |r: &Reading| r.rounding || r.d2.is_some_and(|d2| d2 < 1e-6 * first);
+        let first = series.rows.first().filter(|r| r.d2.is_some_and(|d2| d2 > 0.0));
+        let why = || Answer::undecidable("the first distance is not known, or 0");
+        let (d2, first) = first.and_then(|r| Some((r.d2?, r.dist_ends()?))).ok_or_else(why)?;
+        let near = |r: &Reading| r.rounding || r.d2.is_some_and(|of_row| of_row < 1e-6 * d2);
         let behind = series.rows.iter().rev().take_while(|r| near(r)).count();
+        // The last row decides.
+        let is_near = |of: &dyn Fn(Ends) -> bool| {
+            series.rows.last().is_some_and(|r| r.rounding || r.dist_ends().is_some_and(of))
+        };
+        let (may, does) = (is_near(&|e| e.lo < 1e-3 * first.hi), is_near(&|e| e.hi < 1e-3 * first.lo));
         let row = series.rows.get(series.rows.len() - behind);
         let sentence = match row {
             Some(row) => format!(
                 "From step {} on the distance is below a thousandth of the first, or below 1,000 roundings: figures are best cut there.",
                 row.step
             ),
+            None if may => "The distance of the last step may be below a thousandth of the first, for what was lost.".to_owned(),
             None => "The distance is above a thousandth of the first and above 1,000 roundings up to the last step: no figure \
                      has to be cut."
                 .to_owned(),
         };
         let value = row.map(|r| r.step as f64);
-        Ok(Answer { outcome: Outcome::of(row.is_some()), value, walk: None, sentence })
+        Ok(Answer { outcome: Outcome::between(may, does), value, walk: None, sentence })
     };
     answer(check())
 }

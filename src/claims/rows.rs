@@ -1,5 +1,6 @@
 //! What claims on single paths take of rows: which are looked at, and their cosines.
 
+use crate::certainty::Certainty;
 use crate::claims::Answer;
 use crate::claims::path::Path;
 use crate::reading::{Reading, Series};
@@ -56,6 +57,16 @@ pub(super) fn of_open(open: usize) -> String {
         0 => String::new(),
         n => format!(" At {} steps its sign is not certain (sign_unresolved).", thousands(n as u64)),
     }
+}
+
+/// That numbers are of estimates, as a sentence; nothing where they are not.
+pub(super) fn of_estimates(rows: &[Reading]) -> String {
+    Certainty::of(rows).half().map_or_else(String::new, |half| {
+        format!(
+            " Of a path stored with loss or as sketches these are estimates, of cosines to within {} on the average.",
+            significant(half)
+        )
+    })
 }
 
 pub(super) fn walks(rows: &[Reading]) -> impl Iterator<Item = f64> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::cli::batch::{Batch, Told};
 use crate::cli::output::{Format, Output};
 use crate::cli::progress::Progress;
-use crate::cli::{Fine, backend, bytes, question, rate, say, share_threads};
+use crate::cli::{Fine, backend, bytes, question, rate, say, threads};
 use crate::error::Usage;
 use crate::question::{Execution, Made};
 use crate::run::{Access, Run};
@@ -26,9 +26,8 @@ pub(super) struct Arguments {
     /// groups or steps RUN/metrics.THESE.parquet; in the working directory where RUN cannot be written]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Worker threads [default: one per processor]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
+    #[command(flatten)]
+    threads: threads::Arguments,
     #[command(flatten)]
     backend: backend::Arguments,
     /// Write csv or jsonl to standard output instead of a Parquet table
@@ -50,9 +49,12 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<Fine> {
     }
     let backend = a.backend.backend()?;
     let progress = Progress::new(a.quiet);
-    let mut how = Execution { backend, observer: &progress, ..Execution::default() };
-    how.threads = a.threads.map_or(how.threads, usize::from);
-    share_threads();
+    let how = Execution {
+        threads: a.threads.count(&progress),
+        backend,
+        observer: &progress,
+        ..Execution::default()
+    };
     let access = Access::from_env(!a.no_mmap)?;
     let path = match a.runs.as_slice() {
         [one] if a.tell == Told::Text => one,

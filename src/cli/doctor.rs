@@ -9,6 +9,7 @@ use crate::doctor::conformance::Check;
 use crate::doctor::{self, conformance};
 use crate::isa::Isa;
 use crate::page;
+use crate::processors::processors;
 use crate::summary::{significant, thousands};
 
 #[derive(clap::Args)]
@@ -24,8 +25,7 @@ pub(super) struct Arguments {
 /// Says what lpa can run on, and checks the processor's instruction sets and each GPU.
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     let isa = Isa::from_env()?;
-    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    say(&format!("lpa {}\nCPU: {processors} processors, {}\n", env!("CARGO_PKG_VERSION"), isa.name()))?;
+    say(&format!("lpa {}\nCPU: {} processors, {}\n", env!("CARGO_PKG_VERSION"), processors(), isa.name()))?;
     say(&match page::EMBEDDED {
         Some(charting) => format!("lpa report: with uPlot {}\n", charting.version),
         None => format!("lpa report: {}\n", page::WITHOUT),

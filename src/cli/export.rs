@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::cli::{RunArguments, bytes, say, share_threads};
+use crate::cli::{RunArguments, bytes, say};
 use crate::export::{What, export};
 use crate::run::Run;
 use crate::run::format::manifest::ITERATE;
@@ -26,7 +26,6 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
-    share_threads();
     let run = Run::open(&a.run.run, a.run.access()?)?;
     let what = if a.sketch { What::Sketch } else { What::Elements };
     let written = export(&run, (a.step, &a.stream), what, &a.out)?;

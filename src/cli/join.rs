@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::analyze::Observer as _;
 use crate::cli::progress::Progress;
-use crate::cli::{bytes, say, share_threads};
+use crate::cli::{bytes, say};
 use crate::join::{Join, Seam};
 use crate::pack::transcript::Storing;
 use crate::run::Access;
@@ -31,7 +31,6 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
-    share_threads();
     let storing = Storing { profile: a.profile, predict: !a.no_predict };
     let join = Join::prepare(&a.runs, Access::from_env(!a.no_mmap)?, storing, &a.out)?;
     let progress = Progress::new(false);

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::cli::RunArguments;
 use crate::cli::progress::Progress;
+use crate::cli::{RunArguments, threads};
 use crate::lags::{Options, tabulate};
-use crate::question::{Execution, Steps};
+use crate::question::Steps;
 use crate::reference::ReferenceSpec;
 use crate::run::Run;
 
@@ -31,9 +31,8 @@ pub(super) struct Arguments {
     /// them by A..B:K
     #[arg(long, value_name = "A..B[:K]", value_parser = Steps::from_str)]
     steps: Option<Steps>,
-    /// Worker threads [default: one per processor]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
+    #[command(flatten)]
+    threads: threads::Arguments,
     /// Print neither progress nor summary
     #[arg(long, short)]
     quiet: bool,
@@ -42,14 +41,14 @@ pub(super) struct Arguments {
 /// Measures steps against later ones.
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     let run = Run::open(&a.run.run, a.run.access()?)?;
+    let progress = Progress::new(a.quiet);
     let options = Options {
         lags: a.lags.clone(),
         reference: a.reference.clone(),
         groups: a.groups.clone(),
         steps: a.steps.clone().unwrap_or_default(),
-        threads: a.threads.map_or(Execution::default().threads, usize::from),
+        threads: a.threads.count(&progress),
     };
-    let progress = Progress::new(a.quiet);
     let table = tabulate(&run, &options, a.out.as_deref(), &progress)?;
     progress.tell(&run, &table)
 }

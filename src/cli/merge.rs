@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cli::progress::Progress;
-use crate::cli::{bytes, say, share_threads};
+use crate::cli::{bytes, say};
 use crate::parts::{Plan, State, merge};
 use crate::question::{Execution, Made};
 use crate::run::Access;
@@ -42,7 +42,6 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     let plan = Plan::read(&a.plan)?;
     let progress = Progress::new(a.quiet);
     let how = Execution { observer: &progress, ..Execution::default() };
-    share_threads();
     let wait = Duration::from_secs(a.wait.into());
     let table = merge(&plan, Access::from_env(!a.no_mmap)?, &how, (a.out.as_deref(), wait))?;
     if a.quiet {

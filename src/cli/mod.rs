@@ -1,6 +1,6 @@
 //! The command line: arguments in, exit code out.
 //!
-//! Exit codes: 0 fine, 1 the input is at fault, 2 the command line is, 3 not all claims are decidable. A closed pipe
+//! Exit codes: 0 fine, 1 the input is at fault, 2 the command line is, 3 the machine is, 4 not all can be said. A closed pipe
 //! is fine.
 
 mod analyze;
@@ -37,6 +37,7 @@ mod simulate;
 mod sketch;
 mod slurm;
 mod table;
+mod threads;
 mod verify;
 mod windows;
 
@@ -177,6 +178,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     };
     signals::install();
     allow_open_files();
+    share_threads();
     if arguments.command.stops() {
         signals::stop_when_asked();
     }

@@ -6,10 +6,10 @@ use std::str::FromStr;
 use crate::claims::{Batches, Path};
 use crate::cli::progress::Progress;
 use crate::cli::table::{self, Usual};
-use crate::cli::{say, told};
+use crate::cli::{say, threads, told};
 use crate::error::Usage;
 use crate::noise::{Options, summary, tabulate, write};
-use crate::question::{Execution, Steps, check_writable};
+use crate::question::{Steps, check_writable};
 use crate::reference::ReferenceSpec;
 use crate::run::{Access, Run};
 use crate::table::Contents;
@@ -41,9 +41,8 @@ pub(super) struct Arguments {
     /// directory where RUN cannot be written; of several none]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Worker threads [default: one per processor]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
+    #[command(flatten)]
+    threads: threads::Arguments,
     /// Read shards piece by piece instead of mapping them (for network file systems)
     #[arg(long)]
     no_mmap: bool,
@@ -62,6 +61,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
 
 fn one(a: &Arguments, path: &std::path::Path) -> anyhow::Result<()> {
     let run = Run::open(path, Access::from_env(!a.no_mmap)?)?;
+    let progress = Progress::new(a.quiet);
     let options = Options {
         probes: a.probes.clone(),
         batch: a.batch.map(|b| b as f64),
@@ -69,9 +69,8 @@ fn one(a: &Arguments, path: &std::path::Path) -> anyhow::Result<()> {
         reference: a.reference.clone(),
         groups: a.groups.clone(),
         steps: a.steps.clone().unwrap_or_default(),
-        threads: a.threads.map_or(Execution::default().threads, usize::from),
+        threads: a.threads.count(&progress),
     };
-    let progress = Progress::new(a.quiet);
     let table = tabulate(&run, &options, a.out.as_deref(), &progress)?;
     progress.tell(&run, &table)
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::analyze::Observer as _;
 use crate::cli::progress::Progress;
-use crate::cli::{RunArguments, bytes, say, share_threads};
+use crate::cli::{RunArguments, bytes, say};
 use crate::pack::transcript::Storing;
 use crate::pack::{Options, Pack};
 use crate::run::format::manifest::{Precision, Storage};
@@ -34,7 +34,6 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
-    share_threads();
     let storage = Storage { gradients: a.gradients, iterates: a.iterates };
     let storing = Storing { profile: a.profile, predict: !a.no_predict };
     let options = Options { storing, storage, out: a.out.clone() };

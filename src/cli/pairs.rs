@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::cli::RunArguments;
 use crate::cli::progress::Progress;
+use crate::cli::{RunArguments, threads};
 use crate::pairs::{Options, tabulate};
-use crate::question::{Execution, Steps};
+use crate::question::Steps;
 use crate::run::Run;
 
 #[derive(clap::Args)]
@@ -23,9 +23,8 @@ pub(super) struct Arguments {
     /// Only these steps: A..B (B not included), A.., ..B, or every K-th of them by A..B:K
     #[arg(long, value_name = "A..B[:K]", value_parser = Steps::from_str)]
     steps: Option<Steps>,
-    /// Worker threads [default: one per processor]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
+    #[command(flatten)]
+    threads: threads::Arguments,
     /// Print neither progress nor summary
     #[arg(long, short)]
     quiet: bool,
@@ -34,9 +33,9 @@ pub(super) struct Arguments {
 /// Measures all pairs.
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     let run = Run::open(&a.run.run, a.run.access()?)?;
-    let threads = a.threads.map_or(Execution::default().threads, usize::from);
-    let options = Options { every: a.every, steps: a.steps.clone().unwrap_or_default(), threads };
     let progress = Progress::new(a.quiet);
+    let threads = a.threads.count(&progress);
+    let options = Options { every: a.every, steps: a.steps.clone().unwrap_or_default(), threads };
     let table = tabulate(&run, &options, a.out.as_deref(), &progress)?;
     progress.tell(&run, &table)
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::cli::progress::Progress;
-use crate::cli::{bytes, rate, say, share_threads};
+use crate::cli::{bytes, rate, say, threads};
 use crate::parts::{Partial, Plan, make};
 use crate::question::Execution;
 use crate::run::Access;
@@ -17,9 +17,8 @@ pub(super) struct Arguments {
     /// The part, by number from 0 on
     #[arg(long, value_name = "I")]
     part: u32,
-    /// Worker threads [default: one per processor]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
+    #[command(flatten)]
+    threads: threads::Arguments,
     /// Read shards piece by piece instead of mapping them (for network file systems)
     #[arg(long)]
     no_mmap: bool,
@@ -32,9 +31,7 @@ pub(super) struct Arguments {
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     let plan = Plan::read(&a.plan)?;
     let progress = Progress::new(a.quiet);
-    let mut how = Execution { observer: &progress, ..Execution::default() };
-    how.threads = a.threads.map_or(how.threads, usize::from);
-    share_threads();
+    let how = Execution { threads: a.threads.count(&progress), observer: &progress, ..Execution::default() };
     let done = make(&plan, a.part as usize, Access::from_env(!a.no_mmap)?, &how)?;
     if a.quiet {
         return Ok(());

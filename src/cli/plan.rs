@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::cli::progress::Progress;
-use crate::cli::{RunArguments, bytes, question, say, share_threads};
+use crate::cli::{RunArguments, bytes, question, say, threads};
 use crate::parts::Plan;
 use crate::parts::shell::as_word;
 use crate::question::Execution;
@@ -22,9 +22,8 @@ pub(super) struct Arguments {
     out: PathBuf,
     #[command(flatten)]
     question: question::Arguments,
-    /// Threads that make averages of iterates [default: one per processor]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
+    #[command(flatten)]
+    threads: threads::Arguments,
     /// Print nothing
     #[arg(long, short)]
     quiet: bool,
@@ -33,9 +32,7 @@ pub(super) struct Arguments {
 /// Makes a plan.
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     let progress = Progress::new(a.quiet);
-    let mut how = Execution { observer: &progress, ..Execution::default() };
-    how.threads = a.threads.map_or(how.threads, usize::from);
-    share_threads();
+    let how = Execution { threads: a.threads.count(&progress), observer: &progress, ..Execution::default() };
     let run = Run::open(&a.run.run, a.run.access()?)?;
     let plan = Plan::make(&a.question.question(), &run, &how, (a.parts as usize, &a.out))?;
     if a.quiet {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use crate::cli::{RunArguments, bytes, say, share_threads};
+use crate::cli::{RunArguments, bytes, say};
 use crate::printable::printable_in_line;
 use crate::recover::{Done, RankState, Recovered, recover};
 use crate::run::format::journal::{Attempt, State};
@@ -18,7 +18,6 @@ pub(super) struct Arguments {
 const LISTED: usize = 10;
 
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
-    share_threads();
     let path = a.run.run.as_path();
     let found = recover(path, a.run.access()?)?;
     let mut out = String::new();

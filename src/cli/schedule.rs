@@ -4,14 +4,16 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::analyze::Observer;
 use crate::cli::progress::Progress;
-use crate::cli::{RunArguments, backend, say};
+use crate::cli::{RunArguments, backend, say, threads};
 use crate::error::{Tried, Usage};
 use crate::question::{Execution, Question, Steps};
 use crate::reference::ReferenceSpec;
 use crate::run::{Draft, Run};
 use crate::schedule::{self, Rates, WARNING, snippet};
 use crate::span::Spans;
+use crate::summary::counted;
 
 /// How a schedule is written.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -42,9 +44,8 @@ pub(super) struct Arguments {
     /// Only these steps: A..B (B not included), A.., ..B, or every K-th of them by A..B:K
     #[arg(long, value_name = "A..B[:K]", value_parser = Steps::from_str)]
     steps: Option<Steps>,
-    /// Worker threads [default: one per processor]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
+    #[command(flatten)]
+    threads: threads::Arguments,
     #[command(flatten)]
     backend: backend::Arguments,
     /// Print neither progress nor the warning
@@ -59,8 +60,8 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     }
     let run = Run::open(&a.run.run, a.run.access()?)?;
     let progress = Progress::new(a.quiet);
-    let mut how = Execution { backend: a.backend.backend()?, observer: &progress, ..Execution::default() };
-    how.threads = a.threads.map_or(how.threads, usize::from);
+    let (threads, backend) = (a.threads.count(&progress), a.backend.backend()?);
+    let how = Execution { threads, backend, observer: &progress };
     let question = Question {
         references: vec![a.reference.clone()],
         groups: vec![a.group.clone()],
@@ -81,6 +82,9 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     if !a.quiet {
         let _ = writeln!(std::io::stderr().lock(), "note: {}", WARNING.replace('\n', "\n  "));
     }
+    if rates.iter().any(|r| r.interval.is_some()) {
+        progress.note(&unsure(&rates));
+    }
     let Some(out) = &a.out else { return say(&text) };
     let draft = Draft::create(out)?;
     draft.file().write_all(text.as_bytes()).tried("write", out)?;
@@ -88,12 +92,27 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How well rates are known.
+fn unsure(rates: &[Rates]) -> String {
+    let is_beyond = |r: &&Rates| {
+        let (Some(interval), Some(walk)) = (r.interval, r.walk) else { return false };
+        interval.lo.is_some_and(|lo| lo > walk) || interval.hi.is_some_and(|hi| hi < walk)
+    };
+    format!(
+        "the rates are estimates, of vectors that were stored with loss or as sketches: loLR lies between lolr_lo and \
+         lolr_hi of the CSV. In {} it is certainly not that of a walk",
+        counted(rates.iter().filter(is_beyond).count() as u64, "window")
+    )
+}
+
 fn csv(rates: &[Rates]) -> String {
-    let mut text =
-        String::from("first_step,last_step,steps,epoch,lr,lolr,lolr_walk,lolr_excess,lr_equivalent\n");
+    let mut text = String::from(
+        "first_step,last_step,steps,epoch,lr,lolr,lolr_lo,lolr_hi,lolr_walk,lolr_excess,lr_equivalent\n",
+    );
     let number = |value: Option<f64>| value.map(|v| v.to_string()).unwrap_or_default();
     for r in rates {
-        let reals = [r.epoch, r.lr, r.lolr, r.walk, r.excess(), r.equivalent].map(number);
+        let (lo, hi) = (r.interval.and_then(|i| i.lo), r.interval.and_then(|i| i.hi));
+        let reals = [r.epoch, r.lr, r.lolr, lo, hi, r.walk, r.excess(), r.equivalent].map(number);
         text += &format!("{},{},{},{}\n", r.steps.0, r.steps.1, r.count, reals.join(","));
     }
     text

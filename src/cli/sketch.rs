@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::analyze::Observer as _;
 use crate::cli::progress::Progress;
-use crate::cli::{RunArguments, bytes, say, share_threads};
+use crate::cli::{RunArguments, bytes, say};
 use crate::run::format::sketching::Sketching;
 use crate::run::write::writer::WriterOptions;
 use crate::sketch::SEED;
@@ -36,7 +36,6 @@ fn seed(text: &str) -> Result<u64, String> {
 }
 
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
-    share_threads();
     let sketch = Sketching { dimensions: a.dims, seed: a.seed };
     let prepared = SketchRun::prepare(&a.run.run, &a.out, sketch, a.run.access()?)?;
     let progress = Progress::new(false);

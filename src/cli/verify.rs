@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::analyze::Observer as _;
 use crate::cli::progress::Progress;
-use crate::cli::{RunArguments, say, share_threads};
+use crate::cli::{RunArguments, say};
 use crate::error::{ErrorKind, Result, Tried};
 use crate::run::{Access, Run};
 use crate::summary::counted;
@@ -20,7 +20,6 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
-    share_threads();
     // Each byte is looked at once, so that nothing is won by mapping; and what becomes shorter meanwhile is an error.
     let run = Run::open(&a.run.run, Access { mmap: false, ..a.run.access()? })?;
     let progress = Progress::new(false);

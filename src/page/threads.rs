@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::{Builder, ScopedJoinHandle};
 
 use crate::error::Result;
+use crate::processors::processors;
 
 // Not rayon's threads: one that waits for polars takes up another piece of work meanwhile, which would wait for the first.
 /// What `work` makes of each of `all`, in their order, by as many threads as there are processors, or as can be had.
@@ -15,7 +16,7 @@ pub(super) fn in_threads<T: Sync, R: Send>(
     let take = || rest.lock().unwrap_or_else(PoisonError::into_inner).next();
     let worker =
         || -> Vec<(usize, Result<R>)> { std::iter::from_fn(take).map(|(i, one)| (i, work(one))).collect() };
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = processors();
     let mut done: Vec<(usize, Result<R>)> = std::thread::scope(|scope| {
         let others: Vec<_> =
             (1..threads).map_while(|_| Builder::new().spawn_scoped(scope, worker).ok()).collect();

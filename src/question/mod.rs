@@ -20,6 +20,7 @@ pub use crate::question::steps::Steps;
 use crate::analyze::{Analysis, Measured, Observer, Options, Pass, Shadow, Share, thread_pool, unusable};
 use crate::error::{Result, Usage};
 use crate::group;
+use crate::processors::processors;
 use crate::reference;
 use crate::reference::{Cache, OwnReference, Reference, ReferenceSpec, Rename};
 use crate::report::{SUMMARY, left_out, report};
@@ -88,13 +89,6 @@ impl Default for Execution<'_> {
     fn default() -> Self {
         Execution { threads: processors(), backend: Backend::Auto, observer: &() }
     }
-}
-
-/// The processors that this process may use: also those that Slurm has given it, where it does not hold a process to them.
-fn processors() -> usize {
-    let all = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let given = std::env::var("SLURM_CPUS_PER_TASK").ok().and_then(|n| n.parse::<usize>().ok());
-    given.map_or(all, |given| given.clamp(1, all))
 }
 
 /// An answer whose rows were handed to a sink.

@@ -8,6 +8,7 @@ use safetensors::tensor::Dtype;
 use crate::dtype::{DType, push_bytes, round, values};
 use crate::error::{Error, Result, Tried, Usage};
 use crate::hash::Xxh3;
+use crate::processors::processors;
 use crate::reference::locate::Located;
 use crate::reference::names::{Matched, match_names};
 use crate::reference::rename::{Rename, renamed};
@@ -191,8 +192,7 @@ impl Values {
     fn sketch(&mut self, run: &Run) -> Result<()> {
         let unclear = |e: Usage| Error::Manifest { path: run.path.clone(), what: e.0 };
         let Some(layout) = run.manifest.sketch_layout().map_err(unclear)? else { return Ok(()) };
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let mut sketcher = Sketcher::new(layout, run.access().isa, threads);
+        let mut sketcher = Sketcher::new(layout, run.access().isa, processors());
         let (mut held, mut buffer) = (Vec::new(), Vec::new());
         for (tensor, slot) in self.places.iter_mut().enumerate() {
             let Some(place) = slot else { continue };

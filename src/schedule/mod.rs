@@ -6,6 +6,7 @@
 mod snippet;
 
 use crate::error::{Result, Usage};
+use crate::metrics::interval::Interval;
 use crate::order::Neumaier;
 use crate::row::{Row, Sink};
 use crate::span::Spans;
@@ -21,6 +22,8 @@ struct Taken {
     dot: f64,
     g2: f64,
     own: Option<f64>,
+    /// Where loLR lies, if something was lost.
+    lolr: Option<Interval>,
 }
 
 /// Takes the rows of one reference, stream and group.
@@ -38,7 +41,8 @@ impl Sink for Steps {
             if self.all.is_empty() {
                 row.names.reference.clone_into(&mut self.reference);
             }
-            self.all.push(Taken { step: *step, epoch, lr, dot: sums.dot, g2: sums.g2, own: bias.own });
+            let lolr = row.intervals.map(|i| i.lolr);
+            self.all.push(Taken { step: *step, epoch, lr, dot: sums.dot, g2: sums.g2, own: bias.own, lolr });
         }
         Ok(())
     }
@@ -58,6 +62,8 @@ pub(crate) struct Rates {
     /// `sum <g, x - r> / sum ||g||^2`: the one learning rate for all of these gradients, each at its own iterate, that
     /// comes closest to the reference.
     pub lolr: Option<f64>,
+    /// Where it lies, if what was lost at each step is all to one side; `None` where nothing was.
+    pub interval: Option<Interval>,
     /// `sum own / sum ||g||^2`: what it is of a walk that this optimizer makes of such gradients.
     pub walk: Option<f64>,
     /// The used learning rate times `lolr / walk`: that with which a walk would have this loLR.
@@ -79,6 +85,11 @@ impl Rates {
         };
         let (dot, g2, own) = (sum(&|s| Some(s.dot)), sum(&|s| Some(s.g2)), sum(&|s| s.own));
         let ratio = |a: Option<f64>, b: Option<f64>| Some(a? / b?).filter(|r| r.is_finite());
+        // Norms of gradients are known also where the gradients are not.
+        let end = |of: fn(Interval) -> Option<f64>| {
+            ratio(sum(&|s| Some(s.lolr.map_or(Some(s.dot / s.g2), of)? * s.g2).filter(|v| v.is_finite())), g2)
+        };
+        let is_estimate = steps.iter().any(|s| s.lolr.is_some());
         let lr = sum(&|s| s.lr).map(|sum| sum / steps.len() as f64);
         Some(Rates {
             steps: (first.step, last.step),
@@ -86,6 +97,7 @@ impl Rates {
             epoch: first.epoch,
             lr,
             lolr: ratio(dot, g2),
+            interval: is_estimate.then(|| Interval { lo: end(|b| b.lo), hi: end(|b| b.hi) }),
             walk: ratio(own, g2),
             equivalent: ratio(dot, own).and_then(|r| Some(lr? * r)),
         })
@@ -123,7 +135,7 @@ mod tests {
     use super::*;
 
     fn taken(step: u64, epoch: f64, lr: f64, dot: f64, own: Option<f64>) -> Taken {
-        Taken { step, epoch: Some(epoch), lr: Some(lr), dot, g2: 4.0, own }
+        Taken { step, epoch: Some(epoch), lr: Some(lr), dot, g2: 4.0, own, lolr: None }
     }
 
     #[test]
@@ -149,6 +161,21 @@ mod tests {
         let rates = steps.rates(Spans::Epoch).unwrap();
         assert_eq!((rates.len(), rates[1].count, rates[1].lr, rates[1].lolr), (2, 2, Some(0.5), Some(0.5)));
         assert_eq!(steps.rates(Spans::default()).unwrap().len(), 4);
+    }
+
+    #[test]
+    fn ends_are_those_of_all_steps_on_one_side() {
+        let estimate = |t: Taken, lo, hi| Taken { lolr: Some(Interval { lo, hi }), ..t };
+        let all = vec![
+            estimate(taken(0, 0.0, 0.5, 6.0, None), Some(1.25), Some(2.0)),
+            estimate(Taken { g2: 12.0, ..taken(1, 0.0, 0.5, 3.0, None) }, Some(-0.25), None),
+            taken(2, 0.0, 0.5, 3.0, None),
+        ];
+        let steps = Steps { all, ..Steps::default() };
+        let rates = steps.rates("2".parse().unwrap()).unwrap();
+        // (1.25 x 4 - 0.25 x 12) / 16.
+        assert_eq!(rates[0].interval, Some(Interval { lo: Some(0.125), hi: None }));
+        assert_eq!(rates[1].interval, None);
     }
 
     #[test]

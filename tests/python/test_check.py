@@ -123,6 +123,25 @@ def curve(path, *, batch, cos, steps=200, seed=0, optimizer="sgd", size=400, far
     return path
 
 
+@pytest.mark.parametrize(("cos", "far", "exact", "estimated"), [
+    # The cosine is the same at every step: what is known of it decides if there is a band.
+    (0.9, 0.5, {"C2": "pass", "C18": "fail"}, {"C2": "pass", "C18": "fail"}),
+    (0.02, 0.9995, {"C2": "pass", "C18": "pass"}, {"C2": "not decidable", "C18": "pass"}),
+    # The last distance is 0.99 and 1.01 thousandths of the first, to 5 % either.
+    (0.9, 0.99901, {"C18": "pass"}, {"C18": "not decidable"}),
+    (0.9, 0.99899, {"C18": "fail"}, {"C18": "not decidable"}),
+])
+def test_of_estimates_is_said_what_is_certain(lpa_command, tmp_path, cos, far, exact, estimated):
+    curve(tmp_path / "run", batch=1, cos=cos, steps=100, far=far * 100 / 99, size=20_000)
+    lpa_command("sketch", tmp_path / "run", "--dims", 2048, "--out", tmp_path / "sketched")
+    whole, sketched = check(tmp_path / "run")[1], check(tmp_path / "sketched")[1]
+    assert {c: whole[c]["outcome"] for c in exact} == exact
+    assert {c: sketched[c]["outcome"] for c in estimated} == estimated
+    for claim in ["C2", "C4", "C6"]:
+        assert ("these are estimates" in sketched[claim]["sentence"]) != ("enough" in sketched[claim]["sentence"]), claim
+        assert "these are estimates" not in whole[claim]["sentence"]
+
+
 def test_batch_sizes_and_seeds_are_compared(tmp_path):
     runs = [curve(tmp_path / str(b), batch=b, cos=0.02 * np.sqrt(b / 64), seed=b) for b in [64, 128, 256, 512]]
     done, found = check(*runs, "--claim", "C8")

@@ -43,6 +43,22 @@ def test_lolr_of_a_window_is_that_of_numpy(lpa_command):
     assert "a new training has to show" in said
 
 
+def test_rates_of_sketches_have_ends(lpa_command, tmp_path):
+    lpa_command("simulate", "quadratic", tmp_path / "run", "--dim", 20_000, "--steps", 60, "--lr", 0.01)
+    lpa_command("sketch", tmp_path / "run", "--dims", 2048, "--out", tmp_path / "sketched")
+    exact, said = rates(lpa_command, tmp_path / "run", "--window", 20)
+    assert exact["lolr_lo"].null_count() == exact["lolr_hi"].null_count() == 3 and "estimates" not in said
+    table, said = rates(lpa_command, tmp_path / "sketched", "--window", 20)
+    assert "the rates are estimates" in said
+    assert (table["lolr_lo"] <= exact["lolr"]).all() and (exact["lolr"] <= table["lolr_hi"]).all()
+    # As wide as the rows say, weighed by the squared norms of gradients.
+    lpa_command("analyze", tmp_path / "sketched", "--out", tmp_path / "t.parquet", "-q")
+    rows = pl.read_parquet(tmp_path / "t.parquet")
+    for end in ["lolr_lo", "lolr_hi"]:
+        expected = [(part[end] * part["g2"]).sum() / part["g2"].sum() for part in rows.iter_slices(20)]
+        np.testing.assert_allclose(table[end], expected, rtol=1e-12)
+
+
 def test_windows_of_epochs(lpa_command):
     table, _ = rates(lpa_command, FIXTURES / "digits_mlp", "--window", "epoch", "-q")
     run = lpa.open(FIXTURES / "digits_mlp")

@@ -17,6 +17,7 @@ use crate::error::{Error, Result, Tried};
 use crate::float_environment::Exact;
 use crate::hash::{Xxh3, xxh3_64};
 use crate::isa::Isa;
+use crate::processors::processors;
 use crate::run::directory::MANIFEST;
 use crate::run::directory::inside::Inside;
 use crate::run::directory::publish::{publish_new, sync_parent, unique_file};
@@ -76,7 +77,7 @@ impl Default for WriterOptions {
             profile: Profile::Default,
             predict: true,
             isa: Isa::detect(),
-            threads: std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS),
+            threads: processors().min(MOST_THREADS),
         }
     }
 }
