@@ -49,12 +49,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<Fine> {
     }
     let backend = a.backend.backend()?;
     let progress = Progress::new(a.quiet);
-    let how = Execution {
-        threads: a.threads.count(&progress),
-        backend,
-        observer: &progress,
-        ..Execution::default()
-    };
+    let how = Execution { threads: a.threads.count(&progress), backend, observer: &progress };
     let access = Access::from_env(!a.no_mmap)?;
     let path = match a.runs.as_slice() {
         [one] if a.tell == Told::Text => one,
