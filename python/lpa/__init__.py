@@ -23,13 +23,14 @@ from .errors import (
     UsageError,
 )
 from .figures import Figure, plot
+from .parts import merge, missing, partial, plan
 from .reader import Run, open
 from .writer import Writer
 
 __all__ = ["DamagedError", "DeviceError", "Error", "Figure", "IncompatibleError", "Meter", "MissingError", "Recorder",
            "RecordingError", "RecordingStopped", "RefusedError", "Run", "StorageError", "UsageError", "Writer",
-           "analyze", "check", "compare", "events", "import_checkpoints", "lags", "measure", "noise", "open",
-           "pairs", "plot", "record", "reference", "report", "shadow", "windows"]
+           "analyze", "check", "compare", "events", "import_checkpoints", "lags", "measure", "merge", "missing",
+           "noise", "open", "pairs", "partial", "plan", "plot", "record", "reference", "report", "shadow", "windows"]
 
 # By name: the module that has it. PyTorch takes seconds to import, and readers may not have it.
 _LATER = {

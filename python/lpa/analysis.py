@@ -33,9 +33,7 @@ def analyze(path, *, references=("final",), streams=("grad",), groups=("*",), st
     lpa.Error : by kind: DamagedError, MissingError, RefusedError, IncompatibleError, UsageError, StorageError,
         DeviceError; with the attributes path, step, tensor and offset.
     """
-    asked = {"references": _names(references) or ["final"], "renames": list((rename or {}).items()),
-             "streams": _names(streams) or ["grad"], "groups": _names(groups), "steps": steps,
-             "skip_damaged": bool(skip_damaged), "shadow": bool(shadow)}
+    asked = _asked(references, streams, groups, steps, rename, skip_damaged, shadow)
     how = {"out": out, "threads": _threads(threads), "backend": backend,
            "devices": [_number("devices", d, 0, 2**31) for d in devices]}
     with shown(on_progress) as told:
@@ -170,6 +168,14 @@ def compare(paths, *, cross=False, x=None, window=None, seeds=None, out=None, fr
         tables = [(p, table) for p, (_, table) in zip(paths, tables, strict=True)]
     window = None if window is None else _number("window", window, 1, 2**63)
     return _derived(lambda to: _lpa.compare(tables, x, window, seeds, to), out, frame)
+
+
+def _asked(references=("final",), streams=("grad",), groups=("*",), steps=None, rename=None, skip_damaged=False,
+           shadow=False):
+    """What is asked of a run, as the library takes it."""
+    return {"references": _names(references) or ["final"], "renames": list((rename or {}).items()),
+            "streams": _names(streams) or ["grad"], "groups": _names(groups), "steps": steps,
+            "skip_damaged": bool(skip_damaged), "shadow": bool(shadow)}
 
 
 def _table(path, question, groups=("*", "each")):

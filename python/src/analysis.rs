@@ -39,7 +39,7 @@ pub(crate) struct How {
 }
 
 impl Asked {
-    fn question(self) -> PyResult<Question> {
+    pub(crate) fn question(self) -> PyResult<Question> {
         let Asked { references, renames, streams, groups, steps, shadow, skip_damaged } = self;
         let renames = renames.into_iter().map(|(old, new)| Rename { old, new }).collect();
         let references = references.iter().map(|r| r.parse().map_err(usage)).collect::<PyResult<_>>()?;

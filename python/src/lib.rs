@@ -9,6 +9,7 @@ mod buffer;
 mod errors;
 mod figures;
 mod meter;
+mod parts;
 mod queue;
 mod run;
 mod sketch;
@@ -56,6 +57,10 @@ fn _lpa(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(analysis::compare, m)?)?;
     m.add_function(wrap_pyfunction!(analysis::ends, m)?)?;
     m.add_function(wrap_pyfunction!(analysis::report, m)?)?;
+    m.add_function(wrap_pyfunction!(parts::plan, m)?)?;
+    m.add_function(wrap_pyfunction!(parts::partial, m)?)?;
+    m.add_function(wrap_pyfunction!(parts::missing, m)?)?;
+    m.add_function(wrap_pyfunction!(parts::merge, m)?)?;
     m.add_function(wrap_pyfunction!(figures::check_plot, m)?)?;
     m.add_function(wrap_pyfunction!(figures::plot, m)?)?;
     m.add_function(wrap_pyfunction!(figures::save_plot, m)?)?;

@@ -10,7 +10,7 @@ use crate::run::Access;
 
 /// What was done for a part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Partial {
+pub enum Partial {
     /// Nothing: it was there.
     Before,
     /// It was made, of so many bytes.
@@ -21,7 +21,7 @@ pub(crate) enum Partial {
 ///
 /// # Errors
 /// The run is not that of the plan; something is damaged, or cannot be read or written.
-pub(crate) fn make(plan: &Plan, part: usize, access: Access, how: &Execution<'_>) -> Result<Partial> {
+pub fn make(plan: &Plan, part: usize, access: Access, how: &Execution<'_>) -> Result<Partial> {
     check_number(plan, part)?;
     remove_leftovers(&plan.path(part));
     if Part::look(plan, part).is_ok() {

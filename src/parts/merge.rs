@@ -20,7 +20,7 @@ const AT_ONCE: usize = 1 << 19;
 /// # Errors
 /// A part is not there or unfit: all are told to the observer, each with the line that makes it. Or the run is not that
 /// of the plan, or as [`crate::question::Question::tabulate`].
-pub(crate) fn merge(
+pub fn merge(
     plan: &Plan,
     access: Access,
     how: &Execution<'_>,

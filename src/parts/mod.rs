@@ -15,14 +15,13 @@ pub(crate) mod slurm;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-pub(crate) use crate::parts::make::{Partial, make};
-pub(crate) use crate::parts::merge::merge;
-pub(crate) use crate::parts::plan::Plan;
+pub use crate::parts::make::{Partial, make};
+pub use crate::parts::merge::merge;
+pub use crate::parts::plan::Plan;
 
 use crate::error::{Error, Result, Usage};
 use crate::parts::file::{Fault, Part};
 use crate::parts::shell::as_word;
-use crate::stop::Stop;
 
 /// The version of plans and parts.
 const VERSION: u64 = 1;
@@ -60,7 +59,7 @@ impl<'a> State<'a> {
         let begin = Instant::now();
         let mut parts: Vec<_> = (0..plan.count()).map(|number| Part::look(plan, number)).collect();
         while parts.iter().any(std::result::Result::is_err) && begin.elapsed() < wait {
-            Stop::default().check(&plan.directory)?;
+            plan.stop.check(&plan.directory)?;
             std::thread::sleep(PAUSE.min(wait.saturating_sub(begin.elapsed())));
             // Listing has some file systems look again.
             let _ = std::fs::read_dir(&plan.directory).map(Iterator::count);
@@ -97,6 +96,14 @@ impl<'a> State<'a> {
         let faults: Vec<String> = faults.collect();
         if faults.is_empty() { Ok(self.parts.into_iter().flatten().collect()) } else { Err(faults) }
     }
+}
+
+/// The numbers of a plan's parts that are to be made.
+///
+/// # Errors
+/// It was ended.
+pub fn missing(plan: &Plan) -> Result<Vec<usize>> {
+    State::look(plan, Duration::ZERO).map(|state| state.missing(1))
 }
 
 /// Whether the part of a number of the plan in a directory is there and whole.

@@ -14,6 +14,7 @@ use crate::question::{Execution, Question, Setting};
 use crate::reference::{Cache, Recognised, ReferenceSpec, Rename};
 use crate::regular_file;
 use crate::run::{Access, Draft, Run};
+use crate::stop::Stop;
 
 /// What the file says that it is.
 const FORMAT: &str = "lpa plan";
@@ -70,12 +71,14 @@ enum StoredShare {
 
 /// A plan that was read, or made.
 #[derive(Debug)]
-pub(crate) struct Plan {
+pub struct Plan {
     /// Its directory.
     pub(crate) directory: PathBuf,
     /// The hash of all that is in it, as hexadecimal digits.
     pub(crate) id: String,
     pub(crate) question: Question,
+    /// Ends what is made of it.
+    pub(crate) stop: Stop,
     stored: Stored,
 }
 
@@ -137,7 +140,7 @@ impl Plan {
     ///
     /// # Errors
     /// As [`Question::tabulate`]; the parts would not give the same numbers; or the directory holds something else.
-    pub(crate) fn make(
+    pub fn make(
         question: &Question,
         run: &Run,
         how: &Execution<'_>,
@@ -190,7 +193,7 @@ impl Plan {
         let path = directory.join(PLAN);
         let (_, id) = text(&stored).ok_or_else(|| Error::damaged(&path, "it cannot be written as text"))?;
         let question = stored.question.question().map_err(|e| Error::damaged(&path, e.0))?;
-        Ok(Plan { directory, id, question, stored })
+        Ok(Plan { directory, id, question, stop: Stop::default(), stored })
     }
 
     /// Writes it, if it is not there.
@@ -214,7 +217,7 @@ impl Plan {
     ///
     /// # Errors
     /// There is none, it is damaged, or another version's.
-    pub(crate) fn read(directory: &Path) -> Result<Plan> {
+    pub fn read(directory: &Path) -> Result<Plan> {
         let directory = absolute(directory)?;
         let path = directory.join(PLAN);
         let bytes = match regular_file::read(&path) {
@@ -250,8 +253,14 @@ impl Plan {
         Ok(plan)
     }
 
+    /// The same plan, until it is stopped: what makes a part or the table of it fails then.
+    #[must_use]
+    pub fn until(self, stop: &Stop) -> Plan {
+        Plan { stop: stop.clone(), ..self }
+    }
+
     /// How many parts there are.
-    pub(crate) fn count(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.stored.parts.len()
     }
 
@@ -278,7 +287,7 @@ impl Plan {
     /// # Errors
     /// As [`Run::open`]; or it has gone on since the plan was made.
     pub(crate) fn open_run(&self, access: Access) -> Result<Run> {
-        let run = Run::open(&self.stored.run, access)?;
+        let run = Run::open(&self.stored.run, access)?.until(&self.stop);
         let steps = format!("{}..{}", run.steps().start, run.steps().end);
         let now = [("lpa.run_id", run.manifest.run_id.as_str()), ("lpa.run_steps", steps.as_str())];
         let differs = |(key, value): &(&str, &str)| self.told(key) != Some(*value);

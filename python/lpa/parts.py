@@ -1,0 +1,60 @@
+"""One analysis in many parts, which any process on any machine makes."""
+
+import os
+
+from . import _lpa
+from .analysis import _asked, _number, _read, _threads
+from .progress import shown
+
+
+def plan(path, parts, out, *, threads=None, **question):
+    """Shares the analysis of a run out into parts, as `lpa plan` does, and returns how many there are.
+
+    Parameters
+    ----------
+    path : the run directory, which all machines see at the same path.
+    parts : into how many; fewer where there are not as many steps.
+    out : the directory of the plan, likewise; the parts go there too.
+    threads : that make averages of iterates.
+    question : references, streams, groups, steps, rename, skip_damaged and shadow, as for :func:`lpa.analyze`.
+    """
+    return _lpa.plan(path, _asked(**question), _number("parts", parts, 1, 1_000_000), out, _threads(threads))
+
+
+def partial(plan, part, *, threads=None, on_progress=None):
+    """Makes a part of a plan, as `lpa partial` does, if it is not there; returns whether it was made now.
+
+    An exception of a signal's handler, as Ctrl-C is one, ends it, and nothing half-written is left: call it again,
+    anywhere.
+
+    Parameters
+    ----------
+    plan : the directory that :func:`lpa.plan` has made.
+    part : its number, from 0 on.
+    threads, on_progress : as for :func:`lpa.analyze`.
+    """
+    with shown(on_progress) as told:
+        return _lpa.partial(plan, _number("part", part, 0, 2**63), _threads(threads), told)
+
+
+def missing(plan):
+    """The numbers of a plan's parts that are to be made, as `lpa missing` has them: what is not there, or not whole."""
+    return _lpa.missing(plan)
+
+
+def merge(plan, *, out=None, wait=0, threads=None, frame=None):
+    """Makes the table of all parts, as `lpa merge` does: that of :func:`lpa.analyze`, byte for byte; and returns it.
+
+    Parameters
+    ----------
+    plan : the directory that :func:`lpa.plan` has made.
+    out, threads, frame : as for :func:`lpa.analyze`.
+    wait : so many seconds for parts that are not there: network file systems show new files late.
+
+    Raises
+    ------
+    lpa.MissingError : parts are missing or unfit; they are named on standard error. The table is left as it was.
+    """
+    table = _lpa.merge(plan, None if out is None else os.fspath(out), _number("wait", wait, 0, 2**32 - 1),
+                       _threads(threads))
+    return _read(str(table), frame)

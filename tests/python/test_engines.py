@@ -1,0 +1,215 @@
+"""Parts that are made in the process: by lpa.partial alone, by submitit whose time runs out, by a Dask that loses a worker."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lpa
+from conftest import FIXTURES
+
+RUN = FIXTURES / "digits_mlp"
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A run of which a part of two takes a second or so on one thread."""
+    path = tmp_path_factory.mktemp("large") / "run"
+    random, n = np.random.default_rng(0), 400_000
+    x = {"x": random.normal(size=n).astype(np.float32)}
+    with lpa.Writer(path, x, ["grad"], optimizer={"name": "sgd", "param_groups": [{"lr": 0.01}]}) as writer:
+        for _ in range(400):
+            g = {"x": random.normal(size=n).astype(np.float32)}
+            writer.step(x, {"grad": g}, {"lr/0": 0.01})
+            x = {"x": x["x"] - np.float32(0.01) * g["x"]}
+        writer.finish(x)
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected(large, tmp_path_factory):
+    return Path(lpa.analyze(large, out=tmp_path_factory.mktemp("one") / "one.parquet", frame="path")).read_bytes()
+
+
+def who_makes(plan, part_of):
+    """The process among the descendants of one that has a part open which it makes; None where there is none yet."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(path.parent.name)] = int(path.read_text().rsplit(")", 1)[1].split()[1])
+        except OSError:
+            continue
+
+    def descends(pid):
+        while pid in parents and pid != part_of:
+            pid = parents[pid]
+        return pid == part_of
+
+    for pid in parents:
+        try:
+            files = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+        except OSError:
+            continue
+        # It has no name yet.
+        if pid != part_of and any(f.startswith(f"{plan}/#") for f in files) and descends(pid):
+            return pid
+    return None
+
+
+def wait_for(what, seconds=60):
+    end = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return found
+
+
+class Background(threading.Thread):
+    """A call on another thread, whose result or exception is had from it."""
+
+    def __init__(self, call):
+        super().__init__(daemon=True)
+        self.call, self.result, self.raised = call, None, None
+        self.start()
+
+    def run(self):
+        try:
+            self.result = self.call()
+        except BaseException as e:
+            self.raised = e
+
+    def get(self, seconds):
+        self.join(seconds)
+        assert not self.is_alive(), "it does not end"
+        if self.raised:
+            raise self.raised
+        return self.result
+
+
+def test_parts_in_the_process(tmp_path):
+    plan = tmp_path / "plan"
+    question = {"references": ["final", "mean:100..200"], "streams": ["grad", "update"], "groups": ["*", "each"],
+                "steps": "3..180:7"}
+    count = lpa.plan(RUN, 7, plan, **question)
+    assert (count, lpa.missing(plan)) == (7, list(range(7)))
+    with pytest.raises(lpa.MissingError, match="7 of 7 parts are missing or unfit"):
+        lpa.merge(plan, out=tmp_path / "merged.parquet")
+    told = []
+    assert lpa.partial(plan, 3, on_progress=lambda done, total: told.append((done, total))) is True
+    assert told[-1][0] == told[-1][1] > 0
+    assert lpa.partial(plan, 3, threads=1) is False
+    assert lpa.missing(plan) == [0, 1, 2, 4, 5, 6]
+    assert [lpa.partial(plan, part, threads=1) for part in range(count)] == [part != 3 for part in range(count)]
+    merged = lpa.merge(plan, out=tmp_path / "merged.parquet", frame="path")
+    one = lpa.analyze(RUN, out=tmp_path / "one.parquet", frame="path", **question)
+    assert Path(merged).read_bytes() == Path(one).read_bytes()
+    assert lpa.merge(plan, out=tmp_path / "merged.parquet").height == lpa.analyze(RUN, out=one, **question).height
+
+
+def test_what_cannot_be_meant(tmp_path):
+    plan = tmp_path / "plan"
+    with pytest.raises(lpa.UsageError, match="parts=0; it lies between 1 and 1000000"):
+        lpa.plan(RUN, 0, plan)
+    with pytest.raises(TypeError):
+        lpa.plan(RUN, 2, plan, backend="cuda")
+    with pytest.raises(lpa.MissingError, match="there is no plan; make one by"):
+        lpa.partial(plan, 0)
+    lpa.plan(RUN, 2, plan)
+    with pytest.raises(lpa.UsageError, match="the plan has 2 parts, numbered from 0"):
+        lpa.partial(plan, 2)
+    with pytest.raises(lpa.Error, match="there is another plan"):
+        lpa.plan(RUN, 3, plan)
+
+
+def test_a_handler_of_a_signal_ends_a_part(large, tmp_path):
+    """submitit's does so by SystemExit, Ctrl-C by KeyboardInterrupt."""
+    plan = tmp_path / "plan"
+    lpa.plan(large, 1, plan)
+    begun = []
+
+    def leave(*_):
+        begun.append(time.monotonic())
+        sys.exit(3)
+
+    before = signal.signal(signal.SIGUSR2, leave)
+    try:
+        timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR2))
+        timer.start()
+        with pytest.raises(SystemExit):
+            lpa.partial(plan, 0, threads=1)
+        assert time.monotonic() - begun[0] < 1
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert sorted(os.listdir(plan)) == ["plan.json"]
+    assert lpa.partial(plan, 0) is True
+
+
+def test_parts_in_forked_processes(tmp_path):
+    """After an analysis in the process that forks."""
+    plan = tmp_path / "plan"
+    one = Path(lpa.analyze(RUN, references="ema:0.9", out=tmp_path / "one.parquet", frame="path"))
+    count = lpa.plan(RUN, 4, plan, references="ema:0.9")
+    lpa.partial(plan, 0)
+    for part in range(count):
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(60)
+            os._exit(0 if lpa.partial(plan, part) is (part > 0) else 1)
+        assert os.waitpid(pid, 0)[1] == 0, part
+    merged = Path(lpa.merge(plan, out=tmp_path / "merged.parquet", frame="path"))
+    assert merged.read_bytes() == one.read_bytes()
+
+
+def test_submitit_whose_time_runs_out(large, expected, tmp_path):
+    submitit = pytest.importorskip("submitit")
+    import parts_submitit
+
+    plan = tmp_path / "plan"
+    executor = submitit.LocalExecutor(plan / "logs")
+    # The signal comes five seconds after the start.
+    executor.update_parameters(timeout_min=0.75, signal_delay_s=40)
+    all_parts = Background(lambda: parts_submitit.analyze(large, plan, 2, executor))
+    # One process is held, in the midst of a part, until that signal waits for it.
+    pid = wait_for(lambda: who_makes(plan, os.getpid()))
+    os.kill(pid, signal.SIGSTOP)
+
+    def signals():
+        status = Path(f"/proc/{pid}/status").read_text()
+        return int(status.split("ShdPnd:")[1].split()[0], 16)
+
+    wait_for(lambda: signals() >> (signal.SIGUSR2 - 1) & 1)
+    assert not list(plan.glob("part-*.sums")) or lpa.missing(plan)
+    os.kill(pid, signal.SIGCONT)
+    all_parts.get(240)
+    said = "".join(log.read_text() for log in (plan / "logs").glob("*_log.*"))
+    assert "Caught signal SIGUSR2" in said and "Requeued job" in said
+    merged = Path(lpa.merge(plan, frame="path"))
+    assert merged.read_bytes() == expected
+
+
+def test_dask_that_loses_a_worker(large, expected, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    import dask
+    import parts_dask
+
+    plan = tmp_path / "plan"
+    # Processes that are slow to start, on a machine with much to do, are waited for.
+    slow = {"distributed.scheduler.worker-ttl": "300s", "distributed.nanny.environ": {"PYTHONPATH": os.pathsep.join(sys.path)}}
+    with dask.config.set(slow), distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None, processes=True) as cluster, \
+            distributed.Client(cluster) as client:
+        before = set(client.run(os.getpid).values())
+        all_parts = Background(lambda: parts_dask.analyze(large, plan, 4, client))
+        pid = wait_for(lambda: who_makes(plan, os.getpid()))
+        assert pid in before
+        os.kill(pid, signal.SIGKILL)
+        all_parts.get(240)
+        assert pid not in client.run(os.getpid).values()
+    merged = Path(lpa.merge(plan, frame="path"))
+    assert merged.read_bytes() == expected
+    assert not [p for p in plan.iterdir() if p.name.startswith(".")]
