@@ -1,5 +1,6 @@
 //! `lpa merge` and `lpa missing`.
 
+use std::num::ParseIntError;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,6 +36,18 @@ pub(super) struct MissingArguments {
     /// Numbers of tasks that make K parts each, instead of parts
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     each: u32,
+    /// Leave out these numbers, such as those that are being made: N,N,...
+    #[arg(long, value_name = "N,..", default_value = "", hide_default_value = true, value_parser = numbers)]
+    without: Numbers,
+}
+
+/// Numbers, of which there may be none.
+#[derive(Clone, Debug)]
+struct Numbers(Vec<usize>);
+
+fn numbers(text: &str) -> Result<Numbers, ParseIntError> {
+    let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
+    words.map(str::parse).collect::<Result<_, _>>().map(Numbers)
 }
 
 /// Makes the table of all parts.
@@ -62,7 +75,8 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
 /// Says which parts are to be made, as sbatch --array takes it; nothing where all are there.
 pub(super) fn missing(a: &MissingArguments) -> anyhow::Result<()> {
     let plan = Plan::read(&a.plan)?;
-    let missing = State::look(&plan, Duration::ZERO)?.missing(a.each as usize);
+    let mut missing = State::look(&plan, Duration::ZERO)?.missing(a.each as usize);
+    missing.retain(|number| !a.without.0.contains(number));
     let range = |run: &[usize]| match run {
         [first, .., last] => format!("{first}-{last}"),
         one => one.iter().map(usize::to_string).collect(),

@@ -1,6 +1,7 @@
 //! A script that has Slurm make the parts that are not there, and the table then.
 //!
-//! Owns its text. What has become of tasks is not asked of Slurm: what counts is which parts are there.
+//! Owns its text. What has become of tasks is not asked of Slurm: what counts is which parts are there. It is asked what
+//! waits or runs, by a name that has the plan's hash, so that nothing is made twice.
 
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -62,31 +63,34 @@ fn text(plan: &Plan, slurm: &Slurm, lpa: &Path) -> Result<String> {
         }
     };
     let reading = if slurm.no_mmap { " --no-mmap" } else { "" };
-    let (lpa, plan, cpus) = (quoted_path(lpa)?, quoted_path(&plan.directory)?, slurm.cpus);
+    let (lpa, id, plan) = (quoted_path(lpa)?, &plan.id, quoted_path(&plan.directory)?);
+    let cpus = slurm.cpus;
     Ok(format!(
         r#"{HEAD} Run it, and again at any time, until the table is there: it submits the parts
-# that are not there, and after them, however they end, the merge, which says what is missing if anything is.
+# that are neither there nor being made, and after all, however they end, the merge, which says what is missing if
+# anything is.
 set -eu
 lpa={lpa}
 plan={plan}
 each={each} # parts a task
 last={last} # the last part
+parts=lpa-parts-{id} # the name of its jobs
+merge=lpa-merge-{id}
 
 case "${{1-submit}}" in
 submit)
     mkdir -p "$plan/{LOGS}"
-    missing=$("$lpa" missing "$plan" --each "$each")
-    after=
+    queued=$(squeue --noheader --array --name="$parts" --format=%K | paste -s -d , -)
+    missing=$("$lpa" missing "$plan" --each "$each" --without "$queued")
     if [ -n "$missing" ]; then
-        array=$(sbatch --parsable --job-name=lpa-parts --array="$missing{throttle}" --cpus-per-task={cpus} \
+        job=$(sbatch --parsable --job-name="$parts" --array="$missing{throttle}" --cpus-per-task={cpus} \
             --requeue --open-mode=append --output="$plan/{LOGS}/%A_%a.log"{options} "$0" part)
-        array=${{array%%;*}} # without the name of a cluster
-        after=--dependency=afterany:$array
-        echo "parts: job $array, tasks $missing"
+        echo "parts: job ${{job%%;*}}, tasks $missing" # without the name of a cluster
     fi
-    merge=$(sbatch --parsable --job-name=lpa-merge $after --cpus-per-task=1 \
+    arrays=$(squeue --noheader --name="$parts" --format=%F | sort -u | paste -s -d : -)
+    job=$(sbatch --parsable --job-name="$merge" --dependency="singleton${{arrays:+,afterany:$arrays}}" --cpus-per-task=1 \
         --requeue --open-mode=append --output="$plan/{LOGS}/%j.log"{options} "$0" merge)
-    echo "merge: job ${{merge%%;*}}, which writes to $plan/{LOGS}/${{merge%%;*}}.log"
+    echo "merge: job ${{job%%;*}}, which writes to $plan/{LOGS}/${{job%%;*}}.log"
     ;;
 part)
     part=$((SLURM_ARRAY_TASK_ID * each))

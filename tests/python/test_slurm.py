@@ -1,5 +1,6 @@
 """A real Slurm on this machine makes the parts and the table, whatever happens to tasks."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -22,15 +23,23 @@ pytestmark = pytest.mark.skipif(
     reason="no Slurm here: as root, apt-get install slurmctld slurmd slurm-client munge")
 
 
-@pytest.fixture(scope="module")
-def slurm():
+@contextlib.contextmanager
+def started(**settings):
     """The environment in which its commands find it."""
     # The sockets of daemons have short paths.
     directory = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
-    subprocess.run([CLUSTER, "start", directory], check=True, timeout=120)
-    yield {**os.environ, "PATH": PATH, "SLURM_CONF": str(directory / "slurm.conf")}
-    subprocess.run([CLUSTER, "stop", directory], check=True, timeout=120)
-    shutil.rmtree(directory)
+    subprocess.run([CLUSTER, "start", directory], check=True, timeout=120, env={**os.environ, **settings})
+    try:
+        yield {**os.environ, "PATH": PATH, "SLURM_CONF": str(directory / "slurm.conf")}
+    finally:
+        subprocess.run([CLUSTER, "stop", directory], check=True, timeout=120)
+        shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="module")
+def slurm():
+    with started() as env:
+        yield env
 
 
 class Cluster:
@@ -49,7 +58,7 @@ class Cluster:
         self.run(BINARY, "slurm", plan, "--out", self.directory / "table.parquet", *options)
         slow = self.directory / "lpa"
         slow.write_text(f'#!/bin/sh\nif [ "$1" = partial ]; then\n'
-                        f'    echo "$PPID $$" > "{self.directory}/pids.$SLURM_ARRAY_TASK_ID"\n'
+                        f'    echo "$PPID $$ $SLURMD_NODENAME" > "{self.directory}/pids.$SLURM_ARRAY_TASK_ID"\n'
                         f'    while [ -e "{self.directory}/slow" ]; do sleep 0.1; done\nfi\nexec {BINARY} "$@"\n')
         slow.chmod(0o755)
         script = plan / "submit.sh"
@@ -73,11 +82,24 @@ class Cluster:
             assert time.monotonic() < end, self.run("squeue")
             time.sleep(0.2)
 
+    def kill(self, index):
+        """Kills what makes a part, once it does."""
+        self.wait(lambda: self.who(index)[0])
+        for pid in self.who(index)[0]:
+            os.kill(pid, signal.SIGKILL)
+
     def jobs(self, *options):
         return self.run("squeue", "-h", *options).split()
 
     def end(self):
         self.wait(lambda: not self.jobs())
+
+    def who(self, index):
+        """The processes that make the part of a number, and the node that they are on; nothing before they begin."""
+        pids = self.directory / f"pids.{index}"
+        text = pids.read_text() if pids.exists() else ""
+        *pids, node = text.split() if text.endswith("\n") else [None]
+        return [int(pid) for pid in pids], node
 
     def task(self, array, index):
         shown = self.run("scontrol", "-o", "show", "job", f"{array}_{index}")
@@ -114,10 +136,7 @@ def test_a_task_that_is_killed_is_made_by_the_script_again(cluster, expected):
     cluster.slow(True)
     plan = cluster.plan(FIXTURES / "digits_mlp", 4)
     array, merge = cluster.submit(plan)
-    pids = cluster.directory / "pids.2"
-    cluster.wait(lambda: pids.exists() and pids.read_text().endswith("\n"))
-    for pid in pids.read_text().split():
-        os.kill(int(pid), signal.SIGKILL)
+    cluster.kill(2)
     cluster.slow(False)
     cluster.end()
     assert cluster.task(array, 2)["JobState"] == "FAILED"
@@ -152,14 +171,64 @@ def test_a_merge_that_is_too_early_says_what_is_missing(cluster, expected):
     assert table(cluster) == expected
 
 
-def test_a_second_submission_does_no_harm(cluster, expected):
+def test_tasks_that_others_preempt_are_made(cluster, expected):
     cluster.slow(True)
-    plan = cluster.plan(FIXTURES / "digits_mlp", 4)
-    first, second = cluster.submit(plan), cluster.submit(plan)
-    assert len(first) == len(second) == 2
+    plan = cluster.plan(FIXTURES / "digits_mlp", 6, "--partition", "main")
+    array, _ = cluster.submit(plan)
+    # There are four processors; the urgent job takes all.
+    cluster.wait(lambda: [cluster.who(i)[1] for i in range(4)].count(None) == 0)
+    urgent = cluster.run("sbatch", "--parsable", "--partition=urgent", "--nodes=2", "--ntasks-per-node=2",
+                         "--output=/dev/null", "--wrap", f"touch '{cluster.directory}/urgent'").strip()
+    cluster.wait((cluster.directory / "urgent").exists)
+    cluster.slow(False)
+    cluster.end()
+    assert [cluster.task(array, i)["Restarts"] for i in range(6)] == ["1"] * 4 + ["0"] * 2
+    assert "JobState=COMPLETED" in cluster.run("scontrol", "-o", "show", "job", urgent)
+    assert table(cluster) == expected
+
+
+def test_a_node_that_is_lost(tmp_path, expected):
+    """Its daemon and all processes of its tasks are killed at once, as by a loss of power."""
+    with started(SLURM_TEST_LOST="10") as env:
+        cluster = Cluster(env, tmp_path)
+        cluster.slow(True)
+        plan = cluster.plan(FIXTURES / "digits_mlp", 4)
+        array, _ = cluster.submit(plan)
+        cluster.wait(lambda: all(cluster.who(i)[1] for i in range(4)))
+        lost = [i for i in range(4) if cluster.who(i)[1] == "n2"]
+        assert len(lost) == 2
+        daemon = Path(env["SLURM_CONF"]).parent / "slurmd.n2.pid"
+        os.kill(int(daemon.read_text()), signal.SIGKILL)
+        for i in lost:
+            script = cluster.who(i)[0][0]
+            # slurmstepd would report the end.
+            os.kill(int(Path(f"/proc/{script}/stat").read_text().rsplit(")", 1)[1].split()[1]), signal.SIGKILL)
+            cluster.kill(i)
+        cluster.wait(lambda: "down" in cluster.run("sinfo", "-h", "-N", "-n", "n2", "-o", "%T"))
+        cluster.slow(False)
+        cluster.end()
+        assert [cluster.task(array, i)["Restarts"] for i in range(4)] == [str(int(i in lost)) for i in range(4)]
+        assert {cluster.who(i)[1] for i in range(4)} == {"n1"}
+        assert table(cluster) == expected
+
+
+def test_what_is_being_made_is_not_submitted_again(cluster, expected):
+    cluster.slow(True)
+    plan = cluster.plan(FIXTURES / "digits_mlp", 6)
+    array, _ = cluster.submit(plan)
+    assert len(cluster.submit(plan)) == 1
+    # One that was killed is, while the others run or wait.
+    cluster.kill(1)
+    cluster.wait(lambda: cluster.task(array, 1)["JobState"] == "FAILED")
+    said = cluster.run("sh", plan / "submit.sh")
+    again, last = re.findall(r"job (\d+)", said)
+    assert f"job {again}, tasks 1\n" in said
+    assert f"afterany:{array}_*" in cluster.run("squeue", "-h", "-j", last, "-o", "%E")
+    assert f"afterany:{again}_*" in cluster.run("squeue", "-h", "-j", last, "-o", "%E")
     cluster.slow(False)
     cluster.end()
     assert table(cluster) == expected
+    assert len(list((plan / "logs").glob("*_*.log"))) == 7
     assert not [p for p in plan.iterdir() if p.name.startswith(".")]
 
 

@@ -10,6 +10,7 @@
 set -euo pipefail
 
 NODES=${SLURM_TEST_NODES:-2}         # slurmd processes
+LOST=${SLURM_TEST_LOST:-300}         # seconds after which a node that is not heard of is down
 CPUS=${SLURM_TEST_CPUS:-2}           # CPUs that each claims to have, whatever the machine has
 PACKAGES="slurmctld slurmd slurm-client munge"
 
@@ -139,6 +140,7 @@ MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SlurmdParameters=config_overrides
+SlurmdTimeout=$LOST
 ReturnToService=2
 MinJobAge=3600
 KillWait=2
