@@ -220,7 +220,10 @@ pub mod internals {
     #[cfg(feature = "cli")]
     pub use crate::pairs::{Options as PairsOptions, tabulate as tabulate_pairs};
     #[cfg(feature = "cli")]
-    pub use crate::parts::{Partial as MadePart, Plan, is_part, make as make_part, merge, missing as missing_parts};
+    pub use crate::parts::{
+        Asked as AskedOfParts, Partial as MadePart, Plan, is_part, make as make_part, merge,
+        missing as missing_parts,
+    };
     #[cfg(feature = "cli")]
     pub use crate::plot::{FigureOptions, save as save_figure};
     pub use crate::printable::{printable, printable_in_line};

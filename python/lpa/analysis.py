@@ -50,8 +50,7 @@ def pairs(path, *, every=None, steps=None, out=None, threads=None, frame=None, o
     every : K; by default such that there are some 200 references.
     steps, out, threads, frame, on_progress : as for :func:`lpa.analyze`.
     """
-    asked = {"every": None if every is None else _number("every", every, 1, 2**63), "steps": steps, "out": out,
-             "threads": _threads(threads)}
+    asked = {**_asked_pairs(every, steps), "out": out, "threads": _threads(threads)}
     with shown(on_progress) as told:
         table = _lpa.pairs(path, asked, told)
     return _read(str(table), frame)
@@ -69,10 +68,7 @@ def lags(path, *, lags=(), reference="final", groups=("*",), steps=None, out=Non
     groups, steps, out, threads, frame, on_progress : as for :func:`lpa.analyze`; steps says which are compared with
         later ones.
     """
-    several = lags if isinstance(lags, (list, tuple, range)) else [lags]
-    asked = {"lags": [_number("lags", k, 1, 2**63) for k in several], "reference": os.fspath(reference),
-             "groups": _names(groups), "steps": steps, "out": out,
-             "threads": _threads(threads)}
+    asked = {**_asked_lags(lags, reference, groups, steps), "out": out, "threads": _threads(threads)}
     with shown(on_progress) as told:
         table = _lpa.lags(path, asked, told)
     return _read(str(table), frame)
@@ -176,6 +172,16 @@ def _asked(references=("final",), streams=("grad",), groups=("*",), steps=None, 
     return {"references": _names(references) or ["final"], "renames": list((rename or {}).items()),
             "streams": _names(streams) or ["grad"], "groups": _names(groups), "steps": steps,
             "skip_damaged": bool(skip_damaged), "shadow": bool(shadow)}
+
+
+def _asked_pairs(every=None, steps=None):
+    return {"every": None if every is None else _number("every", every, 1, 2**63), "steps": steps}
+
+
+def _asked_lags(lags=(), reference="final", groups=("*",), steps=None):
+    several = lags if isinstance(lags, (list, tuple, range)) else [lags]
+    return {"lags": [_number("lags", k, 1, 2**63) for k in several], "reference": os.fspath(reference),
+            "groups": _names(groups), "steps": steps}
 
 
 def _table(path, question, groups=("*", "each")):

@@ -3,11 +3,15 @@
 import os
 
 from . import _lpa
-from .analysis import _asked, _number, _read, _threads
+from .analysis import _asked, _asked_lags, _asked_pairs, _number, _read, _threads
+from .errors import UsageError
 from .progress import shown
 
 
-def plan(path, parts, out, *, threads=None, **question):
+_KINDS = {"analyze": _asked, "pairs": _asked_pairs, "lags": _asked_lags}
+
+
+def plan(path, parts, out, *, of="analyze", threads=None, **question):
     """Shares the analysis of a run out into parts, as `lpa plan` does, and returns how many there are.
 
     Parameters
@@ -15,10 +19,18 @@ def plan(path, parts, out, *, threads=None, **question):
     path : the run directory, which all machines see at the same path.
     parts : into how many; fewer where there are not as many steps.
     out : the directory of the plan, likewise; the parts go there too.
+    of : "analyze", "pairs" or "lags": the function whose table it will be.
     threads : that make averages of iterates.
-    question : references, streams, groups, steps, rename, skip_damaged and shadow, as for :func:`lpa.analyze`.
+    question : what is asked, as for that function: of :func:`lpa.analyze` references, streams, groups, steps, rename,
+        skip_damaged and shadow; of :func:`lpa.pairs` every and steps; of :func:`lpa.lags` lags, reference, groups and
+        steps.
     """
-    return _lpa.plan(path, _asked(**question), _number("parts", parts, 1, 1_000_000), out, _threads(threads))
+    if of not in _KINDS:
+        raise UsageError(f"of={of!r}; there are {', '.join(_KINDS)}")
+    asked = _KINDS[of](**question)
+    if of != "analyze":
+        asked |= {"out": None, "threads": None}
+    return _lpa.plan(path, asked, _number("parts", parts, 1, 1_000_000), out, _threads(threads))
 
 
 def partial(plan, part, *, threads=None, on_progress=None):
@@ -43,7 +55,8 @@ def missing(plan):
 
 
 def merge(plan, *, out=None, wait=0, threads=None, frame=None):
-    """Makes the table of all parts, as `lpa merge` does: that of :func:`lpa.analyze`, byte for byte; and returns it.
+    """Makes the table of all parts, as `lpa merge` does: that of :func:`lpa.analyze` (or what was planned), byte for byte; and
+    returns it.
 
     Parameters
     ----------

@@ -113,6 +113,14 @@ pub(crate) struct AskedPairs {
     out: Option<PathBuf>,
 }
 
+impl AskedPairs {
+    pub(crate) fn options(self) -> PyResult<PairsOptions> {
+        let AskedPairs { every, steps, threads, .. } = self;
+        let threads = threads.unwrap_or(Execution::default().threads);
+        Ok(PairsOptions { every, steps: parsed(steps)?, threads })
+    }
+}
+
 /// Measures all pairs as `lpa pairs` does; returns the table's path.
 #[pyfunction]
 #[pyo3(signature = (path, asked, on_progress))]
@@ -122,9 +130,8 @@ pub(crate) fn pairs(
     asked: AskedPairs,
     on_progress: Option<Bound<'_, PyAny>>,
 ) -> PyResult<PathBuf> {
-    let AskedPairs { every, steps, threads, out } = asked;
-    let steps = parsed(steps)?;
-    let options = PairsOptions { every, steps, threads: threads.unwrap_or(Execution::default().threads) };
+    let out = asked.out.clone();
+    let options = asked.options()?;
     measured(py, &path, on_progress, |run, watch| tabulate_pairs(run, &options, out.as_deref(), watch))
 }
 
@@ -140,6 +147,15 @@ pub(crate) struct AskedLags {
     out: Option<PathBuf>,
 }
 
+impl AskedLags {
+    pub(crate) fn options(self) -> PyResult<LagsOptions> {
+        let AskedLags { lags, reference, groups, steps, threads, .. } = self;
+        let reference = reference.parse().map_err(usage)?;
+        let threads = threads.unwrap_or(Execution::default().threads);
+        Ok(LagsOptions { lags, reference, groups, steps: parsed(steps)?, threads })
+    }
+}
+
 /// Measures steps against later ones as `lpa lags` does; returns the table's path.
 #[pyfunction]
 #[pyo3(signature = (path, asked, on_progress))]
@@ -149,11 +165,8 @@ pub(crate) fn lags(
     asked: AskedLags,
     on_progress: Option<Bound<'_, PyAny>>,
 ) -> PyResult<PathBuf> {
-    let AskedLags { lags, reference, groups, steps, threads, out } = asked;
-    let reference = reference.parse().map_err(usage)?;
-    let steps = parsed(steps)?;
-    let threads = threads.unwrap_or(Execution::default().threads);
-    let options = LagsOptions { lags, reference, groups, steps, threads };
+    let out = asked.out.clone();
+    let options = asked.options()?;
     measured(py, &path, on_progress, |run, watch| tabulate_lags(run, &options, out.as_deref(), watch))
 }
 

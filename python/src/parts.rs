@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lpa::internals::{MadePart, Plan, make_part, merge as merge_parts, missing_parts};
+use lpa::internals::{AskedOfParts, MadePart, Plan, make_part, merge as merge_parts, missing_parts};
 use lpa::{Execution, Run};
 use pyo3::prelude::*;
 
-use crate::analysis::Asked;
+use crate::analysis::{Asked, AskedLags, AskedPairs};
 use crate::errors::raise;
 use crate::run::access;
 use crate::watch::{Watch, watched};
@@ -18,21 +18,34 @@ fn execution(threads: Option<usize>, watch: &Watch) -> Execution<'_> {
     Execution { threads: threads.unwrap_or(usual.threads), ..usual }
 }
 
+/// A question that is shared out, by the names of `lpa.plan`.
+#[derive(FromPyObject)]
+pub(crate) enum Shared {
+    Analysis(Asked),
+    Pairs(AskedPairs),
+    Lags(AskedLags),
+}
+
 /// Plans as `lpa plan` does; returns how many parts there are.
 #[pyfunction]
 #[pyo3(signature = (path, asked, parts, out, threads))]
 pub(crate) fn plan(
     py: Python<'_>,
     path: PathBuf,
-    asked: Asked,
+    asked: Shared,
     parts: usize,
     out: PathBuf,
     threads: Option<usize>,
 ) -> PyResult<usize> {
-    let (question, access) = (asked.question()?, access(true)?);
+    let asked = match asked {
+        Shared::Analysis(asked) => AskedOfParts::Analysis(asked.question()?),
+        Shared::Pairs(asked) => AskedOfParts::Pairs(asked.options()?),
+        Shared::Lags(asked) => AskedOfParts::Lags(asked.options()?),
+    };
+    let access = access(true)?;
     watched(py, None, |watch: &Watch| {
         let run = Run::open(&path, access)?.until(&watch.stop);
-        Plan::make(&question, &run, &execution(threads, watch), (parts, &out)).map(|plan| plan.count())
+        Plan::make(&asked, &run, &execution(threads, watch), (parts, &out)).map(|plan| plan.count())
     })
 }
 

@@ -25,7 +25,7 @@ pub(crate) use crate::analyze::measure::Measured;
 use crate::analyze::measure::course::Course;
 use crate::analyze::measure::influence::Influence;
 use crate::analyze::measure::sample::Sample;
-pub(crate) use crate::analyze::measure::share::Share;
+pub(crate) use crate::analyze::measure::share::{Share, shares_of_groups, shares_of_steps};
 pub(crate) use crate::analyze::measure::taken::{Record as TakenRecord, Taken};
 pub(crate) use crate::analyze::measure::threads::thread_pool;
 use crate::analyze::mover::Movers;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::cli::progress::Progress;
 use crate::cli::{bytes, say};
 use crate::parts::{Plan, State, merge};
-use crate::question::{Execution, Made};
+use crate::question::Execution;
 use crate::run::Access;
 use crate::summary::counted;
 
@@ -61,9 +61,9 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
         return Ok(());
     }
     let (summary, path) = (table.summary, table.path.display());
-    match table.made {
-        Made::Before => say(&format!("{summary}\n{path} is up to date\n")),
-        Made::Now { rows, bytes: size, .. } => say(&format!(
+    match table.written {
+        None => say(&format!("{summary}\n{path} is up to date\n")),
+        Some((rows, size)) => say(&format!(
             "{summary}\nwrote {path} ({}, {}) of {}\n",
             counted(rows, "row"),
             bytes(size),

@@ -2,16 +2,60 @@
 
 use std::path::PathBuf;
 
+use clap::{ArgMatches, Subcommand as _};
+
 use crate::cli::progress::Progress;
-use crate::cli::{RunArguments, bytes, question, say, threads};
-use crate::parts::Plan;
+use crate::cli::{RunArguments, bytes, lags, pairs, question, say, threads};
 use crate::parts::shell::as_word;
+use crate::parts::{Asked, Plan};
 use crate::question::Execution;
 use crate::run::Run;
 use crate::summary::counted;
 
+/// An analysis, or what else can be shared out.
+pub(super) enum Arguments {
+    Analysis(Of<question::Arguments>),
+    Other(Other),
+}
+
+// Whether there is a subcommand says which of both it is; derived code asks for the arguments of the one in any case.
+impl clap::FromArgMatches for Arguments {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Arguments, clap::Error> {
+        match matches.subcommand_name() {
+            Some(_) => Other::from_arg_matches(matches).map(Arguments::Other),
+            None => Of::from_arg_matches(matches).map(Arguments::Analysis),
+        }
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Arguments::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl clap::Args for Arguments {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let command = Other::augment_subcommands(Of::<question::Arguments>::augment_args(command));
+        command.args_conflicts_with_subcommands(true).subcommand_negates_reqs(true)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Arguments::augment_args(command)
+    }
+}
+
+/// What else can be shared out.
+#[derive(clap::Subcommand)]
+pub(super) enum Other {
+    /// Share out what lpa pairs asks
+    Pairs(Of<pairs::Question>),
+    /// Share out what lpa lags asks
+    Lags(Of<lags::Question>),
+}
+
+/// A plan of a question.
 #[derive(clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct Of<Q: clap::Args> {
     #[command(flatten)]
     run: RunArguments,
     /// Share it out into so many parts, of about equal size; fewer where there are not as many steps
@@ -21,7 +65,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "PLAN")]
     out: PathBuf,
     #[command(flatten)]
-    question: question::Arguments,
+    question: Q,
     #[command(flatten)]
     threads: threads::Arguments,
     /// Print nothing
@@ -31,10 +75,18 @@ pub(super) struct Arguments {
 
 /// Makes a plan.
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
+    match a {
+        Arguments::Other(Other::Pairs(of)) => make(of, &Asked::Pairs(of.question.options(1))),
+        Arguments::Other(Other::Lags(of)) => make(of, &Asked::Lags(of.question.options(1))),
+        Arguments::Analysis(of) => make(of, &Asked::Analysis(of.question.question())),
+    }
+}
+
+fn make<Q: clap::Args>(a: &Of<Q>, asked: &Asked) -> anyhow::Result<()> {
     let progress = Progress::new(a.quiet);
     let how = Execution { threads: a.threads.count(&progress), observer: &progress, ..Execution::default() };
     let run = Run::open(&a.run.run, a.run.access()?)?;
-    let plan = Plan::make(&a.question.question(), &run, &how, (a.parts as usize, &a.out))?;
+    let plan = Plan::make(asked, &run, &how, (a.parts as usize, &a.out))?;
     if a.quiet {
         return Ok(());
     }

@@ -2,13 +2,14 @@
 //! moves in so many steps.
 //!
 //! Owns what is asked for and what is made of the sums. `plan` says which steps meet, `measure` walks the run, `history`
-//! has the steps of one chunk, `meeting` what the sums of two steps say, `thirds` means over parts of the path, `words`
-//! what a person reads, `table` the columns.
+//! has the steps of one chunk, `meeting` what the sums of two steps say, `share` the sums of some steps that others
+//! measure, `thirds` means over parts of the path, `words` what a person reads, `table` the columns.
 
 mod history;
 mod measure;
 mod meeting;
 mod plan;
+mod share;
 mod table;
 mod thirds;
 mod words;
@@ -69,12 +70,25 @@ impl Options {
 }
 
 /// The sums of a group.
-#[derive(Debug)]
-struct GroupSums {
+#[derive(Debug, Default)]
+pub(crate) struct GroupSums {
     /// By step that is read.
     steps: Vec<StepSums>,
     /// By pair.
     pairs: Vec<LaggedSums>,
+}
+
+/// A question and all that it names, opened.
+pub(crate) struct Setting<'a> {
+    run: &'a Run,
+    options: &'a Options,
+    catalog: Catalog,
+    plan: Plan,
+    reference: Reference,
+    groups: Vec<Group>,
+    pool: rayon::ThreadPool,
+    /// Tensors that no number can be had from.
+    pub(crate) unusable: Vec<usize>,
 }
 
 /// What was measured.
@@ -126,38 +140,77 @@ pub fn tabulate(
     observer: &dyn Observer,
 ) -> Result<Written> {
     let destination = Destination::new(run, out)?;
-    // What is read beforehand is read by the threads that measure.
-    let pool = thread_pool(options.threads, &run.path)?;
-    let nothing = |what: &str| Error::Nothing { path: run.path.clone(), what: what.to_owned() };
-    if run.manifest.stream_id(GRAD).is_none() {
-        return Err(nothing("no gradients were recorded (there is no stream 'grad')"));
-    }
-    let catalog = Catalog::read(run, false)?;
-    let recorded: Vec<u64> = catalog.iterates(0..u64::MAX).collect();
-    let mut groups = group::select(run, &options.groups)?;
-    let bytes_of_pair = measure::bytes_of_pair(groups.len());
-    let plan = Plan::new(&recorded, &run.steps(), &options.steps, &options.lags, bytes_of_pair)?;
-    if plan.pairs.is_empty() {
-        return Err(nothing(
-            "no two of the steps that are asked for have recorded iterates a lag apart; choose others by --steps or --lag",
-        ));
-    }
     let cache = Cache::below(destination.directory());
-    let specs = std::slice::from_ref(&options.reference);
-    let references = pool.install(|| -> Result<Vec<Reference>> {
-        group::leave_out(run, &mut groups, &unusable(run, &catalog)?);
-        reference::open(run, &catalog, specs, &[], &cache)
-    })?;
-    reference::check_cover(run, &references, &groups)?;
-    let Some(reference) = references.first() else { return Err(nothing("no reference is named")) };
-    reference.notes.iter().for_each(|note| observer.note(note));
-    let path = destination.of_kind("lags", Contents::Lags, &options.description(&plan, reference))?;
-    let subject = Subject { run, plan: &plan, reference, groups: &groups };
-    let sums = measure::measure(subject, &pool, observer)?;
-    let hyperparameters = Hyperparameters::new(&run.manifest, &catalog);
-    let lags =
-        Lags { run, catalog: &catalog, hyperparameters, plan: &plan, reference, groups: &groups, sums };
-    let summary = words::summary(&lags);
-    let (rows, bytes) = table::write(&lags, &path, &summary)?;
-    Ok(Written { path, summary, rows, bytes })
+    let setting = Setting::open(run, options, &cache, None, observer)?;
+    setting.tabulate(&destination, || setting.measure(&setting.plan, observer))
+}
+
+impl<'a> Setting<'a> {
+    /// Opens all that a question names; `unusable` are the tensors that no number can be had from, where that is known.
+    ///
+    /// # Errors
+    /// Something is not there, is damaged or does not fit; no two steps are so far apart; or there is too little memory.
+    pub(crate) fn open(
+        run: &'a Run,
+        options: &'a Options,
+        cache: &Cache,
+        known: Option<&[usize]>,
+        observer: &dyn Observer,
+    ) -> Result<Setting<'a>> {
+        // What is read beforehand is read by the threads that measure.
+        let pool = thread_pool(options.threads, &run.path)?;
+        let nothing = |what: &str| Error::Nothing { path: run.path.clone(), what: what.to_owned() };
+        if run.manifest.stream_id(GRAD).is_none() {
+            return Err(nothing("no gradients were recorded (there is no stream 'grad')"));
+        }
+        let catalog = Catalog::read(run, false)?;
+        let recorded: Vec<u64> = catalog.iterates(0..u64::MAX).collect();
+        let mut groups = group::select(run, &options.groups)?;
+        let bytes_of_pair = measure::bytes_of_pair(groups.len());
+        let plan = Plan::new(&recorded, &run.steps(), &options.steps, &options.lags, bytes_of_pair)?;
+        if plan.pairs.is_empty() {
+            return Err(nothing(
+                "no two of the steps that are asked for have recorded iterates a lag apart; choose others by --steps or --lag",
+            ));
+        }
+        let specs = std::slice::from_ref(&options.reference);
+        let (unusable, mut references) = pool.install(|| -> Result<(Vec<usize>, Vec<Reference>)> {
+            let unusable = known.map_or_else(|| unusable(run, &catalog), |known| Ok(known.to_vec()))?;
+            group::leave_out(run, &mut groups, &unusable);
+            Ok((unusable, reference::open(run, &catalog, specs, &[], cache)?))
+        })?;
+        reference::check_cover(run, &references, &groups)?;
+        let Some(reference) = references.pop() else { return Err(nothing("no reference is named")) };
+        reference.notes.iter().for_each(|note| observer.note(note));
+        Ok(Setting { run, options, catalog, plan, reference, groups, pool, unusable })
+    }
+
+    /// Measures the pairs of a plan, by group.
+    ///
+    /// # Errors
+    /// Something is damaged or cannot be read, or there is too little memory.
+    fn measure(&self, plan: &Plan, observer: &dyn Observer) -> Result<Vec<GroupSums>> {
+        let Setting { run, reference, groups, .. } = self;
+        measure::measure(Subject { run, plan, reference, groups }, &self.pool, observer)
+    }
+
+    /// Writes the table of the sums that `measure` has.
+    ///
+    /// # Errors
+    /// As [`tabulate`], or `measure`.
+    pub(crate) fn tabulate(
+        &self,
+        destination: &Destination,
+        measure: impl FnOnce() -> Result<Vec<GroupSums>>,
+    ) -> Result<Written> {
+        let Setting { run, catalog, plan, reference, groups, .. } = self;
+        let description = self.options.description(plan, reference);
+        let path = destination.of_kind("lags", Contents::Lags, &description)?;
+        let sums = measure()?;
+        let hyperparameters = Hyperparameters::new(&run.manifest, catalog);
+        let lags = Lags { run, catalog, hyperparameters, plan, reference, groups, sums };
+        let summary = words::summary(&lags);
+        let (rows, bytes) = table::write(&lags, &path, &summary)?;
+        Ok(Written { path, summary, rows, bytes })
+    }
 }

@@ -101,6 +101,19 @@ impl Plan {
         Plan { lags: Vec::new(), too_long: Vec::new(), steps, pairs, met, left_out: 0 }
     }
 
+    /// The same with the pairs only whose step t is in a range.
+    pub(super) fn part(&self, range: &Range<u64>) -> Plan {
+        let pairs = self.pairs[self.numbers(range)].to_vec();
+        Plan { lags: self.lags.clone(), ..Plan::of(&self.steps, pairs) }
+    }
+
+    /// The numbers of these pairs.
+    pub(super) fn numbers(&self, range: &Range<u64>) -> Range<usize> {
+        let before = |end: u64| self.pairs.partition_point(|p| self.steps[p.earlier] < end);
+        let [from, to] = [range.start, range.end].map(before);
+        from..to.max(from)
+    }
+
     /// The longest lag.
     pub(super) fn longest(&self) -> u64 {
         self.lags.last().copied().unwrap_or(0)

@@ -32,6 +32,8 @@ const WINDOW_STEPS: usize = 4 * STEPS;
 
 /// Sums of all pairs that are being folded.
 struct Folded {
+    /// Place of the first step.
+    first: usize,
     g2: Vec<Option<Neumaier>>,
     moved: Vec<Option<Neumaier>>,
     dot: Vec<Neumaier>,
@@ -46,25 +48,27 @@ struct Job<'a> {
     steps: Range<usize>,
 }
 
-/// Measures `steps` against the iterates of `references`, which are among them.
+/// Measures those of `steps` at some places, which begin with a multiple of [`STEPS`], against the iterates of
+/// `references`, which are among all of them.
 pub(super) fn measure(
     run: &Run,
-    steps: &[u64],
+    (steps, places): (&[u64], Range<usize>),
     references: &[u64],
     threads: usize,
     observer: &dyn Observer,
 ) -> Result<Sums> {
     let pool = thread_pool(threads, &run.path)?;
     let chunks = run.table.chunks();
-    let pairs = steps.len() * references.len();
+    let pairs = places.len() * references.len();
     check_memory(run, pairs, references.len(), threads)?;
     let mut folded = Folded {
-        g2: vec![Some(Neumaier::default()); steps.len()],
-        moved: vec![Some(Neumaier::default()); steps.len()],
+        first: places.start,
+        g2: vec![Some(Neumaier::default()); places.len()],
+        moved: vec![Some(Neumaier::default()); places.len()],
         dot: vec![Neumaier::default(); pairs],
         d2: vec![Neumaier::default(); pairs],
     };
-    let passes = (steps.len() + references.len()) as u64;
+    let passes = (places.len() + references.len()) as u64;
     observer.begin(passes * chunks.len() as u64, chunks.len() as u64);
     let batch = (REFERENCE_BYTES / (CHUNK * size_of::<f32>() * references.len())).max(1);
     let panel = || Mutex::new(Panel::new(run.access().isa));
@@ -72,8 +76,8 @@ pub(super) fn measure(
     let walk = Walk { run, steps, references, panels, observer };
     let measured = chunks.chunks(batch).try_for_each(|batch| -> Result<()> {
         let columns = pool.install(|| walk.columns(batch))?;
-        for from in (0..steps.len()).step_by(WINDOW_STEPS) {
-            let window = from..(from + WINDOW_STEPS).min(steps.len());
+        for from in places.clone().step_by(WINDOW_STEPS) {
+            let window = from..(from + WINDOW_STEPS).min(places.end);
             pool.install(|| walk.window(batch, &columns, window, &mut folded))?;
         }
         Ok(())
@@ -209,6 +213,7 @@ impl Folded {
             (Some(sum), Some(term)) => sum.add(term),
             _ => *sum = None,
         };
+        let steps = steps.start - self.first..steps.end - self.first;
         for (t, StepSums { g2, moved }) in steps.clone().zip(&sums.steps) {
             add(&mut self.g2[t], *g2);
             add(&mut self.moved[t], *moved);

@@ -1,11 +1,13 @@
 //! All pairs: every step of a run against every K-th of its iterates.
 //!
 //! Owns which pairs there are and what is made of their sums. `measure` walks the run, `panel` has the sums of some
-//! steps of one chunk, `path` what distances say of a path, `words` what a person reads, `table` the columns.
+//! steps of one chunk, `share` those of some steps that others measure, `path` what distances say of a path, `words` what
+//! a person reads, `table` the columns.
 
 mod measure;
 mod panel;
 mod path;
+mod share;
 mod table;
 mod words;
 
@@ -42,9 +44,9 @@ impl Options {
     }
 }
 
-/// All pairs of a run.
+/// Which pairs of a run there are.
 #[derive(Debug)]
-pub(crate) struct AllPairs {
+pub(crate) struct Plan {
     /// The steps t, ascending: those whose iterates are recorded, the last one included.
     pub steps: Vec<u64>,
     /// The steps k of the references, ascending: the first, every K-th after it, and the last.
@@ -53,12 +55,20 @@ pub(crate) struct AllPairs {
     pub every: u64,
     /// What the optimizer keeps of a gradient from one step to the next; `None` where that is not known.
     memory: Option<f64>,
+    /// Stands for every byte of every shard.
+    inputs_xxh3: u128,
+}
+
+/// All pairs of a run.
+#[derive(Debug)]
+pub(crate) struct AllPairs {
+    plan: Plan,
     sums: Sums,
 }
 
-/// The sums of all pairs.
-#[derive(Debug)]
-struct Sums {
+/// The sums of all pairs of some steps.
+#[derive(Debug, Default)]
+pub(crate) struct Sums {
     /// `||g_t||^2` by step; `None` where no gradient was recorded.
     g2: Vec<Option<f64>>,
     /// `||x_t - x_{t-1}||^2` by step; `None` where x_{t-1} is not recorded, or not asked for.
@@ -103,12 +113,12 @@ impl Pair {
     }
 }
 
-impl AllPairs {
-    /// Measures a run.
+impl Plan {
+    /// Of a run.
     ///
     /// # Errors
     /// Something is damaged or cannot be read, or there is no iterate.
-    pub(crate) fn measure(run: &Run, options: &Options, observer: &dyn Observer) -> Result<AllPairs> {
+    pub(crate) fn new(run: &Run, options: &Options) -> Result<Plan> {
         let catalog = Catalog::read(run, false)?;
         let range = options.steps.range();
         let all = catalog.iterates(range.clone());
@@ -126,8 +136,25 @@ impl AllPairs {
             }
         }
         let memory = Hyperparameters::new(&run.manifest, &catalog).memory();
-        let sums = measure::measure(run, &steps, &references, options.threads, observer)?;
-        Ok(AllPairs { steps, references, every, memory, sums })
+        Ok(Plan { steps, references, every, memory, inputs_xxh3: catalog.inputs_xxh3 })
+    }
+}
+
+impl AllPairs {
+    /// Of what was measured.
+    pub(crate) fn new(plan: Plan, sums: Sums) -> AllPairs {
+        AllPairs { plan, sums }
+    }
+
+    /// Measures a run.
+    ///
+    /// # Errors
+    /// As [`Plan::new`], or there is too little memory.
+    pub(crate) fn measure(run: &Run, options: &Options, observer: &dyn Observer) -> Result<AllPairs> {
+        let plan = Plan::new(run, options)?;
+        let places = 0..plan.steps.len();
+        let sums = measure::measure(run, (&plan.steps, places), &plan.references, options.threads, observer)?;
+        Ok(AllPairs::new(plan, sums))
     }
 
     /// The pairs of the step at a place; `walks` are those of the distances.
@@ -136,12 +163,12 @@ impl AllPairs {
         t: usize,
         walks: Option<&'a [Vec<f64>]>,
     ) -> impl Iterator<Item = Pair> + 'a {
-        let (distances, sums) = (self.distances(), &self.sums);
-        (0..self.references.len()).map(move |k| {
-            let at = t * self.references.len() + k;
+        let (distances, sums, plan) = (self.distances(), &self.sums, &self.plan);
+        (0..plan.references.len()).map(move |k| {
+            let at = t * plan.references.len() + k;
             Pair {
-                step: self.steps[t],
-                reference: self.references[k],
+                step: plan.steps[t],
+                reference: plan.references[k],
                 dot: sums.g2[t].map(|_| sums.dot[at]),
                 g2: sums.g2[t],
                 d2: sums.d2[at],
@@ -154,8 +181,8 @@ impl AllPairs {
 
     /// The distances.
     pub(crate) fn distances(&self) -> Distances<'_> {
-        let (steps, references, Sums { d2, moved, .. }) = (&self.steps, &self.references, &self.sums);
-        Distances { steps, references, d2, moved, memory: self.memory }
+        let (Plan { steps, references, memory, .. }, Sums { d2, moved, .. }) = (&self.plan, &self.sums);
+        Distances { steps, references, d2, moved, memory: *memory }
     }
 }
 
@@ -171,8 +198,21 @@ pub fn tabulate(
     out: Option<&Path>,
     observer: &dyn Observer,
 ) -> Result<Written> {
+    tabulate_of(run, options, out, || AllPairs::measure(run, options, observer))
+}
+
+/// The same, of pairs that `measure` has.
+///
+/// # Errors
+/// As [`tabulate`], or `measure`.
+pub(crate) fn tabulate_of(
+    run: &Run,
+    options: &Options,
+    out: Option<&Path>,
+    measure: impl FnOnce() -> Result<AllPairs>,
+) -> Result<Written> {
     let path = Destination::new(run, out)?.of_kind("pairs", Contents::Pairs, &options.description())?;
-    let pairs = AllPairs::measure(run, options, observer)?;
+    let pairs = measure()?;
     let summary = words::summary(run, &pairs);
     let (rows, bytes) = table::write(run, &pairs, &path, &summary)?;
     Ok(Written { path, summary, rows, bytes })

@@ -40,7 +40,7 @@ pub(crate) fn write(run: &Run, pairs: &AllPairs, path: &Path, summary: &str) -> 
     let mut table = Table::of(path, fields)?;
     let run_id = run.manifest.run_id.as_str();
     let walks = pairs.distances().walks();
-    for t in 0..pairs.steps.len() {
+    for t in 0..pairs.plan.steps.len() {
         for pair in pairs.of_step(t, walks.as_deref()) {
             table.push(COLUMNS.iter().map(|(_, _, get)| get(&pair, run_id)))?;
         }
@@ -49,7 +49,7 @@ pub(crate) fn write(run: &Run, pairs: &AllPairs, path: &Path, summary: &str) -> 
         SCHEMA_VERSION,
         [
             (RUN_ID, run_id.to_owned()),
-            ("lpa.every", pairs.every.to_string()),
+            ("lpa.every", pairs.plan.every.to_string()),
             ("lpa.summary", summary.to_owned()),
         ],
     );

@@ -11,15 +11,15 @@ pub(super) fn summary(run: &Run, pairs: &AllPairs) -> String {
     let parameters: u64 = run.manifest.parameters();
     let mut lines = vec![format!(
         "{} against {} (every {}), {}",
-        counted(pairs.steps.len() as u64, "step"),
-        counted(pairs.references.len() as u64, "iterate"),
-        thousands(pairs.every),
+        counted(pairs.plan.steps.len() as u64, "step"),
+        counted(pairs.plan.references.len() as u64, "iterate"),
+        thousands(pairs.plan.every),
         counted(parameters, "parameter")
     )];
     let known = |value: Option<f64>| value.map_or("not known".to_owned(), significant);
     let power =
         |value: Option<f64>| value.map_or("not known".to_owned(), |p| format!("lag^{}", significant(p)));
-    let walk = match pairs.memory {
+    let walk = match pairs.plan.memory {
         Some(0.0) => "a walk of orthogonal steps of the same lengths".to_owned(),
         Some(b) => format!("a walk of the same step lengths and the optimizer's memory ({})", significant(b)),
         None => "a walk, for which the optimizer's memory is not known,".to_owned(),

@@ -79,7 +79,7 @@ impl PartWriter {
     pub(crate) fn create(
         plan: &Plan,
         part: usize,
-        (run_id, inputs_xxh3): (&str, u128),
+        (run_id, inputs_xxh3): (&str, String),
     ) -> Result<PartWriter> {
         let draft = Draft::create(&plan.path(part))?;
         let file = draft.file().try_clone().tried("write", draft.path())?;
@@ -88,7 +88,7 @@ impl PartWriter {
             plan: plan.id.clone(),
             part,
             run_id: run_id.to_owned(),
-            inputs_xxh3: format!("{inputs_xxh3:032x}"),
+            inputs_xxh3,
             sections: Vec::new(),
         };
         let (out, hash) = (BufWriter::with_capacity(PIECE, file), Xxh3::default());
@@ -149,6 +149,16 @@ impl PartWriter {
             also: aside.skipped.also.iter().map(|(step, why)| (*step, why.clone())).collect(),
         };
         self.about.sections.push(section);
+        Ok(())
+    }
+
+    /// Ends what was measured for a table that has no records of steps: these are its words.
+    ///
+    /// # Errors
+    /// The disk is full.
+    pub(crate) fn only(&mut self, words: &[u64]) -> Result<()> {
+        let records = self.words(words)?;
+        self.about.sections.push(Section { records, ..Section::default() });
         Ok(())
     }
 
@@ -324,6 +334,14 @@ impl OpenPart<'_> {
         let mut bytes = vec![0; usize::try_from(count * 8).unwrap_or(usize::MAX)];
         self.file.read_exact_at(&mut bytes, at).tried("read", &self.part.path)?;
         Ok(bytes.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)).collect())
+    }
+
+    /// Reads all words of a section that has no records of steps.
+    ///
+    /// # Errors
+    /// They are not there.
+    pub(crate) fn only(&self, section: &Section) -> Result<Vec<u64>> {
+        self.words(section.records)
     }
 
     /// Reads `count` records of so many words, from a record on.

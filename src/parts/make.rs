@@ -2,11 +2,13 @@
 
 use crate::analyze::{Analysis, Aside, Share, Skipped, Taken};
 use crate::error::Result;
+use crate::parts::asked::Asked;
 use crate::parts::check_number;
 use crate::parts::file::{Part, PartWriter, remove_leftovers};
 use crate::parts::plan::Plan;
-use crate::question::Execution;
-use crate::run::Access;
+use crate::parts::tables::Opened;
+use crate::question::{Execution, Question};
+use crate::run::{Access, Run};
 
 /// What was done for a part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,14 +30,41 @@ pub fn make(plan: &Plan, part: usize, access: Access, how: &Execution<'_>) -> Re
         return Ok(Partial::Before);
     }
     let run = plan.open_run(access)?;
-    let setting = plan.setting(&run, how)?;
+    let writer = match &plan.asked.clone().on(how.threads) {
+        Asked::Analysis(question) => of_analysis(plan, part, (question, &run), how),
+        Asked::Pairs(options) => of_table(plan, part, (&plan.pairs(&run, options)?, &run), how),
+        Asked::Lags(options) => of_table(plan, part, (&plan.lags(&run, options, how.observer)?, &run), how),
+    }?;
+    run.check_stop()?;
+    writer.finish().map(Partial::Now)
+}
+
+fn of_table(
+    plan: &Plan,
+    part: usize,
+    (opened, run): (&Opened<'_>, &Run),
+    how: &Execution<'_>,
+) -> Result<PartWriter> {
+    let range = plan.range(part)?;
+    let mut writer = PartWriter::create(plan, part, (&run.manifest.run_id, opened.inputs(&range)))?;
+    writer.only(&opened.measure(&range, how.observer)?)?;
+    Ok(writer)
+}
+
+fn of_analysis(
+    plan: &Plan,
+    part: usize,
+    (question, run): (&Question, &Run),
+    how: &Execution<'_>,
+) -> Result<PartWriter> {
+    let setting = plan.setting(question, run, how)?;
     let analysis = setting.prepare()?;
     plan.check(&analysis)?;
     let share = plan.share(part);
     let inputs = analysis.inputs_xxh3(&share);
     let mut writer = PartWriter::create(plan, part, (&run.manifest.run_id, inputs))?;
     let cells = analysis.cells(&share) * (1 + setting.shadows.len() as u64);
-    how.observer.begin(cells, share.chunks(&run).len() as u64);
+    how.observer.begin(cells, share.chunks(run).len() as u64);
     let measured = write(&analysis, &share, plan, how, &mut writer).and_then(|()| {
         for shadow in &setting.shadows {
             let before = writer.sections();
@@ -49,9 +78,7 @@ pub fn make(plan: &Plan, part: usize, access: Access, how: &Execution<'_>) -> Re
         Ok(())
     });
     how.observer.end();
-    measured?;
-    run.check_stop()?;
-    writer.finish().map(Partial::Now)
+    measured.map(|()| writer)
 }
 
 /// Measures a share and writes what comes of it.

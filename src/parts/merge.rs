@@ -1,59 +1,127 @@
 //! Making the table of all parts.
 
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::analyze::{Analysis, Measured, Share, Taken, TakenRecord};
 use crate::error::{Error, Result};
 use crate::parts::State;
+use crate::parts::asked::Asked;
 use crate::parts::file::{OpenPart, Part, Section};
 use crate::parts::plan::Plan;
-use crate::question::{Destination, Execution, Tabulated};
-use crate::run::Access;
+use crate::parts::tables::Opened;
+use crate::question::{Destination, Execution, Made, Question};
+use crate::run::{Access, Run};
+use crate::table::Written;
 
 /// Words of records that are read at a time.
 const AT_ONCE: usize = 1 << 19;
+
+/// The table of all parts.
+#[derive(Debug)]
+pub struct Merged {
+    /// Path of the file.
+    pub path: PathBuf,
+    /// The summary for a person.
+    pub summary: String,
+    /// Its rows and bytes, if it was not there.
+    pub written: Option<(u64, u64)>,
+}
 
 /// Makes the table of a plan's question: `out`, or where tables of such questions go. Waits so long for parts that are
 /// not there.
 ///
 /// # Errors
 /// A part is not there or unfit: all are told to the observer, each with the line that makes it. Or the run is not that
-/// of the plan, or as [`crate::question::Question::tabulate`].
+/// of the plan, or as the command of the question.
 pub fn merge(
     plan: &Plan,
     access: Access,
     how: &Execution<'_>,
     (out, wait): (Option<&Path>, Duration),
-) -> Result<Tabulated> {
+) -> Result<Merged> {
     let run = plan.open_run(access)?;
-    let destination = Destination::new(&run, out)?;
-    let setting = plan.setting(&run, how)?;
-    setting.tabulate(&plan.question, &destination, |analysis, scratch| {
-        plan.check(analysis)?;
-        let parts = State::look(plan, wait)?.whole().map_err(|faults| {
-            how.observer.warn(&(faults.join("\n") + "\n"));
-            let what = format!(
-                "{} of {} parts are missing or unfit, and are told above with the line that makes each. The table is left \
-                 as it was",
-                faults.len(),
-                plan.count()
-            );
-            Error::NotFound { path: plan.directory.clone(), what }
-        })?;
-        for (number, part) in parts.iter().enumerate() {
-            let inputs = format!("{:032x}", analysis.inputs_xxh3(&plan.share(number)));
-            if part.made_of() != (run.manifest.run_id.as_str(), inputs.as_str()) {
-                let what = "it was made of other shards than are in the run here; remove it, and make it again";
-                return Err(Error::damaged(&part.path, what));
-            }
+    match &plan.asked.clone().on(how.threads) {
+        Asked::Analysis(question) => of_analysis(plan, (question, &run), how, (out, wait)),
+        Asked::Pairs(options) => of_table(plan, (plan.pairs(&run, options)?, &run), how, (out, wait)),
+        Asked::Lags(options) => {
+            of_table(plan, (plan.lags(&run, options, how.observer)?, &run), how, (out, wait))
         }
+    }
+}
+
+fn of_table(
+    plan: &Plan,
+    (opened, run): (Opened<'_>, &Run),
+    how: &Execution<'_>,
+    (out, wait): (Option<&Path>, Duration),
+) -> Result<Merged> {
+    let parts = whole(plan, wait, how)?;
+    let ranges: Vec<Range<u64>> = (0..plan.count()).map(|part| plan.range(part)).collect::<Result<_>>()?;
+    check_inputs(run, &parts, |number| opened.inputs(&ranges[number]))?;
+    let table = opened.tabulate(out, |take| {
+        parts.iter().zip(&ranges).try_for_each(|(part, range)| {
+            let open = part.open()?;
+            let words = open.only(open.section(0)?)?;
+            if take(range, &words) { Ok(()) } else { Err(unfit(part)) }
+        })
+    })?;
+    let Written { path, summary, rows, bytes } = table;
+    Ok(Merged { path, summary, written: Some((rows, bytes)) })
+}
+
+fn of_analysis(
+    plan: &Plan,
+    (question, run): (&Question, &Run),
+    how: &Execution<'_>,
+    (out, wait): (Option<&Path>, Duration),
+) -> Result<Merged> {
+    let destination = Destination::new(run, out)?;
+    let setting = plan.setting(question, run, how)?;
+    let table = setting.tabulate(question, &destination, |analysis, scratch| {
+        plan.check(analysis)?;
+        let parts = whole(plan, wait, how)?;
+        check_inputs(run, &parts, |number| analysis.inputs_xxh3(&plan.share(number)))?;
         let gathering = Gathering { plan, parts: &parts, scratch };
         let mut measured = gathering.section(analysis, 0)?;
         let of_shadow = |number: usize, of: &Analysis<'_>| gathering.section(of, 1 + number);
         analysis.measure_shadows(&setting.shadows, &setting.cache, &mut measured, scratch, of_shadow)?;
         Ok(measured)
+    })?;
+    let written = match table.made {
+        Made::Before => None,
+        Made::Now { rows, bytes, .. } => Some((rows, bytes)),
+    };
+    Ok(Merged { path: table.path, summary: table.summary, written })
+}
+
+/// All parts.
+///
+/// # Errors
+/// One is not there or unfit.
+fn whole(plan: &Plan, wait: Duration, how: &Execution<'_>) -> Result<Vec<Part>> {
+    State::look(plan, wait)?.whole().map_err(|faults| {
+        how.observer.warn(&(faults.join("\n") + "\n"));
+        let what = format!(
+            "{} of {} parts are missing or unfit, and are told above with the line that makes each. The table is left \
+             as it was",
+            faults.len(),
+            plan.count()
+        );
+        Error::NotFound { path: plan.directory.clone(), what }
     })
+}
+
+/// Checks that parts were made of the shards that are there.
+fn check_inputs(run: &Run, parts: &[Part], inputs: impl Fn(usize) -> String) -> Result<()> {
+    for (number, part) in parts.iter().enumerate() {
+        if part.made_of() != (run.manifest.run_id.as_str(), inputs(number).as_str()) {
+            let what = "it was made of other shards than are in the run here; remove it, and make it again";
+            return Err(Error::damaged(&part.path, what));
+        }
+    }
+    Ok(())
 }
 
 /// All parts of a plan.

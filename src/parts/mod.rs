@@ -1,22 +1,26 @@
-//! One analysis in many parts, each made by a process of its own, on whatever machine sees the run.
+//! One question in many parts, each made by a process of its own, on whatever machine sees the run.
 //!
 //! A part is a file that proves itself; that it is there and whole is all that counts, and what is not there is made by
-//! the same line again. Owns the order: `plan` what is shared out, `file` what a part is, `make` how one is made, `merge`
-//! how the table is made of all, `slurm` a script that has Slurm make them. What a share of the work is, and why the bits
+//! the same line again. Owns the order: `asked` what is shared out, `plan` how, `file` what a part is, `make` how one is
+//! made, `merge` how the table is made of all, `tables` what all pairs and lags have in common here, `slurm` a script that
+//! has Slurm make them. What a share of the work is, and why the bits
 //! are those of the whole, is `analyze::measure`'s.
 
+mod asked;
 mod file;
 mod make;
 mod merge;
 mod plan;
 pub(crate) mod shell;
 pub(crate) mod slurm;
+mod tables;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+pub use crate::parts::asked::Asked;
 pub use crate::parts::make::{Partial, make};
-pub use crate::parts::merge::merge;
+pub use crate::parts::merge::{Merged, merge};
 pub use crate::parts::plan::Plan;
 
 use crate::error::{Error, Result, Usage};
@@ -24,7 +28,7 @@ use crate::parts::file::{Fault, Part};
 use crate::parts::shell::as_word;
 
 /// The version of plans and parts.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 /// The file of a plan in its directory.
 const PLAN: &str = "plan.json";
 /// Where references are kept beside it.

@@ -2,19 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::analyze::{Analysis, Share};
+use crate::analyze::{Analysis, Observer, Share};
 use crate::error::{Error, Result, Tried, Usage};
 use crate::hash::xxh3_64;
+use crate::parts::asked::{Asked, StoredAsked, absolute, text_of};
+use crate::parts::tables::Opened;
 use crate::parts::{LOGS, PART, PLAN, REFERENCES, SCRIPT, VERSION, file_name};
 use crate::question::{Execution, Question, Setting};
-use crate::reference::{Cache, Recognised, ReferenceSpec, Rename};
+use crate::reference::{Cache, Recognised};
 use crate::regular_file;
 use crate::run::{Access, Draft, Run};
 use crate::stop::Stop;
+use crate::{lags, pairs};
 
 /// What the file says that it is.
 const FORMAT: &str = "lpa plan";
@@ -29,7 +33,7 @@ struct Stored {
     version: u64,
     lpa: String,
     run: PathBuf,
-    question: StoredQuestion,
+    question: StoredAsked,
     /// The step of the final iterate, where the run has one.
     final_step: Option<u64>,
     /// All that can change a number, as tables have it.
@@ -39,18 +43,6 @@ struct Stored {
     /// What references that are files turned out to be.
     files: BTreeMap<PathBuf, Recognised>,
     parts: Vec<StoredPart>,
-}
-
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct StoredQuestion {
-    references: Vec<String>,
-    renames: Vec<String>,
-    streams: Vec<String>,
-    groups: Vec<String>,
-    steps: String,
-    shadow: bool,
-    skip_damaged: bool,
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -76,55 +68,10 @@ pub struct Plan {
     pub(crate) directory: PathBuf,
     /// The hash of all that is in it, as hexadecimal digits.
     pub(crate) id: String,
-    pub(crate) question: Question,
+    pub(crate) asked: Asked,
     /// Ends what is made of it.
     pub(crate) stop: Stop,
     stored: Stored,
-}
-
-impl StoredQuestion {
-    /// With the paths of references from the root on: parts are made elsewhere.
-    fn of(question: &Question) -> Result<StoredQuestion> {
-        let absolute = |spec: &ReferenceSpec| match spec {
-            ReferenceSpec::Own(own) => Ok(own.to_string()),
-            ReferenceSpec::Path(text) => absolute(Path::new(text)).and_then(|path| text_of(&path)),
-        };
-        Ok(StoredQuestion {
-            references: question.references.iter().map(absolute).collect::<Result<_>>()?,
-            renames: question.renames.iter().map(|r| format!("{}={}", r.old, r.new)).collect(),
-            streams: question.streams.clone(),
-            groups: question.groups.clone(),
-            steps: question.steps.text().to_owned(),
-            shadow: question.shadow,
-            skip_damaged: question.skip_damaged,
-        })
-    }
-
-    fn question(&self) -> std::result::Result<Question, Usage> {
-        Ok(Question {
-            references: self.references.iter().map(|r| r.parse()).collect::<std::result::Result<_, _>>()?,
-            renames: self
-                .renames
-                .iter()
-                .map(|r| r.parse::<Rename>())
-                .collect::<std::result::Result<_, _>>()?,
-            streams: self.streams.clone(),
-            groups: self.groups.clone(),
-            steps: if self.steps.is_empty() { Default::default() } else { self.steps.parse()? },
-            shadow: self.shadow,
-            skip_damaged: self.skip_damaged,
-        })
-    }
-}
-
-/// A path from the root on.
-fn absolute(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(path).tried("find", path)
-}
-
-fn text_of(path: &Path) -> Result<String> {
-    let what = || Usage(format!("{}: a plan holds no paths that are not UTF-8", path.display()));
-    Ok(path.to_str().ok_or_else(what)?.to_owned())
 }
 
 /// The text of a plan, and the hash of what it says.
@@ -141,7 +88,7 @@ impl Plan {
     /// # Errors
     /// As [`Question::tabulate`]; the parts would not give the same numbers; or the directory holds something else.
     pub fn make(
-        question: &Question,
+        asked: &Asked,
         run: &Run,
         how: &Execution<'_>,
         (count, directory): (usize, &Path),
@@ -150,19 +97,15 @@ impl Plan {
         text_of(&directory)?;
         check_place(&directory)?;
         std::fs::create_dir_all(&directory).tried("make", &directory)?;
-        let asked = StoredQuestion::of(question)?;
-        let setting = Setting::open(&asked.question()?, run, how, Cache::below(&directory), None)?;
-        let analysis = setting.prepare()?;
-        // What shadows are compared with is made now too.
-        setting.shadows.iter().try_for_each(|s| analysis.with_shadow(s, &setting.cache, |_, _| Ok(())))?;
-        let shares = analysis.shares(count)?;
-        if analysis.shares_chunks() && shares.len() > MOST_OF_CHUNKS {
-            let what = format!(
-                "--parts {count}: where an optimizer divides by the root of a second moment a part is of some chunks of the \
-                 parameters, and there are {MOST_OF_CHUNKS} parts at most"
-            );
-            return Err(Usage(what).into());
-        }
+        let asked = StoredAsked::of(asked)?;
+        let cache = Cache::below(&directory);
+        let shared = match &asked.asked()?.on(how.threads) {
+            Asked::Analysis(question) => Shared::analysis(question, run, how, (count, cache))?,
+            Asked::Pairs(options) => Shared::table(&Opened::pairs(run, options)?, &cache, count)?,
+            Asked::Lags(options) => {
+                Shared::table(&Opened::lags(run, options, (&cache, None), how.observer)?, &cache, count)?
+            }
+        };
         let part = |(share, bytes): (Share, u64)| StoredPart {
             share: match share {
                 Share::All => StoredShare::Steps(0, None),
@@ -178,10 +121,10 @@ impl Plan {
             run: absolute(&run.path)?,
             question: asked,
             final_step: run.final_step(),
-            provenance: analysis.provenance(),
-            unusable: setting.unusable.clone(),
-            files: setting.cache.files(),
-            parts: shares.into_iter().map(part).collect(),
+            provenance: shared.provenance,
+            unusable: shared.unusable,
+            files: shared.files,
+            parts: shared.shares.into_iter().map(part).collect(),
         };
         text_of(&stored.run)?;
         let plan = Plan::of(directory, stored)?;
@@ -192,8 +135,8 @@ impl Plan {
     fn of(directory: PathBuf, stored: Stored) -> Result<Plan> {
         let path = directory.join(PLAN);
         let (_, id) = text(&stored).ok_or_else(|| Error::damaged(&path, "it cannot be written as text"))?;
-        let question = stored.question.question().map_err(|e| Error::damaged(&path, e.0))?;
-        Ok(Plan { directory, id, question, stop: Stop::default(), stored })
+        let asked = stored.question.asked().map_err(|e| Error::damaged(&path, e.0))?;
+        Ok(Plan { directory, id, asked, stop: Stop::default(), stored })
     }
 
     /// Writes it, if it is not there.
@@ -272,6 +215,20 @@ impl Plan {
         }
     }
 
+    /// The steps of a part of pairs or lags.
+    ///
+    /// # Errors
+    /// It is of chunks.
+    pub(crate) fn range(&self, part: usize) -> Result<Range<u64>> {
+        match self.share(part) {
+            Share::Steps(range) => Ok(range),
+            Share::All | Share::Chunks(_) => Err(Error::damaged(
+                &self.directory.join(PLAN),
+                "its parts are of chunks, and have to be of steps",
+            )),
+        }
+    }
+
     /// Stored bytes that a part reads, about.
     pub(crate) fn bytes(&self, part: usize) -> u64 {
         self.stored.parts[part].bytes
@@ -314,13 +271,48 @@ impl Plan {
         Error::Write { path: run.path.clone(), what }
     }
 
-    /// Opens all that the question names.
+    /// References that were made, or recognised, with the plan.
+    fn cache(&self) -> Cache {
+        Cache::below(&self.directory).knowing(self.stored.files.clone())
+    }
+
+    /// Opens all that its question, an analysis, names.
     ///
     /// # Errors
     /// As [`Setting::open`].
-    pub(crate) fn setting<'a>(&self, run: &'a Run, how: &'a Execution<'a>) -> Result<Setting<'a>> {
-        let cache = Cache::below(&self.directory).knowing(self.stored.files.clone());
-        Setting::open(&self.question, run, how, cache, Some(&self.stored.unusable))
+    pub(crate) fn setting<'a>(
+        &self,
+        question: &Question,
+        run: &'a Run,
+        how: &'a Execution<'a>,
+    ) -> Result<Setting<'a>> {
+        Setting::open(question, run, how, self.cache(), Some(&self.stored.unusable))
+    }
+
+    /// Opens all pairs, if they are those of the plan.
+    ///
+    /// # Errors
+    /// As [`Opened::pairs`]; or something that can change a number is not what it was.
+    pub(crate) fn pairs<'a>(&self, run: &'a Run, options: &'a pairs::Options) -> Result<Opened<'a>> {
+        self.checked(run, Opened::pairs(run, options)?)
+    }
+
+    /// Opens the lags, if they are those of the plan.
+    ///
+    /// # Errors
+    /// As [`Opened::lags`]; or something that can change a number is not what it was.
+    pub(crate) fn lags<'a>(
+        &self,
+        run: &'a Run,
+        options: &'a lags::Options,
+        observer: &dyn Observer,
+    ) -> Result<Opened<'a>> {
+        let known = (&self.cache(), Some(&self.stored.unusable[..]));
+        self.checked(run, Opened::lags(run, options, known, observer)?)
+    }
+
+    fn checked<'a>(&self, run: &Run, opened: Opened<'a>) -> Result<Opened<'a>> {
+        self.check_provenance(run, &opened.provenance()).map(|()| opened)
     }
 
     /// Checks that an analysis is that of the plan.
@@ -328,17 +320,58 @@ impl Plan {
     /// # Errors
     /// Something that can change a number is not what it was.
     pub(crate) fn check(&self, analysis: &Analysis<'_>) -> Result<()> {
-        let now = analysis.provenance();
-        let pairs = now.iter().zip(&self.stored.provenance);
-        let differ: Vec<&str> = pairs.filter(|(a, b)| a != b).map(|((key, _), _)| key.as_str()).collect();
-        if !differ.is_empty() || now.len() != self.stored.provenance.len() {
-            return Err(self.outdated(analysis.run, &differ));
-        }
+        self.check_provenance(analysis.run, &analysis.provenance())?;
         let chunks = self.stored.parts.iter().any(|p| matches!(p.share, StoredShare::Chunks(..)));
         if chunks != analysis.shares_chunks() {
             return Err(self.outdated(analysis.run, &["what parts are of"]));
         }
         Ok(())
+    }
+
+    fn check_provenance(&self, run: &Run, now: &[(String, String)]) -> Result<()> {
+        let pairs = now.iter().zip(&self.stored.provenance);
+        let differ: Vec<&str> = pairs.filter(|(a, b)| a != b).map(|((key, _), _)| key.as_str()).collect();
+        if !differ.is_empty() || now.len() != self.stored.provenance.len() {
+            return Err(self.outdated(run, &differ));
+        }
+        Ok(())
+    }
+}
+
+/// What a question is of, and its shares.
+struct Shared {
+    provenance: Vec<(String, String)>,
+    unusable: Vec<usize>,
+    files: BTreeMap<PathBuf, Recognised>,
+    shares: Vec<(Share, u64)>,
+}
+
+impl Shared {
+    fn analysis(
+        question: &Question,
+        run: &Run,
+        how: &Execution<'_>,
+        (count, cache): (usize, Cache),
+    ) -> Result<Shared> {
+        let setting = Setting::open(question, run, how, cache, None)?;
+        let analysis = setting.prepare()?;
+        // What shadows are compared with is made now too.
+        setting.shadows.iter().try_for_each(|s| analysis.with_shadow(s, &setting.cache, |_, _| Ok(())))?;
+        let shares = analysis.shares(count)?;
+        if analysis.shares_chunks() && shares.len() > MOST_OF_CHUNKS {
+            let what = format!(
+                "--parts {count}: where an optimizer divides by the root of a second moment a part is of some chunks of the \
+                 parameters, and there are {MOST_OF_CHUNKS} parts at most"
+            );
+            return Err(Usage(what).into());
+        }
+        let (provenance, unusable) = (analysis.provenance(), setting.unusable.clone());
+        Ok(Shared { provenance, unusable, files: setting.cache.files(), shares })
+    }
+
+    fn table(opened: &Opened<'_>, cache: &Cache, count: usize) -> Result<Shared> {
+        let (provenance, unusable) = (opened.provenance(), opened.unusable());
+        Ok(Shared { provenance, unusable, files: cache.files(), shares: opened.shares(count)? })
     }
 }
 

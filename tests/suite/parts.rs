@@ -17,11 +17,18 @@ struct Planned {
 
 impl Planned {
     fn of(path: &Path, parts: usize, question: &[&str]) -> Planned {
+        Planned::by("analyze", path, parts, question)
+    }
+
+    /// Of the question of a command.
+    fn by(command: &str, path: &Path, parts: usize, question: &[&str]) -> Planned {
         let dir = tempfile::tempdir().unwrap();
         let plan = dir.path().join("plan");
         let count = parts.to_string();
-        let args = ["plan", path.to_str().unwrap(), "--parts", &count, "--out", plan.to_str().unwrap()];
-        let ran = run(&[&args, question].concat());
+        let other = Some(command).filter(|c| *c != "analyze");
+        let begin: Vec<&str> = ["plan"].into_iter().chain(other).collect();
+        let args = [path.to_str().unwrap(), "--parts", &count, "--out", plan.to_str().unwrap()];
+        let ran = run(&[&begin, &args, question].concat());
         assert_eq!(ran.code, 0, "{}", ran.err);
         let stored: serde_json::Value =
             serde_json::from_slice(&std::fs::read(plan.join("plan.json")).unwrap()).unwrap();
@@ -66,9 +73,14 @@ impl Planned {
 }
 
 fn analyzed(path: &Path, question: &[&str]) -> Vec<u8> {
+    made_by("analyze", path, question)
+}
+
+/// The table of one process.
+fn made_by(command: &str, path: &Path, question: &[&str]) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out.parquet");
-    let args = ["analyze", path.to_str().unwrap(), "--quiet", "--out", out.to_str().unwrap()];
+    let args = [command, path.to_str().unwrap(), "--quiet", "--out", out.to_str().unwrap()];
     let ran = run(&[&args, question].concat());
     assert_eq!(ran.code, 0, "{}", ran.err);
     std::fs::read(out).unwrap()
@@ -76,14 +88,18 @@ fn analyzed(path: &Path, question: &[&str]) -> Vec<u8> {
 
 /// Checks that parts of each of some numbers give the table of one analysis; returns how many there were of each.
 fn check_same(path: &Path, question: &[&str], counts: &[usize]) -> Vec<usize> {
-    let expected = analyzed(path, question);
+    check_same_by("analyze", path, question, counts)
+}
+
+fn check_same_by(command: &str, path: &Path, question: &[&str], counts: &[usize]) -> Vec<usize> {
+    let expected = made_by(command, path, question);
     let made = |count: &usize| {
-        let planned = Planned::of(path, *count, question);
+        let planned = Planned::by(command, path, *count, question);
         planned.make_all();
         let ran = planned.merge();
         assert_eq!(ran.code, 0, "{count} parts, {question:?}: {}", ran.err);
         let table = std::fs::read(planned.table()).unwrap();
-        assert!(table == expected, "{} in {count} parts, {question:?}", path.display());
+        assert!(table == expected, "{command} {} in {count} parts, {question:?}", path.display());
         assert_eq!(planned.missing(), "");
         planned.parts
     };
@@ -119,6 +135,11 @@ fn a_table_of_parts_is_that_of_one_analysis() {
 fn so_is_that_of_a_run_of_two_ranks() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("run");
+    record_by_two_ranks(&path, 24);
+    check_same(&path, &EACH, &[1, 2, 7, 64]);
+}
+
+fn record_by_two_ranks(path: &Path, steps: u64) {
     let mut m = manifest(&[70_000, 10, 131_072]);
     m.world = 2;
     m.slices = [
@@ -130,8 +151,7 @@ fn so_is_that_of_a_run_of_two_ranks() {
     ]
     .map(|(tensor, begin, end, rank)| Slice { tensor, begin, end, rank })
     .to_vec();
-    record_by_ranks(&path, m, 24, WriterOptions { shard_steps: 5, ..WriterOptions::default() });
-    check_same(&path, &EACH, &[1, 2, 7, 64]);
+    record_by_ranks(path, m, steps, WriterOptions { shard_steps: 5, ..WriterOptions::default() });
 }
 
 #[test]
@@ -166,6 +186,32 @@ fn so_are_those_of_runs_of_sketches_and_of_runs_with_loss() {
         assert_eq!(ran.code, 0, "{}", ran.err);
         check_same(&lossy, &question, &[1, 2, 7, 64]);
     }
+}
+
+#[test]
+fn all_pairs_and_lags_of_parts_are_those_of_one_process() {
+    let run = fixture("digits_mlp");
+    // 128 steps are held together, of which one is the centre of the others.
+    assert_eq!(check_same_by("pairs", &run, &["--every", "10"], &[1, 2, 7]), [1, 2, 2]);
+    check_same_by("pairs", &run, &["--steps", "3..200:3", "--every", "7"], &[2]);
+    // The usual lags; the last step has none that is later, and the one before no gradient.
+    assert_eq!(check_same_by("lags", &run, &[], &[1, 2, 7, 64, 1000]), [1, 2, 7, 64, 220]);
+    let question = ["--lag", "3,50", "--ref", "mean:100..150", "--steps", "20..190:7", "--group", "each"];
+    assert_eq!(check_same_by("lags", &run, &question, &[2, 64]), [2, 25]);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    simulate(&path, &["--dim", "20", "--steps", "8300", "--momentum", "0.9"]);
+    assert_eq!(check_same_by("pairs", &path, &["--every", "1000"], &[1, 2, 7, 64]), [1, 2, 7, 64]);
+    check_same_by("lags", &path, &["--lag", "1,300"], &[7, 64]);
+}
+
+#[test]
+fn so_are_those_of_a_run_of_two_ranks_and_of_several_chunks() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    record_by_two_ranks(&path, 150);
+    assert_eq!(check_same_by("pairs", &path, &["--every", "20"], &[2]), [2]);
+    check_same_by("lags", &path, &["--lag", "1,7", "--group", "*", "--group", "each"], &[2, 7]);
 }
 
 #[test]

@@ -75,22 +75,11 @@ impl Analysis<'_> {
                         with later iterates, or are sketches. Restore what is damaged, or analyze the run in one go";
             return Err(Usage(what.to_owned()).into());
         }
-        let steps = stored_bytes(self.run, &self.candidates);
         if self.shape.layout.own {
-            return Ok(self.shares_of_chunks(count, steps.iter().sum()));
+            let bytes = stored_bytes(self.run, &self.candidates).iter().sum();
+            return Ok(self.shares_of_chunks(count, bytes));
         }
-        let keyframes = self.run.keyframes()?;
-        let before = |i: usize| keyframes.partition_point(|k| *k <= self.candidates[i]);
-        let begins: Vec<usize> = (1..self.candidates.len()).filter(|&i| before(i) > before(i - 1)).collect();
-        let cut = cut(&steps, count, &begins);
-        let last = cut.len().saturating_sub(1);
-        let share = |(i, range): (usize, &Range<usize>)| {
-            let from = if i == 0 { 0 } else { self.candidates[range.start] };
-            let to = if i == last { u64::MAX } else { self.candidates[range.end] };
-            let bytes = steps[range.clone()].iter().sum();
-            (Share::Steps(from..to), bytes)
-        };
-        Ok(cut.iter().enumerate().map(share).collect())
+        shares_of_steps(self.run, &self.candidates, count)
     }
 
     fn shares_of_chunks(&self, count: usize, bytes: u64) -> Vec<(Share, u64)> {
@@ -110,11 +99,47 @@ impl Analysis<'_> {
     }
 
     /// Stands for the bytes of all shards that a share reads.
-    pub(crate) fn inputs_xxh3(&self, share: &Share) -> u128 {
-        let Share::Steps(range) = share else { return self.catalog.inputs_xxh3 };
+    pub(crate) fn inputs_xxh3(&self, share: &Share) -> String {
         let beyond = self.shape.layout.lag.unwrap_or(1).max(1);
-        self.catalog.inputs_of(&(range.start..range.end.saturating_add(beyond)))
+        let hash = match share {
+            Share::Steps(r) => self.catalog.inputs_of(&(r.start..r.end.saturating_add(beyond))),
+            Share::All | Share::Chunks(_) => self.catalog.inputs_xxh3,
+        };
+        format!("{hash:032x}")
     }
+}
+
+/// Shares steps (ascending) out, into so many shares or as many as there are steps; with each come the stored bytes of its
+/// steps, about.
+///
+/// # Errors
+/// A shard cannot be read.
+pub(crate) fn shares_of_steps(run: &Run, steps: &[u64], count: usize) -> Result<Vec<(Share, u64)>> {
+    let bytes = stored_bytes(run, steps);
+    let keyframes = run.keyframes()?;
+    let before = |i: usize| keyframes.partition_point(|k| *k <= steps[i]);
+    let begins: Vec<usize> = (1..steps.len()).filter(|&i| before(i) > before(i - 1)).collect();
+    Ok(ranges_of(steps, &bytes, &cut(&bytes, count, &begins)))
+}
+
+/// The same of groups of so many steps in a row, none of which is cut.
+pub(crate) fn shares_of_groups(run: &Run, steps: &[u64], size: usize, count: usize) -> Vec<(Share, u64)> {
+    let bytes = stored_bytes(run, steps);
+    let groups: Vec<u64> = bytes.chunks(size).map(|group| group.iter().sum()).collect();
+    let places = |r: Range<usize>| r.start * size..(r.end * size).min(steps.len());
+    let cut: Vec<Range<usize>> = cut(&groups, count, &[]).into_iter().map(places).collect();
+    ranges_of(steps, &bytes, &cut)
+}
+
+/// The ranges of places of steps as shares, which leave no step out.
+fn ranges_of(steps: &[u64], bytes: &[u64], cut: &[Range<usize>]) -> Vec<(Share, u64)> {
+    let last = cut.len().saturating_sub(1);
+    let share = |(i, range): (usize, &Range<usize>)| {
+        let from = if i == 0 { 0 } else { steps[range.start] };
+        let to = if i == last { u64::MAX } else { steps[range.end] };
+        (Share::Steps(from..to), bytes[range.clone()].iter().sum())
+    };
+    cut.iter().enumerate().map(share).collect()
 }
 
 /// Cuts what has these weights, in its order, into parts of about the same weight, where it can at one of some `places`

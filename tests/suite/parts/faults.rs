@@ -64,7 +64,7 @@ fn what_is_no_part_is_said_with_the_line_that_makes_it() {
         ("it is cut short", |p| change(&p.part(1), |b| b.truncate(20))),
         ("(checksum)", |p| change(&p.part(1), |b| b.truncate(b.len() - 16))),
         ("it is part 0 under the name of another", |p| assert!(std::fs::copy(p.part(0), p.part(1)).is_ok())),
-        ("it is in version 0 of the format of parts, not 1", |p| {
+        ("it is in version 0 of the format of parts, not 2", |p| {
             change(&p.part(1), |b| {
                 b[8] = 0;
                 seal(b);
@@ -180,7 +180,7 @@ fn a_plan_that_is_not_as_it_was_written_is_refused() {
     let text = std::fs::read_to_string(&path).unwrap();
     for (old, new, what) in [
         ("\"skip_damaged\": false", "\"skip_damaged\": true", "it is not as it was written (checksum)"),
-        ("\"version\": 1", "\"version\": 0", "it is a plan of lpa"),
+        ("\"version\": 2", "\"version\": 0", "it is a plan of lpa"),
         ("\"format\": \"lpa plan\"", "\"format\": \"plan\"", "it is no plan of lpa's"),
         ("{", "[", "is damaged"),
     ] {
@@ -217,6 +217,29 @@ fn a_plan_is_not_replaced() {
     let copy = Copy::of("digits_mlp");
     let args = ["plan", copy.arg(), "--parts", "2", "--out", copy.arg()];
     assert!(run(&args).err.contains("which is no part of a plan"));
+}
+
+#[test]
+fn a_plan_of_pairs_or_lags_is_of_the_run_and_the_question() {
+    for (command, question) in [("pairs", ["--every", "20"]), ("lags", ["--lag", "1,2"])] {
+        let copy = Copy::of("digits_mlp");
+        let planned = Planned::by(command, &copy.path, 2, &question);
+        assert_eq!(planned.make(1).code, 0);
+        assert_eq!(planned.missing(), "0");
+        check_refused(&planned, 0, "is not there");
+        let other = Planned::by(command, &copy.path, 2, &["--steps", "0..200"]);
+        other.make_all();
+        std::fs::copy(other.part(0), planned.part(0)).unwrap();
+        check_refused(&planned, 0, "it is of another plan");
+        assert_eq!(planned.make(0).code, 0);
+        // The run is packed in another way meanwhile: the same numbers in other bytes.
+        let ran = run(&["pack", copy.arg(), "--profile", "fast"]);
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        let ran = planned.merge();
+        assert_eq!(ran.code, 1, "{}", ran.out);
+        assert!(ran.err.contains("(lpa.inputs_xxh3): the run, a reference"), "{}", ran.err);
+        assert!(!planned.table().exists());
+    }
 }
 
 #[test]
