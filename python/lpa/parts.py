@@ -7,11 +7,10 @@ from .analysis import _asked, _asked_lags, _asked_pairs, _number, _read, _thread
 from .errors import UsageError
 from .progress import shown
 
-
 _KINDS = {"analyze": _asked, "pairs": _asked_pairs, "lags": _asked_lags}
 
 
-def plan(path, parts, out, *, of="analyze", threads=None, **question):
+def plan(path, parts, out, *, of="analyze", by_node=None, threads=None, **question):
     """Shares the analysis of a run out into parts, as `lpa plan` does, and returns how many there are.
 
     Parameters
@@ -20,6 +19,8 @@ def plan(path, parts, out, *, of="analyze", threads=None, **question):
     parts : into how many; fewer where there are not as many steps.
     out : the directory of the plan, likewise; the parts go there too.
     of : "analyze", "pairs" or "lags": the function whose table it will be.
+    by_node : make each part of the shards of one storage node: a dict of its name -> the ranks whose shards it has. Of
+        "analyze" only.
     threads : that make averages of iterates.
     question : what is asked, as for that function: of :func:`lpa.analyze` references, streams, groups, steps, rename,
         skip_damaged and shadow; of :func:`lpa.pairs` every and steps; of :func:`lpa.lags` lags, reference, groups and
@@ -30,7 +31,8 @@ def plan(path, parts, out, *, of="analyze", threads=None, **question):
     asked = _KINDS[of](**question)
     if of != "analyze":
         asked |= {"out": None, "threads": None}
-    return _lpa.plan(path, asked, _number("parts", parts, 1, 1_000_000), out, _threads(threads))
+    nodes = [(name, [_number("by_node", r, 0, 2**32 - 1) for r in ranks]) for name, ranks in (by_node or {}).items()]
+    return _lpa.plan(path, asked, _number("parts", parts, 1, 1_000_000), out, _threads(threads), nodes)
 
 
 def partial(plan, part, *, threads=None, on_progress=None):
@@ -55,8 +57,8 @@ def missing(plan):
 
 
 def merge(plan, *, out=None, wait=0, threads=None, frame=None):
-    """Makes the table of all parts, as `lpa merge` does: that of :func:`lpa.analyze` (or what was planned), byte for byte; and
-    returns it.
+    """Makes the table of all parts, as `lpa merge` does, and returns it: byte for byte that of the function that was
+    planned.
 
     Parameters
     ----------

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lpa::internals::{AskedOfParts, MadePart, Plan, make_part, merge as merge_parts, missing_parts};
+use lpa::internals::{AskedOfParts, MadePart, Nodes, Plan, make_part, merge as merge_parts, missing_parts};
 use lpa::{Execution, Run};
 use pyo3::prelude::*;
 
 use crate::analysis::{Asked, AskedLags, AskedPairs};
-use crate::errors::raise;
+use crate::errors::usage;
 use crate::run::access;
 use crate::watch::{Watch, watched};
 
@@ -28,7 +28,7 @@ pub(crate) enum Shared {
 
 /// Plans as `lpa plan` does; returns how many parts there are.
 #[pyfunction]
-#[pyo3(signature = (path, asked, parts, out, threads))]
+#[pyo3(signature = (path, asked, parts, out, threads, nodes))]
 pub(crate) fn plan(
     py: Python<'_>,
     path: PathBuf,
@@ -36,16 +36,17 @@ pub(crate) fn plan(
     parts: usize,
     out: PathBuf,
     threads: Option<usize>,
+    nodes: Vec<(String, Vec<u32>)>,
 ) -> PyResult<usize> {
     let asked = match asked {
         Shared::Analysis(asked) => AskedOfParts::Analysis(asked.question()?),
         Shared::Pairs(asked) => AskedOfParts::Pairs(asked.options()?),
         Shared::Lags(asked) => AskedOfParts::Lags(asked.options()?),
     };
-    let access = access(true)?;
+    let (access, nodes) = (access(true)?, Nodes::new(nodes).map_err(usage)?);
     watched(py, None, |watch: &Watch| {
         let run = Run::open(&path, access)?.until(&watch.stop);
-        Plan::make(&asked, &run, &execution(threads, watch), (parts, &out)).map(|plan| plan.count())
+        Plan::make(&asked, &run, &execution(threads, watch), (parts, &nodes, &out)).map(|plan| plan.count())
     })
 }
 

@@ -1,6 +1,7 @@
 //! `lpa merge` and `lpa missing`.
 
 use std::num::ParseIntError;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -33,6 +34,9 @@ pub(super) struct Arguments {
 pub(super) struct MissingArguments {
     /// The directory that lpa plan has made
     plan: PathBuf,
+    /// Only the parts A to before B; numbers are counted from A on
+    #[arg(long, value_name = "A..B", value_parser = range)]
+    parts: Option<Range<usize>>,
     /// Numbers of tasks that make K parts each, instead of parts
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     each: u32,
@@ -44,6 +48,11 @@ pub(super) struct MissingArguments {
 /// Numbers, of which there may be none.
 #[derive(Clone, Debug)]
 struct Numbers(Vec<usize>);
+
+fn range(text: &str) -> Result<Range<usize>, String> {
+    let ends = text.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
+    ends.ok_or_else(|| "this is no range, as 0..16".to_owned())
+}
 
 fn numbers(text: &str) -> Result<Numbers, ParseIntError> {
     let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
@@ -75,7 +84,8 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
 /// Says which parts are to be made, as sbatch --array takes it; nothing where all are there.
 pub(super) fn missing(a: &MissingArguments) -> anyhow::Result<()> {
     let plan = Plan::read(&a.plan)?;
-    let mut missing = State::look(&plan, Duration::ZERO)?.missing(a.each as usize);
+    let parts = a.parts.clone().unwrap_or(0..plan.count());
+    let mut missing = State::look(&plan, Duration::ZERO)?.missing(&parts, a.each as usize);
     missing.retain(|number| !a.without.0.contains(number));
     let range = |run: &[usize]| match run {
         [first, .., last] => format!("{first}-{last}"),

@@ -7,14 +7,14 @@ use clap::{ArgMatches, Subcommand as _};
 use crate::cli::progress::Progress;
 use crate::cli::{RunArguments, bytes, lags, pairs, question, say, threads};
 use crate::parts::shell::as_word;
-use crate::parts::{Asked, Plan};
+use crate::parts::{Asked, Nodes, Plan};
 use crate::question::Execution;
 use crate::run::Run;
 use crate::summary::counted;
 
 /// An analysis, or what else can be shared out.
 pub(super) enum Arguments {
-    Analysis(Of<question::Arguments>),
+    Analysis(Of<Analysis>),
     Other(Other),
 }
 
@@ -35,7 +35,7 @@ impl clap::FromArgMatches for Arguments {
 
 impl clap::Args for Arguments {
     fn augment_args(command: clap::Command) -> clap::Command {
-        let command = Other::augment_subcommands(Of::<question::Arguments>::augment_args(command));
+        let command = Other::augment_subcommands(Of::<Analysis>::augment_args(command));
         command.args_conflicts_with_subcommands(true).subcommand_negates_reqs(true)
     }
 
@@ -51,6 +51,16 @@ pub(super) enum Other {
     Pairs(Of<pairs::Question>),
     /// Share out what lpa lags asks
     Lags(Of<lags::Question>),
+}
+
+/// The question of an analysis, and where shards lie.
+#[derive(clap::Args)]
+pub(super) struct Analysis {
+    #[command(flatten)]
+    question: question::Arguments,
+    /// Make each part of the shards of one storage node; MAP has a line for each, its name and its ranks, as n1 0-3,8
+    #[arg(long, value_name = "MAP")]
+    by_node: Option<PathBuf>,
 }
 
 /// A plan of a question.
@@ -76,17 +86,24 @@ pub(super) struct Of<Q: clap::Args> {
 /// Makes a plan.
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     match a {
-        Arguments::Other(Other::Pairs(of)) => make(of, &Asked::Pairs(of.question.options(1))),
-        Arguments::Other(Other::Lags(of)) => make(of, &Asked::Lags(of.question.options(1))),
-        Arguments::Analysis(of) => make(of, &Asked::Analysis(of.question.question())),
+        Arguments::Other(Other::Pairs(of)) => {
+            make(of, &Asked::Pairs(of.question.options(1)), &Nodes::default())
+        }
+        Arguments::Other(Other::Lags(of)) => {
+            make(of, &Asked::Lags(of.question.options(1)), &Nodes::default())
+        }
+        Arguments::Analysis(of) => {
+            let nodes = of.question.by_node.as_deref().map_or(Ok(Nodes::default()), Nodes::read)?;
+            make(of, &Asked::Analysis(of.question.question.question()), &nodes)
+        }
     }
 }
 
-fn make<Q: clap::Args>(a: &Of<Q>, asked: &Asked) -> anyhow::Result<()> {
+fn make<Q: clap::Args>(a: &Of<Q>, asked: &Asked, nodes: &Nodes) -> anyhow::Result<()> {
     let progress = Progress::new(a.quiet);
     let how = Execution { threads: a.threads.count(&progress), observer: &progress, ..Execution::default() };
     let run = Run::open(&a.run.run, a.run.access()?)?;
-    let plan = Plan::make(asked, &run, &how, (a.parts as usize, &a.out))?;
+    let plan = Plan::make(asked, &run, &how, (a.parts as usize, nodes, &a.out))?;
     if a.quiet {
         return Ok(());
     }

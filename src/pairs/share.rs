@@ -4,10 +4,12 @@ use std::ops::Range;
 
 use crate::analyze::{Observer, Share, shares_of_groups};
 use crate::error::Result;
+use crate::memory::check_memory;
 use crate::pairs::measure::measure;
 use crate::pairs::panel::STEPS;
 use crate::pairs::{Plan, Sums};
 use crate::run::Run;
+use crate::summary::thousands;
 
 impl Plan {
     /// Shares the steps out, into so many shares or as many as there can be: which centre a step has depends on those that
@@ -66,6 +68,21 @@ impl Plan {
         3 + 2 * self.references.len()
     }
 
+    /// The sums of no share yet.
+    ///
+    /// # Errors
+    /// There is too little memory for those of all.
+    pub(crate) fn no_sums(&self) -> Result<Sums> {
+        let pairs = self.steps.len().saturating_mul(self.references.len());
+        let needed = pairs.saturating_mul(3 * size_of::<f64>()) as u64;
+        check_memory(
+            needed,
+            &format!("{} pairs", thousands(pairs as u64)),
+            "Merge them where there is more",
+        )?;
+        Ok(Sums::default())
+    }
+
     /// Adds the words of the next share to the sums of those before; false where they are of other steps.
     pub(crate) fn add(&self, share: &Range<u64>, words: &[u64], sums: &mut Sums) -> bool {
         let k = self.references.len();
@@ -74,7 +91,7 @@ impl Plan {
             return false;
         }
         for step in words.chunks_exact(self.words_of_step()) {
-            let known = |bit: u64| (step[0] >> bit & 1 == 1).then(|| f64::from_bits(step[1 + bit as usize]));
+            let known = |bit: usize| (step[0] >> bit & 1 == 1).then(|| f64::from_bits(step[1 + bit]));
             sums.g2.push(known(0));
             sums.moved.push(known(1));
             sums.dot.extend(step[3..3 + k].iter().map(|v| f64::from_bits(*v)));

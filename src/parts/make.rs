@@ -45,7 +45,7 @@ fn of_table(
     (opened, run): (&Opened<'_>, &Run),
     how: &Execution<'_>,
 ) -> Result<PartWriter> {
-    let range = plan.range(part)?;
+    let range = plan.share(part).range();
     let mut writer = PartWriter::create(plan, part, (&run.manifest.run_id, opened.inputs(&range)))?;
     writer.only(&opened.measure(&range, how.observer)?)?;
     Ok(writer)

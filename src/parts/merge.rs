@@ -58,7 +58,7 @@ fn of_table(
     (out, wait): (Option<&Path>, Duration),
 ) -> Result<Merged> {
     let parts = whole(plan, wait, how)?;
-    let ranges: Vec<Range<u64>> = (0..plan.count()).map(|part| plan.range(part)).collect::<Result<_>>()?;
+    let ranges: Vec<Range<u64>> = (0..plan.count()).map(|part| plan.share(part).range()).collect();
     check_inputs(run, &parts, |number| opened.inputs(&ranges[number]))?;
     let table = opened.tabulate(out, |take| {
         parts.iter().zip(&ranges).try_for_each(|(part, range)| {
@@ -146,42 +146,18 @@ impl Gathering<'_> {
             }
         }
         let left_out = aside.skipped.clone();
+        let is_left_out = |step: u64| left_out.contains(step);
         analysis.gather(aside, self.scratch, |take| {
-            if !analysis.shares_chunks() {
-                return self.one_after_the_other(analysis, number, take);
-            }
-            let shares = self.parts.iter().enumerate().map(|(n, part)| (self.plan.share(n), part));
-            let all: Result<Vec<Pieces<'_>>> =
-                shares.map(|(share, part)| Pieces::open(analysis, &share, part, number)).collect();
-            side_by_side(analysis, &all?, |step| left_out.contains(step), take)
+            self.plan.groups().iter().try_for_each(|group| {
+                let open = |n: &usize| Pieces::open(analysis, &self.plan.share(*n), &self.parts[*n], number);
+                let parts: Vec<Pieces<'_>> = group.iter().map(open).collect::<Result<_>>()?;
+                side_by_side(analysis, &parts, is_left_out, take)
+            })
         })
-    }
-
-    /// Takes parts that are of some steps each.
-    fn one_after_the_other(
-        &self,
-        analysis: &Analysis<'_>,
-        number: usize,
-        take: &mut dyn FnMut(&Taken) -> Result<()>,
-    ) -> Result<()> {
-        for (n, part) in self.parts.iter().enumerate() {
-            let share = self.plan.share(n);
-            let pieces = Pieces::open(analysis, &share, part, number)?;
-            let wanted = share.steps(analysis.candidates());
-            if !pieces.places.iter().all(|(step, _)| wanted.binary_search(step).is_ok()) {
-                return Err(unfit(part));
-            }
-            for places in pieces.places.chunks(pieces.at_once()) {
-                let mut taken = analysis.nothing_taken();
-                pieces.add(places, &mut taken)?;
-                take(&taken)?;
-            }
-        }
-        Ok(())
     }
 }
 
-/// Takes parts that are of some chunks each, at all steps.
+/// Takes parts that are of the same steps, each of some chunks.
 fn side_by_side(
     analysis: &Analysis<'_>,
     parts: &[Pieces<'_>],
@@ -228,14 +204,12 @@ impl<'a> Pieces<'a> {
         let steps = open.words(section.steps)?;
         let mut places: Vec<(u64, usize)> = steps.into_iter().enumerate().map(|(i, s)| (s, i)).collect();
         places.sort_unstable();
-        if places.windows(2).any(|w| w[0].0 == w[1].0) {
+        let wanted = share.steps(analysis.candidates());
+        let is_wanted = |(step, _): &(u64, usize)| wanted.binary_search(step).is_ok();
+        if places.windows(2).any(|w| w[0].0 == w[1].0) || !places.iter().all(is_wanted) {
             return Err(unfit(part));
         }
         Ok(Pieces { part, open, section, record: analysis.record(share), places })
-    }
-
-    fn at_once(&self) -> usize {
-        (AT_ONCE / self.record.words().max(1)).max(1)
     }
 
     /// Adds the records at some places.

@@ -1,7 +1,7 @@
 //! One question in many parts, each made by a process of its own, on whatever machine sees the run.
 //!
 //! A part is a file that proves itself; that it is there and whole is all that counts, and what is not there is made by
-//! the same line again. Owns the order: `asked` what is shared out, `plan` how, `file` what a part is, `make` how one is
+//! the same line again. Owns the order: `asked` what is shared out, `plan` how, `nodes` where shards lie, `file` what a part is, `make` how one is
 //! made, `merge` how the table is made of all, `tables` what all pairs and lags have in common here, `slurm` a script that
 //! has Slurm make them. What a share of the work is, and why the bits
 //! are those of the whole, is `analyze::measure`'s.
@@ -10,17 +10,20 @@ mod asked;
 mod file;
 mod make;
 mod merge;
+mod nodes;
 mod plan;
 pub(crate) mod shell;
 pub(crate) mod slurm;
 mod tables;
 
+use std::ops::Range;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 pub use crate::parts::asked::Asked;
 pub use crate::parts::make::{Partial, make};
-pub use crate::parts::merge::{Merged, merge};
+pub use crate::parts::merge::merge;
+pub use crate::parts::nodes::Nodes;
 pub use crate::parts::plan::Plan;
 
 use crate::error::{Error, Result, Usage};
@@ -74,10 +77,12 @@ impl<'a> State<'a> {
         Ok(State { plan, parts })
     }
 
-    /// The numbers of those that are to be made: of the parts, or of tasks that make so many parts each.
-    pub(crate) fn missing(&self, each: usize) -> Vec<usize> {
-        let numbers = self.parts.iter().enumerate().filter(|(_, part)| part.is_err());
-        let mut tasks: Vec<usize> = numbers.map(|(number, _)| number / each.max(1)).collect();
+    /// The numbers of those that are to be made, from the first of a range on: of the parts, or of tasks that make so many
+    /// parts each.
+    pub(crate) fn missing(&self, of: &Range<usize>, each: usize) -> Vec<usize> {
+        let numbers =
+            self.parts.iter().enumerate().filter(|(number, part)| of.contains(number) && part.is_err());
+        let mut tasks: Vec<usize> = numbers.map(|(number, _)| (number - of.start) / each.max(1)).collect();
         tasks.dedup();
         tasks
     }
@@ -107,7 +112,7 @@ impl<'a> State<'a> {
 /// # Errors
 /// It was ended.
 pub fn missing(plan: &Plan) -> Result<Vec<usize>> {
-    State::look(plan, Duration::ZERO).map(|state| state.missing(1))
+    State::look(plan, Duration::ZERO).map(|state| state.missing(&(0..plan.count()), 1))
 }
 
 /// Whether the part of a number of the plan in a directory is there and whole.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +10,7 @@ use crate::analyze::{Analysis, Observer, Share};
 use crate::error::{Error, Result, Tried, Usage};
 use crate::hash::xxh3_64;
 use crate::parts::asked::{Asked, StoredAsked, absolute, text_of};
+use crate::parts::nodes::Nodes;
 use crate::parts::tables::Opened;
 use crate::parts::{LOGS, PART, PLAN, REFERENCES, SCRIPT, VERSION, file_name};
 use crate::question::{Execution, Question, Setting};
@@ -42,23 +42,25 @@ struct Stored {
     unusable: Vec<usize>,
     /// What references that are files turned out to be.
     files: BTreeMap<PathBuf, Recognised>,
+    /// Nodes on which shards lie, where each part is of one.
+    nodes: Vec<Node>,
     parts: Vec<StoredPart>,
+}
+
+/// A node, and which parts are of what lies there: the first, and the first behind the last.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) parts: (usize, usize),
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StoredPart {
-    share: StoredShare,
+    share: Share,
     /// Stored bytes that it reads, about.
     bytes: u64,
-}
-
-/// A share: the first, and the first behind the last, where that is not the end.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum StoredShare {
-    Steps(u64, Option<u64>),
-    Chunks(usize, usize),
 }
 
 /// A plan that was read, or made.
@@ -91,29 +93,27 @@ impl Plan {
         asked: &Asked,
         run: &Run,
         how: &Execution<'_>,
-        (count, directory): (usize, &Path),
+        (count, nodes, directory): (usize, &Nodes, &Path),
     ) -> Result<Plan> {
         let directory = absolute(directory)?;
         text_of(&directory)?;
         check_place(&directory)?;
-        std::fs::create_dir_all(&directory).tried("make", &directory)?;
         let asked = StoredAsked::of(asked)?;
+        nodes.check(run)?;
+        if !nodes.is_empty() && !matches!(asked, StoredAsked::Analysis(_)) {
+            let what = "--by-node: parts of pairs and lags are of steps, whose sums are of all chunks";
+            return Err(Usage(what.to_owned()).into());
+        }
+        std::fs::create_dir_all(&directory).tried("make", &directory)?;
         let cache = Cache::below(&directory);
         let shared = match &asked.asked()?.on(how.threads) {
-            Asked::Analysis(question) => Shared::analysis(question, run, how, (count, cache))?,
+            Asked::Analysis(question) => Shared::analysis(question, run, how, (count, nodes, cache))?,
             Asked::Pairs(options) => Shared::table(&Opened::pairs(run, options)?, &cache, count)?,
             Asked::Lags(options) => {
                 Shared::table(&Opened::lags(run, options, (&cache, None), how.observer)?, &cache, count)?
             }
         };
-        let part = |(share, bytes): (Share, u64)| StoredPart {
-            share: match share {
-                Share::All => StoredShare::Steps(0, None),
-                Share::Steps(r) => StoredShare::Steps(r.start, Some(r.end).filter(|end| *end < u64::MAX)),
-                Share::Chunks(r) => StoredShare::Chunks(r.start, r.end),
-            },
-            bytes,
-        };
+        let part = |(share, bytes): (Share, u64)| StoredPart { share, bytes };
         let stored = Stored {
             format: FORMAT.to_owned(),
             version: VERSION,
@@ -124,6 +124,7 @@ impl Plan {
             provenance: shared.provenance,
             unusable: shared.unusable,
             files: shared.files,
+            nodes: shared.nodes,
             parts: shared.shares.into_iter().map(part).collect(),
         };
         text_of(&stored.run)?;
@@ -209,24 +210,21 @@ impl Plan {
 
     /// The share of a part, by number.
     pub(crate) fn share(&self, part: usize) -> Share {
-        match self.stored.parts[part].share {
-            StoredShare::Steps(from, to) => Share::Steps(from..to.unwrap_or(u64::MAX)),
-            StoredShare::Chunks(from, to) => Share::Chunks(from..to),
-        }
+        self.stored.parts[part].share.clone()
     }
 
-    /// The steps of a part of pairs or lags.
-    ///
-    /// # Errors
-    /// It is of chunks.
-    pub(crate) fn range(&self, part: usize) -> Result<Range<u64>> {
-        match self.share(part) {
-            Share::Steps(range) => Ok(range),
-            Share::All | Share::Chunks(_) => Err(Error::damaged(
-                &self.directory.join(PLAN),
-                "its parts are of chunks, and have to be of steps",
-            )),
+    /// The nodes on which shards lie, where each part is of one; none elsewhere.
+    pub(crate) fn nodes(&self) -> &[Node] {
+        &self.stored.nodes
+    }
+
+    /// The numbers of parts of the same steps, which are of different chunks.
+    pub(crate) fn groups(&self) -> Vec<Vec<usize>> {
+        let mut groups: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+        for (number, part) in self.stored.parts.iter().enumerate() {
+            groups.entry(part.share.range().start).or_default().push(number);
         }
+        groups.into_values().collect()
     }
 
     /// Stored bytes that a part reads, about.
@@ -321,7 +319,7 @@ impl Plan {
     /// Something that can change a number is not what it was.
     pub(crate) fn check(&self, analysis: &Analysis<'_>) -> Result<()> {
         self.check_provenance(analysis.run, &analysis.provenance())?;
-        let chunks = self.stored.parts.iter().any(|p| matches!(p.share, StoredShare::Chunks(..)));
+        let chunks = self.stored.parts.iter().any(|p| p.share.chunks.is_some());
         if chunks != analysis.shares_chunks() {
             return Err(self.outdated(analysis.run, &["what parts are of"]));
         }
@@ -343,6 +341,7 @@ struct Shared {
     provenance: Vec<(String, String)>,
     unusable: Vec<usize>,
     files: BTreeMap<PathBuf, Recognised>,
+    nodes: Vec<Node>,
     shares: Vec<(Share, u64)>,
 }
 
@@ -351,27 +350,37 @@ impl Shared {
         question: &Question,
         run: &Run,
         how: &Execution<'_>,
-        (count, cache): (usize, Cache),
+        (count, nodes, cache): (usize, &Nodes, Cache),
     ) -> Result<Shared> {
         let setting = Setting::open(question, run, how, cache, None)?;
         let analysis = setting.prepare()?;
         // What shadows are compared with is made now too.
         setting.shadows.iter().try_for_each(|s| analysis.with_shadow(s, &setting.cache, |_, _| Ok(())))?;
-        let shares = analysis.shares(count)?;
-        if analysis.shares_chunks() && shares.len() > MOST_OF_CHUNKS {
+        let (mut shares, mut of_nodes) = (Vec::new(), Vec::new());
+        for (name, ranks) in nodes.all() {
+            let first = shares.len();
+            shares.extend(analysis.shares(Some(ranks), count.div_ceil(nodes.all().len()))?);
+            of_nodes.push(Node { name: name.clone(), parts: (first, shares.len()) });
+        }
+        if nodes.is_empty() {
+            shares = analysis.shares(None, count)?;
+        }
+        let side_by_side = if analysis.shares_chunks() { shares.len() } else { of_nodes.len() };
+        if side_by_side > MOST_OF_CHUNKS {
             let what = format!(
-                "--parts {count}: where an optimizer divides by the root of a second moment a part is of some chunks of the \
-                 parameters, and there are {MOST_OF_CHUNKS} parts at most"
+                "--parts {count}: where an optimizer divides by the root of a second moment, or shards lie on several nodes, \
+                 a part is of some chunks of the parameters, and there are {MOST_OF_CHUNKS} of the same steps at most"
             );
             return Err(Usage(what).into());
         }
         let (provenance, unusable) = (analysis.provenance(), setting.unusable.clone());
-        Ok(Shared { provenance, unusable, files: setting.cache.files(), shares })
+        Ok(Shared { provenance, unusable, files: setting.cache.files(), nodes: of_nodes, shares })
     }
 
     fn table(opened: &Opened<'_>, cache: &Cache, count: usize) -> Result<Shared> {
         let (provenance, unusable) = (opened.provenance(), opened.unusable());
-        Ok(Shared { provenance, unusable, files: cache.files(), shares: opened.shares(count)? })
+        let (files, shares) = (cache.files(), opened.shares(count)?);
+        Ok(Shared { provenance, unusable, files, nodes: Vec::new(), shares })
     }
 }
 

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result, Tried, Usage};
-use crate::parts::plan::Plan;
+use crate::parts::plan::{Node, Plan};
 use crate::parts::shell::quoted;
 use crate::parts::{LOGS, SCRIPT};
 use crate::run::{Draft, check_place};
@@ -49,8 +49,17 @@ pub(crate) fn write(plan: &Plan, slurm: &Slurm) -> Result<PathBuf> {
 }
 
 fn text(plan: &Plan, slurm: &Slurm, lpa: &Path) -> Result<String> {
-    let each = plan.count().div_ceil(MOST_TASKS);
-    let last = plan.count() - 1;
+    let whole = [Node { name: String::new(), parts: (0, plan.count()) }];
+    let nodes = if plan.nodes().is_empty() { &whole } else { plan.nodes() };
+    let most = nodes.iter().map(|n| n.parts.1 - n.parts.0).max().unwrap_or(1);
+    let each = most.div_ceil(MOST_TASKS);
+    let array = |n: &Node| {
+        let node = if n.name.is_empty() { String::new() } else { format!(" --nodelist={}", n.name) };
+        format!("    array {} {}{node}\n", n.parts.0, n.parts.1)
+    };
+    let arrays: String = nodes.iter().map(array).collect();
+    let names: Vec<String> = nodes.iter().map(|n| format!("lpa-parts-{}-{}", plan.id, n.parts.0)).collect();
+    let names = names.join(",");
     let named = [("partition", &slurm.partition), ("account", &slurm.account), ("time", &slurm.time)];
     let named = named.iter().filter_map(|(name, value)| Some((*name, value.as_deref()?)));
     let options: Vec<String> = named.map(|(name, value)| format!(" --{name}={}", quoted(value))).collect();
@@ -73,30 +82,33 @@ set -eu
 lpa={lpa}
 plan={plan}
 each={each} # parts a task
-last={last} # the last part
-parts=lpa-parts-{id} # the name of its jobs
-merge=lpa-merge-{id}
+
+# array FROM TO [OPTION]: submits the parts from one to before another; tasks are counted from the first
+array() {{
+    from=$1 to=$2
+    shift 2
+    name=lpa-parts-{id}-$from
+    queued=$(squeue --noheader --array --name="$name" --format=%K | paste -s -d , -)
+    missing=$("$lpa" missing "$plan" --parts "$from..$to" --each "$each" --without "$queued")
+    [ -n "$missing" ] || return 0
+    job=$(sbatch --parsable --job-name="$name" --array="$missing{throttle}" --cpus-per-task={cpus} \
+        --requeue --open-mode=append --output="$plan/{LOGS}/%A_%a.log"{options} "$@" "$0" part "$from" "$to")
+    echo "parts: job ${{job%%;*}}, tasks $missing" # without the name of a cluster
+}}
 
 case "${{1-submit}}" in
 submit)
     mkdir -p "$plan/{LOGS}"
-    queued=$(squeue --noheader --array --name="$parts" --format=%K | paste -s -d , -)
-    missing=$("$lpa" missing "$plan" --each "$each" --without "$queued")
-    if [ -n "$missing" ]; then
-        job=$(sbatch --parsable --job-name="$parts" --array="$missing{throttle}" --cpus-per-task={cpus} \
-            --requeue --open-mode=append --output="$plan/{LOGS}/%A_%a.log"{options} "$0" part)
-        echo "parts: job ${{job%%;*}}, tasks $missing" # without the name of a cluster
-    fi
-    arrays=$(squeue --noheader --name="$parts" --format=%F | sort -u | paste -s -d : -)
-    job=$(sbatch --parsable --job-name="$merge" --dependency="singleton${{arrays:+,afterany:$arrays}}" --cpus-per-task=1 \
-        --requeue --open-mode=append --output="$plan/{LOGS}/%j.log"{options} "$0" merge)
+{arrays}    running=$(squeue --noheader --name={names} --format=%F | sort -u | paste -s -d : -)
+    job=$(sbatch --parsable --job-name=lpa-merge-{id} --dependency="singleton${{running:+,afterany:$running}}" \
+        --cpus-per-task=1 --requeue --open-mode=append --output="$plan/{LOGS}/%j.log"{options} "$0" merge)
     echo "merge: job ${{job%%;*}}, which writes to $plan/{LOGS}/${{job%%;*}}.log"
     ;;
 part)
-    part=$((SLURM_ARRAY_TASK_ID * each))
+    part=$(($2 + SLURM_ARRAY_TASK_ID * each))
     end=$((part + each))
     status=0
-    while [ "$part" -lt "$end" ] && [ "$part" -le "$last" ]; do
+    while [ "$part" -lt "$end" ] && [ "$part" -lt "$3" ]; do
         "$lpa" partial --plan "$plan" --part "$part" --threads "${{SLURM_CPUS_PER_TASK:-1}}"{reading} || status=$?
         part=$((part + 1))
     done

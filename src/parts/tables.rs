@@ -17,7 +17,7 @@ use crate::{lags, pairs};
 /// A question and all that it names, opened.
 pub(crate) enum Opened<'a> {
     Pairs { run: &'a Run, options: &'a pairs::Options, plan: pairs::Plan },
-    Lags { run: &'a Run, setting: lags::Setting<'a> },
+    Lags { run: &'a Run, setting: Box<lags::Setting<'a>> },
 }
 
 /// Takes the words of a share; false where they are of another.
@@ -42,7 +42,8 @@ impl<'a> Opened<'a> {
         (cache, unusable): (&Cache, Option<&[usize]>),
         observer: &dyn Observer,
     ) -> Result<Opened<'a>> {
-        Ok(Opened::Lags { run, setting: lags::Setting::open(run, options, cache, unusable, observer)? })
+        let setting = lags::Setting::open(run, options, cache, unusable, observer)?;
+        Ok(Opened::Lags { run, setting: Box::new(setting) })
     }
 
     fn run(&self) -> &Run {
@@ -114,7 +115,7 @@ impl<'a> Opened<'a> {
     ) -> Result<Written> {
         match self {
             Opened::Pairs { run, options, plan } => pairs::tabulate_of(run, options, out, || {
-                let mut sums = pairs::Sums::default();
+                let mut sums = plan.no_sums()?;
                 gather(&mut |share, words| plan.add(share, words, &mut sums))?;
                 Ok(AllPairs::new(plan, sums))
             }),

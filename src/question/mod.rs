@@ -293,7 +293,7 @@ impl<'a> Setting<'a> {
     fn measure(&self, analysis: &Analysis<'_>, devices: &Devices<'_>, scratch: &Path) -> Result<Measured> {
         let observer = self.how.observer;
         devices.with(analysis, self.how.threads, |devices| {
-            observer.begin(analysis.cells(&Share::All) * (1 + self.shadows.len() as u64), analysis.chunks());
+            observer.begin(analysis.cells(&Share::ALL) * (1 + self.shadows.len() as u64), analysis.chunks());
             let measured = analysis.measure(devices, scratch, observer).and_then(|mut measured| {
                 let measure = |_: usize, of: &Analysis<'_>| of.measure(&[], scratch, observer);
                 analysis.measure_shadows(&self.shadows, &self.cache, &mut measured, scratch, measure)?;

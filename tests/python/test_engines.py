@@ -1,4 +1,4 @@
-"""Parts that are made in the process: by lpa.partial alone, by submitit whose time runs out, by a Dask that loses a worker."""
+"""Parts that are made in the process: alone, by submitit whose time runs out, by Dask that loses a worker."""
 
 import os
 import signal
@@ -199,7 +199,8 @@ def test_dask_that_loses_a_worker(large, expected, tmp_path):
 
     plan = tmp_path / "plan"
     # Processes that are slow to start, on a machine with much to do, are waited for.
-    slow = {"distributed.scheduler.worker-ttl": "300s", "distributed.nanny.environ": {"PYTHONPATH": os.pathsep.join(sys.path)}}
+    slow = {"distributed.scheduler.worker-ttl": "300s",
+            "distributed.nanny.environ": {"PYTHONPATH": os.pathsep.join(sys.path)}}
     with dask.config.set(slow), distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, dashboard_address=None, processes=True) as cluster, \
             distributed.Client(cluster) as client:

@@ -10,8 +10,10 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import lpa
 from conftest import BINARY, FIXTURES, ROOT
 
 CLUSTER = ROOT / "tests" / "slurm" / "cluster.sh"
@@ -51,10 +53,10 @@ class Cluster:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def plan(self, run, parts, *options):
+    def plan(self, run, parts, *options, question=()):
         """A plan and its script, whose parts are slow where the file `slow` is there."""
         plan = self.directory / "it's a plan"
-        self.run(BINARY, "plan", run, "--parts", parts, "--out", plan, "--quiet")
+        self.run(BINARY, "plan", run, "--parts", parts, "--out", plan, "--quiet", *question)
         self.run(BINARY, "slurm", plan, "--out", self.directory / "table.parquet", *options)
         slow = self.directory / "lpa"
         slow.write_text(f'#!/bin/sh\nif [ "$1" = partial ]; then\n'
@@ -243,3 +245,37 @@ def test_more_parts_than_an_array_has_tasks(cluster):
     cluster.end()
     cluster.run(BINARY, "analyze", run, "--out", cluster.directory / "one.parquet")
     assert table(cluster) == (cluster.directory / "one.parquet").read_bytes()
+
+
+def test_each_node_makes_the_parts_of_its_own_shards(cluster):
+    run, of_map = cluster.directory / "run", cluster.directory / "map"
+    record_by_two_ranks(run)
+    of_map.write_text("n2 0\nn1 1\n")
+    cluster.slow(True)
+    plan = cluster.plan(run, 4, question=("--by-node", of_map))
+    said = cluster.run("sh", plan / "submit.sh")
+    arrays = re.findall(r"parts: job (\d+), tasks 0-1\n", said)
+    assert len(arrays) == 2
+    # Both are being made, and none is submitted again.
+    assert "parts" not in cluster.run("sh", plan / "submit.sh")
+    cluster.slow(False)
+    cluster.end()
+    nodes = [cluster.task(array, i)["NodeList"] for array in arrays for i in range(2)]
+    assert nodes == ["n2", "n2", "n1", "n1"]
+    cluster.run(BINARY, "analyze", run, "--out", cluster.directory / "one.parquet")
+    assert table(cluster) == (cluster.directory / "one.parquet").read_bytes()
+
+
+def record_by_two_ranks(path):
+    """Random vectors of 3,000 elements, of which rank 1 has the first third."""
+    random, cut, n, steps = np.random.default_rng(0), 1000, 3000, 30
+    slices = [{"tensor": 0, "begin": 0, "end": cut, "rank": 1}, {"tensor": 0, "begin": cut, "end": n, "rank": 0}]
+    x, g = random.standard_normal((2, steps + 1, n), dtype=np.float32)
+    optimizer = {"name": "sgd", "param_groups": [{"lr": 0.1}]}
+    writers = [lpa.Writer(path, {"w": {"shape": [n], "dtype": "F32"}}, ["grad"], optimizer=optimizer, world=2,
+                          slices=slices, shard_steps=4), lpa.Writer.join(path, 1, shard_steps=4)]
+    for writer, own in zip(writers, (slice(cut, None), slice(cut)), strict=True):
+        with writer:
+            for step in range(steps):
+                writer.step({"w": x[step, own]}, {"grad": {"w": g[step, own]}}, {"lr/0": 0.1})
+            writer.finish({"w": x[steps, own]})

@@ -4,7 +4,7 @@ mod faults;
 
 use std::path::{Path, PathBuf};
 
-use lpa::{Slice, WriterOptions};
+use lpa::{Manifest, Slice, WriterOptions};
 use tempfile::TempDir;
 
 use crate::support::{Copy, Ran, fixture, flip, manifest, record_by_ranks, run};
@@ -28,7 +28,7 @@ impl Planned {
         let other = Some(command).filter(|c| *c != "analyze");
         let begin: Vec<&str> = ["plan"].into_iter().chain(other).collect();
         let args = [path.to_str().unwrap(), "--parts", &count, "--out", plan.to_str().unwrap()];
-        let ran = run(&[&begin, &args, question].concat());
+        let ran = run(&[&begin[..], &args, question].concat());
         assert_eq!(ran.code, 0, "{}", ran.err);
         let stored: serde_json::Value =
             serde_json::from_slice(&std::fs::read(plan.join("plan.json")).unwrap()).unwrap();
@@ -139,7 +139,80 @@ fn so_is_that_of_a_run_of_two_ranks() {
     check_same(&path, &EACH, &[1, 2, 7, 64]);
 }
 
-fn record_by_two_ranks(path: &Path, steps: u64) {
+#[test]
+fn each_node_reads_its_own_shards() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    record_by_two_ranks(&path, 24);
+    let map = dir.path().join("map");
+    std::fs::write(&map, "# each rank on a node of its own\nstore2 1\nstore1 0\n").unwrap();
+    let by_node = ["--by-node", map.to_str().unwrap()];
+    let question = [&EACH[..], &["--ref", "final", "--ref", "mean:5..15"]].concat();
+    let expected = analyzed(&path, &question);
+    for (count, parts) in [(1, 2), (2, 2), (7, 8), (64, 50)] {
+        let planned = Planned::of(&path, count, &[&question[..], &by_node].concat());
+        assert_eq!(planned.parts, parts);
+        planned.make_all();
+        let ran = planned.merge();
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        assert!(std::fs::read(planned.table()).unwrap() == expected, "{count} parts by node");
+    }
+    // What lies in the shards of rank 0 is damaged, but for where in them what lies: its node cannot make its parts, and the
+    // other one does not look.
+    let planned = Planned::of(&path, 2, &[&EACH[..], &by_node].concat());
+    for shard in Copy::shards_of(&path).iter().filter(|s| s.to_str().unwrap().contains(".r0.")) {
+        let size = std::fs::metadata(shard).unwrap().len() as usize;
+        flip(shard, size / 2, 4);
+    }
+    let [other, own] = [planned.make(0), planned.make(1)];
+    assert_eq!((other.code, own.code), (0, 1), "{}{}", other.err, own.err);
+    assert_eq!(planned.missing(), "1");
+}
+
+#[test]
+fn so_does_each_of_a_run_whose_parts_are_of_chunks() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    let mut m = two_ranks();
+    m.optimizer.name = "adam".into();
+    record_by_ranks(&path, m, 24, WriterOptions { shard_steps: 5, ..WriterOptions::default() });
+    let map = dir.path().join("map");
+    std::fs::write(&map, "n1 0\nn2 1\n").unwrap();
+    assert_eq!(check_same(&path, &[], &[7]), [5]);
+    let planned = Planned::of(&path, 4, &["--by-node", map.to_str().unwrap()]);
+    planned.make_all();
+    assert_eq!(planned.merge().code, 0);
+    assert!(std::fs::read(planned.table()).unwrap() == analyzed(&path, &[]));
+}
+
+#[test]
+fn a_map_of_nodes_is_of_the_runs_ranks() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    record_by_two_ranks(&path, 4);
+    let map = dir.path().join("map");
+    let plan = |command: &[&str], text: &str| {
+        std::fs::write(&map, text).unwrap();
+        let out = dir.path().join("plan");
+        let args = [path.to_str().unwrap(), "--parts", "2", "--out", out.to_str().unwrap()];
+        let ran = run(&[command, &args, &["--by-node", map.to_str().unwrap()]].concat());
+        assert!(!out.join("plan.json").exists());
+        assert_eq!(ran.code, 2, "{}", ran.err);
+        ran.err
+    };
+    for (text, what) in [
+        ("n1 0", "rank 1 is on no node; the run has ranks 0 to 1"),
+        ("n1 0-1\nn2 1", "rank 1 is on two nodes"),
+        ("n1 0-2", "there is no rank 2"),
+        ("n1", "line 1 is no node and its ranks, as n1 0-3,8"),
+    ] {
+        let said = plan(&["plan"], text);
+        assert!(said.contains(what), "{said}");
+    }
+    assert!(plan(&["plan", "pairs"], "n1 0-1").contains("--by-node"));
+}
+
+fn two_ranks() -> Manifest {
     let mut m = manifest(&[70_000, 10, 131_072]);
     m.world = 2;
     m.slices = [
@@ -151,7 +224,12 @@ fn record_by_two_ranks(path: &Path, steps: u64) {
     ]
     .map(|(tensor, begin, end, rank)| Slice { tensor, begin, end, rank })
     .to_vec();
-    record_by_ranks(path, m, steps, WriterOptions { shard_steps: 5, ..WriterOptions::default() });
+    m
+}
+
+fn record_by_two_ranks(path: &Path, steps: u64) {
+    let options = WriterOptions { shard_steps: 5, ..WriterOptions::default() };
+    record_by_ranks(path, two_ranks(), steps, options);
 }
 
 #[test]

@@ -150,7 +150,7 @@ impl Analysis<'_> {
     ) -> Result<Measured> {
         let mut measured = Measured::new(self.shape.words(), scratch, Skipped::default());
         let mut book = Book::new(self, self.shape.layout.own, scratch);
-        let aside = self.walk(&Share::All, (devices, scratch, observer), |taken, left_out| {
+        let aside = self.walk(&Share::ALL, (devices, scratch, observer), |taken, left_out| {
             book.take(self, &taken, left_out, &mut measured)
         })?;
         self.close(book, aside, measured)
@@ -309,7 +309,7 @@ impl Analysis<'_> {
         let unit = Unit {
             run: self.run,
             window,
-            chunks: chunks.clone(),
+            chunks: &chunks,
             layout: self.shape.layout,
             references: self.references,
             directions: &self.options.directions,

@@ -1,10 +1,13 @@
 //! Shares of the work: what one process measures of a run that several measure.
 //!
 //! What a step's sums are depends on nothing that was measured before it, so steps can be shared out. Where windows are
-//! walked backward each goes on from what the one behind it left of every chunk, so chunks are shared out instead. Either
+//! walked backward each goes on from what the one behind it left of every chunk, so chunks are shared out instead; and so
+//! are those of each rank, where its shards lie on a node of their own. Either
 //! way a share gives the bits that the whole gives, since sums of pieces are folded afterwards, in the one order.
 
 use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
 
 use crate::analyze::Analysis;
 use crate::error::{Result, Usage};
@@ -12,41 +15,57 @@ use crate::run::Run;
 use crate::run::read::plan::stored_bytes;
 use crate::run::read::window::Window;
 
-/// A share of the work.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Share {
-    /// All of it.
-    All,
-    /// The steps of a range, in all chunks.
-    Steps(Range<u64>),
-    /// Chunks, by number, at all steps.
-    Chunks(Range<usize>),
+/// A share of the work: some steps of some chunks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Share {
+    /// The first step, and the first one behind the last, where that is not the end; all steps where nothing is said.
+    pub(crate) steps: Option<(u64, Option<u64>)>,
+    /// The ranks that have written its chunks, ascending; all.
+    pub(crate) ranks: Option<Vec<u32>>,
+    /// Its chunks among those, by place: the first, and the first one behind the last; all.
+    pub(crate) chunks: Option<(usize, usize)>,
 }
 
 impl Share {
-    /// Its steps, of all, ascending.
-    pub(crate) fn steps<'s>(&self, all: &'s [u64]) -> &'s [u64] {
-        match self {
-            Share::All | Share::Chunks(_) => all,
-            Share::Steps(range) => {
-                let [from, to] = [range.start, range.end].map(|end| all.partition_point(|s| *s < end));
-                &all[from..to.max(from)]
-            }
-        }
+    /// All of it.
+    pub(crate) const ALL: Share = Share { steps: None, ranks: None, chunks: None };
+
+    /// The steps of a range, in all chunks.
+    pub(crate) fn of_steps(steps: &Range<u64>) -> Share {
+        let end = Some(steps.end).filter(|end| *end < u64::MAX);
+        Share { steps: Some((steps.start, end)), ..Share::ALL }
     }
 
-    /// Its chunks, by number.
-    pub(crate) fn chunks(&self, run: &Run) -> Range<usize> {
-        match self {
-            Share::All | Share::Steps(_) => 0..run.table.len(),
-            Share::Chunks(range) => range.clone(),
-        }
+    /// The range of its steps.
+    pub(crate) fn range(&self) -> Range<u64> {
+        self.steps.map_or(0..u64::MAX, |(from, to)| from..to.unwrap_or(u64::MAX))
+    }
+
+    /// Its steps, of all, ascending.
+    pub(crate) fn steps<'s>(&self, all: &'s [u64]) -> &'s [u64] {
+        let range = self.range();
+        let [from, to] = [range.start, range.end].map(|end| all.partition_point(|s| *s < end));
+        &all[from..to.max(from)]
+    }
+
+    /// Its chunks, by number, ascending.
+    pub(crate) fn chunks(&self, run: &Run) -> Vec<usize> {
+        let is_own = |rank: &u32| self.ranks.as_ref().is_none_or(|ranks| ranks.contains(rank));
+        let chunks = run.table.chunks().iter().enumerate().filter(|(_, chunk)| is_own(&chunk.rank));
+        let (from, to) = self.chunks.unwrap_or((0, usize::MAX));
+        chunks.map(|(number, _)| number).skip(from).take(to.saturating_sub(from)).collect()
+    }
+
+    /// Whether it has all chunks.
+    pub(crate) fn has_all_chunks(&self) -> bool {
+        self.ranks.is_none() && self.chunks.is_none()
     }
 
     /// The pieces of its chunks, by number, ascending.
     pub(crate) fn pieces(&self, run: &Run) -> Vec<usize> {
-        let chunks = &run.table.chunks()[self.chunks(run)];
-        let mut all: Vec<usize> = chunks.iter().flat_map(|c| &c.pieces).map(|p| p.number).collect();
+        let (own, chunks) = (self.chunks(run), run.table.chunks());
+        let mut all: Vec<usize> = own.iter().flat_map(|c| &chunks[*c].pieces).map(|p| p.number).collect();
         all.sort_unstable();
         all
     }
@@ -56,41 +75,46 @@ impl Share {
     /// # Errors
     /// As [`Window::open`].
     pub(crate) fn open(&self, run: &Run, steps: &[u64]) -> Result<Window> {
-        match self {
-            Share::All | Share::Steps(_) => Window::open(run, steps, true),
-            Share::Chunks(_) => Window::by_chunk(run, steps),
-        }
+        if self.has_all_chunks() { Window::open(run, steps, true) } else { Window::by_chunk(run, steps) }
     }
 }
 
 impl Analysis<'_> {
-    /// Shares the work out, into so many shares or as many as there can be; with each come the stored bytes that it reads,
-    /// about.
+    /// Shares the chunks of some ranks, or all, out into so many shares or as many as there can be; with each come the
+    /// stored bytes that it reads, about.
     ///
     /// # Errors
     /// The sums would not be those of the whole; or a shard cannot be read.
-    pub(crate) fn shares(&self, count: usize) -> Result<Vec<(Share, u64)>> {
+    pub(crate) fn shares(&self, ranks: Option<&[u32]>, count: usize) -> Result<Vec<(Share, u64)>> {
         if self.options.skip_damaged && (self.shape.layout.lag.is_some() || self.sketches.is_some()) {
             let what = "--skip-damaged: what damage spoils would depend on where the run is cut, since steps are compared \
                         with later iterates, or are sketches. Restore what is damaged, or analyze the run in one go";
             return Err(Usage(what.to_owned()).into());
         }
+        if ranks.is_some() && self.sketches.is_some() {
+            let what = "a run of sketches cannot be shared out by nodes; it is small: share it out by steps, without --by-node";
+            return Err(Usage(what.to_owned()).into());
+        }
+        let whole = Share { ranks: ranks.map(<[u32]>::to_vec), ..Share::ALL };
+        let chunks = self.run.table.chunks();
+        let lengths: Vec<u64> = whole.chunks(self.run).iter().map(|c| chunks[*c].len as u64).collect();
+        let all: u64 = chunks.iter().map(|c| c.len as u64).sum();
+        // Of so many bytes those that so many elements have.
+        let portion = |bytes: u64, elements: u64| {
+            u64::try_from(u128::from(bytes) * u128::from(elements) / u128::from(all.max(1)))
+                .unwrap_or(u64::MAX)
+        };
         if self.shape.layout.own {
             let bytes = stored_bytes(self.run, &self.candidates).iter().sum();
-            return Ok(self.shares_of_chunks(count, bytes));
+            let share = |range: Range<usize>| {
+                let own = lengths[range.clone()].iter().sum();
+                (Share { chunks: Some((range.start, range.end)), ..whole.clone() }, portion(bytes, own))
+            };
+            return Ok(cut(&lengths, count, &[]).into_iter().map(share).collect());
         }
-        shares_of_steps(self.run, &self.candidates, count)
-    }
-
-    fn shares_of_chunks(&self, count: usize, bytes: u64) -> Vec<(Share, u64)> {
-        let lengths: Vec<u64> = self.run.table.chunks().iter().map(|c| c.len as u64).collect();
-        let all = u128::from(lengths.iter().sum::<u64>().max(1));
-        let share = |range: Range<usize>| {
-            let own: u64 = lengths[range.clone()].iter().sum();
-            let bytes = u64::try_from(u128::from(bytes) * u128::from(own) / all).unwrap_or(u64::MAX);
-            (Share::Chunks(range), bytes)
-        };
-        cut(&lengths, count, &[]).into_iter().map(share).collect()
+        let own = lengths.iter().sum();
+        let of_ranks = |(share, bytes)| (Share { ranks: whole.ranks.clone(), ..share }, portion(bytes, own));
+        Ok(shares_of_steps(self.run, &self.candidates, count)?.into_iter().map(of_ranks).collect())
     }
 
     /// Whether chunks are shared out, not steps.
@@ -101,9 +125,10 @@ impl Analysis<'_> {
     /// Stands for the bytes of all shards that a share reads.
     pub(crate) fn inputs_xxh3(&self, share: &Share) -> String {
         let beyond = self.shape.layout.lag.unwrap_or(1).max(1);
-        let hash = match share {
-            Share::Steps(r) => self.catalog.inputs_of(&(r.start..r.end.saturating_add(beyond))),
-            Share::All | Share::Chunks(_) => self.catalog.inputs_xxh3,
+        let range = share.range();
+        let hash = match share.steps {
+            Some(_) => self.catalog.inputs_of(&(range.start..range.end.saturating_add(beyond))),
+            None => self.catalog.inputs_xxh3,
         };
         format!("{hash:032x}")
     }
@@ -137,7 +162,7 @@ fn ranges_of(steps: &[u64], bytes: &[u64], cut: &[Range<usize>]) -> Vec<(Share, 
     let share = |(i, range): (usize, &Range<usize>)| {
         let from = if i == 0 { 0 } else { steps[range.start] };
         let to = if i == last { u64::MAX } else { steps[range.end] };
-        (Share::Steps(from..to), bytes[range.clone()].iter().sum())
+        (Share::of_steps(&(from..to)), bytes[range.clone()].iter().sum())
     };
     cut.iter().enumerate().map(share).collect()
 }

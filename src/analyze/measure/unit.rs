@@ -4,7 +4,7 @@
 //! nothing but its chunk and steps.
 
 use std::cell::RefCell;
-use std::ops::{Range, RangeInclusive};
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
@@ -42,7 +42,7 @@ pub(crate) struct Unit<'a> {
     pub(crate) run: &'a Run,
     pub(crate) window: &'a Window,
     /// The chunks that are walked, by number.
-    pub(crate) chunks: Range<usize>,
+    pub(crate) chunks: &'a [usize],
     pub(crate) layout: Layout,
     pub(crate) references: &'a [Reference],
     pub(crate) directions: &'a [Measured],
@@ -159,9 +159,9 @@ impl Workers {
         let part = steps.len().div_ceil(parts).max(least);
         let cut = |c: usize| steps.chunks(part).map(move |s| (c, s));
         let jobs: Vec<(usize, &[u64])> = match unit.influence {
-            None => unit.chunks.clone().flat_map(cut).collect(),
+            None => unit.chunks.iter().copied().flat_map(cut).collect(),
             // Who walks backward does so from the end, also where no row is wanted.
-            Some(_) => unit.chunks.clone().map(|c| (c, steps)).collect(),
+            Some(_) => unit.chunks.iter().map(|c| (*c, steps)).collect(),
         };
         let done: Vec<Result<Walked>> = self.pool.install(|| {
             jobs.par_iter()
