@@ -138,7 +138,7 @@ def test_of_estimates_is_said_what_is_certain(lpa_command, tmp_path, cos, far, e
     assert {c: whole[c]["outcome"] for c in exact} == exact
     assert {c: sketched[c]["outcome"] for c in estimated} == estimated
     for claim in ["C2", "C4", "C6"]:
-        assert ("these are estimates" in sketched[claim]["sentence"]) != ("enough" in sketched[claim]["sentence"]), claim
+        assert "these are estimates" in sketched[claim]["sentence"], claim
         assert "these are estimates" not in whole[claim]["sentence"]
 
 
