@@ -13,7 +13,8 @@ use crate::run::format::chunk::ChunkTable;
 use crate::run::format::container::{DATA_ALIGN, Header};
 use crate::run::format::elements::ELEMENTS;
 use crate::run::format::manifest::{Precision, Storage, TensorInfo};
-use crate::run::format::sketching::Sketching;
+use crate::run::format::sketched::spoken_of;
+use crate::run::format::sketching::SketchRequest;
 use crate::run::format::vector_id::{StreamId, VectorId};
 use crate::run::write::writer::{Profile, WriterOptions};
 use crate::run::{KEYFRAME_STEPS, PAYLOAD_ALIGN, RECORD, Record, Run};
@@ -169,10 +170,11 @@ pub(crate) fn from_tensors(
 /// There are too few dimensions.
 pub(crate) fn sketched(
     tensors: &[TensorInfo],
-    sketch: Sketching,
+    request: &SketchRequest,
 ) -> std::result::Result<(Vec<TensorInfo>, f64), Usage> {
     let elements: Vec<u64> = tensors.iter().map(TensorInfo::elements).collect();
-    let layout = Layout::new(&elements, sketch.dimensions, sketch.seed)?;
+    let (_, dealt) = request.deal(&spoken_of(tensors))?;
+    let layout = Layout::dealt(&elements, &dealt, request.seed)?;
     let of = |(t, info): (usize, &TensorInfo)| {
         TensorInfo::new(&info.name, &[layout.range(t).len() as u64], DType::F32)
     };

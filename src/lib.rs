@@ -179,7 +179,7 @@ pub use row::{Doubt, Names, Row, Scalars, Sink};
 pub use run::format::manifest::{
     Continued, Manifest, Optimizer, Precision, Slice, Storage, StreamInfo, TensorInfo,
 };
-pub use run::format::sketching::{Parameter, Sketching};
+pub use run::format::sketching::{Parameter, SketchRequest, Sketching};
 pub use run::read::vector::Vector;
 pub use run::write::elements::Elements;
 pub use run::write::held::Held;

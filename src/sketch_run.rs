@@ -12,7 +12,7 @@ use crate::pack::new_place;
 use crate::pack::transcript::{self, RankPlan, Steps, Storing};
 use crate::run::format::elements::{Element, element_name, spread};
 use crate::run::format::manifest::{GRAD, Manifest, TensorInfo};
-use crate::run::format::sketching::{SKETCH_OF, Sketching};
+use crate::run::format::sketching::{SKETCH_OF, SketchRequest};
 use crate::run::format::squares::square_name;
 use crate::run::read::step_reader::StepBytes;
 use crate::run::read::whole_steps::WholeSteps;
@@ -49,7 +49,12 @@ impl SketchRun {
     /// # Errors
     /// A process records it; it is stored with loss, or something is missing; there are too few dimensions; or there
     /// is something at `out`.
-    pub(crate) fn prepare(path: &Path, out: &Path, sketch: Sketching, access: Access) -> Result<SketchRun> {
+    pub(crate) fn prepare(
+        path: &Path,
+        out: &Path,
+        request: &SketchRequest,
+        access: Access,
+    ) -> Result<SketchRun> {
         let held = Held::take(path)?;
         let run = Run::open(path, access)?;
         run.missing().into_iter().next().map_or(Ok(()), Err)?;
@@ -63,11 +68,15 @@ impl SketchRun {
         let plan = RankPlan { end, closed, dropped, checkpoints: Vec::new() };
         let whole = Manifest { world: 1, slices: Vec::new(), ..run.manifest.clone() };
         let refused = |what: String| Error::Write { path: path.to_owned(), what };
-        let mut sketched = whole.sketched(sketch).map_err(|e| refused(e.0))?;
+        let mut sketched = whole.sketched(request).map_err(|e| refused(e.0))?;
         // The same for the same run and sketch, and no other's; so that the sketches of parts name each other.
+        let dealt = sketched.tensors.iter().map(|t| format!(" {}", t.elements()));
+        let asked: String = match &request.parts[..] {
+            [(_, Some(dimensions))] if request.is_plain() => format!("{dimensions}"),
+            _ => dealt.collect(),
+        };
         let id_of = |run_id: &str| {
-            let of = format!("{run_id} {} {}", sketch.dimensions, sketch.seed);
-            format!("{:032x}", xxh3_128(of.as_bytes()))
+            format!("{:032x}", xxh3_128(format!("{run_id} {asked} {}", request.seed).as_bytes()))
         };
         sketched.run_id = id_of(&run.manifest.run_id);
         if let Some(before) = &mut sketched.continues {

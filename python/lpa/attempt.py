@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 
 import numpy as np
 import torch
@@ -31,14 +32,29 @@ def check_manifest(path, parameters, streams, how):
     if stored != precisions:
         raise RecordingError(f"{path} stores gradients as {stored['gradients']} and iterates as {stored['iterates']}; "
                              "a run's precision is fixed")
-    recorded = manifest.get("sketch")
+    _check_sketch(path, manifest, parameters, sketch)
+    missing = set(streams) - {s["name"] for s in manifest["streams"]}
+    if missing:
+        raise RecordingError(f"{path} has no stream named {sorted(missing)}; a run's streams are fixed")
+
+
+def _check_sketch(path, manifest, parameters, sketch):
+    recorded, dealt = manifest.get("sketch"), None
+    if sketch is not None:
+        tensors = [[[t["name"], *t["aliases"]], math.prod(t["shape"])] for t in parameters.table()]
+        try:
+            total, dealt = _lpa.dealt(json.dumps(tensors), json.dumps(sketch))
+        except ValueError as e:
+            raise RecordingError(str(e)) from None
+        sketch = {"dimensions": total, "seed": sketch["seed"]}
     if recorded != sketch:
         kinds = ["all of its vectors" if s is None else f"sketches of {s['dimensions']} dimensions"
                  for s in (recorded, sketch)]
         raise RecordingError(f"{path} holds {kinds[0]}, not {kinds[1]}; that is fixed")
-    missing = set(streams) - {s["name"] for s in manifest["streams"]}
-    if missing:
-        raise RecordingError(f"{path} has no stream named {sorted(missing)}; a run's streams are fixed")
+    for tensor, count in zip(manifest["tensors"], dealt or [], strict=False):
+        if (there := math.prod(tensor["shape"])) != count:
+            raise RecordingError(f"{path} holds sketches of '{tensor['name']}' of {there} dimensions, not of {count}; "
+                                 "that is fixed")
 
 
 def has_slices_of(manifest, parameters):

@@ -46,6 +46,27 @@ class DeviceSketch:
             del part, rows
         return sums
 
+    @torch.no_grad()
+    def slices(self, number, values, ranges):
+        """The same of values that are the elements of some ranges of the tensor, in their order."""
+        if len(ranges) == 1:
+            return self.tensor(number, values, ranges[0][0])
+        sums = torch.zeros(self._dimensions[number], dtype=torch.float64, device=values.device)
+        flat, at, first = values.reshape(-1), 0, 0
+        while first < len(ranges):
+            # Ranges that lie in one piece, with 0 between them.
+            begin, last = ranges[first][0], first + 1
+            while last < len(ranges) and ranges[last][1] - begin <= self._piece:
+                last += 1
+            end = ranges[last - 1][1]
+            piece = torch.zeros(end - begin, dtype=values.dtype, device=values.device)
+            for low, high in ranges[first:last]:
+                piece[low - begin:high - begin] = flat[at:at + high - low]
+                at += high - low
+            sums += self.tensor(number, piece, begin)
+            first = last
+        return sums
+
     def _pieces(self, number, width, begin, end, device):
         """For each piece its first element, the keys of its rows, and where each block's window of each group is in
         rows that are there twice."""

@@ -158,6 +158,10 @@ class Parameters:
             return [None if t is None else local(t) for t in values]
         return [None if t is None else self._part(i, t) for i, t in zip(tensors, values, strict=True)]
 
+    def beside(self, tensors):
+        """The parameters themselves, of which this rank writes as much."""
+        return self.parts(tensors, [self.params[i].detach() for i in tensors])
+
     def _part(self, i, tensor):
         own, ranges = local(tensor), self.own.get(i, [])
         if sum(end - begin for begin, end in ranges) == own.numel():

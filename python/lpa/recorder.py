@@ -19,14 +19,16 @@ from .attempt import Iterates, check_manifest, has_slices_of
 from .clipping import Clipping
 from .directions import DIRECTIONS, LACKING, STAGES, moment_names, moments, probe
 from .errors import RecordingError, RecordingStopped, say, warn
+from .exchange import Exchange
 from .optimizers import Optimizers, steps_under_way
-from .parameters import Parameters, has_ranks, process_rank
+from .parameters import Parameters, all_of, has_ranks, process_rank
+from .rank_sketches import Follower
 from .ranks import agreed, in_turn
 from .reader import Run
 from .sampling import sampler
 from .scalars import Log, held
 from .session import Broken, Gradients, Session, Step, Turn
-from .sketching import check_whole
+from .sharding import is_sharded
 from .threads import idle_processors
 from .writer import precisions, sketching, storage_options
 
@@ -79,8 +81,11 @@ class Recorder:
         bits a value, and every metric gets an interval (docs/numerics.md).
     iterates : "exact", or "int8": differences in 8 bits, except keyframes and the final iterate.
     sketch : of every vector record only so many numbers, such as 2**18, from which all metrics follow with intervals,
-        and its exact length (docs/sketches.md): two megabytes a step for any model. The final iterate is kept as it
-        is. Of what every rank holds (DistributedDataParallel) rank 0 does; what is sharded is not sketched so far.
+        and its exact length (docs/sketches.md): two megabytes a step for any model. Or by globs over the names of
+        parameters, of which the last one that fits counts: {"*": 2**18, "head.*": 2**14, "embed*": None} shares
+        2**18 out to all but the head and embeddings, which are kept as they are. The final iterate is kept as it
+        is. Of what every rank holds (DistributedDataParallel) rank 0 does; of what is sharded each rank sketches its
+        own elements, and rank 0 records the sums.
     shard_bytes, shard_steps, shard_seconds : a shard is published after so much.
     threads : encode on so many; what is written is the same. None takes those processors that the training leaves idle,
         at least 1 and at most 8 (docs/recording.md).
@@ -129,7 +134,8 @@ class Recorder:
         self._process = os.getpid()
         self._check_arguments(streams, resume)
         # Sketches of what every rank holds are rank 0's; the others only count steps.
-        self._is_spare = self._over = sketch is not None and process_rank() > 0
+        self._sums_ranks = sketch is not None and any(map(is_sharded, all_of(model, self._optimizers)))
+        self._is_spare = self._over = sketch is not None and process_rank() > 0 and not self._sums_ranks
         if sketch is not None and resume is not False and has_ranks():
             raise RecordingError("a recording of sketches by several ranks cannot be gone on with so far; record into "
                                  "another directory")
@@ -261,6 +267,12 @@ class Recorder:
         """Ends without a final iterate. The run can be resumed."""
         self._end(lambda: self._session.queue.stop())
 
+    def _stop_alone(self):
+        """The same where the other ranks may not."""
+        if self._session is not None and not self._over and self._session.leave():
+            self._pending = None
+        self.stop()
+
     def __enter__(self):
         return self
 
@@ -269,7 +281,7 @@ class Recorder:
             self.close()
             return
         try:
-            self.stop()
+            self._stop_alone()
         except Exception as e:
             # The training's own error says more.
             warn(f"{e}", RecordingStopped)
@@ -360,8 +372,9 @@ class Recorder:
 
     def _parameters(self):
         parameters = Parameters(self._model, self._optimizers, alone=self._sketch is not None, **self._who)
-        if self._sketch is not None:
-            check_whole(parameters)
+        if self._sketch is not None and parameters.ranks > 1 and not self._sums_ranks:
+            raise RecordingError("the parameters were not sharded when lpa.record was called, and are now; call it "
+                                 "after they are")
         return parameters
 
     def _vectors(self):
@@ -373,10 +386,14 @@ class Recorder:
         if self._probes and parameters.ranks > 1:
             raise RecordingError("probes are for a single rank: each would compute another gradient")
         self._log.first_step()
-        inner, has_made = self._writer(parameters)
+        exchange = Exchange(parameters.ranks, parameters.rank) if self._sums_ranks and parameters.ranks > 1 else None
+        if exchange is None:
+            inner, has_made = self._writer(parameters)
+        else:
+            inner, has_made = self._writer_of_sums(parameters, exchange)
         count = self._buffer_steps * (1 + len(self._names())) + len(self._moments)
         try:
-            self._session = Session(parameters, inner, count, has_made, self._sketch is not None)
+            self._session = Session(parameters, inner, count, has_made, self._sketch is not None, exchange)
         except BaseException:
             if has_made:
                 _lpa.take_back(self.path)
@@ -398,9 +415,29 @@ class Recorder:
             inner = self._attach(parameters, None, storage)
             self._check_run(self.path, parameters, names)
             return inner, False
-        parts = {
+        parts = self._parts(parameters)
+        if found is not None:
+            check_manifest(found.before[-1], parameters, names, (self._precisions, self._sketch))
+            parts.update(found.manifest())
+        return self._create(parts, storage), True
+
+    def _writer_of_sums(self, parameters, exchange):
+        """The same of sketches that are summed over ranks, which rank 0 writes."""
+        made = []
+
+        def make():
+            storage = storage_options({"threads": idle_processors(parameters), **self._storage})
+            made.append(self._create({**self._parts(parameters), "world": 1, "slices": []}, storage))
+            return made[0].manifest(), made[0].next_step(), made[0].slice_bytes()
+
+        told = exchange.told(make)
+        return (made[0], True) if made else (Follower(*told), False)
+
+    def _parts(self, parameters):
+        """What a new run's manifest has."""
+        return {
             "tensors": parameters.table(),
-            "streams": [{"name": n, "stage": STAGES.get(n, "")} for n in names],
+            "streams": [{"name": n, "stage": STAGES.get(n, "")} for n in self._names()],
             "optimizer": {"name": hyperparameters.name(self._optimizers),
                           "param_groups": hyperparameters.initial(self._optimizers, parameters)},
             "storage": self._precisions,
@@ -409,11 +446,10 @@ class Recorder:
             "slices": parameters.slices,
             "metadata": {"torch": torch.__version__, **self._metadata},
         }
-        if found is not None:
-            check_manifest(found.before[-1], parameters, names, (self._precisions, self._sketch))
-            parts.update(found.manifest())
+
+    def _create(self, parts, storage):
         try:
-            return self._sink.create(self.path, parts, storage), True
+            return self._sink.create(self.path, parts, storage)
         except (OSError, ValueError) as e:
             raise RecordingError(str(e)) from None
 
@@ -467,7 +503,7 @@ class Recorder:
         if flush_wanted:
             # In the midst of a step that only now has turned out to be whole.
             self._flush_wanted = False
-            session.checkpoint()
+            session.checkpoint(self.step)
 
     def _open(self, step, turn):
         optimizer = self._optimizers.all[turn.which]
@@ -616,7 +652,7 @@ class Recorder:
     def _publish(self):
         self._flush_wanted = False
         self._session.hand_over(self._take_pending())
-        self._session.checkpoint()
+        self._session.checkpoint(self.step)
 
     def _finish(self):
         self._session.finish(self._unread, self.path, self.step)
@@ -654,6 +690,7 @@ class Recorder:
         self._is_over()
         has_begun = False
         if session is not None:
+            session.leave()
             text = session.queue.failure() or text
             # The step before this one is whole, if it is still there.
             with contextlib.suppress(Exception):
@@ -673,7 +710,7 @@ class Recorder:
     def _at_exit(self):
         # A script that never closed the recording keeps its steps.
         with contextlib.suppress(Exception):
-            self.stop()
+            self._stop_alone()
 
 
 def _closure(args, kwargs):

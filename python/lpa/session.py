@@ -5,8 +5,10 @@ import enum
 from . import _lpa
 from .buffers import Buffers
 from .errors import RecordingError
+from .exchange import CHECKPOINT, FINISH, STEP
 from .optimizers import torch_class
-from .sketching import Full, SketchBuffers
+from .rank_sketches import RankSketchBuffers
+from .sketching import SketchBuffers
 from .watch import Watch
 
 
@@ -68,9 +70,9 @@ class Turn:
 
 class Session:
     """A writer that goes on in the background, with `count` buffers. `has_made` the run: it was not there before.
-    `is_sketched`: it records sketches of vectors."""
+    `is_sketched`: it records sketches of vectors; of an `exchange`, of those that the ranks hold together."""
 
-    def __init__(self, parameters, inner, count, has_made, is_sketched=False):
+    def __init__(self, parameters, inner, count, has_made, is_sketched=False, exchange=None):
         self.parameters, self.has_made = parameters, has_made
         # A step was handed over.
         self.has_begun = False
@@ -80,7 +82,11 @@ class Session:
         self._end = None
         # What the final iterate is recorded by beside its sketch.
         self._manifest = inner.manifest() if is_sketched else None
-        self._buffers = (SketchBuffers if is_sketched else Buffers)(parameters, inner, count)
+        self._exchange = exchange
+        if exchange is not None:
+            self._buffers = RankSketchBuffers(parameters, inner, count, exchange)
+        else:
+            self._buffers = (SketchBuffers if is_sketched else Buffers)(parameters, inner, count)
 
     @property
     def queue(self):
@@ -136,27 +142,38 @@ class Session:
         self.has_begun = True
         scalars = [(name, float(value)) for name, value in step.scalars.items()]
         scalars += self.watch.scalars(step.comparisons, step.number)
-        if step.dropped:
-            self.queue.drop_step(scalars, step.dropped)
+        vectors = [] if step.iterate is None else [("iterate", step.iterate)]
+        is_whole = self._buffers.gather(STEP, step.number, [*vectors, *step.streams.items()])
+        if step.dropped or not is_whole:
+            self.give_back(step)
+            self.queue.drop_step(scalars, step.dropped or "rank 0 gave them up")
             return
         iterate = None if step.iterate is None else step.iterate.ready()
         streams = [(name, vector.ready()) for name, vector in step.streams.items()]
-        for name, vector in (("iterate", step.iterate), *step.streams.items()):
-            scalars += [] if vector is None else vector.scalars(name)
+        for name, vector in (*vectors, *step.streams.items()):
+            scalars += vector.scalars(name)
         self.queue.step(iterate, streams, scalars, [vector.ready() for vector in step.moments])
 
-    def checkpoint(self):
-        """Publishes all steps, and notes the parameters as they are now."""
-        self.queue.checkpoint(self.iterate().ready())
+    def checkpoint(self, step):
+        """Publishes all steps, and notes the parameters as they are now: x_`step`."""
+        iterate = self.iterate()
+        self._buffers.gather(CHECKPOINT, step, [("iterate", iterate)])
+        self.queue.checkpoint(iterate.ready())
         self.check()
+
+    def leave(self):
+        """This rank ends its recording, and may be the only one. Returns whether vectors then lack what others hold."""
+        if self._exchange is not None:
+            self._exchange.leave()
+        return self._exchange is not None
 
     def mark_end(self, path, step):
         """Takes the parameters as they are now for the final iterate x_`step`, unless another step follows."""
         self.forget_end()
-        self._end = self.iterate(), self.watch.changed(), self._full(path, step)
+        self._end = self._end_now(path, step)
 
-    def _full(self, path, step):
-        return None if self._manifest is None else Full(path, self._manifest, step, self.parameters)
+    def _end_now(self, path, step):
+        return self.iterate(), self.watch.changed(), self._buffers.full(path, self._manifest, step)
 
     def forget_end(self):
         """Another step follows."""
@@ -166,7 +183,8 @@ class Session:
 
     def finish(self, comparisons, path, step):
         """Records the final iterate, x_`step`."""
-        iterate, changed, full = self._end or (self.iterate(), self.watch.changed(), self._full(path, step))
+        iterate, changed, full = self._end or self._end_now(path, step)
+        self._buffers.gather(FINISH, step, [("iterate", iterate)])
         ready = iterate.ready()
         scalars = [*self.watch.scalars([*comparisons, *changed]), *iterate.scalars("iterate")]
         self.queue.finish(ready, scalars)
@@ -175,6 +193,7 @@ class Session:
 
     def verify(self, path):
         """Checks every byte of the run, where one rank alone has written it."""
-        problems = _lpa.verify(path) if self.parameters.ranks == 1 else []
+        is_alone = self.parameters.ranks == 1 or (self._exchange is not None and self.parameters.rank == 0)
+        problems = _lpa.verify(path) if is_alone else []
         if problems:
             raise RecordingError(f"{path} is not what was written: {problems[0]}")

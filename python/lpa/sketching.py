@@ -5,20 +5,22 @@ import torch
 from . import _lpa
 from .buffers import Vector
 from .device_sketch import DeviceSketch, products
-from .errors import RecordingError
 
 
 class Sketches:
-    """Sketches vectors of these parameters as a run's manifest (JSON) has them."""
+    """Sketches vectors of these parameters as a run's manifest (JSON) has them. `own`: by tensor, which of its elements
+    are at hand, as ranges; None where all are."""
 
-    def __init__(self, manifest):
-        self.inner = _lpa.Sketcher.of(manifest, max(1, torch.get_num_threads()))
+    def __init__(self, manifest, own=None):
+        self.inner = _lpa.Sketcher.of(manifest, max(1, torch.get_num_threads()), own)
         sizes = self.inner.sizes()
         self.dimensions = [dimensions for _, dimensions in sizes]
         self._elements = [elements for elements, _ in sizes]
+        self._own = own
         self._device = None
-        # By stream and tensor: elements that are recorded beside its sketch; and by device, where they are.
-        self._beside, self._places = {}, {}
+        # By stream: of the elements that are recorded beside its sketch, their tensors and names; by stream and tensor,
+        # which of them are at hand and where; and by device, where they are.
+        self._beside, self._at_hand, self._places = {}, {}, {}
 
     def fill(self, tensors, parts, flat, views):
         """Sketches the values of some tensors into a buffer. Returns the square of each, as a number, or as a tensor
@@ -26,7 +28,7 @@ class Sketches:
         here = [at for at, part in enumerate(parts) if not part.is_cuda]
         squares = [None] * len(parts)
         if here:
-            own = self.inner.fill([tensors[at] for at in here], [_bytes(parts[at]) for at in here], flat)
+            own = self.inner.fill([tensors[at] for at in here], [raw(parts[at]) for at in here], flat)
             for at, square in zip(here, own, strict=True):
                 squares[at] = square
         for at, part in enumerate(parts):
@@ -36,24 +38,62 @@ class Sketches:
                 squares[at] = products(part)[0]
         return squares
 
-    def elements(self, stream, tensor, part):
-        """The elements of a tensor of a vector that are recorded beside its sketch: their names, and their values where
-        the tensor is; None where there are none."""
+    def sum(self, tensors, parts, sums):
+        """Puts what the elements at hand of some tensors add to the dimensions of all tensors into float64 `sums`.
+        Returns the square of each."""
+        here = [at for at, part in enumerate(parts) if not part.is_cuda]
+        squares = [None] * len(parts)
+        if here:
+            out = sums.numpy().view("uint8")
+            own = self.inner.sum([tensors[at] for at in here], [raw(parts[at]) for at in here], out)
+            for at, square in zip(here, own, strict=True):
+                squares[at] = square
+        for at, part in enumerate(parts):
+            if part.is_cuda:
+                tensor = tensors[at]
+                begin = sum(self.dimensions[:tensor])
+                made = self._on_device().slices(tensor, part, self._own[tensor])
+                sums[begin:begin + self.dimensions[tensor]] = made.cpu()
+                squares[at] = float(products(part)[0])
+        return squares
+
+    def _named(self, stream):
         if stream not in self._beside:
-            all_of = self._beside[stream] = {}
-            for of, at, name in self.inner.elements(stream):
-                names, places = all_of.setdefault(of, ([], []))
-                names.append(name)
-                places.append(at)
-        if tensor not in self._beside[stream]:
+            self._beside[stream] = self.inner.elements(stream)
+            found = self._at_hand[stream] = {}
+            for number, (tensor, at, _) in enumerate(self._beside[stream]):
+                place = at if self._own is None else _place(self._own[tensor], at)
+                if place is not None:
+                    numbers, places = found.setdefault(tensor, ([], []))
+                    numbers.append(number)
+                    places.append(place)
+        return self._beside[stream]
+
+    def beside(self, stream):
+        """How many elements of a vector are recorded beside its sketch."""
+        return len(self._named(stream))
+
+    def names(self, stream):
+        """Their names as scalars."""
+        return [name for _, _, name in self._named(stream)]
+
+    def named(self, stream, tensor, values):
+        """Those of a tensor, of the values of all: names and values."""
+        return [(name, value) for (of, _, name), value in zip(self._named(stream), values, strict=True) if of == tensor]
+
+    def elements(self, stream, tensor, part):
+        """The elements at hand of a tensor of a vector that are recorded beside its sketch: their numbers among those
+        of the vector, and their values where the tensor is; None where there are none."""
+        self._named(stream)
+        if tensor not in self._at_hand[stream]:
             return None
-        names, places = self._beside[stream][tensor]
+        numbers, places = self._at_hand[stream][tensor]
         key = stream, tensor, part.device
         if key not in self._places:
             self._places[key] = torch.tensor(places, device=part.device)
         at = self._places[key]
         flat = part.reshape(-1)[at] if part.is_contiguous() else part[torch.unravel_index(at, part.shape)]
-        return names, flat.float()
+        return numbers, flat.float()
 
     def _on_device(self):
         if self._device is None:
@@ -112,34 +152,39 @@ class SketchBuffers:
         if any(isinstance(square, torch.Tensor) for square in self._squares[number].values()):
             torch.cuda.synchronize(self.device)
 
+    def gather(self, what, step, vectors):
+        """One rank has all of them."""
+        return True
+
+    def full(self, path, manifest, step):
+        """The final iterate as it is, in a file that gets its name when the run ends."""
+        file = _lpa.FullReference.create(path, manifest, step)
+        params = self._parameters.params
+        for i, p in enumerate(self._parameters.parts(range(len(params)), [p.detach() for p in params])):
+            file.push(i, raw(p.cpu()))
+        return file
+
     def scalars(self, number, stream, absent):
         """What is known exactly of a vector, as scalars of its step."""
         names = self.sketches.inner.squares(stream)
         is_there = lambda i: not (absent and absent[i])
         known = [(names[i], float(square)) for i, square in self._squares[number].items() if is_there(i)]
         beside = [found for i, found in self._elements[number].items() if is_there(i) and found is not None]
-        return known + [pair for names, values in beside for pair in zip(names, values.tolist(), strict=True)]
+        named = self.sketches.names(stream)
+        pairs = [pair for numbers, values in beside for pair in zip(numbers, values.tolist(), strict=True)]
+        return known + [(named[k], value) for k, value in pairs]
 
 
-class Full:
-    """The final iterate as it is, in a file that gets its name when the run ends."""
-
-    def __init__(self, path, manifest, step, parameters):
-        self._file = _lpa.FullReference.create(path, manifest, step)
-        for i, p in enumerate(parameters.parts(range(len(parameters.params)), [p.detach() for p in parameters.params])):
-            self._file.push(i, _bytes(p.cpu()))
-
-    def publish(self):
-        """Gives it its name."""
-        self._file.publish()
+def _place(own, at):
+    """Where an element is among those at hand; None where it is not."""
+    before = 0
+    for begin, end in own:
+        if begin <= at < end:
+            return before + at - begin
+        before += end - begin
+    return None
 
 
-def check_whole(parameters):
-    """Raises unless all of every parameter lies here."""
-    if parameters.ranks > 1:
-        raise RecordingError("each rank holds other elements; sketch= records what one process holds whole so far. "
-                             "Record in full, and use `lpa sketch` on the run")
-
-
-def _bytes(tensor):
+def raw(tensor):
+    """The bytes of a tensor's values."""
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()

@@ -46,7 +46,7 @@ class Writer:
         bits a value, and every metric gets an interval (docs/numerics.md).
     iterates : "exact", or "int8": differences in 8 bits, except keyframes and the final iterate.
     sketch : of every vector record only so many numbers, such as 2**18, from which all metrics follow with intervals
-        (docs/sketches.md). The final iterate is kept as it is.
+        (docs/sketches.md); or a dict of globs over names, as of :func:`lpa.record`. The final iterate is kept as it is.
     shard_bytes, shard_steps, shard_seconds : a shard is published after so much.
     threads : encode on so many; what is written is the same. None takes one for each processor, at most 8.
     """
@@ -213,19 +213,29 @@ def precisions(gradients, iterates):
 
 
 def sketching(dimensions, stored):
-    """What a manifest says of sketches of so many dimensions, of vectors that are to be `stored` so; None for none."""
+    """What is asked of sketches of so many dimensions, a number or a dict by globs over names, of vectors that are to
+    be `stored` so; None for none."""
     if dimensions is None:
         return None
-    try:
-        count = operator.index(dimensions)
-    except TypeError:
-        count = 0
-    if isinstance(dimensions, bool) or count < 1:
-        raise ValueError(f"sketch is how many numbers stand for a vector, such as 2**18, not {dimensions!r}")
+    parts = dimensions if isinstance(dimensions, dict) else {"*": dimensions}
+    is_kept = lambda count: count is None and isinstance(dimensions, dict)
+    asked = [[glob, None if is_kept(count) else _count(count, dimensions)] for glob, count in parts.items()]
+    if not asked or not all(isinstance(glob, str) for glob in parts):
+        raise ValueError(f"sketch names tensors, as {{'*': 2**18, 'head.*': 2**14}}, not {dimensions!r}")
     rounded = [f"{name}=" for name, value in stored.items() if value != "exact"]
     if rounded:
         raise ValueError(f"sketch= keeps no vectors that could be rounded; leave out {' and '.join(rounded)}")
-    return {"dimensions": count, "seed": _lpa.SKETCH_SEED}
+    return {"parts": asked, "seed": _lpa.SKETCH_SEED}
+
+
+def _count(count, given):
+    try:
+        number = operator.index(count)
+    except TypeError:
+        number = 0
+    if isinstance(count, bool) or number < 1:
+        raise ValueError(f"sketch is how many numbers stand for a vector, such as 2**18, not {given!r}")
+    return number
 
 
 def storage_options(given):

@@ -38,6 +38,7 @@ fn _lpa(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<run::Run>()?;
     m.add_class::<sketch::Sketcher>()?;
     m.add_class::<sketch::FullReference>()?;
+    m.add_function(wrap_pyfunction!(sketch::dealt, m)?)?;
     m.add("SKETCH_SEED", lpa::internals::SEED)?;
     m.add("CHUNK", lpa::internals::CHUNK)?;
     m.add("WRAPPERS", lpa::internals::WRAPPERS.to_vec())?;

@@ -1,19 +1,30 @@
 //! Sketches of the vectors of a training, made where it waits.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use lpa::internals::{
     Element, FullReference as Full, GRAD, SketchElements, Sketcher as Inner, element_name, spread_elements,
     square_name,
 };
-use lpa::{DType, Isa, Manifest};
+use lpa::{DType, Isa, Manifest, SketchRequest};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::buffer::{Buffers, slices};
 use crate::errors::{raise, usage, used_up};
+
+/// How many dimensions a sketch has in all, and of each tensor. `tensors`: JSON, by tensor its names and number of elements;
+/// `request`: JSON, what is asked of the sketch.
+#[pyfunction]
+pub(crate) fn dealt(tensors: &str, request: &str) -> PyResult<(u64, Vec<u64>)> {
+    let tensors: Vec<(Vec<String>, u64)> = lpa::serde_json::from_str(tensors).map_err(usage)?;
+    let tensors: Vec<(Vec<&str>, u64)> =
+        tensors.iter().map(|(names, n)| (names.iter().map(String::as_str).collect(), *n)).collect();
+    let request: SketchRequest = lpa::serde_json::from_str(request).map_err(usage)?;
+    request.deal(&tensors).map_err(usage)
+}
 
 fn parsed(manifest: &str) -> PyResult<Manifest> {
     lpa::serde_json::from_str(manifest).map_err(usage)
@@ -27,25 +38,40 @@ pub struct Sketcher {
     /// By tensor: where its dimensions lie in a buffer.
     offsets: Vec<usize>,
     elements: Vec<u64>,
+    /// By tensor: which of its elements are at hand, in the order in which they are given.
+    own: Vec<Vec<(u64, u64)>>,
     seed: u64,
 }
 
 #[pymethods]
 impl Sketcher {
-    /// For a run with this manifest, on so many threads; None where its vectors are no sketches.
+    /// For a run with this manifest, on so many threads; None where its vectors are no sketches. `own`: by tensor which of
+    /// its elements are at hand, as ranges; None where all are.
     #[staticmethod]
-    fn of(manifest: &str, threads: usize) -> PyResult<Option<Sketcher>> {
+    #[pyo3(signature = (manifest, threads, own=None))]
+    fn of(manifest: &str, threads: usize, own: Option<Vec<Vec<(u64, u64)>>>) -> PyResult<Option<Sketcher>> {
         let manifest = parsed(manifest)?;
         let (Some(sketch), Some(layout)) = (manifest.sketch, manifest.sketch_layout().map_err(usage)?) else {
             return Ok(None);
         };
         let bytes: Vec<usize> = (0..layout.tensors()).map(|t| 4 * layout.range(t).len()).collect();
         let packing = lpa::internals::Packing::new(&bytes);
+        let elements: Vec<u64> = manifest.tensors.iter().map(lpa::TensorInfo::parameters).collect();
+        let own = own.unwrap_or_else(|| elements.iter().map(|&n| vec![(0, n)]).collect());
+        let fits = |(own, &n): (&Vec<(u64, u64)>, &u64)| {
+            own.iter()
+                .try_fold(0, |at, &(begin, end)| (at <= begin && begin <= end).then_some(end))
+                .is_some_and(|end| end <= n)
+        };
+        if own.len() != elements.len() || !own.iter().zip(&elements).all(fits) {
+            return Err(PyValueError::new_err("the elements at hand are not those of the tensors"));
+        }
         Ok(Some(Sketcher {
             inner: Mutex::new(Inner::new(layout, Isa::from_env().map_err(usage)?, threads)),
             dtypes: manifest.tensors.iter().map(|t| t.parameter().1).collect(),
             offsets: packing.ranges.iter().map(|r| r.start).collect(),
-            elements: manifest.tensors.iter().map(lpa::TensorInfo::parameters).collect(),
+            elements,
+            own,
             seed: sketch.seed,
         }))
     }
@@ -56,32 +82,37 @@ impl Sketcher {
         py: Python<'_>,
         tensors: Vec<usize>,
         values: Buffers,
-        out: PyBuffer<u8>,
+        mut out: PyBuffer<u8>,
     ) -> PyResult<Vec<f64>> {
         let values = slices(py, &values)?;
-        if out.readonly() || !out.is_c_contiguous() {
-            return Err(PyValueError::new_err("a buffer is not contiguous, or cannot be written"));
-        }
-        let mut parts = Vec::with_capacity(tensors.len());
-        for (&tensor, bytes) in tensors.iter().zip(&values) {
-            let (Some(bytes), Some(&dtype)) = (*bytes, self.dtypes.get(tensor)) else {
-                return Err(PyValueError::new_err("there is no such tensor, or nothing of it"));
-            };
-            if bytes.len() as u64 != self.elements[tensor] * dtype.size() as u64 {
-                return Err(PyValueError::new_err(format!("tensor {tensor} has another length")));
-            }
-            parts.push(SketchElements { tensor, begin: 0, dtype, bytes });
-        }
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.clear();
-        // SAFETY: the buffer is contiguous and `len_bytes` long, and its exporter keeps it in place while the `PyBuffer`
-        // lives. The interpreter is attached, so no Python code runs that could look at it.
-        let out = unsafe { std::slice::from_raw_parts_mut(out.buf_ptr().cast::<u8>(), out.len_bytes()) };
-        inner.add(&parts);
+        let out = writable(&mut out)?;
+        let inner = self.sketched(&tensors, &values)?;
         let mut squares = Vec::with_capacity(tensors.len());
         for &tensor in &tensors {
             let values = inner.sketch().stored_of(inner.layout(), tensor);
             let places = out.get_mut(self.offsets[tensor]..).unwrap_or_default().chunks_exact_mut(4);
+            places.zip(values).for_each(|(place, value)| place.copy_from_slice(&value.to_le_bytes()));
+            squares.push(inner.square(tensor));
+        }
+        Ok(squares)
+    }
+
+    /// The same without rounding: puts float64 sums into `out`, where the dimensions of all tensors follow each other.
+    fn sum(
+        &self,
+        py: Python<'_>,
+        tensors: Vec<usize>,
+        values: Buffers,
+        mut out: PyBuffer<u8>,
+    ) -> PyResult<Vec<f64>> {
+        let values = slices(py, &values)?;
+        let out = writable(&mut out)?;
+        let inner = self.sketched(&tensors, &values)?;
+        let mut squares = Vec::with_capacity(tensors.len());
+        for &tensor in &tensors {
+            let places = out.get_mut(8 * inner.layout().range(tensor).start..).unwrap_or_default();
+            let values = inner.sketch().tensor(inner.layout(), tensor);
+            let places = places.chunks_exact_mut(8);
             places.zip(values).for_each(|(place, value)| place.copy_from_slice(&value.to_le_bytes()));
             squares.push(inner.square(tensor));
         }
@@ -111,6 +142,44 @@ impl Sketcher {
     fn squares(&self, stream: &str) -> Vec<String> {
         (0..self.elements.len()).map(|t| square_name(stream, t)).collect()
     }
+}
+
+impl Sketcher {
+    /// Sketches the elements of some tensors.
+    fn sketched(&self, tensors: &[usize], values: &[Option<&[u8]>]) -> PyResult<MutexGuard<'_, Inner>> {
+        let mut parts = Vec::with_capacity(tensors.len());
+        for (&tensor, bytes) in tensors.iter().zip(values) {
+            let (Some(mut bytes), Some(&dtype)) = (*bytes, self.dtypes.get(tensor)) else {
+                return Err(PyValueError::new_err("there is no such tensor, or nothing of it"));
+            };
+            let own = &self.own[tensor];
+            let count: u64 = own.iter().map(|(begin, end)| end - begin).sum();
+            if bytes.len() as u64 != count * dtype.size() as u64 {
+                return Err(PyValueError::new_err(format!("tensor {tensor} has another length")));
+            }
+            for &(begin, end) in own {
+                // All of them are there.
+                #[allow(clippy::cast_possible_truncation)]
+                let (range, rest) = bytes.split_at((end - begin) as usize * dtype.size());
+                parts.push(SketchElements { tensor, begin, dtype, bytes: range });
+                bytes = rest;
+            }
+        }
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.clear();
+        inner.add(&parts);
+        Ok(inner)
+    }
+}
+
+/// The bytes of a buffer that can be written.
+fn writable(buffer: &mut PyBuffer<u8>) -> PyResult<&mut [u8]> {
+    if buffer.readonly() || !buffer.is_c_contiguous() {
+        return Err(PyValueError::new_err("a buffer is not contiguous, or cannot be written"));
+    }
+    // SAFETY: the buffer is contiguous and `len_bytes` long, and its exporter keeps it in place while the `PyBuffer`
+    // lives. The interpreter is attached, so no Python code runs that could look at it.
+    Ok(unsafe { std::slice::from_raw_parts_mut(buffer.buf_ptr().cast::<u8>(), buffer.len_bytes()) })
 }
 
 /// The final iterate as it is, beside its sketch.

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use lpa::{
-    Continued, Isa, Manifest, Optimizer, Sketching, Slice, Step, Storage as Precisions, StreamInfo,
+    Continued, Isa, Manifest, Optimizer, SketchRequest, Slice, Step, Storage as Precisions, StreamInfo,
     TensorInfo, Writer as RunWriter, WriterOptions,
 };
 use pyo3::buffer::PyBuffer;
@@ -44,7 +44,7 @@ pub(crate) fn manifest(parts: &str) -> PyResult<Manifest> {
         #[serde(default)]
         storage: Precisions,
         #[serde(default)]
-        sketch: Option<Sketching>,
+        sketch: Option<SketchRequest>,
         world: u32,
         slices: Vec<Slice>,
         #[serde(default)]
@@ -60,7 +60,7 @@ pub(crate) fn manifest(parts: &str) -> PyResult<Manifest> {
     manifest.continues = p.continues;
     manifest.metadata = p.metadata;
     match p.sketch {
-        Some(sketch) => manifest.sketched(sketch).map_err(usage),
+        Some(request) => manifest.sketched(&request).map_err(usage),
         None => Ok(manifest),
     }
 }

@@ -10,8 +10,8 @@ use crate::estimate::{
     Estimate, Sample, StorageChoice, beside_sketches, from_run, from_tensors, sketched, tensors_of,
 };
 use crate::optimizer::predictor;
-use crate::run::format::manifest::{Precision, Storage};
-use crate::run::format::sketching::Sketching;
+use crate::run::format::manifest::{Precision, Storage, TensorInfo};
+use crate::run::format::sketching::{SketchRequest, part};
 use crate::run::write::writer::Profile;
 use crate::run::{Access, Run};
 use crate::sketch::SEED;
@@ -34,9 +34,9 @@ pub(super) struct Arguments {
     /// Share of the rows of a tensor that have a gradient at a step, as of an embedding
     #[arg(long = "rows", value_name = "NAME=SHARE", value_parser = parse_rows)]
     rows: Vec<(String, f64)>,
-    /// As sketches of so many dimensions a vector too, and how far off cosines are then
-    #[arg(long, value_name = "N")]
-    sketch: Option<u64>,
+    /// As sketches of so many dimensions a vector too, and how far off cosines are then; by tensors as of `lpa sketch --dims`
+    #[arg(long, value_name = "N|GLOB=N|GLOB=all", value_parser = part)]
+    sketch: Vec<(String, Option<u64>)>,
     /// Seconds that a step takes, for the rate at which is written
     #[arg(long, value_name = "SECONDS")]
     step_seconds: Option<f64>,
@@ -77,7 +77,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
         "profile", "bits/parameter", "a step", "a second", "in all"
     );
     if a.model.is_dir() {
-        if !a.rows.is_empty() || a.sample.is_some() || a.optimizer.is_some() || a.sketch.is_some() {
+        if !a.rows.is_empty() || a.sample.is_some() || a.optimizer.is_some() || !a.sketch.is_empty() {
             let what = "--rows, --sample, --optimizer and --sketch are for an estimate from a model; a run says by itself";
             return Err(Usage(what.to_owned()).into());
         }
@@ -121,8 +121,10 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     out += &head;
     all.iter().for_each(|(name, e)| line(&mut out, name, e, a));
     let mut off = None;
-    if let Some(dimensions) = a.sketch {
-        let (of_sketch, error) = sketched(&tensors, Sketching { dimensions, seed: SEED })?;
+    if !a.sketch.is_empty() {
+        let request = SketchRequest { parts: a.sketch.clone(), seed: SEED };
+        let (of_sketch, error) = sketched(&tensors, &request)?;
+        let dimensions: u64 = of_sketch.iter().map(TensorInfo::elements).sum();
         let how = StorageChoice { sketched: true, ..default };
         let predicted = optimizer.filter(|o| *o == Predictor::Sgd);
         let e = from_tensors(&of_sketch, &[], predicted, how, a.steps, sample);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::analyze::Observer as _;
 use crate::cli::progress::Progress;
 use crate::cli::{RunArguments, bytes, say};
-use crate::run::format::sketching::Sketching;
+use crate::run::format::sketching::{SketchRequest, part};
 use crate::run::write::writer::WriterOptions;
 use crate::sketch::SEED;
 use crate::sketch_run::SketchRun;
@@ -15,9 +15,10 @@ use crate::summary::{counted, significant, thousands};
 pub(super) struct Arguments {
     #[command(flatten)]
     run: RunArguments,
-    /// Numbers that stand for each vector, of all tensors together
-    #[arg(long, value_name = "N")]
-    dims: u64,
+    /// Numbers that stand for each vector, of all tensors together; or of those that a glob fits, or all of their elements
+    /// (again for others: of several that fit a tensor the last one counts)
+    #[arg(long, value_name = "N|GLOB=N|GLOB=all", required = true, value_parser = part)]
+    dims: Vec<(String, Option<u64>)>,
     /// Where the run of sketches is written
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -36,8 +37,8 @@ fn seed(text: &str) -> Result<u64, String> {
 }
 
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
-    let sketch = Sketching { dimensions: a.dims, seed: a.seed };
-    let prepared = SketchRun::prepare(&a.run.run, &a.out, sketch, a.run.access()?)?;
+    let request = SketchRequest { parts: a.dims.clone(), seed: a.seed };
+    let prepared = SketchRun::prepare(&a.run.run, &a.out, &request, a.run.access()?)?;
     let progress = Progress::new(false);
     progress.begin(prepared.cells(), prepared.chunks());
     let made = prepared.run(WriterOptions::default().threads, &|cells, read| progress.advance(cells, read));

@@ -106,7 +106,17 @@ fn unlike_sketches(here: &Manifest, there: &Manifest) -> Option<String> {
         _ if of(here) != of(there) => Some(
             "sketches are of tensors in their order, and that run has others, or another order".to_owned(),
         ),
-        _ => None,
+        (Some(_), Some(_)) => {
+            let pair = here.tensors.iter().zip(&there.tensors).find(|(a, b)| a.shape != b.shape);
+            pair.map(|(own, other)| {
+                format!(
+                    "that run has sketches of '{}' in {} dimensions, and this one in {}; sketches are compared where they                      have the same",
+                    own.name,
+                    other.elements(),
+                    own.elements()
+                )
+            })
+        }
     }
 }
 

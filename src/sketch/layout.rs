@@ -136,7 +136,7 @@ fn more(elements: u64, dimensions: u64) -> u64 {
 // beforehand. On trainings the elements of small tensors are larger, and dealing by the root of their number is
 // at most 1.4 times the error of a single sketch of all; by their number, it is up to 3.4 times.
 /// The dimensions of each tensor.
-fn deal(elements: &[u64], dimensions: u64) -> Result<Vec<u64>, Usage> {
+pub(crate) fn deal(elements: &[u64], dimensions: u64) -> Result<Vec<u64>, Usage> {
     let mut dealt: Vec<u64> = elements.iter().map(|&n| if n <= 2 * FEWEST { n } else { FEWEST }).collect();
     let least = dealt.iter().fold(0, |sum: u64, &n| sum.saturating_add(n));
     let Some(mut left) = dimensions.checked_sub(least) else {
@@ -168,11 +168,23 @@ impl Layout {
     /// # Errors
     /// There are too few dimensions for so many tensors, or more than memory has addresses.
     pub fn new(elements: &[u64], dimensions: u64, seed: u64) -> Result<Layout, Usage> {
+        Layout::dealt(elements, &deal(elements, dimensions)?, seed)
+    }
+
+    /// Of tensors of so many elements that have so many dimensions each: all of their elements, or a multiple of 64.
+    ///
+    /// # Errors
+    /// A tensor cannot have so many, or there are more than memory has addresses.
+    pub(crate) fn dealt(elements: &[u64], dimensions: &[u64], seed: u64) -> Result<Layout, Usage> {
         let mut first = 0usize;
         let mut places = Vec::with_capacity(elements.len());
-        for (tensor, (&elements, dealt)) in elements.iter().zip(deal(elements, dimensions)?).enumerate() {
-            let dealt = usize::try_from(dealt)
-                .map_err(|_| Usage(format!("a sketch of {dimensions} dimensions is too large")))?;
+        let large = || Usage("a sketch of so many dimensions is too large".to_owned());
+        for (tensor, (&elements, &dealt)) in elements.iter().zip(dimensions).enumerate() {
+            if dealt != elements && (dealt > elements || dealt < FEWEST || !dealt.is_multiple_of(FEWEST)) {
+                let what = format!("a tensor of {elements} elements has no sketch of {dealt} dimensions");
+                return Err(Usage(what));
+            }
+            let dealt = usize::try_from(dealt).map_err(|_| large())?;
             let form = if dealt as u64 == elements {
                 Form::Exact
             } else {
@@ -181,14 +193,12 @@ impl Layout {
                 Form::Sketched(Rows { key: drawn(seed, tensor as u64), width, blocks: dealt / width })
             };
             places.push(Place { elements, first, form });
-            first = first
-                .checked_add(dealt)
-                .ok_or_else(|| Usage(format!("a sketch of {dimensions} dimensions is too large")))?;
+            first = first.checked_add(dealt).ok_or_else(large)?;
         }
         Ok(Layout { places, dimensions: first })
     }
 
-    /// How many dimensions were dealt.
+    /// All dimensions.
     pub fn dimensions(&self) -> usize {
         self.dimensions
     }

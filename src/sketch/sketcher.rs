@@ -17,7 +17,7 @@ use crate::sketch::{Layout, Partial, Sketch, Span};
 pub struct Elements<'a> {
     /// The tensor's number.
     pub tensor: usize,
-    /// The number of the first one: 0, or where the part before has ended, at a multiple of
+    /// The number of the first one. What is added apart from the part before begins at a multiple of
     /// [`Sketcher::stride`].
     pub begin: u64,
     /// Their type.
@@ -59,15 +59,20 @@ struct Worker {
     values: Vec<f32>,
 }
 
+/// What there is of one span, in its order: elements that are at hand, and which of them.
+type Parts<'a> = [(&'a Elements<'a>, Span)];
+
 impl Worker {
-    fn take(&mut self, isa: Isa, layout: &Layout, of: &Elements<'_>, span: &Span) {
-        self.partial.begin(layout, span.tensor);
+    fn take(&mut self, isa: Isa, layout: &Layout, parts: &Parts<'_>) {
+        self.partial.begin(layout, parts.first().map_or(0, |(_, span)| span.tensor));
         self.squares.clear();
-        let bytes = of.part(&span.elements);
-        for (at, chunk) in (span.elements.start..).step_by(CHUNK).zip(bytes.chunks(CHUNK * of.dtype.size())) {
-            // While it is in the cache.
-            self.squares.push(square(isa, values_of(of.dtype, chunk, &mut self.values)));
-            self.partial.add(isa, at, of.dtype, chunk);
+        for (of, span) in parts {
+            let chunks = of.part(&span.elements).chunks(CHUNK * of.dtype.size());
+            for (at, chunk) in (span.elements.start..).step_by(CHUNK).zip(chunks) {
+                // While it is in the cache.
+                self.squares.push(square(isa, values_of(of.dtype, chunk, &mut self.values)));
+                self.partial.add(isa, at, of.dtype, chunk);
+            }
         }
     }
 }
@@ -110,14 +115,16 @@ impl Sketcher {
         self.layout.span(tensor)
     }
 
-    /// Adds elements of the vector, those of a tensor in their order.
+    /// Adds elements of the vector, those of a tensor in their order. What is missing between them counts as 0.
     pub fn add(&mut self, vector: &[Elements<'_>]) {
-        let spans: Vec<(&Elements<'_>, Span)> = vector
+        let parts: Vec<(&Elements<'_>, Span)> = vector
             .iter()
             .flat_map(|e| {
                 self.layout.spans(e.tensor, e.begin..e.begin + e.count()).map(move |span| (e, span))
             })
             .collect();
+        let of = |span: &Span| (span.tensor, span.elements.start / self.layout.span(span.tensor));
+        let spans: Vec<&Parts<'_>> = parts.chunk_by(|(_, a), (_, b)| of(a) == of(b)).collect();
         let (isa, layout) = (self.isa, &self.layout);
         let (first, more) = match self.workers.split_first_mut() {
             // A thread that has less to do than this takes longer to start than to work.
@@ -130,8 +137,8 @@ impl Sketcher {
         let work = |worker: &mut Worker| {
             loop {
                 let number = taken.fetch_add(1, Ordering::Relaxed);
-                let Some((elements, span)) = spans.get(number) else { return };
-                worker.take(isa, layout, elements, span);
+                let Some(parts) = spans.get(number) else { return };
+                worker.take(isa, layout, parts);
                 line.append(layout, number, worker);
             }
         };

@@ -6,7 +6,7 @@ have recorded.
 
 A training that begins at a step goes on from the checkpoint of it, which any number of ranks can load. LPA_CHECKPOINT:
 steps before which one is made; LPA_STOP, LPA_CRASH: how it ends; LPA_RESUME: the step is said, and not found;
-LPA_SKETCH: of vectors so many dimensions are recorded.
+LPA_SKETCH: of vectors so many dimensions are recorded; LPA_LEAVE: the step before which rank 1 stops recording.
 """
 
 import os
@@ -81,6 +81,8 @@ def main():
             if step in checkpoints:
                 rec.flush()
                 save(f"{path}.{step}.pt", model, optimizer)
+            if str(step) == os.environ.get("LPA_LEAVE") and rank == 1:
+                rec._fail("it was told to", None)
             images, labels = batch(step, 32)
             replica = rank * replicas // world
             mine = slice(replica * 32 // replicas, (replica + 1) * 32 // replicas)
@@ -90,7 +92,7 @@ def main():
                 seen[key].append([whole(t) for t in tensors])
             optimizer.step()
             rec.log(epoch=0)
-            assert rec.step == step + 1
+            assert rec.step == step + 1 or "LPA_LEAVE" in os.environ
         if os.environ.get("LPA_CRASH"):
             # Nothing of it is what the recording waits for.
             dist.barrier()

@@ -70,6 +70,53 @@ def sketch(vector, tensor, k, seed=SEED):
     return out
 
 
+def ordered(vector, tensor, k, parts, seed=SEED):
+    """The dimensions of one tensor's float32 values as they are stored, in the order that docs/numerics.md states.
+    `parts`: by rank, the elements that it has, as (begin, end)."""
+    n = len(vector)
+    width = k if k == n else min(k & -k, 1024)
+    wraps = np.zeros(n, bool)
+    signed = vector.astype(np.float32)
+    if k == n:
+        at = np.arange(n)
+    else:
+        with np.errstate(over="ignore"):
+            i, blocks, key = np.arange(n, dtype=np.uint64), k // width, np.uint64(drawn(seed, tensor))
+            row, column = i // np.uint64(width), i % np.uint64(width)
+            turns = [drawn(int(key) ^ MASK, r) * blocks >> 64 for r in range(n // (width * blocks) + 1)]
+            turn = np.array(turns, np.uint64)[row // np.uint64(blocks)]
+            own = drawn_all(key, row)
+            sign = drawn_all(own, column // np.uint64(WORD)) >> column % np.uint64(WORD) & np.uint64(1)
+            first = (column - column % np.uint64(WORD) + own) % np.uint64(width)
+            wraps = first + column % np.uint64(WORD) >= width
+            block = (row + turn) % np.uint64(blocks)
+            at = (block * np.uint64(width) + (column + own) % np.uint64(width)).astype(np.int64)
+            signed = np.where(sign == 1, -signed, signed)
+    length = -(-32 * k // 65_536) * 65_536
+    total = np.zeros(k)
+    for number, ranges in enumerate(parts):
+        of_rank = np.zeros(k)
+        is_own = np.zeros(n, bool)
+        for begin, end in ranges:
+            is_own[begin:end] = True
+        for span in range(0, n, length):
+            here = np.arange(n)[span:span + length][is_own[span:span + length]]
+            for over in (False, True):
+                sums, some = np.zeros(k, np.float32), here[wraps[here] == over]
+                np.add.at(sums, at[some], signed[some])
+                of_rank += sums
+        total = of_rank if number == 0 else total + of_rank
+    return total.astype(np.float32)
+
+
+def drawn_all(key, n):
+    """`drawn` of arrays."""
+    z = key + (n + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ z >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ z >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return z ^ z >> np.uint64(31)
+
+
 def value(vector, tensor, i):
     """Element i of a tensor of vector 0, 1 or 2: an integer from -127 to 127."""
     return (i * 2654435761 + tensor * 97 + vector * 31 + i * i * (vector + 3) >> 7) % 255 - 127

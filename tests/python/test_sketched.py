@@ -239,6 +239,81 @@ def test_agreement_beyond_skewness_is_a_finding_where_that_is_known(has_elements
     assert (more in said, unknown in said) == (has_elements, not has_elements)
 
 
+def test_dimensions_are_given_by_name(tmp_path, lpa_command):
+    """Each name's are dealt among the tensors of which it is the last that fits, by the definition; sums over tensors
+    are as ever, and the command asks for the same."""
+    def begin(**options):
+        model = perceptron(128)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        return model, optimizer, {"on_error": "raise", **options}
+
+    asked = {"*": 2**11, "2.*": 200, "0.bias": None}
+    model, optimizer, how = begin()
+    recordings = [lpa.record(tmp_path / "exact", model, optimizer, **how),
+                  lpa.record(tmp_path / "run", model, optimizer, sketch=asked, **how)]
+    train(recordings, model, optimizer, 20)
+    for recording in recordings:
+        recording.close()
+    run = lpa.open(tmp_path / "run")
+    tensors = run.manifest["tensors"]
+    assert [t["name"] for t in tensors] == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    expected = [*deal([8192], 2**11), 128, *deal([1280, 10], 200)]
+    assert [math.prod(t["shape"]) for t in tensors] == expected
+    assert run.manifest["sketch"]["dimensions"] == 2**11 + 200 + 128
+    for i in range(4):
+        values = lpa.open(tmp_path / "exact").tensor_bytes(7, "grad", i)
+        of = np.array(sketch(np.frombuffer(values, np.float32).tolist(), i, expected[i]))
+        found = np.frombuffer(run.tensor_bytes(7, "grad", i), np.float32)
+        assert np.abs(found - of).max() <= 2**-20 * np.abs(of).max()
+
+    dims = ["--dims", "2048", "--dims", "2.*=200", "--dims", "0.bias=all"]
+    lpa_command("sketch", tmp_path / "exact", *dims, "--out", tmp_path / "made")
+    lpa_command("sketch", tmp_path / "exact", "--dims", "2376", "--out", tmp_path / "plain")
+    tables = {}
+    for name in ("exact", "run", "made"):
+        lpa_command("analyze", tmp_path / name, "--quiet", "--group", "each", "--group", "*", "--group", "0.*", "--out",
+                    tmp_path / "t.parquet")
+        tables[name] = pl.read_parquet(tmp_path / "t.parquet").sort(KEY)
+    assert tables["made"].drop("run_id").equals(tables["run"].drop("run_id"))
+    inside = (tables["exact"]["cos"] >= tables["run"]["cos_lo"] - 1e-12) & (
+        tables["exact"]["cos"] <= tables["run"]["cos_hi"] + 1e-12)
+    assert inside.drop_nulls().all() and len(inside.drop_nulls()) > 100
+    ids = {lpa.open(tmp_path / name).manifest["run_id"] for name in ("run", "made", "plain")}
+    assert len(ids) == 3
+
+    # Other runs of the same names are references; of the same number, but otherwise dealt, none.
+    model, optimizer, how = begin(sketch=asked)
+    with lpa.record(tmp_path / "other", model, optimizer, **how) as recording:
+        train([recording], model, optimizer, 20, first=500)
+    lpa_command("analyze", tmp_path / "run", "--quiet", "--ref", tmp_path / "other", "--out", tmp_path / "t.parquet")
+    said = refused("analyze", tmp_path / "run", "--ref", tmp_path / "plain")
+    assert "that run has sketches of '0.weight' in 1536 dimensions, and this one in 2048" in said
+    with pytest.raises(lpa.RecordingError, match=r"of '0\.weight' of 2048 dimensions, not of 1536"):
+        lpa.record(tmp_path / "run", model, optimizer, sketch=2376, resume=20)
+    assert "Sketched" in lpa_command("analyze", tmp_path / "run", "--out", tmp_path / "t.parquet").stdout
+    lpa_command("estimate", tmp_path / "exact/ref/final.safetensors", "--sketch", "2048", "--sketch", "2.*=200")
+
+
+@pytest.mark.parametrize("wrong, said", [
+    ({"0.*": 2000}, "no dimensions are given for the tensor '2.weight'"),
+    ({"*": 4000, "head*": 64}, r"for 'head\*', and there is no tensor that it fits"),
+    ({"*": 4000, "[": 64}, "is no pattern"), ({"*": 2000, "2.*": 70}, "ask for 74 at least"),
+])
+def test_names_that_fit_nothing_are_said(wrong, said, tmp_path):
+    model = perceptron(128)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    recording = lpa.record(tmp_path / "run", model, optimizer, sketch=wrong)
+    with pytest.raises(lpa.RecordingError, match=said):
+        train([recording], model, optimizer, 1)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("wrong", [{}, {"*": 0}, {3: 64}, {"*": "many"}])
+def test_dimensions_by_name_are_numbers_by_name(wrong, tmp_path):
+    with pytest.raises(ValueError, match="sketch "):
+        lpa.Writer(tmp_path / "run", {"w": np.zeros(300, np.float32)}, sketch=wrong)
+
+
 def test_the_final_iterate_is_there_as_it_is(training):
     base, model = training
     there = load_file(base / "sketched/ref/full.safetensors")

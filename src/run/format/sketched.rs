@@ -5,31 +5,37 @@
 use crate::dtype::DType;
 use crate::error::Usage;
 use crate::run::format::manifest::{MAX_ELEMENTS, Manifest, TensorInfo};
-use crate::run::format::sketching::{Parameter, SKETCH, Sketching};
+use crate::run::format::sketching::{Parameter, SKETCH, SketchRequest, Sketching};
 use crate::sketch::Layout;
+
+/// What a [`SketchRequest`] has to know of tensors: their names, and numbers of elements.
+pub(crate) fn spoken_of(tensors: &[TensorInfo]) -> Vec<(Vec<&str>, u64)> {
+    let names =
+        tensors.iter().map(|t| std::iter::once(&t.name).chain(&t.aliases).map(String::as_str).collect());
+    names.zip(tensors.iter().map(TensorInfo::elements)).collect()
+}
 
 impl Manifest {
     /// The same of a run whose vectors are sketches of those that this one is of.
     ///
     /// # Errors
-    /// It is of sketches itself, has several ranks, or loses something; or there are too few dimensions.
-    pub fn sketched(self, sketch: Sketching) -> std::result::Result<Manifest, Usage> {
+    /// It is of sketches itself, has several ranks, or loses something; or what is asked for is not to be had.
+    pub fn sketched(self, request: &SketchRequest) -> std::result::Result<Manifest, Usage> {
         if self.sketch.is_some() {
             return Err(Usage("the run is one of sketches already".to_owned()));
         }
         if self.world != 1 || !self.storage.is_exact() {
             return Err(Usage("a sketch is made of what one rank stores without loss".to_owned()));
         }
-        let elements: Vec<u64> = self.tensors.iter().map(TensorInfo::elements).collect();
-        let layout = Layout::new(&elements, sketch.dimensions, sketch.seed)?;
-        let tensors = self.tensors.into_iter().enumerate().map(|(t, info)| {
+        let (dimensions, dealt) = request.deal(&spoken_of(&self.tensors))?;
+        let tensors = self.tensors.into_iter().zip(dealt).map(|(info, dealt)| {
             let of = Parameter { shape: info.shape.clone(), dtype: info.dtype };
-            let shape = if layout.is_exact(t) { info.shape } else { vec![layout.range(t).len() as u64] };
+            let shape = if dealt == info.elements() { info.shape } else { vec![dealt] };
             TensorInfo { shape, dtype: DType::F32, sketch_of: Some(of), ..info }
         });
         Ok(Manifest {
             tensors: tensors.collect(),
-            sketch: Some(sketch),
+            sketch: Some(Sketching { dimensions, seed: request.seed }),
             requires: vec![SKETCH.to_owned()],
             ..self
         })
@@ -38,11 +44,11 @@ impl Manifest {
     /// Which dimensions stand for which parameter, where vectors are sketches.
     ///
     /// # Errors
-    /// There are too few dimensions.
+    /// A tensor cannot have as many as it has.
     pub fn sketch_layout(&self) -> std::result::Result<Option<Layout>, Usage> {
-        let Some(Sketching { dimensions, seed }) = self.sketch else { return Ok(None) };
-        let elements: Vec<u64> = self.tensors.iter().map(TensorInfo::parameters).collect();
-        Layout::new(&elements, dimensions, seed).map(Some)
+        let Some(Sketching { seed, .. }) = self.sketch else { return Ok(None) };
+        let of = |count: fn(&TensorInfo) -> u64| self.tensors.iter().map(count).collect::<Vec<u64>>();
+        Layout::dealt(&of(TensorInfo::parameters), &of(TensorInfo::elements), seed).map(Some)
     }
 
     /// Checks that sketches are as long as their layout has them.
