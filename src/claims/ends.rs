@@ -9,19 +9,28 @@ use crate::statistics::{pearson, rise};
 /// The rank correlation with time, if the values fall as much as they can, and if they rise so; `None` where they do not
 /// change.
 pub(super) fn rises(ends: &[Ends]) -> Option<(f64, f64)> {
-    let mut falling = rising(&mut ends.iter().rev());
-    falling.reverse();
-    Some((rise(&falling)?, rise(&rising(&mut ends.iter()))?))
+    let forward: Vec<&Ends> = ends.iter().collect();
+    let backward: Vec<&Ends> = ends.iter().rev().collect();
+    let (mut least, mut most) = (None::<f64>, None::<f64>);
+    // Where a value must be below the one before, the upper end is nearer to that, and the lower one leaves more room.
+    for fallen in [|e: &Ends| e.hi, |e: &Ends| e.lo] {
+        let mut falling = rising(&backward, fallen);
+        falling.reverse();
+        least = rise(&falling).into_iter().chain(least).min_by(f64::total_cmp);
+        most = rise(&rising(&forward, fallen)).into_iter().chain(most).max_by(f64::total_cmp);
+    }
+    least.zip(most)
 }
 
 /// Each a little above the one before, if its ends let it.
-fn rising(ends: &mut dyn Iterator<Item = &Ends>) -> Vec<f64> {
+fn rising(ends: &[&Ends], fallen: fn(&Ends) -> f64) -> Vec<f64> {
     let mut last = f64::NEG_INFINITY;
-    ends.map(|e| {
-        last = e.hi.min(e.lo.max(last.next_up()));
+    let next = |e: &&Ends| {
+        let above = e.lo.max(last.next_up());
+        last = if above <= e.hi { above } else { fallen(e) };
         last
-    })
-    .collect()
+    };
+    ends.iter().map(next).collect()
 }
 
 /// The correlation of the first of each point with the other, if that goes against it as much as it can, and if it goes

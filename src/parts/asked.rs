@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, Tried, Usage};
+use crate::lags;
+use crate::pairs;
 use crate::question::{Question, Steps};
 use crate::reference::{ReferenceSpec, Rename};
-use crate::{lags, pairs};
 
 /// A question that can be shared out.
 #[derive(Clone, Debug)]

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::analyze::{Analysis, Observer, Share};
 use crate::error::{Error, Result, Tried, Usage};
 use crate::hash::xxh3_64;
+use crate::lags;
+use crate::pairs;
 use crate::parts::asked::{Asked, StoredAsked, absolute, text_of};
 use crate::parts::nodes::Nodes;
 use crate::parts::tables::Opened;
@@ -18,7 +20,6 @@ use crate::reference::{Cache, Recognised};
 use crate::regular_file;
 use crate::run::{Access, Draft, Run};
 use crate::stop::Stop;
-use crate::{lags, pairs};
 
 /// What the file says that it is.
 const FORMAT: &str = "lpa plan";

@@ -7,12 +7,13 @@ use std::path::Path;
 
 use crate::analyze::{Observer, Share};
 use crate::error::Result;
+use crate::lags;
+use crate::pairs;
 use crate::pairs::AllPairs;
 use crate::question::Destination;
 use crate::reference::Cache;
 use crate::run::Run;
 use crate::table::Written;
-use crate::{lags, pairs};
 
 /// A question and all that it names, opened.
 pub(crate) enum Opened<'a> {
