@@ -1,4 +1,4 @@
-"""Parts that are made in the process: alone, in forked ones, by Dask that loses a worker."""
+"""Parts that are made in the process: alone, forked, by submitit whose time runs out, by Dask that loses a worker."""
 
 import os
 import signal
@@ -163,6 +163,36 @@ def test_parts_in_forked_processes(tmp_path):
         assert os.waitpid(pid, 0)[1] == 0, part
     merged = Path(lpa.merge(plan, out=tmp_path / "merged.parquet", frame="path"))
     assert merged.read_bytes() == one.read_bytes()
+
+
+def test_submitit_whose_time_runs_out(large, expected, tmp_path, monkeypatch):
+    submitit = pytest.importorskip("submitit")
+    import parts_submitit
+
+    # Jobs import the example by its name.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    plan = tmp_path / "plan"
+    executor = submitit.LocalExecutor(plan / "logs")
+    # The signal comes 20 seconds after the start, which is enough for a part on a machine with much to do.
+    executor.update_parameters(timeout_min=1, signal_delay_s=40)
+    all_parts = Background(lambda: parts_submitit.analyze(large, plan, 2, executor))
+    # One process is held, in the midst of a part, until that signal waits for it.
+    pid = wait_for(lambda: not all_parts.is_alive() or who_makes(plan, os.getpid()))
+    assert all_parts.is_alive(), all_parts.raised
+    os.kill(pid, signal.SIGSTOP)
+
+    def signals():
+        status = Path(f"/proc/{pid}/status").read_text()
+        return int(status.split("ShdPnd:")[1].split()[0], 16)
+
+    wait_for(lambda: signals() >> (signal.SIGUSR2 - 1) & 1)
+    assert not list(plan.glob("part-*.sums")) or lpa.missing(plan)
+    os.kill(pid, signal.SIGCONT)
+    all_parts.get(240)
+    said = "".join(log.read_text() for log in (plan / "logs").glob("*_log.*"))
+    assert "Caught signal SIGUSR2" in said and "Requeued job" in said
+    merged = Path(lpa.merge(plan, frame="path"))
+    assert merged.read_bytes() == expected
 
 
 def test_dask_that_loses_a_worker(large, expected, tmp_path):
