@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import lpa
-from conftest import BINARY
+from conftest import BINARY, FIXTURES
 
 TENSORS, SIZE = 40, 500
 
@@ -53,3 +53,17 @@ def test_memory_is_flat_in_steps_and_small(tmp_path, threads):
     assert 1 < peak_anonymous_mib(BINARY, *question, "--out", tmp_path / "plain.parquet") < 64 + 8 * threads
     # 240,000 rows more: 8 bytes of the footer each.
     assert peaks[1] < peaks[0] + 3, peaks
+
+
+def test_more_threads_than_processors_are_told(tmp_path):
+    there = len(os.sched_getaffinity(0))
+
+    def said(threads, **more):
+        question = ["analyze", FIXTURES / "digits_mlp", "--threads", str(threads), "--out", tmp_path / "t.parquet"]
+        environment = {name: v for name, v in os.environ.items() if name != "SLURM_CPUS_PER_TASK"} | more
+        return subprocess.run([BINARY, *question], env=environment, capture_output=True, text=True, check=True).stderr
+
+    turns = "threads take turns on what this process may use,"
+    assert said(there) == "" and f"{there + 1} {turns} {there} processor" in said(there + 1)
+    # Slurm gives a task fewer, also where it does not hold it to them.
+    assert f"2 {turns} 1 processor" in said(2, SLURM_CPUS_PER_TASK="1")
