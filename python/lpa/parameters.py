@@ -9,6 +9,7 @@ from . import _lpa
 from .dtypes import torch_name
 from .errors import RecordingError, warn
 from .optimizers import parameters_of
+from .replicas import check_gradients, check_groups, replicas_in
 from .sharding import cuts_of, is_dtensor, is_sharded, local
 
 # Slices that begin at multiples of the unit of storage leave every sum as one rank would have it.
@@ -57,7 +58,9 @@ class Parameters:
         names = [named.get(id(p), (p, [other]))[1] for p, other in zip(held, unnamed, strict=True)]
         self.names = names + [named[id(p)][1] for p in later]
         self.ranks, self.rank = 1, 0
-        spread = replicated or _is_distributed(model, self.params)
+        self._replicas = [] if replicated or not has_ranks() else replicas_in(model)
+        check_groups(self._replicas)
+        spread = replicated or _is_distributed(model, self.params, self._replicas)
         if spread and not (alone and not any(map(is_sharded, self.params))):
             self.ranks, self.rank = dist.get_world_size(), dist.get_rank()
         for p, n in zip(self.params, self.names, strict=True):
@@ -85,7 +88,8 @@ class Parameters:
 
     def check(self):
         """Raises unless the optimizers hold the parameters of the first step still, and others of the model's where
-        those are recorded."""
+        those are recorded; and unless all ranks step alike that should."""
+        check_gradients(self._replicas)
         for which, optimizer in enumerate(self._optimizers.all):
             now, before = parameters_of(optimizer), [self.params[i] for i in self.of[which]]
             if len(now) != len(before) or any(a is not b for a, b in zip(now, before, strict=True)):
@@ -257,11 +261,11 @@ def _bare(name, wrappers):
     return ".".join(part for i, part in enumerate(parts) if ".".join(parts[:i + 1]) not in wrappers)
 
 
-def _is_distributed(model, params):
+def _is_distributed(model, params, replicas):
     modules = list(model.modules()) if isinstance(model, torch.nn.Module) else []
     if any(type(m).__name__ == "FullyShardedDataParallel" for m in modules):
         raise RecordingError("FullyShardedDataParallel flattens parameters; use fully_shard (FSDP2)")
-    if any(isinstance(m, torch.nn.parallel.DistributedDataParallel) for m in modules) or any(map(is_dtensor, params)):
+    if replicas or any(map(is_dtensor, params)):
         return True
     if has_ranks():
         raise RecordingError(

@@ -1,14 +1,16 @@
 """A training by several ranks, started by torchrun: `torchrun ranks.py KIND RUN STEPS FROM WIDTH`.
 
 Each rank trains on its part of a batch. KIND is ddp, fsdp, hsdp (sharded within pairs of ranks), tp (tensor
-parallel) or fsdp+tp; rank 0 also saves, at the end and at every step, what the whole model was: what one rank would
-have recorded.
+parallel) or fsdp+tp; or one in which each rank goes its own way: ddp-alone (a group for each), ddp-no-sync,
+ddp-local-sgd. Rank 0 also saves, at the end and at every step, what the whole model was: what one rank would have
+recorded.
 
 A training that begins at a step goes on from the checkpoint of it, which any number of ranks can load. LPA_CHECKPOINT:
 steps before which one is made; LPA_STOP, LPA_CRASH: how it ends; LPA_RESUME: the step is said, and not found;
 LPA_SKETCH: of vectors so many dimensions are recorded; LPA_LEAVE: the step before which rank 1 stops recording.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -16,6 +18,7 @@ import time
 
 import torch
 import torch.distributed as dist
+from torch.distributed.algorithms.ddp_comm_hooks.post_localSGD_hook import PostLocalSGDState, post_localSGD_hook
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import distribute_tensor
@@ -54,8 +57,14 @@ def main():
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(64, width), torch.nn.Tanh(), torch.nn.Linear(width, 10))
     replicas = world
-    if kind == "ddp":
-        model = DistributedDataParallel(model)
+    within = contextlib.nullcontext()
+    if kind.startswith("ddp"):
+        groups = [dist.new_group([r]) for r in range(world)] if kind == "ddp-alone" else [None] * world
+        model = DistributedDataParallel(model, process_group=groups[rank])
+        if kind == "ddp-no-sync":
+            within = model.no_sync()
+        if kind == "ddp-local-sgd":
+            model.register_comm_hook(PostLocalSGDState(None, dist.new_subgroups(1)[0], 0), post_localSGD_hook)
     elif kind == "fsdp":
         fully_shard(model)
     elif kind == "hsdp":
@@ -75,7 +84,7 @@ def main():
     seen = {"x": [], "g": []}
     sketch = os.environ.get("LPA_SKETCH")
     how = {"sketch": int(sketch), "resume": False} if sketch else {"resume": resume}
-    with lpa.record(path, model, optimizer, shard_steps=4, **how) as rec:
+    with within, lpa.record(path, model, optimizer, shard_steps=4, **how) as rec:
         assert rec.step == first
         for step in range(first, steps):
             if step in checkpoints:

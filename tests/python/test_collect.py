@@ -7,10 +7,12 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.dataset
 import pytest
 
 import lpa
-from conftest import BINARY
+from conftest import BINARY, ROOT
 
 RUNS = {
     "a": {"batch": 32, "model": "mlp", "shuffled": True},
@@ -68,6 +70,27 @@ def test_databases_read_what_the_tables_hold(folder):
     assert by_run.equals(own["c/d"][["step", "cos"]])
     # One schema, and every column of the table in it.
     assert set(own["a"].columns) <= set(lazy.collect_schema().names())
+
+
+def test_runs_are_told_apart_by_names_that_are_one_number(folder, monkeypatch):
+    names = ["01", "1", "1e0"]
+    for name in names:
+        (folder / "a").rename(folder / name)
+        record(folder / "a", 5, {"batch": 32})
+    assert collect(folder, *names).returncode == 0
+    rows = dict.fromkeys(names, 30)
+    monkeypatch.chdir(folder)
+    # As the page says; without its types some readers make one run of several.
+    page = (ROOT / "docs/schema.md").read_text().split("# Several runs as one")[1]
+    said = {}
+    exec(page.split("```python")[1].split("```")[0], said)
+    counted = duckdb.sql(f"select run, count(*) from {said['everywhere']} group by all").fetchall()
+    assert dict(counted) == rows
+    assert dict(said["runs"].group_by("run").len().collect().iter_rows()) == rows
+    assert said["runs"].filter(pl.col("run") == "1").collect().height == 30
+    text = pa.dataset.partitioning(pa.schema([("run", pa.string())]), flavor="hive")
+    there = pa.dataset.dataset("all/metrics", partitioning=text).to_table()["run"].value_counts().to_pylist()
+    assert {each["values"]: each["counts"] for each in there} == rows
 
 
 def test_the_table_of_the_runs(folder):

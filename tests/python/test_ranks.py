@@ -58,6 +58,17 @@ NAMES = ["0.weight", "0.bias", "2.weight", "2.bias"]
 SUMS = ["dot", "g2", "d2", "x2", "gx", "step2", "init2", "dot_next"]
 
 
+@pytest.mark.parametrize("kind, words", [
+    ("ddp-alone", "over some of the ranks only"),
+    ("ddp-no-sync", "steps inside no_sync()"),
+    ("ddp-local-sgd", "has the hook post_localSGD_hook"),
+])
+def test_ranks_that_each_go_their_own_way_are_refused(tmp_path, kind, words):
+    said = torchrun(kind, tmp_path / "run", 3, fails=True)
+    assert words in said and "replicated=True" in said
+    assert not list(tmp_path.glob("run/steps/**/*.safetensors"))
+
+
 @pytest.mark.parametrize("kind, width", [("ddp", 8192), ("fsdp", 2048), ("fsdp", 37)])
 def test_two_ranks_equal_one(tmp_path, lpa_command, analyze, kind, width):
     path = tmp_path / "run"
