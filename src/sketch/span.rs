@@ -63,15 +63,14 @@ impl Partial {
         };
     }
 
-    /// Adds elements of the span from number `at` of the tensor on, which are those that follow.
+    /// Adds elements of the span from number `at` of the tensor on, which is not before those that were added.
     #[allow(clippy::cast_possible_truncation)]
     pub(crate) fn add(&mut self, isa: Isa, at: u64, dtype: DType, bytes: &[u8]) {
         match &mut self.sums {
             Sums::Nothing => {}
             Sums::Kept { first } => {
-                // A tensor that is kept has no more elements than there are dimensions.
-                first.get_or_insert(at as usize);
-                let held = self.values.len();
+                // A tensor that is kept has no more elements than there are dimensions; some may be missing before these.
+                let held = (at as usize).saturating_sub(*first.get_or_insert(at as usize));
                 self.values.resize(held + bytes.len() / dtype.size(), 0.0);
                 values(dtype, bytes, &mut self.values[held..]);
             }
