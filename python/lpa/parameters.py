@@ -162,9 +162,15 @@ class Parameters:
             return [None if t is None else local(t) for t in values]
         return [None if t is None else self._part(i, t) for i, t in zip(tensors, values, strict=True)]
 
-    def beside(self, tensors):
-        """The parameters themselves, of which this rank writes as much."""
-        return self.parts(tensors, [self.params[i].detach() for i in tensors])
+    def as_they_are(self):
+        """The part of each parameter that this rank writes."""
+        return self.parts(range(len(self.params)), [p.detach() for p in self.params])
+
+    def there(self, tensors, values, key):
+        """Which of some tensors this rank writes elements of, and these."""
+        parts = zip(tensors, self.parts(tensors, self.checked(tensors, values, key)), strict=True)
+        there = [(i, part) for i, part in parts if part is not None and part.numel()]
+        return [i for i, _ in there], [part for _, part in there]
 
     def _part(self, i, tensor):
         own, ranges = local(tensor), self.own.get(i, [])

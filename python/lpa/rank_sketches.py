@@ -1,7 +1,5 @@
 """Sketches of vectors that are spread over ranks: each sketches its own elements, and rank 0 records the sums."""
 
-import itertools
-
 import torch
 
 from . import _lpa
@@ -19,15 +17,13 @@ class RankSketchBuffers:
         self._parameters, self._exchange = parameters, exchange
         own = [parameters.own.get(i, []) for i in range(len(parameters.params))]
         self.sketches = Sketches(inner.manifest(), own)
-        self._ends = list(itertools.accumulate(self.sketches.dimensions, initial=0))
         offsets, nbytes = _lpa.packing(inner.slice_bytes())
         lent = inner.holds()
         self.count = count + lent
         flat = [torch.zeros(max(nbytes, 1), dtype=torch.uint8) for _ in range(self.count)]
-        self._views = [[b[o:o + 4 * n].view(torch.float32)
-                        for o, n in zip(offsets, self.sketches.dimensions, strict=True)] for b in flat]
-        self._sums = [torch.zeros(self._ends[-1], dtype=torch.float64) for _ in flat]
-        self.nbytes = nbytes + 8 * self._ends[-1]
+        self._views = [self.sketches.views(b, offsets) for b in flat]
+        self._sums = [torch.zeros(self.sketches.ends[-1], dtype=torch.float64) for _ in flat]
+        self.nbytes = nbytes + 8 * self.sketches.ends[-1]
         self.device = next((p.device for p in parameters.params if p.is_cuda), None)
         # By buffer, tensor and what it is: what is known of a vector besides; of rank 0, once it is gathered, of all.
         self._known = [{} for _ in flat]
@@ -42,10 +38,8 @@ class RankSketchBuffers:
     @torch.no_grad()
     def copy(self, number, key, tensors, values):
         """Sketches what this rank has of some tensors into a buffer."""
-        parts = self._parameters.parts(tensors, self._parameters.checked(tensors, values, key))
-        there = [(i, part) for i, part in zip(tensors, parts, strict=True) if part is not None and part.numel()]
-        if there:
-            which, parts = [i for i, _ in there], [part for _, part in there]
+        which, parts = self._parameters.there(tensors, values, key)
+        if which:
             squares = self.sketches.sum(which, parts, self._sums[number])
             for i, part, square in zip(which, parts, squares, strict=True):
                 self._known[number][i] = {"square": square, "elements": self.sketches.elements(key, i, part)}
@@ -83,7 +77,7 @@ class RankSketchBuffers:
 
     def _take(self, name, vector, totals):
         """Fills a buffer of rank 0 with the first of these sums. Returns how many they are."""
-        tensors, at = len(self.sketches.dimensions), self._ends[-1]
+        tensors, at = len(self.sketches.dimensions), self.sketches.ends[-1]
         there, squares = totals[at:at + tensors].tolist(), totals[at + tensors:at + 2 * tensors].tolist()
         elements = totals[at + 2 * tensors:at + 2 * tensors + self.sketches.beside(name)].tolist()
         absent = vector.lacking()
@@ -91,7 +85,7 @@ class RankSketchBuffers:
             if count != (0 if i in absent else self._exchange.ranks):
                 tensor = self._parameters.names[i][0]
                 raise RecordingError(f"'{name}' of '{tensor}' is there for {int(count)} of the ranks only")
-            self._views[vector.number][i].copy_(totals[self._ends[i]:self._ends[i + 1]])
+            self._views[vector.number][i].copy_(totals[self.sketches.ends[i]:self.sketches.ends[i + 1]])
         self._known[vector.number] = {
             i: {"square": square, "elements": self.sketches.named(name, i, elements)}
             for i, square in enumerate(squares) if i not in absent and self._parameters.params[i].numel()}
@@ -115,8 +109,7 @@ class RankSketchBuffers:
                 file = _lpa.FullReference.create(path, manifest, step)
             except (OSError, ValueError) as e:
                 failure = e
-        tensors = range(len(parameters.params))
-        for i, part in zip(tensors, parameters.beside(tensors), strict=True):
+        for i, part in enumerate(parameters.as_they_are()):
             slices = sorted((s["begin"], s["end"], s["rank"]) for s in parameters.slices if s["tensor"] == i)
             size = part.element_size()
             lengths = [size * sum(end - begin for begin, end, rank in slices if rank == r)

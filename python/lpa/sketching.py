@@ -1,5 +1,7 @@
 """Buffers that vectors come to as sketches, which are made where the training waits: nothing of a vector is copied."""
 
+import itertools
+
 import torch
 
 from . import _lpa
@@ -15,6 +17,8 @@ class Sketches:
         self.inner = _lpa.Sketcher.of(manifest, max(1, torch.get_num_threads()), own)
         sizes = self.inner.sizes()
         self.dimensions = [dimensions for _, dimensions in sizes]
+        # Where those of each tensor begin among all, and where the last ones end.
+        self.ends = list(itertools.accumulate(self.dimensions, initial=0))
         self._elements = [elements for elements, _ in sizes]
         self._own = own
         self._device = None
@@ -51,9 +55,8 @@ class Sketches:
         for at, part in enumerate(parts):
             if part.is_cuda:
                 tensor = tensors[at]
-                begin = sum(self.dimensions[:tensor])
                 made = self._on_device().slices(tensor, part, self._own[tensor])
-                sums[begin:begin + self.dimensions[tensor]] = made.cpu()
+                sums[self.ends[tensor]:self.ends[tensor + 1]] = made.cpu()
                 squares[at] = float(products(part)[0])
         return squares
 
@@ -100,11 +103,15 @@ class Sketches:
             self._device = DeviceSketch(self._elements, self.dimensions, self.inner.seed)
         return self._device
 
+    def views(self, flat, offsets):
+        """The sketch of each tensor in a buffer, from its byte on, as float32 tensors."""
+        return [flat[o:o + 4 * n].view(torch.float32) for o, n in zip(offsets, self.dimensions, strict=True)]
+
     def sketch(self, values):
         """The sketches of a vector whose tensors are all at hand, as float32 tensors."""
         offsets, nbytes = _lpa.packing([4 * n for n in self.dimensions])
         flat = torch.zeros(max(nbytes, 1), dtype=torch.uint8)
-        views = [flat[o:o + 4 * n].view(torch.float32) for o, n in zip(offsets, self.dimensions, strict=True)]
+        views = self.views(flat, offsets)
         self.fill(range(len(values)), values, flat.numpy(), views)
         if any(v.is_cuda for v in values):
             torch.cuda.synchronize()
@@ -122,8 +129,7 @@ class SketchBuffers:
         self.device = next((p.device for p in parameters.params if p.is_cuda), None)
         make = {"dtype": torch.uint8, "pin_memory": self.device is not None}
         self._flat = [torch.zeros(max(self.nbytes, 1), **make) for _ in range(self.count)]
-        self._views = [[b[o:o + 4 * n].view(torch.float32)
-                        for o, n in zip(offsets, self.sketches.dimensions, strict=True)] for b in self._flat]
+        self._views = [self.sketches.views(b, offsets) for b in self._flat]
         # By buffer: the square of each tensor that it holds, and elements.
         self._squares = [{} for _ in self._flat]
         self._elements = [{} for _ in self._flat]
@@ -138,13 +144,11 @@ class SketchBuffers:
     @torch.no_grad()
     def copy(self, number, key, tensors, values):
         """Sketches the values of some tensors into a buffer."""
-        parts = self._parameters.parts(tensors, self._parameters.checked(tensors, values, key))
-        there = [(i, part) for i, part in zip(tensors, parts, strict=True) if part is not None and part.numel()]
-        if there:
-            which, parts = [i for i, _ in there], [part for _, part in there]
+        which, parts = self._parameters.there(tensors, values, key)
+        if which:
             squares = self.sketches.fill(which, parts, self._flat[number].numpy(), self._views[number])
             self._squares[number].update(zip(which, squares, strict=True))
-            for i, part in there:
+            for i, part in zip(which, parts, strict=True):
                 self._elements[number][i] = self.sketches.elements(key, i, part)
 
     def ready(self, number):
@@ -159,8 +163,7 @@ class SketchBuffers:
     def full(self, path, manifest, step):
         """The final iterate as it is, in a file that gets its name when the run ends."""
         file = _lpa.FullReference.create(path, manifest, step)
-        params = self._parameters.params
-        for i, p in enumerate(self._parameters.parts(range(len(params)), [p.detach() for p in params])):
+        for i, p in enumerate(self._parameters.as_they_are()):
             file.push(i, raw(p.cpu()))
         return file
 

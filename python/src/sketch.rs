@@ -90,8 +90,7 @@ impl Sketcher {
         let mut squares = Vec::with_capacity(tensors.len());
         for &tensor in &tensors {
             let values = inner.sketch().stored_of(inner.layout(), tensor);
-            let places = out.get_mut(self.offsets[tensor]..).unwrap_or_default().chunks_exact_mut(4);
-            places.zip(values).for_each(|(place, value)| place.copy_from_slice(&value.to_le_bytes()));
+            put(out, self.offsets[tensor], values.map(f32::to_le_bytes));
             squares.push(inner.square(tensor));
         }
         Ok(squares)
@@ -110,10 +109,8 @@ impl Sketcher {
         let inner = self.sketched(&tensors, &values)?;
         let mut squares = Vec::with_capacity(tensors.len());
         for &tensor in &tensors {
-            let places = out.get_mut(8 * inner.layout().range(tensor).start..).unwrap_or_default();
             let values = inner.sketch().tensor(inner.layout(), tensor);
-            let places = places.chunks_exact_mut(8);
-            places.zip(values).for_each(|(place, value)| place.copy_from_slice(&value.to_le_bytes()));
+            put(out, 8 * inner.layout().range(tensor).start, values.iter().map(|v| v.to_le_bytes()));
             squares.push(inner.square(tensor));
         }
         Ok(squares)
@@ -170,6 +167,12 @@ impl Sketcher {
         inner.add(&parts);
         Ok(inner)
     }
+}
+
+/// Puts numbers one after the other, from a byte on.
+fn put<const SIZE: usize>(out: &mut [u8], begin: usize, numbers: impl Iterator<Item = [u8; SIZE]>) {
+    let places = out.get_mut(begin..).unwrap_or_default().chunks_exact_mut(SIZE);
+    places.zip(numbers).for_each(|(place, number)| place.copy_from_slice(&number));
 }
 
 /// The bytes of a buffer that can be written.
