@@ -18,7 +18,9 @@ import lpa
 BINARY = Path(__file__).resolve().parent.parent / "target/release/lpa"
 # Parameters, steps and tensors, each of the first two in the others' company.
 SIZES = [(100_000, 200, 10), (100_000, 2000, 10), (1_000_000, 50, 20), (1_000_000, 300, 20), (3_000_000, 60, 100),
-         (6_000_000, 60, 60), (12_000_000, 30, 200), (400_000, 300, 1000), (300_000, 150, 3000)]
+         (6_000_000, 60, 60), (12_000_000, 30, 200), (400_000, 300, 1000), (300_000, 150, 3000),
+         (3_000_000, 60, 1500)]
+CHUNK, SMALL = 65_536, 1024
 GROUPS = [["*"], ["*", "each"]]
 SGD = {"name": "sgd", "param_groups": [{"lr": 0.05, "momentum": 0.9}]}
 ADAMW = {"name": "adamw", "param_groups": [{"lr": 1e-3, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.01}]}
@@ -72,10 +74,16 @@ def seconds(run, groups, rounds):
     return min(times[1:])
 
 
+def chunks(parameters, tensors):
+    """What is encoded by itself (docs/format.md): 65,536 elements of a tensor, or several tensors of at most 1,024."""
+    each = -(-parameters // tensors)
+    return -(-parameters // CHUNK) if each <= SMALL else tensors * -(-each // CHUNK)
+
+
 def terms(parameters, steps, tensors, groups):
-    """What time is proportional to: nothing, values, rows, pieces and steps."""
-    rows = steps * sum(1 if g == "*" else tensors for g in groups)
-    return np.array([1.0, parameters * steps, rows, tensors * steps, steps])
+    """What time is proportional to: nothing, values, chunks, tensors, rows and steps."""
+    rows = sum(1 if g == "*" else tensors for g in groups)
+    return np.array([1.0] + [steps * n for n in (parameters, chunks(parameters, tensors), tensors, rows, 1)])
 
 
 def fit(points):
@@ -126,9 +134,9 @@ def main():
     for optimizer in (SGD, ADAMW):
         points = measured(a.work, optimizer, a.rounds)
         found[optimizer["name"]] = fit(points)
-        unit = found[optimizer["name"]] * [1e3, 1e9, 1e6, 1e6, 1e6]
-        print(f"\n{optimizer['name']}: {unit[0]:.1f} ms + {unit[1]:.2f} ns a parameter and step"
-              f" + {unit[2]:.2f} us a row + {unit[3]:.2f} us a tensor and step + {unit[4]:.2f} us a step")
+        unit = found[optimizer["name"]] * [1e3, 1e9, 1e6, 1e6, 1e6, 1e6]
+        print(f"\n{optimizer['name']}: {unit[0]:.1f} ms + {unit[1]:.2f} ns a parameter + {unit[2]:.2f} us a chunk"
+              f" + {unit[3]:.2f} us a tensor + {unit[4]:.2f} us a row + {unit[5]:.2f} us, at each step")
         off = []
         for i, (size, groups, time) in enumerate(points):
             by_others = fit(points[:i] + points[i + 1:]) @ terms(*size, groups)

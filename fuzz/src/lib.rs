@@ -48,7 +48,7 @@ impl Debug for Target {
 }
 
 /// All there are.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     Target { name: "manifest", run: targets::manifest::run, input: Input::Bytes },
     Target { name: "journal", run: targets::journal::run, input: Input::Bytes },
     Target { name: "shard", run: targets::shard::run, input: Input::Sections },
@@ -56,6 +56,7 @@ pub const TARGETS: [Target; 8] = [
     Target { name: "round_trip", run: targets::round_trip::run, input: Input::Bytes },
     Target { name: "reference", run: targets::reference::run, input: Input::Sections },
     Target { name: "seal", run: targets::seal::run, input: Input::Sections },
+    Target { name: "parts", run: targets::parts::run, input: Input::Sections },
     Target { name: "path", run: targets::path::run, input: Input::Sections },
 ];
 

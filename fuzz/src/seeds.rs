@@ -21,6 +21,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "round_trip" => elements(),
         "reference" => targets::reference::seeds(),
         "seal" => vec![join(&[&[9, 1, 0, 0][..], b"PAR1 and columns", b"a footer", b"and its end"])],
+        "parts" => targets::parts::seeds(),
         "path" => (0..KINDS).map(path).collect(),
         _ => Vec::new(),
     }

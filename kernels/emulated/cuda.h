@@ -23,7 +23,8 @@
 #define __global__
 #define __device__
 #define __launch_bounds__(...)
-#define __shared__ static thread_local
+// One kernel runs at a time, under the driver's lock.
+#define __shared__ static
 
 struct Dim {
     unsigned x = 1, y = 1, z = 1;
@@ -33,6 +34,8 @@ namespace emulated {
 
 // What a thread waits for.
 enum class Meeting { None, Warp, Block, Over };
+// Whether the lanes of a warp can go on, wait for other warps, or are all gone.
+enum class Warp { Ready, Waits, Over };
 
 struct Fiber {
     ucontext_t start;
@@ -47,8 +50,6 @@ struct Fiber {
 struct Machine {
     static constexpr size_t STACK = 1 << 16;
     std::vector<std::unique_ptr<Fiber>> fibers;
-    char* stacks = nullptr;
-    size_t stack_count = 0;
     jmp_buf scheduler;
     unsigned current = 0;
     std::function<void()> body;
@@ -60,8 +61,8 @@ struct Machine {
     }
 };
 
-inline thread_local Machine machine;
-inline thread_local Dim grid_size, block_index, block_size, thread_index;
+inline Machine machine;
+inline Dim grid_size, block_index, block_size, thread_index;
 
 [[noreturn]] inline void fail(const char* what) {
     std::fprintf(stderr, "emulated CUDA: %s\n", what);
@@ -75,10 +76,12 @@ inline void meet(Meeting kind, const char* where) {
     if (_setjmp(f.at) == 0) _longjmp(machine.scheduler, 1);
 }
 
+// Thread after thread of a number, each when a block has begun.
 inline void entry() {
-    machine.body();
-    machine.fibers[machine.current]->waits = Meeting::Over;
-    _longjmp(machine.scheduler, 1);
+    for (;;) {
+        machine.body();
+        meet(Meeting::Over, "the end");
+    }
 }
 
 inline void resume(unsigned thread, Dim block) {
@@ -100,62 +103,61 @@ inline bool together(unsigned first, unsigned last, Meeting kind) {
         Fiber& f = *machine.fibers[t];
         over |= f.waits == Meeting::Over;
         if (f.waits != kind && f.waits != Meeting::Over) return false;
-        if (f.waits == kind && where && std::strcmp(where, f.where)) fail("threads meet at different operations");
+        if (f.waits == kind && where && where != f.where && std::strcmp(where, f.where)) fail("threads meet at different operations");
         if (f.waits == kind) where = f.where;
     }
     if (over && where) fail("threads wait for one that is gone");
     return where != nullptr;
 }
 
+// What the lanes first..last are ready for: all are at the start of something, or have met.
+inline Warp state(unsigned first, unsigned last) {
+    bool fresh = false, over = true;
+    for (unsigned t = first; t < last; t++) {
+        fresh |= machine.fibers[t]->waits == Meeting::None;
+        over &= machine.fibers[t]->waits == Meeting::Over;
+    }
+    return over ? Warp::Over : fresh || together(first, last, Meeting::Warp) ? Warp::Ready : Warp::Waits;
+}
+
 inline void run_block(Dim block) {
     unsigned threads = block.x * block.y * block.z, warps = (threads + 31) / 32;
-    if (machine.stack_count < threads) {
-        size_t bytes = threads * Machine::STACK;
-        machine.stacks = (char*)mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (machine.stacks == MAP_FAILED) fail("no memory for stacks");
-        machine.stack_count = threads;
-        while (machine.fibers.size() < threads) machine.fibers.push_back(std::make_unique<Fiber>());
-    }
-    for (unsigned t = 0; t < threads; t++) {
-        Fiber& f = *machine.fibers[t];
-        f.started = false, f.waits = Meeting::None, f.parity = 0;
+    while (machine.fibers.size() < threads) {
+        void* stack = mmap(nullptr, Machine::STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (stack == MAP_FAILED) fail("no memory for stacks");
+        Fiber& f = *machine.fibers.emplace_back(std::make_unique<Fiber>());
         getcontext(&f.start);
-        f.start.uc_stack = {machine.stacks + t * Machine::STACK, 0, Machine::STACK};
+        f.start.uc_stack = {stack, 0, Machine::STACK};
         f.start.uc_link = nullptr;
         makecontext(&f.start, entry, 0);
     }
+    for (unsigned t = 0; t < threads; t++) {
+        Fiber& f = *machine.fibers[t];
+        f.waits = Meeting::None, f.parity = 0;
+    }
+    std::vector<Warp> states(warps, Warp::Ready);
     std::vector<unsigned> order;
     for (;;) {
-        // Warps that can go on: their lanes are at the start, or have met.
         order.clear();
         bool left = false;
         for (unsigned w = 0; w < warps; w++) {
-            unsigned first = w * 32, last = std::min(threads, first + 32);
-            bool fresh = false, over = true;
-            for (unsigned t = first; t < last; t++) {
-                fresh |= machine.fibers[t]->waits == Meeting::None;
-                over &= machine.fibers[t]->waits == Meeting::Over;
-            }
-            left |= !over;
-            if (fresh || together(first, last, Meeting::Warp)) order.push_back(w);
+            left |= states[w] != Warp::Over;
+            if (states[w] == Warp::Ready) order.push_back(w);
         }
         if (!left) return;
-        unsigned first, last;
-        if (!order.empty()) {
-            unsigned w = order[machine.random() % order.size()];
-            first = w * 32, last = std::min(threads, first + 32);
-        } else if (together(0, threads, Meeting::Block)) {
-            first = 0, last = threads;
+        if (order.empty()) {
+            if (!together(0, threads, Meeting::Block)) fail("threads of a block wait for each other forever");
             for (unsigned t = 0; t < threads; t++) machine.fibers[t]->waits = Meeting::None;
+            states.assign(warps, Warp::Ready);
             continue;
-        } else {
-            fail("threads of a block wait for each other forever");
         }
+        unsigned w = order[machine.random() % order.size()], first = w * 32, last = std::min(threads, first + 32);
         order.clear();
         for (unsigned t = first; t < last; t++)
             if (machine.fibers[t]->waits != Meeting::Over) order.push_back(t);
         std::shuffle(order.begin(), order.end(), machine.random);
         for (unsigned t : order) resume(t, block);
+        states[w] = state(first, last);
     }
 }
 

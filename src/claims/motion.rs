@@ -90,24 +90,26 @@ pub(super) fn last(path: &Path) -> Answer {
 pub(super) fn schedule(path: &Path) -> Answer {
     let check = || {
         let series = own(path)?;
-        let of = |numerator: fn(&Reading) -> Option<f64>| {
+        // Of every window the learning rate, and between what its loLR lies: a sum of numerators by one of squares.
+        let by_window = |numerator: &dyn Fn(&Reading) -> Option<Ends>| {
             let point = |span: &&[Reading]| {
-                let sum = |get: fn(&Reading) -> Option<f64>| span.iter().map(get).sum::<Option<f64>>();
-                let (lr, g2) = (sum(|r| r.lr)? / span.len() as f64, sum(|r| r.g2)?);
-                Some((lr, sum(numerator)? / g2)).filter(|(_, lolr)| lolr.is_finite())
+                let sum = |get: &dyn Fn(&Reading) -> Option<f64>| span.iter().map(get).sum::<Option<f64>>();
+                let lr = sum(&|r| r.lr)? / span.len() as f64;
+                let g2 = sum(&|r| r.g2).filter(|g2| *g2 > 0.0)?;
+                let end = |of: fn(Ends) -> f64| Some(sum(&|r| numerator(r).map(of))? / g2);
+                Some((lr, Ends { lo: end(|e| e.lo)?, hi: end(|e| e.hi)? }))
             };
-            series.spans().iter().filter_map(point).collect::<Vec<(f64, f64)>>()
+            series.spans().iter().filter_map(point).collect::<Vec<(f64, Ends)>>()
         };
-        let points = of(|r| r.dot);
-        let ends = |span: &&[Reading]| {
-            let of = |end: fn(Ends) -> f64| {
-                span.iter().map(|r| Some(end(r.lolr_ends()?) * r.g2?)).sum::<Option<f64>>()
-            };
-            let g2 = span.iter().map(|r| r.g2).sum::<Option<f64>>()?;
-            let lr = span.iter().map(|r| r.lr).sum::<Option<f64>>()? / span.len() as f64;
-            Some((lr, Ends { lo: of(|e| e.lo)? / g2, hi: of(|e| e.hi)? / g2 })).filter(|_| g2 > 0.0)
+        let known_by_window = |numerator: fn(&Reading) -> Option<f64>| -> Vec<(f64, f64)> {
+            let points = by_window(&|r| numerator(r).map(|v| Ends { lo: v, hi: v }));
+            points.into_iter().map(|(lr, ends)| (lr, ends.lo)).collect()
         };
-        let (against, with) = correlations(&series.spans().iter().filter_map(ends).collect::<Vec<_>>());
+        let points = known_by_window(|r| r.dot);
+        let (against, with) = correlations(&by_window(&|r| {
+            let (ends, g2) = (r.lolr_ends()?, r.g2?);
+            Some(Ends { lo: ends.lo * g2, hi: ends.hi * g2 })
+        }));
         let rates = sorted(points.iter().map(|p| p.0));
         let (Some(&low), Some(&high)) = (rates.first(), rates.last()) else {
             return Err(Answer::undecidable("no learning rate was recorded, or steps have several"));
@@ -117,7 +119,7 @@ pub(super) fn schedule(path: &Path) -> Answer {
         }
         let value =
             pearson(&points).ok_or_else(|| Answer::undecidable("there are too few epochs or windows"))?;
-        let walk = pearson(&of(|r| r.own));
+        let walk = pearson(&known_by_window(|r| r.own));
         let sentence = format!(
             "loLR by epoch or fiftieth correlates with the learning rate by {}; that of a random walk, which follows the \
              schedule by construction, by {}.{}",

@@ -1,4 +1,5 @@
-"""A training by several ranks, started by torchrun: `torchrun ranks.py KIND RUN STEPS FROM WIDTH`.
+"""A training by several ranks, started by torchrun: `torchrun ranks.py KIND RUN STEPS FROM WIDTH`; or forked from one
+process that has PyTorch already, which is what takes the time.
 
 Each rank trains on its part of a batch. KIND is ddp, fsdp, hsdp (sharded within pairs of ranks), tp (tensor
 parallel) or fsdp+tp; or one in which each rank goes its own way: ddp-alone (a group for each), ddp-no-sync,
@@ -50,8 +51,7 @@ def load(path, model, optimizer):
             optimizer.state[p]["momentum_buffer"] = like(momentum, p)
 
 
-def main():
-    kind, path, steps, first, width = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
+def train(kind, path, steps, first, width):
     dist.init_process_group("gloo")
     rank, world = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(0)
@@ -118,9 +118,20 @@ def main():
         torch.save(seen, f"{path}.seen.{first}.pt")
     dist.barrier()
     dist.destroy_process_group()
+    # Everything is closed. At the interpreter's exit gloo sometimes aborts, a thread of its own being left.
+    sys.stdout.flush()
+    os._exit(0)
 
 
-main()
-# Everything is closed. At the interpreter's exit gloo sometimes aborts, a thread of its own being left.
-sys.stdout.flush()
-os._exit(0)
+def forked(environment, output, arguments):
+    """One rank, whose number and what torchrun says else is in `environment`; what it says goes to a file."""
+    os.environ.update(environment)
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    torch.set_num_threads(1)
+    train(*arguments)
+
+
+if __name__ == "__main__":
+    train(*sys.argv[1:3], *map(int, sys.argv[3:]))

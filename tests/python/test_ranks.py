@@ -3,7 +3,9 @@
 import itertools
 import json
 import math
+import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +15,7 @@ import numpy as np
 import polars
 import pytest
 import torch
+from ranks import forked
 from safetensors.numpy import load_file
 from sketch_definition import deal, ordered
 from training import assert_equal, bits, recorded
@@ -20,19 +23,43 @@ from training import assert_equal, bits, recorded
 import exact
 import lpa
 
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["ranks"])
 
-def torchrun(kind, path, steps, first=0, width=2048, ranks=2, fails=False, **how):
+
+def train(kind, path, steps, first=0, width=2048, ranks=2, fails=False, **how):
     """Trains; `how` are LPA_STOP and the like in lower case. Returns what rank 0 saw, and what was said."""
-    here = Path(__file__).parent
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
     how = {f"LPA_{name.upper()}": str(value) for name, value in how.items()}
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **how}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    done = subprocess.run([*launch, here / "ranks.py", kind, path, str(steps), str(first), str(width)],
-                          capture_output=True, text=True, cwd=here, env=environment)
-    assert (done.returncode != 0) == (fails or "LPA_CRASH" in how), done.stderr[-3000:]
+    output = Path(f"{path}.said.{first}")
+    names = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    of_rank = lambda rank: {**how, **names, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    arguments = (kind, str(path), steps, first, width)
+    all_ranks = [FORKS.Process(target=forked, args=(of_rank(rank), output, arguments)) for rank in range(ranks)]
+    for process in all_ranks:
+        process.start()
+    for process in all_ranks:
+        process.join(300)
+        process.kill()
+        process.join()
+    return end(path, first, any(process.exitcode for process in all_ranks), output.read_text(), fails, how)
+
+
+def torchrun(kind, path, steps, width=2048):
+    """The same, by PyTorch's own launcher."""
+    here = Path(__file__).parent
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*launch, here / "ranks.py", kind, path, str(steps), "0", str(width)], cwd=here, text=True,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True)
+    return end(path, 0, done.returncode != 0, done.stderr, False, {})
+
+
+def end(path, first, has_failed, text, fails, how):
+    assert has_failed == (fails or "LPA_CRASH" in how), text[-3000:]
     ours = ("lpa: ", "RecordingStopped: ")
-    said = [line for line in done.stderr.splitlines() if line.startswith(ours[0]) or ours[1] in line]
-    return done.stderr if fails else (torch.load(f"{path}.seen.{first}.pt"), said)
+    said = [line for line in text.splitlines() if line.startswith(ours[0]) or ours[1] in line]
+    return text if fails else (torch.load(f"{path}.seen.{first}.pt"), said)
 
 
 def check(path, seen, first=0):
@@ -64,7 +91,7 @@ SUMS = ["dot", "g2", "d2", "x2", "gx", "step2", "init2", "dot_next"]
     ("ddp-local-sgd", "has the hook post_localSGD_hook"),
 ])
 def test_ranks_that_each_go_their_own_way_are_refused(tmp_path, kind, words):
-    said = torchrun(kind, tmp_path / "run", 3, fails=True)
+    said = train(kind, tmp_path / "run", 3, fails=True)
     assert words in said and "replicated=True" in said
     assert not list(tmp_path.glob("run/steps/**/*.safetensors"))
 
@@ -72,7 +99,8 @@ def test_ranks_that_each_go_their_own_way_are_refused(tmp_path, kind, words):
 @pytest.mark.parametrize("kind, width", [("ddp", 8192), ("fsdp", 2048), ("fsdp", 37)])
 def test_two_ranks_equal_one(tmp_path, lpa_command, analyze, kind, width):
     path = tmp_path / "run"
-    seen, said = torchrun(kind, path, 9, width=width)
+    launch = torchrun if kind == "ddp" else train
+    seen, said = launch(kind, path, 9, width=width)
     assert not said
     run = check(path, seen)
     assert run.final_step == 9
@@ -101,9 +129,9 @@ def test_two_ranks_equal_one(tmp_path, lpa_command, analyze, kind, width):
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_two_ranks_resume(tmp_path, lpa_command, kind):
     path = tmp_path / "run"
-    first, _ = torchrun(kind, path, 5, stop=1)
+    first, _ = train(kind, path, 5, stop=1)
     assert lpa.open(path).final_step is None
-    second, said = torchrun(kind, path, 8, first=5)
+    second, said = train(kind, path, 8, first=5)
     assert not said and not (tmp_path / "run-2").exists()
     check(path, first)
     assert check(path, second, first=5).final_step == 8
@@ -113,7 +141,7 @@ def test_two_ranks_resume(tmp_path, lpa_command, kind):
 @pytest.mark.parametrize("kind, ranks, width", [("tp", 2, 2048), ("hsdp", 4, 37), ("fsdp+tp", 4, 36)])
 def test_ranks_that_hold_parts_of_parts(tmp_path, lpa_command, kind, ranks, width):
     path = tmp_path / "run"
-    seen, _ = torchrun(kind, path, 4, width=width, ranks=ranks)
+    seen, _ = train(kind, path, 4, width=width, ranks=ranks)
     run = check(path, seen)
     assert run.final_step == 4
     assert_equal(recorded(run, 4, "iterate"), [bits(t) for t in seen["x"][4]], "x_T")
@@ -142,12 +170,12 @@ def check_joined(path, parts, analyze):
 
 def test_two_ranks_then_four_then_one_are_one_run(tmp_path, lpa_command, analyze):
     path, new = tmp_path / "run", tmp_path / "new"
-    two, _ = torchrun("fsdp", path, 10, width=37, checkpoint=5, crash=1)
-    four, said = torchrun("fsdp", path, 14, first=5, width=37, ranks=4, checkpoint=8, crash=1)
+    two, _ = train("fsdp", path, 10, width=37, checkpoint=5, crash=1)
+    four, said = train("fsdp", path, 14, first=5, width=37, ranks=4, checkpoint=8, crash=1)
     command = f"lpa join {path} {path}-2 --out NEW"
     assert said == [f"lpa: {path} was recorded by other ranks, or each had other elements; recorded in {path}-2 from "
                     f"step 5 on. Afterwards `{command}` makes one run of them"]
-    one, said = torchrun("fsdp", path, 15, first=8, width=37, ranks=1)
+    one, said = train("fsdp", path, 15, first=8, width=37, ranks=1)
     command = f"lpa join {path} {path}-2 {path}-3 --out"
     assert f"{command} NEW" in said[0]
     assert [lpa.open(f"{path}{k}").steps.start for k in ("", "-2", "-3")] == [0, 5, 8]
@@ -163,8 +191,8 @@ def test_two_ranks_then_four_then_one_are_one_run(tmp_path, lpa_command, analyze
 def test_from_a_checkpoint_at_which_a_job_stopped(tmp_path, lpa_command, analyze):
     # x_5 is in no shard: one rank finds it by the hashes of the two.
     path, new = tmp_path / "run", tmp_path / "new"
-    two, _ = torchrun("ddp", path, 5, stop=1, width=1100)
-    one, said = torchrun("ddp", path, 8, first=5, ranks=1, width=1100)
+    two, _ = train("ddp", path, 5, stop=1, width=1100)
+    one, said = train("ddp", path, 8, first=5, ranks=1, width=1100)
     assert "run-2 from step 5 on" in said[0]
     assert "x_5 is that of the checkpoint before" in lpa_command("join", path, f"{path}-2", "--out", new).stdout
     check_joined(new, [(two, 5), (one, 3)], analyze)
@@ -172,11 +200,11 @@ def test_from_a_checkpoint_at_which_a_job_stopped(tmp_path, lpa_command, analyze
 
 def test_where_no_rank_has_all_the_step_is_said(tmp_path, lpa_command, analyze):
     path, new = tmp_path / "run", tmp_path / "new"
-    two, _ = torchrun("fsdp", path, 5, stop=1, width=37)
-    said = torchrun("fsdp", path, 8, first=5, width=37, ranks=4, fails=True)
+    two, _ = train("fsdp", path, 5, stop=1, width=37)
+    said = train("fsdp", path, 8, first=5, width=37, ranks=4, fails=True)
     assert "the model holds no iterate" in said and "or give the step: resume=N" in said
     assert not Path(f"{path}-2").exists()
-    four, said = torchrun("fsdp", path, 8, first=5, width=37, ranks=4, resume=1)
+    four, said = train("fsdp", path, 8, first=5, width=37, ranks=4, resume=1)
     assert "run-2 from step 5 on" in said[0]
     assert "x_5 is that of the checkpoint before" in lpa_command("join", path, f"{path}-2", "--out", new).stdout
     check_joined(new, [(two, 5), (four, 3)], analyze)
@@ -184,7 +212,7 @@ def test_where_no_rank_has_all_the_step_is_said(tmp_path, lpa_command, analyze):
 
 def test_replicas_are_sketched_by_one_rank(tmp_path, lpa_command):
     path = tmp_path / "run"
-    seen, said = torchrun("ddp", path, 9, sketch=4096)
+    seen, said = train("ddp", path, 9, sketch=4096)
     assert not said
     one_rank(tmp_path / "whole", seen)
     lpa_command("sketch", tmp_path / "whole", "--dims", "4096", "--out", tmp_path / "made")
@@ -201,9 +229,9 @@ def test_replicas_are_sketched_by_one_rank(tmp_path, lpa_command):
 def test_the_sum_of_what_ranks_sketch_is_the_sketch_of_the_whole(kind, ranks, width, tmp_path, lpa_command, analyze):
     """To the bit in the order of ranks that is stated; and as one process has it, but for the rounding of float32."""
     path, dimensions = tmp_path / "run", 3072
-    torchrun(kind, tmp_path / "exact", 6, width=width, ranks=ranks)
+    train(kind, tmp_path / "exact", 6, width=width, ranks=ranks)
     slices = json.loads((tmp_path / "exact/manifest.json").read_text())["slices"]
-    seen, said = torchrun(kind, path, 6, width=width, ranks=ranks, sketch=dimensions)
+    seen, said = train(kind, path, 6, width=width, ranks=ranks, sketch=dimensions)
     assert not said
     lpa_command("verify", path)
     run = lpa.open(path)
@@ -252,7 +280,7 @@ def test_a_rank_that_ends_its_recording_ends_those_of_all(tmp_path):
     """The training goes on, and nobody waits."""
     path = tmp_path / "run"
     begun = time.monotonic()
-    seen, said = torchrun("fsdp", path, 9, width=37, sketch=512, leave=4)
+    seen, said = train("fsdp", path, 9, width=37, sketch=512, leave=4)
     assert time.monotonic() - begun < 120
     assert len(seen["x"]) == 10
     assert any("rank 1 has ended its recording" in line for line in said), said

@@ -28,10 +28,11 @@ fn replay(name: &str) {
 macro_rules! targets {
     ($($name:ident)*) => { $(#[test] fn $name() { replay(stringify!($name)); })* };
 }
-targets!(manifest journal shard payload round_trip reference seal path);
+targets!(manifest journal shard payload round_trip reference seal parts path);
 
 #[test]
 fn every_target_is_replayed() {
-    let named = ["manifest", "journal", "shard", "payload", "round_trip", "reference", "seal", "path"];
+    let named =
+        ["manifest", "journal", "shard", "payload", "round_trip", "reference", "seal", "parts", "path"];
     assert_eq!(lpa_fuzz::TARGETS.map(|t| t.name), named);
 }

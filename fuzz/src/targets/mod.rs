@@ -7,6 +7,7 @@ use lpa::{Access, Isa, Run, Vector, verify};
 
 pub(crate) mod journal;
 pub(crate) mod manifest;
+pub(crate) mod parts;
 pub(crate) mod path;
 pub(crate) mod payload;
 pub(crate) mod reference;
