@@ -3,6 +3,7 @@
 //! Owns the bits that values take, which were measured on real trainings (`docs/performance.md`), and the
 //! schedule of keyframes; what does not depend on values is counted exactly.
 
+use std::num::NonZeroU64;
 use std::path::Path;
 
 use crate::codec::Predictor;
@@ -181,12 +182,18 @@ pub(crate) fn sketched(
     Ok((tensors.iter().enumerate().map(of).collect(), layout.cosine_error()))
 }
 
-/// Adds what is written beside sketches of `tensors`: the squares of both vectors, elements of the gradient, and x_T as it
-/// is.
-pub(crate) fn beside_sketches(e: Estimate, tensors: &[TensorInfo], steps: u64) -> Estimate {
+/// Adds what is written beside sketches of `tensors`: the squares of both vectors, elements of the gradient, x_T as it is, and
+/// the iterate of each `keyframes` steps.
+pub(crate) fn beside_sketches(
+    e: Estimate,
+    tensors: &[TensorInfo],
+    steps: u64,
+    keyframes: Option<NonZeroU64>,
+) -> Estimate {
     let parameters = tensors.iter().map(TensorInfo::elements).sum::<u64>();
     let scalars = (2.0 * tensors.len() as f64 + parameters.min(ELEMENTS) as f64) * SCALAR;
-    let total = e.total + scalars * steps as f64 + parameters as f64 * 4.0;
+    let in_full = 1 + keyframes.map_or(0, |every| steps.div_ceil(every.get()));
+    let total = e.total + scalars * steps as f64 + in_full as f64 * parameters as f64 * 4.0;
     Estimate { step: e.step + scalars, total, parameters }
 }
 
@@ -250,10 +257,12 @@ pub fn from_run(run: &Run, steps: u64) -> Result<Estimate> {
         share * (mean(sums.keyframes) + with_moments * moments) + (1.0 - share) * mean(sums.residuals);
     let (of_streams, of_iterates) = (sums.streams.0 as f64 / seen, iterates * iterate / seen);
     let last = run.manifest.parameters() as f64 * 4.0;
+    let keyframes = run.manifest.sketch.and_then(|sketch| sketch.keyframes);
+    let in_full = keyframes.map_or(0, |every| steps.div_ceil(every.get())) as f64 * last;
     let steps = steps as f64;
     Ok(Estimate {
         step: world * (iterate + sums.streams.0 as f64 / iterates),
-        total: (of_streams + of_iterates + others as f64 / seen) * steps + 2.0 * last,
+        total: (of_streams + of_iterates + others as f64 / seen) * steps + 2.0 * last + in_full,
         parameters: run.manifest.parameters(),
     })
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::error::{Error, Result, Tried};
 use crate::regular_file;
 use crate::run::format::container::{Entry, Header, build_header};
-use crate::run::format::manifest::TensorInfo;
+use crate::run::format::manifest::{ITERATE, TensorInfo};
 use crate::run::read::vector::Vector;
 use crate::run::write::reference_file::{LOSSY, SKETCH};
 use crate::run::{Draft, FULL, Run};
@@ -40,9 +40,10 @@ pub(crate) fn export(run: &Run, (step, stream): (u64, &str), what: What, path: &
     match (run.manifest.sketch, what) {
         (Some(_), What::Elements) => {
             let full = run.path.join(FULL);
-            let end = match full.exists() {
-                true => format!("The final iterate as it is lies in {}; ", full.display()),
-                false => String::new(),
+            let end = match run.in_full(step)?.filter(|_| stream == ITERATE) {
+                Some(file) => format!("x_{step} as it is lies in {}; ", file.display()),
+                None if full.exists() => format!("The final iterate as it is lies in {}; ", full.display()),
+                None => String::new(),
             };
             return not_found(format!(
                 "the run holds sketches, of which vectors cannot be had back. {end}--sketch writes the sketch of a vector"

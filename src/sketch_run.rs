@@ -14,10 +14,12 @@ use crate::run::format::elements::{Element, element_name, spread};
 use crate::run::format::manifest::{GRAD, Manifest, TensorInfo};
 use crate::run::format::sketching::{SKETCH_OF, SketchRequest};
 use crate::run::format::squares::square_name;
-use crate::run::read::step_reader::StepBytes;
+use crate::run::format::vector_id::StreamId;
+use crate::run::read::step_reader::{StepBytes, VectorBytes};
 use crate::run::read::whole_steps::WholeSteps;
 use crate::run::upkeep::hold::Held;
 use crate::run::upkeep::replace::{Replacement, remove_leftovers};
+use crate::run::write::full_reference::FullReference;
 use crate::run::write::writer::Profile;
 use crate::run::{Access, FINAL, FULL, Run};
 use crate::sketch::{Elements, Sketcher};
@@ -121,6 +123,8 @@ impl SketchRun {
             sketcher: Sketcher::new(layout, self.run.access().isa, threads),
             elements: spread(&sizes),
             values: Vec::new(),
+            to: (new.path(), &self.sketched),
+            last: self.plan.end.checked_sub(1).filter(|_| self.plan.closed),
         };
         let to = (new.path(), &self.sketched, 0);
         let storing = Storing { profile: Profile::Default, predict: true };
@@ -159,6 +163,10 @@ struct Sketched<'a> {
     /// Those of a gradient that stand beside its sketch.
     elements: Vec<Element>,
     values: Vec<f32>,
+    /// The new run.
+    to: (&'a Path, &'a Manifest),
+    /// The step of the final iterate.
+    last: Option<u64>,
 }
 
 impl Steps for Sketched<'_> {
@@ -171,6 +179,7 @@ impl Steps for Sketched<'_> {
         for number in 0..self.read.vectors().len() {
             self.vector(number, out);
         }
+        self.keep_in_full()?;
         // As they are read back.
         out.scalars.sort_by(|a, b| a.0.cmp(&b.0));
         Ok(true)
@@ -190,9 +199,23 @@ impl Steps for Sketched<'_> {
 }
 
 impl Sketched<'_> {
+    /// Writes the iterate in full too, where the new run is to have it so.
+    fn keep_in_full(&self) -> Result<()> {
+        let (step, (path, sketched)) = (self.read.step, self.to);
+        let is_kept = sketched.sketch.is_some_and(|s| s.keeps(step)) && self.last != Some(step);
+        let is_iterate = |v: &&VectorBytes| is_kept && v.stream == StreamId::Iterate;
+        let Some(iterate) = self.read.vectors().iter().find(is_iterate) else { return Ok(()) };
+        let mut file = FullReference::of_step(path, sketched, step)?;
+        for (tensor, elements) in iterate.elements().into_iter().enumerate() {
+            let dtype = self.run().manifest.dtype_of(StreamId::Iterate, tensor);
+            file.push(dtype, elements.unwrap_or_default())?;
+        }
+        file.publish()
+    }
+
     /// Adds the sketch of a vector of the step, by its number; what is known of it besides is added to the scalars.
     fn vector(&mut self, number: usize, out: &mut StepBytes) {
-        let Sketched { whole, read, sketcher, elements: some, values } = self;
+        let Sketched { whole, read, sketcher, elements: some, values, .. } = self;
         let (manifest, of) = (&whole.run().manifest, &read.vectors()[number]);
         let (name, elements) = (manifest.stream_name(of.stream), of.elements());
         let dtype = |tensor| manifest.dtype_of(of.stream, tensor);

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use crate::codec::{Coding, DecodeError, Decoder};
 use crate::error::{Error, Result};
-use crate::reference::{check_final, check_full};
+use crate::reference::{check_final, check_in_full};
 use crate::run::format::vector_id::{StreamId, VectorId};
 use crate::run::read::shard::Shard;
 use crate::run::read::window::{damaged_vector, read_payload};
@@ -47,7 +47,7 @@ pub(crate) fn verify_told(run: &Run, told: &(dyn Fn(u64, u64) + Sync)) -> Verifi
         Err(e) if problems.iter().any(|p| p.to_string() == e.to_string()) => {}
         Err(e) => problems.push(e),
     }
-    problems.extend(check_full(run).err());
+    problems.extend(check_in_full(run));
     Verified { shards: segments.len() as u64, chunks, problems }
 }
 

@@ -46,15 +46,22 @@ def _check_sketch(path, manifest, parameters, sketch):
             total, dealt = _lpa.dealt(json.dumps(tensors), json.dumps(sketch))
         except ValueError as e:
             raise RecordingError(str(e)) from None
-        sketch = {"dimensions": total, "seed": sketch["seed"]}
+        keyframes = {"keyframes": sketch["keyframes"]} if sketch["keyframes"] else {}
+        sketch = {"dimensions": total, "seed": sketch["seed"], **keyframes}
     if recorded != sketch:
-        kinds = ["all of its vectors" if s is None else f"sketches of {s['dimensions']} dimensions"
-                 for s in (recorded, sketch)]
+        kinds = [_kind(s) for s in (recorded, sketch)]
         raise RecordingError(f"{path} holds {kinds[0]}, not {kinds[1]}; that is fixed")
     for tensor, count in zip(manifest["tensors"], dealt or [], strict=False):
         if (there := math.prod(tensor["shape"])) != count:
             raise RecordingError(f"{path} holds sketches of '{tensor['name']}' of {there} dimensions, not of {count}; "
                                  "that is fixed")
+
+
+def _kind(sketch):
+    if sketch is None:
+        return "all of its vectors"
+    also = f" with the iterate in full every {sketch['keyframes']} steps" if "keyframes" in sketch else ""
+    return f"sketches of {sketch['dimensions']} dimensions{also}"
 
 
 def has_slices_of(manifest, parameters):

@@ -106,7 +106,7 @@ class RankSketchBuffers:
         parameters, failure, file = self._parameters, None, None
         if self._exchange.rank == 0:
             try:
-                file = _lpa.FullReference.create(path, manifest, step)
+                file = _lpa.FullReference.create(path, manifest, step, True)
             except (OSError, ValueError) as e:
                 failure = e
         for i, part in enumerate(parameters.as_they_are()):

@@ -46,6 +46,8 @@ class Run:
         if self.is_sketched:
             full = os.path.join(self.path, "ref", "full.safetensors")
             end = f" The final iterate as it is lies in {full}." if os.path.exists(full) else ""
+            if name == "iterate" and (there := self._inner.in_full(step)) is not None:
+                end = f" x_{step} as it is lies in {there}."
             raise ValueError(f"{os.fspath(self.path)} holds sketches of vectors, which cannot be had back.{end} "
                              f"run.sketch({name!r}, {step}) is the sketch")
         return self._arrays(name, step)

@@ -86,6 +86,8 @@ class Recorder:
         2**18 out to all but the head and embeddings, which are kept as they are. The final iterate is kept as it
         is. Of what every rank holds (DistributedDataParallel) rank 0 does; of what is sharded each rank sketches its
         own elements, and rank 0 records the sums.
+    keyframes : with `sketch`, keep the iterates of steps 0, N, 2 N, ... in full too, each in a file of float32, while
+        the training waits. Not of parameters that ranks hold in parts.
     shard_bytes, shard_steps, shard_seconds : a shard is published after so much.
     threads : encode on so many; what is written is the same. None takes those processors that the training leaves idle,
         at least 1 and at most 8 (docs/recording.md).
@@ -93,7 +95,8 @@ class Recorder:
 
     def __init__(self, path, model, optimizer, *, sample=None, streams=(), scaler=None, metadata=None,
                  resume=False, turns="together", whole_model=False, replicated=False, policy="block", buffer_steps=3,
-                 on_error="warn", verify=True, gradients="exact", iterates="exact", sketch=None, _sink=None, **storage):
+                 on_error="warn", verify=True, gradients="exact", iterates="exact", sketch=None, keyframes=None,
+                 _sink=None, **storage):
         if policy not in ("block", "drop"):
             raise ValueError(f"policy is 'block' or 'drop', not {policy!r}")
         if on_error not in ("warn", "raise"):
@@ -113,7 +116,7 @@ class Recorder:
         self._policy, self._buffer_steps, self._raises, self._verify = policy, buffer_steps, on_error == "raise", verify
         self._precisions = precisions(gradients, iterates)
         # Where steps are left out, what the optimizer goes on with is recorded too.
-        self._sketch = sketching(sketch, self._precisions)
+        self._sketch = sketching(sketch, self._precisions, keyframes)
         # The moments of a sketch are not the sketch of moments.
         self._predicts = storage.get("predict", True) and iterates == "exact" and sketch is None
         follows = sample is None and policy == "block"
@@ -136,6 +139,10 @@ class Recorder:
         # Sketches of what every rank holds are rank 0's; the others only count steps.
         self._sums_ranks = sketch is not None and any(map(is_sharded, all_of(model, self._optimizers)))
         self._is_spare = self._over = sketch is not None and process_rank() > 0 and not self._sums_ranks
+        if keyframes is not None and self._sums_ranks and has_ranks():
+            raise RecordingError("keyframes= is for parameters that one process holds: of sharded ones no rank has the "
+                                 "iterate in full before it is gathered, for which the training would have to stop. A "
+                                 "checkpoint that you save is a reference too")
         if sketch is not None and resume is not False and has_ranks():
             raise RecordingError("a recording of sketches by several ranks cannot be gone on with so far; record into "
                                  "another directory")
@@ -535,7 +542,7 @@ class Recorder:
             return
         parameters = session.parameters
         if with_iterate:
-            step.iterate = session.iterate()
+            session.take_iterate(step, self.path)
         step.moments = self._fill_moments(session)
         step.streams["grad"] = session.vector("grad")
         for name, tensors in given.items():
@@ -568,11 +575,16 @@ class Recorder:
         if not step.is_sampled:
             return
         if step.iterate is None:
-            step.iterate = session.iterate()
+            session.take_iterate(step, self.path)
         elif how is Gradients.SEEN_INSIDE:
             # What was perturbed and put back may be rounded.
             tensors = session.parameters.of[turn.which]
             step.iterate.fill(tensors, [session.parameters.params[i].detach() for i in tensors])
+            if step.in_full is not None and len(self._optimizers.all) > 1:
+                raise RecordingError("keyframes= keeps the parameters as they are when the update begins; this "
+                                     "optimizer puts them back inside its step, when others may have moved theirs. "
+                                     "Leave keyframes= out")
+            session.keep_in_full(step, self.path)
         if not turn.unscales:
             self._fill_gradients(step, turn)
 

@@ -1,6 +1,7 @@
 """What exists of a recording from its first step to its end: the writer's thread and the buffers that it takes."""
 
 import enum
+import json
 
 from . import _lpa
 from .buffers import Buffers
@@ -25,6 +26,8 @@ class Step:
     def __init__(self, number, is_sampled):
         self.number, self.scalars, self.is_sampled = number, {}, is_sampled
         self.iterate, self.streams, self.moments = None, {}, []
+        # The iterate as it is, in a file without a name, where it is kept so beside its sketch.
+        self.in_full = None
         self.comparisons = []
         self.dropped = None
         # The turn that has begun and not ended.
@@ -80,8 +83,9 @@ class Session:
         self.watch = Watch(parameters)
         # The final iterate, where it was taken before the end.
         self._end = None
-        # What the final iterate is recorded by beside its sketch.
+        # What iterates are recorded by in full beside their sketches: the final one, and those of every so many steps.
         self._manifest = inner.manifest() if is_sketched else None
+        self._keyframes = json.loads(self._manifest)["sketch"].get("keyframes") if is_sketched else None
         self._exchange = exchange
         if exchange is not None:
             self._buffers = RankSketchBuffers(parameters, inner, count, exchange)
@@ -130,6 +134,18 @@ class Session:
         """The parameters as they are now."""
         return self.fill("iterate", list(self.parameters.params))
 
+    def take_iterate(self, step, path):
+        """Takes the parameters as they are now for the iterate of a step."""
+        step.iterate = self.iterate()
+        self.keep_in_full(step, path)
+
+    def keep_in_full(self, step, path):
+        """Writes the parameters as they are now to a file, where the iterate of the step is to be kept in full."""
+        if self._keyframes and step.number % self._keyframes == 0:
+            # What was written before is not the iterate.
+            step.in_full = None
+            step.in_full = self._buffers.full(path, self._manifest, step.number, is_final=False)
+
     def give_back(self, step):
         """Takes the buffers of a step that was not taken."""
         for vector in step.filled():
@@ -148,6 +164,9 @@ class Session:
             self.give_back(step)
             self.queue.drop_step(scalars, step.dropped or "rank 0 gave them up")
             return
+        if step.in_full is not None:
+            # Before the step can be published, so that no step that is there lacks it.
+            step.in_full.publish()
         iterate = None if step.iterate is None else step.iterate.ready()
         streams = [(name, vector.ready()) for name, vector in step.streams.items()]
         for name, vector in (*vectors, *step.streams.items()):

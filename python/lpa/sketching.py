@@ -160,9 +160,10 @@ class SketchBuffers:
         """One rank has all of them."""
         return True
 
-    def full(self, path, manifest, step):
-        """The final iterate as it is, in a file that gets its name when the run ends."""
-        file = _lpa.FullReference.create(path, manifest, step)
+    def full(self, path, manifest, step, is_final=True):
+        """The parameters as they are, x_`step`, in a file that gets its name when the run ends, or, where they are not
+        the final iterate, with the step."""
+        file = _lpa.FullReference.create(path, manifest, step, is_final)
         for i, p in enumerate(self._parameters.as_they_are()):
             file.push(i, raw(p.cpu()))
         return file

@@ -47,18 +47,20 @@ class Writer:
     iterates : "exact", or "int8": differences in 8 bits, except keyframes and the final iterate.
     sketch : of every vector record only so many numbers, such as 2**18, from which all metrics follow with intervals
         (docs/sketches.md); or a dict of globs over names, as of :func:`lpa.record`. The final iterate is kept as it is.
+    keyframes : with ``sketch``, keep the iterates of steps 0, N, 2 N, ... in full too, each in a file of float32.
     shard_bytes, shard_steps, shard_seconds : a shard is published after so much.
     threads : encode on so many; what is written is the same. None takes one for each processor, at most 8.
     """
 
     def __init__(self, path, tensors, streams=("grad",), *, optimizer=None, metadata=None,
-                 world=1, slices=(), continues=None, gradients="exact", iterates="exact", sketch=None, **storage):
+                 world=1, slices=(), continues=None, gradients="exact", iterates="exact", sketch=None, keyframes=None,
+                 **storage):
         parts = {
             "tensors": [_table_entry(n, s) for n, s in tensors.items()],
             "streams": [s if isinstance(s, dict) else {"name": s} for s in streams],
             "optimizer": {"name": "", **(optimizer or {})},
             "storage": precisions(gradients, iterates),
-            "sketch": sketching(sketch, precisions(gradients, iterates)),
+            "sketch": sketching(sketch, precisions(gradients, iterates), keyframes),
             "world": world,
             "slices": list(slices),
             "continues": continues,
@@ -89,6 +91,7 @@ class Writer:
         self._manifest = inner.manifest()
         in_model = lambda t: {"name": t["name"], **(t.get("sketch_of") or t)}
         self._tensors = [in_model(t) for t in json.loads(self._manifest)["tensors"]]
+        self._keyframes = (json.loads(self._manifest).get("sketch") or {}).get("keyframes")
         self._sketcher = _lpa.Sketcher.of(self._manifest, _lpa.processors())
         self._bytes = inner.slice_bytes()
         if self._sketcher is not None:
@@ -106,10 +109,14 @@ class Writer:
         A tensor that a stream's dict lacks, or maps to None, is absent there (no gradient), which
         is not the same as zero.
         """
-        vectors, scalars = [], _floats(scalars)
+        vectors, scalars, x = [], _floats(scalars), None
         for name, v in (streams or {}).items():
-            vectors.append((name, self._vector(v, name, scalars)))
-        x = None if iterate is None else self._vector(iterate, "iterate", scalars)
+            vectors.append((name, self._recorded(self._elements(v), name, scalars)))
+        if iterate is not None:
+            elements = self._elements(iterate)
+            x = self._recorded(elements, "iterate", scalars)
+            if self._is_kept() and all(values is not None for values in elements):
+                self._full(elements, False).publish()
         self._inner.step(x, vectors, scalars)
 
     def drop_step(self, scalars=None, why="dropped"):
@@ -125,7 +132,7 @@ class Writer:
         elements, scalars, full = self._elements(iterate), [], None
         if self._sketcher is not None:
             if all(values is not None for values in elements):
-                full = self._full(elements)
+                full = self._full(elements, True)
             elements = self._sketched(elements, "iterate", scalars)
         self._inner.finish(elements, scalars)
         if full is not None:
@@ -150,16 +157,19 @@ class Writer:
             if kind is None:
                 raise
 
-    def _full(self, elements):
-        """The final iterate as it is, in a file that has no name yet."""
-        full = _lpa.FullReference.create(self._path, self._manifest, self.next_step)
+    def _is_kept(self):
+        """Whether the iterate of the next step is to be kept in full. A forked process keeps nothing."""
+        return self._keyframes and self.next_step % self._keyframes == 0 and os.getpid() == self._process
+
+    def _full(self, elements, is_final):
+        """The iterate of the next step as it is, in a file that has no name yet."""
+        full = _lpa.FullReference.create(self._path, self._manifest, self.next_step, is_final)
         for i, values in enumerate(elements):
             full.push(i, values)
         return full
 
-    def _vector(self, arrays, stream, scalars):
+    def _recorded(self, elements, stream, scalars):
         """What is recorded of a vector; what is known of it besides is added to the scalars."""
-        elements = self._elements(arrays)
         return elements if self._sketcher is None else self._sketched(elements, stream, scalars)
 
     def _sketched(self, elements, stream, scalars):
@@ -212,10 +222,13 @@ def precisions(gradients, iterates):
     return {"gradients": gradients, "iterates": iterates}
 
 
-def sketching(dimensions, stored):
+def sketching(dimensions, stored, keyframes):
     """What is asked of sketches of so many dimensions, a number or a dict by globs over names, of vectors that are to
-    be `stored` so; None for none."""
+    be `stored` so, with the iterate in full each so many steps; None for none."""
     if dimensions is None:
+        if keyframes is not None:
+            raise ValueError("keyframes= keeps iterates in full beside their sketches. Without sketch= all are stored "
+                             "in full: leave keyframes= out")
         return None
     parts = dimensions if isinstance(dimensions, dict) else {"*": dimensions}
     is_kept = lambda count: count is None and isinstance(dimensions, dict)
@@ -225,17 +238,24 @@ def sketching(dimensions, stored):
     rounded = [f"{name}=" for name, value in stored.items() if value != "exact"]
     if rounded:
         raise ValueError(f"sketch= keeps no vectors that could be rounded; leave out {' and '.join(rounded)}")
-    return {"parts": asked, "seed": _lpa.SKETCH_SEED}
+    if keyframes is not None and _whole(keyframes) is None:
+        raise ValueError(f"keyframes is a number of steps, such as 1000, not {keyframes!r}")
+    return {"parts": asked, "seed": _lpa.SKETCH_SEED, "keyframes": keyframes and _whole(keyframes)}
 
 
 def _count(count, given):
+    if (number := _whole(count)) is None:
+        raise ValueError(f"sketch is how many numbers stand for a vector, such as 2**18, not {given!r}")
+    return number
+
+
+def _whole(count):
+    """A number, if it is a whole one above 0."""
     try:
         number = operator.index(count)
     except TypeError:
-        number = 0
-    if isinstance(count, bool) or number < 1:
-        raise ValueError(f"sketch is how many numbers stand for a vector, such as 2**18, not {given!r}")
-    return number
+        return None
+    return None if isinstance(count, bool) or number < 1 else number
 
 
 def storage_options(given):

@@ -82,6 +82,11 @@ impl Run {
         Ok(PyBytes::new(py, &bytes))
     }
 
+    /// Where an iterate lies in full, beside its sketch.
+    fn in_full(&self, step: u64) -> PyResult<Option<PathBuf>> {
+        self.0.in_full(step).map_err(raise)
+    }
+
     /// The scalars that were recorded at a step.
     fn scalars(&self, step: u64) -> PyResult<Vec<(String, f64)>> {
         let mut window = Window::open(&self.0, &[step], false).map_err(raise)?;

@@ -185,18 +185,19 @@ fn writable(buffer: &mut PyBuffer<u8>) -> PyResult<&mut [u8]> {
     Ok(unsafe { std::slice::from_raw_parts_mut(buffer.buf_ptr().cast::<u8>(), buffer.len_bytes()) })
 }
 
-/// The final iterate as it is, beside its sketch.
+/// An iterate in full, beside its sketch.
 #[pyclass]
 pub struct FullReference(Mutex<Option<Full>>, Vec<DType>);
 
 #[pymethods]
 impl FullReference {
-    /// Begins the file of x_`step`.
+    /// Begins the file of x_`step`, which is the final iterate or another.
     #[staticmethod]
-    fn create(run: PathBuf, manifest: &str, step: u64) -> PyResult<FullReference> {
+    fn create(run: PathBuf, manifest: &str, step: u64, is_final: bool) -> PyResult<FullReference> {
         let manifest = parsed(manifest)?;
         let dtypes = manifest.tensors.iter().map(|t| t.parameter().1).collect();
-        Ok(FullReference(Mutex::new(Some(Full::create(&run, &manifest, step).map_err(raise)?)), dtypes))
+        let create = if is_final { Full::of_end } else { Full::of_step };
+        Ok(FullReference(Mutex::new(Some(create(&run, &manifest, step).map_err(raise)?)), dtypes))
     }
 
     /// Appends the elements of the next tensor, of which this is the number.

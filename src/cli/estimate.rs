@@ -1,6 +1,7 @@
 //! `lpa estimate`.
 
 use std::fmt::Write as _;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use crate::cli::{bytes, rate, say};
@@ -37,6 +38,9 @@ pub(super) struct Arguments {
     /// As sketches of so many dimensions a vector too, and how far off cosines are then; by tensors as of `lpa sketch --dims`
     #[arg(long, value_name = "N|GLOB=N|GLOB=all", value_parser = part)]
     sketch: Vec<(String, Option<u64>)>,
+    /// Of sketches: with the iterate in full each N steps
+    #[arg(long, value_name = "N", requires = "sketch")]
+    keyframes: Option<NonZeroU64>,
     /// Seconds that a step takes, for the rate at which is written
     #[arg(long, value_name = "SECONDS")]
     step_seconds: Option<f64>,
@@ -122,7 +126,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     all.iter().for_each(|(name, e)| line(&mut out, name, e, a));
     let mut off = None;
     if !a.sketch.is_empty() {
-        let request = SketchRequest { parts: a.sketch.clone(), seed: SEED };
+        let request = SketchRequest { parts: a.sketch.clone(), seed: SEED, keyframes: a.keyframes };
         let (of_sketch, error) = sketched(&tensors, &request)?;
         let dimensions: u64 = of_sketch.iter().map(TensorInfo::elements).sum();
         let how = StorageChoice { sketched: true, ..default };
@@ -131,7 +135,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
         line(
             &mut out,
             &format!("sketches, {}", thousands(dimensions)),
-            &beside_sketches(e, &tensors, a.steps),
+            &beside_sketches(e, &tensors, a.steps, a.keyframes),
             a,
         );
         off = Some(error);

@@ -41,6 +41,7 @@ fn count(n: usize, one: &str, many: &str) -> String {
 fn counts(garbage: &Garbage) -> String {
     let all = [
         (garbage.shards.len(), "superseded shard", "superseded shards"),
+        (garbage.in_full.len(), "superseded iterate in full", "superseded iterates in full"),
         (garbage.leftovers.len(), "file of a dead writer", "files of dead writers"),
         (garbage.directories.len(), "empty directory", "empty directories"),
     ];
@@ -63,6 +64,9 @@ fn write_list(garbage: &Garbage, out: &mut String) {
             "  attempt {attempt}, rank {rank}: {shards} among steps {first} to {last}, {}",
             bytes(size)
         );
+    }
+    for (below, size) in &garbage.in_full {
+        let _ = writeln!(out, "  {}: {}", below.display(), bytes(*size));
     }
     for leftover in &garbage.leftovers {
         let name = leftover.path.file_name().unwrap_or_default().to_string_lossy();

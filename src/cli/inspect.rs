@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::printable::{column_width, printable_in_line};
 use crate::run::Run;
 use crate::run::format::elements::is_element;
+use crate::run::format::in_full::keyframe_path;
 use crate::run::format::journal::State;
 use crate::run::format::squares::is_square;
 use crate::run::format::vector_id::{StreamId, VectorId};
@@ -35,6 +36,8 @@ struct Survey {
     columns: BTreeSet<String>,
     file_bytes: u64,
     shards: u64,
+    /// Bytes of each iterate in full that is there, but the final one.
+    in_full: Vec<u64>,
     damaged: Vec<String>,
 }
 
@@ -73,6 +76,11 @@ fn survey(run: &Run) -> Result<Survey> {
                 }
                 let stored = s.streams.entry(*stream).or_default();
                 stored.steps.insert(*step);
+                let is_kept = run.manifest.sketch.is_some_and(|sketch| sketch.keeps(*step));
+                if is_kept && *stream == StreamId::Iterate {
+                    let file = run.path.join(keyframe_path(*step));
+                    s.in_full.extend(std::fs::metadata(file).map(|m| m.len()));
+                }
                 for record in shard.records(i) {
                     stored.bytes += u64::from(record.len);
                     *stored.codecs.entry(record.coding.codec()).or_default() += 1;
@@ -120,6 +128,11 @@ fn write_head(run: &Run, survey: &Survey, out: &mut String) {
     }
     if let Some(sketch) = m.sketch {
         line("sketches", format!("{} dimensions a vector, seed {:#x}", thousands(m.elements()), sketch.seed));
+        if let Some(every) = sketch.keyframes {
+            let there: u64 = survey.in_full.iter().sum();
+            let count = counted(survey.in_full.len() as u64, "iterate");
+            line("in full", format!("every {} steps: {count}, {}", thousands(every.get()), bytes(there)));
+        }
     }
     if let Some(before) = &m.continues {
         line("continues", format!("run {} from step {} on", before.run_id, thousands(before.step)));

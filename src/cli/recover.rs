@@ -7,6 +7,7 @@ use crate::cli::{RunArguments, bytes, say};
 use crate::printable::printable_in_line;
 use crate::recover::{Done, RankState, Recovered, recover};
 use crate::run::format::journal::{Attempt, State};
+use crate::run::upkeep::leftover::IN_FULL;
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -89,6 +90,9 @@ fn describe(done: &Done) -> String {
             let name = file.path.file_name().unwrap_or_default().to_string_lossy();
             let lost = match (lost_from, file.shard) {
                 (Some(step), _) => format!("never published: the steps from {step} on are lost"),
+                (None, None) if name.starts_with(IN_FULL) => {
+                    "an iterate in full that was never published: nothing else is lost".to_owned()
+                }
                 (None, Some(_)) => "published under its own name: nothing is lost".to_owned(),
                 (None, None) => "unfinished, and made again when it is needed".to_owned(),
             };

@@ -1,5 +1,6 @@
 //! `lpa sketch`.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use crate::analyze::Observer as _;
@@ -22,6 +23,9 @@ pub(super) struct Arguments {
     /// Where the run of sketches is written
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Each so many steps the iterate in full too, 4 bytes a parameter (x_0, x_N, x_2N, ...)
+    #[arg(long, value_name = "N")]
+    keyframes: Option<NonZeroU64>,
     /// What the sketch is drawn with: runs of one seed, model and number can be references of each other
     #[arg(long, value_name = "N", value_parser = seed, default_value_t = SEED)]
     seed: u64,
@@ -37,7 +41,7 @@ fn seed(text: &str) -> Result<u64, String> {
 }
 
 pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
-    let request = SketchRequest { parts: a.dims.clone(), seed: a.seed };
+    let request = SketchRequest { parts: a.dims.clone(), seed: a.seed, keyframes: a.keyframes };
     let prepared = SketchRun::prepare(&a.run.run, &a.out, &request, a.run.access()?)?;
     let progress = Progress::new(false);
     progress.begin(prepared.cells(), prepared.chunks());

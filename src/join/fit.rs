@@ -43,7 +43,7 @@ pub(super) fn misfit(first: &Run, other: &Run) -> Option<String> {
         let fixed = |key: &&str| differ(&what(key), &path, number(a, key), number(b, key));
         SWITCHES.iter().find_map(switch).or_else(|| FIXED.iter().find_map(fixed))
     };
-    let sketch = |m: &Manifest| m.sketch.map(|s| (s.dimensions, s.seed));
+    let sketch = |m: &Manifest| m.sketch.map(|s| (s.dimensions, s.seed, s.keyframes));
     differ("sketches", &path, sketch(a), sketch(b))
         .or_else(|| differ("streams", &path, names(a), names(b)))
         .or_else(|| differ("optimizers", &path, kinds(a), kinds(b)))

@@ -20,10 +20,11 @@ use crate::join::parts::{Consecutive, Part};
 pub(crate) use crate::join::seam::Seam;
 use crate::pack::transcript::{self, RankPlan, Storing};
 use crate::pack::{Size, check_beginning, check_room, look_at_shards, new_place, refuse};
+use crate::run::directory::inside::Inside;
 use crate::run::format::manifest::Manifest;
 use crate::run::upkeep::hold::Held;
 use crate::run::upkeep::replace::{Replacement, remove_leftovers, whole_path};
-use crate::run::{Access, FULL, Run};
+use crate::run::{Access, FULL, Run, parent};
 use crate::uninterrupted::copy;
 
 /// What was done.
@@ -123,7 +124,16 @@ impl Join {
         }
         let (size, _) = look_at_shards(&run, self.storing).map_err(unreadable)?;
         drop(run);
-        // What sketches do not say of the end goes along.
+        // What sketches do not say goes along.
+        for part in &self.parts {
+            for (_, below) in
+                part.run.keyframes_in_full()?.iter().filter(|(step, _)| part.steps.contains(step))
+            {
+                let (from, to) = (part.run.path.join(below), new.path().join(below));
+                Inside::make(new.path(), parent(below))?;
+                copy(&from, &to).tried("copy", &from)?;
+            }
+        }
         if let Some(full) = self.parts.last().map(|p| p.run.path.join(FULL)).filter(|full| full.exists()) {
             copy(&full, &new.path().join(FULL)).tried("copy", &full)?;
         }

@@ -6,6 +6,7 @@
 
 mod average;
 mod file;
+mod in_full;
 mod kin;
 mod locate;
 mod mixture;
@@ -19,12 +20,11 @@ mod stale;
 mod values;
 pub(crate) mod weights;
 
-use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use crate::dtype::{DType, round};
-use crate::error::{Error, Result, Tried};
-use crate::hash::Xxh3;
+use crate::error::{Error, Result};
+pub(crate) use crate::reference::in_full::check_in_full;
 pub(crate) use crate::reference::kin::Distances;
 pub(crate) use crate::reference::kin::Kin;
 pub(crate) use crate::reference::own::Cache;
@@ -36,15 +36,13 @@ use crate::reference::spec::{Found, find};
 pub use crate::reference::spec::{OwnReference, ReferenceSpec};
 use crate::reference::values::Values;
 use crate::reference::weights::Weights;
-use crate::regular_file;
 use crate::run::format::chunk::{Chunk, Piece};
-use crate::run::format::container::Header;
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::catalog::Catalog;
 use crate::run::read::chunk_reader::Reader;
 use crate::run::read::trajectory::Trajectory;
 use crate::run::read::window::Window;
-use crate::run::{FULL, Run, parent};
+use crate::run::{Run, parent};
 
 /// A reference iterate.
 #[derive(Debug)]
@@ -329,36 +327,6 @@ fn tell_apart(run: &Run, all: &mut [Reference]) -> Result<()> {
                 format!("two references would be called '{}'; rename one of the files", all[first].name);
             return Err(Error::NotFound { path: run.path.clone(), what });
         }
-    }
-}
-
-/// Checks every byte of the final iterate that a run of sketches keeps as it is.
-///
-/// # Errors
-/// There is none though the run ended, or it is damaged.
-pub(crate) fn check_full(run: &Run) -> Result<()> {
-    let Some(step) = run.final_step().filter(|_| run.manifest.sketch.is_some()) else { return Ok(()) };
-    let path = run.path.join(FULL);
-    if !path.exists() {
-        let what = format!("x_{step} itself is not there, only its sketch; nothing else needs it");
-        return Err(Error::NotFound { path, what });
-    }
-    let mut file = regular_file::open(&path).tried("open", &path)?;
-    let header = Header::read(&file, &path)?;
-    file.seek(SeekFrom::Start(header.bytes.len() as u64)).tried("read", &path)?;
-    let (mut hash, mut buffer) = (Xxh3::default(), vec![0; 1 << 20]);
-    loop {
-        run.check_stop()?;
-        match file.read(&mut buffer).tried("read", &path)? {
-            0 => break,
-            n => hash.update(&buffer[..n]),
-        }
-    }
-    // It may be of another run, which recorded x_T: of a part, or of the one of which sketches were made.
-    let expected = [("step", step.to_string()), ("xxh3", format!("{:016x}", hash.digest()))];
-    match expected.iter().find(|(key, value)| header.value(key) != Some(value.as_str())) {
-        Some((key, _)) => Err(Error::damaged(&path, format!("it is not what was written ({key})"))),
-        None => Ok(()),
     }
 }
 

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use crate::dtype::{DType, values as values_of};
 use crate::error::{Error, Result};
+use crate::reference::file;
+use crate::reference::in_full::check;
 use crate::reference::locate::Located;
 use crate::reference::own;
 use crate::reference::own::{resolve, widths_path};
@@ -11,10 +13,10 @@ use crate::reference::spec::OwnReference;
 use crate::reference::values::{Files, Names, Values};
 use crate::reference::weights::Weights;
 use crate::reference::{Cache, Common, Named, Origin, Reference, Rename};
+use crate::run::Run;
 use crate::run::format::manifest::{GRAD, ITERATE, Manifest, TensorInfo};
 use crate::run::read::catalog::Catalog;
 use crate::run::read::vector::Vector;
-use crate::run::{FULL, Run};
 
 /// Opens a reference of another run.
 pub(super) fn open(
@@ -28,15 +30,32 @@ pub(super) fn open(
     // What is damaged there matters only where it is needed.
     let other_catalog = Catalog::read(&other, true)?;
     let resolved = resolve(&other, &other_catalog, own)?;
+    if other.manifest.run_id != run.manifest.run_id
+        && let Some(what) = unlike_sketches(&run.manifest, &other.manifest)
+    {
+        // What that run has in full any run can be compared with.
+        let step = resolved.step();
+        let Some((step, file)) = step.and_then(|s| Some((s, other.in_full(s).transpose()?))) else {
+            return Err(Error::Reference { path: path.to_owned(), what });
+        };
+        let file = file?;
+        check(&other, step, &file)?;
+        let place = Named::new(path, Some(own.to_string()));
+        let opened = file::open(run, catalog, &file, renames, cache)?;
+        return Ok(Reference {
+            name: place.to_string(),
+            place: Some(place),
+            run_id: Some(other.manifest.run_id),
+            provisional: resolved.is_provisional(),
+            ..opened
+        });
+    }
     let mut made = own::open(&other, &other_catalog, vec![resolved], cache)?;
     let Some((opened, file)) = made.pop() else {
         return Err(Error::NotFound { path: path.to_owned(), what: format!("there is no {own}") });
     };
     if other.manifest.run_id == run.manifest.run_id {
         return Ok(opened);
-    }
-    if let Some(what) = unlike_sketches(&run.manifest, &other.manifest) {
-        return Err(Error::Reference { path: path.to_owned(), what });
     }
     let as_here = |file: &Path| -> Result<Values> {
         Ok(Files::open(&Located::file(file), run.access().mmap)?.into_values(run, Names::Changed(renames))?.0)
@@ -83,6 +102,10 @@ pub(super) fn open(
     })
 }
 
+/// What of a run of sketches is compared with vectors, and with other sketches.
+const IN_FULL: &str =
+    "or name an iterate that it has in full: final, or step:N where N is a multiple of its keyframes=";
+
 /// Why the vectors of two runs cannot be compared, where one is of sketches; `None` where they can.
 fn unlike_sketches(here: &Manifest, there: &Manifest) -> Option<String> {
     let of = |m: &Manifest| -> Vec<(String, Vec<u64>)> {
@@ -96,13 +119,12 @@ fn unlike_sketches(here: &Manifest, there: &Manifest) -> Option<String> {
             own.dimensions
         )),
         (None, Some(other)) => Some(format!(
-            "that run holds sketches, and this one vectors. Make sketches of this one: lpa sketch --dims {}; or name \
-             {FULL} in it",
+            "that run holds sketches, and this one vectors. Make sketches of this one: lpa sketch --dims {}; {IN_FULL}",
             other.dimensions
         )),
-        (Some(own), Some(other)) if own != other => {
-            Some(format!("that run holds sketches of {other}; this one, of {own}"))
-        }
+        (Some(own), Some(other)) if own.to_string() != other.to_string() => Some(format!(
+            "that run holds sketches of {other}; this one, of {own}. Make them alike; {IN_FULL}"
+        )),
         _ if of(here) != of(there) => Some(
             "sketches are of tensors in their order, and that run has others, or another order".to_owned(),
         ),
@@ -110,7 +132,7 @@ fn unlike_sketches(here: &Manifest, there: &Manifest) -> Option<String> {
             let pair = here.tensors.iter().zip(&there.tensors).find(|(a, b)| a.shape != b.shape);
             pair.map(|(own, other)| {
                 format!(
-                    "that run has sketches of '{}' in {} dimensions, and this one in {}; sketches are compared where they                      have the same",
+                    "that run has sketches of '{}' in {} dimensions, and this one in {}. Make them alike; {IN_FULL}",
                     own.name,
                     other.elements(),
                     own.elements()

@@ -119,6 +119,18 @@ pub(super) struct Resolved {
     note: Option<String>,
 }
 
+impl Resolved {
+    /// The step, where it is one iterate.
+    pub(super) fn step(&self) -> Option<u64> {
+        self.weights.single()
+    }
+
+    /// Whether it changes when the training goes on.
+    pub(super) fn is_provisional(&self) -> bool {
+        self.provisional
+    }
+}
+
 /// Finds the iterates that `own` is made of.
 ///
 /// # Errors

@@ -8,7 +8,8 @@ recorded.
 
 A training that begins at a step goes on from the checkpoint of it, which any number of ranks can load. LPA_CHECKPOINT:
 steps before which one is made; LPA_STOP, LPA_CRASH: how it ends; LPA_RESUME: the step is said, and not found;
-LPA_SKETCH: of vectors so many dimensions are recorded; LPA_LEAVE: the step before which rank 1 stops recording.
+LPA_SKETCH: of vectors so many dimensions are recorded; LPA_KEYFRAMES: and each so many steps x in full; LPA_LEAVE: the
+step before which rank 1 stops recording.
 """
 
 import contextlib
@@ -84,6 +85,8 @@ def train(kind, path, steps, first, width):
     seen = {"x": [], "g": []}
     sketch = os.environ.get("LPA_SKETCH")
     how = {"sketch": int(sketch), "resume": False} if sketch else {"resume": resume}
+    if keyframes := os.environ.get("LPA_KEYFRAMES"):
+        how["keyframes"] = int(keyframes)
     with within, lpa.record(path, model, optimizer, shard_steps=4, **how) as rec:
         assert rec.step == first
         for step in range(first, steps):

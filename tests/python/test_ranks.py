@@ -276,6 +276,20 @@ def test_the_sum_of_what_ranks_sketch_is_the_sketch_of_the_whole(kind, ranks, wi
         assert (a[name] - b[name]).abs().filter(near).max() <= 1e-4 * b[name].abs().filter(near).max(), name
 
 
+def test_iterates_are_kept_in_full_where_one_rank_has_them(tmp_path, lpa_command):
+    path = tmp_path / "run"
+    seen, said = torchrun("ddp", path, 5, width=37, sketch=512, keyframes=2)
+    assert not said
+    lpa_command("verify", path)
+    assert sorted(f.name for f in (path / "key").iterdir()) == [f"{step:010}.safetensors" for step in (0, 2, 4)]
+    for step in (0, 2, 4):
+        there = load_file(path / f"key/{step:010}.safetensors")
+        assert all(np.array_equal(there[name], x.numpy()) for name, x in zip(NAMES, seen["x"][step], strict=True))
+    said = torchrun("fsdp", tmp_path / "sharded", 5, width=37, fails=True, sketch=512, keyframes=2)
+    assert "keyframes= is for parameters that one process holds" in said
+    assert not (tmp_path / "sharded").exists()
+
+
 def test_a_rank_that_ends_its_recording_ends_those_of_all(tmp_path):
     """The training goes on, and nobody waits."""
     path = tmp_path / "run"

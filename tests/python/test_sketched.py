@@ -286,7 +286,7 @@ def test_dimensions_are_given_by_name(tmp_path, lpa_command):
     with lpa.record(tmp_path / "other", model, optimizer, **how) as recording:
         train([recording], model, optimizer, 20, first=500)
     lpa_command("analyze", tmp_path / "run", "--quiet", "--ref", tmp_path / "other", "--out", tmp_path / "t.parquet")
-    said = refused("analyze", tmp_path / "run", "--ref", tmp_path / "plain")
+    said = refused("analyze", tmp_path / "run", "--ref", f"{tmp_path / 'plain'}:step:3")
     assert "that run has sketches of '0.weight' in 1536 dimensions, and this one in 2048" in said
     with pytest.raises(lpa.RecordingError, match=r"of '0\.weight' of 2048 dimensions, not of 1536"):
         lpa.record(tmp_path / "run", model, optimizer, sketch=2376, resume=20)
@@ -348,14 +348,19 @@ def test_other_runs_are_references_where_they_have_the_same_sketch(tmp_path, lpa
     out = tmp_path / "ab.parquet"
     done = lpa_command("analyze", tmp_path / "a", "--ref", tmp_path / "b", "--out", out)
     assert pl.read_parquet(out)["cos"].is_not_null().all() and "a control" in done.stdout
-    assert "2048 dimensions" in refused("analyze", tmp_path / "a", "--ref", tmp_path / "c")
+    # Of another sketch, what is there in full.
+    lpa_command("analyze", tmp_path / "a", "--quiet", "--ref", tmp_path / "c", "--out", out)
+    of_c = pl.read_parquet(out)
+    lpa_command("analyze", tmp_path / "a", "--quiet", "--ref", tmp_path / "c/ref/full.safetensors", "--out", out)
+    assert of_c.drop("reference").equals(pl.read_parquet(out).drop("reference"))
+    assert "2048 dimensions" in refused("analyze", tmp_path / "a", "--ref", f"{tmp_path / 'c'}:step:3")
 
 
 def test_what_a_sketch_does_not_have_is_said(training, tmp_path, lpa_command):
     base, _ = training
     sketched, exact = base / "sketched", base / "exact"
     assert "lpa sketch --dims 4096" in refused("analyze", sketched, "--ref", exact)
-    assert "ref/full.safetensors" in refused("analyze", exact, "--ref", sketched)
+    assert "an iterate that it has in full" in refused("analyze", exact, "--ref", f"{sketched}:step:3")
     assert "it holds sketches" in refused("analyze", exact, "--ref", sketched / "ref/final.safetensors")
     assert "ref/full.safetensors" in refused("export", sketched, "--step", "3", "--stream", "grad", "--out",
                                              tmp_path / "x.safetensors")

@@ -4,6 +4,7 @@ pub(crate) mod attempt_id;
 pub(crate) mod chunk;
 pub(crate) mod container;
 pub(crate) mod elements;
+pub(crate) mod in_full;
 pub(crate) mod journal;
 pub(crate) mod manifest;
 pub(crate) mod record;

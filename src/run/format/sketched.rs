@@ -35,7 +35,7 @@ impl Manifest {
         });
         Ok(Manifest {
             tensors: tensors.collect(),
-            sketch: Some(Sketching { dimensions, seed: request.seed }),
+            sketch: Some(Sketching { dimensions, seed: request.seed, keyframes: request.keyframes }),
             requires: vec![SKETCH.to_owned()],
             ..self
         })

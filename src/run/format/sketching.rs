@@ -1,7 +1,9 @@
 //! What a manifest says of sketches.
 //!
-//! Owns how vectors are sketched, what was asked for, and what a parameter was of which there is a sketch; what follows for a
-//! manifest is `sketched`'s.
+//! Owns how vectors are sketched, which iterates are kept in full beside, what was asked for, and what a parameter was of
+//! which there is a sketch; what follows for a manifest is `sketched`'s.
+
+use std::num::NonZeroU64;
 
 use serde::{Deserialize, Serialize};
 
@@ -30,15 +32,27 @@ pub struct Sketching {
     pub dimensions: u64,
     /// What keys, shifts and signs are drawn with.
     pub seed: u64,
+    /// Each so many steps the iterate is kept in full beside its sketch: where the step is a multiple of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keyframes: Option<NonZeroU64>,
 }
 
+impl Sketching {
+    /// Whether an iterate is to be kept in full, unless it is the final one, which always is.
+    pub(crate) fn keeps(&self, step: u64) -> bool {
+        self.keyframes.is_some_and(|every| step.is_multiple_of(every.get()))
+    }
+}
+
+/// What sketches have to have in common to be compared, besides the tensors.
 impl std::fmt::Display for Sketching {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} dimensions, seed {:#018x}", self.dimensions, self.seed)
     }
 }
 
-/// What is asked of a sketch: how many dimensions tensors are to have, by their names.
+/// What is asked of a sketch: how many dimensions tensors are to have, by their names, and which iterates are to be kept in
+/// full.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct SketchRequest {
     /// Globs (`*`, `?`, `[...]`) over names, and how many dimensions the tensors have together that each fits; `None` where
@@ -46,12 +60,15 @@ pub struct SketchRequest {
     pub parts: Vec<(String, Option<u64>)>,
     /// What keys, shifts and signs are drawn with.
     pub seed: u64,
+    /// Each so many steps the iterate is to be kept in full.
+    #[serde(default)]
+    pub keyframes: Option<NonZeroU64>,
 }
 
 impl SketchRequest {
-    /// So many dimensions for all tensors.
+    /// So many dimensions for all tensors, and no iterate in full but the final one.
     pub fn of(dimensions: u64, seed: u64) -> SketchRequest {
-        SketchRequest { parts: vec![("*".to_owned(), Some(dimensions))], seed }
+        SketchRequest { parts: vec![("*".to_owned(), Some(dimensions))], seed, keyframes: None }
     }
 
     /// Whether it speaks of all tensors alike.
@@ -118,7 +135,8 @@ mod tests {
     use super::*;
 
     fn request(parts: &[&str]) -> SketchRequest {
-        SketchRequest { parts: parts.iter().map(|text| part(text).unwrap()).collect(), seed: 7 }
+        let parts = parts.iter().map(|text| part(text).unwrap()).collect();
+        SketchRequest { parts, ..SketchRequest::of(0, 7) }
     }
 
     const TENSORS: [(&str, u64); 4] =

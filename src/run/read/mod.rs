@@ -3,6 +3,7 @@
 pub(crate) mod absence;
 pub(crate) mod catalog;
 pub(crate) mod chunk_reader;
+pub(crate) mod in_full;
 pub(crate) mod mapped;
 pub(crate) mod plan;
 pub(crate) mod shard;

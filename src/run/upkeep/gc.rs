@@ -1,18 +1,21 @@
 //! Removing what a run will never read again.
 //!
-//! Owns what that is: shards without a step that counts, files of dead writers, directories that are
-//! empty then. A shard that is superseded in part stays whole, and so does one whose header does not say that it
+//! Owns what that is: shards without a step that counts, iterates in full of such steps, files of dead writers, directories that
+//! are empty then. A shard that is superseded in part stays whole, and so does one whose header does not say that it
 //! is what its name says, of this run. Whatever is removed first, and
 //! wherever a crash stops it, the run reads the same: no step that counts is in any of these files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result, Tried};
+use crate::regular_file;
 use crate::run::directory::inside::Inside;
 use crate::run::directory::publish::parent;
+use crate::run::format::container::Header;
+use crate::run::format::in_full::{KEYFRAMES, keyframe_path, keyframe_step};
 use crate::run::format::journal;
 use crate::run::format::shard_name::{ShardFile, is_directory_name};
 use crate::run::read::shard::check_header;
@@ -25,6 +28,8 @@ use crate::uninterrupted::list;
 pub(crate) struct Garbage {
     /// Superseded shards and their sizes.
     pub shards: Vec<(ShardFile, u64)>,
+    /// Iterates in full of steps that do not count, by their paths below the run, and their sizes.
+    pub in_full: Vec<(PathBuf, u64)>,
     /// Files of dead writers.
     pub leftovers: Vec<Leftover>,
     /// Names of directories of shards in which nothing is left then.
@@ -40,13 +45,17 @@ pub(crate) struct Garbage {
 impl Garbage {
     /// Whether there is nothing to remove.
     pub(crate) fn is_empty(&self) -> bool {
-        self.shards.is_empty() && self.leftovers.is_empty() && self.directories.is_empty()
+        self.shards.is_empty()
+            && self.in_full.is_empty()
+            && self.leftovers.is_empty()
+            && self.directories.is_empty()
     }
 
     /// How much removing it frees.
     pub(crate) fn bytes(&self) -> u64 {
         let shards = self.shards.iter().map(|(_, bytes)| bytes);
-        shards.chain(self.leftovers.iter().map(|l| &l.bytes)).sum()
+        let in_full = self.in_full.iter().map(|(_, bytes)| bytes);
+        shards.chain(in_full).chain(self.leftovers.iter().map(|l| &l.bytes)).sum()
     }
 }
 
@@ -87,6 +96,12 @@ pub(crate) fn remove_garbage(path: &Path, access: Access) -> Result<Garbage> {
         garbage.directories.iter().try_for_each(|name| steps.remove_directory(name))?;
         steps.sync()?;
     }
+    if !garbage.in_full.is_empty() {
+        let inside = Inside::open(path, Path::new(KEYFRAMES))?;
+        let mut names = garbage.in_full.iter().filter_map(|(below, _)| below.file_name());
+        names.try_for_each(|name| inside.remove_file(name))?;
+        inside.sync()?;
+    }
     remove(path, &garbage.leftovers, &held)?;
     Ok(garbage)
 }
@@ -118,12 +133,35 @@ fn find(run: &Run, dead: impl Fn(u32) -> bool) -> Result<Garbage> {
     let complete = run.final_step().is_some();
     Ok(Garbage {
         directories: left_empty(&run.path, &shards)?,
+        in_full: superseded_in_full(run)?,
         foreign,
         leftovers: leftovers(&run.path, dead)?,
         partly: segments().filter(|s| s.last < s.file.name.last).count(),
         only_here: if complete { 0..0 } else { counted..written.max(counted) },
         shards,
     })
+}
+
+/// The iterates in full of which no step that counts is. A file with another header stays, whoever put it there.
+fn superseded_in_full(run: &Run) -> Result<Vec<(PathBuf, u64)>> {
+    let directory = run.path.join(KEYFRAMES);
+    if run.manifest.sketch.is_none() || !directory.exists() {
+        return Ok(Vec::new());
+    }
+    let counting: BTreeSet<u64> = run.keyframes_in_full()?.into_iter().map(|(step, _)| step).collect();
+    let mut all = Vec::new();
+    for entry in list(&directory).tried("list", &directory)? {
+        let path = entry.path();
+        let step = entry.file_name().to_str().and_then(keyframe_step);
+        let Some(step) = step.filter(|step| !counting.contains(step)) else { continue };
+        Inside::open(&run.path, Path::new(KEYFRAMES))?.check(&entry.file_name())?;
+        let header = regular_file::open(&path).ok().and_then(|file| Header::read(&file, &path).ok());
+        if header.is_some_and(|h| h.value("step") == Some(step.to_string().as_str())) {
+            all.push((keyframe_path(step), entry.metadata().tried("read", &path)?.len()));
+        }
+    }
+    all.sort();
+    Ok(all)
 }
 
 /// Checks that every step that counts can be read, as far as headers and indices tell.

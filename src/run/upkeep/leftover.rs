@@ -17,6 +17,9 @@ const YOUNG: Duration = Duration::from_secs(3600);
 /// The directory in a run where files are written before they have their names.
 pub(crate) const TMP: &str = "tmp";
 
+/// What the names of iterates begin with there that a run of sketches keeps in full: rank 0 writes them.
+pub(crate) const IN_FULL: &str = "r0.full.";
+
 /// A file under `tmp/` that nobody will publish.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Leftover {

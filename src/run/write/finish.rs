@@ -17,9 +17,6 @@ use crate::run::{Access, Run};
 /// Where a run keeps its final iterate.
 pub(crate) const FINAL: &str = "ref/final.safetensors";
 
-/// Where a run of sketches keeps its final iterate as it is.
-pub(crate) const FULL: &str = "ref/full.safetensors";
-
 /// Writes `ref/final.safetensors` if every rank has recorded its final iterate; else does nothing,
 /// and the rank that closes last will. Two ranks that do it at once write the same bytes.
 ///

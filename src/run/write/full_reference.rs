@@ -1,6 +1,7 @@
-//! `ref/full.safetensors`: the final iterate of a run of sketches as it is.
+//! Iterates of a run of sketches in full: the final one, and those of every N steps.
 //!
-//! It is taken when the training ends, tensor by tensor, and gets its name once the run has recorded that it did.
+//! Each is taken where the training waits, tensor by tensor, and gets its name once it is known to count: the final one when the
+//! run has recorded that it ended, any other before its step can be published.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -16,36 +17,81 @@ use crate::order::CHUNK;
 use crate::run::directory::inside::Inside;
 use crate::run::directory::publish::{parent, publish_new, unique_file};
 use crate::run::format::container::{Entry, build_header};
+use crate::run::format::in_full::{FULL, keyframe_path};
 use crate::run::format::manifest::{Manifest, TensorInfo};
-use crate::run::upkeep::leftover::TMP;
-use crate::run::write::finish::FULL;
+use crate::run::upkeep::leftover::{IN_FULL, TMP};
+use crate::run::write::process::Process;
 use crate::run::write::reference_file::REFERENCE_FORMAT;
 
 /// A file that is being written. One that is dropped leaves nothing.
 #[derive(Debug)]
 pub struct FullReference {
     run: PathBuf,
+    /// Its path below the run, once it has its name.
+    below: PathBuf,
     /// As they are in the model.
     tensors: Vec<TensorInfo>,
     metadata: Vec<(&'static str, String)>,
     file: BufWriter<File>,
-    path: TempPath,
+    tmp: Unnamed,
     hash: Xxh3,
-    written: u64,
+    /// Bytes of values that are still to come.
+    lacking: u64,
+}
+
+/// A file under `tmp/`, which goes with this: but not where this is the copy of a forked process.
+#[derive(Debug)]
+struct Unnamed {
+    path: Option<TempPath>,
+    process: Process,
+}
+
+impl Unnamed {
+    fn path(&self) -> &Path {
+        self.path.as_deref().unwrap_or(Path::new(TMP))
+    }
+
+    /// Leaves it, whatever name it has.
+    fn leave(&mut self) {
+        if let Some(path) = self.path.take() {
+            drop(path.keep());
+        }
+    }
+}
+
+impl Drop for Unnamed {
+    fn drop(&mut self) {
+        if !self.process.is_this() {
+            self.leave();
+        }
+    }
 }
 
 impl FullReference {
-    /// Begins the file of x_`step` of a run of sketches, with this manifest.
+    /// Begins the file of the final iterate, x_`step`, of a run of sketches with this manifest.
     ///
     /// # Errors
     /// The disk refuses.
-    pub fn create(run: &Path, manifest: &Manifest, step: u64) -> Result<FullReference> {
+    pub fn of_end(run: &Path, manifest: &Manifest, step: u64) -> Result<FullReference> {
+        FullReference::create(run, manifest, step, FULL.into())
+    }
+
+    /// Begins the file of another iterate. What an earlier attempt has left of the step is replaced.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn of_step(run: &Path, manifest: &Manifest, step: u64) -> Result<FullReference> {
+        FullReference::create(run, manifest, step, keyframe_path(step))
+    }
+
+    fn create(run: &Path, manifest: &Manifest, step: u64, below: PathBuf) -> Result<FullReference> {
         let tmp = Inside::make(run, Path::new(TMP))?;
-        let file = unique_file(tmp.path(), "r0.full.").tried("create", tmp.path())?;
+        let file = unique_file(tmp.path(), IN_FULL).tried("create", tmp.path())?;
         let (file, path) = file.into_parts();
         let in_model = |t: &TensorInfo| TensorInfo { shape: t.parameter().0.to_vec(), ..t.clone() };
         let mut out = FullReference {
             run: run.to_owned(),
+            below,
             tensors: manifest.tensors.iter().map(in_model).collect(),
             metadata: vec![
                 ("format", REFERENCE_FORMAT.to_owned()),
@@ -54,12 +100,12 @@ impl FullReference {
                 ("step", step.to_string()),
             ],
             file: BufWriter::with_capacity(1 << 20, file),
-            path,
+            tmp: Unnamed { path: Some(path), process: Process::this() },
             hash: Xxh3::default(),
-            written: 0,
+            lacking: manifest.tensors.iter().map(|t| t.parameters() * 4).sum(),
         };
         let placeholder = out.header(0);
-        out.file.write_all(&placeholder).tried("write", &out.path)?;
+        out.file.write_all(&placeholder).tried("write", out.tmp.path())?;
         Ok(out)
     }
 
@@ -77,37 +123,49 @@ impl FullReference {
     /// Appends elements, in the order of the tensors.
     ///
     /// # Errors
-    /// The disk refuses.
+    /// There are more than the tensors have, or the disk refuses.
     pub fn push(&mut self, dtype: DType, elements: &[u8]) -> Result<()> {
         let (mut values, mut bytes) = (Vec::new(), Vec::new());
         for chunk in elements.chunks(CHUNK * dtype.size()) {
             bytes.clear();
             push_bytes(DType::F32, values_of(dtype, chunk, &mut values), &mut bytes);
+            let left = self.lacking.checked_sub(bytes.len() as u64);
+            self.lacking =
+                left.ok_or_else(|| self.refused("more values than its tensors have".to_owned()))?;
             self.hash.update(&bytes);
-            self.file.write_all(&bytes).tried("write", &self.path)?;
-            self.written += bytes.len() as u64;
+            self.file.write_all(&bytes).tried("write", self.tmp.path())?;
+        }
+        if self.lacking == 0 {
+            // A process that is forked from here on holds no bytes that it could write once more.
+            self.file.flush().tried("write", self.tmp.path())?;
         }
         Ok(())
+    }
+
+    fn refused(&self, what: String) -> Error {
+        Error::Write { path: self.run.join(&self.below), what }
     }
 
     /// Gives the file its name.
     ///
     /// # Errors
     /// Elements are missing, or the disk refuses.
-    pub fn publish(self) -> Result<()> {
-        let expected: u64 = self.tensors.iter().map(|t| t.elements() * 4).sum();
-        if self.written != expected {
-            let what = format!("{} bytes of x_T, where {expected} were expected", self.written);
-            return Err(Error::Write { path: self.run.join(FULL), what });
+    pub fn publish(mut self) -> Result<()> {
+        if self.lacking > 0 {
+            return Err(self.refused(format!("{} bytes of its values were not given", self.lacking)));
         }
         let header = self.header(self.hash.digest());
-        let FullReference { run, file, path, .. } = self;
-        let file = file.into_inner().map_err(|e| e.into_error()).tried("write", &path)?;
-        file.write_all_at(&header, 0).tried("write", &path)?;
-        Inside::make(&run, parent(Path::new(FULL)))?;
-        publish_new(&file, &path, &run.join(FULL))?;
+        self.file.flush().tried("write", self.tmp.path())?;
+        let (file, tmp) = (self.file.get_ref(), self.tmp.path());
+        file.write_all_at(&header, 0).tried("write", tmp)?;
+        let directory = Inside::make(&self.run, parent(&self.below))?;
+        if self.below != Path::new(FULL) {
+            // No step that counts has it: this one is published after it.
+            directory.remove_file(self.below.file_name().unwrap_or_default())?;
+        }
+        publish_new(file, tmp, &self.run.join(&self.below))?;
         // It has its name now; there is nothing under `tmp/` to remove.
-        drop(path.keep());
+        self.tmp.leave();
         Ok(())
     }
 }

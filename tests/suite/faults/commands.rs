@@ -148,7 +148,7 @@ pub const CASES: [Case; 12] = [
     },
     Case {
         name: "sketch",
-        args: &["sketch", "/run", "--dims", "100", "--out", "/sketched"],
+        args: &["sketch", "/run", "--dims", "100", "--keyframes", "4", "--out", "/sketched"],
         prepare: a_run,
         every: 73,
     },
