@@ -11,7 +11,6 @@ from . import _lpa
 from .errors import RecordingError
 from .reader import Run
 from .sharding import local
-from .sketching import Sketches
 
 
 def check_manifest(path, parameters, streams, how):
@@ -75,9 +74,8 @@ class Iterates:
     def __init__(self, path, parameters):
         self._path, self._run = path, Run(path)
         params = [p.detach() for p in parameters.params]
-        parts = parameters.parts(range(len(params)), params)
-        if self._run.manifest.get("sketch"):
-            parts = Sketches(json.dumps(self._run.manifest)).sketch(parts)
+        is_sketched = self._run.manifest.get("sketch") is not None
+        parts = parameters.sketched(self._run.manifest) if is_sketched else parameters.as_they_are()
         self._mine = [_bits(p) for p in parts]
         self._own = parameters.own if parameters.ranks > 1 else None
         self._checkpoints = self._noted(parameters, params)

@@ -1,6 +1,7 @@
 """The parameters of optimizers as a run's tensor table, and which part of each this rank writes."""
 
 import itertools
+import json
 
 import torch
 import torch.distributed as dist
@@ -11,6 +12,7 @@ from .errors import RecordingError, warn
 from .optimizers import parameters_of
 from .replicas import check_gradients, check_groups, replicas_in
 from .sharding import cuts_of, is_dtensor, is_sharded, local
+from .sketching import Sketches
 
 # Slices that begin at multiples of the unit of storage leave every sum as one rank would have it.
 _CHUNK = _lpa.CHUNK
@@ -166,6 +168,10 @@ class Parameters:
         """The part of each parameter that this rank writes."""
         return self.parts(range(len(self.params)), [p.detach() for p in self.params])
 
+    def sketched(self, manifest):
+        """Their sketches as a run with this manifest has them, where this rank holds all of them."""
+        return Sketches(json.dumps(manifest)).sketch(self.as_they_are())
+
     def there(self, tensors, values, key):
         """Which of some tensors this rank writes elements of, and these."""
         parts = zip(tensors, self.parts(tensors, self.checked(tensors, values, key)), strict=True)
@@ -208,9 +214,14 @@ def process_rank():
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
+def process_ranks():
+    """How many processes train."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 def has_ranks():
-    """Whether several processes train."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    """Whether several do."""
+    return process_ranks() > 1
 
 
 def all_of(model, optimizer):

@@ -1,5 +1,8 @@
 """Sketches of vectors that are spread over ranks: each sketches its own elements, and rank 0 records the sums."""
 
+import itertools
+import json
+
 import torch
 
 from . import _lpa
@@ -125,6 +128,32 @@ class RankSketchBuffers:
         if failure is not None:
             raise failure
         return file
+
+
+class Together:
+    """Parameters that ranks hold together, as a run has them that rank 0 records alone: those of one rank, whose
+    sketches are the sums of what the ranks have. Every rank makes it."""
+
+    ranks, rank, slices = 1, 0, []
+
+    def __init__(self, parameters, manifest, exchange):
+        self._parameters, self.params = parameters, parameters.params
+        own = [parameters.own.get(i, []) for i in range(len(self.params))]
+        sketches = Sketches(json.dumps(manifest), own)
+        sums = torch.zeros(sketches.ends[-1], dtype=torch.float64)
+        which, parts = parameters.there(range(len(self.params)), [p.detach() for p in self.params], "iterate")
+        if which:
+            sketches.sum(which, parts, sums)
+        totals = exchange.sum(sums).to(torch.float32)
+        self._sketched = [totals[begin:end] for begin, end in itertools.pairwise(sketches.ends)]
+
+    def table(self):
+        """The rows of the manifest's tensor table."""
+        return self._parameters.table()
+
+    def sketched(self, manifest):
+        """Their sketches, of use on rank 0 alone."""
+        return self._sketched
 
 
 def _whole(of_ranks, slices, size):

@@ -5,12 +5,13 @@ import torch.distributed as dist
 from .errors import RecordingError
 
 
-def agreed(find, parameters):
-    """What `find()` returns on rank 0, on every rank; raises on all where it raises."""
-    if parameters.ranks == 1:
+def agreed(find, ranks, rank):
+    """What `find()` returns on rank 0, on every one of so many ranks, of which this is `rank`; raises on all where it
+    raises."""
+    if ranks == 1:
         return find()
     answer = [None, None]
-    if parameters.rank == 0:
+    if rank == 0:
         try:
             answer[0] = find()
         except RecordingError as e:

@@ -21,8 +21,8 @@ from .directions import DIRECTIONS, LACKING, STAGES, moment_names, moments, prob
 from .errors import RecordingError, RecordingStopped, say, warn
 from .exchange import Exchange
 from .optimizers import Optimizers, steps_under_way
-from .parameters import Parameters, all_of, has_ranks, process_rank
-from .rank_sketches import Follower
+from .parameters import Parameters, all_of, has_ranks, process_rank, process_ranks
+from .rank_sketches import Follower, Together
 from .ranks import agreed, in_turn
 from .reader import Run
 from .sampling import sampler
@@ -130,6 +130,8 @@ class Recorder:
         self._epoch = self._recorded = None
         # Between the first step and the end there is a session.
         self._pending = self._session = None
+        # Through which ranks sum the sketches of what they hold together.
+        self._exchange = None
         self._over = self._warned_of_flush = False
         # How many parts of the recording are at work, one inside the other, and what is to be done after them.
         self._at_work, self._flush_wanted = 0, False
@@ -143,9 +145,6 @@ class Recorder:
             raise RecordingError("keyframes= is for parameters that one process holds: of sharded ones no rank has the "
                                  "iterate in full before it is gathered, for which the training would have to stop. A "
                                  "checkpoint that you save is a reference too")
-        if sketch is not None and resume is not False and has_ranks():
-            raise RecordingError("a recording of sketches by several ranks cannot be gone on with so far; record into "
-                                 "another directory")
         there = os.path.exists(os.path.join(self.path, "manifest.json"))
         if resume is False and there and process_rank() == 0:
             raise RecordingError(f"{self.path} holds a run already; choose another directory, or resume=True")
@@ -176,13 +175,28 @@ class Recorder:
         parameters = self._parameters()
         streams = ["grad", *self._streams]
         how = self._precisions, self._sketch
-        found = agreed(lambda: continuation.find(self.path, step, parameters, streams, how), parameters)
-        Iterates(found.before[-1] if found.is_new else found.path, parameters).check(found.step)
+
+        def find():
+            return continuation.find(self.path, step, parameters, streams, how)
+
+        def checked(found):
+            Iterates(found.before[-1] if found.is_new else found.path, parameters).check(found.step)
+            return found
+        if self._sketch is None or not has_ranks():
+            found = checked(agreed(find, parameters.ranks, parameters.rank))
+        else:
+            # What rank 0 records alone it alone has to find, after what ranks hold together is summed.
+            ranks = process_ranks(), process_rank()
+            agreed(lambda: check_manifest(self.path, parameters, streams, how), *ranks)
+            if self._sums_ranks and parameters.ranks > 1:
+                self._exchange = Exchange(parameters.ranks, parameters.rank)
+                parameters = Together(parameters, Run(self.path).manifest, self._exchange)
+            found = agreed(lambda: checked(find()), *ranks)
         self._continuation, self.path, self.step = found, found.path, found.step
         if found.is_new and self._predicts:
             # Else an optimizer that has taken steps would not be followed at first.
             self._moments = moment_names(self._optimizers)
-        if found.text() is not None and parameters.rank == 0:
+        if found.text() is not None and process_rank() == 0:
             say(found.text())
 
     # What a training calls
@@ -393,7 +407,9 @@ class Recorder:
         if self._probes and parameters.ranks > 1:
             raise RecordingError("probes are for a single rank: each would compute another gradient")
         self._log.first_step()
-        exchange = Exchange(parameters.ranks, parameters.rank) if self._sums_ranks and parameters.ranks > 1 else None
+        exchange = self._exchange
+        if exchange is None and self._sums_ranks and parameters.ranks > 1:
+            exchange = Exchange(parameters.ranks, parameters.rank)
         if exchange is None:
             inner, has_made = self._writer(parameters)
         else:
@@ -430,15 +446,19 @@ class Recorder:
 
     def _writer_of_sums(self, parameters, exchange):
         """The same of sketches that are summed over ranks, which rank 0 writes."""
-        made = []
+        made, found = [], self._continuation
 
         def make():
             storage = storage_options({"threads": idle_processors(parameters), **self._storage})
-            made.append(self._create({**self._parts(parameters), "world": 1, "slices": []}, storage))
+            if found is None:
+                made.append(self._create({**self._parts(parameters), "world": 1, "slices": []}, storage))
+            else:
+                check_manifest(self.path, parameters, self._names(), (self._precisions, self._sketch))
+                made.append(self._attach(parameters, found.step, storage))
             return made[0].manifest(), made[0].next_step(), made[0].slice_bytes()
 
         told = exchange.told(make)
-        return (made[0], True) if made else (Follower(*told), False)
+        return (made[0], found is None) if made else (Follower(*told), False)
 
     def _parts(self, parameters):
         """What a new run's manifest has."""

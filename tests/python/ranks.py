@@ -84,7 +84,7 @@ def train(kind, path, steps, first, width):
     resume = first if os.environ.get("LPA_RESUME") else True
     seen = {"x": [], "g": []}
     sketch = os.environ.get("LPA_SKETCH")
-    how = {"sketch": int(sketch), "resume": False} if sketch else {"resume": resume}
+    how = {"resume": resume, **({"sketch": int(sketch)} if sketch else {})}
     if keyframes := os.environ.get("LPA_KEYFRAMES"):
         how["keyframes"] = int(keyframes)
     with within, lpa.record(path, model, optimizer, shard_steps=4, **how) as rec:

@@ -276,6 +276,36 @@ def test_the_sum_of_what_ranks_sketch_is_the_sketch_of_the_whole(kind, ranks, wi
         assert (a[name] - b[name]).abs().filter(near).max() <= 1e-4 * b[name].abs().filter(near).max(), name
 
 
+@pytest.mark.parametrize("kind, said", [("ddp", {}), ("fsdp", {}), ("fsdp", {"resume": 1}), ("fsdp+tp", {})])
+def test_sketches_by_several_ranks_go_on(kind, said, tmp_path, lpa_command):
+    """As if they had not been interrupted: the training is the same to the bit, and so is what is recorded."""
+    ranks, how = (4 if kind == "fsdp+tp" else 2), {"width": 36, "sketch": 512}
+    torchrun(kind, tmp_path / "whole", 8, ranks=ranks, **how)
+    torchrun(kind, tmp_path / "run", 6, ranks=ranks, checkpoint=4, crash=1, **how)
+    second, lines = torchrun(kind, tmp_path / "run", 8, first=4, ranks=ranks, **how, **said)
+    assert not lines
+    lpa_command("verify", tmp_path / "run")
+    run, whole = lpa.open(tmp_path / "run"), lpa.open(tmp_path / "whole")
+    assert run.final_step == 8 and lpa_command("inspect", tmp_path / "run").stdout.count("from step 4 (closed)") == 1
+    for t, stream in itertools.product(range(9), ("iterate", "grad")):
+        for i in range(4 if t < 8 or stream == "iterate" else 0):
+            assert run.tensor_bytes(t, stream, i) == whole.tensor_bytes(t, stream, i), (t, stream, i)
+    full = load_file(tmp_path / "run/ref/full.safetensors")
+    assert all(np.array_equal(full[name], x.numpy()) for name, x in zip(NAMES, second["x"][-1], strict=True))
+
+
+def test_other_parameters_do_not_go_on_with_the_sketches_of_ranks(tmp_path):
+    path = tmp_path / "run"
+    torchrun("fsdp", path, 5, width=37, sketch=512, checkpoint=3, crash=1)
+    state = torch.load(f"{path}.3.pt")
+    state[2][0][0, 0] += 1
+    torch.save(state, f"{path}.3.pt")
+    said = torchrun("fsdp", path, 8, first=3, width=37, fails=True, sketch=512)
+    assert "the model holds no iterate" in said
+    said = torchrun("fsdp", path, 8, first=3, width=37, fails=True, sketch=512, resume=1)
+    assert "the parameters are not x_3" in said
+
+
 def test_iterates_are_kept_in_full_where_one_rank_has_them(tmp_path, lpa_command):
     path = tmp_path / "run"
     seen, said = torchrun("ddp", path, 5, width=37, sketch=512, keyframes=2)

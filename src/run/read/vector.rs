@@ -15,6 +15,10 @@ use crate::run::read::trajectory::Trajectory;
 use crate::run::read::window::Window;
 
 /// A recorded vector, opened for reading tensor by tensor.
+///
+/// Of a run of sketches ([`Manifest::sketch`](crate::Manifest::sketch)) it is the sketch of what was recorded: of each tensor as many
+/// F32 elements as its `shape` says, which stand for the parameter of [`TensorInfo::sketch_of`](crate::TensorInfo::sketch_of), or are its
+/// own where the shapes are the same. Iterates in full are files beside: [`Run::in_full`].
 #[derive(Debug)]
 pub struct Vector<'a> {
     run: &'a Run,
