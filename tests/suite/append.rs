@@ -160,7 +160,6 @@ fn so_it_is_of_two_ranks_and_where_a_second_moment_divides() {
         (two_ranks(), taken),
         // That these ranks record no second moments is seen at their second keyframe.
         (adam(two_ranks()), "it is of another question (sums)"),
-        (adam(manifest(&[300, 20])), taken),
     ] {
         let growing = Growing::new(m, 12);
         growing.check(&STEP);
@@ -170,15 +169,6 @@ fn so_it_is_of_two_ranks_and_where_a_second_moment_divides() {
         growing.end(20, 31);
         assert!(growing.check(&STEP).contains("steps before 19 are taken from"));
     }
-    // The way back from the reference goes through new steps, though it is the same one.
-    let growing = Growing::new(adam(manifest(&[300])), 12);
-    let question = ["--ref", "step:11"];
-    growing.check(&question);
-    growing.grow(12, 20);
-    assert!(growing.check(&question).contains("steps before 11 are taken from"));
-    growing.grow(8, 22);
-    let said = growing.check(&question);
-    assert!(said.contains("all steps are measured") && said.contains("a second moment"), "{said}");
 }
 
 #[test]
