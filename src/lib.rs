@@ -221,7 +221,7 @@ pub mod internals {
     pub use crate::pairs::{Options as PairsOptions, tabulate as tabulate_pairs};
     #[cfg(feature = "cli")]
     pub use crate::parts::{
-        Asked as AskedOfParts, Nodes, Partial as MadePart, Plan, is_part, make as make_part, merge,
+        Asked as AskedOfParts, Nodes, Partial as MadePart, Plan, append, is_part, make as make_part, merge,
         missing as missing_parts,
     };
     #[cfg(feature = "cli")]

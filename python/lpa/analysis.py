@@ -9,7 +9,8 @@ from .progress import shown
 
 
 def analyze(path, *, references=("final",), streams=("grad",), groups=("*",), steps=None, rename=None, out=None,
-            threads=None, skip_damaged=False, shadow=False, backend=None, devices=(), frame=None, on_progress=None):
+            append=False, threads=None, skip_damaged=False, shadow=False, backend=None, devices=(), frame=None,
+            on_progress=None):
     """Measures every step of a run, as `lpa analyze` does, and returns the table.
 
     Parameters
@@ -19,6 +20,8 @@ def analyze(path, *, references=("final",), streams=("grad",), groups=("*",), st
     steps : "A..B" or "A..B:K".
     rename : dict of old -> new: names of references' tensors that begin with old are read as if they began with new.
     out : where the Parquet file goes; by default where the command puts it. It is not made anew where it is up to date.
+    append : measure only what is new of a run that has grown, and keep the sums of all steps beside the table for the
+        next time. The table is the same. Not with skip_damaged, shadow or a GPU.
     skip_damaged : leave out what is damaged or missing. A table that holds more of the same is kept, and this raises.
     shadow : take what noise puts into the references from the run's shadows (:func:`lpa.shadow`).
     backend : "auto" (the default), "cpu" or "cuda": where to sum. The numbers are the same.
@@ -37,7 +40,7 @@ def analyze(path, *, references=("final",), streams=("grad",), groups=("*",), st
     how = {"out": out, "threads": _threads(threads), "backend": backend,
            "devices": [_number("devices", d, 0, 2**31) for d in devices]}
     with shown(on_progress) as told:
-        table = _lpa.analyze(path, asked, how, told)
+        table = _lpa.analyze(path, asked, how, bool(append), told)
     return _read(str(table), frame)
 
 

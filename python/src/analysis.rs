@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 use lpa::internals::{
-    CompareAsked, LagsOptions, NoiseOptions, PairsOptions, Written, compare_ends, report_place,
+    CompareAsked, LagsOptions, NoiseOptions, PairsOptions, Written, append, compare_ends, report_place,
     tabulate_batches, tabulate_claims, tabulate_comparison, tabulate_events, tabulate_lags, tabulate_noise,
     tabulate_pairs, tabulate_windows, write_report,
 };
@@ -66,14 +66,15 @@ impl How {
     }
 }
 
-/// Analyzes as `lpa analyze` does; returns the table's path.
+/// Analyzes as `lpa analyze` does, with `--append` if that is asked for; returns the table's path.
 #[pyfunction]
-#[pyo3(signature = (path, asked, how, on_progress))]
+#[pyo3(signature = (path, asked, how, appends, on_progress))]
 pub(crate) fn analyze(
     py: Python<'_>,
     path: PathBuf,
     asked: Asked,
     how: How,
+    appends: bool,
     on_progress: Option<Bound<'_, PyAny>>,
 ) -> PyResult<PathBuf> {
     let Execution { threads, backend, .. } = how.execution()?;
@@ -81,7 +82,8 @@ pub(crate) fn analyze(
     let (question, access) = (asked.question()?, access(true)?);
     let table = watched(py, on_progress, |watch: &Watch| {
         let how = Execution { threads, backend, observer: watch };
-        question.tabulate(&Run::open(&path, access)?.until(&watch.stop), &how, out)
+        let run = Run::open(&path, access)?.until(&watch.stop);
+        if appends { append(&question, &run, &how, out) } else { question.tabulate(&run, &how, out) }
     });
     table.map(|table| table.path)
 }

@@ -22,6 +22,7 @@ use crate::analyze::derive::lag::Lag;
 use crate::analyze::derive::walk::{Enters, Walk, entering};
 pub(crate) use crate::analyze::measure::Aside;
 pub(crate) use crate::analyze::measure::Measured;
+pub(crate) use crate::analyze::measure::basis::Basis;
 use crate::analyze::measure::course::Course;
 use crate::analyze::measure::influence::Influence;
 use crate::analyze::measure::sample::Sample;
@@ -258,7 +259,9 @@ impl<'a> Analysis<'a> {
 
     /// How what gradients put into references is summed element by element; `None` where it is not.
     fn influence(&self, share: &Share, scratch: &std::path::Path) -> Result<Option<Influence<'_>>> {
-        if !self.shape.layout.own {
+        // Steps behind all references put nothing into them.
+        let is_behind = share.steps.is_some_and(|(from, _)| self.lasts().all(|last| last <= from));
+        if !self.shape.layout.own || is_behind {
             return Ok(None);
         }
         let mut targets: Vec<usize> = self.walks.iter().map(|w| w.reference).collect();
@@ -269,6 +272,11 @@ impl<'a> Analysis<'a> {
         let how = (self.options.isa, self.options.threads);
         let course = Course::new((self.run, self.catalog), optimizer, of, &self.candidates)?;
         Influence::new((self.run, share), course, how, scratch).map(Some)
+    }
+
+    /// By reference that is made of the path: the step after which nothing enters it.
+    fn lasts(&self) -> impl Iterator<Item = u64> {
+        self.references.iter().filter_map(|r| r.weights.last())
     }
 
     /// The steps that were asked for, are not left out, and of which something may be told: where shards are read those

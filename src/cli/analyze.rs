@@ -7,6 +7,7 @@ use crate::cli::output::{Format, Output};
 use crate::cli::progress::Progress;
 use crate::cli::{Fine, backend, bytes, question, rate, say, threads};
 use crate::error::Usage;
+use crate::parts::append;
 use crate::question::{Execution, Made};
 use crate::run::{Access, Run};
 use crate::summary::{counted, significant};
@@ -26,6 +27,11 @@ pub(super) struct Arguments {
     /// groups or steps RUN/metrics.THESE.parquet; in the working directory where RUN cannot be written]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Measure only what is new of a run that has grown, and keep the sums of all steps for the next time, beside the
+    /// table (as metrics.step-100.parquet.sums). The table is the same. For references that stay what they are: step:N,
+    /// mean:A..B, files, other runs; against others all steps are measured
+    #[arg(long)]
+    append: bool,
     #[command(flatten)]
     threads: threads::Arguments,
     #[command(flatten)]
@@ -45,6 +51,11 @@ pub(super) struct Arguments {
 pub(super) fn run(a: &Arguments) -> anyhow::Result<Fine> {
     if a.format != Format::Parquet && a.out.is_some() {
         let what = "--out names a Parquet table; --format csv and jsonl write to standard output";
+        return Err(Usage(what.to_owned()).into());
+    }
+    if a.format != Format::Parquet && a.append {
+        let what =
+            "--append keeps sums beside a Parquet table; --format csv and jsonl write to standard output";
         return Err(Usage(what.to_owned()).into());
     }
     let backend = a.backend.backend()?;
@@ -74,13 +85,21 @@ fn analyze_all(a: &Arguments, access: Access, how: Execution<'_>) -> anyhow::Res
                     written, in the working directory";
         return Err(Usage(what.to_owned()).into());
     }
-    let batch =
-        Batch { runs: &a.runs, question: &a.question.question(), access, how, told: a.tell, quiet: a.quiet };
+    let batch = Batch {
+        runs: &a.runs,
+        question: &a.question.question(),
+        append: a.append,
+        access,
+        how,
+        told: a.tell,
+        quiet: a.quiet,
+    };
     Ok(batch.carry_out()?.map_or(Fine::Yes, Fine::ButNotAll))
 }
 
 fn tabulate(a: &Arguments, run: &Run, how: &Execution<'_>, progress: &Progress) -> anyhow::Result<()> {
-    let table = a.question.question().tabulate(run, how, a.out.as_deref())?;
+    let (question, out) = (a.question.question(), a.out.as_deref());
+    let table = if a.append { append(&question, run, how, out) } else { question.tabulate(run, how, out) }?;
     if a.quiet {
         return Ok(());
     }

@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::analyze::Observer;
 use crate::cli::progress::Progress;
 use crate::cli::{Fault, bytes, fault, is_stopped, say};
+use crate::parts::append;
 use crate::printable::{printable, printable_in_line};
 use crate::question::{Execution, Made, Question, Tabulated};
 use crate::run::{Access, Run};
@@ -32,6 +33,8 @@ pub(super) enum Told {
 pub(super) struct Batch<'a> {
     pub runs: &'a [PathBuf],
     pub question: &'a Question,
+    /// Only what is new of runs that have grown is measured.
+    pub append: bool,
     pub access: Access,
     pub how: Execution<'a>,
     pub told: Told,
@@ -134,7 +137,12 @@ impl Batch<'_> {
     }
 
     fn one(&self, run: &Run, how: &Execution<'_>) -> Outcome {
-        match self.question.tabulate(run, how, None) {
+        let table = if self.append {
+            append(self.question, run, how, None)
+        } else {
+            self.question.tabulate(run, how, None)
+        };
+        match table {
             Err(error) => Outcome::Failed { error: error.into() },
             Ok(Tabulated { path, made: Made::Before, .. }) => Outcome::Before { table: path },
             Ok(Tabulated { path, left_out: Some(left_out), made: Made::Now { rows, .. }, .. }) => {

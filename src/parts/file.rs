@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::analyze::Aside;
+use crate::analyze::{Aside, Basis};
 use crate::error::{Error, Result, Tried};
 use crate::hash::Xxh3;
 use crate::parts::VERSION;
@@ -20,7 +20,7 @@ use crate::regular_file;
 use crate::run::Draft;
 
 /// What it begins with.
-const MARK: [u8; 8] = *b"lpa part";
+pub(crate) const MARK: &str = "lpa part";
 /// Bytes of mark and version, and of length and hash.
 const ENDS: usize = 16;
 /// Bytes that are read or written at a time.
@@ -31,13 +31,22 @@ const PIECE: usize = 1 << 18;
 #[serde(deny_unknown_fields)]
 struct About {
     lpa: String,
-    plan: String,
-    part: usize,
+    of: Of,
     run_id: String,
     /// Of the shards that it was made of.
     inputs_xxh3: String,
     /// Of the run, then of each shadow.
     sections: Vec<Section>,
+}
+
+/// What a part is of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub(crate) enum Of {
+    /// A share of a plan: the hash of the plan, and the number of the part.
+    Plan(String, usize),
+    /// All that there was of a run that goes on.
+    Run(Basis),
 }
 
 /// Words in a row: where the first begins, in bytes, and how many.
@@ -72,28 +81,23 @@ pub(crate) struct PartWriter {
 }
 
 impl PartWriter {
-    /// Begins one, of the run and shards that are told.
+    /// Begins one at a path, of the run and shards that are told.
     ///
     /// # Errors
     /// The directory cannot be written.
-    pub(crate) fn create(
-        plan: &Plan,
-        part: usize,
-        (run_id, inputs_xxh3): (&str, String),
-    ) -> Result<PartWriter> {
-        let draft = Draft::create(&plan.path(part))?;
+    pub(crate) fn create(path: &Path, of: Of, (run_id, inputs_xxh3): (&str, String)) -> Result<PartWriter> {
+        let draft = Draft::create(path)?;
         let file = draft.file().try_clone().tried("write", draft.path())?;
         let about = About {
             lpa: env!("CARGO_PKG_VERSION").to_owned(),
-            plan: plan.id.clone(),
-            part,
+            of,
             run_id: run_id.to_owned(),
             inputs_xxh3,
             sections: Vec::new(),
         };
         let (out, hash) = (BufWriter::with_capacity(PIECE, file), Xxh3::default());
         let mut writer = PartWriter { draft, out, hash, at: 0, about, bytes: Vec::new() };
-        writer.put(&MARK)?;
+        writer.put(MARK.as_bytes())?;
         writer.put(&VERSION.to_le_bytes())?;
         Ok(writer)
     }
@@ -218,10 +222,23 @@ pub(crate) struct OpenPart<'a> {
 }
 
 impl Part {
-    /// Looks at every byte of a part.
+    /// Looks at every byte of a part of a plan.
     pub(crate) fn look(plan: &Plan, number: usize) -> std::result::Result<Part, Fault> {
-        let path = plan.path(number);
-        let file = match regular_file::open(&path) {
+        let part = Part::read(&plan.path(number))?;
+        let unfit = |what: String| Err(Fault::Unfit(what));
+        match &part.about.of {
+            Of::Plan(id, _) if *id != plan.id => unfit("it is of another plan".to_owned()),
+            Of::Plan(_, other) if *other != number => {
+                unfit(format!("it is part {other} under the name of another"))
+            }
+            Of::Plan(..) => Ok(part),
+            Of::Run(_) => unfit("it is of no plan".to_owned()),
+        }
+    }
+
+    /// Looks at every byte of one, whatever it is of.
+    pub(crate) fn read(path: &Path) -> std::result::Result<Part, Fault> {
+        let file = match regular_file::open(path) {
             Err(e) if e.kind() == ErrorKind::NotFound => return Err(Fault::Missing),
             Err(e) => return Err(Fault::Unfit(format!("it cannot be opened: {e}"))),
             Ok(file) => file,
@@ -233,17 +250,15 @@ impl Part {
             };
             Fault::Unfit(what)
         })?;
-        let unfit = |what: String| Err(Fault::Unfit(what));
-        if about.plan != plan.id {
-            return unfit("it is of another plan".to_owned());
-        }
-        if about.part != number {
-            return unfit(format!("it is part {} under the name of another", about.part));
-        }
         if about.lpa != env!("CARGO_PKG_VERSION") {
-            return unfit(format!("it was made by lpa {}", about.lpa));
+            return Err(Fault::Unfit(format!("it was made by lpa {}", about.lpa)));
         }
-        Ok(Part { path, hash, about })
+        Ok(Part { path: path.to_owned(), hash, about })
+    }
+
+    /// What it is of.
+    pub(crate) fn of(&self) -> &Of {
+        &self.about.of
     }
 
     /// Opens it again to read it.
@@ -281,7 +296,7 @@ fn read(file: &File) -> std::io::Result<(u64, About)> {
     }
     file.read_exact_at(&mut head, 0)?;
     let (mark, version) = head.split_at(8);
-    if mark != MARK {
+    if mark != MARK.as_bytes() {
         return Err(invalid("it is no part of lpa's"));
     }
     let version = u64::from_le_bytes(version.try_into().unwrap_or_default());
@@ -387,52 +402,5 @@ impl OpenPart<'_> {
     /// They are not there.
     pub(crate) fn besides(&self, section: &Section) -> Result<[Vec<u64>; 2]> {
         Ok([self.words(section.sample)?, self.words(section.common)?])
-    }
-}
-
-/// Removes what writers of a part have left that were killed where files cannot be without a name: what is older than an
-/// hour.
-pub(crate) fn remove_leftovers(part: &Path) {
-    const HOUR: std::time::Duration = std::time::Duration::from_secs(3600);
-    let prefix = format!(".{}.", part.file_name().unwrap_or_default().to_string_lossy());
-    let entries = part.parent().and_then(|directory| std::fs::read_dir(directory).ok());
-    for entry in entries.into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        let is_old = || entry.metadata().ok()?.modified().ok()?.elapsed().ok().map(|age| age > HOUR);
-        if name.starts_with(&prefix) && name.ends_with(".tmp") && is_old() == Some(true) {
-            // Another process may remove it at the same time.
-            let _ = std::fs::remove_file(entry.path());
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::SystemTime;
-
-    use super::*;
-
-    #[test]
-    fn old_leftovers_of_a_part_are_removed_and_nothing_else() {
-        let directory = tempfile::tempdir().unwrap();
-        let part = directory.path().join("part-0001.sums");
-        let old = SystemTime::now() - std::time::Duration::from_secs(3700);
-        for (name, modified) in [
-            (".part-0001.sums.abcdef.tmp", Some(old)),
-            (".part-0001.sums.ghijkl.tmp", None),
-            (".part-0002.sums.abcdef.tmp", Some(old)),
-            ("part-0001.sums", Some(old)),
-            (".part-0001.sums.notes", Some(old)),
-        ] {
-            let file = File::create(directory.path().join(name)).unwrap();
-            modified.into_iter().for_each(|time| file.set_modified(time).unwrap());
-        }
-        remove_leftovers(&part);
-        let names = std::fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().file_name());
-        let mut names: Vec<String> = names.map(|n| n.into_string().unwrap()).collect();
-        names.sort();
-        let left = [".part-0001.sums.ghijkl.tmp", ".part-0001.sums.notes", ".part-0002.sums.abcdef.tmp"];
-        assert_eq!(names, [&left[..], &["part-0001.sums"]].concat());
     }
 }

@@ -1,14 +1,16 @@
 //! Making one part.
 
-use crate::analyze::{Analysis, Aside, Share, Skipped, Taken};
+use std::path::Path;
+
+use crate::analyze::{Analysis, Aside, Observer, Share, Skipped, Taken};
 use crate::error::Result;
 use crate::parts::asked::Asked;
 use crate::parts::check_number;
-use crate::parts::file::{Part, PartWriter, remove_leftovers};
+use crate::parts::file::{Of, Part, PartWriter};
 use crate::parts::plan::Plan;
 use crate::parts::tables::Opened;
 use crate::question::{Execution, Question};
-use crate::run::{Access, Run};
+use crate::run::{Access, Run, remove_leftovers};
 
 /// What was done for a part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +41,10 @@ pub fn make(plan: &Plan, part: usize, access: Access, how: &Execution<'_>) -> Re
     writer.finish().map(Partial::Now)
 }
 
+fn create(plan: &Plan, part: usize, made_of: (&str, String)) -> Result<PartWriter> {
+    PartWriter::create(&plan.path(part), Of::Plan(plan.id.clone(), part), made_of)
+}
+
 fn of_table(
     plan: &Plan,
     part: usize,
@@ -46,7 +52,7 @@ fn of_table(
     how: &Execution<'_>,
 ) -> Result<PartWriter> {
     let range = plan.share(part).range();
-    let mut writer = PartWriter::create(plan, part, (&run.manifest.run_id, opened.inputs(&range)))?;
+    let mut writer = create(plan, part, (&run.manifest.run_id, opened.inputs(&range)))?;
     writer.only(&opened.measure(&range, how.observer)?)?;
     Ok(writer)
 }
@@ -62,14 +68,15 @@ fn of_analysis(
     plan.check(&analysis)?;
     let share = plan.share(part);
     let inputs = analysis.inputs_xxh3(&share);
-    let mut writer = PartWriter::create(plan, part, (&run.manifest.run_id, inputs))?;
+    let mut writer = create(plan, part, (&run.manifest.run_id, inputs))?;
     let cells = analysis.cells(&share) * (1 + setting.shadows.len() as u64);
     how.observer.begin(cells, share.chunks(run).len() as u64);
-    let measured = write(&analysis, &share, plan, how, &mut writer).and_then(|()| {
+    let to = (plan.directory.as_path(), how.observer);
+    let measured = write(&analysis, &share, to, &mut writer).and_then(|()| {
         for shadow in &setting.shadows {
             let before = writer.sections();
             analysis.with_shadow(shadow, &setting.cache, |analysis, _| {
-                write(analysis, &share, plan, how, &mut writer)
+                write(analysis, &share, to, &mut writer)
             })?;
             if writer.sections() == before {
                 writer.no_section();
@@ -85,12 +92,23 @@ fn of_analysis(
 fn write(
     analysis: &Analysis<'_>,
     share: &Share,
-    plan: &Plan,
-    how: &Execution<'_>,
+    to: (&Path, &dyn Observer),
     writer: &mut PartWriter,
 ) -> Result<()> {
-    let (record, begin) = (analysis.record(share), writer.here());
-    let (mut steps, mut words) = (Vec::new(), Vec::new());
+    let (begin, mut steps) = (writer.here(), Vec::new());
+    let aside = write_records(analysis, share, to, (writer, &mut steps))?;
+    writer.section(begin, &steps, &aside, analysis.kept_besides())
+}
+
+/// Measures a share and writes its records; `steps` has whose they are. What does not fit in memory goes to a file without
+/// a name in `scratch`.
+pub(super) fn write_records(
+    analysis: &Analysis<'_>,
+    share: &Share,
+    (scratch, observer): (&Path, &dyn Observer),
+    (writer, steps): (&mut PartWriter, &mut Vec<u64>),
+) -> Result<Aside> {
+    let (record, mut words) = (analysis.record(share), Vec::new());
     let take = |taken: Taken, left_out: &Skipped| -> Result<()> {
         for row in (0..taken.steps.len()).filter(|row| !left_out.contains(taken.steps[*row])) {
             words.clear();
@@ -100,6 +118,5 @@ fn write(
         }
         Ok(())
     };
-    let aside: Aside = analysis.walk(share, (&[], &plan.directory, how.observer), take)?;
-    writer.section(begin, &steps, &aside, analysis.kept_besides())
+    analysis.walk(share, (&[], scratch, observer), take)
 }

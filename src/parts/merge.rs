@@ -1,22 +1,21 @@
 //! Making the table of all parts.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::analyze::{Analysis, Measured, Share, Taken, TakenRecord};
+use crate::analyze::{Analysis, Measured, Share, Taken};
 use crate::error::{Error, Result};
 use crate::parts::State;
 use crate::parts::asked::Asked;
-use crate::parts::file::{OpenPart, Part, Section};
+use crate::parts::file::Part;
+use crate::parts::pieces::{Pieces, at_once, unfit};
 use crate::parts::plan::Plan;
 use crate::parts::tables::Opened;
 use crate::question::{Destination, Execution, Made, Question};
-use crate::run::{Access, Run};
+use crate::run::{Access, Run, parent};
 use crate::table::Written;
-
-/// Words of records that are read at a time.
-const AT_ONCE: usize = 1 << 19;
 
 /// The table of all parts.
 #[derive(Debug)]
@@ -79,11 +78,12 @@ fn of_analysis(
 ) -> Result<Merged> {
     let destination = Destination::new(run, out)?;
     let setting = plan.setting(question, run, how)?;
-    let table = setting.tabulate(question, &destination, |analysis, scratch| {
+    let table = setting.tabulate(question, &destination, |analysis, table| {
         plan.check(analysis)?;
         let parts = whole(plan, wait, how)?;
-        check_inputs(run, &parts, |number| analysis.inputs_xxh3(&plan.share(number)))?;
-        let gathering = Gathering { plan, parts: &parts, scratch };
+        let (shares, scratch) = (plan.shares(), parent(table));
+        check_inputs(run, &parts, |number| analysis.inputs_xxh3(&shares[number]))?;
+        let gathering = Gathering { shares: &shares, parts: &parts, scratch };
         let mut measured = gathering.section(analysis, 0)?;
         let of_shadow = |number: usize, of: &Analysis<'_>| gathering.section(of, 1 + number);
         analysis.measure_shadows(&setting.shadows, &setting.cache, &mut measured, scratch, of_shadow)?;
@@ -124,36 +124,48 @@ fn check_inputs(run: &Run, parts: &[Part], inputs: impl Fn(usize) -> String) -> 
     Ok(())
 }
 
-/// All parts of a plan.
-struct Gathering<'a> {
-    plan: &'a Plan,
-    parts: &'a [Part],
-    scratch: &'a Path,
+/// Parts that are all of an analysis, and what each is of.
+pub(super) struct Gathering<'a> {
+    pub(super) shares: &'a [Share],
+    pub(super) parts: &'a [Part],
+    pub(super) scratch: &'a Path,
 }
 
 impl Gathering<'_> {
     /// Gathers what was measured of the run, or of a shadow.
-    fn section(&self, analysis: &Analysis<'_>, number: usize) -> Result<Measured> {
+    ///
+    /// # Errors
+    /// A part cannot be read, or is none of this analysis.
+    pub(super) fn section(&self, analysis: &Analysis<'_>, number: usize) -> Result<Measured> {
         analysis.forget_besides();
         let mut aside = analysis.aside();
-        for part in self.parts {
+        for (part, share) in self.parts.iter().zip(self.shares) {
             let open = part.open()?;
             let section = open.section(number)?;
             open.add_aside(section, &mut aside)?;
             let [sample, common] = open.besides(section)?;
-            if !analysis.add_besides([&sample, &common]) {
+            if !analysis.add_besides(&share.range(), [&sample, &common]) {
                 return Err(unfit(part));
             }
         }
         let left_out = aside.skipped.clone();
         let is_left_out = |step: u64| left_out.contains(step);
         analysis.gather(aside, self.scratch, |take| {
-            self.plan.groups().iter().try_for_each(|group| {
-                let open = |n: &usize| Pieces::open(analysis, &self.plan.share(*n), &self.parts[*n], number);
+            self.side_by_side().iter().try_for_each(|group| {
+                let open = |n: &usize| Pieces::open(analysis, &self.shares[*n], &self.parts[*n], number);
                 let parts: Vec<Pieces<'_>> = group.iter().map(open).collect::<Result<_>>()?;
                 side_by_side(analysis, &parts, is_left_out, take)
             })
         })
+    }
+
+    /// The numbers of parts of the same steps, which are of different chunks.
+    fn side_by_side(&self) -> Vec<Vec<usize>> {
+        let mut groups: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+        for (number, share) in self.shares.iter().enumerate() {
+            groups.entry(share.range().start).or_default().push(number);
+        }
+        groups.into_values().collect()
     }
 }
 
@@ -169,8 +181,7 @@ fn side_by_side(
     };
     let all: Vec<Vec<(u64, usize)>> = parts.iter().map(of_part).collect();
     let Some(first) = all.first() else { return Ok(()) };
-    let words: usize = parts.iter().map(|p| p.record.words()).sum();
-    let at_once = (AT_ONCE / words.max(1)).max(1);
+    let at_once = at_once(parts.iter().map(Pieces::words).sum());
     for from in (0..first.len()).step_by(at_once) {
         let mut taken = analysis.nothing_taken();
         let to = (from + at_once).min(first.len());
@@ -178,56 +189,11 @@ fn side_by_side(
             let is_alike = places.len() == first.len()
                 && places[from..to].iter().zip(&first[from..to]).all(|(a, b)| a.0 == b.0);
             if !is_alike {
-                return Err(unfit(part.part));
+                return Err(part.unfit());
             }
             part.add(&places[from..to], &mut taken)?;
         }
         take(&taken)?;
     }
     Ok(())
-}
-
-/// The records of a part.
-struct Pieces<'a> {
-    part: &'a Part,
-    open: OpenPart<'a>,
-    section: Section,
-    record: TakenRecord,
-    /// Steps, ascending, and which record each has.
-    places: Vec<(u64, usize)>,
-}
-
-impl<'a> Pieces<'a> {
-    fn open(analysis: &Analysis<'_>, share: &Share, part: &'a Part, number: usize) -> Result<Pieces<'a>> {
-        let open = part.open()?;
-        let section = open.section(number)?.clone();
-        let steps = open.words(section.steps)?;
-        let mut places: Vec<(u64, usize)> = steps.into_iter().enumerate().map(|(i, s)| (s, i)).collect();
-        places.sort_unstable();
-        let wanted = share.steps(analysis.candidates());
-        let is_wanted = |(step, _): &(u64, usize)| wanted.binary_search(step).is_ok();
-        if places.windows(2).any(|w| w[0].0 == w[1].0) || !places.iter().all(is_wanted) {
-            return Err(unfit(part));
-        }
-        Ok(Pieces { part, open, section, record: analysis.record(share), places })
-    }
-
-    /// Adds the records at some places.
-    fn add(&self, places: &[(u64, usize)], taken: &mut Taken) -> Result<()> {
-        let words = self.record.words();
-        for run in places.chunk_by(|a, b| a.1 + 1 == b.1) {
-            let Some((_, first)) = run.first() else { continue };
-            let read = self.open.records(&self.section, words, (*first, run.len()))?;
-            for ((step, _), record) in run.iter().zip(read.chunks_exact(words)) {
-                if record[0] != *step || !taken.add(&self.record, record) {
-                    return Err(unfit(self.part));
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-fn unfit(part: &Part) -> Error {
-    Error::damaged(&part.path, "it does not hold what the plan asks of it; remove it, and make it again")
 }

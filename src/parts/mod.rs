@@ -1,16 +1,19 @@
-//! One question in many parts, each made by a process of its own, on whatever machine sees the run.
+//! One question in many parts, each made by a process of its own, on whatever machine sees the run; or in one after the
+//! other, as the run grows.
 //!
 //! A part is a file that proves itself; that it is there and whole is all that counts, and what is not there is made by
 //! the same line again. Owns the order: `asked` what is shared out, `plan` how, `nodes` where shards lie, `file` what a part is, `make` how one is
-//! made, `merge` how the table is made of all, `tables` what all pairs and lags have in common here, `slurm` a script that
-//! has Slurm make them. What a share of the work is, and why the bits
+//! made, `merge` how the table is made of all, `pieces` what is read of each, `append` how one of all steps is made of that of fewer, `tables` what all
+//! pairs and lags have in common here, `slurm` a script that has Slurm make them. What a share of the work is, and why the bits
 //! are those of the whole, is `analyze::measure`'s.
 
+mod append;
 mod asked;
 mod file;
 mod make;
 mod merge;
 mod nodes;
+mod pieces;
 mod plan;
 pub(crate) mod shell;
 pub(crate) mod slurm;
@@ -20,6 +23,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+pub use crate::parts::append::append;
 pub use crate::parts::asked::Asked;
 pub use crate::parts::make::{Partial, make};
 pub use crate::parts::merge::merge;
@@ -31,7 +35,7 @@ use crate::parts::file::{Fault, Part};
 use crate::parts::shell::as_word;
 
 /// The version of plans and parts.
-const VERSION: u64 = 2;
+const VERSION: u64 = 3;
 /// The file of a plan in its directory.
 const PLAN: &str = "plan.json";
 /// Where references are kept beside it.

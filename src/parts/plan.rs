@@ -214,18 +214,14 @@ impl Plan {
         self.stored.parts[part].share.clone()
     }
 
+    /// Those of all parts, in their order.
+    pub(crate) fn shares(&self) -> Vec<Share> {
+        self.stored.parts.iter().map(|part| part.share.clone()).collect()
+    }
+
     /// The nodes on which shards lie, where each part is of one; none elsewhere.
     pub(crate) fn nodes(&self) -> &[Node] {
         &self.stored.nodes
-    }
-
-    /// The numbers of parts of the same steps, which are of different chunks.
-    pub(crate) fn groups(&self) -> Vec<Vec<usize>> {
-        let mut groups: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
-        for (number, part) in self.stored.parts.iter().enumerate() {
-            groups.entry(part.share.range().start).or_default().push(number);
-        }
-        groups.into_values().collect()
     }
 
     /// Stored bytes that a part reads, about.
@@ -243,6 +239,7 @@ impl Plan {
     /// # Errors
     /// As [`Run::open`]; or it has gone on since the plan was made.
     pub(crate) fn open_run(&self, access: Access) -> Result<Run> {
+        self.check_run_is_there()?;
         let run = Run::open(&self.stored.run, access)?.until(&self.stop);
         let steps = format!("{}..{}", run.steps().start, run.steps().end);
         let now = [("lpa.run_id", run.manifest.run_id.as_str()), ("lpa.run_steps", steps.as_str())];
@@ -254,6 +251,20 @@ impl Plan {
             }
             None => Ok(run),
         }
+    }
+
+    /// Machines see a run at one path, or not at all.
+    fn check_run_is_there(&self) -> Result<()> {
+        let path = self.stored.run.clone();
+        if std::fs::exists(&path).unwrap_or(true) {
+            return Ok(());
+        }
+        let what = format!(
+            "the run of the plan {} is not there on this machine. Have the machine see it at this path (a mount, or a \
+             link), or make the part on one that does; where the run was moved, make a new plan",
+            self.directory.display()
+        );
+        Err(Error::NotFound { path, what })
     }
 
     fn told(&self, key: &str) -> Option<&str> {

@@ -25,9 +25,9 @@ use crate::reference;
 use crate::reference::{Cache, OwnReference, Reference, ReferenceSpec, Rename};
 use crate::report::{SUMMARY, left_out, report};
 use crate::row::Sink;
-use crate::run::Run;
 use crate::run::format::manifest::GRAD;
 use crate::run::read::catalog::Catalog;
+use crate::run::{Run, parent, unless_moved};
 use crate::stream;
 use crate::table::{Contents, SEAL, Table, metadata, told};
 
@@ -177,13 +177,15 @@ impl Question {
         // What is made on the way is kept beside the table.
         let setting = Setting::open(self, run, how, Cache::below(&destination.directory), None)?;
         let devices = how.backend.devices(how.observer)?;
-        setting.tabulate(self, &destination, |analysis, beside| setting.measure(analysis, &devices, beside))
+        setting.tabulate(self, &destination, |analysis, table| {
+            setting.measure(analysis, &devices, parent(table))
+        })
     }
 }
 
 impl<'a> Setting<'a> {
-    /// Writes the table of a question, of what is measured as `measure` does, with what does not fit in memory in the
-    /// table's directory.
+    /// Writes the table of a question, of what is measured as `measure` does, which is told the table's path: what does
+    /// not fit in memory goes beside it.
     ///
     /// # Errors
     /// As [`Question::tabulate`], or `measure`.
@@ -194,7 +196,6 @@ impl<'a> Setting<'a> {
         measure: impl FnOnce(&Analysis<'_>, &Path) -> Result<Measured>,
     ) -> Result<Tabulated> {
         let analysis = self.prepare()?;
-        let (run, beside) = (self.run, destination.directory());
         let provenance = analysis.provenance();
         let names: Vec<&str> = self.references.iter().map(|r| r.name.as_str()).collect();
         let path = destination.table(&description(question, &names), &provenance);
@@ -206,13 +207,22 @@ impl<'a> Setting<'a> {
         }
         check_writable(&path, Contents::Metrics)?;
         check_keeps(&path, &[&provenance[..], &[analysis.left_out(analysis.skipped())]].concat())?;
-        let mut measured = measure(&analysis, beside)?;
-        let answer = answer(&analysis, &mut measured, beside, Table::create(&path)?)?;
-        let left_out = left_out(&analysis, &measured.skipped);
+        self.write(&analysis, path.clone(), measure).map_err(|e| unless_moved(&path, e))
+    }
+
+    fn write(
+        &self,
+        analysis: &Analysis<'_>,
+        path: PathBuf,
+        measure: impl FnOnce(&Analysis<'_>, &Path) -> Result<Measured>,
+    ) -> Result<Tabulated> {
+        let mut measured = measure(analysis, &path)?;
+        let answer = answer(analysis, &mut measured, parent(&path), Table::create(&path)?)?;
+        let left_out = left_out(analysis, &measured.skipped);
         left_out.iter().for_each(|text| self.how.observer.warn(text));
         check_keeps(&path, &answer.metadata)?;
         // What was ended leaves no table, however late.
-        run.check_stop()?;
+        self.run.check_stop()?;
         let (rows, bytes) = answer.sink.finish(answer.metadata)?;
         let made = Made::Now { steps: answer.steps, rows, bytes };
         Ok(Tabulated { path, summary: answer.summary, left_out, made })

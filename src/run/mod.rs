@@ -18,7 +18,7 @@ use crate::error::{Error, Result, Tried, Usage};
 use crate::hash::xxh3_64;
 use crate::isa::Isa;
 use crate::regular_file;
-pub(crate) use crate::run::directory::publish::{Draft, check_place, parent};
+pub(crate) use crate::run::directory::publish::{Draft, check_place, parent, remove_leftovers, unless_moved};
 use crate::run::format::chunk::ChunkTable;
 pub(crate) use crate::run::format::in_full::FULL;
 use crate::run::format::journal::{Attempt, Journal, State};

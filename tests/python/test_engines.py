@@ -1,7 +1,9 @@
 """Parts that are made in the process: alone, forked, by submitit whose time runs out, by Dask that loses a worker."""
 
+import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from training import record_by_two_ranks
 
 import lpa
 from conftest import FIXTURES
@@ -111,6 +114,28 @@ def test_parts_in_the_process(tmp_path):
     assert lpa.merge(plan, out=tmp_path / "merged.parquet").height == lpa.analyze(RUN, out=one, **question).height
 
 
+def test_parts_by_node(tmp_path, lpa_command):
+    run, plan, of_map = tmp_path / "run", tmp_path / "plan", tmp_path / "map"
+    record_by_two_ranks(run)
+    assert lpa.plan(run, 4, plan, by_node={"n2": [0], "n1": range(1, 2)}) == 4
+    stored = json.loads((plan / "plan.json").read_text())
+    assert stored["nodes"] == [{"name": "n2", "parts": [0, 2]}, {"name": "n1", "parts": [2, 4]}]
+    assert [part["share"]["ranks"] for part in stored["parts"]] == [[0], [0], [1], [1]]
+    of_map.write_text("n2 0\nn1 1\n")
+    lpa_command("plan", run, "--parts", 4, "--out", tmp_path / "same", "--by-node", of_map)
+    assert (tmp_path / "same/plan.json").read_bytes() == (plan / "plan.json").read_bytes()
+    assert all(lpa.partial(plan, part) for part in range(4))
+    merged = Path(lpa.merge(plan, out=tmp_path / "merged.parquet", frame="path"))
+    one = Path(lpa.analyze(run, out=tmp_path / "one.parquet", frame="path"))
+    assert merged.read_bytes() == one.read_bytes()
+    for nodes, of, what in [({"n1": [0]}, "analyze", "rank 1 is on no node"),
+                            ({"n1": [0, -1]}, "analyze", "by_node=-1"),
+                            ({"-n": [0, 1]}, "analyze", "'-n' is no name of a node"),
+                            ({"n1": [0, 1]}, "lags", "--by-node")]:
+        with pytest.raises(lpa.UsageError, match=what):
+            lpa.plan(run, 4, tmp_path / "none", of=of, by_node=nodes)
+
+
 def test_what_cannot_be_meant(tmp_path):
     plan = tmp_path / "plan"
     with pytest.raises(lpa.UsageError, match="parts=0; it lies between 1 and 1000000"):
@@ -163,6 +188,35 @@ def test_parts_in_forked_processes(tmp_path):
         assert os.waitpid(pid, 0)[1] == 0, part
     merged = Path(lpa.merge(plan, out=tmp_path / "merged.parquet", frame="path"))
     assert merged.read_bytes() == one.read_bytes()
+
+
+def test_analyses_in_processes_that_multiprocessing_forks(tmp_path):
+    """After an analysis in the process that forks, whose threads are not there in the others."""
+    script = """
+import multiprocessing, sys
+from concurrent.futures import ProcessPoolExecutor
+import lpa
+
+run, folder = sys.argv[1:]
+
+def work(i):
+    # In a directory of its own, so that each makes the averages of iterates.
+    lpa.analyze(run, references=["final", "mean:100..200", "ema:0.9"], out=f"{folder}/{i}/t.parquet", frame="path")
+    lpa.pairs(run, every=40, out=f"{folder}/{i}/pairs.parquet", frame="path")
+
+work(0)
+fork = multiprocessing.get_context("fork")
+with ProcessPoolExecutor(2, mp_context=fork) as pool:
+    list(pool.map(work, range(1, 4)))
+with fork.Pool(2) as pool:
+    pool.map(work, range(4, 7))
+"""
+    for i in range(7):
+        (tmp_path / str(i)).mkdir()
+    done = subprocess.run([sys.executable, "-c", script, RUN, tmp_path], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    for name in ("t.parquet", "pairs.parquet"):
+        assert len({(tmp_path / str(i) / name).read_bytes() for i in range(7)}) == 1
 
 
 def test_submitit_whose_time_runs_out(large, expected, tmp_path, monkeypatch):

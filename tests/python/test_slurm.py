@@ -10,10 +10,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
+from training import record_by_two_ranks
 
-import lpa
 from conftest import BINARY, FIXTURES, ROOT
 
 CLUSTER = ROOT / "tests" / "slurm" / "cluster.sh"
@@ -264,18 +263,3 @@ def test_each_node_makes_the_parts_of_its_own_shards(cluster):
     assert nodes == ["n2", "n2", "n1", "n1"]
     cluster.run(BINARY, "analyze", run, "--out", cluster.directory / "one.parquet")
     assert table(cluster) == (cluster.directory / "one.parquet").read_bytes()
-
-
-def record_by_two_ranks(path):
-    """Random vectors of 3,000 elements, of which rank 1 has the first third."""
-    random, cut, n, steps = np.random.default_rng(0), 1000, 3000, 30
-    slices = [{"tensor": 0, "begin": 0, "end": cut, "rank": 1}, {"tensor": 0, "begin": cut, "end": n, "rank": 0}]
-    x, g = random.standard_normal((2, steps + 1, n), dtype=np.float32)
-    optimizer = {"name": "sgd", "param_groups": [{"lr": 0.1}]}
-    writers = [lpa.Writer(path, {"w": {"shape": [n], "dtype": "F32"}}, ["grad"], optimizer=optimizer, world=2,
-                          slices=slices, shard_steps=4), lpa.Writer.join(path, 1, shard_steps=4)]
-    for writer, own in zip(writers, (slice(cut, None), slice(cut)), strict=True):
-        with writer:
-            for step in range(steps):
-                writer.step({"w": x[step, own]}, {"grad": {"w": g[step, own]}}, {"lr/0": 0.1})
-            writer.finish({"w": x[steps, own]})

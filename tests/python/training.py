@@ -117,3 +117,18 @@ def assert_equal(seen, expected, what):
     for i, (a, b) in enumerate(zip(seen, expected, strict=True)):
         assert (a is None) == (b is None), f"{what}, tensor {i}"
         assert a is None or np.array_equal(a, b), f"{what}, tensor {i}"
+
+
+def record_by_two_ranks(path):
+    """Random vectors of 3,000 elements, of which rank 1 has the first third."""
+    random, cut, n, steps = np.random.default_rng(0), 1000, 3000, 30
+    slices = [{"tensor": 0, "begin": 0, "end": cut, "rank": 1}, {"tensor": 0, "begin": cut, "end": n, "rank": 0}]
+    x, g = random.standard_normal((2, steps + 1, n), dtype=np.float32)
+    optimizer = {"name": "sgd", "param_groups": [{"lr": 0.1}]}
+    writers = [lpa.Writer(path, {"w": {"shape": [n], "dtype": "F32"}}, ["grad"], optimizer=optimizer, world=2,
+                          slices=slices, shard_steps=4), lpa.Writer.join(path, 1, shard_steps=4)]
+    for writer, own in zip(writers, (slice(cut, None), slice(cut)), strict=True):
+        with writer:
+            for step in range(steps):
+                writer.step({"w": x[step, own]}, {"grad": {"w": g[step, own]}}, {"lr/0": 0.1})
+            writer.finish({"w": x[steps, own]})

@@ -7,6 +7,7 @@
     unreachable_pub
 )]
 
+mod append;
 mod bad_input;
 mod batch;
 mod bounds;
@@ -25,6 +26,7 @@ mod kin;
 mod layers;
 mod long;
 mod lossy;
+mod machine;
 mod maintenance;
 mod pack;
 mod parts;

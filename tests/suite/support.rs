@@ -243,23 +243,25 @@ pub fn record(path: &Path, sizes: &[u64], steps: u64, options: WriterOptions) {
     writer.finish(&borrow(&last)).unwrap();
 }
 
-/// Records the steps of [`record`] by the ranks that a manifest says, each of which writes its slices.
-pub fn record_by_ranks(path: &Path, manifest: Manifest, steps: u64, options: WriterOptions) {
+/// What a rank of a manifest writes of a vector of the deterministic test run.
+pub fn part_of(manifest: &Manifest, rank: u32, t: u64, salt: u64) -> Vec<Vec<u8>> {
     let sizes: Vec<u64> = manifest.tensors.iter().map(|t| t.shape[0]).collect();
-    let (world, slices) = (manifest.world, manifest.slices.clone());
-    let part = |rank: u32, t: u64, salt: u64| -> Vec<Vec<u8>> {
-        let whole = vector(&sizes, t, salt);
-        let of_tensor = |i: usize| {
-            let own = slices.iter().filter(|s| s.tensor == i && s.rank == rank);
-            own.flat_map(|s| whole[i][s.begin as usize * 4..s.end as usize * 4].to_vec()).collect()
-        };
-        (0..sizes.len()).map(of_tensor).collect()
+    let whole = vector(&sizes, t, salt);
+    if manifest.world == 1 {
+        return whole;
+    }
+    let of_tensor = |i: usize| {
+        let own = manifest.slices.iter().filter(|s| s.tensor == i && s.rank == rank);
+        own.flat_map(|s| whole[i][s.begin as usize * 4..s.end as usize * 4].to_vec()).collect()
     };
-    let mut writers = vec![Writer::create(path, manifest, options).unwrap()];
-    writers.extend((1..world).map(|rank| Writer::join(path, rank, options).unwrap()));
-    for t in 0..steps {
+    (0..sizes.len()).map(of_tensor).collect()
+}
+
+/// Writes steps of [`record`], each rank its slices.
+pub fn write_by_ranks(writers: &mut [Writer], steps: std::ops::Range<u64>) {
+    for t in steps {
         for (rank, writer) in writers.iter_mut().enumerate() {
-            let (x, g) = (part(rank as u32, t, 1), part(rank as u32, t, 2));
+            let [x, g] = [1, 2].map(|salt| part_of(writer.manifest(), rank as u32, t, salt));
             let (x, g) = (borrow(&x), borrow(&g));
             let scalars = [("loss", 1.0 / (t + 1) as f64), ("lr/0", 0.1)];
             let step =
@@ -267,9 +269,17 @@ pub fn record_by_ranks(path: &Path, manifest: Manifest, steps: u64, options: Wri
             writer.step(&step).unwrap();
         }
     }
+}
+
+/// Records the steps of [`record`] by the ranks that a manifest says, each of which writes its slices.
+pub fn record_by_ranks(path: &Path, manifest: Manifest, steps: u64, options: WriterOptions) {
+    let world = manifest.world;
+    let mut writers = vec![Writer::create(path, manifest, options).unwrap()];
+    writers.extend((1..world).map(|rank| Writer::join(path, rank, options).unwrap()));
+    write_by_ranks(&mut writers, 0..steps);
     for (rank, writer) in writers.iter_mut().enumerate() {
         assert!(!path.join("ref/final.safetensors").exists(), "only the last rank writes it");
-        let x = part(rank as u32, steps, 1);
+        let x = part_of(writer.manifest(), rank as u32, steps, 1);
         writer.finish(&borrow(&x)).unwrap();
     }
 }

@@ -1,5 +1,6 @@
 //! The first phase: every step's sums, in one pass over the shards.
 
+pub(crate) mod basis;
 pub(crate) mod book;
 pub(crate) mod check;
 pub(crate) mod course;
@@ -18,6 +19,7 @@ pub(crate) mod told;
 pub(crate) mod unit;
 pub(crate) mod vector_file;
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
@@ -399,9 +401,9 @@ impl Analysis<'_> {
         }
     }
 
-    /// Adds what another process has kept besides, of another share; false where it does not fit.
-    pub(crate) fn add_besides(&self, [sample, common]: [&[u64]; 2]) -> bool {
-        self.sample.as_ref().map_or(sample.is_empty(), |own| own.add_words(sample))
+    /// Adds what another process has kept besides of other steps, those of a range; false where it does not fit.
+    pub(crate) fn add_besides(&self, range: &Range<u64>, [sample, common]: [&[u64]; 2]) -> bool {
+        self.sample.as_ref().map_or(sample.is_empty(), |own| own.add_words(range, sample))
             && self.common.as_ref().map_or(common.is_empty(), |own| own.add_words(common))
     }
 

@@ -1,5 +1,6 @@
 //! Some elements of the gradients at some steps, to see how skewed they are.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::dtype::single;
@@ -29,7 +30,8 @@ pub(crate) struct Sample {
 impl Sample {
     /// Of a run, at some of `steps`.
     pub(crate) fn new(run: &Run, steps: &[u64]) -> Sample {
-        let every = steps.len().div_ceil(STEPS).max(1);
+        // Those of a longer run are among those of a shorter one, as far as that goes.
+        let every = steps.len().div_ceil(STEPS).next_power_of_two();
         let steps: Vec<u64> = steps.iter().copied().step_by(every).collect();
         let sizes: Vec<u64> = run.manifest.tensors.iter().map(TensorInfo::parameters).collect();
         let elements = spread(&sizes);
@@ -91,24 +93,32 @@ impl Sample {
         }
     }
 
-    /// What is kept, as words: places of values, and their bits.
+    /// What is kept, as words: of each value the step, and the element before its bits.
     pub(crate) fn to_words(&self) -> Vec<u64> {
+        let count = self.steps.len();
         let bits = self.values.iter().map(|v| v.load(Ordering::Relaxed)).enumerate();
-        bits.filter(|(_, bits)| *bits != NONE).flat_map(|(at, bits)| [at as u64, u64::from(bits)]).collect()
+        bits.filter(|(_, bits)| *bits != NONE)
+            .flat_map(|(at, bits)| [self.steps[at % count], ((at / count) as u64) << 32 | u64::from(bits)])
+            .collect()
     }
 
-    /// Keeps what another process has kept; false where that is of another sample.
-    pub(crate) fn add_words(&self, words: &[u64]) -> bool {
-        let (pairs, rest) = words.as_chunks::<2>();
-        rest.is_empty()
-            && pairs.iter().all(|[at, bits]| {
-                let value = usize::try_from(*at).ok().and_then(|at| self.values.get(at));
-                let both = value.zip(u32::try_from(*bits).ok());
-                both.is_some_and(|(value, bits)| {
-                    value.store(bits, Ordering::Relaxed);
-                    true
-                })
-            })
+    /// Keeps what another process has kept at the steps of a range, as far as it is to be kept here; false where that is
+    /// of another sample.
+    pub(crate) fn add_words(&self, range: &Range<u64>, words: &[u64]) -> bool {
+        let (values, rest) = words.as_chunks::<2>();
+        let add = |[step, value]: &[u64; 2]| {
+            let Ok(at) = self.steps.binary_search(step) else { return true };
+            let element = usize::try_from(value >> 32).unwrap_or(usize::MAX);
+            let place = element.checked_mul(self.steps.len()).and_then(|first| self.values.get(first + at));
+            // The lower half has the bits.
+            #[allow(clippy::cast_possible_truncation)]
+            let bits = *value as u32;
+            if let Some(place) = place.filter(|_| range.contains(step)) {
+                place.store(bits, Ordering::Relaxed);
+            }
+            place.is_some()
+        };
+        rest.is_empty() && values.iter().all(add)
     }
 
     /// Whether it is known: sketches of before have no elements beside them.
@@ -120,5 +130,40 @@ impl Sample {
     pub(crate) fn elements(&self) -> impl Iterator<Item = Vec<f32>> {
         let value = |v: &AtomicU32| f32::from_bits(v.load(Ordering::Relaxed));
         self.values.chunks(self.steps.len().max(1)).map(move |all| all.iter().map(value).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of two elements.
+    fn of(steps: &[u64]) -> Sample {
+        let values = (0..2 * steps.len()).map(|_| AtomicU32::new(NONE)).collect();
+        Sample { places: Vec::new(), scalars: Vec::new(), steps: steps.to_vec(), values }
+    }
+
+    fn put(sample: &Sample, step: u64, of_step: [f32; 2]) {
+        let at = sample.steps.binary_search(&step).unwrap();
+        for (k, value) in of_step.iter().enumerate() {
+            sample.values[k * sample.steps.len() + at].store(value.to_bits(), Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_shorter_run_has_kept_what_a_longer_one_keeps_of_its_steps() {
+        let (shorter, longer) = (of(&[0, 2, 4, 6]), of(&[0, 4, 8, 12, 16]));
+        for step in [0, 2, 4, 6] {
+            put(&shorter, step, [step as f32, 0.5]);
+        }
+        assert!(longer.add_words(&(0..4), &shorter.to_words()));
+        let expected = |step: u64| if step == 0 { [0.0, 0.5].map(f32::to_bits) } else { [NONE; 2] };
+        let found = |at: usize| [0, 1].map(|k| longer.values[5 * k + at].load(Ordering::Relaxed));
+        assert!(longer.steps.iter().enumerate().all(|(at, step)| found(at) == expected(*step)));
+        assert!(longer.add_words(&(0..9), &shorter.to_words()));
+        assert_eq!(found(1), [4.0, 0.5].map(f32::to_bits));
+        for other in [&[0, 2 << 32][..], &[0], &[0, u64::MAX]] {
+            assert!(!longer.add_words(&(0..9), other), "{other:?}");
+        }
     }
 }

@@ -5,18 +5,19 @@
 //! changes. A result that may be written again is a [`Draft`] beside its place until it is whole.
 
 use std::fs::{File, Permissions};
-use std::io::{Read, Seek};
+use std::io::{ErrorKind, Read, Seek};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, linkat, open, renameat_with};
 use rustix::io::Errno;
 use tempfile::NamedTempFile;
 
-use crate::error::{Result, Tried};
+use crate::error::{Error, Result, Tried};
 use crate::regular_file;
-use crate::uninterrupted::retry_on_intr;
+use crate::uninterrupted::{list, retry_on_intr};
 
 /// Publishes the finished file `tmp` as `path`. Nothing is replaced: it is an error if `path` exists.
 pub(crate) fn publish_new(file: &File, tmp: &Path, path: &Path) -> Result<()> {
@@ -126,6 +127,7 @@ impl Draft {
     /// # Errors
     /// The directory cannot be written.
     pub(crate) fn create(path: &Path) -> Result<Draft> {
+        remove_leftovers(path);
         let tmp = Unpublished::create(parent(path), &Draft::prefix(path)).tried("write", path)?;
         Ok(Draft { tmp, path: path.to_owned() })
     }
@@ -148,14 +150,46 @@ impl Draft {
     /// Flushes the file and gives it its name. Returns its size.
     ///
     /// # Errors
-    /// The disk refuses. What had the name before is then still there.
+    /// The disk refuses, or the directory was moved. What had the name before is then still there.
     pub(crate) fn commit(self) -> Result<u64> {
         let file = self.tmp.file();
         file.sync_all().tried("write", &self.path)?;
         let size = file.metadata().tried("write", &self.path)?.len();
-        self.tmp.persist(&self.path, &Draft::prefix(&self.path)).tried("write", &self.path)?;
+        self.tmp
+            .persist(&self.path, &Draft::prefix(&self.path))
+            .tried("write", &self.path)
+            .map_err(|e| unless_moved(&self.path, e))?;
         sync_parent(&self.path)?;
         Ok(size)
+    }
+}
+
+/// Removes drafts of a file whose writers were killed where files cannot be without a name: what is older than an hour.
+pub(crate) fn remove_leftovers(path: &Path) {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let prefix = Draft::prefix(path);
+    for entry in list(parent(path)).unwrap_or_default() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let is_old = || entry.metadata().ok()?.modified().ok()?.elapsed().ok().map(|age| age > HOUR);
+        if name.starts_with(&prefix) && name.ends_with(".tmp") && is_old() == Some(true) {
+            // Another process may remove it at the same time.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// What went wrong with a file whose directory was there; that it is not any more, where that is why.
+pub(crate) fn unless_moved(path: &Path, error: Error) -> Error {
+    match error {
+        Error::Io { source, .. } if source.kind() == ErrorKind::NotFound && !parent(path).is_dir() => {
+            let what = "its directory was moved or removed meanwhile; nothing is left half-written. Do the same again when \
+                        nobody moves it";
+            // The machine is at fault, not what was asked for.
+            let source = std::io::Error::new(ErrorKind::StaleNetworkFileHandle, what);
+            Error::Io { action: "write", path: path.to_owned(), source }
+        }
+        other => other,
     }
 }
 
@@ -206,5 +240,27 @@ mod tests {
         (&from).write_all(b"copied").unwrap();
         copy(&from, unique_file(folder.path(), ".table.").unwrap(), &path).unwrap();
         assert_eq!((std::fs::read_to_string(&path).unwrap(), names().len()), ("copied".to_owned(), 1));
+    }
+
+    #[test]
+    fn old_drafts_of_a_file_are_removed_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let old = std::time::SystemTime::now() - Duration::from_secs(3700);
+        for (name, modified) in [
+            (".part-0001.sums.abcdef.tmp", Some(old)),
+            (".part-0001.sums.ghijkl.tmp", None),
+            (".part-0002.sums.abcdef.tmp", Some(old)),
+            ("part-0001.sums", Some(old)),
+            (".part-0001.sums.notes", Some(old)),
+        ] {
+            let file = File::create(directory.path().join(name)).unwrap();
+            modified.into_iter().for_each(|time| file.set_modified(time).unwrap());
+        }
+        drop(Draft::create(&directory.path().join("part-0001.sums")).unwrap());
+        let names = std::fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().file_name());
+        let mut names: Vec<String> = names.map(|n| n.into_string().unwrap()).collect();
+        names.sort();
+        let left = [".part-0001.sums.ghijkl.tmp", ".part-0001.sums.notes", ".part-0002.sums.abcdef.tmp"];
+        assert_eq!(names, [&left[..], &["part-0001.sums"]].concat());
     }
 }

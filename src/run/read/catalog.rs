@@ -160,6 +160,11 @@ impl Catalog {
         xxh3_128(&bytes)
     }
 
+    /// By shard, one rank after the other: the steps that count, and what stands for its bytes.
+    pub(crate) fn shards(&self) -> &[(RangeInclusive<u64>, u128)] {
+        &self.shards
+    }
+
     /// Stands for the bytes of the shards that hold the first step of the run, or one of a range.
     pub(crate) fn inputs_of(&self, range: &Range<u64>) -> u128 {
         let holds = |steps: &RangeInclusive<u64>| {

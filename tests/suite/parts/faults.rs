@@ -64,7 +64,7 @@ fn what_is_no_part_is_said_with_the_line_that_makes_it() {
         ("it is cut short", |p| change(&p.part(1), |b| b.truncate(20))),
         ("(checksum)", |p| change(&p.part(1), |b| b.truncate(b.len() - 16))),
         ("it is part 0 under the name of another", |p| assert!(std::fs::copy(p.part(0), p.part(1)).is_ok())),
-        ("it is in version 0 of the format of parts, not 2", |p| {
+        ("it is in version 0 of the format of parts, not 3", |p| {
             change(&p.part(1), |b| {
                 b[8] = 0;
                 seal(b);
@@ -174,13 +174,31 @@ fn a_plan_of_a_run_that_has_changed_is_refused() {
 }
 
 #[test]
+fn a_run_that_a_machine_does_not_see_is_said() {
+    let copy = Copy::of("digits_mlp");
+    let planned = Planned::of(&copy.path, 2, &["--steps", "0..9"]);
+    let elsewhere = copy.path.with_extension("moved");
+    std::fs::rename(&copy.path, &elsewhere).unwrap();
+    for ran in [planned.make(0), planned.merge()] {
+        assert_eq!((ran.code, ran.err.lines().count()), (1, 1), "{}", ran.err);
+        let begin =
+            format!("lpa: {}: the run of the plan {} is not there", copy.arg(), planned.plan().display());
+        assert!(ran.err.starts_with(&begin) && ran.err.contains("make a new plan"), "{}", ran.err);
+    }
+    // Through a link it is seen at its path.
+    std::os::unix::fs::symlink(&elsewhere, &copy.path).unwrap();
+    planned.make_all();
+    assert_eq!(planned.merge().code, 0);
+}
+
+#[test]
 fn a_plan_that_is_not_as_it_was_written_is_refused() {
     let planned = made();
     let path = planned.plan().join("plan.json");
     let text = std::fs::read_to_string(&path).unwrap();
     for (old, new, what) in [
         ("\"skip_damaged\": false", "\"skip_damaged\": true", "it is not as it was written (checksum)"),
-        ("\"version\": 2", "\"version\": 0", "it is a plan of lpa"),
+        ("\"version\": 3", "\"version\": 0", "it is a plan of lpa"),
         ("\"format\": \"lpa plan\"", "\"format\": \"plan\"", "it is no plan of lpa's"),
         ("{", "[", "is damaged"),
     ] {
