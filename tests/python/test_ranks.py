@@ -280,9 +280,9 @@ def test_the_sum_of_what_ranks_sketch_is_the_sketch_of_the_whole(kind, ranks, wi
 def test_sketches_by_several_ranks_go_on(kind, said, tmp_path, lpa_command):
     """As if they had not been interrupted: the training is the same to the bit, and so is what is recorded."""
     ranks, how = (4 if kind == "fsdp+tp" else 2), {"width": 36, "sketch": 512}
-    torchrun(kind, tmp_path / "whole", 8, ranks=ranks, **how)
-    torchrun(kind, tmp_path / "run", 6, ranks=ranks, checkpoint=4, crash=1, **how)
-    second, lines = torchrun(kind, tmp_path / "run", 8, first=4, ranks=ranks, **how, **said)
+    train(kind, tmp_path / "whole", 8, ranks=ranks, **how)
+    train(kind, tmp_path / "run", 6, ranks=ranks, checkpoint=4, crash=1, **how)
+    second, lines = train(kind, tmp_path / "run", 8, first=4, ranks=ranks, **how, **said)
     assert not lines
     lpa_command("verify", tmp_path / "run")
     run, whole = lpa.open(tmp_path / "run"), lpa.open(tmp_path / "whole")
@@ -296,26 +296,26 @@ def test_sketches_by_several_ranks_go_on(kind, said, tmp_path, lpa_command):
 
 def test_other_parameters_do_not_go_on_with_the_sketches_of_ranks(tmp_path):
     path = tmp_path / "run"
-    torchrun("fsdp", path, 5, width=37, sketch=512, checkpoint=3, crash=1)
+    train("fsdp", path, 5, width=37, sketch=512, checkpoint=3, crash=1)
     state = torch.load(f"{path}.3.pt")
     state[2][0][0, 0] += 1
     torch.save(state, f"{path}.3.pt")
-    said = torchrun("fsdp", path, 8, first=3, width=37, fails=True, sketch=512)
+    said = train("fsdp", path, 8, first=3, width=37, fails=True, sketch=512)
     assert "the model holds no iterate" in said
-    said = torchrun("fsdp", path, 8, first=3, width=37, fails=True, sketch=512, resume=1)
+    said = train("fsdp", path, 8, first=3, width=37, fails=True, sketch=512, resume=1)
     assert "the parameters are not x_3" in said
 
 
 def test_iterates_are_kept_in_full_where_one_rank_has_them(tmp_path, lpa_command):
     path = tmp_path / "run"
-    seen, said = torchrun("ddp", path, 5, width=37, sketch=512, keyframes=2)
+    seen, said = train("ddp", path, 5, width=37, sketch=512, keyframes=2)
     assert not said
     lpa_command("verify", path)
     assert sorted(f.name for f in (path / "key").iterdir()) == [f"{step:010}.safetensors" for step in (0, 2, 4)]
     for step in (0, 2, 4):
         there = load_file(path / f"key/{step:010}.safetensors")
         assert all(np.array_equal(there[name], x.numpy()) for name, x in zip(NAMES, seen["x"][step], strict=True))
-    said = torchrun("fsdp", tmp_path / "sharded", 5, width=37, fails=True, sketch=512, keyframes=2)
+    said = train("fsdp", tmp_path / "sharded", 5, width=37, fails=True, sketch=512, keyframes=2)
     assert "keyframes= is for parameters that one process holds" in said
     assert not (tmp_path / "sharded").exists()
 
