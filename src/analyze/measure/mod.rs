@@ -23,6 +23,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
+use std::thread::JoinHandle;
 
 use crate::analyze::common::Common;
 use crate::analyze::facts::Facts;
@@ -252,12 +253,21 @@ impl Analysis<'_> {
             };
             let opener = std::thread::Builder::new().spawn_scoped(scope, open);
             opener.tried("start a thread for", &self.run.path)?;
+            let mut leaving: Option<JoinHandle<()>> = None;
             for opened in receive {
                 let (steps, mut window) = opened?;
                 let taken = self.window((steps, &shared), &mut window, (&workers, observer), &mut aside)?;
                 take(taken, &aside.skipped)?;
+                if !self.run.access().mmap {
+                    // Files are closed before the next ones are opened.
+                    drop(window);
+                    continue;
+                }
+                if let Some(before) = leaving.take() {
+                    let _ = before.join();
+                }
                 // It takes a while to unmap gigabytes. Where no thread can be had it is done here.
-                let _ = std::thread::Builder::new().spawn(move || drop(window));
+                leaving = std::thread::Builder::new().spawn(move || drop(window)).ok();
             }
             Ok(())
         })?;
