@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from multiprocessing import connection
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +40,15 @@ def train(kind, path, steps, first=0, width=2048, ranks=2, fails=False, **how):
     all_ranks = [FORKS.Process(target=forked, args=(of_rank(rank), output, arguments)) for rank in range(ranks)]
     for process in all_ranks:
         process.start()
+    left, until = set(all_ranks), time.monotonic() + 300
+    while left and time.monotonic() < until:
+        connection.wait([process.sentinel for process in left], until - time.monotonic())
+        gone = {process for process in left if not process.is_alive()}
+        if any(process.exitcode for process in gone):
+            # As the launcher has it: one that fails ends all, which wait for it.
+            until = min(until, time.monotonic() + 5)
+        left -= gone
     for process in all_ranks:
-        process.join(300)
         process.kill()
         process.join()
     return end(path, first, any(process.exitcode for process in all_ranks), output.read_text(), fails, how)
