@@ -118,17 +118,19 @@ fixtures: $(VENV)/module
 	$(PY) fixtures/digits_mlp.py fixtures/digits_mlp
 	$(PY) fixtures/frozen.py fixtures/format
 
-# What is packed works without the repository around it, and a program embeds the library without the command: that it
-# compiles so is looked at; what runs is linked with the library that was built already, since polars takes minutes.
-package:
+# What is packed compiles without the repository around it, what was built runs without it, and a program embeds the library
+# without the command. What compiles is looked at and not made again, since lpa and polars take minutes each; the program is
+# linked with the library that is there.
+package: build
 	# The charting file is packed, and is no file of the repository.
 	cargo package --locked --no-verify --allow-dirty
-	set -e; crate=$$(mktemp -d); tar xzf target/package/lpa-*.crate -C $$crate; \
-	    cargo install --quiet --locked --path $$crate/lpa-* --root $$crate --target-dir target; \
-	    $$crate/bin/lpa analyze fixtures/digits_mlp --out $$crate/table.parquet; \
+	set -e; crate=$$(mktemp -d); tar xzf target/package/lpa-*.crate -C $$crate; cp $(BIN) $$crate; \
+	    (cd $$crate/lpa-*; cargo check --release --locked --target-dir $(CURDIR)/target); \
+	    (cd $$crate; ./lpa analyze $(CURDIR)/fixtures/digits_mlp --out table.parquet); \
 	    cargo check --release --locked --package lpa-embed; \
-	    cargo build --release --locked --package lpa --package lpa-embed; \
-	    target/release/lpa-embed $$crate/run; rm -rf $$crate
+	    rustc --edition=2024 examples/embed/src/main.rs --extern lpa=target/release/liblpa.rlib \
+	        -L dependency=target/release/deps -o $$crate/embed; \
+	    $$crate/embed $$crate/run; rm -rf $$crate
 
 # The GPU's machine code is made from kernels/*.cu by one pinned compiler, without a GPU or a toolkit.
 KERNELS := target/kernels-venv
