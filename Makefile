@@ -32,7 +32,7 @@ test-rust:
 	cargo test --release --locked --doc
 
 test-python: build $(VENV)/module
-	$(PY) -m pytest -q tests/python
+	$(PY) -m pytest -q -n auto --maxprocesses=8 --dist loadfile tests/python
 
 # What the tests do in a short form, in full: every bit of small runs, every operation with a file, a million steps, and
 # faults in the kernels. One to two hours.

@@ -27,8 +27,9 @@ pub enum Partial {
 /// The run is not that of the plan; something is damaged, or cannot be read or written.
 pub fn make(plan: &Plan, part: usize, access: Access, how: &Execution<'_>) -> Result<Partial> {
     check_number(plan, part)?;
-    remove_leftovers(&plan.path(part));
     if Part::look(plan, part).is_ok() {
+        // Of one that is made, its draft does it.
+        remove_leftovers(&plan.path(part));
         return Ok(Partial::Before);
     }
     let run = plan.open_run(access)?;

@@ -1,5 +1,6 @@
 """Parts that are made in the process: alone, forked, by submitit whose time runs out, by Dask that loses a worker."""
 
+import contextlib
 import json
 import os
 import signal
@@ -53,15 +54,16 @@ def who_makes(plan, part_of):
             pid = parents[pid]
         return pid == part_of
 
-    for pid in parents:
-        try:
-            files = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
-        except OSError:
-            continue
-        # It has no name yet.
-        if pid != part_of and any(f.startswith(f"{plan}/#") for f in files) and descends(pid):
-            return pid
-    return None
+    return next((pid for pid in parents if pid != part_of and makes(plan, pid) and descends(pid)), None)
+
+
+def makes(plan, pid):
+    """Whether a process has a part open which it makes: a file without a name yet."""
+    for fd in Path(f"/proc/{pid}/fd").glob("*"):
+        with contextlib.suppress(OSError):
+            if os.readlink(fd).startswith(f"{plan}/#"):
+                return True
+    return False
 
 
 def wait_for(what, seconds=60):
@@ -161,14 +163,18 @@ def test_a_handler_of_a_signal_ends_a_part(large, tmp_path):
         begun.append(time.monotonic())
         sys.exit(3)
 
+    def press():
+        wait_for(lambda: makes(plan, os.getpid()))
+        os.kill(os.getpid(), signal.SIGUSR2)
+
     before = signal.signal(signal.SIGUSR2, leave)
+    pressed = Background(press)
     try:
-        timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR2))
-        timer.start()
         with pytest.raises(SystemExit):
             lpa.partial(plan, 0, threads=1)
         assert time.monotonic() - begun[0] < 1
     finally:
+        pressed.get(90)
         signal.signal(signal.SIGUSR2, before)
     assert sorted(os.listdir(plan)) == ["plan.json"]
     assert lpa.partial(plan, 0) is True

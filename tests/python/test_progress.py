@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -115,7 +116,9 @@ def test_ctrl_c_reaches_work_that_has_no_progress_yet(large, tmp_path):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen([sys.executable, "-c", script], text=True, **pipes)
     assert process.stdout.readline() == "begun\n"
-    time.sleep(0.3)
+    maps = Path(f"/proc/{process.pid}/maps")
+    while str(large) not in maps.read_text() and process.poll() is None:
+        time.sleep(0.001)
     at = time.monotonic()
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=20)

@@ -74,7 +74,7 @@ impl Made {
         let run = Run::open(&made.folder.at("run"), Access::default()).unwrap();
         let plan = Plan::make(asked, &run, &how(), (PARTS, &Nodes::default(), &made.directory())).unwrap();
         let text = std::fs::read_to_string(made.directory().join("plan.json")).unwrap();
-        let id = hash_of(&text).unwrap();
+        let (_, id) = sealed(&text);
         let part = |number: usize| {
             make_part(&plan, number, Access::default(), &how()).unwrap();
             Taken::new(&std::fs::read(made.part(number)).unwrap(), &id)
@@ -109,13 +109,7 @@ fn how() -> Execution<'static> {
     Execution { threads: 1, ..Execution::default() }
 }
 
-/// The hash that a plan says of itself.
-fn hash_of(plan: &str) -> Option<String> {
-    let value: Value = from_slice(plan.as_bytes()).ok()?;
-    Some(value.get("xxh3")?.as_str()?.to_owned())
-}
-
-/// A plan under its hash, where it is an object in JSON.
+/// A plan under its hash, and that hash, where it is an object in JSON.
 fn sealed(plan: &str) -> (Vec<u8>, String) {
     let Ok(Value::Object(mut object)) = from_slice(plan.as_bytes()) else {
         return (plan.as_bytes().to_vec(), String::new());
@@ -142,8 +136,7 @@ pub(crate) fn run(input: &[u8]) {
             std::fs::write(made.part(number), part.file(words, about, &id)).unwrap();
         }
     }
-    let read = || Plan::read(&made.directory());
-    let Ok(plan) = read() else {
+    let Ok(plan) = Plan::read(&made.directory()) else {
         assert!(!is_part(&made.directory(), 0));
         return;
     };
