@@ -31,8 +31,12 @@ test-rust:
 	cargo test --release --locked --lib --test suite
 	cargo test --release --locked --doc
 
+# One file's tests run in one process; one more than there are processors, since some wait. PyTorch's threads would only wait
+# for each other.
+TESTERS := $(shell n=$$(nproc); echo $$((n < 8 ? n + 1 : 8)))
+
 test-python: build $(VENV)/module
-	$(PY) -m pytest -q -n auto --maxprocesses=8 --dist loadfile tests/python
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(TESTERS) --dist loadfile --no-loadscope-reorder tests/python
 
 # What the tests do in a short form, in full: every bit of small runs, every operation with a file, a million steps, and
 # faults in the kernels. One to two hours.

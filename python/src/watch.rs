@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use lpa::internals::printable;
@@ -49,26 +49,6 @@ impl Watch {
     }
 }
 
-/// What another thread hands over.
-struct Slot<T> {
-    value: Mutex<Option<T>>,
-    filled: Condvar,
-}
-
-impl<T> Slot<T> {
-    fn fill(&self, value: T) {
-        *self.value.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
-        self.filled.notify_one();
-    }
-
-    /// It, if it comes in time.
-    fn wait(&self, time: Duration) -> Option<T> {
-        let value = self.value.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.filled.wait_timeout_while(value, time, |value| value.is_none());
-        waited.unwrap_or_else(PoisonError::into_inner).0.take()
-    }
-}
-
 /// Does `work` on another thread. This one calls `on_progress(done, total)`, ten times a second at most and once at the end,
 /// and looks at signals; an exception of either ends the work, and is raised once nothing of it is left.
 pub(crate) fn watched<T: Send>(
@@ -76,10 +56,11 @@ pub(crate) fn watched<T: Send>(
     on_progress: Option<Bound<'_, PyAny>>,
     work: impl FnOnce(&Watch) -> lpa::Result<T> + Send,
 ) -> PyResult<T> {
-    let (watch, slot) = (Watch::default(), Slot { value: Mutex::new(None), filled: Condvar::new() });
+    let watch = Watch::default();
     std::thread::scope(|scope| {
-        let (watch, slot) = (&watch, &slot);
-        let worker = scope.spawn(move || slot.fill(work(watch)));
+        let watch = &watch;
+        let (sender, mut receiver) = channel();
+        scope.spawn(move || sender.send(work(watch)));
         let told = Cell::new(None);
         let tell = || {
             let now = watch.now().filter(|now| told.get() != Some(*now));
@@ -98,17 +79,21 @@ pub(crate) fn watched<T: Send>(
             } else {
                 FIRST
             };
-            let done = py.detach(|| slot.wait(tick));
-            match (done, raised.take()) {
-                (Some(_), Some(e)) => return Err(e),
-                (Some(Err(e)), None) => return Err(raise(e)),
-                (Some(Ok(value)), None) => return tell().map(|()| value),
+            // Without the interpreter's lock, so it is this closure's alone.
+            let heard = py.detach(|| {
+                let receiver = &mut receiver;
+                receiver.recv_timeout(tick)
+            });
+            match (heard, raised.take()) {
+                (Ok(_), Some(e)) => return Err(e),
+                (Ok(Err(e)), None) => return Err(raise(e)),
+                (Ok(Ok(value)), None) => return tell().map(|()| value),
                 // It has panicked, which leaving the scope hands on.
-                (None, _) if worker.is_finished() => {
+                (Err(RecvTimeoutError::Disconnected), _) => {
                     return Err(raise(lpa::Usage("it has failed".into()).into()));
                 }
-                (None, Some(e)) => raised = Some(e),
-                (None, None) => {
+                (Err(RecvTimeoutError::Timeout), Some(e)) => raised = Some(e),
+                (Err(RecvTimeoutError::Timeout), None) => {
                     if let Err(e) = py.check_signals().and_then(|()| tell()) {
                         watch.stop.now();
                         raised = Some(e);

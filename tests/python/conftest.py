@@ -21,6 +21,14 @@ sys.path.insert(0, str(ROOT / "examples"))
 BINARY = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "lpa"
 
 
+# Files of tests that take longest, which are begun first.
+LONGEST = ("test_ranks.py", "test_slurm.py")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture(autouse=True)
 def _nothing_is_written_into_fixtures():
     yield

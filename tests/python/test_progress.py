@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 
 import lpa
+from conftest import FIXTURES
 from lpa import progress
 
 CALLS = ["analyze", "pairs", "lags", "noise", "windows", "events", "check", "report"]
@@ -164,3 +165,22 @@ def test_the_line_says_how_long(monkeypatch):
     bar.close()
     line, *rest = file.getvalue()[1:].split("\r")
     assert rest == [" " * len(line), ""]
+
+
+def test_another_thread_that_is_busy_is_no_matter(tmp_path):
+    """It holds the interpreter for milliseconds, in which what is waited for is over."""
+    over = threading.Event()
+
+    def busy():
+        while not over.is_set():
+            sum(range(1000))
+
+    thread = threading.Thread(target=busy)
+    thread.start()
+    try:
+        for i in range(40):
+            lpa.analyze(FIXTURES / "digits_mlp", out=tmp_path / f"{i}.parquet", frame="path")
+    finally:
+        over.set()
+        thread.join()
+    assert len({table.read_bytes() for table in tmp_path.iterdir()}) == 1
