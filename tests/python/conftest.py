@@ -1,6 +1,7 @@
 """What the Python tests share: the binary, the fixtures, and reading results."""
 
 import atexit
+import gc
 import os
 import shutil
 import subprocess
@@ -27,6 +28,15 @@ LONGEST = ("test_ranks.py", "test_slurm.py")
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
+def pytest_collection_finish():
+    # What was imported lives as long as the tests, and is not looked through at each collection of garbage.
+    gc.freeze()
+
+
+def pytest_sessionfinish():
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
