@@ -1,5 +1,6 @@
 """A training's own handler of signals that calls flush(), at any moment: the schedulers of clusters warn so."""
 
+import itertools
 import json
 import signal
 import warnings
@@ -47,7 +48,8 @@ def test_flush_at_any_moment_loses_no_step_and_notes_no_half_of_one(tmp_path, op
             warnings.simplefilter("always")
             # Odd periods, so that they meet every part of a step.
             signal.setitimer(signal.ITIMER_REAL, 0.00337, 0.00673)
-            for step in range(STEPS):
+            # On a quick machine few signals come in so many steps.
+            for step in itertools.takewhile(lambda step: step < STEPS or handled <= 5, itertools.count()):
                 optimizer.zero_grad()
                 loss_of(model, step).backward()
                 capture.take()
@@ -71,7 +73,7 @@ def test_flush_at_any_moment_loses_no_step_and_notes_no_half_of_one(tmp_path, op
     run = assert_same(tmp_path / "run", capture)
     assert handled > 5
     # What was logged after a flush had published its step is said once; nothing else is lost.
-    lost = [step for step in range(STEPS) if run.scalars(step).get("number") != step]
+    lost = [step for step in range(len(capture.g)) if run.scalars(step).get("number") != step]
     assert not lost or any("was logged after flush()" in str(w.message) for w in warned)
     checkpoints = noted(tmp_path / "run")
     assert checkpoints
