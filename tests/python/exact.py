@@ -4,6 +4,7 @@ Independent of lpa's order, blocks and compensation. A product of two float64 is
 rounded value and a float64 error (Dekker), a difference likewise (Knuth).
 """
 
+import itertools
 import math
 
 import numpy as np
@@ -43,7 +44,7 @@ def dot(left, right):
                     yield t[t != 0]
     n = len(left[0])
     pieces = (t.tolist() for begin in range(0, n, PIECE) for t in terms(begin))
-    total = math.fsum(v for piece in pieces for v in piece)
+    total = math.fsum(itertools.chain.from_iterable(pieces))
     return total, float(np.dot(np.abs(left[0]), np.abs(right[0])))
 
 
