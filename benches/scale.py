@@ -7,7 +7,7 @@ run is then predicted by the formula of the others.
 """
 
 import argparse
-import os
+import resource
 import subprocess
 from pathlib import Path
 
@@ -18,9 +18,12 @@ import lpa
 BINARY = Path(__file__).resolve().parent.parent / "target/release/lpa"
 # Parameters, steps and tensors, each of the first two in the others' company.
 SIZES = [(100_000, 200, 10), (100_000, 2000, 10), (1_000_000, 50, 20), (1_000_000, 300, 20), (3_000_000, 60, 100),
-         (6_000_000, 60, 60), (12_000_000, 30, 200), (400_000, 300, 1000), (300_000, 150, 3000),
-         (3_000_000, 60, 1500)]
+         (6_000_000, 60, 60), (12_000_000, 30, 200), (24_000_000, 16, 100), (400_000, 300, 1000), (300_000, 150, 3000),
+         (800_000, 150, 1000), (3_000_000, 60, 1500)]
 CHUNK, SMALL = 65_536, 1024
+# Parameters from which on the reference's do not stay in a processor's cache from step to step.
+CACHED = 4_000_000
+UNITS = ["a parameter", "more where the model is not cached", "more in small tensors", "a chunk", "a tensor", "a row"]
 GROUPS = [["*"], ["*", "each"]]
 SGD = {"name": "sgd", "param_groups": [{"lr": 0.05, "momentum": 0.9}]}
 ADAMW = {"name": "adamw", "param_groups": [{"lr": 1e-3, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.01}]}
@@ -66,10 +69,10 @@ def seconds(run, groups, rounds):
     asked = [BINARY, "analyze", run, "--threads", "1", "--quiet", "--out", table, *(f"--group={g}" for g in groups)]
     for _ in range(rounds + 1):
         table.unlink(missing_ok=True)
-        before = os.times()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(asked, check=True)
-        after = os.times()
-        times.append(after.children_user + after.children_system - before.children_user - before.children_system)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     # The first has read what the others find in memory.
     return min(times[1:])
 
@@ -81,9 +84,12 @@ def chunks(parameters, tensors):
 
 
 def terms(parameters, steps, tensors, groups):
-    """What time is proportional to: nothing, values, chunks, tensors, rows and steps."""
+    """What time is proportional to: nothing, and at each step UNITS."""
     rows = sum(1 if g == "*" else tensors for g in groups)
-    return np.array([1.0] + [steps * n for n in (parameters, chunks(parameters, tensors), tensors, rows, 1)])
+    from_memory = parameters if parameters > CACHED else 0
+    of_small = parameters if parameters / tensors <= SMALL else 0
+    return np.array([1.0] + [steps * n for n in (parameters, from_memory, of_small, chunks(parameters, tensors),
+                                                 tensors, rows)])
 
 
 def fit(points):
@@ -134,9 +140,9 @@ def main():
     for optimizer in (SGD, ADAMW):
         points = measured(a.work, optimizer, a.rounds)
         found[optimizer["name"]] = fit(points)
-        unit = found[optimizer["name"]] * [1e3, 1e9, 1e6, 1e6, 1e6, 1e6]
-        print(f"\n{optimizer['name']}: {unit[0]:.1f} ms + {unit[1]:.2f} ns a parameter + {unit[2]:.2f} us a chunk"
-              f" + {unit[3]:.2f} us a tensor + {unit[4]:.2f} us a row + {unit[5]:.2f} us, at each step")
+        start, *each = found[optimizer["name"]] * 1e9
+        print(f"\n{optimizer['name']}: {start / 1e6:.1f} ms, and at each step "
+              + ", ".join(f"{ns:,.2f} ns {what}" for ns, what in zip(each, UNITS, strict=True)))
         off = []
         for i, (size, groups, time) in enumerate(points):
             by_others = fit(points[:i] + points[i + 1:]) @ terms(*size, groups)

@@ -49,6 +49,11 @@ impl Watch {
     }
 }
 
+fn no_thread(source: std::io::Error) -> PyErr {
+    let path = std::env::current_exe().unwrap_or_default();
+    raise(lpa::Error::Io { action: "start a thread in", path, source })
+}
+
 /// Does `work` on another thread. This one calls `on_progress(done, total)`, ten times a second at most and once at the end,
 /// and looks at signals; an exception of either ends the work, and is raised once nothing of it is left.
 pub(crate) fn watched<T: Send>(
@@ -60,7 +65,7 @@ pub(crate) fn watched<T: Send>(
     std::thread::scope(|scope| {
         let watch = &watch;
         let (sender, mut receiver) = channel();
-        scope.spawn(move || sender.send(work(watch)));
+        std::thread::Builder::new().spawn_scoped(scope, move || sender.send(work(watch))).map_err(no_thread)?;
         let told = Cell::new(None);
         let tell = || {
             let now = watch.now().filter(|now| told.get() != Some(*now));
