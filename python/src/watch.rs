@@ -65,7 +65,9 @@ pub(crate) fn watched<T: Send>(
     std::thread::scope(|scope| {
         let watch = &watch;
         let (sender, mut receiver) = channel();
-        std::thread::Builder::new().spawn_scoped(scope, move || sender.send(work(watch))).map_err(no_thread)?;
+        std::thread::Builder::new()
+            .spawn_scoped(scope, move || sender.send(work(watch)))
+            .map_err(no_thread)?;
         let told = Cell::new(None);
         let tell = || {
             let now = watch.now().filter(|now| told.get() != Some(*now));

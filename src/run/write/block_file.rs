@@ -1,4 +1,4 @@
-//! A file that is written from its beginning to its end, in large blocks, behind the one who makes it.
+//! A file that is written from its beginning to its end, in large blocks.
 //!
 //! Owns when bytes go to the disk and on which way; knows nothing of what they are.
 
@@ -13,8 +13,10 @@ use std::thread::JoinHandle;
 
 use rustix::fs::fstatfs;
 
-/// Bytes of a block.
+/// Bytes of a block that goes to the disk as it is.
 const BLOCK: usize = 1 << 20;
+/// Bytes of one that the system copies: they are in a processor's cache still.
+const COPIED: usize = 1 << 18;
 /// Blocks that wait to be written, at most: whoever has one more waits too.
 const WAITING: usize = 6;
 /// What a block begins at a multiple of in memory, as in the file: pages of the memory, sectors of the disk.
@@ -44,10 +46,14 @@ impl Block {
     }
 
     /// Takes as many bytes as there is room for. Returns the others.
-    fn take<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
-        let (own, rest) = bytes.split_at(bytes.len().min(BLOCK - self.len));
+    fn take<'a>(&mut self, bytes: &'a [u8], way: &Way) -> &'a [u8] {
+        let (own, rest) = bytes.split_at(bytes.len().min(way.block() - self.len));
         let at = self.begin + self.len;
-        copy_past_cache(own, &mut self.memory[at..at + own.len()]);
+        let to = &mut self.memory[at..at + own.len()];
+        match way {
+            Way::Copied => to.copy_from_slice(own),
+            Way::Direct(..) => copy_past_cache(own, to),
+        }
         self.len += own.len();
         rest
     }
@@ -102,6 +108,33 @@ pub(crate) fn direct(file: &File, open: impl FnOnce() -> Option<File>) -> Option
     if DIRECT.contains(&(kind as i64)) { open() } else { None }
 }
 
+/// How blocks get to the disk.
+#[derive(Debug)]
+enum Way {
+    /// The system copies them, when they are full.
+    Copied,
+    /// From memory, by a thread that has been started where there was one to write.
+    Direct(Arc<File>, Option<Behind>),
+}
+
+impl Way {
+    /// Bytes of a block.
+    fn block(&self) -> usize {
+        match self {
+            Way::Copied => COPIED,
+            Way::Direct(..) => BLOCK,
+        }
+    }
+
+    /// Ends the thread, if there is one.
+    fn end(&mut self) -> Result<()> {
+        match self {
+            Way::Direct(_, behind) => behind.take().map_or(Ok(()), Behind::end),
+            Way::Copied => Ok(()),
+        }
+    }
+}
+
 /// The thread that writes blocks.
 #[derive(Debug)]
 struct Behind {
@@ -109,33 +142,33 @@ struct Behind {
     thread: JoinHandle<Result<()>>,
 }
 
+impl Behind {
+    /// Waits until all is written.
+    fn end(self) -> Result<()> {
+        drop(self.sender);
+        ended(self.thread)
+    }
+}
+
 /// A file that is being written.
 #[derive(Debug)]
 pub(crate) struct BlockFile {
     file: Arc<File>,
-    direct: Option<Arc<File>>,
+    way: Way,
     blocks: Arc<Blocks>,
     /// The first block, which is written at the end, since the file's head tells of all of it.
     first: Option<Block>,
     block: Block,
     /// Where the block at hand belongs.
     at: u64,
-    behind: Option<Behind>,
 }
 
 impl BlockFile {
     /// Begins an empty file.
     pub(crate) fn new(file: File, direct: Option<File>, blocks: Arc<Blocks>) -> BlockFile {
         let block = blocks.take();
-        BlockFile {
-            file: Arc::new(file),
-            direct: direct.map(Arc::new),
-            blocks,
-            first: None,
-            block,
-            at: 0,
-            behind: None,
-        }
+        let way = direct.map_or(Way::Copied, |direct| Way::Direct(Arc::new(direct), None));
+        BlockFile { file: Arc::new(file), way, blocks, first: None, block, at: 0 }
     }
 
     /// Appends some bytes.
@@ -144,44 +177,41 @@ impl BlockFile {
     /// What was appended before could not be written.
     pub(crate) fn append(&mut self, mut bytes: &[u8]) -> Result<()> {
         loop {
-            bytes = self.block.take(bytes);
+            bytes = self.block.take(bytes, &self.way);
             if bytes.is_empty() {
                 return Ok(());
             }
             let full = std::mem::replace(&mut self.block, self.blocks.take());
             let at = self.at;
-            self.at += BLOCK as u64;
+            self.at += full.len as u64;
             if at == 0 {
                 self.first = Some(full);
             } else {
-                self.send(at, full)?;
+                self.write(at, full)?;
             }
         }
     }
 
-    fn send(&mut self, at: u64, block: Block) -> Result<()> {
-        let behind = match self.behind.take() {
-            Some(behind) => behind,
-            None => self.start()?,
+    fn write(&mut self, at: u64, block: Block) -> Result<()> {
+        let Way::Direct(direct, behind) = &mut self.way else {
+            self.file.write_all_at(block.bytes(), at)?;
+            self.blocks.give_back(block);
+            return Ok(());
         };
-        match behind.sender.send((at, block)) {
+        let writer = match behind.take() {
+            Some(behind) => behind,
+            None => start(&self.file, direct, &self.blocks)?,
+        };
+        match writer.sender.send((at, block)) {
             Ok(()) => {
-                self.behind = Some(behind);
+                *behind = Some(writer);
                 Ok(())
             }
             // The thread ends before the last block for an error only.
             Err(_) => {
-                Err(ended(behind.thread).err().unwrap_or_else(|| Error::other("a writing thread ended")))
+                Err(ended(writer.thread).err().unwrap_or_else(|| Error::other("a writing thread ended")))
             }
         }
-    }
-
-    fn start(&self) -> Result<Behind> {
-        let (sender, receiver) = sync_channel(WAITING);
-        let (file, direct, blocks) = (Arc::clone(&self.file), self.direct.clone(), Arc::clone(&self.blocks));
-        let work = move || write(&file, direct, &blocks, &receiver);
-        let thread = std::thread::Builder::new().name("lpa-write".to_owned()).spawn(work)?;
-        Ok(Behind { sender, thread })
     }
 
     /// Writes the rest, and the `head` in place of the bytes with which the file begins.
@@ -189,10 +219,7 @@ impl BlockFile {
     /// # Errors
     /// Something could not be written.
     pub(crate) fn finish(mut self, head: &[u8]) -> Result<Arc<File>> {
-        if let Some(Behind { sender, thread }) = self.behind.take() {
-            drop(sender);
-            ended(thread)?;
-        }
+        self.way.end()?;
         let rest = self.first.is_some().then(|| std::mem::replace(&mut self.block, self.blocks.take()));
         let mut first =
             self.first.take().unwrap_or_else(|| std::mem::replace(&mut self.block, self.blocks.take()));
@@ -210,11 +237,8 @@ impl BlockFile {
 
 impl Drop for BlockFile {
     fn drop(&mut self) {
-        if let Some(Behind { sender, thread }) = self.behind.take() {
-            drop(sender);
-            // Whoever drops a file does not want it.
-            let _ = ended(thread);
-        }
+        // Whoever drops a file does not want it.
+        let _ = self.way.end();
         self.blocks
             .give_back(std::mem::replace(&mut self.block, Block { memory: Vec::new(), begin: 0, len: 0 }));
     }
@@ -224,14 +248,17 @@ fn ended(thread: JoinHandle<Result<()>>) -> Result<()> {
     thread.join().unwrap_or_else(|_| Err(Error::other("a writing thread panicked")))
 }
 
+fn start(file: &Arc<File>, direct: &Arc<File>, blocks: &Arc<Blocks>) -> Result<Behind> {
+    let (sender, receiver) = sync_channel(WAITING);
+    let (file, direct, blocks) = (Arc::clone(file), Arc::clone(direct), Arc::clone(blocks));
+    let work = move || write(&file, direct, &blocks, &receiver);
+    let thread = std::thread::Builder::new().name("lpa-write".to_owned()).spawn(work)?;
+    Ok(Behind { sender, thread })
+}
+
 /// Writes blocks as they come.
-fn write(
-    file: &File,
-    direct: Option<Arc<File>>,
-    blocks: &Blocks,
-    receiver: &Receiver<(u64, Block)>,
-) -> Result<()> {
-    let mut direct = direct;
+fn write(file: &File, direct: Arc<File>, blocks: &Blocks, receiver: &Receiver<(u64, Block)>) -> Result<()> {
+    let mut direct = Some(direct);
     for (at, block) in receiver {
         // A file system may refuse what it has let be opened.
         let is_written = direct.as_ref().is_some_and(|d| d.write_all_at(block.bytes(), at).is_ok());
