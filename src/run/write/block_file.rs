@@ -270,3 +270,39 @@ fn write(file: &File, direct: Arc<File>, blocks: &Blocks, receiver: &Receiver<(u
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_what_was_appended_after_its_head() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        // Within a block, at its end, beyond it by a byte, and several.
+        for total in [100, COPIED, COPIED + 1, 2 * BLOCK, 5 * BLOCK + 77] {
+            for has_second_handle in [false, true] {
+                let file = File::create(&path).unwrap();
+                let second = has_second_handle.then(|| File::options().write(true).open(&path).unwrap());
+                let blocks = Arc::new(Blocks::default());
+                let mut written = BlockFile::new(file, second, Arc::clone(&blocks));
+                let mut expected: Vec<u8> =
+                    (0..total).map(|i| u8::try_from((i * 7 + i / 251) % 256).unwrap()).collect();
+                let mut rest = &expected[..];
+                for piece in (0..).map(|i| 1 + 9973 * i) {
+                    let (own, others) = rest.split_at(rest.len().min(piece));
+                    written.append(own).unwrap();
+                    rest = others;
+                    if rest.is_empty() {
+                        break;
+                    }
+                }
+                written.finish(b"head").unwrap();
+                expected[..4].copy_from_slice(b"head");
+                assert_eq!(std::fs::read(&path).unwrap(), expected, "{total} bytes, {has_second_handle}");
+                // All blocks are there for the next file.
+                assert!(!blocks.0.lock().unwrap().is_empty());
+            }
+        }
+    }
+}
