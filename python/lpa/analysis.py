@@ -243,9 +243,12 @@ def _threads(threads):
 def _number(name, value, least, most):
     try:
         number = int(value)
-    except (TypeError, ValueError):
-        number = None
-    if number is None or not least <= number <= most:
+        is_whole = isinstance(value, str) or number == value
+    except (TypeError, ValueError, OverflowError):
+        is_whole = False
+    if not is_whole:
+        raise UsageError(f"{name}={value} is no whole number")
+    if not least <= number <= most:
         raise UsageError(f"{name}={value}; it lies between {least} and {most}")
     return number
 

@@ -1,6 +1,7 @@
 """Reads runs as NumPy arrays."""
 
 import json
+import operator
 import os
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from . import _lpa
 from .analysis import analyze, check, events, lags, noise, pairs, report, windows
 from .dtypes import numpy_type
+from .errors import MissingError
 from .figures import plot
 
 
@@ -46,7 +48,7 @@ class Run:
         if self.is_sketched:
             full = os.path.join(self.path, "ref", "full.safetensors")
             end = f" The final iterate as it is lies in {full}." if os.path.exists(full) else ""
-            if name == "iterate" and (there := self._inner.in_full(step)) is not None:
+            if name == "iterate" and (there := self._inner.in_full(self._step(step))) is not None:
                 end = f" x_{step} as it is lies in {there}."
             raise ValueError(f"{os.fspath(self.path)} holds sketches of vectors, which cannot be had back.{end} "
                              f"run.sketch({name!r}, {step}) is the sketch")
@@ -60,11 +62,18 @@ class Run:
                              "one")
         return self._arrays(name, step)
 
+    def _step(self, step):
+        """A step as the module takes it."""
+        step = operator.index(step)
+        if not 0 <= step < 2**64:
+            raise MissingError(f"{os.fspath(self.path)}: step {step} was not recorded")
+        return step
+
     def _arrays(self, name, step):
         out = {}
         # Multiples of a step are no bfloat16 or float16.
         wide = name != "iterate" and self.manifest.get("storage", {}).get("gradients") == "int8"
-        for info, data in zip(self.manifest["tensors"], self._inner.vector(step, name), strict=True):
+        for info, data in zip(self.manifest["tensors"], self._inner.vector(self._step(step), name), strict=True):
             array = None
             if data is not None:
                 dtype = numpy_type("F32" if wide else info["dtype"])
@@ -75,11 +84,11 @@ class Run:
     def tensor_bytes(self, step, stream, index):
         """What is stored of one tensor, by its place in the manifest, as bytes; None where absent. Of a run of sketches
         that is the tensor's sketch in float32, else its elements."""
-        return self._inner.tensor(step, stream, index)
+        return self._inner.tensor(self._step(step), stream, index)
 
     def iterate_widths(self, step, index):
         """How far the elements of one tensor of x_t can be off, flat, float32: 0 where nothing was lost."""
-        return np.frombuffer(self._inner.widths(step, index), np.float32)
+        return np.frombuffer(self._inner.widths(self._step(step), index), np.float32)
 
     def metrics(self, **question):
         """The metrics of every step as a polars or pandas frame; `question` as for :func:`lpa.analyze`."""
@@ -119,7 +128,7 @@ class Run:
 
     def scalars(self, step):
         """The scalars of a step as a dict."""
-        return dict(self._inner.scalars(step))
+        return dict(self._inner.scalars(self._step(step)))
 
 
 def open(path, mmap=True):

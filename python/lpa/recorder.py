@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import functools
 import json
+import numbers
 import os
 import time
 
@@ -103,8 +104,13 @@ class Recorder:
             raise ValueError(f"on_error is 'warn' or 'raise', not {on_error!r}")
         if turns not in ("together", "each"):
             raise ValueError(f"turns is 'together' or 'each', not {turns!r}")
-        if buffer_steps < 2:
-            raise ValueError("buffer_steps is at least 2: one step is filled while another is written")
+        if not isinstance(buffer_steps, numbers.Integral) or buffer_steps < 2:
+            raise ValueError("buffer_steps is a number, at least 2: one step is filled while another is written")
+        if not (model is None or isinstance(model, dict) or hasattr(model, "named_modules")):
+            raise ValueError("model names the parameters: it is a torch.nn.Module, or a dict of name -> parameter, not "
+                             f"{type(model).__name__}")
+        if not isinstance(metadata or {}, dict):
+            raise ValueError(f"metadata is a dict, not {type(metadata).__name__}")
         self.path = os.fspath(path)
         self.step = 0
         self._model, self._optimizers, self._scaler = model, Optimizers(optimizer), scaler

@@ -1,6 +1,7 @@
 """Writes runs from NumPy arrays."""
 
 import json
+import numbers
 import operator
 import os
 
@@ -263,9 +264,10 @@ def storage_options(given):
     unknown = set(given) - set(_STORAGE)
     if unknown:
         raise TypeError(f"unknown arguments {sorted(unknown)}")
-    threads = given.get("threads")
-    if threads is not None and (not isinstance(threads, int) or threads < 1):
-        raise ValueError(f"threads is a number of threads, at least 1, not {threads!r}")
+    for name in ("shard_bytes", "shard_steps", "threads"):
+        number = given.get(name, _STORAGE[name])
+        if number is not None and (not isinstance(number, numbers.Integral) or number < 1):
+            raise ValueError(f"{name} is a whole number, at least 1, not {number!r}")
     return tuple({**_STORAGE, **given}.values())
 
 

@@ -139,6 +139,23 @@ def test_an_error_is_of_its_kind(tmp_path, asked, kind, words):
     assert isinstance(caught.value, (lpa.Error, ValueError))
 
 
+@pytest.mark.parametrize(("call", "kind", "words"), [
+    (lambda run, out: run.iterate(-1), lpa.MissingError, "step -1 was not recorded"),
+    (lambda run, out: run.scalars(2**64), lpa.MissingError, "was not recorded"),
+    (lambda run, out: run.stream("grad", 1.0), TypeError, "float"),
+    (lambda run, out: run.lags(lags=[5.5], out=out / "l"), lpa.UsageError, "lags=5.5 is no whole number"),
+    (lambda run, out: lpa.plan(run, 2.5, out / "p"), lpa.UsageError, "parts=2.5 is no whole number"),
+    (lambda run, out: lpa.plan(run, math.inf, out / "p"), lpa.UsageError, "parts=inf is no whole number"),
+    (lambda run, out: run.metrics(threads=[2]), lpa.UsageError, "is no whole number"),
+    (lambda run, out: lpa.Writer(out / "r", {}, shard_steps=-1), ValueError, "shard_steps is a whole number"),
+    (lambda run, out: lpa.Writer(out / "r", {}, shard_bytes="1"), ValueError, "shard_bytes is a whole number"),
+])
+def test_numbers_that_cannot_be_meant(tmp_path, call, kind, words):
+    with pytest.raises(kind, match=words):
+        call(lpa.open(FIXTURES / "digits_mlp"), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_nothing_named_is_the_default(tmp_path):
     shutil.copytree(FIXTURES / "digits_mlp", tmp_path / "run")
     plain = lpa.analyze(tmp_path / "run")

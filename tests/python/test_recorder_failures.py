@@ -310,3 +310,18 @@ def test_killed_at_random_moments_nothing_published_is_lost(tmp_path):
     for step in steps:
         assert_equal(recorded(opened, step, "iterate"), capture.x[step], f"x_{step}")
         assert_equal(recorded(opened, step, "grad"), capture.g[step], f"g_{step}")
+
+
+@pytest.mark.parametrize(("given", "words"), [
+    ({"model": "parameters"}, "model names the parameters: it is a torch.nn.Module, or a dict .* not list"),
+    ({"metadata": ["cifar"]}, "metadata is a dict, not list"),
+    ({"buffer_steps": "3"}, "buffer_steps is a number, at least 2"),
+])
+def test_arguments_of_another_kind_are_refused_before_the_training(tmp_path, given, words):
+    model = perceptron()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    if "model" in given:
+        given, model = {}, list(model.parameters())
+    with pytest.raises(ValueError, match=words):
+        lpa.record(tmp_path / "run", model, optimizer, **given)
+    assert not (tmp_path / "run").exists()

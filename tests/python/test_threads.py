@@ -58,7 +58,7 @@ def test_a_writer_takes_threads_too(tmp_path):
 @pytest.mark.parametrize("threads", [0, -1, 1.5, "2"])
 def test_what_is_no_number_of_threads_is_refused(tmp_path, threads):
     model = perceptron()
-    with pytest.raises(ValueError, match="threads is a number of threads, at least 1"):
+    with pytest.raises(ValueError, match="threads is a whole number, at least 1"):
         lpa.record(tmp_path / "run", model, torch.optim.SGD(model.parameters(), 0.1), threads=threads)
     assert not os.path.exists(tmp_path / "run")
 
