@@ -18,9 +18,9 @@ pub struct Run(OpenRun, Mutex<Vec<Trajectory>>);
 #[pymethods]
 impl Run {
     #[new]
-    fn new(path: PathBuf, mmap: bool) -> PyResult<Run> {
+    fn new(py: Python<'_>, path: PathBuf, mmap: bool) -> PyResult<Run> {
         let access = access(mmap)?;
-        OpenRun::open(&path, access).map(|run| Run(run, Mutex::default())).map_err(raise)
+        py.detach(|| OpenRun::open(&path, access)).map(|run| Run(run, Mutex::default())).map_err(raise)
     }
 
     fn manifest(&self) -> String {
@@ -43,14 +43,14 @@ impl Run {
         step: u64,
         stream: &str,
     ) -> PyResult<Vec<Option<Bound<'py, PyBytes>>>> {
-        let mut vector = Vector::open(&self.0, step, stream).map_err(raise)?;
+        let mut vector = py.detach(|| Vector::open(&self.0, step, stream)).map_err(raise)?;
         let held = || self.1.lock().unwrap_or_else(PoisonError::into_inner);
         if stream == ITERATE {
             vector.go_on(std::mem::take(&mut *held()));
         }
         let tensor = |i: usize| {
             let mut bytes = Vec::new();
-            let there = vector.tensor(i, &mut bytes).map_err(raise)?;
+            let there = py.detach(|| vector.tensor(i, &mut bytes)).map_err(raise)?;
             Ok(there.then(|| PyBytes::new(py, &bytes)))
         };
         let all: PyResult<Vec<_>> = (0..self.0.manifest().tensors.len()).map(tensor).collect();
@@ -69,7 +69,8 @@ impl Run {
         index: usize,
     ) -> PyResult<Option<Bound<'py, PyBytes>>> {
         let mut bytes = Vec::new();
-        let there = Vector::open(&self.0, step, stream).and_then(|mut v| v.tensor(index, &mut bytes));
+        let there =
+            py.detach(|| Vector::open(&self.0, step, stream).and_then(|mut v| v.tensor(index, &mut bytes)));
         Ok(there.map_err(raise)?.then(|| PyBytes::new(py, &bytes)))
     }
 
@@ -77,7 +78,8 @@ impl Run {
     /// was lost.
     fn widths<'py>(&self, py: Python<'py>, step: u64, index: usize) -> PyResult<Bound<'py, PyBytes>> {
         let mut widths = Vec::new();
-        Vector::open(&self.0, step, ITERATE).and_then(|mut v| v.widths(index, &mut widths)).map_err(raise)?;
+        let read = || Vector::open(&self.0, step, ITERATE).and_then(|mut v| v.widths(index, &mut widths));
+        py.detach(read).map_err(raise)?;
         let bytes: Vec<u8> = widths.iter().flat_map(|w| w.to_le_bytes()).collect();
         Ok(PyBytes::new(py, &bytes))
     }

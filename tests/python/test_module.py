@@ -4,6 +4,7 @@ import math
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import ml_dtypes
 import numpy as np
@@ -137,6 +138,18 @@ def test_an_error_is_of_its_kind(tmp_path, asked, kind, words):
         lpa.analyze(tmp_path / "run", **asked)
     # Who caught what it was before still does.
     assert isinstance(caught.value, (lpa.Error, ValueError))
+
+
+def test_threads_read_one_run():
+    """Each from where another has left off, since an iterate is made of the one before."""
+    run, alone = lpa.open(FIXTURES / "digits_mlp"), lpa.open(FIXTURES / "digits_mlp")
+    steps = np.random.default_rng(0).permutation(220)
+    with ThreadPoolExecutor(8) as pool:
+        read = list(pool.map(lambda t: (run.iterate(t), run.stream("grad", t), run.scalars(t)), steps))
+    for t, (x, g, scalars) in zip(steps, read, strict=True):
+        assert scalars == alone.scalars(t)
+        for got, expected in ((x, alone.iterate(t)), (g, alone.stream("grad", t))):
+            assert all(got[name].tobytes() == expected[name].tobytes() for name in expected), t
 
 
 @pytest.mark.parametrize(("call", "kind", "words"), [
