@@ -6,6 +6,7 @@ use crate::codec::{Coding, DecodeError, Decoder};
 use crate::error::{Error, Result};
 use crate::reference::{check_final, check_in_full};
 use crate::run::format::vector_id::{StreamId, VectorId};
+use crate::run::read::chunk_reader::{ABSENT_VALUES, are_zero};
 use crate::run::read::shard::Shard;
 use crate::run::read::window::{damaged_vector, read_payload};
 use crate::run::{Run, Segment};
@@ -99,8 +100,8 @@ fn check_vector(
         };
         decodes.and_then(|()| honest()).map_err(|e| damaged(&e.to_string()))?;
         let absent = shard.absent(step, stream, place).ranges(&chunk.pieces);
-        if absent.into_iter().any(|range| out[range].iter().any(|v| v.to_bits() != 0)) {
-            return Err(damaged("a tensor that is absent has values"));
+        if !absent.into_iter().all(|range| are_zero(&out[range])) {
+            return Err(damaged(ABSENT_VALUES));
         }
     }
     Ok((own.len() as u64, stored))

@@ -324,6 +324,13 @@ impl Slots for &RefCell<Batch> {
                 let to = batch.next_gradient()?;
                 let (n, zeros) = (source.chunk.len, batch.zeros());
                 let mut host = std::mem::take(&mut batch.host);
+                if !source.absent(step, stream).is_empty() {
+                    // That what is absent has no values is looked at here.
+                    let bytes = source.bytes;
+                    host.resize(n, 0.0);
+                    source.load(step, stream, &mut host)?;
+                    source.bytes = bytes;
+                }
                 // Where it lies, which is nowhere of its own if there is nothing in it.
                 let mut place = Ok(zeros);
                 let decoded = source.decode(step, stream, |decoder, dtype, coding, payload| {

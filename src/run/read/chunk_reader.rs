@@ -12,6 +12,14 @@ use crate::run::format::vector_id::{StreamId, VectorId};
 use crate::run::read::shard::AbsentPieces;
 use crate::run::read::window::Window;
 
+/// What is wrong with the values of a tensor that is said to be absent from its vector.
+pub(crate) const ABSENT_VALUES: &str = "a tensor that is absent has values";
+
+/// Whether these are what a tensor that is absent has.
+pub(crate) fn are_zero(values: &[f32]) -> bool {
+    values.iter().all(|v| v.to_bits() == 0)
+}
+
 /// What became of a vector's chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decoded {
@@ -77,7 +85,21 @@ impl<'a> ChunkReader<'a> {
             decoder.decode(dtype, coding, bytes, out)
         })?;
         self.reader.newest = (loaded == Decoded::Values).then_some(VectorId { step, stream });
+        if loaded == Decoded::Values {
+            self.check_absent(step, stream, out)?;
+        }
         Ok(loaded)
+    }
+
+    /// Checks that tensors which are said to be absent from a vector have no values in it.
+    fn check_absent(&mut self, step: u64, stream: StreamId, values: &[f32]) -> Result<()> {
+        let absent = self.absent(step, stream).ranges(&self.chunk.pieces);
+        if absent.into_iter().all(|range| are_zero(&values[range])) {
+            return Ok(());
+        }
+        let payload = self.window.payload(self.run, step, stream, self.chunk, &mut self.reader.file)?;
+        let offset = payload.map_or(0, |p| p.offset);
+        Err(self.window.undecodable(self.run, step, stream, self.chunk, offset, ABSENT_VALUES))
     }
 
     /// The exponents that a vector was loaded with, for [`Self::load_again`], where nothing was since but iterates that
