@@ -20,7 +20,7 @@ from .clipping import Clipping
 from .directions import DIRECTIONS, LACKING, STAGES, moment_names, moments, probe
 from .errors import RecordingError, RecordingStopped, say, warn
 from .exchange import Exchange
-from .optimizers import Optimizers, steps_under_way
+from .optimizers import Optimizers, steps_under_way, torch_class
 from .parameters import Parameters, all_of, has_ranks, process_rank, process_ranks
 from .rank_sketches import Follower, Together
 from .ranks import agreed, in_turn
@@ -324,10 +324,12 @@ class Recorder:
     @torch.compiler.disable
     def _before(self, stepper, args, kwargs):
         """What `step` is to be called with, where that is something else."""
-        if self._is_elsewhere() or self._is_inside_a_turn(stepper):
+        if self._is_elsewhere():
             return None
         closure = _closure(args, kwargs)
         with _Guard(self):
+            if self._is_inside_a_turn(stepper):
+                return self._inside(stepper, closure, args, kwargs)
             self._check_step(stepper, closure, kwargs)
             if self._session is None:
                 self._start()
@@ -335,7 +337,8 @@ class Recorder:
             turn = Turn(self._which[id(stepper)], stepper, closure is not None)
             self._begin_turn(turn)
             if closure is not None:
-                return _with_closure(args, kwargs, self._seen(closure, turn))
+                turn.closure = self._seen(closure, turn, Gradients.SEEN)
+                return _with_closure(args, kwargs, turn.closure)
         return None
 
     @torch.compiler.disable
@@ -363,17 +366,28 @@ class Recorder:
         return turn is not None and steps_under_way(turn.stepper) > 0
 
     def _is_inside_a_turn(self, stepper):
-        """Whether a step is called by the step of the same optimizer: its superclass's, or that of an optimizer inside,
-        which then is about to use the gradients that a closure has left."""
+        """Whether a step is called by the step of the same optimizer: its superclass's, or that of an optimizer
+        inside."""
         turn = None if self._pending is None else self._pending.turn
         if turn is None or turn.which != self._which[id(stepper)]:
             return False
-        if steps_under_way(turn.stepper) <= (stepper is turn.stepper):
-            return False
-        if stepper is not turn.stepper and turn.has_closure:
-            with _Guard(self):
+        return steps_under_way(turn.stepper) > (stepper is turn.stepper)
+
+    def _inside(self, stepper, closure, args, kwargs):
+        """What a step inside a turn is to be called with, where that is something else. It is about to use the
+        gradients that a closure has left, or evaluates one itself."""
+        turn = self._pending.turn
+        is_another = stepper is not turn.stepper
+        if closure is None:
+            if is_another and turn.has_closure:
                 self._see_gradients(turn, Gradients.SEEN_INSIDE)
-        return True
+            return None
+        if closure is turn.closure and not is_another:
+            return None
+        # Others than PyTorch's own may put parameters back after they have evaluated it.
+        moves_from_it = is_another and torch_class(stepper) is not None
+        how = Gradients.SEEN_INSIDE if moves_from_it else Gradients.SEEN
+        return _with_closure(args, kwargs, self._seen(closure, turn, how))
 
     def _check_step(self, stepper, closure, kwargs):
         if "grad_scaler" in kwargs:
@@ -570,14 +584,14 @@ class Recorder:
         for name, loss_fn in self._probes.items():
             step.streams[name] = session.fill(name, probe(self._model, parameters.params, loss_fn))
 
-    def _seen(self, closure, turn):
+    def _seen(self, closure, turn, how):
         """A closure whose gradients are seen. It may be evaluated more than once: the last one counts."""
         @functools.wraps(closure)
         def evaluate(*args, **kwargs):
             value = closure(*args, **kwargs)
             if not self._is_elsewhere():
                 with _Guard(self):
-                    self._see_gradients(turn, Gradients.SEEN)
+                    self._see_gradients(turn, how)
             return value
         return evaluate
 

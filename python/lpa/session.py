@@ -60,6 +60,8 @@ class Turn:
     def __init__(self, which, stepper, has_closure):
         self.which, self.stepper, self.has_closure = which, stepper, has_closure
         self.gradients = Gradients.AWAITED
+        # The one whose gradients are seen, which the step is called with.
+        self.closure = None
         # It divides them by the loss scale itself, and leaves the quotients behind.
         self.unscales = False
         self.found_inf = None

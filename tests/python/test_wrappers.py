@@ -218,6 +218,80 @@ def test_sam(tmp_path, how, monkeypatch):
         [float(loss_at(run, t)) for t in range(STEPS)], rel=1e-5)
 
 
+class PassesOn(torch.optim.Optimizer):
+    """Gives its closure to the optimizer inside, as Lookahead does; `perturbs` what it is evaluated at, and puts that
+    back."""
+
+    def __init__(self, inner, perturbs=False):
+        super().__init__(inner.param_groups, {})
+        self.inner, self.perturbs = inner, perturbs
+        self.param_groups = inner.param_groups
+
+    def _perturbed(self, closure):
+        def evaluate():
+            params = [p for g in self.param_groups for p in g["params"]]
+            before = [p.detach().clone() for p in params]
+            with torch.no_grad():
+                for p in params:
+                    p += 0.01
+            loss = closure()
+            with torch.no_grad():
+                for p, x in zip(params, before, strict=True):
+                    p.copy_(x)
+                    p.grad *= 2
+            return loss
+        return evaluate
+
+    def step(self, closure=None):
+        return self.inner.step(self._perturbed(closure) if self.perturbs else closure)
+
+
+def passing_on():
+    inner = lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9)
+    yield "own", lambda params: PassesOn(inner(params))
+    yield "a closure of its own", lambda params: PassesOn(inner(params), perturbs=True)
+    yield "timm", lambda params: pytest.importorskip("timm.optim").Lookahead(inner(params), k=3)
+    yield "pytorch_optimizer", lambda params: pytest.importorskip("pytorch_optimizer").Lookahead(inner(params), k=3)
+
+
+@pytest.mark.filterwarnings("ignore:.*changed outside of the optimizer")
+@pytest.mark.parametrize("make", [pytest.param(make, id=name) for name, make in passing_on()])
+def test_a_closure_that_the_optimizer_inside_evaluates(tmp_path, make, monkeypatch):
+    model = perceptron()
+    optimizer = make(model.parameters())
+    capture, closure = Updates(model.parameters(), monkeypatch), Closure(model, optimizer)
+    with lpa.record(tmp_path / "run", model, optimizer):
+        for step in range(STEPS):
+            closure.step = step
+            optimizer.step(closure)
+    capture.end()
+    assert closure.calls == STEPS
+    assert_same(tmp_path / "run", capture)
+
+
+def test_a_closure_that_a_class_adds(tmp_path, monkeypatch):
+    """What its superclass's step is given is what counts, also where the user has given none."""
+    class Doubles(torch.optim.SGD):
+        def step(self, closure=None):
+            def doubled():
+                loss = (closure or self.evaluate)()
+                for p in model.parameters():
+                    p.grad *= 2
+                return loss
+            return super().step(doubled)
+
+    model = perceptron()
+    optimizer = Doubles(model.parameters(), lr=0.1)
+    capture, closure = Updates(model.parameters(), monkeypatch), Closure(model, optimizer)
+    optimizer.evaluate = closure
+    with lpa.record(tmp_path / "run", model, optimizer):
+        for step in range(STEPS):
+            closure.step = step
+            optimizer.step(closure if step % 2 else None)
+    capture.end()
+    assert_same(tmp_path / "run", capture)
+
+
 def test_timms_lookahead_from_its_first_step(tmp_path):
     """Its hooks run from its first zero_grad() on only, which here comes after its first step."""
     optim = pytest.importorskip("timm.optim")
