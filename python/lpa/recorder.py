@@ -162,9 +162,14 @@ class Recorder:
             raise ValueError(f"streams is a list of names: [{streams!r}]")
         if not isinstance(resume, int) or resume < 0:
             raise ValueError(f"resume is True, False or a step, not {resume!r}")
-        if any(type(o).__name__ == "LBFGS" for o in self._optimizers.all):
-            raise RecordingError("LBFGS evaluates the loss several times inside a step, so there is no one gradient "
-                                 "of a step. Record another optimizer.")
+        for _, optimizer in self._optimizers.steppers():
+            if type(optimizer).__name__ == "LBFGS":
+                raise RecordingError("LBFGS evaluates the loss several times inside a step, so there is no one "
+                                     "gradient of a step. Record another optimizer.")
+            if hasattr(optimizer, "fused_backward"):
+                raise RecordingError(f"{type(optimizer).__name__} moves each parameter inside backward, by "
+                                     "fused_backward() and not by steps, and keeps no gradient. Record another "
+                                     "optimizer.")
         try:
             json.dumps(self._metadata, allow_nan=False)
         except (TypeError, ValueError) as e:
@@ -392,6 +397,10 @@ class Recorder:
     def _check_step(self, stepper, closure, kwargs):
         if "grad_scaler" in kwargs:
             raise RecordingError("this optimizer unscales its gradients inside the step, where lpa cannot see them")
+        if kwargs.get("param") is not None:
+            raise RecordingError("this optimizer steps for one parameter at a time inside backward (gradient release), "
+                                 "so that each of its steps is a part of one. Train without gradient release; or make "
+                                 "an optimizer for each parameter, and give all of them in a list")
         if self._session is not None and self._session.device and torch.cuda.is_current_stream_capturing():
             raise RecordingError("the optimizer's step is captured in a CUDA graph, whose replay calls no hooks")
         # A closure's gradients are seen after all hooks.

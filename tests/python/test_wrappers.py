@@ -292,6 +292,42 @@ def test_a_closure_that_a_class_adds(tmp_path, monkeypatch):
     assert_same(tmp_path / "run", capture)
 
 
+def test_an_optimizer_inside_may_be_what_is_refused(tmp_path):
+    model = perceptron()
+    with pytest.raises(lpa.RecordingError, match="LBFGS evaluates the loss several times"):
+        lpa.record(tmp_path / "run", model, PassesOn(torch.optim.LBFGS(model.parameters())))
+
+
+def test_an_optimizer_that_moves_inside_backward_is_refused(tmp_path):
+    class Fused(torch.optim.SGD):
+        """As LOMO is used: no step, and no gradient that is there at its time."""
+
+        def fused_backward(self, loss, lr):
+            pass
+
+    model = perceptron()
+    with pytest.raises(lpa.RecordingError, match=r"Fused moves each parameter inside backward, by fused_backward\(\)"):
+        lpa.record(tmp_path / "run", model, Fused(model.parameters()))
+
+
+def test_steps_of_one_parameter_are_refused(tmp_path):
+    class Releases(torch.optim.SGD):
+        """As optimi's gradient release: hooks of backward step for the parameter whose gradient is there."""
+
+        def step(self, closure=None, param=None):
+            with torch.no_grad():
+                param -= 0.1 * param.grad
+
+    model = perceptron()
+    optimizer = Releases(model.parameters())
+    for p in model.parameters():
+        p.register_post_accumulate_grad_hook(lambda p: optimizer.step(param=p))
+    with (pytest.raises(lpa.RecordingError, match="steps for one parameter at a time"),
+          lpa.record(tmp_path / "run", model, optimizer)):
+        loss_of(model, 0).backward()
+    assert not (tmp_path / "run").exists()
+
+
 def test_timms_lookahead_from_its_first_step(tmp_path):
     """Its hooks run from its first zero_grad() on only, which here comes after its first step."""
     optim = pytest.importorskip("timm.optim")
