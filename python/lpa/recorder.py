@@ -30,6 +30,7 @@ from .scalars import Log, held
 from .session import Broken, Gradients, Session, Step, Turn
 from .sharding import is_sharded
 from .threads import idle_processors
+from .watch import Comparison
 from .writer import precisions, sketching, storage_options
 
 __all__ = ["Recorder", "RecordingError", "RecordingStopped", "record"]
@@ -151,6 +152,8 @@ class Recorder:
         if resume is not False and there:
             self._go_on(None if resume is True else resume)
         self._which, self._hooks = {}, []
+        # Those that hold an optimizer inside.
+        self._nested = {which for which, o in self._optimizers.steppers() if o is not self._optimizers.all[which]}
         for which, stepper in self._optimizers.steppers():
             self._which[id(stepper)] = which
             before = stepper.register_step_pre_hook(self._before)
@@ -565,6 +568,8 @@ class Recorder:
         step.turn = turn
         if not turn.has_closure:
             self._see(step, turn, Gradients.SEEN)
+        elif step.is_sampled and turn.which in self._nested:
+            turn.began = self._session.watch.sample(turn.which)
 
     def _fill_at_start(self, step, session, with_iterate):
         self._clipping.step()
@@ -617,10 +622,14 @@ class Recorder:
             step.comparisons += session.watch.changed(turn.which)
         if not step.is_sampled:
             return
+        began, evaluated = turn.began, turn.evaluated
+        if began is not None and how is Gradients.SEEN:
+            turn.evaluated = session.watch.sample(turn.which)
         if step.iterate is None:
             session.take_iterate(step, self.path)
-        elif how is Gradients.SEEN_INSIDE:
-            # What was perturbed and put back may be rounded.
+        elif how is Gradients.SEEN_INSIDE and not (evaluated and not Comparison(began, evaluated).tensors()):
+            # What was perturbed and put back may be rounded. Where nothing was, what the optimizer inside moves may be
+            # something else (schedule-free's z).
             tensors = session.parameters.of[turn.which]
             step.iterate.fill(tensors, [session.parameters.params[i].detach() for i in tensors])
             if step.in_full is not None and len(self._optimizers.all) > 1:

@@ -328,6 +328,60 @@ def test_steps_of_one_parameter_are_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+class MovesAnother(torch.optim.Optimizer):
+    """Evaluates the closure where the step begins, and has the optimizer inside move something else, as schedule-free
+    wrappers do."""
+
+    def __init__(self, inner):
+        super().__init__(inner.param_groups, {})
+        self.inner, self.param_groups = inner, inner.param_groups
+        self.others = [p.detach().clone() for g in self.param_groups for p in g["params"]]
+
+    def _swap(self):
+        for p, z in zip((p for g in self.param_groups for p in g["params"]), self.others, strict=True):
+            x = p.detach().clone()
+            p.copy_(z)
+            z.copy_(x)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = closure() if closure else None
+        self._swap()
+        self.inner.step()
+        self._swap()
+        for p, z in zip((p for g in self.param_groups for p in g["params"]), self.others, strict=True):
+            p.lerp_(z, 0.5)
+        return loss
+
+
+@pytest.mark.parametrize("has_closure", [True, False])
+@pytest.mark.parametrize("kind", ["own", "pytorch_optimizer"])
+def test_an_optimizer_inside_that_moves_something_else(tmp_path, kind, has_closure):
+    model = perceptron()
+    inner = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = MovesAnother(inner) if kind == "own" else pytest.importorskip("pytorch_optimizer").ScheduleFreeWrapper(
+        inner)
+    if kind != "own":
+        optimizer.train()
+    capture, closure = Capture(model.parameters()), Closure(model, optimizer)
+
+    def captured():
+        loss = closure()
+        capture.take()
+        return loss
+
+    with lpa.record(tmp_path / "run", model, optimizer):
+        for step in range(STEPS):
+            closure.step = step
+            if has_closure:
+                optimizer.step(captured)
+            else:
+                captured()
+                optimizer.step()
+    capture.end()
+    assert_same(tmp_path / "run", capture)
+
+
 def test_timms_lookahead_from_its_first_step(tmp_path):
     """Its hooks run from its first zero_grad() on only, which here comes after its first step."""
     optim = pytest.importorskip("timm.optim")
