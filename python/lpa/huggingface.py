@@ -13,7 +13,8 @@ class RecorderCallback(TrainerCallback):
 
     Options are those of :func:`lpa.record`. What is recorded is what the optimizer receives; the Trainer accumulates
     and clips (`max_grad_norm`, by default 1.0) before that, so the gradient is the clipped one. `epoch` is the
-    fraction of epochs that were done before the step. `loss` is what the Trainer logs: every `logging_steps` (set 1
+    fraction of epochs that were done before the step. Of layer-wise optimizers (GaLore's, APOLLO's), which step inside
+    backward, it is what each receives. `loss` is what the Trainer logs: every `logging_steps` (set 1
     to have it at every step) the mean since it was last logged, at the step that was then taken.
 
     The final iterate is what the last step left, also where `load_best_model_at_end` puts another into the model. By
@@ -34,8 +35,11 @@ class RecorderCallback(TrainerCallback):
         return self._trainings.recorder
 
     def on_train_begin(self, args, state, control, *, model, optimizer, **_):
+        # By layers each parameter has an optimizer, which steps inside backward; the Trainer's own does nothing.
+        of_layers = getattr(getattr(optimizer, "optimizer", optimizer), "optimizer_dict", None)
         # Callbacks are shown the model without its DistributedDataParallel.
-        self._trainings.begin(model, optimizer, replicated=args.parallel_mode == ParallelMode.DISTRIBUTED)
+        self._trainings.begin(model, of_layers or optimizer,
+                              replicated=args.parallel_mode == ParallelMode.DISTRIBUTED)
 
     def on_step_begin(self, args, state, control, **_):
         self.recorder.log(epoch=state.epoch)

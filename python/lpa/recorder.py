@@ -21,7 +21,7 @@ from .clipping import Clipping
 from .directions import DIRECTIONS, LACKING, STAGES, moment_names, moments, probe
 from .errors import RecordingError, RecordingStopped, say, warn
 from .exchange import Exchange
-from .optimizers import Optimizers, steps_under_way
+from .optimizers import Optimizers, steps_under_way, torch_class
 from .parameters import Parameters, all_of, has_ranks, process_rank, process_ranks
 from .rank_sketches import Follower, Together
 from .ranks import agreed, in_turn
@@ -31,6 +31,7 @@ from .scalars import Log, held
 from .session import Broken, Gradients, Session, Step, Turn
 from .sharding import is_sharded
 from .threads import idle_processors
+from .watch import Comparison
 from .writer import precisions, sketching, storage_options
 
 __all__ = ["Recorder", "RecordingError", "RecordingStopped", "record"]
@@ -157,6 +158,8 @@ class Recorder:
         if resume is not False and there:
             self._go_on(None if resume is True else resume)
         self._which, self._hooks = {}, []
+        # Those that hold an optimizer inside.
+        self._nested = {which for which, o in self._optimizers.steppers() if o is not self._optimizers.all[which]}
         for which, stepper in self._optimizers.steppers():
             self._which[id(stepper)] = which
             before = stepper.register_step_pre_hook(self._before)
@@ -168,9 +171,14 @@ class Recorder:
             raise ValueError(f"streams is a list of names: [{streams!r}]")
         if not isinstance(resume, int) or resume < 0:
             raise ValueError(f"resume is True, False or a step, not {resume!r}")
-        if any(type(o).__name__ == "LBFGS" for o in self._optimizers.all):
-            raise RecordingError("LBFGS evaluates the loss several times inside a step, so there is no one gradient "
-                                 "of a step. Record another optimizer.")
+        for _, optimizer in self._optimizers.steppers():
+            if type(optimizer).__name__ == "LBFGS":
+                raise RecordingError("LBFGS evaluates the loss several times inside a step, so there is no one "
+                                     "gradient of a step. Record another optimizer.")
+            if hasattr(optimizer, "fused_backward"):
+                raise RecordingError(f"{type(optimizer).__name__} moves each parameter inside backward, by "
+                                     "fused_backward() and not by steps, and keeps no gradient. Record another "
+                                     "optimizer.")
         try:
             json.dumps(self._metadata, allow_nan=False)
         except (TypeError, ValueError) as e:
@@ -330,10 +338,12 @@ class Recorder:
     @torch.compiler.disable
     def _before(self, stepper, args, kwargs):
         """What `step` is to be called with, where that is something else."""
-        if self._is_elsewhere() or self._is_inside_a_turn(stepper):
+        if self._is_elsewhere():
             return None
         closure = _closure(args, kwargs)
         with _Guard(self):
+            if self._is_inside_a_turn(stepper):
+                return self._inside(stepper, closure, args, kwargs)
             self._check_step(stepper, closure, kwargs)
             if self._session is None:
                 self._start()
@@ -341,7 +351,8 @@ class Recorder:
             turn = Turn(self._which[id(stepper)], stepper, closure is not None)
             self._begin_turn(turn)
             if closure is not None:
-                return _with_closure(args, kwargs, self._seen(closure, turn))
+                turn.closure = self._seen(closure, turn, Gradients.SEEN)
+                return _with_closure(args, kwargs, turn.closure)
         return None
 
     @torch.compiler.disable
@@ -369,21 +380,36 @@ class Recorder:
         return turn is not None and steps_under_way(turn.stepper) > 0
 
     def _is_inside_a_turn(self, stepper):
-        """Whether a step is called by the step of the same optimizer: its superclass's, or that of an optimizer inside,
-        which then is about to use the gradients that a closure has left."""
+        """Whether a step is called by the step of the same optimizer: its superclass's, or that of an optimizer
+        inside."""
         turn = None if self._pending is None else self._pending.turn
         if turn is None or turn.which != self._which[id(stepper)]:
             return False
-        if steps_under_way(turn.stepper) <= (stepper is turn.stepper):
-            return False
-        if stepper is not turn.stepper and turn.has_closure:
-            with _Guard(self):
+        return steps_under_way(turn.stepper) > (stepper is turn.stepper)
+
+    def _inside(self, stepper, closure, args, kwargs):
+        """What a step inside a turn is to be called with, where that is something else. It is about to use the
+        gradients that a closure has left, or evaluates one itself."""
+        turn = self._pending.turn
+        is_another = stepper is not turn.stepper
+        if closure is None:
+            if is_another and turn.has_closure:
                 self._see_gradients(turn, Gradients.SEEN_INSIDE)
-        return True
+            return None
+        if closure is turn.closure and not is_another:
+            return None
+        # Others than PyTorch's own may put parameters back after they have evaluated it.
+        moves_from_it = is_another and torch_class(stepper) is not None
+        how = Gradients.SEEN_INSIDE if moves_from_it else Gradients.SEEN
+        return _with_closure(args, kwargs, self._seen(closure, turn, how))
 
     def _check_step(self, stepper, closure, kwargs):
         if "grad_scaler" in kwargs:
             raise RecordingError("this optimizer unscales its gradients inside the step, where lpa cannot see them")
+        if kwargs.get("param") is not None:
+            raise RecordingError("this optimizer steps for one parameter at a time inside backward (gradient release), "
+                                 "so that each of its steps is a part of one. Train without gradient release; or make "
+                                 "an optimizer for each parameter, and give all of them in a list")
         if self._session is not None and self._session.device and torch.cuda.is_current_stream_capturing():
             raise RecordingError("the optimizer's step is captured in a CUDA graph, whose replay calls no hooks")
         # A closure's gradients are seen after all hooks.
@@ -548,6 +574,8 @@ class Recorder:
         step.turn = turn
         if not turn.has_closure:
             self._see(step, turn, Gradients.SEEN)
+        elif step.is_sampled and turn.which in self._nested:
+            turn.began = self._session.watch.sample(turn.which)
 
     def _fill_at_start(self, step, session, with_iterate):
         self._clipping.step()
@@ -576,14 +604,14 @@ class Recorder:
         for name, loss_fn in self._probes.items():
             step.streams[name] = session.fill(name, probe(self._model, parameters.params, loss_fn))
 
-    def _seen(self, closure, turn):
+    def _seen(self, closure, turn, how):
         """A closure whose gradients are seen. It may be evaluated more than once: the last one counts."""
         @functools.wraps(closure)
         def evaluate(*args, **kwargs):
             value = closure(*args, **kwargs)
             if not self._is_elsewhere():
                 with _Guard(self):
-                    self._see_gradients(turn, Gradients.SEEN)
+                    self._see_gradients(turn, how)
             return value
         return evaluate
 
@@ -600,10 +628,14 @@ class Recorder:
             step.comparisons += session.watch.changed(turn.which)
         if not step.is_sampled:
             return
+        began, evaluated = turn.began, turn.evaluated
+        if began is not None and how is Gradients.SEEN:
+            turn.evaluated = session.watch.sample(turn.which)
         if step.iterate is None:
             session.take_iterate(step, self.path)
-        elif how is Gradients.SEEN_INSIDE:
-            # What was perturbed and put back may be rounded.
+        elif how is Gradients.SEEN_INSIDE and not (evaluated and not Comparison(began, evaluated).tensors()):
+            # What was perturbed and put back may be rounded. Where nothing was, what the optimizer inside moves may be
+            # something else (schedule-free's z).
             tensors = session.parameters.of[turn.which]
             step.iterate.fill(tensors, [session.parameters.params[i].detach() for i in tensors])
             if step.in_full is not None and len(self._optimizers.all) > 1:

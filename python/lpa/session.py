@@ -60,6 +60,10 @@ class Turn:
     def __init__(self, which, stepper, has_closure):
         self.which, self.stepper, self.has_closure = which, stepper, has_closure
         self.gradients = Gradients.AWAITED
+        # The one whose gradients are seen, which the step is called with.
+        self.closure = None
+        # Few elements of the parameters as the turn began, and as the closure was evaluated last.
+        self.began = self.evaluated = None
         # It divides them by the loss scale itself, and leaves the quotients behind.
         self.unscales = False
         self.found_inf = None

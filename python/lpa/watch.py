@@ -38,6 +38,10 @@ class Watch:
         of = self._of if which is None else [self._of[which]]
         return [c for few in of if (c := few.changed()) is not None]
 
+    def sample(self, which):
+        """A few elements of what an optimizer holds, as they are now."""
+        return self._of[which].sample()
+
     def scalars(self, comparisons, step=None):
         """The scalar of x_step, where tensors were changed before it; warns of the first time, and of x_T (None)."""
         tensors = sorted({i for c in comparisons for i in c.tensors()})
@@ -75,13 +79,14 @@ class _Few:
         """Notes what the tensors hold now."""
         if tensors != self._tensors:
             self._take(tensors)
-        self._left = self._sample()
+        self._left = self.sample()
 
     def changed(self):
         """What tells which of them were changed since; None where nothing was noted."""
-        return None if self._left is None else Comparison(self._left, self._sample())
+        return None if self._left is None else Comparison(self._left, self.sample())
 
-    def _sample(self):
+    def sample(self):
+        """What they hold now."""
         params = [self._params[i] for i in self._tensors]
         own = params if self._is_plain else [local(p) for p in params]
         places = [t.data_ptr() for t in own]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training import Capture, assert_same, digits, perceptron
+from training import Capture, assert_same, bits, digits, perceptron
 
 import lpa
 from lpa.checkpoints import import_checkpoints
@@ -52,13 +52,13 @@ class Watch(transformers.TrainerCallback):
             self.norms.append(logs["grad_norm"])
 
 
-def trainer(out, callbacks, model, **arguments):
+def trainer(out, callbacks, model, optimizers=(None, None), **arguments):
     images, labels = digits()
     data = [{"images": x, "labels": y} for x, y in zip(images, labels, strict=True)]
     arguments = {"max_steps": STEPS, "logging_steps": 1, "save_strategy": "no", "learning_rate": 0.01, **arguments}
     args = transformers.TrainingArguments(out, use_cpu=True, per_device_train_batch_size=128, report_to=[],
                                           disable_tqdm=True, seed=3, **arguments)
-    return transformers.Trainer(model, args, train_dataset=data, callbacks=callbacks)
+    return transformers.Trainer(model, args, train_dataset=data, callbacks=callbacks, optimizers=optimizers)
 
 
 def callback(path, **options):
@@ -169,6 +169,31 @@ def test_a_batch_size_that_is_found(tmp_path):
     watch.capture.x[:-5], watch.capture.g[:-4] = [], []
     assert_same(last, watch.capture)
     assert lpa.open(tmp_path / "run").final_step is None
+
+
+def test_optimizers_of_layers(tmp_path):
+    """As the Trainer makes them of `galore_adamw_layerwise`: one for each parameter, which a hook of backward steps."""
+    model, seen = Classifier(), {}
+    params = list(model.parameters())
+    of_layers = {p: torch.optim.AdamW([p], lr=0.01) for p in params}
+
+    def hook(p):
+        seen.setdefault(p, []).append((bits(p), bits(p.grad)))
+        of_layers[p].step()
+        of_layers[p].zero_grad()
+
+    for p in params:
+        p.register_post_accumulate_grad_hook(hook)
+    dummy = transformers.trainer_pt_utils.LayerWiseDummyOptimizer(of_layers)
+    both = dummy, torch.optim.lr_scheduler.LambdaLR(dummy, lambda _: 1.0)
+    trainer(tmp_path / "out", [callback(tmp_path / "run")], model, max_steps=6, optimizers=both).train()
+    capture = Capture(params)
+    capture.x = [[seen[p][step][0] for p in params] for step in range(6)]
+    capture.g = [[seen[p][step][1] for p in params] for step in range(6)]
+    capture.end()
+    run = assert_same(tmp_path / "run", capture)
+    assert [run.scalars(t)["epoch"] for t in range(6)] == sorted({run.scalars(t)["epoch"] for t in range(6)})
+    assert all("loss" in run.scalars(t) for t in range(6))
 
 
 @pytest.mark.parametrize("strategy", ["epoch", "steps"])

@@ -1,10 +1,14 @@
 """PyTorch Lightning really trains; what was recorded is, bit for bit, what the update used."""
 
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
-from training import Updates, assert_same, digits, perceptron
+from training import Capture, Updates, assert_same, digits, perceptron
 
 import lpa
 
@@ -214,3 +218,18 @@ def test_fabric(tmp_path, monkeypatch):
     assert [(t["name"], t.get("aliases", [])) for t in run.manifest["tensors"]] == [
         (n, []) for n in ("0.weight", "0.bias", "2.weight", "2.bias")]
     assert run.manifest["optimizer"]["name"] == "sgd"
+
+
+def test_two_ranks(tmp_path):
+    """Each rank writes its part, and the run is what each of them saw."""
+    here = Path(__file__).parent
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, here / "ranks_lightning.py", tmp_path / "run"], capture_output=True,
+                          text=True, cwd=here, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for rank in range(2):
+        seen = torch.load(tmp_path / f"seen{rank}.pt", weights_only=False)
+        capture = Capture([])
+        capture.x, capture.g = seen["x"], seen["g"]
+        run = assert_same(tmp_path / "run", capture)
+    assert run.manifest["world"] == 2 and run.final_step == 3

@@ -218,6 +218,170 @@ def test_sam(tmp_path, how, monkeypatch):
         [float(loss_at(run, t)) for t in range(STEPS)], rel=1e-5)
 
 
+class PassesOn(torch.optim.Optimizer):
+    """Gives its closure to the optimizer inside, as Lookahead does; `perturbs` what it is evaluated at, and puts that
+    back."""
+
+    def __init__(self, inner, perturbs=False):
+        super().__init__(inner.param_groups, {})
+        self.inner, self.perturbs = inner, perturbs
+        self.param_groups = inner.param_groups
+
+    def _perturbed(self, closure):
+        def evaluate():
+            params = [p for g in self.param_groups for p in g["params"]]
+            before = [p.detach().clone() for p in params]
+            with torch.no_grad():
+                for p in params:
+                    p += 0.01
+            loss = closure()
+            with torch.no_grad():
+                for p, x in zip(params, before, strict=True):
+                    p.copy_(x)
+                    p.grad *= 2
+            return loss
+        return evaluate
+
+    def step(self, closure=None):
+        return self.inner.step(self._perturbed(closure) if self.perturbs else closure)
+
+
+def passing_on():
+    inner = lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9)
+    yield "own", lambda params: PassesOn(inner(params))
+    yield "a closure of its own", lambda params: PassesOn(inner(params), perturbs=True)
+    yield "timm", lambda params: pytest.importorskip("timm.optim").Lookahead(inner(params), k=3)
+    yield "pytorch_optimizer", lambda params: pytest.importorskip("pytorch_optimizer").Lookahead(inner(params), k=3)
+
+
+@pytest.mark.filterwarnings("ignore:.*changed outside of the optimizer")
+@pytest.mark.parametrize("make", [pytest.param(make, id=name) for name, make in passing_on()])
+def test_a_closure_that_the_optimizer_inside_evaluates(tmp_path, make, monkeypatch):
+    model = perceptron()
+    optimizer = make(model.parameters())
+    capture, closure = Updates(model.parameters(), monkeypatch), Closure(model, optimizer)
+    with lpa.record(tmp_path / "run", model, optimizer):
+        for step in range(STEPS):
+            closure.step = step
+            optimizer.step(closure)
+    capture.end()
+    assert closure.calls == STEPS
+    assert_same(tmp_path / "run", capture)
+
+
+def test_a_closure_that_a_class_adds(tmp_path, monkeypatch):
+    """What its superclass's step is given is what counts, also where the user has given none."""
+    class Doubles(torch.optim.SGD):
+        def step(self, closure=None):
+            def doubled():
+                loss = (closure or self.evaluate)()
+                for p in model.parameters():
+                    p.grad *= 2
+                return loss
+            return super().step(doubled)
+
+    model = perceptron()
+    optimizer = Doubles(model.parameters(), lr=0.1)
+    capture, closure = Updates(model.parameters(), monkeypatch), Closure(model, optimizer)
+    optimizer.evaluate = closure
+    with lpa.record(tmp_path / "run", model, optimizer):
+        for step in range(STEPS):
+            closure.step = step
+            optimizer.step(closure if step % 2 else None)
+    capture.end()
+    assert_same(tmp_path / "run", capture)
+
+
+def test_an_optimizer_inside_may_be_what_is_refused(tmp_path):
+    model = perceptron()
+    with pytest.raises(lpa.RecordingError, match="LBFGS evaluates the loss several times"):
+        lpa.record(tmp_path / "run", model, PassesOn(torch.optim.LBFGS(model.parameters())))
+
+
+def test_an_optimizer_that_moves_inside_backward_is_refused(tmp_path):
+    class Fused(torch.optim.SGD):
+        """As LOMO is used: no step, and no gradient that is there at its time."""
+
+        def fused_backward(self, loss, lr):
+            pass
+
+    model = perceptron()
+    with pytest.raises(lpa.RecordingError, match=r"Fused moves each parameter inside backward, by fused_backward\(\)"):
+        lpa.record(tmp_path / "run", model, Fused(model.parameters()))
+
+
+def test_steps_of_one_parameter_are_refused(tmp_path):
+    class Releases(torch.optim.SGD):
+        """As optimi's gradient release: hooks of backward step for the parameter whose gradient is there."""
+
+        def step(self, closure=None, param=None):
+            with torch.no_grad():
+                param -= 0.1 * param.grad
+
+    model = perceptron()
+    optimizer = Releases(model.parameters())
+    for p in model.parameters():
+        p.register_post_accumulate_grad_hook(lambda p: optimizer.step(param=p))
+    with (pytest.raises(lpa.RecordingError, match="steps for one parameter at a time"),
+          lpa.record(tmp_path / "run", model, optimizer)):
+        loss_of(model, 0).backward()
+    assert not (tmp_path / "run").exists()
+
+
+class MovesAnother(torch.optim.Optimizer):
+    """Evaluates the closure where the step begins, and has the optimizer inside move something else, as schedule-free
+    wrappers do."""
+
+    def __init__(self, inner):
+        super().__init__(inner.param_groups, {})
+        self.inner, self.param_groups = inner, inner.param_groups
+        self.others = [p.detach().clone() for g in self.param_groups for p in g["params"]]
+
+    def _swap(self):
+        for p, z in zip((p for g in self.param_groups for p in g["params"]), self.others, strict=True):
+            x = p.detach().clone()
+            p.copy_(z)
+            z.copy_(x)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = closure() if closure else None
+        self._swap()
+        self.inner.step()
+        self._swap()
+        for p, z in zip((p for g in self.param_groups for p in g["params"]), self.others, strict=True):
+            p.lerp_(z, 0.5)
+        return loss
+
+
+@pytest.mark.parametrize("has_closure", [True, False])
+@pytest.mark.parametrize("kind", ["own", "pytorch_optimizer"])
+def test_an_optimizer_inside_that_moves_something_else(tmp_path, kind, has_closure):
+    model = perceptron()
+    inner = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = MovesAnother(inner) if kind == "own" else pytest.importorskip("pytorch_optimizer").ScheduleFreeWrapper(
+        inner)
+    if kind != "own":
+        optimizer.train()
+    capture, closure = Capture(model.parameters()), Closure(model, optimizer)
+
+    def captured():
+        loss = closure()
+        capture.take()
+        return loss
+
+    with lpa.record(tmp_path / "run", model, optimizer):
+        for step in range(STEPS):
+            closure.step = step
+            if has_closure:
+                optimizer.step(captured)
+            else:
+                captured()
+                optimizer.step()
+    capture.end()
+    assert_same(tmp_path / "run", capture)
+
+
 def test_timms_lookahead_from_its_first_step(tmp_path):
     """Its hooks run from its first zero_grad() on only, which here comes after its first step."""
     optim = pytest.importorskip("timm.optim")
