@@ -10,6 +10,7 @@ import contextlib
 import functools
 import json
 import os
+import threading
 import time
 
 import torch
@@ -133,7 +134,9 @@ class Recorder:
         # Through which ranks sum the sketches of what they hold together.
         self._exchange = None
         self._over = self._warned_of_flush = False
-        # How many parts of the recording are at work, one inside the other, and what is to be done after them.
+        # One thread at a time works on the recording.
+        self._lock = threading.RLock()
+        # How many parts of it are at work, one inside the other, and what is to be done after them.
         self._at_work, self._flush_wanted = 0, False
         self._unread = []
         self._process = os.getpid()
@@ -206,12 +209,13 @@ class Recorder:
         other to the step that was just taken, once. `epoch` holds until it is logged again."""
         if self._is_elsewhere():
             return
-        # A flush that a signal's handler asks for meanwhile would publish the step without them.
-        self._at_work += 1
-        try:
-            self._keep(values)
-        finally:
-            self._at_work -= 1
+        with self._lock:
+            # A flush that a signal's handler asks for meanwhile would publish the step without them.
+            self._at_work += 1
+            try:
+                self._keep(values)
+            finally:
+                self._at_work -= 1
         if self._flush_wanted:
             self.flush()
 
@@ -264,14 +268,17 @@ class Recorder:
 
     def flush(self):
         """Publishes every step so far; do so when you save a checkpoint, to resume from it. In the middle of a step, as
-        from the handler of a signal, it is done when that step ends."""
+        from the handler of a signal or from another thread, it is done when that step ends."""
         if self._session is None or self._is_elsewhere():
             return
-        if self._at_work or self._is_in_a_step():
-            self._flush_wanted = True
-            return
-        with _Guard(self):
-            self._publish()
+        with self._lock:
+            if self._over:
+                return
+            if self._at_work or self._is_in_a_step():
+                self._flush_wanted = True
+                return
+            with _Guard(self):
+                self._publish()
 
     def mark_end(self):
         """Takes what the model holds now for the final iterate, should no other step follow: call it before something
@@ -360,7 +367,7 @@ class Recorder:
     def _is_in_a_step(self):
         """Whether the step of an optimizer is under way."""
         turn = None if self._pending is None else self._pending.turn
-        return turn is not None and steps_under_way(turn.stepper) > 0
+        return turn is not None and steps_under_way(turn.stepper, turn.thread) > 0
 
     def _is_inside_a_turn(self, stepper):
         """Whether a step is called by the step of the same optimizer: its superclass's, or that of an optimizer inside,
@@ -777,14 +784,18 @@ class _Guard:
         self.recorder = recorder
 
     def __enter__(self):
+        self.recorder._lock.acquire()
         self.recorder._at_work += 1
         return self
 
     def __exit__(self, kind, error, _):
         self.recorder._at_work -= 1
-        # Whatever fails here must not end the training; what ends the process (an interrupt) is not a failure.
-        if not isinstance(error, Exception):
-            return False
-        text = str(error) if isinstance(error, RecordingError) else f"{kind.__name__}: {error}"
-        self.recorder._fail(text, None if isinstance(error, Broken) else error)
-        return True
+        try:
+            # Whatever fails here must not end the training; what ends the process (an interrupt) is not a failure.
+            if not isinstance(error, Exception):
+                return False
+            text = str(error) if isinstance(error, RecordingError) else f"{kind.__name__}: {error}"
+            self.recorder._fail(text, None if isinstance(error, Broken) else error)
+            return True
+        finally:
+            self.recorder._lock.release()
