@@ -341,3 +341,39 @@ def test_a_warning_names_the_users_line(tmp_path, lines, words, number):
     with pytest.warns(UserWarning, match=words) as caught:
         exec(compile("\n".join(code), file, "exec"), {"path": tmp_path / "run"})
     assert (file, number) in [(w.filename, w.lineno) for w in caught]
+
+
+@pytest.mark.parametrize("sketch", [None, 256])
+def test_a_default_device_is_the_trainings_own(tmp_path, sketch):
+    """`torch.set_default_device`: what lpa makes for itself lies on the CPU all the same."""
+    captures = {}
+    for device in ("cpu", "meta"):
+        model = perceptron()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        optimizer.zero_grad()
+        loss_of(model, 0).backward()
+        optimizer.step()
+        capture = captures[device] = Capture(model.parameters())
+        for resume, steps in ((False, 3), (True, 2)):
+            with torch.device(device):
+                rec = lpa.record(tmp_path / device, model, optimizer, sketch=sketch, resume=resume)
+            for _ in range(steps):
+                with torch.device("cpu"):
+                    optimizer.zero_grad()
+                    loss_of(model, rec.step).backward()
+                capture.take()
+                with torch.device(device):
+                    optimizer.step()
+                    rec.log(loss=1)
+            with torch.device(device):
+                rec.flush() if steps == 3 else rec.close()
+                rec.stop()
+        capture.end()
+    runs = [lpa.open(tmp_path / device) for device in captures]
+    if sketch is None:
+        for device, capture in captures.items():
+            assert_same(tmp_path / device, capture)
+    else:
+        for step in range(6):
+            seen = [list(run.sketch("iterate", step).values()) for run in runs]
+            assert all(np.array_equal(a, b) for a, b in zip(*seen, strict=True))
