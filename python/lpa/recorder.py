@@ -23,6 +23,7 @@ from .errors import RecordingError, RecordingStopped, say, warn
 from .exchange import Exchange
 from .optimizers import Optimizers, steps_under_way
 from .parameters import Parameters, all_of, has_ranks, process_rank, process_ranks
+from .places import absolute
 from .rank_sketches import Follower, Together
 from .ranks import agreed, in_turn
 from .reader import Run
@@ -106,7 +107,7 @@ class Recorder:
             raise ValueError(f"turns is 'together' or 'each', not {turns!r}")
         if buffer_steps < 2:
             raise ValueError("buffer_steps is at least 2: one step is filled while another is written")
-        self.path = os.fspath(path)
+        self.path = absolute(path)
         self.step = 0
         self._model, self._optimizers, self._scaler = model, Optimizers(optimizer), scaler
         self._is_step_of_each = turns == "each"

@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from training import Capture, assert_same, batch, bits, loss_of, perceptron, train
+from training import Capture, assert_equal, assert_same, batch, bits, loss_of, perceptron, recorded, train
 
 import lpa
 
@@ -377,3 +377,32 @@ def test_a_default_device_is_the_trainings_own(tmp_path, sketch):
         for step in range(6):
             seen = [list(run.sketch("iterate", step).values()) for run in runs]
             assert all(np.array_equal(a, b) for a, b in zip(*seen, strict=True))
+
+
+def test_a_relative_path_is_of_where_the_process_was(tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    other.mkdir()
+    monkeypatch.chdir(tmp_path)
+    first, second = perceptron(), perceptron()
+    capture = train("first", first, torch.optim.SGD(first.parameters(), 0.1), shard_steps=2,
+                    before=lambda rec, step: step == 3 and monkeypatch.chdir(other))
+    monkeypatch.chdir(tmp_path)
+    optimizer = torch.optim.SGD(second.parameters(), 0.1)
+    rec = lpa.measure("second", second, optimizer, reference="first")
+    writer = lpa.Writer("written", {"w": np.ones(3, np.float32)}, shard_steps=1)
+    run = lpa.open("first")
+    monkeypatch.chdir(other)
+    for step in range(6):
+        optimizer.zero_grad()
+        loss_of(second, step).backward()
+        optimizer.step()
+    rec.close()
+    with writer:
+        writer.step({"w": np.ones(3, np.float32)})
+        writer.finish({"w": np.ones(3, np.float32)})
+    assert_equal(recorded(run, 5, "grad"), capture.g[5], "g_5")
+    assert len(run.metrics()) == 6
+    assert_same(tmp_path / "first", capture)
+    assert (tmp_path / "second" / "metrics.parquet").exists()
+    assert lpa.open(tmp_path / "written").final_step == 1
+    assert not list(other.iterdir())
