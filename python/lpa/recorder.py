@@ -424,7 +424,9 @@ class Recorder:
             inner, has_made = self._writer_of_sums(parameters, exchange)
         count = self._buffer_steps * (1 + len(self._names())) + len(self._moments)
         try:
-            self._session = Session(parameters, inner, count, has_made, self._sketch is not None, exchange)
+            # What a step inside inference_mode makes could not be written to outside of it.
+            with torch.inference_mode(False):
+                self._session = Session(parameters, inner, count, has_made, self._sketch is not None, exchange)
         except BaseException:
             if has_made:
                 _lpa.take_back(self.path)

@@ -406,3 +406,10 @@ def test_a_relative_path_is_of_where_the_process_was(tmp_path, monkeypatch):
     assert (tmp_path / "second" / "metrics.parquet").exists()
     assert lpa.open(tmp_path / "written").final_step == 1
     assert not list(other.iterdir())
+
+
+def test_steps_inside_inference_mode(tmp_path):
+    model = perceptron()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    optimizer.step = torch.inference_mode()(optimizer.step)
+    assert_same(tmp_path / "run", train(tmp_path / "run", model, optimizer))
