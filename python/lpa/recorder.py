@@ -13,6 +13,7 @@ import os
 import threading
 import time
 
+import numpy as np
 import torch
 
 from . import _lpa, continuation, hyperparameters
@@ -153,7 +154,7 @@ class Recorder:
         if resume is False and there and process_rank() == 0:
             raise RecordingError(f"{self.path} holds a run already; choose another directory, or resume=True")
         if resume is not False and there:
-            self._go_on(None if resume is True else resume)
+            self._go_on(None if resume is True else int(resume))
         self._which, self._hooks = {}, []
         for which, stepper in self._optimizers.steppers():
             self._which[id(stepper)] = which
@@ -164,7 +165,7 @@ class Recorder:
     def _check_arguments(self, streams, resume):
         if isinstance(streams, str):
             raise ValueError(f"streams is a list of names: [{streams!r}]")
-        if not isinstance(resume, int) or resume < 0:
+        if not isinstance(resume, (int, np.integer)) or resume < 0:
             raise ValueError(f"resume is True, False or a step, not {resume!r}")
         if any(type(o).__name__ == "LBFGS" for o in self._optimizers.all):
             raise RecordingError("LBFGS evaluates the loss several times inside a step, so there is no one gradient "

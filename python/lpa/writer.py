@@ -266,7 +266,7 @@ def storage_options(given):
     if unknown:
         raise TypeError(f"unknown arguments {sorted(unknown)}")
     threads = given.get("threads")
-    if threads is not None and (not isinstance(threads, int) or threads < 1):
+    if threads is not None and (not isinstance(threads, (int, np.integer)) or threads < 1):
         raise ValueError(f"threads is a number of threads, at least 1, not {threads!r}")
     return tuple({**_STORAGE, **given}.values())
 

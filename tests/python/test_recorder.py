@@ -413,3 +413,30 @@ def test_steps_inside_inference_mode(tmp_path):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     optimizer.step = torch.inference_mode()(optimizer.step)
     assert_same(tmp_path / "run", train(tmp_path / "run", model, optimizer))
+
+
+def test_numbers_may_be_numpys(tmp_path):
+    model = perceptron()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    capture = train(tmp_path / "run", model, optimizer, sample=np.int64(2), threads=np.int32(1))
+    assert_equal(recorded(lpa.open(tmp_path / "run"), np.int64(4), "grad"), capture.g[4], "g_4")
+    with lpa.record(tmp_path / "stopped", model, optimizer) as rec:
+        optimizer.step()
+        rec.stop()
+    with lpa.record(tmp_path / "stopped", model, optimizer, resume=np.int64(1)) as rec:
+        optimizer.step()
+    assert (rec.step, lpa.open(tmp_path / "stopped").final_step) == (2, 2)
+
+
+def test_lags_may_be_an_array(tmp_path):
+    model = perceptron()
+    train(tmp_path / "run", model, torch.optim.SGD(model.parameters(), lr=0.1))
+    expected = lpa.lags(tmp_path / "run", lags=[1, 2])
+    for lags in (np.array([1, 2]), iter([1, 2])):
+        assert lpa.lags(tmp_path / "run", lags=lags, out=tmp_path / "lags.parquet").equals(expected)
+
+
+@pytest.mark.parametrize("call", [lpa.analyze, lpa.pairs, lpa.lags, lpa.noise, lpa.report])
+def test_steps_are_text(call, tmp_path):
+    with pytest.raises(lpa.UsageError, match=r"steps=range\(0, 4\); it is text, such as '0\.\.200:10'"):
+        call(tmp_path / "run", steps=range(4))
