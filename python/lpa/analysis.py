@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Iterable
 
 from . import _lpa
 from .errors import UsageError
@@ -102,7 +103,7 @@ def noise(paths, *, probes=(), batch=None, window=None, reference="final", group
         return _derived(lambda to: _lpa.batches(tables, to), out, frame)
     asked = {"probes": _names(probes), "batch": None if batch is None else float(_number("batch", batch, 1, 2**53)),
              "window": None if window is None else str(window), "reference": os.fspath(reference),
-             "groups": _names(groups), "steps": steps, "out": out,
+             "groups": _names(groups), "steps": _steps(steps), "out": out,
              "threads": _threads(threads)}
     with shown(on_progress) as told:
         table = _lpa.noise(paths, asked, told)
@@ -173,18 +174,18 @@ def _asked(references=("final",), streams=("grad",), groups=("*",), steps=None, 
            shadow=False):
     """What is asked of a run, as the library takes it."""
     return {"references": _names(references) or ["final"], "renames": list((rename or {}).items()),
-            "streams": _names(streams) or ["grad"], "groups": _names(groups), "steps": steps,
+            "streams": _names(streams) or ["grad"], "groups": _names(groups), "steps": _steps(steps),
             "skip_damaged": bool(skip_damaged), "shadow": bool(shadow)}
 
 
 def _asked_pairs(every=None, steps=None):
-    return {"every": None if every is None else _number("every", every, 1, 2**63), "steps": steps}
+    return {"every": None if every is None else _number("every", every, 1, 2**63), "steps": _steps(steps)}
 
 
 def _asked_lags(lags=(), reference="final", groups=("*",), steps=None):
-    several = lags if isinstance(lags, (list, tuple, range)) else [lags]
+    several = lags if isinstance(lags, Iterable) and not isinstance(lags, str) else [lags]
     return {"lags": [_number("lags", k, 1, 2**63) for k in several], "reference": os.fspath(reference),
-            "groups": _names(groups), "steps": steps}
+            "groups": _names(groups), "steps": _steps(steps)}
 
 
 def _table(path, question, groups=("*", "each")):
@@ -227,13 +228,20 @@ def report(path, *, out=None, references=(), streams=(), groups=(), steps=None, 
         raise UsageError(f"all=True is for runs, and {tables[0]} is a table")
     named = {"--ref": _names(references), "--group": _names(groups), "--stream": _names(streams)}
     asked = {"references": named["--ref"] or ["final"], "renames": [], "streams": named["--stream"] or ["grad"],
-             "groups": named["--group"] or ["*", "each"], "steps": steps, "skip_damaged": False, "shadow": False}
+             "groups": named["--group"] or ["*", "each"], "steps": _steps(steps), "skip_damaged": False,
+             "shadow": False}
     how = {"out": out, "threads": _threads(threads), "backend": None,
            "devices": []}
     options = [word for option, names in named.items() for name in names for word in (option, name)]
     page = {"options": options, "chosen": [named["--ref"], named["--stream"], named["--group"]], "all": bool(all)}
     with shown(on_progress) as told:
         return str(_lpa.report(paths, asked, how, page, told))
+
+
+def _steps(steps):
+    if steps is not None and not isinstance(steps, str):
+        raise UsageError(f"steps={steps!r}; it is text, such as '0..200:10'")
+    return steps
 
 
 def _threads(threads):

@@ -20,7 +20,7 @@ class Buffers:
         offsets, self.nbytes = _lpa.packing(sizes)
         devices = {p.device for p in parts if p.is_cuda}
         self.device = next(iter(devices), None)
-        make = {"dtype": torch.uint8, "pin_memory": self.device is not None}
+        make = {"dtype": torch.uint8, "device": "cpu", "pin_memory": self.device is not None}
         # Written once, so that the first steps do not wait for the pages.
         lent = inner.holds()
         self.count = count + lent

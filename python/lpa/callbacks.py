@@ -1,9 +1,9 @@
 """What the callbacks of frameworks share: a run for each training, from its beginning to its end."""
 
-import os
 import warnings
 
 from .errors import warn
+from .places import absolute
 from .recorder import record
 
 
@@ -17,7 +17,7 @@ class Trainings:
     """
 
     def __init__(self, path, options):
-        self._path, self._options, self._count = os.fspath(path), options, 0
+        self._path, self._options, self._count = absolute(path), options, 0
         # The recorder of the training that goes on, or of the last one.
         self.recorder = None
 

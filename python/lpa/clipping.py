@@ -1,5 +1,6 @@
 """Clipping gradients as PyTorch does, and telling every recording whose gradients they are."""
 
+import threading
 import weakref
 
 import torch
@@ -9,8 +10,12 @@ from .optimizers import parameters_of
 from .parameters import all_of
 from .scalars import held
 
-# The recordings that go on.
+# The recordings that go on, of all threads; a signal's handler may end one while they are looked through.
 _LIVE = weakref.WeakSet()
+_LOCK = threading.RLock()
+
+# What each thread has clipped last, as `clip`.
+_LAST = threading.local()
 
 
 class Clipping:
@@ -20,26 +25,29 @@ class Clipping:
         self._model, self._optimizer, self._log = model, optimizer, log
         self._coefficient, self._marks, self._own = None, [], False
         self._warned = False
-        _LIVE.add(self)
+        with _LOCK:
+            _LIVE.add(self)
 
     def clip(self, max_norm, norm_type, parameters, options):
         """Clips, and notes the coefficient for all recordings. Returns the norm before."""
-        global _last
         params = all_of(self._model, self._optimizer) if parameters is None else _listed(parameters)
         how = max_norm, norm_type
-        if _last is not None and _last.is_of_others(self, params, how):
+        last = getattr(_LAST, "clip", None)
+        if last is not None and last.is_of_others(self, params, how):
             # Another recording of these gradients has clipped them already.
             self._own = True
-            _last.by.add(self)
-            return _last.norm
-        live = list(_LIVE)
+            last.by.add(self)
+            return last.norm
+        clipped = {id(p) for p in params}
+        with _LOCK:
+            # Another thread's backward pass may be writing the gradients of the others.
+            live = [c for c in _LIVE if any(id(p) in clipped for p in parameters_of(c._optimizer))]
         untouched = {id(c): _are(c._marks, _graded(c._optimizer)) for c in live}
         norm = torch.nn.utils.clip_grad_norm_(params, max_norm, norm_type, **options)
         coefficient = torch.clamp(max_norm / (norm.detach() + 1e-6), max=1.0)
-        clipped = {id(p) for p in params}
         for other in live:
             other._take(clipped, coefficient, untouched[id(other)], own=other is self)
-        _last = _Last(how, _marks([p for p in params if p.grad is not None]), norm, weakref.WeakSet([self]))
+        _LAST.clip = _Last(how, _marks([p for p in params if p.grad is not None]), norm, weakref.WeakSet([self]))
         return norm
 
     def _take(self, clipped, coefficient, untouched, own):
@@ -74,11 +82,12 @@ class Clipping:
 
     def end(self):
         """The recording is over."""
-        _LIVE.discard(self)
+        with _LOCK:
+            _LIVE.discard(self)
 
 
 class _Last:
-    """What was clipped last, by which recordings."""
+    """What a thread has clipped last, by which recordings."""
 
     def __init__(self, how, marks, norm, by):
         self.how, self._marks, self.norm, self.by = how, marks, norm, by
@@ -87,9 +96,6 @@ class _Last:
         """Whether these very gradients were clipped like this by other recordings only, and are as that left them."""
         known = self.how == how and clipping not in self.by
         return known and _are(self._marks, [p for p in params if p.grad is not None])
-
-
-_last = None
 
 
 def _listed(parameters):

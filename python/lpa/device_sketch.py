@@ -25,7 +25,7 @@ class DeviceSketch:
     def __init__(self, elements, dimensions, seed, piece=PIECE):
         self._dimensions, self._piece = dimensions, piece
         self._is_exact = [n == k for n, k in zip(elements, dimensions, strict=True)]
-        self._keys = drawn(_signed(seed), torch.arange(len(elements))).tolist()
+        self._keys = drawn(_signed(seed), torch.arange(len(elements), device="cpu")).tolist()
         # By device: the signs that each value of a byte stands for.
         self._signs = {}
 

@@ -45,7 +45,7 @@ class Exchange:
     def _all(self, numbers):
         """Some numbers of every rank."""
         self._check()
-        own = torch.tensor(numbers, dtype=torch.int64)
+        own = torch.tensor(numbers, dtype=torch.int64, device="cpu")
         of_ranks = [torch.empty_like(own) for _ in range(self.ranks)]
         self._try(lambda: dist.all_gather(of_ranks, own, group=self._group))
         return [numbers.tolist() for numbers in of_ranks]
@@ -56,7 +56,7 @@ class Exchange:
         self._check()
         # Each rank adds up a part, so that no rank receives more than two vectors.
         each = -(-len(numbers) // self.ranks)
-        own = torch.zeros(self.ranks * each, dtype=torch.float64)
+        own = torch.zeros(self.ranks * each, dtype=torch.float64, device="cpu")
         own[:len(numbers)] = numbers
         parts = torch.empty_like(own)
         self._try(lambda: dist.all_to_all_single(parts, own, group=self._group))
@@ -68,7 +68,7 @@ class Exchange:
     def gather(self, data, lengths):
         """On rank 0 the bytes of each rank, of which there are so many by rank; elsewhere nothing."""
         self._check()
-        own = torch.zeros(max(lengths), dtype=torch.uint8)
+        own = torch.zeros(max(lengths), dtype=torch.uint8, device="cpu")
         own[:len(data)] = data
         return [part[:n] for part, n in zip(self._to_first(own), lengths, strict=False)]
 
@@ -96,7 +96,7 @@ class Exchange:
         if self._is_over:
             return
         self._is_over = True
-        own = torch.tensor([_LEFT, 0, 0])
+        own = torch.tensor([_LEFT, 0, 0], device="cpu")
         of_ranks = [torch.empty_like(own) for _ in range(self.ranks)]
         work = dist.all_gather(of_ranks, own, group=self._group, async_op=True)
         # What it reads and writes stays until it is done.

@@ -5,6 +5,7 @@ import os
 
 from . import _lpa
 from .errors import RecordingError
+from .places import absolute
 from .recorder import Recorder
 
 __all__ = ["Meter", "measure"]
@@ -31,7 +32,7 @@ class Meter(Recorder):
         if options.get("sketch") is not None:
             raise RecordingError("a measurement stores no vectors, and needs no sketches: leave sketch= out")
         references = [reference] if isinstance(reference, (str, os.PathLike)) else list(reference)
-        sink = _MeterSink([_named(os.fspath(r)) for r in references], list(groups))
+        sink = _MeterSink([_named(absolute(r)) for r in references], list(groups))
         super().__init__(path, model, optimizer, _sink=sink, **options)
 
 

@@ -46,9 +46,9 @@ class Optimizers:
             yield from ((which, inner) for inner in _held(optimizer))
 
 
-def steps_under_way(optimizer):
-    """How many calls of an optimizer's `step` have begun and not ended."""
-    frame, calls = sys._getframe(1), 0
+def steps_under_way(optimizer, thread=None):
+    """How many calls of an optimizer's `step` have begun and not ended in a thread; by default in this one."""
+    frame, calls = sys._getframe(1) if thread is None else sys._current_frames().get(thread), 0
     while frame is not None:
         if frame.f_code is _STEP_WRAPPER and frame.f_locals.get("args", (None,))[0] is optimizer:
             calls += 1

@@ -23,9 +23,9 @@ class RankSketchBuffers:
         offsets, nbytes = _lpa.packing(inner.slice_bytes())
         lent = inner.holds()
         self.count = count + lent
-        flat = [torch.zeros(max(nbytes, 1), dtype=torch.uint8) for _ in range(self.count)]
+        flat = [torch.zeros(max(nbytes, 1), dtype=torch.uint8, device="cpu") for _ in range(self.count)]
         self._views = [self.sketches.views(b, offsets) for b in flat]
-        self._sums = [torch.zeros(self.sketches.ends[-1], dtype=torch.float64) for _ in flat]
+        self._sums = [torch.zeros(self.sketches.ends[-1], dtype=torch.float64, device="cpu") for _ in flat]
         self.nbytes = nbytes + 8 * self.sketches.ends[-1]
         self.device = next((p.device for p in parameters.params if p.is_cuda), None)
         # By buffer, tensor and what it is: what is known of a vector besides; of rank 0, once it is gathered, of all.
@@ -67,7 +67,7 @@ class RankSketchBuffers:
 
     def _numbers(self, name, vector):
         known, tensors = self._known[vector.number], len(self.sketches.dimensions)
-        beside = torch.zeros(2 * tensors + self.sketches.beside(name), dtype=torch.float64)
+        beside = torch.zeros(2 * tensors + self.sketches.beside(name), dtype=torch.float64, device="cpu")
         absent = set(vector.lacking())
         for i in set(range(tensors)) - absent:
             beside[i] = 1
@@ -75,7 +75,7 @@ class RankSketchBuffers:
                 beside[tensors + i] = known[i]["square"]
                 if known[i]["elements"] is not None:
                     numbers, values = known[i]["elements"]
-                    beside[2 * tensors + torch.tensor(numbers)] = values.cpu().double()
+                    beside[2 * tensors + torch.tensor(numbers, device="cpu")] = values.cpu().double()
         return torch.cat([self._sums[vector.number], beside])
 
     def _take(self, name, vector, totals):
@@ -117,7 +117,8 @@ class RankSketchBuffers:
             size = part.element_size()
             lengths = [size * sum(end - begin for begin, end, rank in slices if rank == r)
                        for r in range(self._exchange.ranks)]
-            mine = torch.from_numpy(raw(part.cpu())) if part.numel() else torch.empty(0, dtype=torch.uint8)
+            none = torch.empty(0, dtype=torch.uint8, device="cpu")
+            mine = torch.from_numpy(raw(part.cpu())) if part.numel() else none
             of_ranks = self._exchange.gather(mine, lengths)
             # The others wait until all tensors are here, whatever the disk says.
             if file is not None and failure is None:
@@ -140,7 +141,7 @@ class Together:
         self._parameters, self.params = parameters, parameters.params
         own = [parameters.own.get(i, []) for i in range(len(self.params))]
         sketches = Sketches(json.dumps(manifest), own)
-        sums = torch.zeros(sketches.ends[-1], dtype=torch.float64)
+        sums = torch.zeros(sketches.ends[-1], dtype=torch.float64, device="cpu")
         which, parts = parameters.there(range(len(self.params)), [p.detach() for p in self.params], "iterate")
         if which:
             sketches.sum(which, parts, sums)
@@ -163,7 +164,7 @@ def _whole(of_ranks, slices, size):
         length = size * (end - begin)
         out.append(of_ranks[rank][at[rank]:at[rank] + length])
         at[rank] += length
-    return torch.cat(out) if out else torch.empty(0, dtype=torch.uint8)
+    return torch.cat(out) if out else torch.empty(0, dtype=torch.uint8, device="cpu")
 
 
 class Follower:

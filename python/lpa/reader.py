@@ -11,18 +11,19 @@ from .analysis import analyze, check, events, lags, noise, pairs, report, window
 from .dtypes import numpy_type
 from .errors import MissingError
 from .figures import plot
+from .places import absolute
 
 
 class Run:
     """A run that was opened for reading. Use :func:`open`."""
 
     def __init__(self, path, mmap=True):
-        self.path = path
-        self._inner = _lpa.Run(path, mmap)
+        self.path = absolute(path)
+        self._inner = _lpa.Run(self.path, mmap)
         self.manifest = json.loads(self._inner.manifest())
 
     def __fspath__(self):
-        return os.fspath(self.path)
+        return self.path
 
     @property
     def steps(self):
@@ -50,7 +51,7 @@ class Run:
             end = f" The final iterate as it is lies in {full}." if os.path.exists(full) else ""
             if name == "iterate" and (there := self._inner.in_full(self._step(step))) is not None:
                 end = f" x_{step} as it is lies in {there}."
-            raise ValueError(f"{os.fspath(self.path)} holds sketches of vectors, which cannot be had back.{end} "
+            raise ValueError(f"{self.path} holds sketches of vectors, which cannot be had back.{end} "
                              f"run.sketch({name!r}, {step}) is the sketch")
         return self._arrays(name, step)
 
@@ -58,7 +59,7 @@ class Run:
         """The sketch of a stream, or of the iterate (`"iterate"`), at a step, as a dict of float32 arrays, None where
         absent: of each parameter as many numbers as it was dealt, or all of its elements where it is kept as it is."""
         if not self.is_sketched:
-            raise ValueError(f"{os.fspath(self.path)} holds vectors and no sketches; run.stream({name!r}, {step}) is "
+            raise ValueError(f"{self.path} holds vectors and no sketches; run.stream({name!r}, {step}) is "
                              "one")
         return self._arrays(name, step)
 

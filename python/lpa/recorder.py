@@ -11,8 +11,10 @@ import functools
 import json
 import numbers
 import os
+import threading
 import time
 
+import numpy as np
 import torch
 
 from . import _lpa, continuation, hyperparameters
@@ -23,6 +25,7 @@ from .errors import RecordingError, RecordingStopped, say, warn
 from .exchange import Exchange
 from .optimizers import Optimizers, steps_under_way, torch_class
 from .parameters import Parameters, all_of, has_ranks, process_rank, process_ranks
+from .places import absolute
 from .rank_sketches import Follower, Together
 from .ranks import agreed, in_turn
 from .reader import Run
@@ -112,7 +115,7 @@ class Recorder:
                              f"{type(model).__name__}")
         if not isinstance(metadata or {}, dict):
             raise ValueError(f"metadata is a dict, not {type(metadata).__name__}")
-        self.path = os.fspath(path)
+        self.path = absolute(path)
         self.step = 0
         self._model, self._optimizers, self._scaler = model, Optimizers(optimizer), scaler
         self._is_step_of_each = turns == "each"
@@ -140,7 +143,9 @@ class Recorder:
         # Through which ranks sum the sketches of what they hold together.
         self._exchange = None
         self._over = self._warned_of_flush = False
-        # How many parts of the recording are at work, one inside the other, and what is to be done after them.
+        # One thread at a time works on the recording.
+        self._lock = threading.RLock()
+        # How many parts of it are at work, one inside the other, and what is to be done after them.
         self._at_work, self._flush_wanted = 0, False
         self._unread = []
         self._process = os.getpid()
@@ -156,7 +161,7 @@ class Recorder:
         if resume is False and there and process_rank() == 0:
             raise RecordingError(f"{self.path} holds a run already; choose another directory, or resume=True")
         if resume is not False and there:
-            self._go_on(None if resume is True else resume)
+            self._go_on(None if resume is True else int(resume))
         self._which, self._hooks = {}, []
         # Those that hold an optimizer inside.
         self._nested = {which for which, o in self._optimizers.steppers() if o is not self._optimizers.all[which]}
@@ -169,7 +174,7 @@ class Recorder:
     def _check_arguments(self, streams, resume):
         if isinstance(streams, str):
             raise ValueError(f"streams is a list of names: [{streams!r}]")
-        if not isinstance(resume, int) or resume < 0:
+        if not isinstance(resume, (int, np.integer)) or resume < 0:
             raise ValueError(f"resume is True, False or a step, not {resume!r}")
         for _, optimizer in self._optimizers.steppers():
             if type(optimizer).__name__ == "LBFGS":
@@ -220,12 +225,13 @@ class Recorder:
         other to the step that was just taken, once. `epoch` holds until it is logged again."""
         if self._is_elsewhere():
             return
-        # A flush that a signal's handler asks for meanwhile would publish the step without them.
-        self._at_work += 1
-        try:
-            self._keep(values)
-        finally:
-            self._at_work -= 1
+        with self._lock:
+            # A flush that a signal's handler asks for meanwhile would publish the step without them.
+            self._at_work += 1
+            try:
+                self._keep(values)
+            finally:
+                self._at_work -= 1
         if self._flush_wanted:
             self.flush()
 
@@ -278,14 +284,17 @@ class Recorder:
 
     def flush(self):
         """Publishes every step so far; do so when you save a checkpoint, to resume from it. In the middle of a step, as
-        from the handler of a signal, it is done when that step ends."""
+        from the handler of a signal or from another thread, it is done when that step ends."""
         if self._session is None or self._is_elsewhere():
             return
-        if self._at_work or self._is_in_a_step():
-            self._flush_wanted = True
-            return
-        with _Guard(self):
-            self._publish()
+        with self._lock:
+            if self._over:
+                return
+            if self._at_work or self._is_in_a_step():
+                self._flush_wanted = True
+                return
+            with _Guard(self):
+                self._publish()
 
     def mark_end(self):
         """Takes what the model holds now for the final iterate, should no other step follow: call it before something
@@ -377,7 +386,7 @@ class Recorder:
     def _is_in_a_step(self):
         """Whether the step of an optimizer is under way."""
         turn = None if self._pending is None else self._pending.turn
-        return turn is not None and steps_under_way(turn.stepper) > 0
+        return turn is not None and steps_under_way(turn.stepper, turn.thread) > 0
 
     def _is_inside_a_turn(self, stepper):
         """Whether a step is called by the step of the same optimizer: its superclass's, or that of an optimizer
@@ -448,7 +457,9 @@ class Recorder:
             inner, has_made = self._writer_of_sums(parameters, exchange)
         count = self._buffer_steps * (1 + len(self._names())) + len(self._moments)
         try:
-            self._session = Session(parameters, inner, count, has_made, self._sketch is not None, exchange)
+            # What a step inside inference_mode makes could not be written to outside of it.
+            with torch.inference_mode(False):
+                self._session = Session(parameters, inner, count, has_made, self._sketch is not None, exchange)
         except BaseException:
             if has_made:
                 _lpa.take_back(self.path)
@@ -815,14 +826,18 @@ class _Guard:
         self.recorder = recorder
 
     def __enter__(self):
+        self.recorder._lock.acquire()
         self.recorder._at_work += 1
         return self
 
     def __exit__(self, kind, error, _):
         self.recorder._at_work -= 1
-        # Whatever fails here must not end the training; what ends the process (an interrupt) is not a failure.
-        if not isinstance(error, Exception):
-            return False
-        text = str(error) if isinstance(error, RecordingError) else f"{kind.__name__}: {error}"
-        self.recorder._fail(text, None if isinstance(error, Broken) else error)
-        return True
+        try:
+            # Whatever fails here must not end the training; what ends the process (an interrupt) is not a failure.
+            if not isinstance(error, Exception):
+                return False
+            text = str(error) if isinstance(error, RecordingError) else f"{kind.__name__}: {error}"
+            self.recorder._fail(text, None if isinstance(error, Broken) else error)
+            return True
+        finally:
+            self.recorder._lock.release()

@@ -2,6 +2,8 @@
 
 import re
 
+import numpy as np
+
 
 def sampler(sample):
     """A function of the step and the epoch from what a user gives: None, k, (n, m), "epochs A..B" or a function."""
@@ -9,7 +11,7 @@ def sampler(sample):
         return lambda step, epoch: True
     if callable(sample):
         return lambda step, epoch: sample(step)
-    if isinstance(sample, int) and not isinstance(sample, bool) and sample > 0:
+    if isinstance(sample, (int, np.integer)) and not isinstance(sample, bool) and sample > 0:
         return lambda step, epoch: step % sample == 0
     if isinstance(sample, tuple) and len(sample) == 2 and 0 < sample[0] <= sample[1]:
         return lambda step, epoch: step % sample[1] < sample[0]

@@ -9,7 +9,7 @@ class _OnItsWay:
     """A number that is on its way from the device; whoever reads it waits for it, and for nothing later."""
 
     def __init__(self, value):
-        self._there = torch.empty((), dtype=value.dtype, pin_memory=True)
+        self._there = torch.empty((), dtype=value.dtype, device="cpu", pin_memory=True)
         self._there.copy_(value.detach().reshape(()), non_blocking=True)
         self._event = torch.cuda.current_stream(value.device).record_event()
 

@@ -2,6 +2,7 @@
 
 import enum
 import json
+import threading
 
 from . import _lpa
 from .buffers import Buffers
@@ -59,6 +60,7 @@ class Turn:
 
     def __init__(self, which, stepper, has_closure):
         self.which, self.stepper, self.has_closure = which, stepper, has_closure
+        self.thread = threading.get_ident()
         self.gradients = Gradients.AWAITED
         # The one whose gradients are seen, which the step is called with.
         self.closure = None

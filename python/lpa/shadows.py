@@ -90,7 +90,7 @@ class _Source:
 def _tensor(info, data):
     dtype = _TYPES[info["dtype"]]
     # PyTorch takes no empty buffer.
-    flat = torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)
+    flat = torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype, device="cpu")
     return flat.reshape(info["shape"])
 
 

@@ -110,7 +110,7 @@ class Sketches:
     def sketch(self, values):
         """The sketches of a vector whose tensors are all at hand, as float32 tensors."""
         offsets, nbytes = _lpa.packing([4 * n for n in self.dimensions])
-        flat = torch.zeros(max(nbytes, 1), dtype=torch.uint8)
+        flat = torch.zeros(max(nbytes, 1), dtype=torch.uint8, device="cpu")
         views = self.views(flat, offsets)
         self.fill(range(len(values)), values, flat.numpy(), views)
         if any(v.is_cuda for v in values):
@@ -127,7 +127,7 @@ class SketchBuffers:
         lent = inner.holds()
         self.count = count + lent
         self.device = next((p.device for p in parameters.params if p.is_cuda), None)
-        make = {"dtype": torch.uint8, "pin_memory": self.device is not None}
+        make = {"dtype": torch.uint8, "device": "cpu", "pin_memory": self.device is not None}
         self._flat = [torch.zeros(max(self.nbytes, 1), **make) for _ in range(self.count)]
         self._views = [self.sketches.views(b, offsets) for b in self._flat]
         # By buffer: the square of each tensor that it holds, and elements.

@@ -107,7 +107,7 @@ class _Sample:
         self.which, self._views = which, views
         self._values, self._event = torch.cat(views).float(), None
         if self._values.is_cuda:
-            there = torch.empty(self._values.shape, dtype=self._values.dtype, pin_memory=True)
+            there = torch.empty(self._values.shape, dtype=self._values.dtype, device="cpu", pin_memory=True)
             there.copy_(self._values, non_blocking=True)
             self._event = torch.cuda.current_stream(self._values.device).record_event()
             self._values = there

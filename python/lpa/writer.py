@@ -9,6 +9,7 @@ import numpy as np
 
 from . import _lpa
 from .dtypes import NAMES, numpy_type
+from .places import absolute
 
 _STORAGE = {"shard_bytes": 64 << 20, "shard_steps": 1000, "shard_seconds": 30.0, "profile": "default",
             "predict": True, "threads": None}
@@ -67,6 +68,7 @@ class Writer:
             "continues": continues,
             "metadata": metadata or {},
         }
+        path = absolute(path)
         self._open(path, _lpa.Writer.create(path, json.dumps(parts), storage_options(storage)))
 
     @classmethod
@@ -81,7 +83,7 @@ class Writer:
 
     @classmethod
     def _attach(cls, path, rank, step, storage):
-        self = cls.__new__(cls)
+        self, path = cls.__new__(cls), absolute(path)
         self._open(path, _lpa.Writer.attach(path, rank, step, storage_options(storage)))
         return self
 

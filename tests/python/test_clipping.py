@@ -1,5 +1,6 @@
 """`rec.clip_grad_norm_` changes no training: it clips what torch does with the same parameters."""
 
+import threading
 import warnings
 
 import numpy as np
@@ -137,3 +138,51 @@ def test_options_are_torchs(tmp_path):
         with pytest.raises(RuntimeError, match="non-finite"):
             rec.clip_grad_norm_(1.0, error_if_nonfinite=True)
         rec.stop()
+
+
+class Counted(torch.nn.Parameter):
+    """A parameter that counts how often its gradient is looked at."""
+
+    looks = 0
+
+    @property
+    def grad(self):
+        self.looks += 1
+        return super().grad
+
+
+def test_the_gradients_of_other_models_are_not_looked_at(tmp_path):
+    # Another thread's backward pass may be writing them, and takes no lock of the interpreter's.
+    other = Counted(torch.ones(3))
+    model = perceptron()
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.5), torch.optim.SGD([other], lr=0.5)]
+    with lpa.record(tmp_path / "a", model, optimizers[0]) as a:
+        b = lpa.record(tmp_path / "b", {"w": other}, optimizers[1])
+        before = other.looks
+        trained(optimizers[:1], model, lambda _: a.clip_grad_norm_(0.3))
+        assert other.looks == before
+        with pytest.warns(UserWarning, match="took no step"):
+            b.stop()
+
+
+def test_what_another_thread_clips_does_not_come_between_two_recordings(tmp_path):
+    model, other = perceptron(), perceptron(seed=1)
+    optimizers, apart = halves(model), torch.optim.SGD(other.parameters(), lr=0.5)
+
+    def elsewhere():
+        loss_of(other, 0).backward()
+        c.clip_grad_norm_(0.3)
+
+    def clip(_):
+        a.clip_grad_norm_(0.3)
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+        return b.clip_grad_norm_(0.3)
+
+    with lpa.record(tmp_path / "a", model, optimizers[0]) as a, lpa.record(tmp_path / "b", model, optimizers[1]) as b:
+        c = lpa.record(tmp_path / "c", other, apart)
+        got = trained(optimizers, model, clip)
+        with pytest.warns(UserWarning, match="took no step"):
+            c.stop()
+    assert_same_end(got, by_torch())

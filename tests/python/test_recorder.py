@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from training import Capture, assert_same, batch, bits, loss_of, perceptron, train
+from training import Capture, assert_equal, assert_same, batch, bits, loss_of, perceptron, recorded, train
 
 import lpa
 
@@ -341,3 +341,102 @@ def test_a_warning_names_the_users_line(tmp_path, lines, words, number):
     with pytest.warns(UserWarning, match=words) as caught:
         exec(compile("\n".join(code), file, "exec"), {"path": tmp_path / "run"})
     assert (file, number) in [(w.filename, w.lineno) for w in caught]
+
+
+@pytest.mark.parametrize("sketch", [None, 256])
+def test_a_default_device_is_the_trainings_own(tmp_path, sketch):
+    """`torch.set_default_device`: what lpa makes for itself lies on the CPU all the same."""
+    captures = {}
+    for device in ("cpu", "meta"):
+        model = perceptron()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        optimizer.zero_grad()
+        loss_of(model, 0).backward()
+        optimizer.step()
+        capture = captures[device] = Capture(model.parameters())
+        for resume, steps in ((False, 3), (True, 2)):
+            with torch.device(device):
+                rec = lpa.record(tmp_path / device, model, optimizer, sketch=sketch, resume=resume)
+            for _ in range(steps):
+                with torch.device("cpu"):
+                    optimizer.zero_grad()
+                    loss_of(model, rec.step).backward()
+                capture.take()
+                with torch.device(device):
+                    optimizer.step()
+                    rec.log(loss=1)
+            with torch.device(device):
+                rec.flush() if steps == 3 else rec.close()
+                rec.stop()
+        capture.end()
+    runs = [lpa.open(tmp_path / device) for device in captures]
+    if sketch is None:
+        for device, capture in captures.items():
+            assert_same(tmp_path / device, capture)
+    else:
+        for step in range(6):
+            seen = [list(run.sketch("iterate", step).values()) for run in runs]
+            assert all(np.array_equal(a, b) for a, b in zip(*seen, strict=True))
+
+
+def test_a_relative_path_is_of_where_the_process_was(tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    other.mkdir()
+    monkeypatch.chdir(tmp_path)
+    first, second = perceptron(), perceptron()
+    capture = train("first", first, torch.optim.SGD(first.parameters(), 0.1), shard_steps=2,
+                    before=lambda rec, step: step == 3 and monkeypatch.chdir(other))
+    monkeypatch.chdir(tmp_path)
+    optimizer = torch.optim.SGD(second.parameters(), 0.1)
+    rec = lpa.measure("second", second, optimizer, reference="first")
+    writer = lpa.Writer("written", {"w": np.ones(3, np.float32)}, shard_steps=1)
+    run = lpa.open("first")
+    monkeypatch.chdir(other)
+    for step in range(6):
+        optimizer.zero_grad()
+        loss_of(second, step).backward()
+        optimizer.step()
+    rec.close()
+    with writer:
+        writer.step({"w": np.ones(3, np.float32)})
+        writer.finish({"w": np.ones(3, np.float32)})
+    assert_equal(recorded(run, 5, "grad"), capture.g[5], "g_5")
+    assert len(run.metrics()) == 6
+    assert_same(tmp_path / "first", capture)
+    assert (tmp_path / "second" / "metrics.parquet").exists()
+    assert lpa.open(tmp_path / "written").final_step == 1
+    assert not list(other.iterdir())
+
+
+def test_steps_inside_inference_mode(tmp_path):
+    model = perceptron()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    optimizer.step = torch.inference_mode()(optimizer.step)
+    assert_same(tmp_path / "run", train(tmp_path / "run", model, optimizer))
+
+
+def test_numbers_may_be_numpys(tmp_path):
+    model = perceptron()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    capture = train(tmp_path / "run", model, optimizer, sample=np.int64(2), threads=np.int32(1))
+    assert_equal(recorded(lpa.open(tmp_path / "run"), np.int64(4), "grad"), capture.g[4], "g_4")
+    with lpa.record(tmp_path / "stopped", model, optimizer) as rec:
+        optimizer.step()
+        rec.stop()
+    with lpa.record(tmp_path / "stopped", model, optimizer, resume=np.int64(1)) as rec:
+        optimizer.step()
+    assert (rec.step, lpa.open(tmp_path / "stopped").final_step) == (2, 2)
+
+
+def test_lags_may_be_an_array(tmp_path):
+    model = perceptron()
+    train(tmp_path / "run", model, torch.optim.SGD(model.parameters(), lr=0.1))
+    expected = lpa.lags(tmp_path / "run", lags=[1, 2])
+    for lags in (np.array([1, 2]), iter([1, 2])):
+        assert lpa.lags(tmp_path / "run", lags=lags, out=tmp_path / "lags.parquet").equals(expected)
+
+
+@pytest.mark.parametrize("call", [lpa.analyze, lpa.pairs, lpa.lags, lpa.noise, lpa.report])
+def test_steps_are_text(call, tmp_path):
+    with pytest.raises(lpa.UsageError, match=r"steps=range\(0, 4\); it is text, such as '0\.\.200:10'"):
+        call(tmp_path / "run", steps=range(4))

@@ -3,6 +3,7 @@
 import itertools
 import json
 import signal
+import threading
 import warnings
 
 import pytest
@@ -104,3 +105,37 @@ def test_what_is_logged_while_a_signal_comes_is_of_its_step(tmp_path, monkeypatc
         signal.signal(signal.SIGUSR1, before)
     run = lpa.open(tmp_path / "run")
     assert [run.scalars(step)["number"] for step in range(5)] == [0, 1, 2, 3, 4]
+
+
+def test_flush_from_another_thread_in_the_middle_of_a_step_loses_no_step(tmp_path):
+    """As where a worker trains, and the main thread, to which all signals go, flushes."""
+    model = perceptron()
+    optimizer = sgd(model.parameters())
+    capture = Capture(model.parameters())
+    within, go_on = threading.Event(), threading.Event()
+
+    def train():
+        for step in range(4):
+            def evaluate(step=step):
+                optimizer.zero_grad()
+                loss = loss_of(model, step)
+                loss.backward()
+                capture.take()
+                if step == 2:
+                    within.set()
+                    go_on.wait(60)
+                return loss
+
+            optimizer.step(evaluate)
+
+    with lpa.record(tmp_path / "run", model, optimizer) as rec:
+        worker = threading.Thread(target=train)
+        worker.start()
+        assert within.wait(60)
+        rec.flush()
+        go_on.set()
+        worker.join()
+        assert rec.step == 4
+    capture.end()
+    assert_same(tmp_path / "run", capture)
+    assert [step for step, _ in noted(tmp_path / "run")] == [3]

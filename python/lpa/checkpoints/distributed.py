@@ -56,7 +56,7 @@ def read(folder, key=None):
 
     @functools.cache
     def loaded():
-        into = {at: torch.empty(stored[at].shape, dtype=stored[at].dtype) for at in wanted.values()}
+        into = {at: torch.empty(stored[at].shape, dtype=stored[at].dtype, device="cpu") for at in wanted.values()}
         _load(folder, into)
         return into
 
@@ -142,7 +142,7 @@ def _numbers(folder, stored):
     into = {}
     for name, entry in stored.items():
         if len(entry.path) == 1 and (entry.shape is None or math.prod(entry.shape) == 1):
-            into[name] = None if entry.shape is None else torch.empty(entry.shape, dtype=entry.dtype)
+            into[name] = None if entry.shape is None else torch.empty(entry.shape, dtype=entry.dtype, device="cpu")
     try:
         found = {**into, **_load(folder, into)}
     # An object that weights_only=True does not load is no number.
