@@ -23,6 +23,7 @@ from .clipping import Clipping
 from .directions import DIRECTIONS, LACKING, STAGES, moment_names, moments, probe
 from .errors import RecordingError, RecordingStopped, say, warn
 from .exchange import Exchange
+from .interrupts import Interrupts
 from .optimizers import Optimizers, steps_under_way, torch_class
 from .parameters import Parameters, all_of, has_ranks, process_rank, process_ranks
 from .places import absolute
@@ -823,9 +824,10 @@ class _Guard:
     before the first step was recorded is raised: nothing is lost yet."""
 
     def __init__(self, recorder):
-        self.recorder = recorder
+        self.recorder, self._interrupts = recorder, Interrupts()
 
     def __enter__(self):
+        self._interrupts.postpone()
         self.recorder._lock.acquire()
         self.recorder._at_work += 1
         return self
@@ -841,3 +843,4 @@ class _Guard:
             return True
         finally:
             self.recorder._lock.release()
+            self._interrupts.let()

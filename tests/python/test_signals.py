@@ -139,3 +139,40 @@ def test_flush_from_another_thread_in_the_middle_of_a_step_loses_no_step(tmp_pat
     capture.end()
     assert_same(tmp_path / "run", capture)
     assert [step for step, _ in noted(tmp_path / "run")] == [3]
+
+
+@pytest.mark.parametrize("part", ["_begin_step", "_end_turn"])
+def test_ctrl_c_inside_a_hook_loses_no_step(tmp_path, monkeypatch, part):
+    """It comes when the hook is done: where that was the one before a step, there is no step."""
+    torch.manual_seed(0)
+    model = perceptron()
+    optimizer = sgd(model.parameters())
+    capture = Capture(model.parameters())
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    pressed = 0
+    try:
+        with lpa.record(tmp_path / "run", model, optimizer) as rec:
+            at_work = getattr(rec, part)
+
+            def interrupted(*args):
+                if step in (4, 5, 9):
+                    signal.raise_signal(signal.SIGINT)
+                return at_work(*args)
+
+            monkeypatch.setattr(rec, part, interrupted)
+            for step in range(12):
+                optimizer.zero_grad()
+                loss_of(model, step).backward()
+                capture.take()
+                try:
+                    optimizer.step()
+                except KeyboardInterrupt:
+                    pressed += 1
+                    if part == "_begin_step":
+                        capture.x.pop()
+                        capture.g.pop()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    capture.end()
+    assert pressed == 3
+    assert_same(tmp_path / "run", capture)
