@@ -28,7 +28,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from torch.nn.parallel import DistributedDataParallel
 from training import batch
 
-import lpa
+from lpa import record
 
 
 def whole(t):
@@ -87,7 +87,7 @@ def train(kind, path, steps, first, width):
     how = {"resume": resume, **({"sketch": int(sketch)} if sketch else {})}
     if keyframes := os.environ.get("LPA_KEYFRAMES"):
         how["keyframes"] = int(keyframes)
-    with within, lpa.record(path, model, optimizer, shard_steps=4, **how) as rec:
+    with within, record(path, model, optimizer, shard_steps=4, **how) as rec:
         assert rec.step == first
         for step in range(first, steps):
             if step in checkpoints:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from multiprocessing import connection
+from multiprocessing import connection, forkserver
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,14 @@ import lpa
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["ranks"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ranks_are_found():
+    """By the process that ranks are forked from: what it cannot import at its start each of them imports anew, for seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        forkserver.ensure_running()
 
 
 def train(kind, path, steps, first=0, width=2048, ranks=2, fails=False, **how):
