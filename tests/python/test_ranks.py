@@ -30,7 +30,7 @@ FORKS.set_forkserver_preload(["ranks"])
 
 @pytest.fixture(scope="module", autouse=True)
 def _ranks_are_found():
-    """By the process that ranks are forked from: what it cannot import at its start each of them imports anew, for seconds."""
+    """By the process that ranks are forked from: what it cannot import each of them imports anew, for seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
         forkserver.ensure_running()
