@@ -67,7 +67,7 @@ class Run:
         """A step as the module takes it."""
         step = operator.index(step)
         if not 0 <= step < 2**64:
-            raise MissingError(f"{os.fspath(self.path)}: step {step} was not recorded")
+            raise MissingError(f"{self.path}: step {step} was not recorded")
         return step
 
     def _arrays(self, name, step):

@@ -14,7 +14,6 @@ import os
 import threading
 import time
 
-import numpy as np
 import torch
 
 from . import _lpa, continuation, hyperparameters
@@ -175,7 +174,7 @@ class Recorder:
     def _check_arguments(self, streams, resume):
         if isinstance(streams, str):
             raise ValueError(f"streams is a list of names: [{streams!r}]")
-        if not isinstance(resume, (int, np.integer)) or resume < 0:
+        if not isinstance(resume, numbers.Integral) or resume < 0:
             raise ValueError(f"resume is True, False or a step, not {resume!r}")
         for _, optimizer in self._optimizers.steppers():
             if type(optimizer).__name__ == "LBFGS":

@@ -1,8 +1,7 @@
 """Which steps have their vectors recorded."""
 
+import numbers
 import re
-
-import numpy as np
 
 
 def sampler(sample):
@@ -11,7 +10,7 @@ def sampler(sample):
         return lambda step, epoch: True
     if callable(sample):
         return lambda step, epoch: sample(step)
-    if isinstance(sample, (int, np.integer)) and not isinstance(sample, bool) and sample > 0:
+    if isinstance(sample, numbers.Integral) and not isinstance(sample, bool) and sample > 0:
         return lambda step, epoch: step % sample == 0
     if isinstance(sample, tuple) and len(sample) == 2 and 0 < sample[0] <= sample[1]:
         return lambda step, epoch: step % sample[1] < sample[0]

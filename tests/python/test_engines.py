@@ -160,8 +160,7 @@ def test_a_handler_of_a_signal_ends_a_part(large, tmp_path):
     begun = []
 
     def leave(*_):
-        # Of the processor's time, since others use the machine too.
-        begun.append(time.process_time())
+        begun.append(time.monotonic())
         sys.exit(3)
 
     def press():
@@ -173,7 +172,7 @@ def test_a_handler_of_a_signal_ends_a_part(large, tmp_path):
     try:
         with pytest.raises(SystemExit):
             lpa.partial(plan, 0, threads=1)
-        assert time.process_time() - begun[0] < 1
+        assert time.monotonic() - begun[0] < 1
     finally:
         pressed.get(90)
         signal.signal(signal.SIGUSR2, before)

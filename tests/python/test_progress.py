@@ -98,13 +98,12 @@ def test_ctrl_c_ends_it_within_a_second(heard, large, tmp_path, call):
 
     def press(done, total):
         if not pressed:
-            # Of the processor's time, since others use the machine too.
-            pressed.append(time.process_time())
+            pressed.append(time.monotonic())
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         question(call, large, tmp_path)(press)
-    assert time.process_time() - pressed[0] < 1
+    assert time.monotonic() - pressed[0] < 1
     assert set(os.listdir(large)) == before and not os.listdir(tmp_path)
     # The next one is not stopped.
     assert question(call, large, tmp_path)(False)
@@ -124,7 +123,7 @@ def test_ctrl_c_reaches_work_that_has_no_progress_yet(large, tmp_path):
     at = time.monotonic()
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=20)
-    assert time.monotonic() - at < 10 and "KeyboardInterrupt" in said
+    assert time.monotonic() - at < 1.5 and "KeyboardInterrupt" in said
     # Nothing, or all where it was over before.
     left = [f for f in os.listdir(tmp_path) if not f.startswith("lpa-references")]
     assert not left or (left == ["m.parquet"] and len(pl.read_parquet(tmp_path / "m.parquet")))
