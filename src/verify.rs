@@ -6,7 +6,6 @@ use crate::codec::{Coding, DecodeError, Decoder};
 use crate::error::{Error, Result};
 use crate::reference::{check_final, check_in_full};
 use crate::run::format::vector_id::{StreamId, VectorId};
-use crate::run::read::chunk_reader::{ABSENT_VALUES, are_zero};
 use crate::run::read::shard::Shard;
 use crate::run::read::window::{damaged_vector, read_payload};
 use crate::run::{Run, Segment};
@@ -99,10 +98,7 @@ fn check_vector(
             damaged_vector(run, &shard.file.path, vector, chunk, payload.offset, what)
         };
         decodes.and_then(|()| honest()).map_err(|e| damaged(&e.to_string()))?;
-        let absent = shard.absent(step, stream, place).ranges(&chunk.pieces);
-        if !absent.into_iter().all(|range| are_zero(&out[range])) {
-            return Err(damaged(ABSENT_VALUES));
-        }
+        shard.absent(step, stream, place).check(&chunk.pieces, &out).map_err(damaged)?;
     }
     Ok((own.len() as u64, stored))
 }

@@ -86,11 +86,9 @@ pub(crate) fn watched<T: Send>(
             } else {
                 FIRST
             };
-            // Without the interpreter's lock, so it is this closure's alone.
-            let heard = py.detach(|| {
-                let receiver = &mut receiver;
-                receiver.recv_timeout(tick)
-            });
+            // Several threads must not share a receiver; none shares one that is borrowed to be changed.
+            let receiver = &mut receiver;
+            let heard = py.detach(|| receiver.recv_timeout(tick));
             match (heard, raised.take()) {
                 (Ok(_), Some(e)) => return Err(e),
                 (Ok(Err(e)), None) => return Err(raise(e)),

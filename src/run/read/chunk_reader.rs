@@ -12,14 +12,6 @@ use crate::run::format::vector_id::{StreamId, VectorId};
 use crate::run::read::shard::AbsentPieces;
 use crate::run::read::window::Window;
 
-/// What is wrong with the values of a tensor that is said to be absent from its vector.
-pub(crate) const ABSENT_VALUES: &str = "a tensor that is absent has values";
-
-/// Whether these are what a tensor that is absent has.
-pub(crate) fn are_zero(values: &[f32]) -> bool {
-    values.iter().all(|v| v.to_bits() == 0)
-}
-
 /// What became of a vector's chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decoded {
@@ -93,13 +85,12 @@ impl<'a> ChunkReader<'a> {
 
     /// Checks that tensors which are said to be absent from a vector have no values in it.
     fn check_absent(&mut self, step: u64, stream: StreamId, values: &[f32]) -> Result<()> {
-        let absent = self.absent(step, stream).ranges(&self.chunk.pieces);
-        if absent.into_iter().all(|range| are_zero(&values[range])) {
+        let Err(what) = self.absent(step, stream).check(&self.chunk.pieces, values) else {
             return Ok(());
-        }
+        };
         let payload = self.window.payload(self.run, step, stream, self.chunk, &mut self.reader.file)?;
         let offset = payload.map_or(0, |p| p.offset);
-        Err(self.window.undecodable(self.run, step, stream, self.chunk, offset, ABSENT_VALUES))
+        Err(self.window.undecodable(self.run, step, stream, self.chunk, offset, what))
     }
 
     /// The exponents that a vector was loaded with, for [`Self::load_again`], where nothing was since but iterates that

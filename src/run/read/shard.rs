@@ -65,13 +65,15 @@ impl<'a> AbsentPieces<'a> {
         self.0
     }
 
-    /// The elements of the absent ones among `pieces`, those of a chunk.
-    pub fn ranges(self, pieces: &[Piece]) -> Vec<Range<usize>> {
-        match self.is_empty() {
-            true => Vec::new(),
-            false => {
-                pieces.iter().enumerate().filter(|(i, _)| self.has(*i)).map(|(_, p)| p.range()).collect()
-            }
+    /// Checks that the absent ones among `pieces`, those of a chunk, have no values.
+    ///
+    /// # Errors
+    /// One has: what is wrong.
+    pub(crate) fn check(self, pieces: &[Piece], values: &[f32]) -> std::result::Result<(), &'static str> {
+        let mut absent = pieces.iter().enumerate().filter(|(place, _)| self.has(*place));
+        match absent.all(|(_, piece)| values[piece.range()].iter().all(|v| v.to_bits() == 0)) {
+            true => Ok(()),
+            false => Err("a tensor that is absent has values"),
         }
     }
 }

@@ -143,10 +143,18 @@ struct Behind {
 }
 
 impl Behind {
+    fn start(file: &Arc<File>, direct: &Arc<File>, blocks: &Arc<Blocks>) -> Result<Behind> {
+        let (sender, receiver) = sync_channel(WAITING);
+        let (file, direct, blocks) = (Arc::clone(file), Arc::clone(direct), Arc::clone(blocks));
+        let work = move || write(&file, direct, &blocks, &receiver);
+        let thread = std::thread::Builder::new().name("lpa-write".to_owned()).spawn(work)?;
+        Ok(Behind { sender, thread })
+    }
+
     /// Waits until all is written.
     fn end(self) -> Result<()> {
         drop(self.sender);
-        ended(self.thread)
+        self.thread.join().unwrap_or_else(|_| Err(Error::other("a writing thread panicked")))
     }
 }
 
@@ -200,7 +208,7 @@ impl BlockFile {
         };
         let writer = match behind.take() {
             Some(behind) => behind,
-            None => start(&self.file, direct, &self.blocks)?,
+            None => Behind::start(&self.file, direct, &self.blocks)?,
         };
         match writer.sender.send((at, block)) {
             Ok(()) => {
@@ -208,9 +216,7 @@ impl BlockFile {
                 Ok(())
             }
             // The thread ends before the last block for an error only.
-            Err(_) => {
-                Err(ended(writer.thread).err().unwrap_or_else(|| Error::other("a writing thread ended")))
-            }
+            Err(_) => Err(writer.end().err().unwrap_or_else(|| Error::other("a writing thread ended"))),
         }
     }
 
@@ -242,18 +248,6 @@ impl Drop for BlockFile {
         self.blocks
             .give_back(std::mem::replace(&mut self.block, Block { memory: Vec::new(), begin: 0, len: 0 }));
     }
-}
-
-fn ended(thread: JoinHandle<Result<()>>) -> Result<()> {
-    thread.join().unwrap_or_else(|_| Err(Error::other("a writing thread panicked")))
-}
-
-fn start(file: &Arc<File>, direct: &Arc<File>, blocks: &Arc<Blocks>) -> Result<Behind> {
-    let (sender, receiver) = sync_channel(WAITING);
-    let (file, direct, blocks) = (Arc::clone(file), Arc::clone(direct), Arc::clone(blocks));
-    let work = move || write(&file, direct, &blocks, &receiver);
-    let thread = std::thread::Builder::new().name("lpa-write".to_owned()).spawn(work)?;
-    Ok(Behind { sender, thread })
 }
 
 /// Writes blocks as they come.
