@@ -7,9 +7,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use lpa::internals::{
-    Coding, Decoder, Direction, Encoder, Exponents, Layout, Lossy, Noise, Partial, Past, Pieces, Prediction,
-    Predictor, Reader, ReferenceWidths, SEED, Sizes, Sketch, Trajectory, Vectors, Widths, Window, predict,
-    push_bytes, reference_sums, step_sums, three_reference_sums, xxh3_64,
+    Ahead, Coding, Decoder, Direction, Encoder, Exponents, Layout, Lossy, Noise, Partial, Past, Pieces,
+    Prediction, Predictor, Reader, ReferenceWidths, SEED, Sizes, Sketch, Trajectory, Vectors, Widths, Window,
+    predict, push_bytes, reference_sums, step_sums, three_reference_sums, xxh3_64,
 };
 use lpa::{Access, DType, Isa, Run};
 
@@ -60,7 +60,7 @@ fn decoding(path: &Path) -> f64 {
     let mut best = f64::INFINITY;
     for _ in 0..3 {
         let start = Instant::now();
-        let window = Window::open(&run, &steps, true).expect("its shards open");
+        let window = Window::open(&run, &steps, Ahead::All).expect("its shards open");
         let (mut reader, mut trajectory) = (Reader::new(&run).expect("zstd starts"), Trajectory::new(1));
         for chunk in run.chunks().chunks() {
             let mut source = reader.at(&run, &window, chunk);

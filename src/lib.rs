@@ -239,7 +239,7 @@ pub mod internals {
     pub use crate::run::format::vector_id::{StreamId, VectorId};
     pub use crate::run::read::chunk_reader::Reader;
     pub use crate::run::read::trajectory::Trajectory;
-    pub use crate::run::read::window::Window;
+    pub use crate::run::read::window::{Ahead, Window};
     pub use crate::run::upkeep::hold::Held;
     pub use crate::run::write::background::{Background, Filled, Job, Packing, Recorder};
     pub use crate::run::write::full_reference::FullReference;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use lpa::internals::{ITERATE, Journal, Trajectory, Window, Xxh3};
+use lpa::internals::{Ahead, ITERATE, Journal, Trajectory, Window, Xxh3};
 use lpa::{Access, Error, Run as OpenRun, Vector};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -91,7 +91,7 @@ impl Run {
 
     /// The scalars that were recorded at a step.
     fn scalars(&self, step: u64) -> PyResult<Vec<(String, f64)>> {
-        let mut window = Window::open(&self.0, &[step], false).map_err(raise)?;
+        let mut window = Window::open(&self.0, &[step], Ahead::Nothing).map_err(raise)?;
         if let Some((_, e)) = window.damaged.pop() {
             return Err(raise(e));
         }

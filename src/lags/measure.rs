@@ -25,7 +25,7 @@ use crate::run::format::manifest::GRAD;
 use crate::run::read::chunk_reader::{ChunkReader, Decoded, Reader};
 use crate::run::read::plan::plan_windows;
 use crate::run::read::trajectory::Trajectory;
-use crate::run::read::window::Window;
+use crate::run::read::window::{Ahead, Window};
 
 /// Steps of a chunk that are summed at a time.
 const STEPS: usize = 128;
@@ -105,7 +105,7 @@ pub(super) fn measure(
     let measured = chunks.chunks(batch).try_for_each(|batch| -> Result<()> {
         let mut histories: Vec<History> = batch.iter().map(|_| History::default()).collect();
         for places in &windows {
-            let window = Window::whole(run, &plan.steps[places.clone()], true)?;
+            let window = Window::whole(run, &plan.steps[places.clone()], Ahead::All)?;
             let done = pool.install(|| walk.window(&window, batch, places, &mut histories));
             for (chunk, sums) in batch.iter().zip(done) {
                 walk.fold(chunk, places, &sums?, &mut folded);

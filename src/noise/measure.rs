@@ -22,7 +22,7 @@ use crate::run::format::vector_id::StreamId;
 use crate::run::read::chunk_reader::{ChunkReader, Decoded, Reader};
 use crate::run::read::plan::plan_windows;
 use crate::run::read::trajectory::Trajectory;
-use crate::run::read::window::Window;
+use crate::run::read::window::{Ahead, Window};
 
 /// Bytes of sums of a window that wait to be folded.
 const SUMS_BYTES: usize = 64 << 20;
@@ -114,7 +114,7 @@ pub(super) fn measure(
     let windows = plan_windows(run, steps, SUMS_BYTES / (of_step * pieces.max(1)))?;
     observer.begin((steps.len() * chunks.len()) as u64, chunks.len() as u64);
     let measured = windows.iter().try_for_each(|places| -> Result<()> {
-        let window = Window::whole(run, &steps[places.clone()], true)?;
+        let window = Window::whole(run, &steps[places.clone()], Ahead::All)?;
         let job = |chunk: &&Chunk| walk.take(&window, chunk, places);
         let done: Vec<_> = pool.install(|| chunks.par_iter().with_max_len(1).map(job).collect());
         for (chunk, sums) in chunks.iter().zip(done) {

@@ -13,7 +13,7 @@ use crate::run::format::vector_id::{StreamId, VectorId};
 use crate::run::read::chunk_reader::{ChunkReader, Reader};
 use crate::run::read::plan::plan_windows;
 use crate::run::read::trajectory::Trajectory;
-use crate::run::read::window::Window;
+use crate::run::read::window::{Ahead, Window};
 
 /// What a chunk of one of two runs is decoded with.
 struct Side {
@@ -49,7 +49,7 @@ pub(super) fn beyond_bounds(old: &Run, new: &Run, progress: &dyn Fn(u64)) -> Res
     let isa = new.access().isa;
     for range in plan_windows(old, &steps, usize::MAX)? {
         let steps = &steps[range];
-        let windows = [Window::open(old, steps, true)?, Window::open(new, steps, true)?];
+        let windows = [Window::open(old, steps, Ahead::All)?, Window::open(new, steps, Ahead::All)?];
         let of_chunk = |(index, chunk): (usize, &Chunk)| -> Result<(Option<VectorId>, u64)> {
             let _exact = Exact::new();
             windows[0].prefetch_chunk(old, index, |s| streams.contains(&s));

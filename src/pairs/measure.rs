@@ -20,7 +20,7 @@ use crate::run::format::chunk::Chunk;
 use crate::run::format::manifest::GRAD;
 use crate::run::read::chunk_reader::{Decoded, Reader};
 use crate::run::read::trajectory::Trajectory;
-use crate::run::read::window::Window;
+use crate::run::read::window::{Ahead, Window};
 use crate::summary::thousands;
 
 /// Bytes of references that are held.
@@ -112,7 +112,7 @@ impl Walk<'_> {
         let tiles: Vec<&[u64]> = references.chunks(ABREAST).collect();
         for (first, tiles) in tiles.chunks(WINDOW_TILES).enumerate() {
             let own: Vec<u64> = tiles.concat();
-            let window = Window::whole(run, &own, true)?;
+            let window = Window::whole(run, &own, Ahead::All)?;
             let decode = |(chunk, columns): (&Chunk, &mut Columns)| -> Result<()> {
                 let mut reader = Reader::new(run)?;
                 let mut source = reader.at(run, &window, chunk);
@@ -142,7 +142,7 @@ impl Walk<'_> {
         folded: &mut Folded,
     ) -> Result<()> {
         let before = places.start.checked_sub(1).unwrap_or(places.start);
-        let window = Window::whole(self.run, &self.steps[before..places.end], true)?;
+        let window = Window::whole(self.run, &self.steps[before..places.end], Ahead::All)?;
         // Models of few chunks are cut in time too, so that every thread has work.
         let parts = (2 * self.panels.len()).div_ceil(batch.len());
         let part = places.len().div_ceil(parts).next_multiple_of(STEPS);

@@ -331,8 +331,8 @@ impl Plan {
     /// Something that can change a number is not what it was.
     pub(crate) fn check(&self, analysis: &Analysis<'_>) -> Result<()> {
         self.check_provenance(analysis.run, &analysis.provenance())?;
-        let chunks = self.stored.parts.iter().any(|p| p.share.chunks.is_some());
-        if chunks != analysis.shares_chunks() {
+        let by_steps = self.stored.parts.iter().any(|p| p.share.steps.is_some());
+        if by_steps && analysis.shares_chunks() {
             return Err(self.outdated(analysis.run, &["what parts are of"]));
         }
         Ok(())
@@ -368,14 +368,16 @@ impl Shared {
         let analysis = setting.prepare()?;
         // What shadows are compared with is made now too.
         setting.shadows.iter().try_for_each(|s| analysis.with_shadow(s, &setting.cache, |_, _| Ok(())))?;
+        let (names, ranks): (Vec<&String>, Vec<_>) =
+            nodes.all().iter().map(|(name, ranks)| (name, Some(&ranks[..]))).unzip();
+        let all = if ranks.is_empty() { vec![None] } else { ranks };
         let (mut shares, mut of_nodes) = (Vec::new(), Vec::new());
-        for (name, ranks) in nodes.all() {
+        let of_each = analysis.shares(&all, count.div_ceil(all.len()), MOST_OF_CHUNKS / all.len())?;
+        for (number, own) in of_each.into_iter().enumerate() {
             let first = shares.len();
-            shares.extend(analysis.shares(Some(ranks), count.div_ceil(nodes.all().len()))?);
-            of_nodes.push(Node { name: name.clone(), parts: (first, shares.len()) });
-        }
-        if nodes.is_empty() {
-            shares = analysis.shares(None, count)?;
+            shares.extend(own);
+            let node = |name: &&String| Node { name: (*name).clone(), parts: (first, shares.len()) };
+            of_nodes.extend(names.get(number).map(node));
         }
         let side_by_side = if analysis.shares_chunks() { shares.len() } else { of_nodes.len() };
         if side_by_side > MOST_OF_CHUNKS {

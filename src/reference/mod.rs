@@ -41,7 +41,7 @@ use crate::run::format::vector_id::StreamId;
 use crate::run::read::catalog::Catalog;
 use crate::run::read::chunk_reader::Reader;
 use crate::run::read::trajectory::Trajectory;
-use crate::run::read::window::Window;
+use crate::run::read::window::{Ahead, Window};
 use crate::run::{Run, parent};
 
 /// A reference iterate.
@@ -357,7 +357,7 @@ enum Likeness {
 
 /// How near values are to a recorded iterate, in all tensors that are there, rounded to their types.
 fn likeness(run: &Run, values: &Values, step: u64) -> Result<Likeness> {
-    let window = Window::open(run, &[step], false)?;
+    let window = Window::open(run, &[step], Ahead::Nothing)?;
     let mut reader = Reader::new(run)?;
     let (mut buffer, mut r) = (Vec::new(), Vec::new());
     let (mut trajectory, mut widths) = (Trajectory::new(1), Vec::new());

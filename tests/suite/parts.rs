@@ -117,8 +117,8 @@ const EACH: [&str; 4] = ["--group", "*", "--group", "each"];
 #[test]
 fn a_table_of_parts_is_that_of_one_analysis() {
     let run = fixture("digits_mlp");
-    // There are 221 iterates, of which the last has no gradient.
-    assert_eq!(check_same(&run, &[], &[1, 2, 7, 64, 1000]), [1, 2, 7, 64, 221]);
+    // There are 221 iterates, of which the last has no gradient, and two chunks.
+    assert_eq!(check_same(&run, &[], &[1, 2, 7, 64, 1000]), [1, 2, 7, 64, 442]);
     let other = Copy::of("digits_mlp");
     let of_other = format!("{}:step:200", other.arg());
     let file = run.join("ref/final.safetensors");
@@ -141,6 +141,32 @@ fn so_is_that_of_a_run_of_two_ranks() {
 }
 
 #[test]
+fn so_is_that_of_parts_of_both_steps_and_chunks() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    // A keyframe, from which all iterates are decoded, and four chunks.
+    simulate(&path, &["--dim", "200000", "--steps", "40", "--momentum", "0.9"]);
+    let question = [&["--ref", "final", "--ref", "step:20", "--ref", "mean:10..30"][..], &EACH].concat();
+    assert_eq!(check_same(&path, &question, &[2, 4, 7, 8]), [2, 4, 7, 8]);
+    let streams = ["--stream", "grad", "--stream", "update", "--steps", "5..38:3"];
+    check_same(&path, &streams, &[2, 8]);
+    let planned = Planned::of(&path, 8, &[]);
+    let plan: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(planned.plan().join("plan.json")).unwrap()).unwrap();
+    let of_part = |part: usize| plan["parts"][part]["share"].clone();
+    for (part, chunks) in [(0, [0, 1]), (3, [3, 4]), (7, [3, 4])] {
+        assert_eq!(of_part(part)["chunks"], json!(chunks), "{plan}");
+    }
+    assert_eq!(of_part(0)["steps"], of_part(3)["steps"]);
+    assert_eq!(of_part(3)["steps"][1], of_part(4)["steps"][0]);
+    // What one part leaves out, for one damaged chunk, all do.
+    let shard = &Copy::shards_of(&path)[0];
+    let size = std::fs::metadata(shard).unwrap().len() as usize;
+    flip(shard, size / 4 * 3, 4);
+    check_same(&path, &["--skip-damaged", "--group", "*"], &[2, 8]);
+}
+
+#[test]
 fn each_node_reads_its_own_shards() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("run");
@@ -150,7 +176,7 @@ fn each_node_reads_its_own_shards() {
     let by_node = ["--by-node", map.to_str().unwrap()];
     let question = [&EACH[..], &["--ref", "final", "--ref", "mean:5..15"]].concat();
     let expected = analyzed(&path, &question);
-    for (count, parts) in [(1, 2), (2, 2), (7, 8), (64, 50)] {
+    for (count, parts) in [(1, 2), (2, 2), (7, 8), (64, 64)] {
         let planned = Planned::of(&path, count, &[&question[..], &by_node].concat());
         assert_eq!(planned.parts, parts);
         planned.make_all();

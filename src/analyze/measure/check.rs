@@ -23,7 +23,7 @@ use crate::run::format::vector_id::StreamId;
 use crate::run::read::catalog::{CHANGED, Catalog};
 use crate::run::read::chunk_reader::{ChunkReader, Decoded, Reader};
 use crate::run::read::trajectory::Trajectory;
-use crate::run::read::window::Window;
+use crate::run::read::window::{Ahead, Window};
 use crate::step_set::StepSet;
 use crate::summary::{Compared, Followed};
 
@@ -53,7 +53,7 @@ pub(crate) fn departure(run: &Run, catalog: &Catalog, hyper: &Hyperparameters<'_
         return Ok(None);
     };
     let steps: Vec<u64> = (0..=STEPS).take_while(|&s| catalog.has_iterate(s)).collect();
-    let window = Window::open(run, &steps, false)?;
+    let window = Window::open(run, &steps, Ahead::Nothing)?;
     let mut reader = Reader::new(run)?;
     let mut departure: Option<u64> = None;
     let lossy = run.manifest.kept() != Kept::Whole;

@@ -2,7 +2,8 @@
 //!
 //! What a step's sums are depends on nothing that was measured before it, so steps can be shared out. Where windows are
 //! walked backward each goes on from what the one behind it left of every chunk, so chunks are shared out instead; and so
-//! are those of each rank, where its shards lie on a node of their own. Either
+//! are those of each rank, where its shards lie on a node of their own. Where keyframes are far apart both are shared out,
+//! since whoever begins between them decodes all iterates from the one before. Either
 //! way a share gives the bits that the whole gives, since sums of pieces are folded afterwards, in the one order.
 
 use std::ops::Range;
@@ -13,7 +14,12 @@ use crate::analyze::Analysis;
 use crate::error::{Result, Usage};
 use crate::run::Run;
 use crate::run::read::plan::stored_bytes;
-use crate::run::read::window::Window;
+use crate::run::read::window::{Ahead, Window};
+
+/// What a step costs that is decoded on the way to others, of one that is measured too.
+const PASSED: f64 = 0.75;
+/// Shares read steps in a row for nothing but so much of the time.
+const WORTH: f64 = 1.05;
 
 /// A share of the work: some steps of some chunks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,49 +81,45 @@ impl Share {
     /// # Errors
     /// As [`Window::open`].
     pub(crate) fn open(&self, run: &Run, steps: &[u64]) -> Result<Window> {
-        if self.has_all_chunks() { Window::open(run, steps, true) } else { Window::by_chunk(run, steps) }
+        let ahead = if self.has_all_chunks() { Ahead::All } else { Ahead::Chunks };
+        Window::open(run, steps, ahead)
     }
 }
 
 impl Analysis<'_> {
-    /// Shares the chunks of some ranks, or all, out into so many shares or as many as there can be; with each come the
-    /// stored bytes that it reads, about.
+    /// Shares the chunks of some ranks, or all, out into so many shares or as many as there can be; and so those of others,
+    /// at the same steps. At most so many shares are of the same steps, where not all are. With each come the stored bytes
+    /// that it reads, about.
     ///
     /// # Errors
     /// The sums would not be those of the whole; or a shard cannot be read.
-    pub(crate) fn shares(&self, ranks: Option<&[u32]>, count: usize) -> Result<Vec<(Share, u64)>> {
+    pub(crate) fn shares(
+        &self,
+        nodes: &[Option<&[u32]>],
+        count: usize,
+        of_the_same: usize,
+    ) -> Result<Vec<Vec<(Share, u64)>>> {
         if self.options.skip_damaged && (self.shape.layout.lag.is_some() || self.sketches.is_some()) {
             let what = "--skip-damaged: what damage spoils would depend on where the run is cut, since steps are compared \
                         with later iterates, or are sketches. Restore what is damaged, or analyze the run in one go";
             return Err(Usage(what.to_owned()).into());
         }
-        if ranks.is_some() && self.sketches.is_some() {
+        if nodes.iter().any(Option::is_some) && self.sketches.is_some() {
             let what = "a run of sketches cannot be shared out by nodes; it is small: share it out by steps, without --by-node";
             return Err(Usage(what.to_owned()).into());
         }
-        let whole = Share { ranks: ranks.map(<[u32]>::to_vec), ..Share::ALL };
-        let chunks = self.run.table.chunks();
-        let lengths: Vec<u64> = whole.chunks(self.run).iter().map(|c| chunks[*c].len as u64).collect();
-        let all: u64 = chunks.iter().map(|c| c.len as u64).sum();
-        // Of so many bytes those that so many elements have.
-        let portion = |bytes: u64, elements: u64| {
-            u64::try_from(u128::from(bytes) * u128::from(elements) / u128::from(all.max(1)))
-                .unwrap_or(u64::MAX)
-        };
+        let nodes: Vec<OfNode> = nodes.iter().map(|ranks| OfNode::new(self.run, *ranks)).collect();
         if self.shape.layout.own {
-            let bytes = stored_bytes(self.run, &self.candidates).iter().sum();
-            let share = |range: Range<usize>| {
-                let own = lengths[range.clone()].iter().sum();
-                (Share { chunks: Some((range.start, range.end)), ..whole.clone() }, portion(bytes, own))
-            };
-            return Ok(cut(&lengths, count, &[]).into_iter().map(share).collect());
+            let all = (Share::ALL, stored_bytes(self.run, &self.candidates).iter().sum());
+            return Ok(nodes.iter().map(|node| node.cut(std::slice::from_ref(&all), count)).collect());
         }
-        let own = lengths.iter().sum();
-        let of_ranks = |(share, bytes)| (Share { ranks: whole.ranks.clone(), ..share }, portion(bytes, own));
-        Ok(shares_of_steps(self.run, &self.candidates, count)?.into_iter().map(of_ranks).collect())
+        let most = if self.sketches.is_some() { 1 } else { of_the_same };
+        let of_each = chunk_shares(self.run, &self.candidates, &nodes, (count, most))?;
+        let ranges = shares_of_steps(self.run, &self.candidates, count / of_each)?;
+        Ok(nodes.iter().map(|node| node.cut(&ranges, of_each)).collect())
     }
 
-    /// Whether chunks are shared out, not steps.
+    /// Whether chunks are shared out, and never steps.
     pub(crate) fn shares_chunks(&self) -> bool {
         self.shape.layout.own
     }
@@ -134,6 +136,48 @@ impl Analysis<'_> {
     }
 }
 
+/// The chunks of a node's ranks, or all.
+struct OfNode {
+    ranks: Option<Vec<u32>>,
+    /// How long they are, in their order.
+    lengths: Vec<u64>,
+    /// Of the run's elements those that they have.
+    portion: f64,
+}
+
+impl OfNode {
+    fn new(run: &Run, ranks: Option<&[u32]>) -> OfNode {
+        let own = Share { ranks: ranks.map(<[u32]>::to_vec), ..Share::ALL };
+        let chunks = run.table.chunks();
+        let lengths: Vec<u64> = own.chunks(run).iter().map(|c| chunks[*c].len as u64).collect();
+        let all: u64 = chunks.iter().map(|c| c.len as u64).sum();
+        let portion = lengths.iter().sum::<u64>() as f64 / all.max(1) as f64;
+        OfNode { ranks: own.ranks, lengths, portion }
+    }
+
+    /// Cuts each range of steps into so many shares of chunks, or as many as there are.
+    fn cut(&self, ranges: &[(Share, u64)], count: usize) -> Vec<(Share, u64)> {
+        let all = self.lengths.iter().sum::<u64>().max(1) as f64;
+        let parts = cut(&self.lengths, count, &[]);
+        let share = |(steps, bytes): &(Share, u64), chunks: &Range<usize>| {
+            let portion = self.portion * self.lengths[chunks.clone()].iter().sum::<u64>() as f64 / all;
+            let chunks = Some((chunks.start, chunks.end)).filter(|_| count > 1 || steps.steps.is_none());
+            // Below the bytes, which are no negative number.
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            let bytes = (*bytes as f64 * portion).round() as u64;
+            (Share { chunks, ranks: self.ranks.clone(), ..steps.clone() }, bytes)
+        };
+        ranges.iter().flat_map(|range| parts.iter().map(move |chunks| share(range, chunks))).collect()
+    }
+
+    /// Of the elements those of the longest of so many shares.
+    fn longest(&self, count: usize) -> f64 {
+        let parts = cut(&self.lengths, count, &[]).into_iter();
+        let longest = parts.map(|chunks| self.lengths[chunks].iter().sum::<u64>()).max().unwrap_or(0);
+        longest as f64 / self.lengths.iter().sum::<u64>().max(1) as f64
+    }
+}
+
 /// Shares steps (ascending) out, into so many shares or as many as there are steps; with each come the stored bytes of its
 /// steps, about.
 ///
@@ -141,10 +185,48 @@ impl Analysis<'_> {
 /// A shard cannot be read.
 pub(crate) fn shares_of_steps(run: &Run, steps: &[u64], count: usize) -> Result<Vec<(Share, u64)>> {
     let bytes = stored_bytes(run, steps);
+    Ok(ranges_of(steps, &bytes, &cut(&bytes, count, &begins(run, steps)?)))
+}
+
+/// The places of steps (ascending) that are the first ones since a keyframe, but for the first of all.
+fn begins(run: &Run, steps: &[u64]) -> Result<Vec<usize>> {
     let keyframes = run.keyframes()?;
     let before = |i: usize| keyframes.partition_point(|k| *k <= steps[i]);
-    let begins: Vec<usize> = (1..steps.len()).filter(|&i| before(i) > before(i - 1)).collect();
-    Ok(ranges_of(steps, &bytes, &cut(&bytes, count, &begins)))
+    Ok((1..steps.len()).filter(|&i| before(i) > before(i - 1)).collect())
+}
+
+/// Of how many shares of a node's chunks each range of steps is best made, where there are `count` shares of both, and at
+/// most so many of the same steps: the fewest with which the slowest share takes about the least time.
+///
+/// # Errors
+/// A shard cannot be read.
+fn chunk_shares(run: &Run, steps: &[u64], nodes: &[OfNode], (count, most): (usize, usize)) -> Result<usize> {
+    let most = nodes.iter().map(|node| node.lengths.len()).fold(most, usize::min);
+    let longest = |count: usize| nodes.iter().map(|node| node.longest(count)).fold(0.0, f64::max);
+    Ok(fewest_chunk_shares(&stored_bytes(run, steps), &begins(run, steps)?, (count, most), longest))
+}
+
+/// The same of steps of so many bytes, of which some are the first ones since a keyframe; `longest` of so many shares of
+/// chunks is the longest one's share of them.
+fn fewest_chunk_shares(
+    bytes: &[u64],
+    begins: &[usize],
+    (count, most): (usize, usize),
+    longest: impl Fn(usize) -> f64,
+) -> usize {
+    let weight = |range: Range<usize>| bytes[range].iter().map(|b| *b as f64).sum::<f64>();
+    let of_range = |range: Range<usize>| {
+        let before = begins.partition_point(|b| *b <= range.start).checked_sub(1);
+        weight(range.clone()) + PASSED * weight(before.map_or(0, |k| begins[k])..range.start)
+    };
+    let time = |of_each: usize| {
+        let ranges = cut(bytes, count / of_each, begins).into_iter();
+        ranges.map(of_range).fold(0.0, f64::max) * longest(of_each)
+    };
+    let possible = (1..=count.min(most)).filter(|n| count.is_multiple_of(*n));
+    let times: Vec<(usize, f64)> = possible.map(|n| (n, time(n))).collect();
+    let least = times.iter().map(|(_, time)| *time).fold(f64::INFINITY, f64::min);
+    times.into_iter().find(|(_, time)| *time <= WORTH * least).map_or(1, |(n, _)| n)
 }
 
 /// The same of groups of so many steps in a row, none of which is cut.
@@ -216,6 +298,22 @@ mod tests {
         }
         assert_eq!(cut(&[0; 3], 2, &[]), [0..1, 1..3]);
         assert_eq!(cut(&[1, 1, 98, 1, 1], 3, &[]), [0..2, 2..3, 3..5]);
+    }
+
+    #[test]
+    fn chunks_are_shared_out_where_keyframes_are_far_apart() {
+        let bytes = [10; 512];
+        let every = |n: usize| (1..512).filter(|i| i % n == 0).collect::<Vec<usize>>();
+        let best = |n: usize, count: usize, most: usize| {
+            fewest_chunk_shares(&bytes, &every(n), (count, most), |count| 1.0 / count as f64)
+        };
+        // A keyframe for every share, or at every step; none but the first.
+        assert_eq!((best(128, 4, 100), best(1, 64, 100), best(1000, 2, 100)), (1, 1, 2));
+        // Each of four keyframes begins as many shares, or as many as there may be.
+        assert_eq!((best(128, 64, 100), best(128, 64, 9), best(128, 3, 2)), (16, 8, 1));
+        // One chunk is most of the model.
+        assert_eq!(fewest_chunk_shares(&bytes, &[], (2, 100), |_| 0.98), 1);
+        assert_eq!(fewest_chunk_shares(&[], &[], (2, 0), |_| 0.0), 1);
     }
 
     #[test]

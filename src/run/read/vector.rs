@@ -12,7 +12,7 @@ use crate::run::format::manifest::ITERATE;
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::chunk_reader::Reader;
 use crate::run::read::trajectory::Trajectory;
-use crate::run::read::window::Window;
+use crate::run::read::window::{Ahead, Window};
 
 /// A recorded vector, opened for reading tensor by tensor.
 ///
@@ -47,7 +47,7 @@ impl<'a> Vector<'a> {
             let what = format!("no stream is named '{stream}'. There is '{ITERATE}'{named}");
             return Err(not_found(what));
         };
-        let window = Window::whole(run, &[step], false)?;
+        let window = Window::whole(run, &[step], Ahead::Nothing)?;
         if !window.has(step, id) {
             let steps = run.steps();
             let what = if steps.contains(&step) {

@@ -10,7 +10,7 @@ use crate::run::Run;
 use crate::run::read::chunk_reader::{ChunkReader, Reader};
 use crate::run::read::plan::plan_windows;
 use crate::run::read::trajectory::Trajectory;
-use crate::run::read::window::Window;
+use crate::run::read::window::{Ahead, Window};
 
 /// Goes through the iterates of `steps` (ascending) in windows of shards. `each` is given the place of a chunk
 /// in `chunks` (their numbers, ascending), the steps of a window, and what decodes its iterates there; windows
@@ -24,11 +24,15 @@ pub(crate) fn through(
     chunks: &[usize],
     each: impl Fn(usize, &[u64], &mut Trajectory, ChunkReader<'_>) -> Result<()> + Sync,
 ) -> Result<()> {
+    if chunks.is_empty() {
+        return Ok(());
+    }
+    let ahead = if 2 * chunks.len() < run.table.len() { Ahead::Chunks } else { Ahead::All };
     // One of each a thread, in turn.
     let idle: Mutex<Vec<(Reader, Trajectory)>> = Mutex::new(Vec::new());
     for range in plan_windows(run, steps, usize::MAX)? {
         let steps = &steps[range];
-        let window = Window::whole(run, steps, true)?;
+        let window = Window::whole(run, steps, ahead)?;
         chunks.par_iter().enumerate().try_for_each(|(place, &number)| {
             let _exact = Exact::new();
             let held = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();

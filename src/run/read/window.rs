@@ -29,6 +29,17 @@ pub struct Window {
     prefetch: Prefetch,
 }
 
+/// What the system is to read ahead of who walks a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ahead {
+    /// Nothing: little is looked at.
+    Nothing,
+    /// Of some chunks what is needed of each, when [`Window::prefetch_chunk`] says so.
+    Chunks,
+    /// All shards, where most of them is needed and it is not more than memory holds; as [`Ahead::Chunks`] elsewhere.
+    All,
+}
+
 /// What the system was asked to read ahead.
 #[derive(Debug, Default)]
 enum Prefetch {
@@ -45,7 +56,7 @@ impl Window {
     ///
     /// # Errors
     /// Anything but damage.
-    pub fn open(run: &Run, steps: &[u64], prefetch: bool) -> Result<Window> {
+    pub fn open(run: &Run, steps: &[u64], ahead: Ahead) -> Result<Window> {
         let mut window = Window::default();
         for rank in run.ranks() {
             window.ranks.push(BTreeMap::new());
@@ -63,19 +74,11 @@ impl Window {
                 }
             }
         }
-        if prefetch {
-            window.prefetch(run, steps, AT_ONCE);
+        match ahead {
+            Ahead::Nothing => {}
+            Ahead::Chunks => window.prefetch(run, steps, 0),
+            Ahead::All => window.prefetch(run, steps, AT_ONCE),
         }
-        Ok(window)
-    }
-
-    /// The same for who reads some chunks only: what is needed of them is asked for by [`Self::prefetch_chunk`].
-    ///
-    /// # Errors
-    /// As [`Self::open`].
-    pub(crate) fn by_chunk(run: &Run, steps: &[u64]) -> Result<Window> {
-        let mut window = Window::open(run, steps, false)?;
-        window.prefetch(run, steps, 0);
         Ok(window)
     }
 
@@ -83,8 +86,8 @@ impl Window {
     ///
     /// # Errors
     /// As [`Self::open`]; or a shard is damaged.
-    pub(crate) fn whole(run: &Run, steps: &[u64], prefetch: bool) -> Result<Window> {
-        let mut window = Window::open(run, steps, prefetch)?;
+    pub(crate) fn whole(run: &Run, steps: &[u64], ahead: Ahead) -> Result<Window> {
+        let mut window = Window::open(run, steps, ahead)?;
         window.damaged.pop().map_or(Ok(window), |(_, e)| Err(e))
     }
 
@@ -92,14 +95,28 @@ impl Window {
         self.ranks.iter().flat_map(|shards| shards.values().map(|(_, shard)| shard))
     }
 
-    /// Asks for all of it where it is at most so many bytes, or prepares for [`Self::prefetch_chunk`].
+    /// Asks for all of it where it is at most so many bytes of which most are needed, or prepares for
+    /// [`Self::prefetch_chunk`].
     fn prefetch(&mut self, run: &Run, steps: &[u64], at_once: u64) {
-        if self.shards().map(Shard::size).sum::<u64>() <= at_once {
+        let spans = self.spans(run, steps);
+        let (all, needed) = self.shards().fold((0, 0), |(all, needed), shard| {
+            let (size, name) = (shard.size(), shard.file.name);
+            let (first, last) = (name.first, name.last);
+            let steps = spans.iter().filter(|span| *span.start() <= last && first <= *span.end());
+            let steps: u64 = steps.map(|s| (*s.end()).min(last) - (*s.start()).max(first) + 1).sum();
+            (all + size, needed + u128::from(size) * u128::from(steps) / u128::from(last - first + 1))
+        });
+        if all <= at_once && 2 * needed >= u128::from(all) {
             self.shards().for_each(Shard::prefetch);
             return;
         }
         self.shards().for_each(Shard::expect_payloads);
         let asked = run.table.chunks().iter().map(|_| AtomicBool::new(false)).collect();
+        self.prefetch = Prefetch::ByChunk { spans, asked };
+    }
+
+    /// The steps of which something is decoded, as ranges, ascending.
+    fn spans(&self, run: &Run, steps: &[u64]) -> Vec<RangeInclusive<u64>> {
         let mut spans: Vec<RangeInclusive<u64>> = Vec::new();
         for &step in steps {
             let keyframe = |rank| self.shard(step, rank).and_then(|s| s.keyframe(step));
@@ -109,13 +126,16 @@ impl Window {
                 _ => spans.push(from..=step),
             }
         }
-        self.prefetch = Prefetch::ByChunk { spans, asked };
+        spans
     }
 
     /// Asks for what is about to be read of a large window: chunk number `index` and the one after it, of the
     /// streams that are `wanted`; what iterates are decoded from is wanted anyway.
     pub fn prefetch_chunk(&self, run: &Run, index: usize, wanted: impl Fn(StreamId) -> bool) {
         let Prefetch::ByChunk { spans, asked } = &self.prefetch else { return };
+        let is_decoded = |step: u64| {
+            spans.get(spans.partition_point(|s| *s.end() < step)).is_some_and(|s| *s.start() <= step)
+        };
         for (chunk, asked) in run.table.chunks().iter().zip(asked).skip(index).take(2) {
             if asked.swap(true, Ordering::Relaxed) {
                 continue;
@@ -125,7 +145,7 @@ impl Window {
                 for (i, VectorId { step, stream }) in shard.vectors().iter().enumerate() {
                     let decoded = *stream == StreamId::Iterate || stream.is_moment();
                     let decoded = decoded || run.manifest.stream_id(GRAD) == Some(*stream);
-                    if (decoded || wanted(*stream)) && spans.iter().any(|span| span.contains(step)) {
+                    if (decoded || wanted(*stream)) && is_decoded(*step) {
                         shard.prefetch_payload(i, chunk.place);
                     }
                 }
@@ -289,9 +309,13 @@ mod tests {
         writer.stop().unwrap();
         let run = Run::open(&path, Access::default()).unwrap();
         let steps = [0, 130, 131, 132];
-        let mut window = Window::open(&run, &steps, true).unwrap();
+        let all: Vec<u64> = (0..134).collect();
+        let mut window = Window::open(&run, &all, Ahead::All).unwrap();
         assert!(matches!(window.prefetch, Prefetch::Over), "it is small");
-        window.prefetch(&run, &steps, 1000);
+        window.prefetch(&run, &all, 1000);
+        assert!(matches!(window.prefetch, Prefetch::ByChunk { .. }), "it is large");
+        // A few steps of it.
+        let window = Window::open(&run, &steps, Ahead::All).unwrap();
         let chunks = run.table.len();
         let count = |window: &Window| {
             let Prefetch::ByChunk { spans, asked } = &window.prefetch else { unreachable!() };

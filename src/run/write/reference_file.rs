@@ -14,7 +14,7 @@ use crate::run::format::manifest::Manifest;
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::chunk_reader::{ChunkReader, Reader};
 use crate::run::read::trajectory::Trajectory;
-use crate::run::read::window::Window;
+use crate::run::read::window::{Ahead, Window};
 
 /// Value of the metadata key `format`.
 pub(crate) const REFERENCE_FORMAT: &str = "lpa-reference";
@@ -165,7 +165,7 @@ impl<'a> ReferenceFile<'a> {
     /// It is damaged or missing, or the disk refuses.
     pub(crate) fn push_iterate(&mut self, step: u64) -> Result<()> {
         let run = self.run;
-        let window = Window::whole(run, &[step], false)?;
+        let window = Window::whole(run, &[step], Ahead::Nothing)?;
         let lacks = |rank: &u32| {
             let there = window.shard(step, *rank).is_some_and(|shard| shard.has(step, StreamId::Iterate));
             run.table.count_of_rank(*rank) > 0 && !there

@@ -7,7 +7,7 @@ use crate::run::Run;
 use crate::run::format::manifest::GRAD;
 use crate::run::read::chunk_reader::{Decoded, Reader};
 use crate::run::read::trajectory::Trajectory;
-use crate::run::read::window::Window;
+use crate::run::read::window::{Ahead, Window};
 use crate::run::write::forecast::Forecast;
 
 // The step is found by the parameters: a checkpoint notes the hash of x_t in the journal, and resuming
@@ -22,7 +22,7 @@ pub(crate) fn restore(
     slice_bytes: &[usize],
     (run, rank, step): (&Run, u32, u64),
 ) -> Result<()> {
-    let window = Window::whole(run, &[step], false)?;
+    let window = Window::whole(run, &[step], Ahead::Nothing)?;
     if let Some(shard) = window.shard(step, rank) {
         let columns = shard.columns().iter().map(String::as_str);
         let scalars: Vec<(&str, f64)> =
