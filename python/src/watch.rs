@@ -86,9 +86,9 @@ pub(crate) fn watched<T: Send>(
             } else {
                 FIRST
             };
-            // Several threads must not share a receiver; none shares one that is borrowed to be changed.
-            let receiver = &mut receiver;
-            let heard = py.detach(|| receiver.recv_timeout(tick));
+            // Threads cannot share a receiver, but one can be lent it alone.
+            let alone = &mut receiver;
+            let heard = py.detach(move || alone.recv_timeout(tick));
             match (heard, raised.take()) {
                 (Ok(_), Some(e)) => return Err(e),
                 (Ok(Err(e)), None) => return Err(raise(e)),
