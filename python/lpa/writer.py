@@ -1,9 +1,11 @@
 """Writes runs from NumPy arrays."""
 
+import contextlib
 import json
 import numbers
 import operator
 import os
+import weakref
 
 import numpy as np
 
@@ -27,7 +29,8 @@ def _table_entry(name, spec):
 
 
 class Writer:
-    """Records a run. Arrays are given by name, as dicts.
+    """Records a run. Arrays are given by name, as dicts. A writer that nobody has closed keeps its steps, without a final
+    iterate, when it is dropped or the interpreter exits.
 
     Parameters
     ----------
@@ -91,6 +94,7 @@ class Writer:
         self._path, self._inner = path, inner
         self._closed = False
         self._process = os.getpid()
+        self._left = weakref.finalize(self, _stop, inner, self._process)
         self._manifest = inner.manifest()
         in_model = lambda t: {"name": t["name"], **(t.get("sketch_of") or t)}
         self._tensors = [in_model(t) for t in json.loads(self._manifest)["tensors"]]
@@ -140,12 +144,16 @@ class Writer:
         self._inner.finish(elements, scalars)
         if full is not None:
             full.publish()
-        self._closed = True
+        self._close()
 
     def stop(self):
         """Publishes what is pending and ends without a final iterate."""
-        self._closed = True
+        self._close()
         self._inner.stop()
+
+    def _close(self):
+        self._closed = True
+        self._left.detach()
 
     def __enter__(self):
         return self
@@ -208,6 +216,13 @@ class Writer:
             raise ValueError(f"tensor '{name}' has shape {list(array.shape)}; "
                              f"the run holds {info['shape']}, {length} bytes here")
         return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def _stop(inner, process):
+    """Ends what nobody has ended, but in a forked process. Nobody is left to hear of a failure."""
+    if os.getpid() == process:
+        with contextlib.suppress(OSError, ValueError):
+            inner.stop()
 
 
 def _value(data, dtype, at):

@@ -1,5 +1,6 @@
 """The Python module: arrays in, the same arrays out, and errors that name the tensor."""
 
+import gc
 import math
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import lpa
-from conftest import FIXTURES
+from conftest import BINARY, FIXTURES
 from numpy_decoder import RECORD
 
 
@@ -54,6 +55,36 @@ def test_bfloat16_can_be_given_as_bits(tmp_path):
     with lpa.Writer(tmp_path / "run", {"w": {"shape": [len(bits)], "dtype": "BF16"}}) as writer:
         writer.finish({"w": bits})
     assert np.array_equal(lpa.open(tmp_path / "run").iterate(0)["w"].view(np.uint16), bits)
+
+
+def test_what_nobody_closed_keeps_its_steps(tmp_path):
+    x = {"w": np.ones(3, np.float32)}
+    writer = lpa.Writer(tmp_path / "dropped", x)
+    writer.step(x, {"grad": x})
+    with pytest.raises(ValueError, match="w"):
+        writer.finish({"w": np.ones(4, np.float32)})
+    del writer
+    gc.collect()
+    code = "import sys, lpa, numpy as np; x = {'w': np.ones(3, np.float32)}; w = lpa.Writer(sys.argv[1], x); w.step(x)"
+    subprocess.run([sys.executable, "-c", code, tmp_path / "left"], check=True)
+    for name in ("dropped", "left"):
+        run = lpa.open(tmp_path / name)
+        assert (run.steps, run.final_step) == (range(1), None)
+        assert run.iterate(0)["w"].tolist() == [1, 1, 1]
+        with lpa.Writer.resume(run.path, 1) as writer:
+            writer.step(x)
+    # What is dropped when another run has taken the directory leaves that alone.
+    path = tmp_path / "replaced"
+    writer = lpa.Writer(path, x)
+    writer.step(x)
+    shutil.rmtree(path)
+    with lpa.Writer(path, x) as new:
+        new.step(x)
+        del writer
+        gc.collect()
+        new.step(x)
+    assert lpa.open(path).steps == range(2)
+    subprocess.run([BINARY, "verify", path], check=True)
 
 
 def test_an_exception_leaves_a_run_that_can_be_resumed(tmp_path):

@@ -114,3 +114,36 @@ fn what_is_left_of_a_manifest_is_taken_away_by_the_next_recording() {
     left.sort();
     assert_eq!(left, ["notes.txt", "r7.s0000000000"]);
 }
+
+#[test]
+fn whoever_records_a_run_that_was_removed_leaves_the_one_in_its_place_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    let steps = |writer: &mut Writer, count: u64| (0..count).for_each(|_| write_step(writer, &SIZES));
+    let options = WriterOptions { shard_steps: 100, ..WriterOptions::default() };
+    let x = vector(&SIZES, 0, 5);
+    let ends: [fn(&mut Writer, &[Option<&[u8]>]) -> lpa::Result<()>; 4] =
+        [|w, _| w.flush(), |w, _| w.stop(), |w, x| w.finish(x), |w, x| w.checkpoint(x)];
+    for end in ends {
+        let mut old = Writer::create(&path, manifest(&SIZES), options).unwrap();
+        steps(&mut old, 5);
+        std::fs::remove_dir_all(&path).unwrap();
+        let mut new = Writer::create(&path, manifest(&SIZES), options).unwrap();
+        steps(&mut new, 7);
+        let refused = end(&mut old, &borrow(&x)).unwrap_err().to_string();
+        assert!(refused.contains("was removed, moved or replaced"), "{refused}");
+        steps(&mut new, 3);
+        new.stop().unwrap();
+        let verified = run(&["verify", path.to_str().unwrap()]);
+        assert_eq!(verified.code, 0, "{}", verified.err);
+        assert_eq!(Run::open(&path, Access::default()).unwrap().end_of_rank(0), 10);
+        std::fs::remove_dir_all(&path).unwrap();
+    }
+    // Nothing is in its place.
+    let mut old = Writer::create(&path, manifest(&SIZES), options).unwrap();
+    steps(&mut old, 5);
+    std::fs::rename(&path, dir.path().join("moved")).unwrap();
+    let refused = old.flush().unwrap_err().to_string();
+    assert!(refused.contains("was removed, moved or replaced"), "{refused}");
+    assert!(!path.exists());
+}

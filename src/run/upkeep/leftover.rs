@@ -44,7 +44,8 @@ fn owner(name: &str) -> Option<Owner> {
         return Some(Owner::Unlocked);
     }
     let (rank, rest) = name.strip_prefix('r')?.split_once('.')?;
-    let first = rest.strip_prefix('s').and_then(|digits| digits.parse().ok());
+    // The attempt follows, but in what earlier versions have left.
+    let first = rest.strip_prefix('s').and_then(|of| of.split('.').next()?.parse().ok());
     Some(Owner::Rank(rank.parse().ok()?, first))
 }
 

@@ -85,6 +85,10 @@ impl FullReference {
     }
 
     fn create(run: &Path, manifest: &Manifest, step: u64, below: PathBuf) -> Result<FullReference> {
+        if Manifest::read(run)?.0.run_id != manifest.run_id {
+            let what = "another run is here now than the one that is recorded; it is left as it is";
+            return Err(Error::Write { path: run.to_owned(), what: what.to_owned() });
+        }
         let tmp = Inside::make(run, Path::new(TMP))?;
         let file = unique_file(tmp.path(), IN_FULL).tried("create", tmp.path())?;
         let (file, path) = file.into_parts();

@@ -119,7 +119,8 @@ impl Identity {
 impl ShardWriter {
     /// Starts a shard whose first step is `first`.
     pub(crate) fn create(identity: &Identity, first: u64) -> Result<ShardWriter> {
-        let name = format!("{}s{first:010}", identity.tmp_prefix());
+        // Nobody else's, also where the run was removed and another one is recorded in its place.
+        let name = format!("{}s{first:010}.{}", identity.tmp_prefix(), identity.attempt_id);
         let directory = Inside::open(&identity.run, Path::new(TMP))?;
         let tmp = directory.path().join(&name);
         let how = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;

@@ -385,7 +385,10 @@ impl Writer {
         let _exact = Exact::new();
         let (mut shard, since) = match self.shard.take() {
             Some(open) => open,
-            None => (ShardWriter::create(&self.identity, self.next_step)?, Instant::now()),
+            None => {
+                self.check_place()?;
+                (ShardWriter::create(&self.identity, self.next_step)?, Instant::now())
+            }
         };
         shard.start_step(step.scalars);
         let at = (&self.manifest, self.identity.run.as_path(), self.next_step);
@@ -405,6 +408,7 @@ impl Writer {
         let Some((shard, _)) = self.shard.take() else {
             return Ok(());
         };
+        self.check_place()?;
         let identity = Arc::clone(&self.identity);
         let thread = std::thread::Builder::new()
             .name("lpa-publish".to_owned())
@@ -494,12 +498,30 @@ impl Writer {
     /// Ends the run with the step that was recorded last, whose iterate is the final one.
     pub(crate) fn close(&mut self) -> Result<()> {
         self.flush()?;
+        self.or_fail(|w| w.check_place())?;
         let (attempt, final_step) = (self.identity.attempt, self.next_step.saturating_sub(1));
         self.note(&Event::Closed { attempt, final_step })?;
         // Under the lock, so that nobody takes its file for a dead writer's.
         let made = assemble_final(&self.identity.run, &self.identity.tmp_prefix());
         self.end(Recording::Closed);
         made
+    }
+
+    /// Checks that the run's directory is still the one that this writer records into: not removed, and no other run in its
+    /// place, into which nothing may be written.
+    fn check_place(&self) -> Result<()> {
+        if is_named(&self.journal, &self.journal_path) {
+            return Ok(());
+        }
+        // Some file systems call the same file another one.
+        let (run, id) = (&self.identity.run, Some(self.identity.attempt_id));
+        let there = Journal::read_if_there(run, self.identity.rank)?;
+        if there.attempts().iter().any(|attempt| attempt.id == id) {
+            return Ok(());
+        }
+        let what = "the run that is recorded here was removed, moved or replaced; what is here now is left as it is. Record \
+                    into a directory of its own";
+        Err(write_error(run, what.to_owned()))
     }
 
     fn check_lengths(&self, elements: &Elements<'_>) -> Result<()> {
