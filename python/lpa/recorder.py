@@ -11,39 +11,30 @@ import functools
 import json
 import numbers
 import os
-import threading
-import time
 
 import torch
 
-from . import _lpa, continuation, hyperparameters
-from .attempt import Iterates, check_manifest, has_slices_of
+from . import hyperparameters
 from .clipping import Clipping
-from .directions import DIRECTIONS, LACKING, STAGES, moment_names, moments, probe
-from .errors import RecordingError, RecordingStopped, say, warn
-from .exchange import Exchange
+from .destination import Destination
+from .directions import DIRECTIONS, LACKING, moment_names, moments, probe
+from .errors import RecordingError, RecordingStopped, warn
 from .interrupts import Interrupts
 from .optimizers import Optimizers, steps_under_way, torch_class
-from .parameters import Parameters, all_of, has_ranks, process_rank, process_ranks
+from .parameters import Parameters, all_of, has_ranks, process_rank
 from .places import absolute
-from .rank_sketches import Follower, Together
-from .ranks import agreed, in_turn
-from .reader import Run
 from .sampling import sampler
 from .scalars import Log, held
 from .session import Broken, Gradients, Session, Step, Turn
 from .sharding import is_sharded
-from .threads import idle_processors
 from .watch import Comparison
+from .work import Work
 from .writer import precisions, sketching, storage_options
 
 __all__ = ["Recorder", "RecordingError", "RecordingStopped", "record"]
 
 # The pre-hooks of all recordings: they change nothing that the others record.
 _HOOKS = set()
-
-# How long another rank waits for rank 0 to have made or resumed the run.
-_RANK_0_SECONDS = 300
 
 
 def record(path, model, optimizer, **options):
@@ -115,41 +106,33 @@ class Recorder:
                              f"{type(model).__name__}")
         if not isinstance(metadata or {}, dict):
             raise ValueError(f"metadata is a dict, not {type(metadata).__name__}")
-        self.path = absolute(path)
+        path, metadata = absolute(path), metadata or {}
         self.step = 0
         self._model, self._optimizers, self._scaler = model, Optimizers(optimizer), scaler
         self._is_step_of_each = turns == "each"
         self._who = {"whole_model": whole_model, "replicated": replicated}
         self._sampled, self._streams = sampler(sample), list(streams)
-        self._metadata, self._storage = metadata or {}, storage
         storage_options(storage)
         self._policy, self._buffer_steps, self._raises, self._verify = policy, buffer_steps, on_error == "raise", verify
-        self._precisions = precisions(gradients, iterates)
-        # Where steps are left out, what the optimizer goes on with is recorded too.
-        self._sketch = sketching(sketch, self._precisions, keyframes)
-        # The moments of a sketch are not the sketch of moments.
+        stored = precisions(gradients, iterates)
+        sketched, self._is_sketched = sketching(sketch, stored, keyframes), sketch is not None
+        # Where steps are left out, what the optimizer goes on with is recorded too. The moments of a sketch are not the
+        # sketch of moments.
         self._predicts = storage.get("predict", True) and iterates == "exact" and sketch is None
         follows = sample is None and policy == "block"
         self._moments = moment_names(self._optimizers) if self._predicts and not follows else []
-        self._sink = _sink or _RunSink()
-        # Where a recording goes on that was there before.
-        self._continuation = None
         self._probes, self._given = {}, {}
         self._log = Log(self._optimizers)
         self._clipping = Clipping(model, self._optimizers, self._log)
         self._epoch = self._recorded = None
         # Between the first step and the end there is a session.
         self._pending = self._session = None
-        # Through which ranks sum the sketches of what they hold together.
-        self._exchange = None
         self._over = self._warned_of_flush = False
-        # One thread at a time works on the recording.
-        self._lock = threading.RLock()
-        # How many parts of it are at work, one inside the other, and what is to be done after them.
-        self._at_work, self._flush_wanted = 0, False
+        # Who works on it, and what is to be done after that.
+        self._work, self._flush_wanted = Work(), False
         self._unread = []
         self._process = os.getpid()
-        self._check_arguments(streams, resume)
+        self._check_arguments(streams, resume, metadata)
         # Sketches of what every rank holds are rank 0's; the others only count steps.
         self._sums_ranks = sketch is not None and any(map(is_sharded, all_of(model, self._optimizers)))
         self._is_spare = self._over = sketch is not None and process_rank() > 0 and not self._sums_ranks
@@ -157,10 +140,11 @@ class Recorder:
             raise RecordingError("keyframes= is for parameters that one process holds: of sharded ones no rank has the "
                                  "iterate in full before it is gathered, for which the training would have to stop. A "
                                  "checkpoint that you save is a reference too")
-        there = os.path.exists(os.path.join(self.path, "manifest.json"))
-        if resume is False and there and process_rank() == 0:
-            raise RecordingError(f"{self.path} holds a run already; choose another directory, or resume=True")
-        if resume is not False and there:
+        self._destination = Destination(path, self._optimizers, metadata=metadata, storage=storage, precisions=stored,
+                                        sketch=sketched, sums_ranks=self._sums_ranks, sink=_sink)
+        if resume is False:
+            self._destination.check_free()
+        elif self._destination.holds_run():
             self._go_on(None if resume is True else int(resume))
         self._which, self._hooks = {}, []
         # Those that hold an optimizer inside.
@@ -171,7 +155,7 @@ class Recorder:
             self._hooks += [before, stepper.register_step_post_hook(self._after)]
             _HOOKS.add(before.id)
 
-    def _check_arguments(self, streams, resume):
+    def _check_arguments(self, streams, resume, metadata):
         if isinstance(streams, str):
             raise ValueError(f"streams is a list of names: [{streams!r}]")
         if not isinstance(resume, numbers.Integral) or resume < 0:
@@ -185,38 +169,16 @@ class Recorder:
                                      "fused_backward() and not by steps, and keeps no gradient. Record another "
                                      "optimizer.")
         try:
-            json.dumps(self._metadata, allow_nan=False)
+            json.dumps(metadata, allow_nan=False)
         except (TypeError, ValueError) as e:
             raise RecordingError(f"metadata is not what JSON holds: {e}") from None
 
     def _go_on(self, step):
-        """Finds the run and the step in which a recording of these parameters goes on; `step` is the user's word."""
-        parameters = self._parameters()
-        streams = ["grad", *self._streams]
-        how = self._precisions, self._sketch
-
-        def find():
-            return continuation.find(self.path, step, parameters, streams, how)
-
-        def checked(found):
-            Iterates(found.before[-1] if found.is_new else found.path, parameters).check(found.step)
-            return found
-        if self._sketch is None or not has_ranks():
-            found = checked(agreed(find, parameters.ranks, parameters.rank))
-        else:
-            # What rank 0 records alone it alone has to find, after what ranks hold together is summed.
-            ranks = process_ranks(), process_rank()
-            agreed(lambda: check_manifest(self.path, parameters, streams, how), *ranks)
-            if self._sums_ranks and parameters.ranks > 1:
-                self._exchange = Exchange(parameters.ranks, parameters.rank)
-                parameters = Together(parameters, Run(self.path).manifest, self._exchange)
-            found = agreed(lambda: checked(find()), *ranks)
-        self._continuation, self.path, self.step = found, found.path, found.step
+        found = self._destination.go_on(step, self._parameters(), ["grad", *self._streams])
+        self.step = found.step
         if found.is_new and self._predicts:
             # Else an optimizer that has taken steps would not be followed at first.
             self._moments = moment_names(self._optimizers)
-        if found.text() is not None and process_rank() == 0:
-            say(found.text())
 
     # What a training calls
 
@@ -225,13 +187,9 @@ class Recorder:
         other to the step that was just taken, once. `epoch` holds until it is logged again."""
         if self._is_elsewhere():
             return
-        with self._lock:
-            # A flush that a signal's handler asks for meanwhile would publish the step without them.
-            self._at_work += 1
-            try:
-                self._keep(values)
-            finally:
-                self._at_work -= 1
+        # A flush that a signal's handler asks for meanwhile would publish the step without them.
+        with self._work.part():
+            self._keep(values)
         if self._flush_wanted:
             self.flush()
 
@@ -287,10 +245,10 @@ class Recorder:
         from the handler of a signal or from another thread, it is done when that step ends."""
         if self._session is None or self._is_elsewhere():
             return
-        with self._lock:
+        with self._work.lock:
             if self._over:
                 return
-            if self._at_work or self._is_in_a_step():
+            if self._work.is_under_way or self._is_in_a_step():
                 self._flush_wanted = True
                 return
             with _Guard(self):
@@ -329,6 +287,11 @@ class Recorder:
         except Exception as e:
             # The training's own error says more.
             warn(f"{e}", RecordingStopped)
+
+    @property
+    def path(self):
+        """The directory of the run."""
+        return self._destination.path
 
     @property
     def buffer_bytes(self):
@@ -433,8 +396,8 @@ class Recorder:
         return ["grad", *self._streams, *self._probes]
 
     def _parameters(self):
-        parameters = Parameters(self._model, self._optimizers, alone=self._sketch is not None, **self._who)
-        if self._sketch is not None and parameters.ranks > 1 and not self._sums_ranks:
+        parameters = Parameters(self._model, self._optimizers, alone=self._is_sketched, **self._who)
+        if self._is_sketched and parameters.ranks > 1 and not self._sums_ranks:
             raise RecordingError("the parameters were not sharded when lpa.record was called, and are now; call it "
                                  "after they are")
         return parameters
@@ -448,97 +411,21 @@ class Recorder:
         if self._probes and parameters.ranks > 1:
             raise RecordingError("probes are for a single rank: each would compute another gradient")
         self._log.first_step()
-        exchange = self._exchange
-        if exchange is None and self._sums_ranks and parameters.ranks > 1:
-            exchange = Exchange(parameters.ranks, parameters.rank)
-        if exchange is None:
-            inner, has_made = self._writer(parameters)
-        else:
-            inner, has_made = self._writer_of_sums(parameters, exchange)
+        inner, has_made, exchange = self._destination.writer(parameters, self._names())
         count = self._buffer_steps * (1 + len(self._names())) + len(self._moments)
         try:
             # What a step inside inference_mode makes could not be written to outside of it.
             with torch.inference_mode(False):
-                self._session = Session(parameters, inner, count, has_made, self._sketch is not None, exchange)
+                self._session = Session(parameters, inner, count, has_made, self._is_sketched, exchange)
         except BaseException:
             if has_made:
-                _lpa.take_back(self.path)
+                self._destination.take_back()
             raise
         self.step = self._session.first_step
         atexit.register(self._at_exit)
         if parameters.left_out:
             warn(f"{len(parameters.left_out)} parameters of the model are not in the optimizer and are not recorded "
                  f"({', '.join(parameters.left_out[:3])}, ...)")
-
-    def _writer(self, parameters):
-        """A writer, and whether it has made the run."""
-        names, found = self._names(), self._continuation
-        storage = storage_options({"threads": idle_processors(parameters), **self._storage})
-        if found is not None and not found.is_new:
-            self._check_run(self.path, parameters, names)
-            return in_turn(lambda: self._attach(parameters, found.step, storage), parameters), False
-        if parameters.rank > 0:
-            inner = self._attach(parameters, None, storage)
-            self._check_run(self.path, parameters, names)
-            return inner, False
-        parts = self._parts(parameters)
-        if found is not None:
-            check_manifest(found.before[-1], parameters, names, (self._precisions, self._sketch))
-            parts.update(found.manifest())
-        return self._create(parts, storage), True
-
-    def _writer_of_sums(self, parameters, exchange):
-        """The same of sketches that are summed over ranks, which rank 0 writes."""
-        made, found = [], self._continuation
-
-        def make():
-            storage = storage_options({"threads": idle_processors(parameters), **self._storage})
-            if found is None:
-                made.append(self._create({**self._parts(parameters), "world": 1, "slices": []}, storage))
-            else:
-                check_manifest(self.path, parameters, self._names(), (self._precisions, self._sketch))
-                made.append(self._attach(parameters, found.step, storage))
-            return made[0].manifest(), made[0].next_step(), made[0].slice_bytes()
-
-        told = exchange.told(make)
-        return (made[0], found is None) if made else (Follower(*told), False)
-
-    def _parts(self, parameters):
-        """What a new run's manifest has."""
-        return {
-            "tensors": parameters.table(),
-            "streams": [{"name": n, "stage": STAGES.get(n, "")} for n in self._names()],
-            "optimizer": {"name": hyperparameters.name(self._optimizers),
-                          "param_groups": hyperparameters.initial(self._optimizers, parameters)},
-            "storage": self._precisions,
-            "sketch": self._sketch,
-            "world": parameters.ranks,
-            "slices": parameters.slices,
-            "metadata": {"torch": torch.__version__, **self._metadata},
-        }
-
-    def _create(self, parts, storage):
-        try:
-            return self._sink.create(self.path, parts, storage)
-        except (OSError, ValueError) as e:
-            raise RecordingError(str(e)) from None
-
-    def _check_run(self, path, parameters, names):
-        check_manifest(path, parameters, names, (self._precisions, self._sketch))
-        if not has_slices_of(Run(path).manifest, parameters):
-            raise RecordingError(f"{path} is recorded by other ranks, or each has other elements; record into another "
-                                 "directory")
-
-    def _attach(self, parameters, step, storage):
-        # Rank 0 makes or resumes the run; the others have no need of a barrier to find it.
-        until = time.monotonic() + (_RANK_0_SECONDS if parameters.rank > 0 else 0)
-        while True:
-            try:
-                return _lpa.Writer.attach(self.path, parameters.rank, step, storage)
-            except ValueError:
-                if time.monotonic() > until:
-                    raise
-            time.sleep(0.05)
 
     def _begin_turn(self, turn):
         """An optimizer's step begins: in the step that is pending, or in a new one."""
@@ -739,8 +626,8 @@ class Recorder:
         self._session.finish(self._unread, self.path, self.step)
         if self._verify:
             self._session.verify(self.path)
-        if self._sink.note():
-            warn(self._sink.note())
+        if note := self._destination.note():
+            warn(note)
 
     def _end(self, how):
         """Ends from outside a step of the optimizer; within one, its hooks must stay. In a forked process it is not
@@ -781,7 +668,7 @@ class Recorder:
             has_begun = session.has_begun
             if session.has_made and not has_begun:
                 self._session = None
-                _lpa.take_back(self.path)
+                self._destination.take_back()
         self._pending = None
         if self._raises or not has_begun:
             raise RecordingError(text) from cause
@@ -806,40 +693,27 @@ def _with_closure(args, kwargs, closure):
     return args, {**kwargs, "closure": closure}
 
 
-class _RunSink:
-    """Where a recording goes: into a run."""
-
-    def create(self, path, parts, storage):
-        """A new writer of what `parts` describe."""
-        return _lpa.Writer.create(path, json.dumps(parts), storage)
-
-    def note(self):
-        """What the user should know at the end, or None."""
-        return None
-
-
 class _Guard:
     """Turns a failure of the recording into its end, with one warning, unless it shall be raised. What is wrong
     before the first step was recorded is raised: nothing is lost yet."""
 
     def __init__(self, recorder):
-        self.recorder, self._interrupts = recorder, Interrupts()
+        self.recorder, self._interrupts, self._entered = recorder, Interrupts(), None
 
     def __enter__(self):
-        self._interrupts.postpone()
-        self.recorder._lock.acquire()
-        self.recorder._at_work += 1
+        with contextlib.ExitStack() as entered:
+            # A second Ctrl-C ends the wait for another thread: then too the first one's handler goes.
+            entered.callback(self._interrupts.let)
+            self._interrupts.postpone()
+            entered.enter_context(self.recorder._work.part())
+            self._entered = entered.pop_all()
         return self
 
     def __exit__(self, kind, error, _):
-        self.recorder._at_work -= 1
-        try:
+        with self._entered:
             # Whatever fails here must not end the training; what ends the process (an interrupt) is not a failure.
             if not isinstance(error, Exception):
                 return False
             text = str(error) if isinstance(error, RecordingError) else f"{kind.__name__}: {error}"
             self.recorder._fail(text, None if isinstance(error, Broken) else error)
             return True
-        finally:
-            self.recorder._lock.release()
-            self._interrupts.let()

@@ -165,7 +165,7 @@ def test_who_goes_back_to_where_others_took_over_goes_on_in_the_first_run(tmp_pa
     rec = lpa.record(path, *at(states, 7), resume=True)
     assert (rec.path, rec.step) == (f"{tmp_path}/run-3", 7)
     assert not Path(rec.path).exists(), "it is made with the first step"
-    assert rec._continuation.before == [str(path), f"{tmp_path}/run-2"]
+    assert rec._destination.continuation.before == [str(path), f"{tmp_path}/run-2"]
 
 
 def test_what_is_refused(tmp_path, training):

@@ -4,6 +4,7 @@ import itertools
 import json
 import signal
 import threading
+import time
 import warnings
 
 import pytest
@@ -176,3 +177,65 @@ def test_ctrl_c_inside_a_hook_loses_no_step(tmp_path, monkeypatch, part):
     capture.end()
     assert pressed == 3
     assert_same(tmp_path / "run", capture)
+
+
+@pytest.mark.parametrize("call", ["step", "mark_end"])
+def test_a_second_ctrl_c_ends_the_wait_for_another_thread_and_leaves_no_handler(tmp_path, call):
+    torch.manual_seed(0)
+    model = perceptron()
+    optimizer = sgd(model.parameters())
+    capture = Capture(model.parameters())
+    held, done = threading.Event(), threading.Event()
+
+    def hold():
+        with rec._work.part():
+            held.set()
+            done.wait(60)
+
+    def press():
+        soon(lambda: signal.getsignal(signal.SIGINT) is not signal.default_int_handler)
+        interrupts = signal.getsignal(signal.SIGINT).__self__
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        # Two that come at once are one.
+        soon(lambda: interrupts._came)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    def train(steps):
+        for step in steps:
+            optimizer.zero_grad()
+            loss_of(model, step).backward()
+            capture.take()
+            optimizer.step()
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    others = [threading.Thread(target=hold), threading.Thread(target=press)]
+    try:
+        with lpa.record(tmp_path / "run", model, optimizer) as rec:
+            train(range(3))
+            others[0].start()
+            assert held.wait(60)
+            others[1].start()
+            with pytest.raises(KeyboardInterrupt):
+                getattr(optimizer if call == "step" else rec, call)()
+            handler = signal.getsignal(signal.SIGINT)
+            done.set()
+            others[0].join(60)
+            assert handler is signal.default_int_handler
+            train(range(3, 5))
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        done.set()
+        for thread in others:
+            if thread.ident is not None:
+                thread.join(60)
+        signal.signal(signal.SIGINT, before)
+    capture.end()
+    assert_same(tmp_path / "run", capture)
+
+
+def soon(what):
+    """Waits until `what()` is true."""
+    until = time.monotonic() + 30
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.01)
