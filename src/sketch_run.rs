@@ -10,6 +10,7 @@ use crate::error::{Error, Result, Tried};
 use crate::hash::xxh3_128;
 use crate::pack::new_place;
 use crate::pack::transcript::{self, RankPlan, Steps, Storing};
+use crate::run::directory::publish::sync_parent;
 use crate::run::format::elements::{Element, element_name, spread};
 use crate::run::format::manifest::{GRAD, Manifest, TensorInfo};
 use crate::run::format::sketching::{SKETCH_OF, SketchRequest};
@@ -145,6 +146,7 @@ impl SketchRun {
         if self.plan.closed {
             let (from, to) = (self.run.path.join(FINAL), new.path().join(FULL));
             copy(&from, &to).tried("copy", &from)?;
+            sync_parent(&to)?;
         }
         let sizes = made.all_segments().map(|s| std::fs::metadata(&s.file.path).map(|m| m.len()));
         let bytes = sizes.sum::<std::io::Result<u64>>().tried("read", new.path())?;

@@ -360,12 +360,9 @@ impl Sink for Table {
 /// The key-value metadata of a table that was written before; `None` where there is no such file, it is no table, or it is
 /// not as it was written.
 pub(crate) fn metadata(path: &Path) -> Option<Vec<(String, String)>> {
-    let file = regular_file::open(path).ok()?;
-    if seal::look(&file).ok()? == Seal::Broken {
-        return None;
-    }
-    let pairs =
-        read::guarded(|| ParquetReader::new(file).get_metadata().ok()?.key_value_metadata().clone())??;
+    check_seal(path).ok()?;
+    let table = read::mapped(path).ok()?;
+    let pairs = read::guarded(|| read::reader(&table).get_metadata().ok()?.key_value_metadata().clone())??;
     Some(pairs.into_iter().filter_map(|kv| Some((kv.key.to_string(), kv.value?.to_string()))).collect())
 }
 
@@ -375,8 +372,9 @@ pub(crate) fn metadata(path: &Path) -> Option<Vec<(String, String)>> {
 /// It is not as it was written, or cannot be read.
 pub(crate) fn known(path: &Path) -> Result<Vec<(String, String)>> {
     check_seal(path)?;
-    let mut reader = ParquetReader::new(regular_file::open(path).tried("read", path)?);
-    let pairs = read::of_polars(path, || Ok(reader.get_metadata()?.key_value_metadata().clone()))?;
+    let table = read::mapped(path)?;
+    let pairs =
+        read::of_polars(path, || Ok(read::reader(&table).get_metadata()?.key_value_metadata().clone()))?;
     let pairs = pairs.into_iter().flatten();
     Ok(pairs.filter_map(|kv| Some((kv.key.to_string(), kv.value?.to_string()))).collect())
 }

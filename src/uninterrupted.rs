@@ -3,7 +3,7 @@
 //! `std` does so for files, and neither for directories and copies nor does `rustix` for anything. A training has signals of
 //! its own: timers of profilers, children that end, a scheduler's warning.
 
-use std::fs::{DirEntry, read_dir, remove_dir_all};
+use std::fs::{DirEntry, File, read_dir, remove_dir_all};
 use std::io::{ErrorKind, Result};
 use std::path::Path;
 
@@ -23,7 +23,7 @@ pub(crate) fn list(directory: &Path) -> Result<Vec<DirEntry>> {
     }
 }
 
-/// Copies a file.
+/// Copies a file, and flushes the copy; its name is the caller's to flush.
 ///
 /// # Errors
 /// One cannot be read, or the other written.
@@ -31,7 +31,8 @@ pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
     loop {
         match std::fs::copy(from, to) {
             Err(e) if e.kind() == ErrorKind::Interrupted => {}
-            other => return other.map(drop),
+            Ok(_) => return File::open(to)?.sync_all(),
+            Err(e) => return Err(e),
         }
     }
 }

@@ -29,8 +29,8 @@ def _table_entry(name, spec):
 
 
 class Writer:
-    """Records a run. Arrays are given by name, as dicts. A writer that nobody has closed keeps its steps, without a final
-    iterate, when it is dropped or the interpreter exits.
+    """Records a run. Arrays are given by name, as dicts. A writer that nobody has closed keeps its steps, without a
+    final iterate, when it is dropped or the interpreter exits.
 
     Parameters
     ----------

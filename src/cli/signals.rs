@@ -2,7 +2,7 @@
 //!
 //! Handlers do what may be done at any moment: they set flags, and write to standard error by system calls.
 
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use libc::{c_int, c_void, sighandler_t, siginfo_t};
 
@@ -10,6 +10,8 @@ use crate::stop::Stop;
 
 /// The signal that asked for the end; 0 before.
 static ASKED: AtomicI32 = AtomicI32::new(0);
+/// Whether a thread is saying that a file has become shorter.
+static IS_SAYING: AtomicBool = AtomicBool::new(false);
 /// The longest path that is said, and what stands before it in `/proc/self/maps`.
 const LONGEST: usize = 4096 + 128;
 
@@ -18,7 +20,7 @@ const LONGEST: usize = 4096 + 128;
 pub(super) fn install() {
     // SAFETY: the action is to ignore, so no code runs in a handler.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
-    handle(libc::SIGBUS, lost as *const () as sighandler_t, libc::SA_SIGINFO | libc::SA_RESETHAND);
+    handle(libc::SIGBUS, lost as *const () as sighandler_t, libc::SA_SIGINFO);
 }
 
 /// Makes an interruption an end after which nothing half-written is left: what reads runs stops.
@@ -66,6 +68,13 @@ extern "C" fn asked(signal: c_int) {
 }
 
 extern "C" fn lost(_: c_int, info: *mut siginfo_t, _: *mut c_void) {
+    if IS_SAYING.swap(true, Ordering::Relaxed) {
+        // Another thread met it too, and ends all of them when it has said so.
+        loop {
+            // SAFETY: it waits for a signal, and that is all.
+            unsafe { libc::pause() };
+        }
+    }
     // SAFETY: the system gives a valid one with this signal.
     let address = unsafe { (*info).si_addr() } as usize;
     say(b"lpa: ");

@@ -21,6 +21,7 @@ pub(crate) use crate::join::seam::Seam;
 use crate::pack::transcript::{self, RankPlan, Storing};
 use crate::pack::{Size, check_beginning, check_room, look_at_shards, new_place, refuse};
 use crate::run::directory::inside::Inside;
+use crate::run::directory::publish::sync_parent;
 use crate::run::format::manifest::Manifest;
 use crate::run::upkeep::hold::Held;
 use crate::run::upkeep::replace::{Replacement, remove_leftovers, whole_path};
@@ -132,10 +133,13 @@ impl Join {
                 let (from, to) = (part.run.path.join(below), new.path().join(below));
                 Inside::make(new.path(), parent(below))?;
                 copy(&from, &to).tried("copy", &from)?;
+                sync_parent(&to)?;
             }
         }
         if let Some(full) = self.parts.last().map(|p| p.run.path.join(FULL)).filter(|full| full.exists()) {
-            copy(&full, &new.path().join(FULL)).tried("copy", &full)?;
+            let to = new.path().join(FULL);
+            copy(&full, &to).tried("copy", &full)?;
+            sync_parent(&to)?;
         }
         new.publish()?;
         let parts = self.parts.into_iter().map(|p| (p.run.path, p.steps)).collect();

@@ -2,10 +2,12 @@
 //!
 //! Knows nothing of what the columns mean.
 
+use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook, take_hook};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
+use memmap2::Mmap;
 use polars::prelude::*;
 
 use crate::error::{Error, Result, Tried};
@@ -50,14 +52,31 @@ impl Piece {
     }
 }
 
+/// The bytes of the table `path`. polars would map it too, and panics where the system refuses.
+///
+/// # Errors
+/// There is none, or it cannot be mapped.
+pub(super) fn mapped(path: &Path) -> Result<Mmap> {
+    let file = regular_file::open(path).tried("read", path)?;
+    // SAFETY: the contract is that nobody changes the file while it is mapped. lpa writes tables anew and renames them, and
+    // never changes one. Another program could, and then it is as with shards (`run/read/mapped.rs`); what polars makes of
+    // other bytes is checked by polars.
+    unsafe { Mmap::map(&file) }.tried("map", path)
+}
+
+/// What reads a table.
+pub(super) fn reader(table: &Mmap) -> ParquetReader<Cursor<&[u8]>> {
+    ParquetReader::new(Cursor::new(table))
+}
+
 /// The names of the columns of the table `path`.
 ///
 /// # Errors
 /// There is no Parquet file, or it is damaged.
 pub(crate) fn names(path: &Path) -> Result<Vec<String>> {
     check_seal(path)?;
-    let mut reader = ParquetReader::new(regular_file::open(path).tried("read", path)?);
-    let schema = of_polars(path, || reader.schema())?;
+    let table = mapped(path)?;
+    let schema = of_polars(path, || reader(&table).schema())?;
     Ok(schema.iter_names().map(ToString::to_string).collect())
 }
 
@@ -66,8 +85,8 @@ pub(crate) fn names(path: &Path) -> Result<Vec<String>> {
 /// # Errors
 /// There is no Parquet file, or it is damaged.
 pub(crate) fn rows(path: &Path) -> Result<u64> {
-    let mut reader = ParquetReader::new(regular_file::open(path).tried("read", path)?);
-    Ok(of_polars(path, || reader.num_rows())? as u64)
+    let table = mapped(path)?;
+    Ok(of_polars(path, || reader(&table).num_rows())? as u64)
 }
 
 /// Values that are read at a time, about: opening a row group takes as long as thousands of them.
@@ -80,9 +99,11 @@ const AT_A_TIME: usize = 1 << 18;
 /// There is no Parquet file, it is damaged, or lacks a column; or `take` refuses.
 pub(crate) fn read(path: &Path, fields: &[Field], mut take: impl FnMut(&Piece) -> Result<()>) -> Result<()> {
     check_seal(path)?;
-    let open = || regular_file::open(path).tried("read", path);
-    let mut reader = ParquetReader::new(open()?);
-    let (metadata, schema) = of_polars(path, || Ok((reader.get_metadata()?.clone(), reader.schema()?)))?;
+    let table = mapped(path)?;
+    let (metadata, schema) = of_polars(path, || {
+        let mut reader = reader(&table);
+        Ok((reader.get_metadata()?.clone(), reader.schema()?))
+    })?;
     for field in fields {
         let there = schema.get(field.name).map(DataType::from_arrow_field);
         if there.as_ref() != Some(&data_type(field.kind)) {
@@ -99,7 +120,7 @@ pub(crate) fn read(path: &Path, fields: &[Field], mut take: impl FnMut(&Piece) -
         if rows * names.len() < AT_A_TIME && i + 1 < metadata.row_groups.len() {
             continue;
         }
-        let mut reader = ParquetReader::new(open()?)
+        let mut reader = reader(&table)
             .with_columns(Some(names.clone()))
             .with_slice(Some((from, rows)))
             .read_parallel(threads);

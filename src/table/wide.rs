@@ -4,11 +4,10 @@ use std::path::Path;
 
 use polars::prelude::*;
 
-use crate::error::{Result, Tried};
-use crate::regular_file;
+use crate::error::Result;
 use crate::row::Kind;
 use crate::run::Draft;
-use crate::table::read::of_polars;
+use crate::table::read::{mapped, of_polars, reader};
 use crate::table::{begin, check_seal, data_type, finish, table_error};
 
 /// A value of a row.
@@ -94,9 +93,11 @@ pub(crate) fn write_wide(path: &Path, columns: &[Wide], metadata: Vec<(String, S
 /// There is no table, or it is damaged; or the disk refuses.
 pub(crate) fn widen(from: &Path, to: &Path, more: &[Wide], metadata: Vec<(String, String)>) -> Result<u64> {
     check_seal(from)?;
-    let open = || regular_file::open(from).tried("read", from);
-    let mut reader = ParquetReader::new(open()?);
-    let (known, schema) = of_polars(from, || Ok((reader.get_metadata()?.clone(), reader.schema()?)))?;
+    let table = mapped(from)?;
+    let (known, schema) = of_polars(from, || {
+        let mut reader = reader(&table);
+        Ok((reader.get_metadata()?.clone(), reader.schema()?))
+    })?;
     let mut wide = Schema::from_arrow_schema(&schema);
     for column in more {
         wide.with_column(PlSmallStr::from_str(&column.name), data_type(column.kind));
@@ -106,7 +107,7 @@ pub(crate) fn widen(from: &Path, to: &Path, more: &[Wide], metadata: Vec<(String
     let mut at = 0;
     for group in &known.row_groups {
         let rows = group.num_rows();
-        let mut reader = ParquetReader::new(open()?).with_slice(Some((at, rows)));
+        let mut reader = reader(&table).with_slice(Some((at, rows)));
         reader.set_metadata(known.clone());
         let frame = of_polars(from, || reader.finish())?;
         let columns = frame.columns().iter().cloned().chain(more.iter().map(|c| c.repeated(rows)));

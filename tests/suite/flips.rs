@@ -116,3 +116,36 @@ fn no_changed_bit_gives_another_number() {
     unseen.retain(|file, _| !file.contains("a1.r0") || !file.starts_with("resumed"));
     assert!(unseen.is_empty(), "{unseen:?}");
 }
+
+/// Whether `verify` finds each bit of a byte that is changed.
+fn is_found(path: &Path, file: &Path, byte: usize) -> bool {
+    let bytes = std::fs::read(file).unwrap();
+    let open = File::options().write(true).open(file).unwrap();
+    let found = (0..8).all(|bit| {
+        open.write_all_at(&[bytes[byte] ^ 1 << bit], byte as u64).unwrap();
+        !is_verified(path)
+    });
+    open.write_all_at(&bytes[byte..=byte], byte as u64).unwrap();
+    found
+}
+
+#[test]
+fn the_last_newline_and_the_rows_of_empty_tables_count() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, path) in runs(folder.path()) {
+        for (file, bytes) in files(&path) {
+            let is_journal = file.extension().is_some_and(|e| e == "jsonl");
+            assert!(!is_journal || is_found(&path, &file, bytes.len() - 1), "{name}: {}", file.display());
+        }
+    }
+    // The shard of x_T has no scalars.
+    let path = folder.path().join("resumed");
+    let (file, bytes) = files(&path).into_iter().find(|(f, _)| f.to_string_lossy().contains(".a2.")).unwrap();
+    let (file, bytes) = files(file.parent().unwrap()).into_iter().next_back().unwrap_or((file, bytes));
+    let empty = b"\"shape\":[1,0]";
+    let places: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(empty)).collect();
+    assert_eq!(places.len(), 2);
+    for at in places {
+        assert!(is_found(&path, &file, at + empty.len() - 4), "{}: byte {at}", file.display());
+    }
+}

@@ -1,6 +1,7 @@
 //! What is read is what was written, by this run; and what stands in the way of reading is said.
 
 use std::ffi::OsStr;
+use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -294,6 +295,9 @@ fn a_killed_analysis_leaves_nothing() {
     }
 }
 
+/// What a pipe holds that nobody reads.
+const PIPE: usize = 65536;
+
 #[test]
 fn a_shard_that_becomes_shorter_is_said() {
     let folder = tempfile::tempdir().unwrap();
@@ -322,6 +326,40 @@ fn a_shard_that_becomes_shorter_is_said() {
         ran.err.contains("became shorter while it was read")
     });
     assert!(is_said, "no analysis was caught while it read");
+}
+
+#[test]
+fn so_it_is_where_several_threads_meet_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = long(folder.path());
+    let path = folder.path().join("copy");
+    let references: Vec<String> = (1..40).map(|step| format!("step:{step}")).collect();
+    let is_caught = |attempt: &u64| {
+        let _ = std::fs::remove_dir_all(&path);
+        copy_dir(&whole, &path);
+        // Who says it first waits for a reader of what is said, and the others come meanwhile.
+        let (mut reader, mut writer) = std::io::pipe().unwrap();
+        writer.write_all(&[b'.'; PIPE]).unwrap();
+        let mut args =
+            vec!["analyze", path.to_str().unwrap(), "--threads", "2", "--format", "csv", "--quiet"];
+        references.iter().for_each(|r| args.extend(["--ref", r]));
+        let mut child = lpa().args(args).stdout(Stdio::null()).stderr(writer).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(20 + 30 * attempt));
+        for shard in files(&path.join("steps")).keys() {
+            std::fs::OpenOptions::new().write(true).open(shard).unwrap().set_len(5000).unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        let mut said = String::new();
+        reader.read_to_string(&mut said).unwrap();
+        let said = &said[PIPE..];
+        let status = child.wait().unwrap();
+        assert!(matches!(status.code(), Some(0 | 1 | 3)), "{status}: {said}");
+        assert_eq!(said.lines().count(), usize::from(!status.success()), "{said}");
+        said.contains("became shorter while it was read")
+    };
+    // The first ones are caught where one thread looks at what there is.
+    let caught = (0..10).filter(is_caught).count();
+    assert!(caught > 1, "no analysis was caught while it read");
 }
 
 #[test]

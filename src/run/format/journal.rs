@@ -147,6 +147,11 @@ impl Journal {
             }
             journal.whole_len = (bytes.len() - rest.len()) as u64;
         }
+        let before_last = rest.split_last().and_then(|(_, line)| std::str::from_utf8(line).ok());
+        if before_last.and_then(parse).is_some() {
+            let line = journal.events.len() + 1;
+            return Err(Error::damaged(&path, format!("line {line} is whole and has no newline")));
+        }
         Ok(journal)
     }
 

@@ -207,6 +207,7 @@ impl Shard {
             header_xxh3: xxh3_128(&header.bytes),
         };
         shard.check_layout(manifest, table).map_err(bad)?;
+        shard.check_shapes(&header).map_err(bad)?;
         shard.some_absent = shard.check_absent(table).map_err(bad)?;
         Ok(shard)
     }
@@ -315,6 +316,27 @@ impl Shard {
             ));
         }
         Ok(found)
+    }
+
+    /// Checks that the header tells of tables of as many rows as there are. An empty one has as many bytes whatever it says.
+    fn check_shapes(&self, header: &Header) -> std::result::Result<(), String> {
+        let (name, vectors) = (self.file.name, self.vectors.len());
+        let cells = [name.last - name.first + 1, self.columns.len() as u64];
+        let tables = [
+            ("index", [vectors * self.chunks_per_vector, RECORD].map(|n| n as u64)),
+            ("vectors", [vectors as u64, 3]),
+            ("scalars", cells),
+            ("present", cells),
+        ];
+        for (table, expected) in tables {
+            let shape = header.tensor(table).map_or(&[][..], |(_, shape, ..)| shape);
+            if !shape.iter().map(|n| *n as u64).eq(expected) {
+                return Err(format!(
+                    "its tensor '{table}' has shape {shape:?}, where {expected:?} was expected"
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Each iterate is a keyframe or decoded from the one of the iterate before, which is at the step

@@ -210,7 +210,10 @@ fn a_recording_writes_nothing_behind_a_link() {
     let precious = dir.path().join("precious");
     std::fs::write(&precious, "precious").unwrap();
     let mut writer = Writer::resume(&original, 0, 4, options(2)).unwrap();
-    symlink(&precious, original.join("tmp/r0.s0000000004")).unwrap();
+    let journal = std::fs::read_to_string(original.join("journal.r0.jsonl")).unwrap();
+    let attempt: serde_json::Value = serde_json::from_str(journal.lines().last().unwrap()).unwrap();
+    let name = format!("tmp/r0.s0000000004.{}", attempt["id"].as_str().unwrap());
+    symlink(&precious, original.join(name)).unwrap();
     let x = vector(&SIZES, 4, 1);
     assert!(writer.finish(&borrow(&x)).unwrap_err().to_string().contains(IS_A_LINK));
     assert_eq!(std::fs::read_to_string(&precious).unwrap(), "precious");

@@ -23,12 +23,14 @@ fn recover_after_a_kill_says_what_is_lost_and_the_run_goes_on() {
     let (path, whole) = (dir.path().join("run"), dir.path().join("whole"));
     broken_off(&path);
     let mut kept = tree(&path);
-    assert!(kept.remove(&path.join("tmp/r0.s0000000010")).is_some());
+    let unfinished =
+        kept.keys().find(|p| p.to_string_lossy().contains("tmp/r0.s0000000010.")).unwrap().clone();
+    kept.remove(&unfinished);
     let before = analyzed(&path, &["--ref", "last"]);
 
     let said = fine("recover", &path, &[]);
     has(&said, &["not complete: it has no final iterate", "rank 0: attempt 1 from step 0 broke off."]);
-    has(&said, &["Steps 0 to 9 are published", "removed tmp/r0.s0000000010 ("]);
+    has(&said, &["Steps 0 to 9 are published", "removed tmp/r0.s0000000010."]);
     has(&said, &["never published: the steps from 10 on are lost", "next: resume at step 10 or before"]);
     has(&said, &[&format!("lpa.Writer.resume(\"{}\", 10)", path.display())]);
     assert!(tree(&path) == kept);
