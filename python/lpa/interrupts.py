@@ -28,5 +28,8 @@ class Interrupts:
 
     def _handle(self, *_):
         if self._came:
+            # Wherever it is raised, nobody may be left to put the handler back.
+            self._waits = False
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             raise KeyboardInterrupt
         self._came = True

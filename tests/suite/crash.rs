@@ -115,6 +115,9 @@ fn what_is_left_of_a_manifest_is_taken_away_by_the_next_recording() {
     assert_eq!(left, ["notes.txt", "r7.s0000000000"]);
 }
 
+/// A way to end a recording, or to publish what it has.
+type End = fn(&mut Writer, &[Option<&[u8]>]) -> lpa::Result<()>;
+
 #[test]
 fn whoever_records_a_run_that_was_removed_leaves_the_one_in_its_place_alone() {
     let dir = tempfile::tempdir().unwrap();
@@ -122,8 +125,7 @@ fn whoever_records_a_run_that_was_removed_leaves_the_one_in_its_place_alone() {
     let steps = |writer: &mut Writer, count: u64| (0..count).for_each(|_| write_step(writer, &SIZES));
     let options = WriterOptions { shard_steps: 100, ..WriterOptions::default() };
     let x = vector(&SIZES, 0, 5);
-    let ends: [fn(&mut Writer, &[Option<&[u8]>]) -> lpa::Result<()>; 4] =
-        [|w, _| w.flush(), |w, _| w.stop(), |w, x| w.finish(x), |w, x| w.checkpoint(x)];
+    let ends: [End; 4] = [|w, _| w.flush(), |w, _| w.stop(), |w, x| w.finish(x), |w, x| w.checkpoint(x)];
     for end in ends {
         let mut old = Writer::create(&path, manifest(&SIZES), options).unwrap();
         steps(&mut old, 5);
