@@ -14,7 +14,7 @@ use crate::error::{Error, Result, Tried, Usage};
 use crate::hash::xxh3_64;
 use crate::report::SUMMARY;
 use crate::row::{Kind, SCHEMA_VERSION};
-use crate::table::{Contents, Datum, SEAL, Wide, known, metadata, rows, told, widen, write_wide};
+use crate::table::{Contents, Datum, Opened, SEAL, Wide, known, metadata, rows, told, widen, write_wide};
 use crate::training::Training;
 use crate::uninterrupted::list;
 
@@ -80,6 +80,7 @@ pub(crate) fn collect(tables: &[(String, PathBuf)], to: &Path) -> Result<Collect
         std::fs::create_dir_all(&place).tried("create", &place)?;
         let path = place.join("metrics.parquet");
         let there = metadata(&path).unwrap_or_default();
+        let _opened = member.opened()?;
         counts.push(rows(&member.table)?);
         if told(&there, MADE_OF) == Some(&made_of) {
             before += 1;
@@ -98,6 +99,7 @@ pub(crate) fn collect(tables: &[(String, PathBuf)], to: &Path) -> Result<Collect
 
 impl Member {
     fn open(name: &str, table: &Path) -> Result<Member> {
+        let _opened = Opened::new(table);
         let all = known(table)?;
         let version = told(&all, Contents::Metrics.key());
         if version.is_none() {
@@ -115,6 +117,21 @@ impl Member {
             summary: text(SUMMARY),
             seal: text(SEAL),
         })
+    }
+
+    /// The same table once more, to read its rows.
+    ///
+    /// # Errors
+    /// Another one has its place.
+    fn opened(&self) -> Result<Opened> {
+        let opened = Opened::new(&self.table)?;
+        match told(&known(&self.table)?, SEAL).unwrap_or_default() == self.seal {
+            true => Ok(opened),
+            false => {
+                let what = "it was made anew while it was read; call the same again".to_owned();
+                Err(Error::Write { path: self.table.clone(), what })
+            }
+        }
     }
 }
 

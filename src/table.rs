@@ -3,6 +3,7 @@
 //! Rows are encoded in groups of a fixed size, so that neither memory nor bytes depend on how the
 //! work was cut, and the file appears under its name only when it is whole.
 
+mod opened;
 mod read;
 pub(crate) mod seal;
 mod wide;
@@ -15,8 +16,8 @@ use std::sync::PoisonError;
 use polars::io::parquet::write::ParquetMetadataContext;
 use polars::prelude::*;
 
-use crate::regular_file;
 use crate::room::explained;
+pub(crate) use crate::table::opened::Opened;
 pub(crate) use crate::table::read::{Piece, names, read, rows};
 pub(crate) use crate::table::seal::KEY as SEAL;
 use crate::table::seal::Seal;
@@ -384,7 +385,7 @@ pub(crate) fn known(path: &Path) -> Result<Vec<(String, String)>> {
 /// # Errors
 /// It is not, or cannot be read.
 pub(crate) fn check_seal(path: &Path) -> Result<()> {
-    match regular_file::open(path).and_then(|file| seal::look(&file)).tried("read", path)? {
+    match opened::file(path).and_then(|file| seal::look(&file)).tried("read", path)? {
         Seal::Whole | Seal::Absent => Ok(()),
         Seal::Broken => {
             let what = "it is not as lpa wrote it (checksum); the command that made it makes it again";
@@ -398,7 +399,7 @@ pub(crate) fn mentions<const N: usize>(path: &Path, keys: [&str; N]) -> [bool; N
     if let Some(metadata) = metadata(path) {
         return keys.map(|key| told(&metadata, key).is_some());
     }
-    let end = regular_file::open(path).and_then(|file| seal::end(&file)).unwrap_or_default();
+    let end = opened::file(path).and_then(|file| seal::end(&file)).unwrap_or_default();
     keys.map(|key| end.windows(key.len()).any(|w| w == key.as_bytes()))
 }
 

@@ -33,8 +33,8 @@ impl Path {
     /// # Errors
     /// It is no table of metrics, or damaged.
     pub(crate) fn read(table: &File, name: String) -> Result<Path> {
-        let series = wholes(&find(table, &Chosen::all())?)?;
-        Ok(Path::of(&known(table)?, name, series))
+        let found = find(table, &Chosen::all())?;
+        Ok(Path::of(&known(table)?, name, wholes(&found)?))
     }
 
     /// The path of series of rows, from a table with such metadata.

@@ -27,7 +27,7 @@ pub(super) struct Arguments {
     /// Of runs: measure against this reference too, such as a control; repeatable
     #[arg(long = "ref", value_name = "REF")]
     references: Vec<String>,
-    /// Check only these claims, such as C1,C4; the exit code, 3 where not all can be decided, is about them
+    /// Check only these claims, such as C1,C4; the exit code, 4 where not all can be decided, is about them
     #[arg(long, value_name = "ID[,ID..]", value_delimiter = ',')]
     claim: Vec<String>,
     /// How to print what was found

@@ -50,8 +50,9 @@ pub(super) struct MissingArguments {
 struct Numbers(Vec<usize>);
 
 fn range(text: &str) -> Result<Range<usize>, String> {
-    let ends = text.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
-    ends.ok_or_else(|| "this is no range, as 0..16".to_owned())
+    let ends: Option<Range<usize>> =
+        text.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
+    ends.filter(|range| range.start <= range.end).ok_or_else(|| "this is no range, as 0..16".to_owned())
 }
 
 fn numbers(text: &str) -> Result<Numbers, ParseIntError> {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result, Usage};
 use crate::row::Kind;
-use crate::table::{Contents, Field, Piece, names, read};
+use crate::table::{Contents, Field, Opened, Piece, names, read};
 
 /// As many curves as can be told apart.
 pub(crate) const MOST: usize = 6;
@@ -78,6 +78,8 @@ pub(crate) struct Known {
 /// Which keys a table has, and which row is of which.
 pub(crate) struct Found {
     pub(super) table: PathBuf,
+    /// All that is read of it is of one file.
+    _opened: Opened,
     pub(super) steps: Range<u64>,
     known: Vec<Known>,
     /// By row, the place of its key among those that are known.
@@ -92,14 +94,18 @@ const PARAMETERS: &str = "n_params";
 /// It is no table of metrics, is damaged, or has no row of what is asked for.
 pub(crate) fn find(table: &Path, chosen: &Chosen) -> Result<Found> {
     let refuse = |what: String| Error::NotFound { path: table.to_owned(), what };
+    let opened = Opened::new(table);
+    // It says more of what is no table.
     Contents::Metrics.check(table)?;
+    let opened = opened?;
     let text = |name| Field { name, kind: Kind::Text };
     let mut fields = vec![text("reference"), text("stream"), text("group")];
     if names(table)?.iter().any(|name| name == PARAMETERS) {
         fields.push(Field { name: PARAMETERS, kind: Kind::Integer });
     }
     let steps = chosen.steps.clone();
-    let mut found = Found { table: table.to_owned(), steps, known: Vec::new(), of: Vec::new() };
+    let mut found =
+        Found { table: table.to_owned(), _opened: opened, steps, known: Vec::new(), of: Vec::new() };
     read(table, &fields, |piece| {
         found.take(piece, chosen);
         Ok(())

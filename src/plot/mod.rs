@@ -17,6 +17,7 @@ use crate::figure::{Figure, MOST_PANELS, svg};
 pub(crate) use crate::plot::deal::{Dealt, Panels};
 pub use crate::plot::named::{FigureOptions, save};
 pub(crate) use crate::plot::recipe::{RECIPES, Recipe};
+use crate::table::Opened;
 use crate::training::{Training, differences, is_chance};
 
 /// What a figure is asked for. What is not said is as in the recipe, where one is named, or else as usual.
@@ -121,6 +122,7 @@ impl Request {
     /// # Errors
     /// A table has not what is asked for, runs cannot be dealt or told apart, or there is too much for a figure.
     pub(crate) fn draw(&self, sources: &[Source], millimetres: f64) -> Result<Drawn> {
+        let _opened = sources.iter().map(|s| Opened::new(&s.table)).collect::<Result<Vec<Opened>>>()?;
         let plan = self.plan();
         let trainings = sources.iter().map(|s| Training::read(&s.table, s.name.clone()));
         let trainings = trainings.collect::<Result<Vec<Training>>>()?;

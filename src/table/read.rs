@@ -11,8 +11,7 @@ use memmap2::Mmap;
 use polars::prelude::*;
 
 use crate::error::{Error, Result, Tried};
-use crate::regular_file;
-use crate::table::{Field, check_seal, data_type};
+use crate::table::{Field, check_seal, data_type, opened};
 
 /// Rows of a table that follow each other.
 pub(crate) struct Piece(DataFrame);
@@ -57,11 +56,11 @@ impl Piece {
 /// # Errors
 /// There is none, or it cannot be mapped.
 pub(super) fn mapped(path: &Path) -> Result<Mmap> {
-    let file = regular_file::open(path).tried("read", path)?;
+    let file = opened::file(path).tried("read", path)?;
     // SAFETY: the contract is that nobody changes the file while it is mapped. lpa writes tables anew and renames them, and
     // never changes one. Another program could, and then it is as with shards (`run/read/mapped.rs`); what polars makes of
     // other bytes is checked by polars.
-    unsafe { Mmap::map(&file) }.tried("map", path)
+    unsafe { Mmap::map(&*file) }.tried("map", path)
 }
 
 /// What reads a table.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use lpa::{Access, Run, Writer, WriterOptions};
 
-use crate::support::{borrow, manifest, run, vector, write_step};
+use crate::support::{borrow, copy_dir, files, manifest, run, vector, write_step};
 
 const SIZES: [u64; 2] = [3000, 17];
 const KILLS: u64 = 20;
@@ -148,4 +148,47 @@ fn whoever_records_a_run_that_was_removed_leaves_the_one_in_its_place_alone() {
     let refused = old.flush().unwrap_err().to_string();
     assert!(refused.contains("was removed, moved or replaced"), "{refused}");
     assert!(!path.exists());
+}
+
+#[test]
+fn so_it_does_where_a_copy_has_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, copy) = (dir.path().join("run"), dir.path().join("copy"));
+    let options = WriterOptions { shard_steps: 100, ..WriterOptions::default() };
+    let mut old = Writer::create(&path, manifest(&SIZES), options).unwrap();
+    (0..5).for_each(|_| write_step(&mut old, &SIZES));
+    // As a move to another disk does, with a link to it or without.
+    copy_dir(&path, &copy);
+    std::fs::remove_dir_all(&path).unwrap();
+    std::fs::rename(&copy, &path).unwrap();
+    // The draft goes, wherever it lies: nobody would finish it.
+    let recorded = || files(&path).into_iter().filter(|(file, _)| !file.starts_with(path.join("tmp")));
+    let before: Vec<_> = recorded().collect();
+    for _ in 0..2 {
+        let refused = old.flush().unwrap_err().to_string();
+        assert!(refused.contains("was removed, moved or replaced"), "{refused}");
+    }
+    assert!(recorded().eq(before));
+}
+
+#[test]
+fn an_end_that_was_not_noted_makes_room_for_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    let options = WriterOptions::default();
+    let mut writer = Writer::create(&path, manifest(&SIZES), options).unwrap();
+    (0..5).for_each(|_| write_step(&mut writer, &SIZES));
+    writer.finish(&borrow(&vector(&SIZES, 5, 1))).unwrap();
+    // The line that says so was torn.
+    let journal = path.join("journal.r0.jsonl");
+    let text = std::fs::read_to_string(&journal).unwrap();
+    std::fs::write(&journal, text.trim_end()).unwrap();
+    let mut writer = Writer::resume(&path, 0, 5, options).unwrap();
+    (5..7).for_each(|_| write_step(&mut writer, &SIZES));
+    writer.finish(&borrow(&vector(&SIZES, 7, 1))).unwrap();
+    let verified = run(&["verify", path.to_str().unwrap()]);
+    assert_eq!(verified.code, 0, "{}", verified.err);
+    assert_eq!(Run::open(&path, Access::default()).unwrap().final_step(), Some(7));
+    // What was there is kept.
+    assert!(path.join("bad/final.safetensors").exists());
 }

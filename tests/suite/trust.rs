@@ -391,3 +391,51 @@ fn where_no_thread_can_be_started_a_command_goes_on_or_says_so() {
         }
     }
 }
+
+#[test]
+fn a_table_that_is_replaced_is_the_one_or_the_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let copy = Copy::of("digits_mlp");
+    let tables = ["..220", "..12"].map(|steps| {
+        let out = dir.path().join(format!("{steps}.parquet"));
+        let ran = run(&["analyze", copy.arg(), "--steps", steps, "--out", out.to_str().unwrap()]);
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        out
+    });
+    let (live, next) = (dir.path().join("live.parquet"), dir.path().join("next.parquet"));
+    let put = |table: &Path| {
+        std::fs::copy(table, &next).unwrap();
+        std::fs::rename(&next, &live).unwrap();
+    };
+    let (path, page) = (live.to_str().unwrap(), dir.path().join("page.html"));
+    let commands: [&[&str]; 4] = [
+        &["check", path, "--format", "json"],
+        &["events", path],
+        &["windows", path],
+        &["report", path, "--out", page.to_str().unwrap()],
+    ];
+    for command in commands {
+        let said = || {
+            let ran = run(command);
+            (ran.code, ran.out, ran.err, std::fs::read(&page).ok())
+        };
+        let expected = [&tables[0], &tables[1]].map(|table| {
+            put(table);
+            said()
+        });
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    tables.iter().for_each(|table| put(table));
+                }
+            });
+            let found: Vec<_> = (0..15).map(|_| said()).collect();
+            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+            for one in found {
+                let what = format!("{command:?}: {} {} {}", one.0, one.1, one.2);
+                assert!(expected.contains(&one), "{what}");
+            }
+        });
+    }
+}

@@ -1,13 +1,16 @@
 //! Turning the final iterate in the shards into `ref/final.safetensors`.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use tempfile::NamedTempFile;
 
 use crate::error::{Error, Result, Tried};
+use crate::regular_file;
 use crate::run::directory::inside::Inside;
 use crate::run::directory::publish::{parent, publish_new, unique_file};
 use crate::run::format::attempt_id::ATTEMPT_ID;
+use crate::run::format::container::Header;
 use crate::run::upkeep::leftover::TMP;
 use crate::run::upkeep::set_aside::set_aside;
 use crate::run::write::reference_file::{ReferenceFile, Wanted};
@@ -67,16 +70,29 @@ fn draft(run: &Run, step: u64, tmp_prefix: &str) -> Result<NamedTempFile> {
     Ok(draft)
 }
 
-/// Gives the draft its name, where no other process was faster: that one has made the same bytes.
+/// Gives the draft its name. Another process that was faster has made the same bytes; what else has the name is of an
+/// attempt whose end was not noted, and is set aside.
 fn publish(run: &Run, draft: NamedTempFile) -> Result<()> {
     let path = run.path.join(FINAL);
     Inside::make(&run.path, parent(Path::new(FINAL)))?;
     let (file, tmp) = draft.into_parts();
-    match publish_new(&file, &tmp, &path) {
-        // The file has its name now; there is nothing under `tmp/` to remove.
-        Ok(()) => drop(tmp.keep()),
-        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists => {}
-        Err(e) => return Err(e),
+    let is_taken = |published: &Result<()>| matches!(published, Err(Error::Io { source, .. }) if source.kind() == ErrorKind::AlreadyExists);
+    let mut published = publish_new(&file, &tmp, &path);
+    if is_taken(&published) {
+        if header(&path) == header(&tmp) {
+            return Ok(());
+        }
+        set_aside(&run.path, Path::new(FINAL), "it is another iterate than the run ends with")?;
+        published = publish_new(&file, &tmp, &path);
     }
+    published?;
+    // The file has its name now; there is nothing under `tmp/` to remove.
+    drop(tmp.keep());
     Ok(())
+}
+
+/// What a reference file says of itself, with the hash of its values; `None` where it is none.
+fn header(path: &Path) -> Option<Vec<u8>> {
+    let file = regular_file::open(path).ok()?;
+    Header::read(&file, path).ok().map(|header| header.bytes)
 }

@@ -20,6 +20,7 @@ use crate::run::format::container::{Entry, build_header};
 use crate::run::format::in_full::{FULL, keyframe_path};
 use crate::run::format::manifest::{Manifest, TensorInfo};
 use crate::run::upkeep::leftover::{IN_FULL, TMP};
+use crate::run::upkeep::set_aside::set_aside;
 use crate::run::write::process::Process;
 use crate::run::write::reference_file::REFERENCE_FORMAT;
 
@@ -166,6 +167,8 @@ impl FullReference {
         if self.below != Path::new(FULL) {
             // No step that counts has it: this one is published after it.
             directory.remove_file(self.below.file_name().unwrap_or_default())?;
+        } else if self.run.join(FULL).exists() {
+            set_aside(&self.run, Path::new(FULL), "it is another iterate than the run ends with")?;
         }
         publish_new(file, tmp, &self.run.join(&self.below))?;
         // It has its name now; there is nothing under `tmp/` to remove.

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -350,7 +351,8 @@ impl Writer {
     /// going on would leave a hole.
     fn or_fail<T>(&mut self, f: impl FnOnce(&mut Writer) -> Result<T>) -> Result<T> {
         self.check_open()?;
-        let result = f(self);
+        // Where the run is gone, whatever failed failed for that.
+        let result = f(self).map_err(|e| self.check_place().err().unwrap_or(e));
         if result.is_err() {
             self.end(Recording::Failed);
         }
@@ -373,10 +375,13 @@ impl Writer {
             }
             Recording::Open => return Ok(()),
             Recording::Closed => "the writer is closed".to_owned(),
-            Recording::Failed => format!(
-                "the recording failed before; what is published is safe. Resume at step {}.",
-                self.published
-            ),
+            Recording::Failed => {
+                self.check_place()?;
+                format!(
+                    "the recording failed before; what is published is safe. Resume at step {}.",
+                    self.published
+                )
+            }
         };
         Err(write_error(&self.identity.run, what))
     }
@@ -513,10 +518,12 @@ impl Writer {
         if is_named(&self.journal, &self.journal_path) {
             return Ok(());
         }
-        // Some file systems call the same file another one.
+        // Some file systems call the same file another one. What has no name any more was removed, and what is there is a
+        // copy, in which nobody would find what is written here.
         let (run, id) = (&self.identity.run, Some(self.identity.attempt_id));
+        let is_removed = self.journal.metadata().is_ok_and(|meta| meta.nlink() == 0);
         let there = Journal::read_if_there(run, self.identity.rank)?;
-        if there.attempts().iter().any(|attempt| attempt.id == id) {
+        if !is_removed && there.attempts().iter().any(|attempt| attempt.id == id) {
             return Ok(());
         }
         let what = "the run that is recorded here was removed, moved or replaced; what is here now is left as it is. Record \
