@@ -4,6 +4,7 @@ training goes on."""
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -325,3 +326,35 @@ def test_arguments_of_another_kind_are_refused_before_the_training(tmp_path, giv
     with pytest.raises(ValueError, match=words):
         lpa.record(tmp_path / "run", model, optimizer, **given)
     assert not (tmp_path / "run").exists()
+
+
+def copied(path):
+    shutil.copytree(path, path.with_name("copy"))
+    shutil.rmtree(path)
+    path.with_name("copy").rename(path)
+
+
+def recorded_anew(path):
+    shutil.rmtree(path)
+    model, optimizer = start(seed=5)
+    with lpa.record(path, model, optimizer):
+        one_step(model, optimizer, 0)
+
+
+def moved(path):
+    path.rename(path.with_name("moved"))
+
+
+@pytest.mark.parametrize("change", [shutil.rmtree, moved, copied, recorded_anew])
+def test_a_run_that_goes_away_ends_its_recording_and_nothing_else(tmp_path, change):
+    path = tmp_path / "run"
+    model, optimizer = start()
+    with (pytest.warns(lpa.RecordingStopped, match="was removed, moved or replaced") as warned,
+          lpa.record(path, model, optimizer, shard_steps=5)):
+        for step in range(40):
+            if step == 12:
+                change(path)
+                left = {f: f.read_bytes() for f in path.rglob("*") if f.is_file() and f.parent.name != "tmp"}
+            one_step(model, optimizer, step)
+    assert len(warned) == 1
+    assert {f: f.read_bytes() for f in path.rglob("*") if f.is_file() and f.parent.name != "tmp"} == left

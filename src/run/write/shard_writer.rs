@@ -3,6 +3,8 @@
 //! Memory holds the index, the scalars and a few blocks, never the vectors, however large a step is.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -43,6 +45,8 @@ pub(crate) struct ShardWriter {
     // Before the name: a thread may still write to it.
     file: BlockFile,
     tmp: TmpPath,
+    /// Whether the file system tells how many names a file has.
+    tells_links: bool,
     first: u64,
     steps: u64,
     at: u64,
@@ -116,6 +120,11 @@ impl Identity {
     }
 }
 
+/// How many names a file has.
+fn links(file: &File, path: &Path) -> Result<u64> {
+    file.metadata().map(|meta| meta.nlink()).tried("look at", path)
+}
+
 impl ShardWriter {
     /// Starts a shard whose first step is `first`.
     pub(crate) fn create(identity: &Identity, first: u64) -> Result<ShardWriter> {
@@ -125,6 +134,7 @@ impl ShardWriter {
         let tmp = directory.path().join(&name);
         let how = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
         let plain = directory.file(name.as_ref(), how)?;
+        let tells_links = links(&plain, &tmp)? > 0;
         let again = || directory.file(name.as_ref(), OFlags::WRONLY | OFlags::DIRECT).ok();
         let large = if identity.vector_bytes >= LARGE_VECTOR { direct(&plain, again) } else { None };
         let mut file = BlockFile::new(plain, large, Arc::clone(&identity.blocks));
@@ -133,6 +143,7 @@ impl ShardWriter {
         Ok(ShardWriter {
             file,
             tmp: TmpPath(tmp),
+            tells_links,
             first,
             steps: 0,
             at: 0,
@@ -202,11 +213,17 @@ impl ShardWriter {
             let what = format!("a shard header of {} bytes", header.len());
             return Err(Error::Write { path: self.tmp.0.clone(), what });
         }
-        let ShardWriter { mut file, tmp, .. } = self;
+        let ShardWriter { mut file, tmp, tells_links, .. } = self;
         file.append(&tail).tried("write", &tmp.0)?;
         let file = file.finish(&header).tried("write", &tmp.0)?;
         let directory = Inside::make(&identity.run, &Path::new("steps").join(name.directory()))?;
         let path = directory.path().join(name.file_name());
+        // What takes time comes before it is looked at.
+        file.sync_data().tried("write", &tmp.0)?;
+        if tells_links && links(&file, &tmp.0)? == 0 {
+            // Whatever has the name under `tmp/` is a copy, maybe of half of it.
+            return Err(Error::Write { path: tmp.0.clone(), what: "it was removed".to_owned() });
+        }
         publish_new(&file, &tmp.0, &path)?;
         Ok(path)
     }
