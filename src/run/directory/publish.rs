@@ -22,6 +22,11 @@ use crate::uninterrupted::{list, retry_on_intr};
 /// Publishes the finished file `tmp` as `path`. Nothing is replaced: it is an error if `path` exists.
 pub(crate) fn publish_new(file: &File, tmp: &Path, path: &Path) -> Result<()> {
     file.sync_data().tried("write", tmp)?;
+    name_new(tmp, path)
+}
+
+/// Gives the file `tmp`, which was flushed, the name `path`. Nothing is replaced: it is an error if `path` exists.
+pub(crate) fn name_new(tmp: &Path, path: &Path) -> Result<()> {
     match renameat_with(CWD, tmp, CWD, path, RenameFlags::NOREPLACE) {
         Ok(()) => {}
         // File systems without the flag (NFS among them) have hard links, which never replace.

@@ -15,7 +15,7 @@ use crate::codec::Coding;
 use crate::error::{Error, Result, Tried};
 use crate::hash::xxh3_64;
 use crate::run::directory::inside::Inside;
-use crate::run::directory::publish::publish_new;
+use crate::run::directory::publish::name_new;
 use crate::run::format::attempt_id::{ATTEMPT_ID, AttemptId};
 use crate::run::format::container::{DATA_ALIGN, Entry, build_header};
 use crate::run::format::record::{PAYLOAD_ALIGN, RECORD, Record};
@@ -224,7 +224,7 @@ impl ShardWriter {
             // Whatever has the name under `tmp/` is a copy, maybe of half of it.
             return Err(Error::Write { path: tmp.0.clone(), what: "it was removed".to_owned() });
         }
-        publish_new(&file, &tmp.0, &path)?;
+        name_new(&tmp.0, &path)?;
         Ok(path)
     }
 
