@@ -99,7 +99,6 @@ pub(crate) fn collect(tables: &[(String, PathBuf)], to: &Path) -> Result<Collect
 
 impl Member {
     fn open(name: &str, table: &Path) -> Result<Member> {
-        let _opened = Opened::new(table);
         let all = known(table)?;
         let version = told(&all, Contents::Metrics.key());
         if version.is_none() {

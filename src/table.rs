@@ -361,10 +361,7 @@ impl Sink for Table {
 /// The key-value metadata of a table that was written before; `None` where there is no such file, it is no table, or it is
 /// not as it was written.
 pub(crate) fn metadata(path: &Path) -> Option<Vec<(String, String)>> {
-    check_seal(path).ok()?;
-    let table = read::mapped(path).ok()?;
-    let pairs = read::guarded(|| read::reader(&table).get_metadata().ok()?.key_value_metadata().clone())??;
-    Some(pairs.into_iter().filter_map(|kv| Some((kv.key.to_string(), kv.value?.to_string()))).collect())
+    known(path).ok().filter(|all| !all.is_empty())
 }
 
 /// The key-value metadata of a table that is read, of any program's.

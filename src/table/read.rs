@@ -142,7 +142,7 @@ pub(super) fn of_polars<T>(path: &Path, read: impl FnOnce() -> PolarsResult<T>) 
 }
 
 /// What is read, or nothing where polars panics, as it does on some damaged footers. Nothing is printed of that.
-pub(super) fn guarded<T>(read: impl FnOnce() -> T) -> Option<T> {
+fn guarded<T>(read: impl FnOnce() -> T) -> Option<T> {
     Silence::begin();
     let read = catch_unwind(AssertUnwindSafe(read));
     Silence::end();

@@ -109,13 +109,17 @@ impl Analysis<'_> {
             return Err(Usage(what.to_owned()).into());
         }
         let nodes: Vec<OfNode> = nodes.iter().map(|ranks| OfNode::new(self.run, *ranks)).collect();
+        let (steps, bytes) = (&self.candidates, stored_bytes(self.run, &self.candidates));
         if self.shape.layout.own {
-            let all = (Share::ALL, stored_bytes(self.run, &self.candidates).iter().sum());
+            let all = (Share::ALL, bytes.iter().sum());
             return Ok(nodes.iter().map(|node| node.cut(std::slice::from_ref(&all), count)).collect());
         }
         let most = if self.sketches.is_some() { 1 } else { of_the_same };
-        let of_each = chunk_shares(self.run, &self.candidates, &nodes, (count, most))?;
-        let ranges = shares_of_steps(self.run, &self.candidates, count / of_each)?;
+        let most = nodes.iter().map(|node| node.lengths.len()).fold(most, usize::min);
+        let longest = |count: usize| nodes.iter().map(|node| node.longest(count)).fold(0.0, f64::max);
+        let begins = begins(self.run, steps)?;
+        let of_each = fewest_chunk_shares(&bytes, &begins, (count, most), longest);
+        let ranges = ranges_of(steps, &bytes, &cut(&bytes, count / of_each, &begins));
         Ok(nodes.iter().map(|node| node.cut(&ranges, of_each)).collect())
     }
 
@@ -141,8 +145,8 @@ struct OfNode {
     ranks: Option<Vec<u32>>,
     /// How long they are, in their order.
     lengths: Vec<u64>,
-    /// Of the run's elements those that they have.
-    portion: f64,
+    /// Elements of the run, of all nodes.
+    of_run: u64,
 }
 
 impl OfNode {
@@ -150,17 +154,15 @@ impl OfNode {
         let own = Share { ranks: ranks.map(<[u32]>::to_vec), ..Share::ALL };
         let chunks = run.table.chunks();
         let lengths: Vec<u64> = own.chunks(run).iter().map(|c| chunks[*c].len as u64).collect();
-        let all: u64 = chunks.iter().map(|c| c.len as u64).sum();
-        let portion = lengths.iter().sum::<u64>() as f64 / all.max(1) as f64;
-        OfNode { ranks: own.ranks, lengths, portion }
+        OfNode { ranks: own.ranks, lengths, of_run: chunks.iter().map(|c| c.len as u64).sum() }
     }
 
     /// Cuts each range of steps into so many shares of chunks, or as many as there are.
     fn cut(&self, ranges: &[(Share, u64)], count: usize) -> Vec<(Share, u64)> {
-        let all = self.lengths.iter().sum::<u64>().max(1) as f64;
         let parts = cut(&self.lengths, count, &[]);
         let share = |(steps, bytes): &(Share, u64), chunks: &Range<usize>| {
-            let portion = self.portion * self.lengths[chunks.clone()].iter().sum::<u64>() as f64 / all;
+            let own = self.lengths[chunks.clone()].iter().sum::<u64>();
+            let portion = own as f64 / self.of_run.max(1) as f64;
             let chunks = Some((chunks.start, chunks.end)).filter(|_| count > 1 || steps.steps.is_none());
             // Below the bytes, which are no negative number.
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
@@ -196,18 +198,9 @@ fn begins(run: &Run, steps: &[u64]) -> Result<Vec<usize>> {
 }
 
 /// Of how many shares of a node's chunks each range of steps is best made, where there are `count` shares of both, and at
-/// most so many of the same steps: the fewest with which the slowest share takes about the least time.
-///
-/// # Errors
-/// A shard cannot be read.
-fn chunk_shares(run: &Run, steps: &[u64], nodes: &[OfNode], (count, most): (usize, usize)) -> Result<usize> {
-    let most = nodes.iter().map(|node| node.lengths.len()).fold(most, usize::min);
-    let longest = |count: usize| nodes.iter().map(|node| node.longest(count)).fold(0.0, f64::max);
-    Ok(fewest_chunk_shares(&stored_bytes(run, steps), &begins(run, steps)?, (count, most), longest))
-}
-
-/// The same of steps of so many bytes, of which some are the first ones since a keyframe; `longest` of so many shares of
-/// chunks is the longest one's share of them.
+/// most so many of the same steps: the fewest with which the slowest share takes about the least time. Of the steps, of so
+/// many bytes, some are the first ones since a keyframe; `longest` of so many shares of chunks is the longest one's share
+/// of them.
 fn fewest_chunk_shares(
     bytes: &[u64],
     begins: &[usize],
