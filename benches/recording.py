@@ -97,7 +97,7 @@ def one(python_path, work, kind, steps, options):
 
 
 def main():
-    a = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = a = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     a.add_argument("work", type=Path)
     a.add_argument("kinds", nargs="*", default=KINDS, metavar="KIND")
     a.add_argument("--other", metavar="DIR")
@@ -107,6 +107,8 @@ def main():
     a.add_argument("--child", help=argparse.SUPPRESS)
     a.add_argument("--options", default="{}", help=argparse.SUPPRESS)
     a = a.parse_args()
+    if unknown := [kind for kind in a.kinds if kind not in KINDS]:
+        parser.error(f"there is no {', '.join(unknown)}; there are {', '.join(KINDS)}")
     if a.child:
         child(a.work / "run", a.child, a.steps, json.loads(a.options))
         return

@@ -218,6 +218,14 @@ pub enum Error {
         /// What was asked for, and what could be.
         what: String,
     },
+    /// Something that work is shared out of, and that this machine does not see.
+    #[error("{}: {what}", path.display())]
+    Unseen {
+        /// Path of the run.
+        path: PathBuf,
+        /// What it is, and what to do.
+        what: String,
+    },
     /// A reference cannot be used.
     #[error("{}: {what}", path.display())]
     Reference {
@@ -288,7 +296,8 @@ impl Error {
             Error::NotARun { .. }
             | Error::NoFinal { .. }
             | Error::Nothing { .. }
-            | Error::NotFound { .. } => ErrorKind::Missing,
+            | Error::NotFound { .. }
+            | Error::Unseen { .. } => ErrorKind::Missing,
             Error::Reference { .. } | Error::Write { .. } => ErrorKind::Refused,
         }
     }
@@ -308,6 +317,7 @@ impl Error {
             | Error::NoFinal { path, .. }
             | Error::Nothing { path, .. }
             | Error::NotFound { path, .. }
+            | Error::Unseen { path, .. }
             | Error::Reference { path, .. }
             | Error::Write { path, .. }
             | Error::Stopped { path }
@@ -342,7 +352,7 @@ impl Error {
     }
 
     /// Whether the same may go well at another time or on another machine: the disk or the memory is full, there are too
-    /// many open files, a device fails.
+    /// many open files, a device fails, or what lies on another machine is not seen.
     pub fn is_of_the_machine(&self) -> bool {
         use std::io::ErrorKind as Io;
         match self {
@@ -360,7 +370,7 @@ impl Error {
                     | Io::DirectoryNotEmpty
                     | Io::ReadOnlyFilesystem
             ),
-            Error::Table { .. } | Error::Cuda(_) => true,
+            Error::Table { .. } | Error::Cuda(_) | Error::Unseen { .. } => true,
             _ => false,
         }
     }

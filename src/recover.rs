@@ -12,6 +12,7 @@ use crate::reference::final_fault;
 use crate::run::format::journal;
 use crate::run::format::journal::{Attempt, Journal, State};
 use crate::run::format::shard_name::ShardFile;
+use crate::run::reach::Reach;
 use crate::run::upkeep::hold::Held;
 use crate::run::upkeep::leftover::{Leftover, leftovers, remove};
 use crate::run::{Access, Run, check_movable, rebuild_final, set_aside};
@@ -20,8 +21,8 @@ use crate::run::{Access, Run, check_movable, rebuild_final, set_aside};
 pub(crate) struct RankState {
     /// Its attempts.
     pub attempts: Vec<Attempt>,
-    /// The step after the last one that counts and was published without a gap before it.
-    pub published: u64,
+    /// What counts and was published without a gap before it.
+    pub published: Reach,
     /// Published steps whose vectors the recorder gave up, and why.
     pub dropped: Vec<(u64, String)>,
 }
@@ -76,10 +77,10 @@ pub(crate) struct Recovered {
     pub problems: Vec<Problem>,
     /// The steps that all ranks have published, gaps included.
     pub steps: Range<u64>,
+    /// What all ranks have published without a gap before it.
+    pub published: Reach,
     /// Where the run is complete, the step of the final iterate.
     pub final_step: Option<u64>,
-    /// The largest step at which all ranks can resume.
-    pub resume_at: u64,
     /// The newest checkpoint up to there that every rank's journal notes.
     pub checkpoint: Option<u64>,
 }
@@ -149,7 +150,7 @@ pub(crate) fn recover(path: &Path, access: Access) -> Result<Recovered> {
     for steps in problems.iter_mut().filter_map(|p| p.steps.as_mut()) {
         *steps = lost_with(&run, steps)?;
     }
-    Ok(state(&run, &journals, done, problems))
+    state(&run, &journals, done, problems)
 }
 
 /// The steps that are lost with `steps`: iterates up to the next keyframe are decoded from theirs.
@@ -219,21 +220,27 @@ fn mend_final(run: &Run, step: u64) -> Result<Option<String>> {
     Ok(fault)
 }
 
-fn state(run: &Run, journals: &[Journal], done: Vec<Done>, problems: Vec<Problem>) -> Recovered {
+fn state(run: &Run, journals: &[Journal], done: Vec<Done>, problems: Vec<Problem>) -> Result<Recovered> {
+    let published = |ranks: Range<u32>| {
+        let first = ranks.clone().map(|rank| run.first_of_rank(rank)).min().unwrap_or(0);
+        let end = ranks.clone().map(|rank| run.end_of_rank(rank)).min().unwrap_or(first);
+        run.reach(ranks, first..end.max(first))
+    };
     let ranks: Vec<RankState> = (0..)
         .zip(journals)
         .map(|(rank, journal)| {
-            let published = run.end_of_rank(rank);
-            let dropped = journal.dropped().into_iter().filter(|(s, _)| *s < published).collect();
-            RankState { attempts: journal.attempts(), published, dropped }
+            let published = published(rank..rank + 1)?;
+            let dropped = journal.dropped().into_iter().filter(|(s, _)| *s < published.steps.end).collect();
+            Ok(RankState { attempts: journal.attempts(), published, dropped })
         })
-        .collect();
-    let resume_at = ranks.iter().map(|r| r.published).min().unwrap_or(0);
+        .collect::<Result<_>>()?;
+    let published = published(run.ranks())?;
+    let resume_at = published.steps.end;
     let noted = |step: &u64| journals.iter().all(|j| j.checkpoints().iter().any(|(s, _)| s == step));
     let checkpoints = journals.first().map(Journal::checkpoints).unwrap_or_default();
     let checkpoint = checkpoints.iter().map(|(s, _)| *s).filter(|s| *s <= resume_at && noted(s)).max();
     let (steps, final_step) = (run.steps(), run.final_step());
-    Recovered { ranks, done, problems, steps, final_step, resume_at, checkpoint }
+    Ok(Recovered { ranks, done, problems, steps, published, final_step, checkpoint })
 }
 
 /// A path as it is below the run.

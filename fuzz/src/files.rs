@@ -51,15 +51,25 @@ pub(crate) fn journal_line(body: &[u8]) -> Vec<u8> {
     }
 }
 
-/// The journal of an input: each line with its hash, but those that begin with `!`.
+/// The journal of an input: each line with its hash, but those that begin with `!`. Those that begin with `>` have that of the
+/// line before too.
 pub(crate) fn journal(input: &[u8]) -> Vec<u8> {
+    let mut before = None;
     let line = |line: &[u8]| {
         let (body, end) = match line.strip_suffix(b"\n") {
             Some(body) => (body, &b"\n"[..]),
             None => (line, &b""[..]),
         };
-        let whole = body.strip_prefix(b"!").map_or_else(|| journal_line(body), <[u8]>::to_vec);
-        [&whole, end].concat()
+        if let Some(body) = body.strip_prefix(b"!") {
+            return [body, end].concat();
+        }
+        let mut body = body.strip_prefix(b">").unwrap_or(body).to_vec();
+        if let (Some(hash), true, Some(b'}')) = (before, line.starts_with(b">"), body.last()) {
+            body.pop();
+            body.extend_from_slice(format!(",\"after\":\"{hash:016x}\"}}").as_bytes());
+        }
+        before = Some(xxh3_64(&body));
+        [&journal_line(&body), end].concat()
     };
     input.split_inclusive(|&b| b == b'\n').flat_map(line).collect()
 }

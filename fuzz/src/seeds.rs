@@ -141,6 +141,7 @@ fn lines(run: &Path, rank: u32) -> String {
         let mut event: Value = from_slice(line.as_bytes()).unwrap();
         let event = event.as_object_mut().unwrap();
         event.remove("xxh3");
+        let begin = if event.remove("after").is_some() { ">" } else { "" };
         for (key, value) in [("manifest_xxh3", "%".into()), ("time_unix_s", 0.into())] {
             if event.contains_key(key) {
                 event.insert(key.to_owned(), value);
@@ -151,7 +152,7 @@ fn lines(run: &Path, rank: u32) -> String {
         {
             event.insert("id".to_owned(), format!("{number:016x}").into());
         }
-        all.push_str(&format!("{}\n", Value::Object(event.clone())));
+        all.push_str(&format!("{begin}{}\n", Value::Object(event.clone())));
     }
     all
 }
@@ -190,6 +191,7 @@ fn journals() -> Vec<Vec<u8>> {
         format!("{}{stopped}{other}{}{}", attempt(1, 0), attempt(2, 3), closed(2, 9)),
         format!("{}{other}{}{between}{}{}", attempt(1, 0), attempt(2, 3), attempt(1, 0), attempt(2, 3)),
         format!("{}!{{\"event\":\"closed\"", attempt(1, 0)),
+        format!("{}>{}>{}", attempt(1, 0), attempt(2, 3), closed(2, 9)),
     ]
     .map(String::into_bytes)
     .to_vec()

@@ -384,8 +384,9 @@ class Recorder:
                                  "an optimizer for each parameter, and give all of them in a list")
         if self._session is not None and self._session.device and torch.cuda.is_current_stream_capturing():
             raise RecordingError("the optimizer's step is captured in a CUDA graph, whose replay calls no hooks")
-        # A closure's gradients are seen after all hooks.
-        if closure is None and next(reversed(stepper._optimizer_step_pre_hooks)) not in _HOOKS:
+        # A closure's gradients are seen after all hooks; and another thread may have ended the recording meanwhile.
+        newest = next(reversed(stepper._optimizer_step_pre_hooks), None)
+        if closure is None and newest is not None and newest not in _HOOKS:
             raise RecordingError("another hook of the optimizer was registered after lpa's and could change the "
                                  "gradients after they are recorded; call lpa.record() after it")
 

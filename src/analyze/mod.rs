@@ -25,6 +25,7 @@ pub(crate) use crate::analyze::measure::Measured;
 pub(crate) use crate::analyze::measure::basis::Basis;
 use crate::analyze::measure::course::Course;
 use crate::analyze::measure::influence::Influence;
+use crate::analyze::measure::recorded;
 use crate::analyze::measure::sample::Sample;
 pub(crate) use crate::analyze::measure::share::{Share, shares_of_groups, shares_of_steps};
 pub(crate) use crate::analyze::measure::taken::{Record as TakenRecord, Taken};
@@ -48,7 +49,7 @@ use crate::reference::{Kin, Reference};
 use crate::row::SCHEMA_VERSION;
 use crate::run::Run;
 use crate::run::format::manifest::{FORMAT_VERSION, GRAD, Kept, Manifest};
-use crate::run::format::vector_id::StreamId;
+use crate::run::format::vector_id::{StreamId, VectorId};
 use crate::run::read::catalog::Catalog;
 use crate::stream;
 use crate::stream::Stream;
@@ -254,7 +255,30 @@ impl<'a> Analysis<'a> {
                 options.steps.start, all.start
             )));
         }
+        if analysis.skipped.ranges().next().is_none() && !analysis.candidates.iter().any(|step| analysis.has_direction(*step)) {
+            return Err(nothing(analysis.no_direction()));
+        }
         Ok(analysis)
+    }
+
+    /// Whether a direction is there at a step; while a training goes on nobody has recorded what is.
+    fn has_direction(&self, step: u64) -> bool {
+        let has = |stream| self.catalog.has(VectorId { step, stream });
+        let next = self.catalog.has_iterate(step.saturating_add(1));
+        self.options.pass == Pass::Training || recorded(&self.options.directions, has, next) != 0
+    }
+
+    /// Why there is nothing to be measured.
+    fn no_direction(&self) -> String {
+        let all: Vec<u64> = self.catalog.iterates(0..u64::MAX).filter(|step| self.has_direction(*step)).collect();
+        match (all.first(), all.last()) {
+            (Some(first), Some(last)) => format!(
+                "none of the steps that were asked for has both this stream and an iterate; there are {first} to {last}"
+            ),
+            _ => "none of the steps has both this stream and an iterate. Where iterates are all there is (checkpoints), \
+                  measure their differences: --stream update. A run of lpa.measure has its table already: metrics.parquet."
+                .to_owned(),
+        }
     }
 
     /// How what gradients put into references is summed element by element; `None` where it is not.

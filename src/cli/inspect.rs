@@ -45,7 +45,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     let run = Run::open(&a.run.run, a.run.access()?)?;
     let survey = survey(&run)?;
     let mut out = String::new();
-    write_head(&run, &survey, &mut out);
+    write_head(&run, &survey, &mut out)?;
     write_streams(&run, &survey, &mut out);
     write_tensors(&run, &mut out);
     for what in run.missing().iter().map(ToString::to_string).chain(survey.damaged) {
@@ -91,7 +91,7 @@ fn survey(run: &Run) -> Result<Survey> {
     Ok(s)
 }
 
-fn write_head(run: &Run, survey: &Survey, out: &mut String) {
+fn write_head(run: &Run, survey: &Survey, out: &mut String) -> Result<()> {
     let m = &run.manifest;
     let _ = writeln!(out, "{}", run.path.display());
     let mut line = |key: &str, value: String| {
@@ -104,12 +104,7 @@ fn write_head(run: &Run, survey: &Survey, out: &mut String) {
     };
     line("state", state);
     line("run", format!("{}, written by {}", m.run_id, if m.writer.is_empty() { "?" } else { &m.writer }));
-    let steps = run.steps();
-    if steps.is_empty() {
-        line("steps", "none".to_owned());
-    } else {
-        line("steps", format!("{} to {}", thousands(steps.start), thousands(steps.end - 1)));
-    }
+    line("recorded", run.reach(run.ranks(), run.steps())?.to_string());
     line(
         "parameters",
         format!(
@@ -152,8 +147,8 @@ fn write_head(run: &Run, survey: &Survey, out: &mut String) {
         let all: Vec<String> = run.attempts().iter().map(describe).collect();
         line("attempts", format!("{}; {} superseded shards", all.join(", "), run.superseded().len()));
     }
-    if !run.dropped().is_empty() {
-        line("dropped", format!("{} without vectors", counted(run.dropped().len() as u64, "step")));
+    if run.dropped() > 0 {
+        line("dropped", format!("{} without vectors", counted(run.dropped() as u64, "step")));
     }
     if !survey.columns.is_empty() {
         line("scalars", survey.columns.iter().cloned().collect::<Vec<_>>().join(", "));
@@ -162,6 +157,7 @@ fn write_head(run: &Run, survey: &Survey, out: &mut String) {
         line("metadata", serde_json::to_string(&m.metadata).unwrap_or_default());
     }
     line("on disk", format!("{} in {}", bytes(survey.file_bytes), counted(survey.shards, "shard")));
+    Ok(())
 }
 
 fn write_streams(run: &Run, survey: &Survey, out: &mut String) {

@@ -7,6 +7,7 @@ use crate::cli::{RunArguments, bytes, say};
 use crate::printable::printable_in_line;
 use crate::recover::{Done, RankState, Recovered, recover};
 use crate::run::format::journal::{Attempt, State};
+use crate::run::reach::Reach;
 use crate::run::upkeep::leftover::IN_FULL;
 
 #[derive(clap::Args)]
@@ -45,12 +46,11 @@ fn write_state(path: &Path, found: &Recovered, out: &mut String) {
     for (rank, r) in found.ranks.iter().enumerate() {
         let attempts: Vec<String> = r.attempts.iter().map(attempt).collect();
         let attempts = if attempts.is_empty() { "no attempt".to_owned() } else { attempts.join("; ") };
-        let _ = writeln!(out, "  rank {rank}: {attempts}. {}", published(&[r], r.published));
+        let _ = writeln!(out, "  rank {rank}: {attempts}. {}", published(&r.published));
         write_dropped(r, out);
     }
     if found.ranks.len() > 1 {
-        let all: Vec<&RankState> = found.ranks.iter().collect();
-        let _ = writeln!(out, "  all ranks: {}", published(&all, found.resume_at));
+        let _ = writeln!(out, "  all ranks: {}", published(&found.published));
     }
 }
 
@@ -63,13 +63,12 @@ fn attempt(a: &Attempt) -> String {
     format!("attempt {} from step {} {end}", a.number, a.from_step)
 }
 
-fn published(ranks: &[&RankState], end: u64) -> String {
-    let first = ranks.iter().flat_map(|r| &r.attempts).map(|a| a.from_step).min().unwrap_or(end);
-    match end.saturating_sub(first) {
-        0 => "No step is published".to_owned(),
-        1 => format!("Step {first} is published"),
-        _ => format!("Steps {first} to {} are published", end - 1),
-    }
+fn published(reach: &Reach) -> String {
+    let what = reach.to_string();
+    let (first, rest) = what.split_at(1);
+    // An iterate keeps its name.
+    let first = if rest.starts_with('_') { first.to_owned() } else { first.to_uppercase() };
+    format!("{first}{rest} {} published", if reach.is_plural() { "are" } else { "is" })
 }
 
 fn write_dropped(rank: &RankState, out: &mut String) {
@@ -123,7 +122,7 @@ fn next(path: &Path, found: &Recovered) -> String {
     if found.final_step.is_some() {
         return format!("next: lpa analyze {path}{skip}{without}\n");
     }
-    let at = found.resume_at;
+    let at = found.published.steps.end;
     let or_before = if at == 0 { "" } else { " or before" };
     let checkpoint = match found.checkpoint {
         Some(step) => format!(" The newest checkpoint that is noted is of step {step}."),

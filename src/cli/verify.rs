@@ -35,7 +35,7 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     if found.problems.is_empty() {
         let state = match run.final_step() {
             Some(step) => format!("complete, final iterate x_{step}"),
-            None => format!("not complete, {}", counted(run.steps().end, "step")),
+            None => format!("not complete, {}", run.reach(run.ranks(), run.steps())?),
         };
         return say(&format!(
             "{}: {}, {}: all as written ({state})\n",

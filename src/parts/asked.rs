@@ -31,6 +31,19 @@ impl Asked {
         }
         self
     }
+
+    /// The paths of what is compared with the run, as they were given.
+    pub(crate) fn references(&self) -> impl Iterator<Item = &str> {
+        let all = match self {
+            Asked::Analysis(question) => question.references.as_slice(),
+            Asked::Pairs(_) => &[],
+            Asked::Lags(options) => std::slice::from_ref(&options.reference),
+        };
+        all.iter().filter_map(|spec| match spec {
+            ReferenceSpec::Own(_) => None,
+            ReferenceSpec::Path(path) => Some(path.as_str()),
+        })
+    }
 }
 
 /// The same, in the file.

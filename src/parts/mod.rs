@@ -132,6 +132,7 @@ fn check_number(plan: &Plan, part: usize) -> Result<()> {
     if part < plan.count() {
         return Ok(());
     }
-    let what = format!("--part {part}: the plan has {} parts, numbered from 0", plan.count());
+    let last = plan.count().saturating_sub(1);
+    let what = format!("--part {part}: the plan's parts are numbered from 0 to {last}");
     Err(Error::from(Usage(what)))
 }

@@ -16,7 +16,7 @@ use crate::parts::nodes::Nodes;
 use crate::parts::tables::Opened;
 use crate::parts::{LOGS, PART, PLAN, REFERENCES, SCRIPT, VERSION, file_name};
 use crate::question::{Execution, Question, Setting};
-use crate::reference::{Cache, Recognised};
+use crate::reference::{Cache, Recognised, is_there};
 use crate::regular_file;
 use crate::run::{Access, Draft, Run};
 use crate::stop::Stop;
@@ -239,7 +239,7 @@ impl Plan {
     /// # Errors
     /// As [`Run::open`]; or it has gone on since the plan was made.
     pub(crate) fn open_run(&self, access: Access) -> Result<Run> {
-        self.check_run_is_there()?;
+        self.check_is_there()?;
         let run = Run::open(&self.stored.run, access)?.until(&self.stop);
         let steps = format!("{}..{}", run.steps().start, run.steps().end);
         let now = [("lpa.run_id", run.manifest.run_id.as_str()), ("lpa.run_steps", steps.as_str())];
@@ -253,18 +253,24 @@ impl Plan {
         }
     }
 
-    /// Machines see a run at one path, or not at all.
-    fn check_run_is_there(&self) -> Result<()> {
-        let path = self.stored.run.clone();
-        if std::fs::exists(&path).unwrap_or(true) {
-            return Ok(());
+    /// Machines see a run, and what it is compared with, at one path or not at all.
+    fn check_is_there(&self) -> Result<()> {
+        let unseen = |what: &str, path: PathBuf| {
+            let what = format!(
+                "the {what} of the plan {} is not there on this machine. Have the machine see it at this path (a mount, or \
+                 a link), or make the part on one that does; where it was moved, make a new plan",
+                self.directory.display()
+            );
+            Err(Error::Unseen { path, what })
+        };
+        let run = &self.stored.run;
+        if !std::fs::exists(run).unwrap_or(true) {
+            return unseen("run", run.clone());
         }
-        let what = format!(
-            "the run of the plan {} is not there on this machine. Have the machine see it at this path (a mount, or a \
-             link), or make the part on one that does; where the run was moved, make a new plan",
-            self.directory.display()
-        );
-        Err(Error::NotFound { path, what })
+        match self.asked.references().find(|path| !is_there(path)) {
+            Some(path) => unseen("reference", path.into()),
+            None => Ok(()),
+        }
     }
 
     fn told(&self, key: &str) -> Option<&str> {

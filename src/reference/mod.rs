@@ -33,6 +33,7 @@ pub(crate) use crate::reference::own::{check_final, final_fault};
 pub(crate) use crate::reference::recognise::Recognised;
 pub use crate::reference::rename::Rename;
 use crate::reference::spec::{Found, find};
+pub(crate) use crate::reference::spec::is_there;
 pub use crate::reference::spec::{OwnReference, ReferenceSpec};
 use crate::reference::values::Values;
 use crate::reference::weights::Weights;

@@ -476,18 +476,19 @@ fn open_file(
 }
 
 fn no_final(run: &Run) -> Error {
-    let steps = run.steps();
+    let reach = match run.reach(run.ranks(), run.steps()) {
+        Ok(reach) => reach,
+        Err(error) => return error,
+    };
     let state = if run.is_being_written() {
         format!(
-            "it is still being written, {} steps so far; wait until the training ends, or take the \
-             newest iterate by --ref last",
-            steps.end
+            "it is still being written, {reach} so far; wait until the training ends, or take the newest iterate \
+             by --ref last"
         )
     } else {
         format!(
-            "the recording ended after {} steps without one; resume the training from a checkpoint, or \
-             take the newest iterate by --ref last",
-            steps.end
+            "the recording ended without one, with {reach}; resume the training from a checkpoint, or take the \
+             newest iterate by --ref last"
         )
     };
     Error::NoFinal { path: run.path.clone(), state }

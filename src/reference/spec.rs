@@ -125,6 +125,11 @@ pub(super) fn find(text: &str) -> Result<Found, String> {
         .to_owned())
 }
 
+/// Whether this machine sees what `text` names.
+pub(crate) fn is_there(text: &str) -> bool {
+    find(text).is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,11 +5,12 @@
 
 pub(crate) mod directory;
 pub(crate) mod format;
+pub(crate) mod reach;
 pub(crate) mod read;
 pub(crate) mod upkeep;
 pub(crate) mod write;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -82,7 +83,7 @@ pub struct Run {
     access: Access,
     stop: Stop,
     attempts: Vec<Vec<Attempt>>,
-    dropped: Vec<(u64, String)>,
+    dropped: BTreeSet<u64>,
     segments: Vec<Vec<Segment>>,
     superseded: Vec<ShardFile>,
     keyframes: OnceLock<Vec<u64>>,
@@ -157,15 +158,9 @@ impl Run {
             segments: Vec::new(),
             superseded: Vec::new(),
             keyframes: OnceLock::new(),
-            dropped: Vec::new(),
+            dropped: journals.iter().flat_map(Journal::dropped).map(|(step, _)| step).collect(),
             attempts,
         };
-        for journal in &journals {
-            run.dropped.extend(journal.events.iter().filter_map(|e| match e {
-                format::journal::Event::Dropped { step, why } => Some((*step, why.clone())),
-                _ => None,
-            }));
-        }
         for (rank, attempts) in run.attempts.iter().enumerate() {
             let own = files.iter().filter(|f| f.name.rank as usize == rank);
             let (segments, superseded) = resolve_segments(path, attempts, &run.starts(), own)?;
@@ -216,9 +211,9 @@ impl Run {
         self.attempts.first().map_or(&[], Vec::as_slice)
     }
 
-    /// Steps whose vectors were given up, and why.
-    pub(crate) fn dropped(&self) -> &[(u64, String)] {
-        &self.dropped
+    /// How many published steps there are whose vectors a rank has given up.
+    pub(crate) fn dropped(&self) -> usize {
+        self.dropped.range(self.steps()).count()
     }
 
     /// Shards that later attempts superseded as a whole: none of their steps counts.

@@ -147,7 +147,7 @@ def test_what_cannot_be_meant(tmp_path):
     with pytest.raises(lpa.MissingError, match="there is no plan; make one by"):
         lpa.partial(plan, 0)
     lpa.plan(RUN, 2, plan)
-    with pytest.raises(lpa.UsageError, match="the plan has 2 parts, numbered from 0"):
+    with pytest.raises(lpa.UsageError, match="the plan's parts are numbered from 0 to 1"):
         lpa.partial(plan, 2)
     with pytest.raises(lpa.Error, match="there is another plan"):
         lpa.plan(RUN, 3, plan)

@@ -79,11 +79,13 @@ def test_an_attempt_has_one_id_in_all_its_files(tmp_path):
         for _ in range(4):
             writer.step({"w": x}, {"grad": {"w": x}})
         writer.stop() if resume is None else writer.finish({"w": x})
-    ids = {}
+    ids, before = {}, None
     for line in (tmp_path / "run" / "journal.r0.jsonl").read_text().splitlines():
         body, hash_ = line.rsplit(',"xxh3":"', 1)
         assert xxhash.xxh3_64_hexdigest((body + "}").encode()) == hash_[:16]
         event = json.loads(line)
+        assert event.get("after") == before
+        before = event["xxh3"]
         if event["event"] == "attempt":
             ids[event["attempt"]] = event["id"]
     assert len(set(ids.values())) == len(ids) == 2

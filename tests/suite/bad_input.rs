@@ -171,11 +171,11 @@ fn no_final_iterate() {
     writer.flush().unwrap();
     let ran = run(&["analyze", path.to_str().unwrap()]);
     assert_eq!(ran.code, 1);
-    assert!(ran.err.contains("it is still being written, 1 steps so far; wait"), "{}", ran.err);
+    assert!(ran.err.contains("it is still being written, step 0 so far; wait"), "{}", ran.err);
     drop(writer);
     let ran = run(&["analyze", path.to_str().unwrap()]);
     assert_eq!(ran.code, 1);
-    assert!(ran.err.contains("ended after 1 steps without one; resume the training"), "{}", ran.err);
+    assert!(ran.err.contains("the recording ended without one, with step 0; resume the training"), "{}", ran.err);
 }
 
 #[test]

@@ -170,7 +170,7 @@ fn inspect_and_verify_say_what_is_there() {
     let ran = run(&["inspect", path.to_str().unwrap()]);
     assert_eq!(ran.code, 0);
     for part in
-        ["complete, final iterate x_220", "0 to 220", "lr/0", "sklearn.datasets.load_digits", "F32 [20, 64]"]
+        ["complete, final iterate x_220", "steps 0 to 219 and x_220", "lr/0", "sklearn.datasets.load_digits", "F32 [20, 64]"]
     {
         assert!(ran.out.contains(part), "no '{part}' in: {}", ran.out);
     }

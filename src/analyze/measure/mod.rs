@@ -184,10 +184,7 @@ impl Analysis<'_> {
         book.close(self, &mut measured)?;
         if measured.steps.is_empty() {
             let what = match measured.skipped.ranges().next() {
-                None => "none of the steps has both this stream and an iterate. Where iterates are all there is \
-                         (checkpoints), measure their differences: --stream update. A run of lpa.measure has its \
-                         table already: metrics.parquet."
-                    .to_owned(),
+                None => "no step was measured".to_owned(),
                 Some((_, why)) => format!("no step is left: {why}"),
             };
             return Err(Error::Nothing { path: self.run.path.clone(), what });

@@ -1,9 +1,10 @@
 //! `journal.rN.jsonl`: what happened to a rank's recording, one event a line, appended only.
 //!
 //! Owns events and attempts. Every line ends with the key `xxh3` over the line without it, so that
-//! a line torn by a crash is known and a changed one is found.
+//! a line torn by a crash is known and a changed one is found; before it stands the one of the line
+//! before, so that one that is missing, doubled or moved is found too.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -92,36 +93,59 @@ pub struct Attempt {
 /// A journal that was read.
 #[derive(Clone, Debug, Default)]
 pub struct Journal {
-    /// The events of whole lines.
+    /// The events of whole lines. Attempts are numbered in ascending order.
     pub events: Vec<Event>,
     /// Bytes of whole lines; what follows was torn by a crash.
     pub whole_len: u64,
+    /// The hash of the last whole line, which the next one repeats.
+    pub last: Option<u64>,
+}
+
+/// One line as it was read.
+struct Line {
+    event: Event,
+    /// Its hash.
+    hash: u64,
+    /// The hash of the line before, which the first one does not have, nor any of before there was this key.
+    after: Option<u64>,
 }
 
 const KEY: &str = ",\"xxh3\":\"";
+const AFTER: &str = ",\"after\":\"";
 
 /// The journal of a rank.
 pub(crate) fn path(run: &Path, rank: u32) -> PathBuf {
     run.join(format!("journal.r{rank}.jsonl"))
 }
 
-/// The line of an event, with its checksum and newline.
-pub(crate) fn line(event: &Event) -> serde_json::Result<String> {
-    let body = serde_json::to_string(event)?;
+/// The line of an event that follows one with the hash `after`, with its own hash and newline; and that hash.
+pub(crate) fn line(event: &Event, after: Option<u64>) -> serde_json::Result<(String, u64)> {
+    let mut body = serde_json::to_string(event)?;
+    if let (Some(hash), Some(open)) = (after, body.strip_suffix('}')) {
+        body = format!("{open}{AFTER}{hash:016x}\"}}");
+    }
     let hash = xxh3_64(body.as_bytes());
     let open = body.strip_suffix('}').unwrap_or(&body);
-    Ok(format!("{open}{KEY}{hash:016x}\"}}\n"))
+    Ok((format!("{open}{KEY}{hash:016x}\"}}\n"), hash))
 }
 
-fn parse(line: &str) -> Option<Event> {
-    let at = line.len().checked_sub(KEY.len() + 18)?;
-    let (open, tail) = line.split_at_checked(at)?;
-    let hash = tail.strip_prefix(KEY)?.strip_suffix("\"}")?;
+/// What stands before `key` and a hash at the end of `text`, and the hash.
+fn hash_at_end<'a>(text: &'a str, key: &str) -> Option<(&'a str, u64)> {
+    let at = text.len().checked_sub(key.len() + 17)?;
+    let (open, tail) = text.split_at_checked(at)?;
+    let digits = tail.strip_prefix(key)?.strip_suffix('"')?;
+    let hash = u64::from_str_radix(digits, 16).ok()?;
+    (format!("{hash:016x}") == digits).then_some((open, hash))
+}
+
+fn parse(line: &str) -> Option<Line> {
+    let (open, hash) = hash_at_end(line.strip_suffix('}')?, KEY)?;
     let body = format!("{open}}}");
-    if format!("{:016x}", xxh3_64(body.as_bytes())) != hash {
+    if xxh3_64(body.as_bytes()) != hash {
         return None;
     }
-    serde_json::from_str(&body).ok()
+    let after = hash_at_end(open, AFTER).map(|(_, after)| after);
+    Some(Line { event: serde_json::from_str(&body).ok()?, hash, after })
 }
 
 impl Journal {
@@ -129,22 +153,31 @@ impl Journal {
     /// was written whole.
     ///
     /// # Errors
-    /// It cannot be read, or a line is not what was written.
+    /// It cannot be read, or a line is not what was written, or not where it was.
     pub fn read(run: &Path, rank: u32) -> Result<Journal> {
         let path = path(run, rank);
         let bytes = regular_file::read(&path).tried("read", &path)?;
-        let mut journal = Journal::default();
+        let (mut journal, mut newest) = (Journal::default(), None);
         let mut rest = bytes.as_slice();
         while let Some(end) = rest.iter().position(|&b| b == b'\n') {
-            let event = std::str::from_utf8(&rest[..end]).ok().and_then(parse);
+            let line = std::str::from_utf8(&rest[..end]).ok().and_then(parse);
             rest = &rest[end + 1..];
-            match event {
-                Some(event) => journal.events.push(event),
-                None => {
-                    let line = journal.events.len() + 1;
-                    return Err(Error::damaged(&path, format!("line {line} is not what was written")));
-                }
+            let number = journal.events.len() + 1;
+            let Some(Line { event, hash, after }) = line else {
+                return Err(Error::damaged(&path, format!("line {number} is not what was written")));
+            };
+            if after.is_some() && after != journal.last {
+                let what = format!("line {number} does not belong after the one before: lines are missing, twice there or moved");
+                return Err(Error::damaged(&path, what));
             }
+            if let Event::Attempt { attempt, .. } = event
+                && newest.replace(attempt).is_some_and(|before| before >= attempt)
+            {
+                let what = format!("line {number} begins attempt {attempt}, which an earlier line does too, or a later attempt");
+                return Err(Error::damaged(&path, what));
+            }
+            journal.events.push(event);
+            journal.last = Some(hash);
             journal.whole_len = (bytes.len() - rest.len()) as u64;
         }
         let before_last = rest.split_last().and_then(|(_, line)| std::str::from_utf8(line).ok());
@@ -171,24 +204,21 @@ impl Journal {
     /// The attempts in order.
     pub fn attempts(&self) -> Vec<Attempt> {
         let mut all: Vec<Attempt> = Vec::new();
-        // By number, the first of those that have it.
-        let mut places: HashMap<u32, usize> = HashMap::new();
-        let set = |all: &mut [Attempt], places: &HashMap<u32, usize>, number: u32, state: State| {
-            if let Some(&place) = places.get(&number) {
+        let set = |all: &mut [Attempt], number: u32, state: State| {
+            if let Ok(place) = all.binary_search_by_key(&number, |attempt| attempt.number) {
                 all[place].state = state;
             }
         };
         for event in &self.events {
             match *event {
                 Event::Attempt { attempt, from_step, id, .. } => {
-                    places.entry(attempt).or_insert(all.len());
                     all.push(Attempt { number: attempt, from_step, state: State::Open, id });
                 }
                 Event::Stopped { attempt, next_step } => {
-                    set(&mut all, &places, attempt, State::Stopped(next_step));
+                    set(&mut all, attempt, State::Stopped(next_step));
                 }
                 Event::Closed { attempt, final_step } => {
-                    set(&mut all, &places, attempt, State::Closed(final_step));
+                    set(&mut all, attempt, State::Closed(final_step));
                 }
                 Event::Dropped { .. } | Event::Checkpoint { .. } | Event::Unknown => {}
             }
@@ -258,22 +288,26 @@ mod tests {
             checkpoint(4, "c"),
             checkpoint(4, "d"),
         ];
-        let journal = Journal { events, whole_len: 0 };
+        let journal = Journal { events, ..Journal::default() };
         assert_eq!(journal.checkpoints(), [(3, "a".to_owned()), (4, "d".to_owned())]);
     }
 
     #[test]
     fn a_line_is_json_and_knows_a_change() {
         let event = Event::Closed { attempt: 1, final_step: 220 };
-        let text = line(&event).unwrap();
+        let (text, hash) = line(&event, None).unwrap();
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value["final_step"], 220);
-        assert_eq!(parse(text.trim_end()), Some(event));
-        assert_eq!(parse(&text.trim_end().replace("220", "221")), None);
+        let read = |text: &str| parse(text).map(|line| (line.event, line.hash, line.after));
+        assert_eq!(read(text.trim_end()), Some((event.clone(), hash, None)));
+        assert_eq!(read(&text.trim_end().replace("220", "221")), None);
+        let (next, own) = line(&event, Some(hash)).unwrap();
+        assert_eq!(read(next.trim_end()), Some((event, own, Some(hash))));
+        assert_ne!(own, hash);
         let newer = r#"{"event":"newer","k":1"#;
         let hash = xxh3_64(format!("{newer}}}").as_bytes());
-        assert_eq!(parse(&format!("{newer}{KEY}{hash:016x}\"}}")), Some(Event::Unknown));
-        assert_eq!(parse(""), None);
-        assert_eq!(parse("ééééééééééééééééééééé"), None);
+        assert_eq!(read(&format!("{newer}{KEY}{hash:016x}\"}}")), Some((Event::Unknown, hash, None)));
+        assert_eq!(read(""), None);
+        assert_eq!(read("ééééééééééééééééééééé"), None);
     }
 }

@@ -45,6 +45,8 @@ pub(crate) struct Catalog {
     pub damage: Vec<(RangeInclusive<u64>, Error)>,
     /// Steps at which every rank has recorded x_t.
     iterates: StepSet,
+    /// By stream: steps at which every rank has recorded it.
+    directions: Vec<StepSet>,
     /// Steps at which the optimizer's second moment is recorded, and by how many ranks.
     moments: BTreeMap<u64, u32>,
     world: u32,
@@ -53,6 +55,19 @@ pub(crate) struct Catalog {
     columns: BTreeMap<String, Vec<(u64, f64)>>,
     /// The step of the final iterate, and the number of the checkpoint that it is.
     final_checkpoint: Option<(u64, f64)>,
+}
+
+/// Steps at which a rank has recorded vectors.
+struct Vectors {
+    iterates: StepSet,
+    /// By stream.
+    directions: Vec<StepSet>,
+}
+
+impl Vectors {
+    fn new(run: &Run) -> Vectors {
+        Vectors { iterates: StepSet::default(), directions: vec![StepSet::default(); run.manifest.streams.len()] }
+    }
 }
 
 /// A scalar at all steps of a run.
@@ -112,9 +127,9 @@ impl Catalog {
         let mut absence = AbsenceLog::new(run.manifest.tensors.len());
         let mut keyframes = Keyframes::default();
         for rank in run.ranks() {
-            let mut iterates = StepSet::default();
+            let mut of_rank = Vectors::new(run);
             for segment in run.segments(rank) {
-                match catalog.add(run, segment, (&mut keyframes, &mut absence, &mut iterates)) {
+                match catalog.add(run, segment, (&mut keyframes, &mut absence, &mut of_rank)) {
                     Ok(hash) => catalog.shards.push((segment.first..=segment.last, hash)),
                     Err(e) if e.is_damage() && skip_damaged => {
                         catalog.damage.push((segment.first..=segment.last, e));
@@ -124,9 +139,10 @@ impl Catalog {
             }
             absence.next_rank();
             if rank > 0 {
-                iterates.keep(&catalog.iterates);
+                of_rank.iterates.keep(&catalog.iterates);
+                of_rank.directions.iter_mut().zip(&catalog.directions).for_each(|(own, all)| own.keep(all));
             }
-            catalog.iterates = iterates;
+            (catalog.iterates, catalog.directions) = (of_rank.iterates, of_rank.directions);
         }
         catalog.absences = absence.finish();
         run.know_keyframes(keyframes);
@@ -179,7 +195,7 @@ impl Catalog {
         &mut self,
         run: &Run,
         segment: &Segment,
-        (keyframes, absence, iterates): (&mut Keyframes, &mut AbsenceLog, &mut StepSet),
+        (keyframes, absence, vectors): (&mut Keyframes, &mut AbsenceLog, &mut Vectors),
     ) -> Result<u128> {
         let shard = match run.open_shard(&segment.file) {
             Ok(shard) => shard,
@@ -193,9 +209,16 @@ impl Catalog {
             if !(self.steps.contains(&step) && (segment.first..=segment.last).contains(&step)) {
                 continue;
             }
-            if stream == StreamId::Iterate {
-                iterates.push(step);
-            } else if stream == StreamId::MOMENTS[1] {
+            match stream {
+                StreamId::Iterate => vectors.iterates.push(step),
+                StreamId::Direction(place) => {
+                    if let Some(steps) = vectors.directions.get_mut(usize::from(place)) {
+                        steps.push(step);
+                    }
+                }
+                StreamId::Moment(_) => {}
+            }
+            if stream == StreamId::MOMENTS[1] {
                 *self.moments.entry(step).or_default() += 1;
             } else if Some(stream) == grad {
                 let chunks = run.table.of_rank(segment.file.name.rank);
@@ -267,6 +290,17 @@ impl Catalog {
     /// Whether every rank has recorded x_t.
     pub(crate) fn has_iterate(&self, step: u64) -> bool {
         self.iterates.contains(step)
+    }
+
+    /// Whether every rank has recorded a vector.
+    pub(crate) fn has(&self, VectorId { step, stream }: VectorId) -> bool {
+        match stream {
+            StreamId::Iterate => self.iterates.contains(step),
+            StreamId::Direction(place) => {
+                self.directions.get(usize::from(place)).is_some_and(|steps| steps.contains(step))
+            }
+            StreamId::Moment(_) => false,
+        }
     }
 
     /// Whether every keyframe has the optimizer's second moment with it, but for the first, at which it is known, and

@@ -113,6 +113,8 @@ pub struct Writer {
     options: WriterOptions,
     journal: File,
     journal_path: PathBuf,
+    /// The hash of its last line.
+    last_line: Option<u64>,
     vectors: VectorEncoder,
     shard: Option<(ShardWriter, Instant)>,
     /// The publication that is under way, and the step after its last one.
@@ -267,6 +269,7 @@ impl Writer {
             options,
             journal,
             journal_path,
+            last_line: past.last,
             vectors,
             shard: None,
             publishing: None,
@@ -555,7 +558,7 @@ impl Writer {
     }
 
     fn log(&mut self, event: &Event) -> Result<()> {
-        let line = journal::line(event)
+        let (line, hash) = journal::line(event, self.last_line)
             .map_err(|e| write_error(&self.identity.run, format!("the journal is no JSON: {e}")))?;
         let old = self.journal.metadata().tried("read", &self.journal_path)?.len();
         let written = self.journal.write_all(line.as_bytes()).and_then(|()| self.journal.sync_data());
@@ -563,7 +566,9 @@ impl Writer {
             // A torn line would be taken for damage once another follows it.
             let _ = self.journal.set_len(old);
         }
-        written.tried("write", &self.journal_path)
+        written.tried("write", &self.journal_path)?;
+        self.last_line = Some(hash);
+        Ok(())
     }
 }
 

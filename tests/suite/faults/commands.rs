@@ -208,6 +208,7 @@ fn timeless(mut data: Vec<u8>) -> Vec<u8> {
         (&b"time_unix_s\":"[..], u8::is_ascii_digit as fn(&u8) -> bool),
         (b"created_unix_s\": ", u8::is_ascii_digit),
         (b"xxh3\":\"", u8::is_ascii_hexdigit),
+        (b"after\":\"", u8::is_ascii_hexdigit),
     ] {
         let places: Vec<usize> = data
             .windows(key.len())

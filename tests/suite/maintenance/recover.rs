@@ -8,7 +8,7 @@ use lpa::{Access, Run, Slice, Step, Writer};
 
 use super::{SIZES, analyzed, broken_off, fine, has, names, options, refused, shard, tree, truncate};
 use crate::crash::recording_process;
-use crate::support::{borrow, flip, manifest, record, run, vector, without_id, write_step};
+use crate::support::{Copy, borrow, flip, manifest, record, run, vector, without_id, write_step};
 
 /// A second call finds nothing to do, changes nothing and says the same of the run's state.
 fn is_idempotent(path: &Path) {
@@ -124,6 +124,95 @@ fn a_line_of_a_journal_that_has_its_end_was_not_torn() {
     }
     std::fs::write(&journal, &whole).unwrap();
     is_idempotent(&path);
+}
+
+#[test]
+fn lines_of_a_journal_that_are_missing_doubled_or_moved_are_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    let mut writer = Writer::create(&path, manifest(&SIZES), options(2)).unwrap();
+    for step in 0..6u64 {
+        if step % 2 == 1 {
+            writer.checkpoint(&borrow(&vector(&SIZES, step, 1))).unwrap();
+        }
+        write_step(&mut writer, &SIZES);
+    }
+    writer.stop().unwrap();
+    let mut writer = Writer::resume(&path, 0, 5, options(3)).unwrap();
+    (5..8).for_each(|_| write_step(&mut writer, &SIZES));
+    writer.finish(&borrow(&vector(&SIZES, 8, 1))).unwrap();
+    let journal = path.join("journal.r0.jsonl");
+    let whole = std::fs::read_to_string(&journal).unwrap();
+    let lines: Vec<&str> = whole.split_inclusive('\n').collect();
+    assert_eq!(lines.len(), 7);
+    let mut others = Vec::new();
+    for i in 0..lines.len() {
+        let (before, from) = lines.split_at(i);
+        if i > 0 {
+            others.push((i + 2, [before, &from[..1], from].concat()));
+        }
+        if i + 1 < lines.len() {
+            others.push((i + 1, [before, &from[1..]].concat()));
+            others.push((i + 1, [before, &[from[1], from[0]], &from[2..]].concat()));
+        }
+    }
+    for (line, other) in others {
+        std::fs::write(&journal, other.concat()).unwrap();
+        let said = format!("journal.r0.jsonl is damaged: line {line} does not belong after the one before");
+        for command in ["verify", "analyze", "recover", "inspect"] {
+            refused(&[command], &path, &said);
+        }
+    }
+    let twice = |text: &str| format!("{}{text}", text.split_inclusive('\n').next().unwrap());
+    let again = "line 2 begins attempt 1, which an earlier line does too, or a later attempt";
+    std::fs::write(&journal, twice(&whole)).unwrap();
+    refused(&["verify"], &path, again);
+    std::fs::write(&journal, whole).unwrap();
+    is_idempotent(&path);
+
+    // Lines of before they said which is the one before.
+    let old = Copy::of("digits_mlp");
+    let text = std::fs::read_to_string(old.path.join("journal.r0.jsonl")).unwrap();
+    assert!(!text.contains("\"after\""));
+    old.edit("journal.r0.jsonl", |text| twice(&text));
+    refused(&["verify"], &old.path, again);
+}
+
+#[test]
+fn where_the_end_is_not_noted_the_last_iterate_is_no_step() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, whole) = (dir.path().join("run"), dir.path().join("whole"));
+    record(&path, &SIZES, 4, options(3));
+    record(&whole, &SIZES, 4, options(3));
+    assert!(fine("inspect", &path, &[]).contains("  recorded    steps 0 to 3 and x_4\n"));
+    let journal = std::fs::File::options().write(true).open(path.join("journal.r0.jsonl")).unwrap();
+    journal.set_len(journal.metadata().unwrap().len() - 1).unwrap();
+    has(&fine("verify", &path, &[]), &["(not complete, steps 0 to 3 and x_4)"]);
+    refused(&["analyze"], &path, "the recording ended without one, with steps 0 to 3 and x_4; resume");
+    let said = fine("recover", &path, &[]);
+    has(&said, &["broke off. Steps 0 to 3 and x_4 are published", "next: resume at step 4 or before, by"]);
+    is_idempotent(&path);
+    let mut writer = Writer::resume(&path, 0, 4, options(3)).unwrap();
+    writer.finish(&borrow(&vector(&SIZES, 4, 1))).unwrap();
+    assert_eq!(without_id(&analyzed(&path, &[]).0), without_id(&analyzed(&whole, &[]).0));
+}
+
+#[test]
+fn steps_without_vectors_are_those_that_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    let mut writer = Writer::create(&path, manifest(&SIZES), options(2)).unwrap();
+    (0..3).for_each(|_| write_step(&mut writer, &SIZES));
+    writer.drop_step(&[], "the queue was full").unwrap();
+    write_step(&mut writer, &SIZES);
+    writer.drop_step(&[], "the queue was full").unwrap();
+    writer.stop().unwrap();
+    has(&fine("inspect", &path, &[]), &["  dropped     2 steps without vectors\n"]);
+    let mut writer = Writer::resume(&path, 0, 4, options(2)).unwrap();
+    (4..7).for_each(|_| write_step(&mut writer, &SIZES));
+    writer.finish(&borrow(&vector(&SIZES, 7, 1))).unwrap();
+    has(&fine("inspect", &path, &[]), &["  dropped     1 step without vectors\n"]);
+    has(&fine("recover", &path, &[]), &["    step 3 has no vectors: the queue was full\n"]);
 }
 
 #[test]

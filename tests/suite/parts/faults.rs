@@ -174,19 +174,23 @@ fn a_plan_of_a_run_that_has_changed_is_refused() {
 }
 
 #[test]
-fn a_run_that_a_machine_does_not_see_is_said() {
-    let copy = Copy::of("digits_mlp");
-    let planned = Planned::of(&copy.path, 2, &["--steps", "0..9"]);
-    let elsewhere = copy.path.with_extension("moved");
-    std::fs::rename(&copy.path, &elsewhere).unwrap();
-    for ran in [planned.make(0), planned.merge()] {
-        assert_eq!((ran.code, ran.err.lines().count()), (1, 1), "{}", ran.err);
-        let begin =
-            format!("lpa: {}: the run of the plan {} is not there", copy.arg(), planned.plan().display());
-        assert!(ran.err.starts_with(&begin) && ran.err.contains("make a new plan"), "{}", ran.err);
+fn what_a_machine_does_not_see_is_said_and_may_be_seen_by_another() {
+    let (copy, other) = (Copy::of("digits_mlp"), Copy::of("digits_mlp"));
+    let reference = format!("{}:step:7", other.arg());
+    let planned = Planned::of(&copy.path, 2, &["--steps", "0..9", "--ref", &reference]);
+    for (path, what, named) in
+        [(&copy.path, "run", copy.arg()), (&other.path, "reference", reference.as_str())]
+    {
+        let elsewhere = path.with_extension("moved");
+        std::fs::rename(path, &elsewhere).unwrap();
+        for ran in [planned.make(0), planned.merge()] {
+            assert_eq!((ran.code, ran.err.lines().count()), (3, 1), "{}", ran.err);
+            let begin = format!("lpa: {named}: the {what} of the plan {} is not there", planned.plan().display());
+            assert!(ran.err.starts_with(&begin) && ran.err.contains("make a new plan"), "{}", ran.err);
+        }
+        // Through a link it is seen at its path.
+        std::os::unix::fs::symlink(&elsewhere, path).unwrap();
     }
-    // Through a link it is seen at its path.
-    std::os::unix::fs::symlink(&elsewhere, &copy.path).unwrap();
     planned.make_all();
     assert_eq!(planned.merge().code, 0);
 }
@@ -215,7 +219,7 @@ fn a_plan_that_is_not_as_it_was_written_is_refused() {
     std::fs::write(&path, &text).unwrap();
     let number = planned.make(2);
     assert_eq!(number.code, 2);
-    assert!(number.err.contains("the plan has 2 parts, numbered from 0"), "{}", number.err);
+    assert!(number.err.contains("the plan's parts are numbered from 0 to 1"), "{}", number.err);
 }
 
 #[test]
@@ -290,4 +294,21 @@ fn a_part_comes_late() {
     assert!(merge.try_wait().unwrap().is_none());
     std::fs::rename(planned.plan().join(".late"), planned.part(1)).unwrap();
     assert!(merge.wait().unwrap().success());
+}
+
+#[test]
+fn what_has_no_rows_is_not_planned() {
+    let dir = tempfile::tempdir().unwrap();
+    let (run_path, plan) = (fixture("digits_mlp"), dir.path().join("plan"));
+    let asked = [run_path.to_str().unwrap(), "--steps", "220.."];
+    let whole = run(&[&["analyze"], &asked[..]].concat());
+    assert!(whole.err.contains("steps that were asked for has both this stream and an iterate; there are 0 to 219"));
+    for question in ["analyze", "lags"] {
+        let begin: &[&str] = if question == "analyze" { &["plan"] } else { &["plan", question] };
+        let ran = run(&[begin, &asked, &["--parts", "2", "--out", plan.to_str().unwrap()]].concat());
+        assert_eq!(ran.code, 1, "{question}: {}{}", ran.out, ran.err);
+        assert!(!plan.join("plan.json").exists());
+        let alone = run(&[&[question], &asked[..]].concat());
+        assert_eq!((alone.code, alone.err), (1, ran.err), "{question}");
+    }
 }
