@@ -255,7 +255,9 @@ impl<'a> Analysis<'a> {
                 options.steps.start, all.start
             )));
         }
-        if analysis.skipped.ranges().next().is_none() && !analysis.candidates.iter().any(|step| analysis.has_direction(*step)) {
+        if analysis.skipped.ranges().next().is_none()
+            && !analysis.candidates.iter().any(|step| analysis.has_direction(*step))
+        {
             return Err(nothing(analysis.no_direction()));
         }
         Ok(analysis)
@@ -270,7 +272,8 @@ impl<'a> Analysis<'a> {
 
     /// Why there is nothing to be measured.
     fn no_direction(&self) -> String {
-        let all: Vec<u64> = self.catalog.iterates(0..u64::MAX).filter(|step| self.has_direction(*step)).collect();
+        let all: Vec<u64> =
+            self.catalog.iterates(0..u64::MAX).filter(|step| self.has_direction(*step)).collect();
         match (all.first(), all.last()) {
             (Some(first), Some(last)) => format!(
                 "none of the steps that were asked for has both this stream and an iterate; there are {first} to {last}"
@@ -573,13 +576,17 @@ fn law(run: &Run, catalog: &Catalog, hyper: &mut Hyperparameters<'_>, options: &
     }
     let law = hyper.law();
     let departure = match law {
-        Law::Linear => measure::check::departure(run, catalog, hyper)?,
-        Law::Elementwise | Law::Unknown(_) => None,
+        Law::Linear | Law::Elementwise => measure::check::departure(run, catalog, hyper)?,
+        Law::Unknown(_) => None,
+    };
+    let all = match law {
+        Law::Linear => "lr, momentum, dampening, nesterov, weight_decay and lr_in_velocity",
+        Law::Elementwise | Law::Unknown(_) => "lr, betas, eps and weight_decay",
     };
     let unknown = departure.map(|step| {
         format!(
-            "step {step} is not what the optimizer in the manifest makes of the gradients; are its lr, momentum, \
-             dampening, nesterov, weight_decay and lr_in_velocity all there?"
+            "step {step} is not what the optimizer in the manifest makes of the gradients; had it taken steps before \
+             the recording began, or are its {all} not all there?"
         )
     });
     Ok(unknown.map_or(law, Law::Unknown))

@@ -52,6 +52,18 @@ pub(crate) struct Elementwise {
     pub eps: f64,
 }
 
+impl Elementwise {
+    /// From the buffer and the second moment after the step, a gradient and a parameter the new buffer, and what is taken
+    /// off the parameter.
+    pub(crate) fn step(&self, (buffer, second): (f64, f64), gradient: f64, x: f64) -> (f64, f64) {
+        let Elementwise { linear: update, root, eps, .. } = self;
+        let u = gradient + update.weight_decay * x;
+        let buffer = update.momentum * buffer + update.into_buffer * u;
+        let taken = (update.into_step * u + update.from_buffer * buffer) / (second.sqrt() / root + eps);
+        (buffer, update.shrink * x + taken)
+    }
+}
+
 /// A hyperparameter of a parameter group that may change from step to step.
 struct Changing<'a> {
     key: &'static str,
@@ -318,6 +330,12 @@ impl<'a> Hyperparameters<'a> {
             }
             _ => None,
         }
+    }
+
+    /// The update of step t of every element; of an optimizer that does not divide, with a root of 1.
+    pub(crate) fn at_every_element(&self, group: usize, step: u64, count: u64) -> Option<Elementwise> {
+        let undivided = |linear| Elementwise { linear, second: [0.0; 2], root: 1.0, eps: 1.0 };
+        self.linear(group, step, count).map(undivided).or_else(|| self.elementwise(group, step, count))
     }
 
     /// What is left of a gradient, its sign included, from one step to the next, at most: of SGD its momentum, of

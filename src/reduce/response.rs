@@ -1,5 +1,5 @@
 //! The response of a reference to each element of a gradient, where the optimizer divides by the root of a second
-//! moment: one step back in time.
+//! moment: one step back in time; and the step forward, to see whether it is what was recorded.
 //!
 //! In binary32, one rounding for each operation written here, in this order. What is summed over elements is
 //! `cpu`'s, what the numbers of a step are is not known here.
@@ -20,6 +20,70 @@ pub(crate) struct Back {
     pub from_buffer: f32,
     /// What the step takes of the gradient, times the response to the iterate.
     pub into_step: f32,
+}
+
+/// The numbers of a step forward.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Forward {
+    /// What the buffer keeps of itself.
+    pub momentum: f32,
+    /// What the buffer takes of the gradient.
+    pub into_buffer: f32,
+    /// What the step takes of the buffer.
+    pub from_buffer: f32,
+    /// What the step takes of the gradient.
+    pub into_step: f32,
+    /// What is left of the iterate besides the step.
+    pub rest: f32,
+    /// What the root of the second moment is multiplied with.
+    pub scale: f32,
+    /// What is added to it.
+    pub eps: f32,
+}
+
+/// Elements whose squares are added side by side.
+const LANES: usize = 8;
+/// Two units in the last place of an iterate, at most, as part of it: what the order of operations may change.
+const UNITS: f32 = 1.0 / (1 << 22) as f32;
+
+impl Forward {
+    /// Takes the buffer of an element a step on. What the iterate after it has beyond that step, if more than its last
+    /// places.
+    #[inline(always)]
+    fn missed(&self, [x, next, u, v]: [f32; 4], m: &mut f32) -> f32 {
+        *m = self.into_buffer.mul_add(u, self.momentum * *m);
+        let taken = self.into_step.mul_add(u, self.from_buffer * *m) / v.sqrt().mul_add(self.scale, self.eps);
+        let missed = next - (self.rest * x - taken);
+        if missed.abs() <= UNITS * x.abs() { 0.0 } else { missed }
+    }
+}
+
+#[inline(always)]
+fn missed_body(step: Forward, vectors: [&[f32]; 4], m: &mut [f32]) -> f64 {
+    let n = m.len();
+    let [x, next, u, v] = vectors.map(|vector| &vector[..n]);
+    let square = |missed: f32| f64::from(missed) * f64::from(missed);
+    let mut lanes = [0.0f64; LANES];
+    let ([xs, ns, us, vs], (rows, rest)) =
+        ([x, next, u, v].map(|all| all.as_chunks::<LANES>().0), m.as_chunks_mut::<LANES>());
+    for ((((m, x), next), u), v) in rows.iter_mut().zip(xs).zip(ns).zip(us).zip(vs) {
+        for i in 0..LANES {
+            lanes[i] += square(step.missed([x[i], next[i], u[i], v[i]], &mut m[i]));
+        }
+    }
+    let done = n - rest.len();
+    for (i, m) in rest.iter_mut().enumerate() {
+        let at = done + i;
+        lanes[i] += square(step.missed([x[at], next[at], u[at], v[at]], m));
+    }
+    lanes.iter().sum()
+}
+
+#[inline(always)]
+fn buffer_body([momentum, into_buffer]: [f32; 2], u: &[f32], m: &mut [f32]) {
+    for (m, u) in m.iter_mut().zip(u) {
+        *m = into_buffer.mul_add(*u, momentum * *m);
+    }
 }
 
 #[inline(always)]
@@ -108,6 +172,19 @@ multi_isa! {
     => portable second_body, avx2 second_body, avx512 second_body
 }
 multi_isa! {
+    /// Takes the buffers `m` a step on, by gradients that have their weight decay. `factors` are what is left of m, and
+    /// what comes of the gradient.
+    pub(crate) fn buffer(factors: [f32; 2], u: &[f32], m: &mut [f32])
+    => portable buffer_body, avx2 buffer_body, avx512 buffer_body
+}
+multi_isa! {
+    /// Takes the buffers `m` a step on as [`buffer`] does. The sum of the squares of what the iterates after it have beyond
+    /// that step, where it is more than their last places. `vectors` are the iterates before and after it, the gradients
+    /// with their weight decay, and what is divided by the root of, after it.
+    pub(crate) fn missed(step: Forward, vectors: [&[f32]; 4], m: &mut [f32]) -> f64
+    => portable missed_body, avx2 missed_body, avx512 missed_body
+}
+multi_isa! {
     /// Adds coupled weight decay to a gradient.
     pub(crate) fn decayed(weight_decay: f32, x: &[f32], g: &[f32], u: &mut [f32])
     => portable decayed_body, avx2 decayed_body, avx512 decayed_body
@@ -190,7 +267,21 @@ mod tests {
             back(isa, b, &i, &mut c, &mut h);
             bridge(isa, [0.8, 0.02, 0.03], [&i, &v], &mut c);
             back_coupled(isa, (b, 0.01, 0.5), &i, [&mut a, &mut c, &mut h]);
-            [u, v, i, h, a, c].concat().iter().map(|v| v.to_bits()).collect::<Vec<u32>>()
+            let (mut m, mut same) = (start.clone(), start.clone());
+            let forward = Forward {
+                momentum: 0.9,
+                into_buffer: 0.1,
+                from_buffer: 0.01,
+                into_step: 0.002,
+                rest: 0.999,
+                scale: 0.4,
+                eps: 1e-8,
+            };
+            let far = missed(isa, forward, [&x, &start, &g, &v], &mut m);
+            buffer(isa, [0.9, 0.1], &g, &mut same);
+            assert_eq!(m, same);
+            h.extend([far as f32, (far - f64::from(far as f32)) as f32]);
+            [u, v, i, h, a, c, m].concat().iter().map(|v| v.to_bits()).collect::<Vec<u32>>()
         };
         let all = Isa::available();
         let expected = of(all[0]);
@@ -211,6 +302,33 @@ mod tests {
                     let expected = if v.partial_cmp(&before).is_some_and(|o| o.is_gt()) { v } else { before };
                     assert_eq!(got.to_bits(), expected.to_bits(), "{before} and {v}, of {n}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_step_missed_is_what_lies_beyond_its_last_places() {
+        // m' = 0.75 m + 0.25 u, x' = x - (2 m' + u / 2) / (sqrt(v) / 2 + 1); by hand, all numbers are exact.
+        let step = Forward {
+            momentum: 0.75,
+            into_buffer: 0.25,
+            from_buffer: 2.0,
+            into_step: 0.5,
+            rest: 1.0,
+            scale: 0.5,
+            eps: 1.0,
+        };
+        for n in [1, 8, 19] {
+            // m' = 1.75, 2 m' + u / 2 = 4.5, and 2.25 of it with a root of 2.
+            let x = vec![8.0; n];
+            let mut next = vec![5.75; n];
+            // Within two units of the last place of x, and beyond them.
+            next[0] = 5.75 + 1.9e-6;
+            for beyond in [0.0f32, 0.5] {
+                next[n - 1] = if beyond > 0.0 { 5.75 + beyond } else { next[n - 1] };
+                let mut m = vec![2.0; n];
+                let far = missed(Isa::detect(), step, [&x, &next, &vec![1.0; n], &vec![4.0; n]], &mut m);
+                assert_eq!((far, m), (f64::from(beyond * beyond), vec![1.75; n]), "{n}");
             }
         }
     }

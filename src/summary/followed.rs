@@ -8,12 +8,23 @@ const NAMED: usize = 3;
 /// How far the path follows from the gradients.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Followed {
-    /// By group: its name, and the steps that are not the optimizer's.
-    pub groups: Vec<(String, StepSet)>,
+    /// By group.
+    pub groups: Vec<FollowedGroup>,
     /// Tensors with such steps: the name, the first of them, how many.
     pub tensors: Vec<(String, u64, u64)>,
     /// How the steps were compared.
     pub compared: Compared,
+}
+
+/// How far the path of a group follows from the gradients.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FollowedGroup {
+    /// Its name.
+    pub name: String,
+    /// The steps that are not the optimizer's.
+    pub departures: StepSet,
+    /// These, and those after them of which it is not known.
+    pub void: StepSet,
 }
 
 /// Which steps were compared with the optimizer.
@@ -31,8 +42,12 @@ pub(crate) enum Compared {
 impl Followed {
     /// The steps of a group before `last`: the first, the last and how many; `None` where there are none.
     pub(super) fn departures(&self, group: &str, last: u64) -> Option<(u64, u64, u64)> {
-        let (_, steps) = self.groups.iter().find(|(name, _)| name == group)?;
+        let steps = &self.group(group)?.departures;
         Some((steps.first()?, steps.last_before(last)?, steps.count_before(last)))
+    }
+
+    fn group(&self, group: &str) -> Option<&FollowedGroup> {
+        self.groups.iter().find(|g| g.name == group)
     }
 
     /// Tensors with departures before `last`.
@@ -60,9 +75,15 @@ impl Followed {
                      {first}, the last one step {end}{named}"
                 ),
             };
+            let up_to = match self.group(group).and_then(|g| g.void.last_before(last)) {
+                Some(void) if void > end => {
+                    format!("step {void} is not known, nor is the optimizer's state from step {end} to there")
+                }
+                _ => format!("step {end} is not known"),
+            };
             all.push(format!(
                 "{steps}: parameters were changed outside of it, or it lost its state, or it is another than the \
-                 manifest says. What the reference holds of the gradients up to step {end} is not known: own, \
+                 manifest says. What the reference holds of the gradients up to {up_to}: own, \
                  cos_excess and cos_walk are null there"
             ));
         } else if let Some(names) = names {
@@ -106,7 +127,14 @@ mod tests {
     #[test]
     fn departures_are_told_up_to_the_reference() {
         let followed = Followed {
-            groups: vec![("*".to_owned(), set(&[9, 19, 29])), ("b".to_owned(), StepSet::default())],
+            groups: vec![
+                FollowedGroup {
+                    name: "*".to_owned(),
+                    departures: set(&[9, 19, 29]),
+                    void: set(&[9, 19, 29, 30, 31]),
+                },
+                FollowedGroup { name: "b".to_owned(), ..FollowedGroup::default() },
+            ],
             tensors: vec![("a".to_owned(), 9, 3)],
             compared: Compared::Steps(set(&[0, 1, 2, 3]), 0),
         };
@@ -120,7 +148,11 @@ mod tests {
             notes[0].starts_with("step 9 is not what the optimizer makes of the gradients ('a')"),
             "{notes:?}"
         );
+        assert!(notes[0].contains("up to step 9 is not known: own,"), "{notes:?}");
         assert_eq!(notes.len(), 1);
+        let notes = followed.notes("*", 40);
+        let far = "up to step 31 is not known, nor is the optimizer's state from step 29 to there: own,";
+        assert!(notes[0].contains(far), "{notes:?}");
         let notes = followed.notes("*", 9);
         assert!(
             notes[0].starts_with("5 of the 9 steps up to the reference could not be compared"),

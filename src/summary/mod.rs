@@ -21,7 +21,7 @@ use crate::row::Row;
 use crate::row::Sink;
 use crate::run::format::manifest::Manifest;
 use crate::summary::digest::{Digest, Quantity};
-pub(crate) use crate::summary::followed::{Compared, Followed};
+pub(crate) use crate::summary::followed::{Compared, Followed, FollowedGroup};
 pub(crate) use crate::summary::parts::Parts;
 
 /// What is said beside numbers that are made of a run's vectors as they are stored, where these are sketches and not all

@@ -310,6 +310,67 @@ def test_own_of_pytorch_s_optimizers(name, analyze, tmp_path):
         assert rows.loc[t, "lolr_ratio"] == pytest.approx(rows.loc[t, "dot"] / rows.loc[t, "own"], rel=1e-9)
 
 
+def walk_of(make, path, *, warm=0, lost_at=None, shape=(400,), steps=60, **options):
+    """Noise under an optimizer of PyTorch's that has taken `warm` steps when the recording begins, and loses its state
+    before step `lost_at`. The gradients that are recorded, and what turning that of a step around puts into the end."""
+    import torch
+
+    torch.manual_seed(0)
+    scale = torch.exp(torch.randn(shape))
+    gradients = [torch.randn(shape) * scale * 0.1 for _ in range(warm + steps)]
+    start = torch.randn(shape)
+
+    def end(turned=None, dtype=torch.float64, record=None):
+        p = torch.nn.Parameter(start.to(dtype))
+        optimizer = make([p])
+        rec = None
+        for t, g in enumerate(gradients):
+            if t == warm and record is not None:
+                rec = lpa.record(record, {"w": p}, optimizer, verify=False, **options)
+            if lost_at is not None and t == warm + lost_at:
+                optimizer.state.clear()
+            p.grad = g.to(dtype) * (-1 if turned is not None and t == warm + turned else 1)
+            optimizer.step()
+        if rec is not None:
+            rec.close()
+        return p.detach()
+
+    end(dtype=torch.float32, record=path)
+    straight = end()
+    put = lambda t: float(torch.sum(gradients[warm + t].double() * (end(t) - straight))) / 2
+    return gradients[warm:], put
+
+
+@pytest.mark.parametrize("name", torch_optimizers())
+def test_an_optimizer_that_has_a_state_already_is_not_taken_for_a_new_one(name, analyze, tmp_path, lpa_command):
+    """What its gradients put into the end does not follow from what was recorded: a later iterate serves, and noise is
+    not taken for agreement, nor for the opposite."""
+    run = tmp_path / "run"
+    walk_of(torch_optimizers()[name], run, warm=40, steps=200, predict=name != "Adam, nothing predicted")
+    rows = pd.read_parquet(analyze(run))
+    assert rows["lagged"].all() and rows["own"].isna().all()
+    assert rows["cos_excess"].notna().sum() > 100
+    assert not (rows["t_excess"].abs() > 4).any()
+    said = " ".join(lpa_command("analyze", run).stdout.split())
+    assert "step 0 is not what the optimizer in the manifest makes of the gradients; had it taken steps before" in said
+    assert "cannot be told from a random walk's" in said
+
+
+@pytest.mark.parametrize("shape", [(400,), (10,)])
+@pytest.mark.parametrize("name", torch_optimizers())
+def test_a_state_that_is_lost_is_found_out(name, shape, analyze, tmp_path, lpa_command):
+    """Of `own` there is what turning a gradient around shows, or nothing."""
+    run = tmp_path / "run"
+    _, put = walk_of(torch_optimizers()[name], run, lost_at=25, shape=shape,
+                     predict=name != "Adam, nothing predicted")
+    rows = pd.read_parquet(analyze(run)).set_index("step")
+    assert not rows["lagged"].any() and rows.loc[:25, "own"].isna().all()
+    for t, own in rows["own"].dropna().items():
+        assert own == pytest.approx(put(t), rel=0.03), t
+    said = " ".join(lpa_command("analyze", run).stdout.split())
+    assert "step 25 is not what the optimizer makes of the gradients ('w')" in said or "the first one step 25" in said
+
+
 class TwoOptimizers(Path):
     """AdamW steps a and c, another optimizer b: SGD with momentum, Nesterov's or decoupled or coupled decay."""
 

@@ -175,7 +175,11 @@ fn no_final_iterate() {
     drop(writer);
     let ran = run(&["analyze", path.to_str().unwrap()]);
     assert_eq!(ran.code, 1);
-    assert!(ran.err.contains("the recording ended without one, with step 0; resume the training"), "{}", ran.err);
+    assert!(
+        ran.err.contains("the recording ended without one, with step 0; resume the training"),
+        "{}",
+        ran.err
+    );
 }
 
 #[test]

@@ -169,9 +169,13 @@ fn inspect_and_verify_say_what_is_there() {
     let path = fixture("digits_mlp");
     let ran = run(&["inspect", path.to_str().unwrap()]);
     assert_eq!(ran.code, 0);
-    for part in
-        ["complete, final iterate x_220", "steps 0 to 219 and x_220", "lr/0", "sklearn.datasets.load_digits", "F32 [20, 64]"]
-    {
+    for part in [
+        "complete, final iterate x_220",
+        "steps 0 to 219 and x_220",
+        "lr/0",
+        "sklearn.datasets.load_digits",
+        "F32 [20, 64]",
+    ] {
         assert!(ran.out.contains(part), "no '{part}' in: {}", ran.out);
     }
     let ran = run(&["verify", path.to_str().unwrap()]);

@@ -5,14 +5,15 @@
 //! first steps are made again from the recorded gradients and compared with the recorded iterates: where most
 //! differ, it is another optimizer. Single steps that are not the optimizer's are `path`'s business.
 
-use crate::analyze::measure::path::{Check, Known};
+use crate::analyze::measure::path::{Check, Known, Moments};
 use crate::analyze::measure::told::{GradientDirection, Updates};
 use crate::analyze::{Analysis, Measured};
 use crate::codec::Predictor;
 use crate::error::Result;
+use crate::group::Group;
 use crate::metrics::step::{PART, ROUNDINGS};
 use crate::optimizer::linear::{ByCount, Update};
-use crate::optimizer::{Hyperparameters, Law, predictors};
+use crate::optimizer::{Hyperparameters, Law, Moment, predictors};
 use crate::order::Neumaier;
 use crate::reduce::cpu::{Vectors, iterate_sums};
 use crate::reference::weights::Weights;
@@ -25,7 +26,7 @@ use crate::run::read::chunk_reader::{ChunkReader, Decoded, Reader};
 use crate::run::read::trajectory::Trajectory;
 use crate::run::read::window::{Ahead, Window};
 use crate::step_set::StepSet;
-use crate::summary::{Compared, Followed};
+use crate::summary::{Compared, Followed, FollowedGroup};
 
 /// Steps that are compared.
 const STEPS: u64 = 8;
@@ -94,11 +95,13 @@ fn compare_steps(
     let roundoff = source.run.manifest.tensors[source.chunk.tensor].unit_roundoff();
     let roundoff = if source.run.manifest.sketch.is_some() { SKETCHED * roundoff } else { roundoff };
     let (mut g, mut buffer) = (vec![0.0; n], vec![0.0f64; n]);
+    let (mut second, mut largest) = (vec![hyper.first_moment(group); n], vec![0.0f64; n]);
+    let of_largest = hyper.moment() == Moment::Largest;
     // How far they may be off, and the buffer with them, where vectors were stored with loss.
     let (mut widths, mut off) = ([vec![0.0f32; n], vec![0.0; n], vec![0.0; n]], vec![0.0f64; n]);
     let mut trajectory = Trajectory::new(1);
     for t in steps.windows(2).map(|w| w[0]) {
-        let update = hyper.update(group, t, t + 1)?;
+        let e = hyper.at_every_element(group, t, t + 1)?;
         let place = source.chunk.pieces.iter().position(|p| p == piece)?;
         if source.absent(t, stream).has(place)
             || !matches!(source.load(t, stream, &mut g), Ok(Decoded::Values))
@@ -117,21 +120,29 @@ fn compare_steps(
         }
         let (mut error, mut made, mut moved, mut size, mut lost) = (0.0, 0.0, 0.0, 0.0, 0.0);
         for i in piece.range() {
-            let (x, step) = (f64::from(x[i]), f64::from(x[i]) - f64::from(next[i]));
-            let (v, expected) = update.step(buffer[i], f64::from(g[i]), x);
+            let (x, g, step) = (f64::from(x[i]), f64::from(g[i]), f64::from(x[i]) - f64::from(next[i]));
+            let u = g + e.linear.weight_decay * x;
+            second[i] = e.second[0] * second[i] + e.second[1] * u * u;
+            largest[i] = largest[i].max(second[i]);
+            let divisor = if of_largest { largest[i] } else { second[i] };
+            let (v, expected) = e.step((buffer[i], divisor), g, x);
             buffer[i] = v;
             error += (step - expected).powi(2);
             made += expected.powi(2);
             moved += step.powi(2);
             size += x.powi(2);
             let [wg, wx, wn] = [0, 1, 2].map(|w| f64::from(widths[w][i]));
-            let (o, by) = update.step(off[i], wg, wx);
+            let (o, by) = e.linear.step(off[i], wg, wx);
             off[i] = o;
             lost += (by.abs() + wx + wn).powi(2);
         }
-        // A step that was not taken at all (a loss scale that was too large) says nothing.
-        if moved == 0.0 || !(error + made).is_finite() {
+        // A step that was not taken at all (a loss scale that was too large) says nothing of those after it, one that
+        // was to move nothing (a learning rate that begins at 0) says nothing of itself.
+        if (moved == 0.0 && made > 0.0) || !(error + made).is_finite() {
             return None;
+        }
+        if moved == 0.0 {
+            continue;
         }
         compared.steps += 1;
         if error.sqrt() > PART * made.max(moved).sqrt() + ROUNDINGS * roundoff * size.sqrt() + f64::sqrt(lost)
@@ -182,12 +193,20 @@ impl Analysis<'_> {
             _ => known,
         };
         let all: Vec<Known> = predictors(&self.run.manifest).into_iter().enumerate().map(of_group).collect();
-        (own && some).then(|| Check::new(tensors, &self.options.groups, |g| all[g], noted))
+        let moments = match self.law {
+            Law::Unknown(_) => Moments::Doubted,
+            Law::Linear | Law::Elementwise => Moments::Trusted,
+        };
+        (own && some).then(|| Check::new(tensors, &self.options.groups, (|g: usize| all[g], moments), noted))
     }
 
     /// How far the path follows from the gradients, in words and numbers for the summary.
     pub(crate) fn followed(&self, measured: &Measured) -> Followed {
-        let names = self.options.groups.iter().map(|g| g.name.clone());
+        let of_group = |(group, [departures, void]): (&Group, [&StepSet; 2])| FollowedGroup {
+            name: group.name.clone(),
+            departures: departures.clone(),
+            void: void.clone(),
+        };
         let compared = match self.law {
             Law::Unknown(_) => Compared::NotNeeded,
             _ if self.known() != Known::Exactly => Compared::First(STEPS),
@@ -195,7 +214,7 @@ impl Analysis<'_> {
         };
         let tensors = self.run.manifest.tensors.iter().zip(measured.departures.tensors());
         Followed {
-            groups: names.zip(measured.departures.groups()).collect(),
+            groups: self.options.groups.iter().zip(measured.departures.groups()).map(of_group).collect(),
             tensors: tensors.filter_map(|(t, (first, n))| Some((t.name.clone(), first?, n))).collect(),
             compared,
         }

@@ -43,6 +43,8 @@ pub(crate) struct Course<'a> {
     pub(crate) recorded: bool,
     /// Weight decay is added to the gradient, so that responses to iterates differ between elements too.
     pub(crate) coupled: bool,
+    /// Steps take something of those before them, by a buffer.
+    pub(crate) buffered: bool,
     /// Steps are missing between segments.
     pub(crate) gaps: bool,
     /// The last step that is walked, and one more.
@@ -95,6 +97,7 @@ impl<'a> Course<'a> {
             moment,
             recorded,
             coupled,
+            buffered: hyper.memory() != Some(0.0),
             gaps,
             end,
             segments: Vec::new(),

@@ -89,9 +89,9 @@ impl Departures {
         self.groups.get(group).is_some_and(|g| g.short.contains(step))
     }
 
-    /// By group: the steps that are not the optimizer's.
-    pub(crate) fn groups(&self) -> impl Iterator<Item = StepSet> {
-        self.groups.iter().map(|g| g.departures.clone())
+    /// By group: the steps that are not the optimizer's; these, and those after them of which it is not known.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = [&StepSet; 2]> {
+        self.groups.iter().map(|g| [&g.departures, &g.void])
     }
 
     /// By tensor: the first step that is not the optimizer's, and how many there are.
@@ -128,6 +128,15 @@ pub(crate) enum Known {
     Nothing,
 }
 
+/// Whether the moments that replays begin with are the optimizer's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moments {
+    /// They are.
+    Trusted,
+    /// They may not be: a replay tells something once one has held.
+    Doubted,
+}
+
 /// Takes the steps one after the other.
 pub(crate) struct Check {
     tensors: Vec<Tensor>,
@@ -141,12 +150,12 @@ pub(crate) struct Check {
 }
 
 impl Check {
-    /// For the groups of a run's tensors, of whose steps so much is known by parameter group. The recorder has `noted`
-    /// after which steps parameters changed.
+    /// For the groups of a run's tensors, of whose steps so much is known by parameter group. Replays go by moments that
+    /// are the optimizer's from the beginning, or may not be. The recorder has `noted` after which steps parameters changed.
     pub(crate) fn new(
         tensors: &[TensorInfo],
         groups: &[Group],
-        known: impl Fn(usize) -> Known,
+        (known, moments): (impl Fn(usize) -> Known, Moments),
         noted: StepSet,
     ) -> Check {
         let tensor = |t: &TensorInfo| Tensor {
@@ -158,7 +167,7 @@ impl Check {
             fresh: true,
             last: None,
             replayed: false,
-            stale: false,
+            stale: moments == Moments::Doubted,
         };
         let of_group = |g: &Group| g.tensors.iter().copied().filter(|&t| tensors[t].elements() > 0).collect();
         let found = Departures {
@@ -379,7 +388,7 @@ mod tests {
     fn check() -> Check {
         let tensor = TensorInfo::new("a", &[N], DType::F32);
         let group = Group { name: "*".to_owned(), tensors: vec![0], parameters: N };
-        Check::new(&[tensor], &[group], |_| Known::Exactly, StepSet::default())
+        Check::new(&[tensor], &[group], (|_| Known::Exactly, Moments::Trusted), StepSet::default())
     }
 
     fn heavy() -> ByCount {
@@ -437,7 +446,7 @@ mod tests {
         let mut check = Check::new(
             &tensors,
             &[group(&[0, 1]), group(&[0]), group(&[1])],
-            |_| Known::Exactly,
+            (|_| Known::Exactly, Moments::Trusted),
             StepSet::default(),
         );
         let small = Seen::new(Gradient::There, Told::Missed(9e-6), [1.0, 1e-5, 1.0, 0.0, 0.0, 1.0]);

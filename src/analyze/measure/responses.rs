@@ -61,6 +61,10 @@ enum Origin {
 /// What is known of a piece on the way.
 struct Walk {
     noted: Vec<Noted>,
+    /// The buffer that the running moments have is that before the newest step.
+    buffered: bool,
+    /// What the newest step missed: the sum of squares ([`Running::missed`]), where that was looked at.
+    missed: Option<f64>,
     handed: Handed,
 }
 
@@ -167,7 +171,7 @@ impl Responses {
         let responses = if influence.course.coupled { 2 * targets } else { targets };
         Responses {
             len,
-            running: Running::new((influence.course.moment, influence.course.coupled), len),
+            running: Running::new(&influence.course, len),
             held: Vec::new(),
             every,
             seconds: Origin::Own,
@@ -198,7 +202,7 @@ impl Responses {
                 let doubt = |k| if influence.course.last(k) <= influence.course.end { 0.0 } else { 1.0 };
                 Handed { doubts: (0..influence.course.targets.len()).map(doubt).collect(), inverse: false }
             });
-            self.walks.push(Walk { noted: Vec::new(), handed });
+            self.walks.push(Walk { noted: Vec::new(), buffered: false, missed: None, handed });
         }
         Ok(())
     }
@@ -239,6 +243,10 @@ impl Responses {
             let to = self.running.newest(0..source.chunk.len);
             matches!(source.load(first, StreamId::MOMENTS[1], to), Ok(Decoded::Values))
         };
+        let buffered = !influence.course.buffered || {
+            let to = self.running.buffer(0..source.chunk.len);
+            recorded && matches!(source.load(first, StreamId::MOMENTS[0], to), Ok(Decoded::Values))
+        };
         for (piece, walk) in source.chunk.pieces.iter().zip(&mut self.walks) {
             let known = if first == 0 {
                 let mover = influence.course.movers.of(piece.tensor);
@@ -250,6 +258,7 @@ impl Responses {
             } else {
                 recorded
             };
+            (walk.buffered, walk.missed) = (first == 0 || influence.seconds.is_some() || buffered, None);
             if !known {
                 walk.noted.extend(segment.steps.clone().map(|_| Noted::Unknown));
             }
@@ -258,27 +267,30 @@ impl Responses {
     }
 
     /// Takes the next step of the segment with what became of its gradient; `None` where it cannot be read. With it
-    /// come x and, where the next iterate is a replay, the second moment after the step.
+    /// come x, the next iterate where it is at hand, and where that is a replay the second moment after the step.
     pub(crate) fn note(
         &mut self,
         influence: &Influence<'_>,
         (segment, step): (&Segment, u64),
         isa: Isa,
         gradient: Option<(&[f32], Decoded)>,
-        [x, replayed]: [&[f32]; 2],
+        [x, next, replayed]: [&[f32]; 3],
         source: &ChunkReader<'_>,
     ) {
         let lacks = self.seconds == Origin::Replay && replayed.is_empty() && step + 1 < segment.steps.end;
         let absent = source.without_gradient(step);
         self.keep_exponents(segment, step, source);
         for (place, piece) in source.chunk.pieces.iter().enumerate() {
-            let at = self.walks[place].noted.len();
+            let walk = &mut self.walks[place];
+            let (at, buffered) = (walk.noted.len(), walk.buffered);
+            walk.missed = None;
             if segment.steps.start + at as u64 != step {
                 continue;
             }
             let (range, mover) = (piece.range(), influence.course.movers.of(piece.tensor));
             let of_piece =
                 gradient.map(|(g, decoded)| (g, if absent.has(place) { Decoded::Absent } else { decoded }));
+            let mut missed = None;
             let noted = match (of_piece, influence.course.update(mover, step)) {
                 (Some((g, Decoded::Values)), Some(e)) if !lacks => {
                     self.hold(at, range.clone(), self.every > 1);
@@ -286,9 +298,17 @@ impl Responses {
                     let last = self.every == 1 && step + 1 == segment.steps.end;
                     match self.seconds {
                         Origin::Replay if !last => self.follow(at, range.clone(), replayed),
-                        _ => {
-                            let x = influence.course.coupled.then_some(&x[range.clone()]);
-                            self.running.advance(isa, &e, (&g[range.clone()], x), range.clone());
+                        origin => {
+                            let (g, x) = (&g[range.clone()], &x[range.clone()]);
+                            let coupled = influence.course.coupled;
+                            self.running.advance(isa, &e, (g, Some(x).filter(|_| coupled)), range.clone());
+                            match next.get(range.clone()) {
+                                _ if origin == Origin::Replay => {}
+                                Some(next) if buffered => {
+                                    missed = Some(self.running.missed(isa, &e, [g, x, next], range.clone()));
+                                }
+                                _ => self.running.carry(isa, &e, g, range.clone()),
+                            }
                         }
                     }
                     self.hold(at, range, self.every == 1);
@@ -296,20 +316,29 @@ impl Responses {
                 }
                 (Some((_, Decoded::Absent)), _) if !lacks => {
                     self.hold(at, range.clone(), true);
-                    if self.seconds == Origin::Replay {
-                        self.follow(at, range, replayed);
+                    match (self.seconds, next.get(range.clone())) {
+                        (Origin::Replay, _) => self.follow(at, range, replayed),
+                        (Origin::Own, Some(next)) => missed = Some(distance2(&x[range], next)),
+                        (Origin::Own, None) => {}
                     }
                     Noted::Rest
                 }
                 _ => Noted::Unknown,
             };
             let walk = &mut self.walks[place];
+            walk.missed = missed;
             walk.noted.push(noted);
             if noted == Noted::Unknown {
                 // From here on the second moment is not known.
                 walk.noted.extend((step + 1..segment.steps.end).map(|_| Noted::Unknown));
             }
         }
+    }
+
+    /// By piece: what the newest step that was taken missed, where its moments and the next iterate are known; storage tells
+    /// where they are not taken from step to step here.
+    pub(crate) fn missed(&self) -> impl Iterator<Item = Option<f64>> {
+        self.walks.iter().map(|walk| walk.missed)
     }
 
     /// Keeps the exponents of a step's gradient, which is loaded once more on the way back.
@@ -482,6 +511,11 @@ impl Responses {
             }
         }
     }
+}
+
+/// The square of the distance between two iterates.
+fn distance2(x: &[f32], next: &[f32]) -> f64 {
+    x.iter().zip(next).map(|(x, next)| (f64::from(*next) - f64::from(*x)).powi(2)).sum()
 }
 
 /// What lies between a segment and the step that is walked after it: by target, what is left of the responses to

@@ -1,4 +1,4 @@
-//! The second moments at the beginnings of segments, where they were not recorded: one more pass over the gradients.
+//! The moments at the beginnings of segments, where they were not recorded: one more pass over the gradients.
 //!
 //! Owns the pass and the file without a name that they wait in. What is made of them is `responses`'.
 
@@ -16,7 +16,8 @@ use crate::dtype::single;
 use crate::error::{Result, Tried};
 use crate::isa::Isa;
 use crate::optimizer::{Elementwise, Moment};
-use crate::reduce::response::{decayed, larger, second};
+use crate::order::BLOCK;
+use crate::reduce::response::{Forward, buffer, decayed, larger, missed, second};
 use crate::run::Run;
 use crate::run::format::chunk::Piece;
 use crate::run::format::manifest::GRAD;
@@ -25,34 +26,47 @@ use crate::run::read::plan::plan_windows_at;
 use crate::run::read::trajectory::Trajectory;
 use crate::run::read::window::Window;
 
-/// A second moment that is taken from step to step, and the largest so far where that counts.
+/// A second moment that is taken from step to step, the largest so far where that counts, and the buffer where there is
+/// one.
 pub(crate) struct Running {
     v: Vec<f32>,
     largest: Vec<f32>,
+    m: Vec<f32>,
     u: Vec<f32>,
-    moment: Moment,
 }
 
 impl Running {
-    /// For chunks of at most `len` elements, of this moment, with gradients to which weight decay is added or not.
-    pub(crate) fn new((moment, coupled): (Moment, bool), len: usize) -> Running {
+    /// For chunks of at most `len` elements.
+    pub(crate) fn new(course: &Course<'_>, len: usize) -> Running {
         let vector = |there: bool| if there { vec![0.0f32; len] } else { Vec::new() };
-        Running { v: vector(true), largest: vector(moment == Moment::Largest), u: vector(coupled), moment }
+        Running {
+            v: vector(true),
+            largest: vector(course.moment == Moment::Largest),
+            m: vector(course.buffered),
+            u: vector(course.coupled),
+        }
     }
 
-    /// Begins with these second moments of some elements.
+    /// How many vectors go from step to step.
+    fn count(course: &Course<'_>) -> usize {
+        1 + usize::from(course.moment == Moment::Largest) + usize::from(course.buffered)
+    }
+
+    /// Begins with these second moments of some elements, and nothing else.
     pub(crate) fn begin(&mut self, range: Range<usize>, value: f64) {
-        self.largest.get_mut(range.clone()).unwrap_or_default().fill(0.0);
+        self.vectors(range.clone()).for_each(|vector| vector.fill(0.0));
         self.v[range].fill(single(value));
     }
 
     /// The vectors that go from step to step, of some elements.
     pub(crate) fn vectors(&mut self, range: Range<usize>) -> impl Iterator<Item = &mut [f32]> {
-        let largest = self.moment == Moment::Largest;
-        [Some(&mut self.v), Some(&mut self.largest).filter(|_| largest)]
-            .into_iter()
-            .flatten()
-            .map(move |v| &mut v[range.clone()])
+        let Running { v, largest, m, .. } = self;
+        [v, largest, m].into_iter().filter_map(move |vector| vector.get_mut(range.clone()))
+    }
+
+    /// The buffer, of some elements; empty where there is none.
+    pub(crate) fn buffer(&mut self, range: Range<usize>) -> &mut [f32] {
+        self.m.get_mut(range).unwrap_or_default()
     }
 
     /// The newest one, of some elements.
@@ -62,10 +76,10 @@ impl Running {
 
     /// What is divided by the root of, of some elements.
     pub(crate) fn divisor(&self, range: Range<usize>) -> &[f32] {
-        if self.moment == Moment::Largest { &self.largest[range] } else { &self.v[range] }
+        self.largest.get(range.clone()).unwrap_or(&self.v[range])
     }
 
-    /// Takes some elements a step on, with a gradient and, where weight decay is added to that, x.
+    /// Takes the second moments of some elements a step on, with a gradient and, where weight decay is added to that, x.
     pub(crate) fn advance(
         &mut self,
         isa: Isa,
@@ -83,13 +97,62 @@ impl Running {
                 second(isa, factors, u, v);
             }
         }
-        if self.moment == Moment::Largest {
-            larger(isa, v, &mut self.largest[range]);
+        if let Some(largest) = self.largest.get_mut(range) {
+            larger(isa, v, largest);
+        }
+    }
+
+    /// Takes the buffers of some elements a step on, after the second moments.
+    pub(crate) fn carry(&mut self, isa: Isa, e: &Elementwise, g: &[f32], range: Range<usize>) {
+        let Running { m, u, .. } = self;
+        if let Some(m) = m.get_mut(range.clone()) {
+            let factors = [e.linear.momentum, e.linear.into_buffer].map(single);
+            buffer(isa, factors, u.get(range).unwrap_or(g), m);
+        }
+    }
+
+    /// The same; the sum of the squares of what x_{t+1} has beyond the step ([`missed`]).
+    pub(crate) fn missed(
+        &mut self,
+        isa: Isa,
+        e: &Elementwise,
+        [g, x, next]: [&[f32]; 3],
+        range: Range<usize>,
+    ) -> f64 {
+        let step = Forward {
+            momentum: single(e.linear.momentum),
+            into_buffer: single(e.linear.into_buffer),
+            from_buffer: single(e.linear.from_buffer),
+            into_step: single(e.linear.into_step),
+            rest: single(1.0 - e.linear.shrink),
+            scale: single(1.0 / e.root),
+            eps: single(e.eps),
+        };
+        let Running { v, largest, m, u } = self;
+        let divisor = largest.get(range.clone()).unwrap_or(&v[range.clone()]);
+        let u = u.get(range.clone()).unwrap_or(g);
+        match m.get_mut(range) {
+            Some(m) => missed(isa, step, [x, next, u, divisor], m),
+            None => without_buffer(isa, step, [x, next, u, divisor]),
         }
     }
 }
 
-/// Second moments at the beginnings of segments.
+/// What is missed where the step takes nothing of a buffer.
+fn without_buffer(isa: Isa, step: Forward, vectors: [&[f32]; 4]) -> f64 {
+    let mut nothing = [0.0; BLOCK];
+    (0..vectors[0].len())
+        .step_by(BLOCK)
+        .map(|begin| {
+            let [x, next, u, v] = vectors.map(|all| &all[begin..all.len().min(begin + BLOCK)]);
+            let m = &mut nothing[..x.len()];
+            m.fill(0.0);
+            missed(isa, step, [x, next, u, v], m)
+        })
+        .sum()
+}
+
+/// Moments at the beginnings of segments.
 pub(crate) struct Seconds {
     file: VectorFile,
     vectors: usize,
@@ -118,7 +181,7 @@ impl Seconds {
         });
         let seconds = Seconds {
             file: VectorFile::new(directory)?,
-            vectors: if course.moment == Moment::Largest { 2 } else { 1 },
+            vectors: Running::count(course),
             offsets: std::iter::once(0).chain(offsets).collect(),
             known: (0..count).map(|_| AtomicBool::new(false)).collect(),
         };
@@ -201,7 +264,7 @@ impl Worker {
             isa,
             reader: Reader::new(run)?,
             g: vec![0.0; len],
-            running: Running::new((course.moment, course.coupled), len),
+            running: Running::new(course, len),
             iterates: Trajectory::sized(1, len),
             bytes: Vec::new(),
         })
@@ -269,6 +332,7 @@ impl Worker {
                         (&g[range.clone()], x.map(|x| &x[range.clone()])),
                         range.clone(),
                     );
+                    running.carry(*isa, &e, &g[range.clone()], range);
                 }
             }
             if segment.next != segment.steps.end || segment.number + 1 >= course.segments().len() {

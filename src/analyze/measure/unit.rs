@@ -410,7 +410,7 @@ impl Steps<'_> {
                 continue;
             };
             if let Some(noting) = &mut noting {
-                self.note(noting, t, x, iterates, source);
+                self.note(noting, (t, row), x, iterates, source);
             }
             if let Some(row) = row {
                 self.fill(row, t, around, iterates, batch, source)?;
@@ -461,11 +461,11 @@ impl Steps<'_> {
         Ok(Around { has_next, later: has_later.then_some(later) })
     }
 
-    /// Notes a step's gradient for the walk back.
+    /// Notes a step's gradient for the walk back, and what the step missed, where storage does not tell.
     fn note<S: Slots>(
         &mut self,
         noting: &mut Noting<'_>,
-        t: u64,
+        (t, row): (u64, Option<usize>),
         x: &[f32],
         iterates: &Trajectory<S>,
         source: &mut ChunkReader<'_>,
@@ -478,7 +478,15 @@ impl Steps<'_> {
             Some((&self.g[..n], decoded))
         });
         let second = iterates.second_after(t, n).unwrap_or_default();
-        responses.note(influence, (segment, t), self.isa, known, [x, second], source);
+        let next = iterates.get(t + 1, n).unwrap_or_default();
+        responses.note(influence, (segment, t), self.isa, known, [x, next, second], source);
+        for (own, missed) in self.measured.iter_mut().zip(responses.missed()) {
+            if let (Some(row), Some(missed)) = (row, missed)
+                && let Told::Nothing | Told::NotReplayed = own.told[row]
+            {
+                own.told[row] = Told::Missed(missed);
+            }
+        }
     }
 
     /// Fills the row of a step, or adds it to the batch.

@@ -167,13 +167,17 @@ impl Journal {
                 return Err(Error::damaged(&path, format!("line {number} is not what was written")));
             };
             if after.is_some() && after != journal.last {
-                let what = format!("line {number} does not belong after the one before: lines are missing, twice there or moved");
+                let what = format!(
+                    "line {number} does not belong after the one before: lines are missing, twice there or moved"
+                );
                 return Err(Error::damaged(&path, what));
             }
             if let Event::Attempt { attempt, .. } = event
                 && newest.replace(attempt).is_some_and(|before| before >= attempt)
             {
-                let what = format!("line {number} begins attempt {attempt}, which an earlier line does too, or a later attempt");
+                let what = format!(
+                    "line {number} begins attempt {attempt}, which an earlier line does too, or a later attempt"
+                );
                 return Err(Error::damaged(&path, what));
             }
             journal.events.push(event);

@@ -66,7 +66,10 @@ struct Vectors {
 
 impl Vectors {
     fn new(run: &Run) -> Vectors {
-        Vectors { iterates: StepSet::default(), directions: vec![StepSet::default(); run.manifest.streams.len()] }
+        Vectors {
+            iterates: StepSet::default(),
+            directions: vec![StepSet::default(); run.manifest.streams.len()],
+        }
     }
 }
 

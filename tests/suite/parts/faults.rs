@@ -185,7 +185,8 @@ fn what_a_machine_does_not_see_is_said_and_may_be_seen_by_another() {
         std::fs::rename(path, &elsewhere).unwrap();
         for ran in [planned.make(0), planned.merge()] {
             assert_eq!((ran.code, ran.err.lines().count()), (3, 1), "{}", ran.err);
-            let begin = format!("lpa: {named}: the {what} of the plan {} is not there", planned.plan().display());
+            let begin =
+                format!("lpa: {named}: the {what} of the plan {} is not there", planned.plan().display());
             assert!(ran.err.starts_with(&begin) && ran.err.contains("make a new plan"), "{}", ran.err);
         }
         // Through a link it is seen at its path.
@@ -302,7 +303,11 @@ fn what_has_no_rows_is_not_planned() {
     let (run_path, plan) = (fixture("digits_mlp"), dir.path().join("plan"));
     let asked = [run_path.to_str().unwrap(), "--steps", "220.."];
     let whole = run(&[&["analyze"], &asked[..]].concat());
-    assert!(whole.err.contains("steps that were asked for has both this stream and an iterate; there are 0 to 219"));
+    assert!(
+        whole
+            .err
+            .contains("steps that were asked for has both this stream and an iterate; there are 0 to 219")
+    );
     for question in ["analyze", "lags"] {
         let begin: &[&str] = if question == "analyze" { &["plan"] } else { &["plan", question] };
         let ran = run(&[begin, &asked, &["--parts", "2", "--out", plan.to_str().unwrap()]].concat());
