@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result, Tried, Usage};
 use crate::hash::xxh3_64;
+use crate::question::check_writable;
 use crate::report::SUMMARY;
 use crate::row::{Kind, SCHEMA_VERSION};
 use crate::table::{Contents, Datum, Opened, SEAL, Wide, known, metadata, rows, told, widen, write_wide};
@@ -26,6 +27,8 @@ const MADE_OF: &str = "lpa.collected_of";
 const METRICS: &str = "metrics";
 /// Below the directory: the runs.
 const RUNS: &str = "runs.parquet";
+/// Below the directory of a run: its rows.
+const TABLE: &str = "metrics.parquet";
 /// What directories of runs begin with.
 const RUN: &str = "run=";
 
@@ -65,11 +68,18 @@ pub(crate) fn collect(tables: &[(String, PathBuf)], to: &Path) -> Result<Collect
     {
         return Err(Usage(format!("{name} is named twice")).into());
     }
+    let places: Vec<PathBuf> =
+        tables.iter().map(|(_, t)| t.canonicalize().unwrap_or_else(|_| t.clone())).collect();
+    if let Some((i, j)) = (0..places.len()).find_map(|i| Some((i, (0..i).find(|&j| places[j] == places[i])?)))
+    {
+        return Err(Usage(format!("{} and {} are one run", tables[j].0, tables[i].0)).into());
+    }
     let members: Vec<Member> =
         tables.iter().map(|(name, table)| Member::open(name, table)).collect::<Result<_>>()?;
     let folder = to.join(METRICS);
     std::fs::create_dir_all(&folder).tried("create", &folder)?;
     check_others(&folder, &members)?;
+    check_writable(&to.join(RUNS), Contents::Runs)?;
     let columns = recorded(&members);
     let (mut written, mut before, mut counts) = (0, 0, Vec::new());
     for (i, member) in members.iter().enumerate() {
@@ -78,7 +88,8 @@ pub(crate) fn collect(tables: &[(String, PathBuf)], to: &Path) -> Result<Collect
         let made_of = format!("{}-{:016x}", member.seal, xxh3_64(format!("{more:?}").as_bytes()));
         let place = folder.join(directory(&member.name));
         std::fs::create_dir_all(&place).tried("create", &place)?;
-        let path = place.join("metrics.parquet");
+        let path = place.join(TABLE);
+        check_writable(&path, Contents::Collected)?;
         let there = metadata(&path).unwrap_or_default();
         let _opened = member.opened()?;
         counts.push(rows(&member.table)?);
@@ -155,6 +166,15 @@ fn check_others(folder: &Path, members: &[Member]) -> Result<()> {
         if !own.contains(&name) {
             let what = format!("it holds {name}, which is none of the runs; name that run too, or remove it");
             return Err(Error::Write { path: folder.to_owned(), what });
+        }
+        let of_run = folder.join(&name);
+        for entry in list(&of_run).tried("list", &of_run)? {
+            // What a killed call has left is removed by the next one.
+            let file = entry.file_name().to_string_lossy().into_owned();
+            if file.ends_with(".parquet") && file != TABLE {
+                let what = format!("it holds {file}, whose rows would be read as this run's; remove it");
+                return Err(Error::Write { path: of_run, what });
+            }
         }
     }
     Ok(())

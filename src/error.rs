@@ -67,6 +67,8 @@ pub enum CudaError {
 pub struct Place {
     /// The step whose vector it is.
     pub step: Option<u64>,
+    /// The earlier step from which on vectors cannot be decoded.
+    pub since: Option<u64>,
     /// `iterate` or the stream's name, and the tensor.
     pub vector: Option<(String, String)>,
     /// How many other tensors are stored together with it.
@@ -334,6 +336,14 @@ impl Error {
         }
     }
 
+    /// The first step that cannot be decoded for it.
+    pub(crate) fn since(&self) -> Option<u64> {
+        match self {
+            Error::Damaged { place, .. } => place.since.or(place.step),
+            other => other.step(),
+        }
+    }
+
     /// The tensor that it is about; the first of several that are stored together.
     pub fn tensor(&self) -> Option<&str> {
         match self {
@@ -364,6 +374,7 @@ impl Error {
                     | Io::AlreadyExists
                     | Io::InvalidInput
                     | Io::InvalidData
+                    | Io::InvalidFilename
                     | Io::UnexpectedEof
                     | Io::IsADirectory
                     | Io::NotADirectory

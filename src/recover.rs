@@ -137,9 +137,12 @@ pub(crate) fn recover(path: &Path, access: Access) -> Result<Recovered> {
             Ok(why) => done.extend(why.map(|why| Done::Rebuilt { why })),
             Err(error) if error.is_damage() => {
                 // A shard that cannot be opened or is missing is in the list already.
-                let known = |p: &Problem| p.steps.as_ref().is_some_and(|s| s.contains(&step));
+                let from = error.since().unwrap_or(step).min(step);
+                let known =
+                    |p: &Problem| p.steps.as_ref().is_some_and(|s| s.contains(&from) || s.contains(&step));
                 if !problems.iter().any(known) {
-                    problems.push(Problem { error, steps: Some(step..=step) });
+                    // The final iterate is no step.
+                    problems.push(Problem { error, steps: (from < step).then_some(from..=from) });
                 }
             }
             // It lies behind a link.
@@ -155,7 +158,8 @@ pub(crate) fn recover(path: &Path, access: Access) -> Result<Recovered> {
 
 /// The steps that are lost with `steps`: iterates up to the next keyframe are decoded from theirs.
 fn lost_with(run: &Run, steps: &RangeInclusive<u64>) -> Result<RangeInclusive<u64>> {
-    let end = run.steps().end.saturating_sub(1);
+    // The final iterate is no step.
+    let end = run.final_step().unwrap_or(run.steps().end).saturating_sub(1);
     let next = run.next_keyframe(*steps.end())?.map_or(end, |k| k - 1);
     Ok(*steps.start()..=next.max(*steps.end()))
 }

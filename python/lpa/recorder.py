@@ -11,6 +11,8 @@ import functools
 import json
 import numbers
 import os
+import threading
+import time
 
 import torch
 
@@ -33,6 +35,8 @@ from .writer import precisions, sketching, storage_options
 
 __all__ = ["Recorder", "RecordingError", "RecordingStopped", "record"]
 
+# Seconds between two looks whether a step of another thread has ended.
+_BETWEEN_LOOKS = 0.002
 # The pre-hooks of all recordings: they change nothing that the others record.
 _HOOKS = set()
 
@@ -128,8 +132,8 @@ class Recorder:
         # Between the first step and the end there is a session.
         self._pending = self._session = None
         self._over = self._warned_of_flush = False
-        # Who works on it, and what is to be done after that.
-        self._work, self._flush_wanted = Work(), False
+        # Who works on it, and what was asked for in the middle of that, or of a step.
+        self._work, self._flush_wanted, self._close_wanted = Work(), False, False
         self._unread = []
         self._process = os.getpid()
         self._check_arguments(streams, resume, metadata)
@@ -192,6 +196,7 @@ class Recorder:
             self._keep(values)
         if self._flush_wanted:
             self.flush()
+        self._close_if_wanted()
 
     def _keep(self, values):
         for name, value in values.items():
@@ -253,6 +258,11 @@ class Recorder:
                 return
             with _Guard(self):
                 self._publish()
+        self._close_if_wanted()
+
+    def _close_if_wanted(self):
+        if self._close_wanted and not self._over:
+            self.close()
 
     def mark_end(self):
         """Takes what the model holds now for the final iterate, should no other step follow: call it before something
@@ -262,8 +272,23 @@ class Recorder:
                 self._session.mark_end(self.path, self.step)
 
     def close(self):
-        """Records the final iterate and ends the run."""
-        self._end(self._finish)
+        """Records the final iterate and ends the run. Another thread than the training's waits until the step that is
+        under way has ended; in the middle of a step, as from the handler of a signal, it is done when that step ends."""
+        if os.getpid() != self._process:
+            return
+        with self._work.lock:
+            if self._over or not (self._work.is_under_way or self._is_in_a_step()):
+                self._end(self._finish)
+                return
+            self._close_wanted = True
+            if self._work.is_under_way or self._pending.turn.thread == threading.get_ident():
+                return
+        while not self._over:
+            time.sleep(_BETWEEN_LOOKS)
+            with self._work.lock:
+                # A step that raised has no end of its own.
+                if not self._over and not self._is_in_a_step():
+                    self._end(self._finish)
 
     def stop(self):
         """Ends without a final iterate. The run can be resumed."""
@@ -341,6 +366,8 @@ class Recorder:
             self._end_turn(step)
             if self._flush_wanted and self._is_complete(step.taken):
                 self._publish()
+        if self._close_wanted and not self._over and self._is_complete(step.taken):
+            self._end(self._finish, hooks="stay")
 
     def _is_elsewhere(self):
         """Whether the recording is over, or this is a copy of it in a forked process."""
@@ -630,9 +657,8 @@ class Recorder:
         if note := self._destination.note():
             warn(note)
 
-    def _end(self, how):
-        """Ends from outside a step of the optimizer; within one, its hooks must stay. In a forked process it is not
-        this one's to end."""
+    def _end(self, how, hooks="go"):
+        """Ends; within a step of the optimizer its hooks must stay. In a forked process it is not this one's to end."""
         if os.getpid() != self._process:
             return
         if not self._over:
@@ -643,9 +669,10 @@ class Recorder:
                     self._session.hand_over(self._take_pending())
                     how()
             self._is_over()
-        for hook in self._hooks:
-            _HOOKS.discard(hook.id)
-            hook.remove()
+        if hooks == "go" and not self._is_in_a_step():
+            for hook in self._hooks:
+                _HOOKS.discard(hook.id)
+                hook.remove()
 
     def _is_over(self):
         self._over = True

@@ -154,8 +154,13 @@ impl<'a> Analysis<'a> {
     ) -> Result<Analysis<'a>> {
         let nothing = |what: String| Error::Nothing { path: run.path.clone(), what };
         let all = run.steps();
-        if all.is_empty() || run.table.is_empty() {
+        if all.is_empty() {
             return Err(nothing("the run is empty: no step was recorded".to_owned()));
+        }
+        if run.table.is_empty() {
+            return Err(nothing(
+                "the run's tensors have no elements, so that there is nothing to measure".to_owned(),
+            ));
         }
         let mut hyperparameters = Hyperparameters::new(&run.manifest, catalog);
         let law = law(run, catalog, &mut hyperparameters, options)?;

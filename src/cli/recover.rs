@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use crate::cli::{RunArguments, bytes, say};
+use crate::parts::shell::as_word;
 use crate::printable::printable_in_line;
 use crate::recover::{Done, RankState, Recovered, recover};
 use crate::run::format::journal::{Attempt, State};
@@ -106,7 +107,7 @@ fn describe(done: &Done) -> String {
 
 /// What the user can do now.
 fn next(path: &Path, found: &Recovered) -> String {
-    let path = path.display();
+    let (given, path) = (path.display(), as_word(path));
     let out = found.problems.iter().filter_map(|p| p.steps.clone());
     let mut out: Vec<String> = out
         .map(|steps| match steps.into_inner() {
@@ -117,8 +118,11 @@ fn next(path: &Path, found: &Recovered) -> String {
     // Several ranks may lack the same steps.
     out.dedup();
     let skip = if out.is_empty() { "" } else { " --skip-damaged" };
-    let without =
-        if out.is_empty() { String::new() } else { format!(", which leaves out steps {}", out.join(", ")) };
+    let without = if out.is_empty() {
+        String::new()
+    } else {
+        format!(", which leaves out at least steps {}; lpa verify looks at every byte", out.join(", "))
+    };
     if found.final_step.is_some() {
         return format!("next: lpa analyze {path}{skip}{without}\n");
     }
@@ -135,6 +139,6 @@ fn next(path: &Path, found: &Recovered) -> String {
     };
     format!(
         "next: resume at step {at}{or_before}, by lpa.record(..., resume=True) or \
-         lpa.Writer.resume(\"{path}\", {at}).{checkpoint}\n{analyze}"
+         lpa.Writer.resume(\"{given}\", {at}).{checkpoint}\n{analyze}"
     )
 }

@@ -6,6 +6,7 @@ use crate::analyze::Observer as _;
 use crate::cli::progress::Progress;
 use crate::cli::say;
 use crate::error::Usage;
+use crate::parts::shell::as_word;
 use crate::simulate::optimizer::Settings;
 use crate::simulate::problem::{Alm, Problem, Quadratic, RandomWalk, Sm};
 use crate::simulate::{Schedule, simulate};
@@ -110,10 +111,11 @@ pub(super) fn run(a: &Arguments) -> anyhow::Result<()> {
     progress.end();
     recorded?;
     say(&format!(
-        "recorded {} of {} in {} in {path}\nlpa analyze {path}\n",
+        "recorded {} of {} in {} in {}\nlpa analyze {}\n",
         counted(a.steps, "step"),
         problem.name(),
         counted(dim as u64, "dimension"),
-        path = a.run.display()
+        a.run.display(),
+        as_word(&a.run)
     ))
 }

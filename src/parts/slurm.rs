@@ -72,6 +72,7 @@ fn text(plan: &Plan, slurm: &Slurm, lpa: &Path) -> Result<String> {
         }
     };
     let reading = if slurm.no_mmap { " --no-mmap" } else { "" };
+    let logs = as_pattern(&plan.directory.join(LOGS))?;
     let (lpa, id, plan) = (quoted_path(lpa)?, &plan.id, quoted_path(&plan.directory)?);
     let cpus = slurm.cpus;
     Ok(format!(
@@ -81,6 +82,7 @@ fn text(plan: &Plan, slurm: &Slurm, lpa: &Path) -> Result<String> {
 set -eu
 lpa={lpa}
 plan={plan}
+logs={logs} # as sbatch reads it
 each={each} # parts a task
 
 # array FROM TO [OPTION]: submits the parts from one to before another; tasks are counted from the first
@@ -92,7 +94,7 @@ array() {{
     missing=$("$lpa" missing "$plan" --parts "$from..$to" --each "$each" --without "$queued")
     [ -n "$missing" ] || return 0
     job=$(sbatch --parsable --job-name="$name" --array="$missing{throttle}" --cpus-per-task={cpus} \
-        --requeue --open-mode=append --output="$plan/{LOGS}/%A_%a.log"{options} "$@" "$0" part "$from" "$to")
+        --requeue --open-mode=append --output="$logs/%A_%a.log"{options} "$@" "$0" part "$from" "$to")
     echo "parts: job ${{job%%;*}}, tasks $missing" # without the name of a cluster
 }}
 
@@ -101,7 +103,7 @@ submit)
     mkdir -p "$plan/{LOGS}"
 {arrays}    running=$(squeue --noheader --name={names} --format=%F | sort -u | paste -s -d : -)
     job=$(sbatch --parsable --job-name=lpa-merge-{id} --dependency="singleton${{running:+,afterany:$running}}" \
-        --cpus-per-task=1 --requeue --open-mode=append --output="$plan/{LOGS}/%j.log"{options} "$0" merge)
+        --cpus-per-task=1 --requeue --open-mode=append --output="$logs/%j.log"{options} "$0" merge)
     echo "merge: job ${{job%%;*}}, which writes to $plan/{LOGS}/${{job%%;*}}.log"
     ;;
 part)
@@ -120,6 +122,15 @@ merge)
 esac
 "#
     ))
+}
+
+/// A path in a pattern of sbatch's for names of files: `%` begins what it puts in.
+fn as_pattern(path: &Path) -> Result<String> {
+    if path.to_string_lossy().contains('\\') {
+        let what = "Slurm has no way to name files below a directory whose name holds a backslash; make the plan in another";
+        return Err(Error::from(Usage(format!("{}: {what}", path.display()))));
+    }
+    quoted_path(Path::new(&path.to_string_lossy().replace('%', "%%")))
 }
 
 fn quoted_path(path: &Path) -> Result<String> {

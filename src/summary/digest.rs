@@ -114,6 +114,8 @@ pub(super) struct Digest {
     thirds: [[u64; 4]; 3],
     low_precision: Option<u64>,
     low_precision_rows: u64,
+    /// Rows of which it is known how large the distance is beside the rounding.
+    ratios: u64,
     /// The last row was of low precision, and so were all since the first one.
     low_to_the_end: bool,
     lowest_ratio: f64,
@@ -200,6 +202,7 @@ impl Digest {
             self.low_precision_rows += 1;
             self.low_precision.get_or_insert(row.step);
         }
+        self.ratios += u64::from(row.trust.ulp_ratio.is_some());
         self.lowest_ratio = row.trust.ulp_ratio.unwrap_or(f64::INFINITY).min(self.lowest_ratio);
         self.low_to_the_end =
             row.trust.low_precision && (self.low_to_the_end || self.low_precision_rows == 1);
@@ -346,25 +349,25 @@ impl Digest {
 
     /// What is known in spite of loss.
     fn certainty(&self) -> String {
-        let sign = match self.unresolved {
-            0 => "The sign of the cosine is certain at every step.".to_owned(),
-            n => format!(
-                "The sign of the cosine is certain at {} of {} steps (sign_unresolved marks the others).",
-                self.cosines - n,
-                self.cosines
+        let sign = match (self.cosines, self.unresolved) {
+            (0, _) => String::new(),
+            (_, 0) => " The sign of the cosine is certain at every step.".to_owned(),
+            (cosines, n) => format!(
+                " The sign of the cosine is certain at {} of {cosines} steps (sign_unresolved marks the others).",
+                cosines - n,
             ),
         };
         if self.sketched > 0 {
             return format!(
                 "Sketched: the cosine and every other metric are estimates. What they are of lies between their _lo and \
-                 _hi, for all of a row with a probability of {} %. Where directions of several steps are alike, so are their errors. \
+                 _hi, for all of a row with a probability of {} %. Where directions of several steps are alike, so are their errors.\
                  {sign}",
                 100.0 - SKETCHED_FAILURE * 100.0
             );
         }
         format!(
             "Stored with loss: the cosine and every other metric of what was recorded lie between their _lo and _hi, all of a \
-             row with a probability of at least 1 - {FAILURE:e}. {sign}"
+             row with a probability of at least 1 - {FAILURE:e}.{sign}"
         )
     }
 
@@ -409,10 +412,20 @@ impl Digest {
     fn trust(&self, rounded: Option<DType>) -> String {
         let of = rounded.map_or_else(String::new, |dtype| format!(" and of the reference, which is {dtype}"));
         match self.low_precision {
-            None => format!(
-                "Trust: at every step the distance is at least {LOW_PRECISION:.0} times the rounding of the \
-                 iterates{of}."
-            ),
+            None if self.ratios == 0 => {
+                format!(
+                    "Trust: how large the distance is beside the rounding of the iterates{of} is known at no step."
+                )
+            }
+            None => {
+                let steps = match self.rows - self.ratios {
+                    0 => "every step".to_owned(),
+                    _ => format!("all {} of {} steps at which it is known", self.ratios, self.rows),
+                };
+                format!(
+                    "Trust: at {steps} the distance is at least {LOW_PRECISION:.0} times the rounding of the iterates{of}."
+                )
+            }
             Some(step) => {
                 let where_to = if self.low_to_the_end {
                     format!("Trust ends at step {step}: from there on")
@@ -432,8 +445,8 @@ impl Digest {
     }
 
     /// What the user should know.
-    /// `steps` were measured; `kin` says how near the reference is to the path.
-    pub(super) fn notes(&self, steps: u64, kin: Option<Kin>) -> Vec<String> {
+    /// `steps` were measured; `kin` says how near the reference is to the path, `unjudged` why there is no verdict.
+    pub(super) fn notes(&self, steps: u64, kin: Option<Kin>, unjudged: Option<&str>) -> Vec<String> {
         let mut all = Vec::new();
         let mut note = |count: u64, text: String| {
             if count > 0 {
@@ -479,9 +492,12 @@ impl Digest {
                 of(self.unknown_walks)
             ),
         );
-        let why = match kin {
-            Some(kin) => format!("it {kin}"),
-            None => "a tensor has a gradient at some steps only, or another run shares them".to_owned(),
+        let why = match (kin, unjudged) {
+            (Some(kin), _) => format!("it {kin}"),
+            (None, Some(why)) => why.to_owned(),
+            (None, None) => {
+                "a tensor has a gradient at some steps only, or another run shares them".to_owned()
+            }
         };
         note(
             self.unmodelled,

@@ -138,7 +138,8 @@ impl Summary {
         let subject = subject(main);
         let of_path = subject.and_then(|s| s.last).map(|last| followed.notes(&main.group, last));
         let of_path = of_path.unwrap_or_default();
-        for note in main.notes(steps, subject.and_then(|s| s.kin)).iter().chain(&of_path).chain(more) {
+        let (kin, unjudged) = (subject.and_then(|s| s.kin), topic(main).and_then(|t| t.unjudged.as_deref()));
+        for note in main.notes(steps, kin, unjudged).iter().chain(&of_path).chain(more) {
             out.push_str(&wrap(&format!("note: {note}")));
         }
         out

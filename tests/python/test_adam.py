@@ -1,6 +1,8 @@
 """What Adam's gradients put into a reference, against brute force: the optimizer run once more for every gradient,
 with that gradient turned around, in float64."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -354,6 +356,9 @@ def test_an_optimizer_that_has_a_state_already_is_not_taken_for_a_new_one(name, 
     said = " ".join(lpa_command("analyze", run).stdout.split())
     assert "step 0 is not what the optimizer in the manifest makes of the gradients; had it taken steps before" in said
     assert "cannot be told from a random walk's" in said
+    # What the end is less itself says nothing of the gradient that long before it.
+    lag = int(re.search(r"and the last (\d+) steps are not judged", said)[1])
+    assert rows["cos_excess"].isna().to_list() == [step >= len(rows) - lag for step in rows["step"]]
 
 
 @pytest.mark.parametrize("shape", [(400,), (10,)])

@@ -125,8 +125,36 @@ def test_what_cannot_be_collected(folder):
     (folder / "x.parquet").write_bytes(b"PAR1")
     twice = collect(folder, "a", "a")
     assert twice.returncode == 2 and "is named twice" in twice.stderr
+    for other in ("a/", "./a", "link"):
+        (folder / "link").is_symlink() or (folder / "link").symlink_to("a")
+        twice = collect(folder, "a", other)
+        assert twice.returncode == 2 and f"a and {other} are one run" in twice.stderr, twice.stderr
     none = collect(folder, "none")
     assert none.returncode == 1 and none.stderr.count("\n") == 1
     other = collect(folder, "x.parquet")
     assert other.returncode == 1 and other.stderr.count("\n") == 1
     assert not Path(folder / "all" / "runs.parquet").exists()
+
+
+@pytest.mark.parametrize("kind", ["a text", "a table", "a link"])
+def test_what_is_no_table_of_runs_is_left_alone(folder, kind):
+    (folder / "all").mkdir()
+    runs = folder / "all" / "runs.parquet"
+    if kind == "a text":
+        runs.write_text("my own notes")
+    elif kind == "a table":
+        pl.DataFrame({"mine": [1]}).write_parquet(runs)
+    else:
+        runs.symlink_to(folder / "elsewhere")
+    before = None if kind == "a link" else runs.read_bytes()
+    refused = collect(folder, "a", "b")
+    assert refused.returncode == 1 and "runs.parquet" in refused.stderr and refused.stderr.count("\n") == 1
+    assert runs.is_symlink() if before is None else runs.read_bytes() == before
+    assert not (folder / "elsewhere").exists()
+
+
+def test_rows_that_are_none_of_a_run_are_said(folder):
+    assert collect(folder, "a", "b").returncode == 0
+    (folder / "all" / "metrics" / "run=a" / "more.parquet").write_bytes(b"PAR1")
+    stray = collect(folder, "a", "b")
+    assert stray.returncode == 1 and "it holds more.parquet, whose rows would be read as this run's" in stray.stderr

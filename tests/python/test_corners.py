@@ -373,3 +373,49 @@ def test_many_processes_share_the_cached_references(tmp_path):
     processes = [subprocess.Popen(list(map(str, command(i))), stderr=subprocess.PIPE) for i in range(20)]
     errors = [p.communicate()[1] for p in processes]
     assert all(p.returncode == 0 for p in processes), errors
+
+
+def said_of(path, lpa_command):
+    return " ".join(lpa_command("analyze", path).stdout.split())
+
+
+def small(path, gradient, *, optimizer=None, last=None, steps=30, **options):
+    """A path of forty numbers by plain SGD, whose gradients are what `gradient` makes of random ones."""
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal(40, dtype=np.float32)
+    optimizer = {"name": optimizer or "sgd", "param_groups": [{"lr": 0.1}]}
+    with lpa.Writer(path, {"w": {"shape": [40], "dtype": "F32"}}, optimizer=optimizer, **options) as writer:
+        for _ in range(steps):
+            g = gradient(rng.standard_normal(40, dtype=np.float32))
+            writer.step({"w": x}, {"grad": {"w": g}}, {"lr/0": 0.1})
+            x = x - np.float32(0.1) * g
+        writer.finish({"w": x if last is None else np.full_like(x, last)})
+    return path
+
+
+@pytest.mark.parametrize("options", [{}, {"sketch": 64}, {"gradients": "int8"}])
+def test_where_no_cosine_is_defined_nothing_is_said_of_its_sign(options, lpa_command, tmp_path):
+    text = said_of(small(tmp_path / "run", np.zeros_like, **options), lpa_command)
+    assert "The cosine is undefined at every step." in text and "certain" not in text
+
+
+def test_where_the_distance_is_not_known_there_is_no_trust(lpa_command, tmp_path):
+    text = said_of(small(tmp_path / "run", lambda g: g, last=np.nan), lpa_command)
+    assert "how large the distance is beside the rounding of the iterates is known at no step" in text
+    assert "at least 1000 times" not in text
+
+
+def test_an_optimizer_that_is_not_known_is_the_reason_why(lpa_command, tmp_path):
+    text = said_of(small(tmp_path / "run", lambda g: g, optimizer="rprop", steps=120), lpa_command)
+    assert "the optimizer is 'rprop', which is not known in closed form" in text
+    assert "has a gradient at some steps only" not in text
+
+
+def test_a_model_without_elements_is_said_to_be_one(tmp_path):
+    with lpa.Writer(tmp_path / "run", {"w": {"shape": [0], "dtype": "F32"}}) as writer:
+        empty = {"w": np.zeros(0, np.float32)}
+        for _ in range(5):
+            writer.step(empty, {"grad": empty})
+        writer.finish(empty)
+    assert "the run's tensors have no elements, so that there is nothing to measure" in lpa_fails("analyze",
+                                                                                               tmp_path / "run")

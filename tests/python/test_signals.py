@@ -7,6 +7,7 @@ import threading
 import time
 import warnings
 
+import numpy as np
 import pytest
 import torch
 import xxhash
@@ -239,3 +240,74 @@ def soon(what):
     while not what():
         assert time.monotonic() < until
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize("who", ["another thread", "the training", "another thread, and the step raises"])
+def test_close_in_the_middle_of_a_step_is_done_when_that_has_ended(tmp_path, who):
+    """The final iterate is then that of a whole step, or of the step before where this one was not taken."""
+    torch.manual_seed(0)
+    model, steps = perceptron(), []
+    optimizer = sgd(model.parameters())
+    rec = lpa.record(tmp_path / "run", model, optimizer)
+    closing = threading.Thread(target=rec.close)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = loss_of(model, len(steps))
+        loss.backward()
+        if len(steps) == 5:
+            if who == "the training":
+                rec.close()
+            else:
+                closing.start()
+                closing.join(0.1)
+                assert closing.is_alive()
+            if who.endswith("raises"):
+                raise ArithmeticError
+        steps.append([p.detach().clone() for p in model.parameters()])
+        return loss
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(8):
+            try:
+                optimizer.step(closure)
+            except ArithmeticError:
+                break
+            if len(steps) == 6:
+                end = [p.detach().clone() for p in model.parameters()]
+        else:
+            # Of what follows nothing is recorded.
+            assert len(steps) == 8
+        if closing.ident:
+            closing.join()
+    rec.close()
+    run = lpa.open(tmp_path / "run")
+    last = 5 if who.endswith("raises") else 6
+    assert run.final_step == last
+    expected = [p.detach() for p in model.parameters()] if who.endswith("raises") else end
+    for recorded, p in zip(run.iterate(last).values(), expected, strict=True):
+        np.testing.assert_array_equal(recorded, p.numpy())
+    assert lpa.analyze(tmp_path / "run")["step"].to_list() == list(range(last))
+
+
+@pytest.mark.parametrize("moment", range(12))
+def test_close_by_another_thread_at_any_moment_ends_with_a_whole_iterate(tmp_path, moment):
+    tensors = [torch.nn.Parameter(torch.zeros(20_000)) for _ in range(6)]
+    optimizer = torch.optim.SGD(tensors, lr=1.0, foreach=False)
+    for p in tensors:
+        p.grad = -torch.ones_like(p)
+    rec = lpa.record(tmp_path / "run", {f"p{i}": p for i, p in enumerate(tensors)}, optimizer, verify=False)
+    begin = threading.Event()
+    closing = threading.Thread(target=lambda: (begin.wait(), time.sleep(moment * 1e-4), rec.close()))
+    closing.start()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer.step()
+        begin.set()
+        while closing.is_alive():
+            optimizer.step()
+        closing.join()
+    run = lpa.open(tmp_path / "run")
+    # Every step adds 1 to every element.
+    assert {float(v) for p in run.iterate(run.final_step).values() for v in p.ravel()[::97]} == {float(run.final_step)}

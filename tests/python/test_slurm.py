@@ -54,7 +54,7 @@ class Cluster:
 
     def plan(self, run, parts, *options, question=()):
         """A plan and its script, whose parts are slow where the file `slow` is there."""
-        plan = self.directory / "it's a plan"
+        plan = self.directory / "it's a plan, 50%u"
         self.run(BINARY, "plan", run, "--parts", parts, "--out", plan, "--quiet", *question)
         self.run(BINARY, "slurm", plan, "--out", self.directory / "table.parquet", *options)
         slow = self.directory / "lpa"

@@ -211,9 +211,12 @@ impl Analysis<'_> {
     }
 
     /// `<s_t, c x_{t+lag} - r>`, c being what the reference holds of the later iterate; `None` where the direction
-    /// is still at work there.
+    /// is still at work there, or that iterate is the reference itself, of which the difference says nothing.
     fn dot_later(&self, sums: &Sums, place: Place, step: u64) -> Option<f64> {
         let lag = self.lag.as_ref().ok()?;
+        if self.references[place.reference].weights.single() == step.checked_add(lag.steps) {
+            return None;
+        }
         let later = sums.dot_lag.filter(|_| lag.is_over(&self.references[place.reference], step))?;
         let parts = &self.shape.parts[place.group];
         let held = lag.held(place.reference, parts, step, |p| self.movers.param_group(p.mover))?;

@@ -5,7 +5,7 @@
 //! prediction looks at; the arithmetic is `codec`'s.
 
 use crate::codec::{Coding, Past, Pieces, Prediction, Predictions, Predictor};
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 use crate::order::CHUNK;
 use crate::run::format::manifest::GRAD;
 use crate::run::format::vector_id::{StreamId, VectorId};
@@ -429,6 +429,7 @@ impl<S: Slots> Trajectory<S> {
 fn follows_damage(source: &ChunkReader<'_>, step: u64, at: u64, why: &str) -> Error {
     let path = source.window.shard(step, source.chunk.rank).map_or(&source.run.path, |s| &s.file.path);
     let place = chunk_place(source.run, VectorId { step, stream: StreamId::Iterate }, source.chunk);
+    let place = Place { since: Some(at), ..place };
     let what = format!("it is decoded from those before, of which step {at} cannot be read ({why})");
     Error::damaged_at(path, place, what)
 }

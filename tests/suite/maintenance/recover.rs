@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
+use lpa::internals::StreamId;
 use lpa::{Access, Run, Slice, Step, Writer};
 
 use super::{SIZES, analyzed, broken_off, fine, has, names, options, refused, shard, tree, truncate};
@@ -259,7 +260,12 @@ fn recover_sets_a_damaged_shard_in_the_middle_aside() {
     let said = fine("recover", &path, &[]);
     has(&said, &["Steps 0 to 3 are published", "moved steps/000000/s0000000004-0000000005.a1"]);
     has(&said, &["problem: ", "with steps 4 to 5 is missing", "resume at step 4 or before"]);
-    has(&said, &["--ref last --skip-damaged, which leaves out steps 4 to 9\n"]);
+    has(
+        &said,
+        &[
+            "--ref last --skip-damaged, which leaves out at least steps 4 to 9; lpa verify looks at every byte\n",
+        ],
+    );
     is_idempotent(&path);
     // The steps before it can still be had; those after it are decoded from it.
     assert_eq!(run(&["analyze", path.to_str().unwrap(), "--ref", "last"]).code, 1);
@@ -287,11 +293,48 @@ fn recover_leaves_damage_that_is_older_than_a_checkpoint() {
     truncate(&shard(&path, "s0000000002-0000000003.a1"));
     let said = fine("recover", &path, &[]);
     has(&said, &["problem: ", "s0000000002-0000000003.a1.r0.safetensors is damaged", "Steps 0 to 7"]);
-    has(&said, &["nothing was to be done", "resume at step 8 or before", "leaves out steps 2 to 7"]);
+    has(&said, &["nothing was to be done", "resume at step 8 or before", "leaves out at least steps 2 to 7"]);
     is_idempotent(&path);
     truncate(&shard(&path, "s0000000004-0000000005.a1"));
     has(&fine("recover", &path, &[]), &["moved steps/000000/s0000000004-0000000005.a1"]);
     assert!(shard(&path, "s0000000002-0000000003.a1").exists());
+}
+
+#[test]
+fn what_is_lost_with_a_payload_is_said_as_far_as_the_final_iterate_shows_it() {
+    let copy = Copy::of("digits_mlp");
+    // Of an iterate, on the way to the final one.
+    let mut shards = Copy::shards_of(&copy.path);
+    let damaged = shards.remove(7);
+    let run = Run::open(&copy.path, Access::default()).unwrap();
+    let name = damaged.file_name().unwrap().to_str().unwrap().to_owned();
+    let segment = run.segments(0).iter().find(|s| s.file.path.ends_with(&name)).unwrap();
+    let shard = run.open_shard(&segment.file).unwrap();
+    let at =
+        (0..).zip(shard.vectors()).find(|(_, v)| v.step > segment.first && v.stream == StreamId::Iterate);
+    let (place, vector) = at.unwrap();
+    let record = shard.records(place).next().unwrap();
+    let head = 8 + u64::from_le_bytes(*std::fs::read(&damaged).unwrap().first_chunk().unwrap());
+    flip(&damaged, usize::try_from(head + record.offset).unwrap(), 0);
+    let first = vector.step;
+    let said = fine("recover", &copy.path, &[]);
+    has(
+        &said,
+        &[&format!("--skip-damaged, which leaves out at least steps {first} to 219; lpa verify looks")],
+    );
+    let rows = fine("analyze", &copy.path, &["--skip-damaged", "--format", "csv"]);
+    let steps: Vec<u64> = rows.lines().filter_map(|l| l.split(',').next()?.parse().ok()).collect();
+    assert!(steps.contains(&(first - 2)) && !steps.iter().any(|s| (first..=219).contains(s)), "{steps:?}");
+}
+
+#[test]
+fn commands_that_are_to_be_called_next_are_words_of_a_shell() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("my run");
+    let said = run(&["simulate", "quadratic", path.to_str().unwrap(), "--steps", "5", "--dim", "10"]);
+    let line = format!("lpa analyze '{}'\n", path.display());
+    assert!(said.out.ends_with(&line), "{}", said.out);
+    has(&fine("recover", &path, &[]), &[&format!("next: {line}")]);
 }
 
 #[test]
