@@ -3,12 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use lpa::internals::xxh3_64;
-use lpa::{Manifest, Optimizer, Writer, WriterOptions};
-use serde_json::json;
+use lpa::{Manifest, Writer, WriterOptions};
 use tempfile::TempDir;
 
 use crate::support::{
-    Copy, Ran, borrow, copy_dir, flip, manifest, part_of, record, run, two_ranks, write_by_ranks,
+    Copy, Ran, borrow, copy_dir, flip, manifest, part_of, record, run, signs, two_ranks, write_by_ranks,
 };
 
 fn options() -> WriterOptions {
@@ -149,17 +148,11 @@ fn so_it_is_of_every_reference_that_stays() {
 
 #[test]
 fn so_it_is_of_two_ranks_and_where_a_second_moment_divides() {
-    let adam = |mut m: Manifest| {
-        let group = json!({"lr": 0.1, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0});
-        let param_groups = vec![group.as_object().unwrap().clone()];
-        m.optimizer = Optimizer { name: "adam".to_owned(), param_groups };
-        m
-    };
     let taken = "steps before 11 are taken from";
     for (m, what) in [
         (two_ranks(), taken),
         // That these ranks record no second moments is seen at their second keyframe.
-        (adam(two_ranks()), "it is of another question (sums)"),
+        (signs(two_ranks()), "it is of another question (sums)"),
     ] {
         let growing = Growing::new(m, 12);
         growing.check(&STEP);

@@ -4,11 +4,11 @@ mod faults;
 
 use std::path::{Path, PathBuf};
 
-use lpa::{Manifest, Optimizer, Slice, WriterOptions};
+use lpa::{Manifest, Slice, WriterOptions};
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::support::{Copy, Ran, fixture, flip, manifest, record_by_ranks, run};
+use crate::support::{Copy, Ran, fixture, flip, manifest, record_by_ranks, run, signs};
 
 /// A plan of a run, and where tables of it go.
 struct Planned {
@@ -200,11 +200,12 @@ fn each_node_reads_its_own_shards() {
 fn so_does_each_of_a_run_whose_parts_are_of_chunks() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("run");
-    let mut m = two_ranks();
-    let group = json!({"lr": 0.1, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0});
-    let param_groups = vec![group.as_object().unwrap().clone()];
-    m.optimizer = Optimizer { name: "adam".to_owned(), param_groups };
-    record_by_ranks(&path, m, 24, WriterOptions { shard_steps: 5, ..WriterOptions::default() });
+    record_by_ranks(
+        &path,
+        signs(two_ranks()),
+        24,
+        WriterOptions { shard_steps: 5, ..WriterOptions::default() },
+    );
     let map = dir.path().join("map");
     std::fs::write(&map, "n1 0\nn2 1\n").unwrap();
     assert_eq!(check_same(&path, &[], &[7]), [5]);

@@ -317,3 +317,16 @@ fn what_has_no_rows_is_not_planned() {
         assert_eq!((alone.code, alone.err), (1, ran.err), "{question}");
     }
 }
+
+#[test]
+fn what_sbatch_cannot_name_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = dir.path().join("back\\slash");
+    let args =
+        ["plan", fixture("digits_mlp").to_str().unwrap(), "--parts", "2", "--out", plan.to_str().unwrap()]
+            .map(str::to_owned);
+    assert_eq!(run(&args.iter().map(String::as_str).collect::<Vec<_>>()).code, 0);
+    let ran = run(&["slurm", plan.to_str().unwrap()]);
+    assert_eq!((ran.code, ran.err.lines().count()), (2, 1), "{}", ran.err);
+    assert!(ran.err.contains("a directory whose name holds a backslash"), "{}", ran.err);
+}
