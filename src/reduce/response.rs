@@ -280,8 +280,8 @@ mod tests {
             let far = missed(isa, forward, [&x, &start, &g, &v], &mut m);
             buffer(isa, [0.9, 0.1], &g, &mut same);
             assert_eq!(m, same);
-            h.extend([far as f32, (far - f64::from(far as f32)) as f32]);
-            [u, v, i, h, a, c, m].concat().iter().map(|v| v.to_bits()).collect::<Vec<u32>>()
+            let bits = [u, v, i, h, a, c, m].concat().iter().map(|v| v.to_bits()).collect::<Vec<u32>>();
+            (bits, far.to_bits())
         };
         let all = Isa::available();
         let expected = of(all[0]);
