@@ -273,7 +273,7 @@ class Recorder:
 
     def close(self):
         """Records the final iterate and ends the run. Another thread than the training's waits until the step that is
-        under way has ended; in the middle of a step, as from the handler of a signal, it is done when that step ends."""
+        under way has ended; in the middle of a step, as from the handler of a signal, it is done when that ends."""
         if os.getpid() != self._process:
             return
         with self._work.lock:
