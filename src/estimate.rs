@@ -261,7 +261,7 @@ pub fn from_run(run: &Run, steps: u64) -> Result<Estimate> {
     let in_full = keyframes.map_or(0, |every| steps.div_ceil(every.get())) as f64 * last;
     let steps = steps as f64;
     Ok(Estimate {
-        step: world * (iterate + sums.streams.0 as f64 / iterates),
+        step: world * (iterate + sums.streams.0 as f64 / iterates) + others as f64 / seen,
         total: (of_streams + of_iterates + others as f64 / seen) * steps + 2.0 * last + in_full,
         parameters: run.manifest.parameters(),
     })

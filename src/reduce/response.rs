@@ -319,13 +319,13 @@ mod tests {
             eps: 1.0,
         };
         for n in [1, 8, 19] {
-            // m' = 1.75, 2 m' + u / 2 = 4.5, and 2.25 of it with a root of 2.
+            // m' = 1.75, 2 m' + u / 2 = 4, of which a root of 2 leaves 2.
             let x = vec![8.0; n];
-            let mut next = vec![5.75; n];
+            let mut next = vec![6.0; n];
             // Within two units of the last place of x, and beyond them.
-            next[0] = 5.75 + 1.9e-6;
+            next[0] = 6.0 + 1.9e-6;
             for beyond in [0.0f32, 0.5] {
-                next[n - 1] = if beyond > 0.0 { 5.75 + beyond } else { next[n - 1] };
+                next[n - 1] = if beyond > 0.0 { 6.0 + beyond } else { next[n - 1] };
                 let mut m = vec![2.0; n];
                 let far = missed(Isa::detect(), step, [&x, &next, &vec![1.0; n], &vec![4.0; n]], &mut m);
                 assert_eq!((far, m), (f64::from(beyond * beyond), vec![1.75; n]), "{n}");

@@ -1,7 +1,10 @@
 //! Iterates that a run of sketches has in full: whether each is there, and what was recorded.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
+
+use serde_json::Value;
 
 use crate::dtype::{DType, values_of};
 use crate::error::{Error, Result, Tried};
@@ -9,6 +12,7 @@ use crate::hash::Xxh3;
 use crate::reference::locate::Located;
 use crate::reference::values::{Files, Names, Values};
 use crate::regular_file;
+use crate::run::format::attempt_id::{ATTEMPT_ID, AttemptId};
 use crate::run::format::container::Header;
 use crate::run::format::manifest::ITERATE;
 use crate::run::read::vector::Vector;
@@ -78,13 +82,43 @@ fn check_bytes(run: &Run, step: u64, path: &Path) -> Result<()> {
     }
     let expected = [
         ("format", REFERENCE_FORMAT.to_owned()),
+        ("version", run.manifest.version.to_string()),
         ("step", step.to_string()),
         ("xxh3", format!("{:016x}", hash.digest())),
     ];
-    match expected.iter().find(|(key, value)| header.value(key) != Some(value.as_str())) {
-        Some((key, _)) => Err(Error::damaged(path, format!("it is not what was written ({key})"))),
-        None => Ok(()),
+    let differs = expected.iter().find(|(key, value)| header.value(key) != Some(value.as_str()));
+    let is_known =
+        |key: &&str| expected.iter().any(|(k, _)| k == key) || ["run_id", ATTEMPT_ID].contains(key);
+    let key = match differs {
+        Some((key, _)) => Some(*key),
+        None if !header.value("run_id").is_some_and(|id| recorders(run).contains(id)) => Some("run_id"),
+        // Of another run's attempts nothing is known here but what ids look like.
+        None if header.value(ATTEMPT_ID).is_some_and(|id| AttemptId::parse(id).is_none()) => Some(ATTEMPT_ID),
+        None => header.keys().find(|key| !is_known(key)),
+    };
+    key.map_or(Ok(()), |key| Err(Error::damaged(path, format!("it is not what was written ({key})"))))
+}
+
+/// The ids of the runs that may have recorded what a run of sketches has in full: itself, the one that it was made of, and
+/// parts.
+fn recorders(run: &Run) -> BTreeSet<&str> {
+    fn gather<'a>(value: &'a Value, ids: &mut BTreeSet<&'a str>) {
+        match value {
+            Value::Object(map) => map.iter().for_each(|(key, value)| match (key.as_str(), value) {
+                ("run_id" | "sketch_of", Value::String(id)) => drop(ids.insert(id)),
+                (_, value) => gather(value, ids),
+            }),
+            Value::Array(all) => all.iter().for_each(|value| gather(value, ids)),
+            _ => {}
+        }
     }
+    let metadata = &run.manifest.metadata;
+    let mut ids = BTreeSet::from([run.manifest.run_id.as_str()]);
+    if let Some(Value::String(id)) = metadata.get("sketch_of") {
+        ids.insert(id);
+    }
+    metadata.get("joined").into_iter().for_each(|parts| gather(parts, &mut ids));
+    ids
 }
 
 /// The first tensor of which values, as sketches, are not what the run has recorded of x_`step`.

@@ -12,11 +12,15 @@ use lpa::{
     WriterOptions, verify,
 };
 
-use crate::support::{borrow, files, manifest, two_ranks, vector};
+use crate::support::{
+    borrow, copy_dir, files, manifest, record, record_by_ranks, run, signs, two_ranks, vector,
+};
 
 const SIZES: [u64; 2] = [5, 3];
 /// Of so many bits one is changed, where not each is.
 const EVERY: usize = 61;
+/// Of so many bits of frozen runs, which are larger, one is, and of so many of those where not each is.
+const FROZEN: usize = 499;
 
 fn options(profile: Profile) -> WriterOptions {
     WriterOptions { shard_steps: 3, threads: 1, profile, ..WriterOptions::default() }
@@ -60,7 +64,17 @@ fn runs(folder: &Path) -> Vec<(&'static str, PathBuf)> {
         write(writer, &[4], 4);
     }
     writers.into_iter().for_each(|mut w| w.finish(&borrow(&vector(&[4], 4, 1))).unwrap());
+    // Iterates that are stored as what a replay of the optimizer's step missed, and its moments.
+    let replayed = folder.join("replayed");
+    record_by_ranks(&replayed, signs(manifest(&SIZES)), 5, options(Profile::Default));
+    // Sketches, and a final iterate in full.
+    let (whole, sketched) = (folder.join("whole"), folder.join("sketched"));
+    record(&whole, &[200, 3], 3, options(Profile::Default));
+    let ran = run(&["sketch", whole.to_str().unwrap(), "--dims", "67", "--out", sketched.to_str().unwrap()]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
     vec![
+        ("replayed", replayed),
+        ("sketched", sketched),
         ("exact", exact("exact", manifest(&SIZES), Profile::Default)),
         ("fast", exact("fast", manifest(&SIZES), Profile::Fast)),
         ("lossy", exact("lossy", Manifest { storage: lossy, ..manifest(&SIZES) }, Profile::Default)),
@@ -89,32 +103,71 @@ fn is_verified(path: &Path) -> bool {
 #[test]
 fn no_changed_bit_gives_another_number() {
     let folder = tempfile::tempdir().unwrap();
-    let every = if std::env::var_os("LPA_TORTURE").is_some() { 1 } else { EVERY };
+    let every = if is_torture() { 1 } else { EVERY };
+    let (tried, mut unseen) = change(&runs(folder.path()), every);
+    eprintln!("{tried} bits; verify passes over: {unseen:?}");
+    // A shard of which no step counts is never read.
+    unseen.retain(|file, _| !file.contains("a1.r0") || !file.starts_with("resumed"));
+    // The final iterate in full is the file of the run that was sketched, of whose attempts this one knows nothing; nor does
+    // anything read which one it was.
+    let full = std::fs::read(folder.path().join("sketched/ref/full.safetensors")).unwrap();
+    let id = b"\"attempt_id\":\"";
+    let id = full.windows(id.len()).position(|w| w == id).unwrap() + id.len();
+    unseen.retain(|file, at| {
+        file != "sketched ref/full.safetensors" || at.iter().any(|at| !(id..id + 16).contains(at))
+    });
+    assert!(unseen.is_empty(), "{unseen:?}");
+}
+
+/// Larger ones, with payloads of every codec and predictor: some of their bits.
+#[test]
+fn nor_does_one_of_a_frozen_run() {
+    let frozen = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/format");
+    let folder = tempfile::tempdir().unwrap();
+    let mut runs = Vec::new();
+    for entry in std::fs::read_dir(frozen).unwrap() {
+        let from = entry.unwrap().path();
+        let name = from.file_name().unwrap().to_str().unwrap().to_owned();
+        let to = folder.path().join(&name);
+        copy_dir(&from, &to);
+        runs.push((name, to));
+    }
+    assert!(runs.len() >= 15);
+    let runs: Vec<(&str, PathBuf)> = runs.iter().map(|(name, path)| (name.as_str(), path.clone())).collect();
+    let (tried, unseen) = change(&runs, if is_torture() { FROZEN } else { EVERY * FROZEN });
+    eprintln!("{tried} bits of {} runs; verify passes over: {unseen:?}", runs.len());
+    assert!(unseen.is_empty(), "{unseen:?}");
+}
+
+fn is_torture() -> bool {
+    std::env::var_os("LPA_TORTURE").is_some()
+}
+
+/// Changes of every `every` bits of runs one, each by itself, and checks that none gives another number. How many they
+/// were, and by run and file the bytes whose change `verify` passes over.
+fn change(runs: &[(&str, PathBuf)], every: usize) -> (u64, BTreeMap<String, Vec<usize>>) {
     let (mut tried, mut unseen) = (0, BTreeMap::<String, Vec<usize>>::new());
-    for (name, path) in runs(folder.path()) {
-        let right = rows(&path).expect("a whole run is analyzed");
-        assert!(is_verified(&path));
-        for (file, bytes) in files(&path) {
+    for (name, path) in runs {
+        let right = rows(path).expect("a whole run is analyzed");
+        assert!(is_verified(path));
+        for (file, bytes) in files(path) {
             let open = File::options().write(true).open(&file).unwrap();
             for at in (0..8 * bytes.len()).step_by(every) {
                 let byte = at / 8;
                 open.write_all_at(&[bytes[byte] ^ 1 << (at % 8)], byte as u64).unwrap();
                 tried += 1;
-                let found = rows(&path);
+                let found = rows(path);
                 let place = || format!("{name}: {} byte {byte} bit {}", file.display(), at % 8);
                 assert!(found.is_none_or(|rows| rows == right), "other numbers: {}", place());
-                if is_verified(&path) {
-                    let below = file.strip_prefix(&path).unwrap().display();
+                if is_verified(path) {
+                    let below = file.strip_prefix(path).unwrap().display();
                     unseen.entry(format!("{name} {below}")).or_default().push(byte);
                 }
                 open.write_all_at(&bytes[byte..=byte], byte as u64).unwrap();
             }
         }
     }
-    eprintln!("{tried} bits; verify passes over: {unseen:?}");
-    // A shard of which no step counts is never read.
-    unseen.retain(|file, _| !file.contains("a1.r0") || !file.starts_with("resumed"));
-    assert!(unseen.is_empty(), "{unseen:?}");
+    (tried, unseen)
 }
 
 /// Whether `verify` finds each bit of a byte that is changed.

@@ -127,7 +127,9 @@ fn what_does_not_fit_the_manifest_is_refused_and_nothing_is_written() {
     let again = Writer::create(&path, manifest(&sizes), WriterOptions::default());
     assert!(again.err().unwrap().to_string().contains("there is a run already"));
     let second = Writer::join(&path, 0, WriterOptions::default());
-    assert!(second.err().unwrap().to_string().contains("another process is recording rank 0"));
+    assert!(
+        second.err().unwrap().to_string().contains("this process is recording rank 0 here already. Close")
+    );
 }
 
 #[test]
@@ -147,7 +149,13 @@ fn a_rank_that_did_not_resume_is_never_mixed_with_one_that_did() {
     let mut ranks =
         [Writer::create(&path, two_ranks(), options).unwrap(), Writer::join(&path, 1, options).unwrap()];
     ranks.iter_mut().for_each(|w| write(w, 10));
-    assert!(Writer::join(&path, 1, options).err().unwrap().to_string().contains("another process"));
+    assert!(
+        Writer::join(&path, 1, options)
+            .err()
+            .unwrap()
+            .to_string()
+            .contains("this process is recording rank 1")
+    );
     drop(ranks);
     let again = Writer::join(&path, 1, options).err().unwrap().to_string();
     assert!(again.contains("rank 1 has recorded here already; resume it"), "{again}");

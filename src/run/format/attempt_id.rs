@@ -27,6 +27,11 @@ impl AttemptId {
         random().map(|bytes| AttemptId(u64::from_le_bytes(bytes)))
     }
 
+    /// The one that a text of 16 hexadecimal digits says.
+    pub(crate) fn parse(text: &str) -> Option<AttemptId> {
+        u64::from_str_radix(text, 16).ok().map(AttemptId).filter(|id| id.to_string() == text)
+    }
+
     /// That of a run that is made of something else: the same of the same.
     pub(crate) fn of(made_of: &str) -> AttemptId {
         AttemptId(xxh3_64(made_of.as_bytes()))
@@ -48,8 +53,7 @@ impl Serialize for AttemptId {
 impl<'de> Deserialize<'de> for AttemptId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<AttemptId, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let number = u64::from_str_radix(&text, 16).ok().map(AttemptId).filter(|id| id.to_string() == text);
-        number.ok_or_else(|| serde::de::Error::custom("16 hexadecimal digits"))
+        AttemptId::parse(&text).ok_or_else(|| serde::de::Error::custom("16 hexadecimal digits"))
     }
 }
 

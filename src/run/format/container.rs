@@ -96,6 +96,11 @@ impl Header {
         self.metadata.metadata().as_ref()?.get(key).map(String::as_str)
     }
 
+    /// The keys of `__metadata__`.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.metadata.metadata().iter().flat_map(|all| all.keys()).map(String::as_str)
+    }
+
     /// The names of all tensors.
     pub fn names(&self) -> Vec<String> {
         self.metadata.offset_keys()

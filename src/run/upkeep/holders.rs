@@ -36,6 +36,16 @@ fn holds(process: &Path, files: &[Metadata]) -> bool {
     open.flatten().any(|entry| is(&entry))
 }
 
+/// Whether this process has the file of `file` open for writing by another descriptor too.
+pub(crate) fn is_open_besides(file: &File) -> bool {
+    let (Ok(own), Ok(open)) = (file.metadata(), read_dir("/proc/self/fd")) else { return false };
+    let is = |entry: &DirEntry| {
+        std::fs::metadata(entry.path()).is_ok_and(|m| (m.dev(), m.ino()) == (own.dev(), own.ino()))
+            && is_for_writing(&Path::new("/proc/self/fdinfo").join(entry.file_name()))
+    };
+    open.flatten().filter(is).count() > 1
+}
+
 /// Whether a file was opened for writing, as the two lowest bits of its flags, in octal, say.
 fn is_for_writing(info: &Path) -> bool {
     let text = read_to_string(info).unwrap_or_default();

@@ -31,7 +31,7 @@ use crate::run::format::shard_name::MAX_SHARD_STEPS;
 use crate::run::format::vector_id::StreamId;
 use crate::run::read::shard::table_bytes;
 use crate::run::upkeep::hold::{MOST_TRIES, PATIENCE, is_named, wait_for_lock};
-use crate::run::upkeep::holders::holders;
+use crate::run::upkeep::holders::{holders, is_open_besides};
 use crate::run::upkeep::leftover::TMP;
 use crate::run::write::elements::Elements;
 use crate::run::write::finish::assemble_final;
@@ -617,7 +617,14 @@ fn lock(journal: &File, run: &Path, rank: u32) -> Result<()> {
     match wait_for_lock(journal, Instant::now() + PATIENCE) {
         Err(Errno::WOULDBLOCK) => {
             let by = holders(&[journal]);
-            Err(write_error(run, format!("another process is recording rank {rank} here.{by}")))
+            let what = match by.is_empty() && is_open_besides(journal) {
+                true => format!(
+                    "this process is recording rank {rank} here already. Close that recording first; where a notebook has \
+                     lost it, restart the kernel"
+                ),
+                false => format!("another process is recording rank {rank} here.{by}"),
+            };
+            Err(write_error(run, what))
         }
         // Some network file systems have no locks. Recording goes on without one.
         _ => Ok(()),
