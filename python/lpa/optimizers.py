@@ -48,7 +48,16 @@ class Optimizers:
 
 def steps_under_way(optimizer, thread=None):
     """How many calls of an optimizer's `step` have begun and not ended in a thread; by default in this one."""
-    frame, calls = sys._getframe(1) if thread is None else sys._current_frames().get(thread), 0
+    return _steps_in(sys._getframe(1) if thread is None else sys._current_frames().get(thread), optimizer)
+
+
+def is_stepping(optimizer):
+    """Whether a call of an optimizer's `step` has begun and not ended in any thread."""
+    return any(_steps_in(frame, optimizer) for frame in sys._current_frames().values())
+
+
+def _steps_in(frame, optimizer):
+    calls = 0
     while frame is not None:
         if frame.f_code is _STEP_WRAPPER and frame.f_locals.get("args", (None,))[0] is optimizer:
             calls += 1

@@ -21,6 +21,7 @@ from .clipping import Clipping
 from .destination import Destination
 from .directions import DIRECTIONS, LACKING, moment_names, moments, probe
 from .errors import RecordingError, RecordingStopped, warn
+from .hooks import Hooks, is_last
 from .interrupts import Interrupts
 from .optimizers import Optimizers, steps_under_way, torch_class
 from .parameters import Parameters, all_of, has_ranks, process_rank
@@ -37,8 +38,6 @@ __all__ = ["Recorder", "RecordingError", "RecordingStopped", "record"]
 
 # Seconds between two looks whether a step of another thread has ended.
 _BETWEEN_LOOKS = 0.002
-# The pre-hooks of all recordings: they change nothing that the others record.
-_HOOKS = set()
 
 
 def record(path, model, optimizer, **options):
@@ -150,14 +149,12 @@ class Recorder:
             self._destination.check_free()
         elif self._destination.holds_run():
             self._go_on(None if resume is True else int(resume))
-        self._which, self._hooks = {}, []
+        self._which, self._hooks = {}, Hooks()
         # Those that hold an optimizer inside.
         self._nested = {which for which, o in self._optimizers.steppers() if o is not self._optimizers.all[which]}
         for which, stepper in self._optimizers.steppers():
             self._which[id(stepper)] = which
-            before = stepper.register_step_pre_hook(self._before)
-            self._hooks += [before, stepper.register_step_post_hook(self._after)]
-            _HOOKS.add(before.id)
+            self._hooks.add(stepper, self._before, self._after)
 
     def _check_arguments(self, streams, resume, metadata):
         if isinstance(streams, str):
@@ -367,7 +364,7 @@ class Recorder:
             if self._flush_wanted and self._is_complete(step.taken):
                 self._publish()
         if self._close_wanted and not self._over and self._is_complete(step.taken):
-            self._end(self._finish, hooks="stay")
+            self._end(self._finish)
 
     def _is_elsewhere(self):
         """Whether the recording is over, or this is a copy of it in a forked process."""
@@ -411,9 +408,8 @@ class Recorder:
                                  "an optimizer for each parameter, and give all of them in a list")
         if self._session is not None and self._session.device and torch.cuda.is_current_stream_capturing():
             raise RecordingError("the optimizer's step is captured in a CUDA graph, whose replay calls no hooks")
-        # A closure's gradients are seen after all hooks; and another thread may have ended the recording meanwhile.
-        newest = next(reversed(stepper._optimizer_step_pre_hooks), None)
-        if closure is None and newest is not None and newest not in _HOOKS:
+        # A closure's gradients are seen after all hooks.
+        if closure is None and not is_last(stepper):
             raise RecordingError("another hook of the optimizer was registered after lpa's and could change the "
                                  "gradients after they are recorded; call lpa.record() after it")
 
@@ -657,8 +653,8 @@ class Recorder:
         if note := self._destination.note():
             warn(note)
 
-    def _end(self, how, hooks="go"):
-        """Ends; within a step of the optimizer its hooks must stay. In a forked process it is not this one's to end."""
+    def _end(self, how):
+        """Ends, and takes the hooks off. In a forked process it is not this one's to end."""
         if os.getpid() != self._process:
             return
         if not self._over:
@@ -669,10 +665,7 @@ class Recorder:
                     self._session.hand_over(self._take_pending())
                     how()
             self._is_over()
-        if hooks == "go" and not self._is_in_a_step():
-            for hook in self._hooks:
-                _HOOKS.discard(hook.id)
-                hook.remove()
+        self._hooks.remove()
 
     def _is_over(self):
         self._over = True

@@ -590,8 +590,8 @@ fn law(run: &Run, catalog: &Catalog, hyper: &mut Hyperparameters<'_>, options: &
     };
     let unknown = departure.map(|step| {
         format!(
-            "step {step} is not what the optimizer in the manifest makes of the gradients; had it taken steps before \
-             the recording began, or are its {all} not all there?"
+            "step {step} is not what the optimizer in the manifest makes of the gradients: it had taken steps before the \
+             recording began, or its {all} are not all there"
         )
     });
     Ok(unknown.map_or(law, Law::Unknown))

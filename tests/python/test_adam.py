@@ -312,9 +312,11 @@ def test_own_of_pytorch_s_optimizers(name, analyze, tmp_path):
         assert rows.loc[t, "lolr_ratio"] == pytest.approx(rows.loc[t, "dot"] / rows.loc[t, "own"], rel=1e-9)
 
 
-def walk_of(make, path, *, warm=0, lost_at=None, shape=(400,), steps=60, **options):
+def walk_of(make, path, *, warm=0, lost_at=None, changed_at=None, rests_first=False, shape=(400,), steps=60, **options):
     """Noise under an optimizer of PyTorch's that has taken `warm` steps when the recording begins, and loses its state
-    before step `lost_at`. The gradients that are recorded, and what turning that of a step around puts into the end."""
+    before step `lost_at`; before step `changed_at` the parameters are put back to where they began, and the first step
+    has a learning rate of 0. The gradients that are recorded, and what turning that of a step around puts into the
+    end."""
     import torch
 
     torch.manual_seed(0)
@@ -323,7 +325,7 @@ def walk_of(make, path, *, warm=0, lost_at=None, shape=(400,), steps=60, **optio
     start = torch.randn(shape)
 
     def end(turned=None, dtype=torch.float64, record=None):
-        p = torch.nn.Parameter(start.to(dtype))
+        p = torch.nn.Parameter(start.to(dtype, copy=True))
         optimizer = make([p])
         rec = None
         for t, g in enumerate(gradients):
@@ -331,6 +333,11 @@ def walk_of(make, path, *, warm=0, lost_at=None, shape=(400,), steps=60, **optio
                 rec = lpa.record(record, {"w": p}, optimizer, verify=False, **options)
             if lost_at is not None and t == warm + lost_at:
                 optimizer.state.clear()
+            if changed_at is not None and t == warm + changed_at:
+                p.data.copy_(start)
+            if rests_first:
+                rate = 0.0 if t == warm else optimizer.defaults["lr"]
+                optimizer.param_groups[0]["lr"] = rate
             p.grad = g.to(dtype) * (-1 if turned is not None and t == warm + turned else 1)
             optimizer.step()
         if rec is not None:
@@ -354,7 +361,7 @@ def test_an_optimizer_that_has_a_state_already_is_not_taken_for_a_new_one(name, 
     assert rows["cos_excess"].notna().sum() > 100
     assert not (rows["t_excess"].abs() > 4).any()
     said = " ".join(lpa_command("analyze", run).stdout.split())
-    assert "step 0 is not what the optimizer in the manifest makes of the gradients; had it taken steps before" in said
+    assert "step 0 is not what the optimizer in the manifest makes of the gradients: it had taken steps before" in said
     assert "cannot be told from a random walk's" in said
     # What the end is less itself says nothing of the gradient that long before it.
     lag = int(re.search(r"and the last (\d+) steps are not judged", said)[1])
@@ -374,6 +381,39 @@ def test_a_state_that_is_lost_is_found_out(name, shape, analyze, tmp_path, lpa_c
         assert own == pytest.approx(put(t), rel=0.03), t
     said = " ".join(lpa_command("analyze", run).stdout.split())
     assert "step 25 is not what the optimizer makes of the gradients ('w')" in said or "the first one step 25" in said
+
+
+@pytest.mark.parametrize("options", [{"sample": 2}, {"sample": (3, 10)}, {"rests_first": True}])
+def test_so_it_is_where_the_first_steps_tell_less(options, analyze, tmp_path):
+    """No two iterates follow each other, or the first step moves nothing."""
+    run = tmp_path / "run"
+    walk_of(torch_optimizers()["AdamW"], run, warm=40, steps=200, **options)
+    rows = pd.read_parquet(analyze(run))
+    assert rows["lagged"].all() and rows["own"].isna().all()
+    assert not (rows["t_excess"].abs() > 4).any()
+
+
+@pytest.mark.parametrize(("sample", "steps"), [((10, 20), "0.."), (None, "0..:7")])
+def test_a_state_that_was_lost_is_not_forgotten_where_steps_are_missing(sample, steps, analyze, tmp_path):
+    run = tmp_path / "run"
+    _, put = walk_of(torch_optimizers()["AdamW"], run, lost_at=25, steps=80, sample=sample)
+    rows = pd.read_parquet(analyze(run, "--steps", steps)).set_index("step")
+    assert len(rows) == (40 if sample else 12) and rows.loc[:25, "own"].isna().all()
+    for t, own in rows["own"].dropna().items():
+        assert own == pytest.approx(put(t), rel=0.03), t
+
+
+@pytest.mark.filterwarnings("ignore:lpa. 'w' changed outside")
+@pytest.mark.parametrize("name", ["AdamW", "RMSprop", "Adam, nothing predicted"])
+def test_a_change_between_two_steps_that_are_measured_counts(name, analyze, tmp_path, lpa_command):
+    run = tmp_path / "run"
+    _, put = walk_of(torch_optimizers()[name], run, changed_at=31, steps=80, predict=name != "Adam, nothing predicted")
+    rows = pd.read_parquet(analyze(run, "--steps", "0..:7")).set_index("step")
+    assert rows.loc[:30, "own"].isna().all() and rows.loc[31:, "own"].notna().all()
+    for t, own in rows["own"].dropna().items():
+        assert own == pytest.approx(put(t), rel=1e-3), t
+    said = " ".join(lpa_command("analyze", run, "--steps", "0..:7").stdout.split())
+    assert "step 30 is not what the optimizer makes of the gradients" in said
 
 
 class TwoOptimizers(Path):

@@ -1,11 +1,13 @@
 """A training's own handler of signals that calls flush(), at any moment: the schedulers of clusters warn so."""
 
+import gc
 import itertools
 import json
 import signal
 import threading
 import time
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -311,3 +313,54 @@ def test_close_by_another_thread_at_any_moment_ends_with_a_whole_iterate(tmp_pat
     run = lpa.open(tmp_path / "run")
     # Every step adds 1 to every element.
     assert {float(v) for p in run.iterate(run.final_step).values() for v in p.ravel()[::97]} == {float(run.final_step)}
+
+
+@pytest.mark.parametrize("kind", ["pre", "post"])
+@pytest.mark.parametrize("who", ["another thread", "the training"])
+def test_close_while_another_hook_runs_leaves_the_training_alone(tmp_path, kind, who):
+    """PyTorch goes through the hooks of an optimizer meanwhile, of which none may go."""
+    torch.manual_seed(0)
+    model = perceptron()
+    optimizer = sgd(model.parameters())
+    recordings = []
+
+    def other(*_):
+        if recordings and recordings[-1].step == 2:
+            rec = recordings.pop()
+            if who == "the training":
+                rec.close()
+            else:
+                closing = threading.Thread(target=rec.close)
+                closing.start()
+                closing.join(0.2)
+                threads.append(closing)
+
+    threads = []
+    register = optimizer.register_step_pre_hook if kind == "pre" else optimizer.register_step_post_hook
+    if kind == "pre":
+        register(other)
+    first = lpa.record(tmp_path / "run", model, optimizer)
+    if kind == "post":
+        register(other)
+        register(lambda *_: None)
+    recordings.append(first)
+    for step in range(5):
+        optimizer.zero_grad()
+        loss_of(model, step).backward()
+        before = [p.detach().clone() for p in model.parameters()]
+        optimizer.step()
+        assert all((p != b).any() for p, b in zip(model.parameters(), before, strict=True))
+    for thread in threads:
+        thread.join()
+    assert lpa.open(tmp_path / "run").final_step in (2, 3)
+    # What is left of that recording is gone with the next one, and keeps nothing.
+    gone = weakref.ref(first)
+    del first
+    recordings.clear()
+    with lpa.record(tmp_path / "next", model, optimizer):
+        optimizer.step()
+        gc.collect()
+        assert gone() is None
+    assert len(optimizer._optimizer_step_pre_hooks) == (kind == "pre")
+    assert len(optimizer._optimizer_step_post_hooks) == 2 * (kind == "post")
+    assert lpa.open(tmp_path / "next").final_step == 1

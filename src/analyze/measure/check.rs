@@ -44,8 +44,9 @@ struct Comparison {
 }
 
 /// The first step that is not what the optimizer makes of the gradients, if most are not, in the first piece
-/// of each parameter group; where vectors were stored with loss, if any is not, since nothing else tells. Where
-/// the beginning was not recorded there is nothing to compare.
+/// of each parameter group; where vectors were stored with loss, if any is not, since nothing else tells. They are made
+/// from the moments that were recorded, or from none at step 0; where there are neither, there is nothing to compare. An
+/// optimizer that has moments at step 0 has taken steps before.
 ///
 /// # Errors
 /// A shard cannot be read; damage ends the comparison.
@@ -53,7 +54,9 @@ pub(crate) fn departure(run: &Run, catalog: &Catalog, hyper: &Hyperparameters<'_
     let Some(stream) = run.manifest.stream_id(GRAD).filter(|_| catalog.steps.start == 0) else {
         return Ok(None);
     };
-    let steps: Vec<u64> = (0..=STEPS).take_while(|&s| catalog.has_iterate(s)).collect();
+    let Some(first) = catalog.iterates(0..u64::MAX).next() else { return Ok(None) };
+    let steps: Vec<u64> =
+        (first..=first.saturating_add(STEPS)).take_while(|&s| catalog.has_iterate(s)).collect();
     let window = Window::open(run, &steps, Ahead::Nothing)?;
     let mut reader = Reader::new(run)?;
     let mut departure: Option<u64> = None;
@@ -100,6 +103,11 @@ fn compare_steps(
     // How far they may be off, and the buffer with them, where vectors were stored with loss.
     let (mut widths, mut off) = ([vec![0.0f32; n], vec![0.0; n], vec![0.0; n]], vec![0.0f64; n]);
     let mut trajectory = Trajectory::new(1);
+    let recorded = moments(source, piece, steps, [&mut buffer, &mut second], &mut g)?;
+    if recorded && steps.first() == Some(&0) && piece.range().any(|i| buffer[i] != 0.0 || second[i] != 0.0) {
+        (compared.steps, compared.different, compared.first) = (1, 1, Some(0));
+        return None;
+    }
     for t in steps.windows(2).map(|w| w[0]) {
         let e = hyper.at_every_element(group, t, t + 1)?;
         let place = source.chunk.pieces.iter().position(|p| p == piece)?;
@@ -152,6 +160,26 @@ fn compare_steps(
         }
     }
     Some(())
+}
+
+/// Takes the moments before the first of some steps that were recorded; whether there were any. Nothing where there were
+/// none, though the optimizer has taken steps.
+fn moments(
+    source: &mut ChunkReader<'_>,
+    piece: &Piece,
+    steps: &[u64],
+    to: [&mut [f64]; 2],
+    g: &mut [f32],
+) -> Option<bool> {
+    let first = *steps.first()?;
+    let mut recorded = false;
+    for (stream, to) in StreamId::MOMENTS.into_iter().zip(to) {
+        if matches!(source.load(first, stream, g), Ok(Decoded::Values)) {
+            piece.range().for_each(|i| to[i] = f64::from(g[i]));
+            recorded = true;
+        }
+    }
+    (recorded || first == 0).then_some(recorded)
 }
 
 impl Analysis<'_> {

@@ -145,6 +145,8 @@ pub(crate) struct Check {
     /// Steps after which the recorder has seen parameters change.
     noted: StepSet,
     pending: Option<Pending>,
+    /// The step that was judged before.
+    before: Option<u64>,
     found: Departures,
     ranges: usize,
 }
@@ -180,6 +182,7 @@ impl Check {
             groups: groups.iter().map(of_group).collect(),
             noted,
             pending: None,
+            before: None,
             found,
             ranges: 0,
         }
@@ -205,7 +208,7 @@ impl Check {
     fn settle(&mut self, next: Option<u64>, x2: impl Fn(usize) -> Option<f64>) {
         let Some(Pending { step, tensors, updates }) = self.pending.take() else { return };
         let follows = next.is_none_or(|n| n == step + 1);
-        let noted = self.noted.last_before(next.unwrap_or(u64::MAX)).is_some_and(|s| s >= step);
+        let noted = self.noted.last_before(next.unwrap_or(u64::MAX)).filter(|s| *s >= step);
         let (mut outcomes, mut all_hold, mut short) = (Vec::with_capacity(tensors.len()), true, Vec::new());
         for (t, seen) in tensors.iter().enumerate() {
             let tensor = &mut self.tensors[t];
@@ -247,15 +250,16 @@ impl Check {
         if !outcomes.iter().zip(&self.tensors).any(should) {
             self.found.compared.push(step);
         }
-        if !all_hold || !short.is_empty() {
+        if !all_hold || !short.is_empty() || noted.is_some() {
             self.note((step, noted), &tensors, &outcomes, &short);
         }
+        self.before = Some(step);
     }
 
     /// Notes a step at which something does not hold.
     fn note(
         &mut self,
-        (step, noted): (u64, bool),
+        (step, noted): (u64, Option<u64>),
         tensors: &[Option<Seen>],
         outcomes: &[Outcome],
         short: &[[f64; 2]],
@@ -285,10 +289,16 @@ impl Check {
                     lengths = [lengths[0] + step2, lengths[1] + limit];
                 }
             }
-            if missed > PART * PART * moved || (unknown && noted) {
-                found.departures.push(step);
-                found.void.push(step);
-            } else if stale && step > 0 && found.void.contains(step - 1) {
+            // Up to the step that was judged before: what was changed may lie after it.
+            let last = found.void.last_before(step);
+            let is_void = self.before.is_some_and(|before| last.is_some_and(|last| last >= before));
+            // Of what was changed between this step and the next one that is measured its own outcome says nothing.
+            let changed = noted.filter(|noted| unknown || *noted > step);
+            if missed > PART * PART * moved || changed.is_some() {
+                let at = changed.unwrap_or(step);
+                found.departures.push(at);
+                found.void.push(at);
+            } else if stale && is_void {
                 found.void.push(step);
             }
             if lengths[0] < lengths[1] {
@@ -337,7 +347,9 @@ impl Tensor {
             }
             _ => None,
         };
-        let clean = matches!(seen.told, Told::Missed(missed) if within(missed));
+        // Of a step that is shorter than its roundings any moments are good.
+        let moved = PART * PART * sums.step2 > rounding * rounding * sums.x2;
+        let clean = matches!(seen.told, Told::Missed(missed) if within(missed)) && (moved || !self.stale);
         let outcome = match seen.told {
             // Right whatever went before: the replay's moments have made this step too.
             _ if clean => Outcome::Holds,
