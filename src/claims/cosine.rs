@@ -4,7 +4,7 @@ use crate::claims::ends::{mean, rises};
 use crate::claims::path::Path;
 use crate::claims::rows::{
     NO_EPOCHS, answer, before_the_last_epoch, cosines, epoch, known, least, negatives, of_estimates, of_open,
-    open, own, walks,
+    open, or_unknown, own, walks,
 };
 use crate::claims::{Answer, Outcome};
 use crate::reading::{Ends, Reading, Series};
@@ -137,11 +137,11 @@ pub(super) fn rising(path: &Path) -> Answer {
         let value = rsi.min(eb).min(cos);
         let sentence = format!(
             "Means by epoch or fiftieth rise with rank correlations of {} (RSI), {} (EB) and {} (cosine); the cosine of \
-             a random walk of the same steps with {}.{}",
+             a random walk of the same steps {}.{}",
             significant(rsi),
             significant(eb),
             significant(cos),
-            known(walk),
+            or_unknown("with", walk),
             of_estimates(&series.rows)
         );
         // Nothing is said of what does not change, which has no correlation above.

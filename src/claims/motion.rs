@@ -3,7 +3,7 @@
 use crate::claims::ends::{correlations, may_be_one};
 use crate::claims::path::Path;
 use crate::claims::rows::{
-    answer, before_the_last_epoch, known, least, negatives, of_estimates, of_open, open, own,
+    answer, before_the_last_epoch, known, least, negatives, of_estimates, of_open, open, or_unknown, own,
 };
 use crate::claims::{Answer, Outcome};
 use crate::reading::{Ends, Reading};
@@ -122,9 +122,9 @@ pub(super) fn schedule(path: &Path) -> Answer {
         let walk = pearson(&known_by_window(|r| r.own));
         let sentence = format!(
             "loLR by epoch or fiftieth correlates with the learning rate by {}; that of a random walk, which follows the \
-             schedule by construction, by {}.{}",
+             schedule by construction, {}.{}",
             significant(value),
-            known(walk),
+            or_unknown("by", walk),
             of_estimates(&series.rows)
         );
         let outcome = match series.rows.iter().any(Reading::is_estimate) {

@@ -22,6 +22,11 @@ pub(super) fn known(value: Option<f64>) -> String {
     value.map_or_else(|| "not known".to_owned(), significant)
 }
 
+/// A number after a word, or that it is not known.
+pub(super) fn or_unknown(word: &str, value: Option<f64>) -> String {
+    value.map_or_else(|| "is not known".to_owned(), |value| format!("{word} {}", significant(value)))
+}
+
 pub(super) fn epoch(row: &Reading) -> f64 {
     row.epoch.map_or(0.0, f64::floor)
 }

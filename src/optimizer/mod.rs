@@ -332,10 +332,12 @@ impl<'a> Hyperparameters<'a> {
         }
     }
 
-    /// The update of step t of every element; of an optimizer that does not divide, with a root of 1.
+    /// The update of step t of every element; of an optimizer that does not divide, with a root of 1. `None` as
+    /// [`Self::update`].
     pub(crate) fn at_every_element(&self, group: usize, step: u64, count: u64) -> Option<Elementwise> {
         let undivided = |linear| Elementwise { linear, second: [0.0; 2], root: 1.0, eps: 1.0 };
-        self.linear(group, step, count).map(undivided).or_else(|| self.elementwise(group, step, count))
+        let divided = || self.elementwise(group, step, count).filter(|_| self.without_moments.is_none());
+        self.linear(group, step, count).map(undivided).or_else(divided)
     }
 
     /// What is left of a gradient, its sign included, from one step to the next, at most: of SGD its momentum, of

@@ -94,7 +94,7 @@ def test_it_goes_on_beside_and_is_found_again(tmp_path, training, lpa_command, c
     lpa_command("join", path, beside, "--out", new)
     assert_same(new, capture)
     # A run that does not begin with step 0 is one like any other.
-    assert "Steps 4 to 9 are published" in lpa_command("recover", beside).stdout
+    assert "Steps 4 to 8 and x_9 are published" in lpa_command("recover", beside).stdout
     assert f"run {lpa.open(path).manifest['run_id']} from step 4 on" in lpa_command("inspect", beside).stdout
     lpa_command("pack", beside, "--profile", "fast")
     lpa_command("verify", beside)

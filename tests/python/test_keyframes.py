@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+import xxhash
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from sketch_definition import deal, sketch
@@ -173,6 +174,17 @@ def of_another_step(file):
     shutil.copy(in_full(file.parents[1], 40), file)
 
 
+def of_other_values(file):
+    """Of this run by all that it says of itself, its hash too."""
+    with safe_open(file, "np") as opened:
+        told = opened.metadata()
+    arrays = {name: values + 1 for name, values in load_file(file).items()}
+    for _ in range(2):
+        save_file(arrays, file, told)
+        data = file.read_bytes()
+        told["xxh3"] = xxhash.xxh3_64_hexdigest(data[8 + int.from_bytes(data[:8], "little"):])
+
+
 def of_another_run(file):
     model, optimizer = begin()
     other = file.parents[2] / "other"
@@ -185,7 +197,8 @@ def of_another_run(file):
     (truncated, r"0000000080\.safetensors", r"0000000080\.safetensors"),
     (flipped, r"0000000080\.safetensors.*\(xxh3\)", r"0000000080\.safetensors.*\(xxh3\)"),
     (of_another_step, r"0000000080\.safetensors.*\(step\)", r"0000000080\.safetensors.*\(step\)"),
-    (of_another_run, "is not that of which the run has recorded the sketch of x_80", "the sketch of x_80"),
+    (of_another_run, r"0000000080\.safetensors.*\(run_id\)", r"0000000080\.safetensors.*\(run_id\)"),
+    (of_other_values, "is not that of which the run has recorded the sketch of x_80", "the sketch of x_80"),
     (os.remove, r"0000000080\.safetensors.*x_80 itself is not there", "a multiple of its keyframes="),
 ])
 def test_what_is_wrong_with_one_is_said(damage, verified, analyzed, tmp_path, lpa_command):
