@@ -347,8 +347,8 @@ impl Tensor {
             }
             _ => None,
         };
-        // Of a step that is shorter than its roundings any moments are good.
-        let moved = PART * PART * sums.step2 > rounding * rounding * sums.x2;
+        // Of a step that is no longer than its roundings any moments are good.
+        let moved = sums.step2 > 4.0 * rounding * rounding * sums.x2;
         let clean = matches!(seen.told, Told::Missed(missed) if within(missed)) && (moved || !self.stale);
         let outcome = match seen.told {
             // Right whatever went before: the replay's moments have made this step too.
