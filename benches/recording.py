@@ -97,16 +97,16 @@ def one(python_path, work, kind, steps, options):
 
 
 def main():
-    parser = a = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    a.add_argument("work", type=Path)
-    a.add_argument("kinds", nargs="*", default=KINDS, metavar="KIND")
-    a.add_argument("--other", metavar="DIR")
-    a.add_argument("--rounds", type=int, default=3)
-    a.add_argument("--steps", type=int, default=12)
-    a.add_argument("--threads", type=int)
-    a.add_argument("--child", help=argparse.SUPPRESS)
-    a.add_argument("--options", default="{}", help=argparse.SUPPRESS)
-    a = a.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("work", type=Path)
+    parser.add_argument("kinds", nargs="*", default=KINDS, metavar="KIND")
+    parser.add_argument("--other", metavar="DIR")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--options", default="{}", help=argparse.SUPPRESS)
+    a = parser.parse_args()
     if unknown := [kind for kind in a.kinds if kind not in KINDS]:
         parser.error(f"there is no {', '.join(unknown)}; there are {', '.join(KINDS)}")
     if a.child:

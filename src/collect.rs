@@ -4,7 +4,7 @@
 //! numbers mean. `run=NAME` in a path is a column's value by a convention that DuckDB, polars and Spark know, so that a
 //! question about some runs reads their files alone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -68,11 +68,11 @@ pub(crate) fn collect(tables: &[(String, PathBuf)], to: &Path) -> Result<Collect
     {
         return Err(Usage(format!("{name} is named twice")).into());
     }
-    let places: Vec<PathBuf> =
-        tables.iter().map(|(_, t)| t.canonicalize().unwrap_or_else(|_| t.clone())).collect();
-    if let Some((i, j)) = (0..places.len()).find_map(|i| Some((i, (0..i).find(|&j| places[j] == places[i])?)))
-    {
-        return Err(Usage(format!("{} and {} are one run", tables[j].0, tables[i].0)).into());
+    let mut places = BTreeMap::new();
+    for (name, table) in tables {
+        if let Some(other) = places.insert(table.canonicalize().unwrap_or_else(|_| table.clone()), name) {
+            return Err(Usage(format!("{other} and {name} are one run")).into());
+        }
     }
     let members: Vec<Member> =
         tables.iter().map(|(name, table)| Member::open(name, table)).collect::<Result<_>>()?;

@@ -250,7 +250,7 @@ class Recorder:
         with self._work.lock:
             if self._over:
                 return
-            if self._work.is_under_way or self._is_in_a_step():
+            if self._is_busy():
                 self._flush_wanted = True
                 return
             with _Guard(self):
@@ -274,7 +274,7 @@ class Recorder:
         if os.getpid() != self._process:
             return
         with self._work.lock:
-            if self._over or not (self._work.is_under_way or self._is_in_a_step()):
+            if self._over or not self._is_busy():
                 self._end(self._finish)
                 return
             self._close_wanted = True
@@ -374,6 +374,10 @@ class Recorder:
         """Whether the step of an optimizer is under way."""
         turn = None if self._pending is None else self._pending.turn
         return turn is not None and steps_under_way(turn.stepper, turn.thread) > 0
+
+    def _is_busy(self):
+        """Whether this thread, which has the lock, has interrupted work on the recording, or a step is under way."""
+        return self._work.is_under_way or self._is_in_a_step()
 
     def _is_inside_a_turn(self, stepper):
         """Whether a step is called by the step of the same optimizer: its superclass's, or that of an optimizer

@@ -53,14 +53,11 @@ pub(crate) struct Elementwise {
 }
 
 impl Elementwise {
-    /// From the buffer and the second moment after the step, a gradient and a parameter the new buffer, and what is taken
-    /// off the parameter.
-    pub(crate) fn step(&self, (buffer, second): (f64, f64), gradient: f64, x: f64) -> (f64, f64) {
-        let Elementwise { linear: update, root, eps, .. } = self;
-        let u = gradient + update.weight_decay * x;
-        let buffer = update.momentum * buffer + update.into_buffer * u;
-        let taken = (update.into_step * u + update.from_buffer * buffer) / (second.sqrt() / root + eps);
-        (buffer, update.shrink * x + taken)
+    /// The update of an element with this second moment after the step.
+    pub(crate) fn of(&self, second: f64) -> Update {
+        let inverse = 1.0 / (second.sqrt() / self.root + self.eps);
+        let Update { into_step, from_buffer, .. } = self.linear;
+        Update { into_step: inverse * into_step, from_buffer: inverse * from_buffer, ..self.linear }
     }
 }
 

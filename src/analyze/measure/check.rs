@@ -133,7 +133,7 @@ fn compare_steps(
             second[i] = e.second[0] * second[i] + e.second[1] * u * u;
             largest[i] = largest[i].max(second[i]);
             let divisor = if of_largest { largest[i] } else { second[i] };
-            let (v, expected) = e.step((buffer[i], divisor), g, x);
+            let (v, expected) = e.of(divisor).step(buffer[i], g, x);
             buffer[i] = v;
             error += (step - expected).powi(2);
             made += expected.powi(2);

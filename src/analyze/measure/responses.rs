@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::isa::Isa;
 use crate::optimizer::{Elementwise, Moment};
 use crate::order::BLOCK;
-use crate::reduce::cpu::own_sums;
+use crate::reduce::cpu::{Vectors, iterate_sums, own_sums};
 use crate::reduce::response::{Back, back, back_coupled, bridge, inverse, second_and_inverse};
 use crate::run::format::chunk::Chunk;
 use crate::run::format::manifest::GRAD;
@@ -318,7 +318,10 @@ impl Responses {
                     self.hold(at, range.clone(), true);
                     match (self.seconds, next.get(range.clone())) {
                         (Origin::Replay, _) => self.follow(at, range, replayed),
-                        (Origin::Own, Some(next)) => missed = Some(distance2(&x[range], next)),
+                        (Origin::Own, Some(next)) => {
+                            let x = &x[range];
+                            missed = Some(iterate_sums(isa, &Vectors { g: x, x, next, init: x }).step2);
+                        }
                         (Origin::Own, None) => {}
                     }
                     Noted::Rest
@@ -511,11 +514,6 @@ impl Responses {
             }
         }
     }
-}
-
-/// The square of the distance between two iterates.
-fn distance2(x: &[f32], next: &[f32]) -> f64 {
-    x.iter().zip(next).map(|(x, next)| (f64::from(*next) - f64::from(*x)).powi(2)).sum()
 }
 
 /// What lies between a segment and the step that is walked after it: by target, what is left of the responses to

@@ -15,7 +15,7 @@ pub(crate) fn holders(files: &[&File]) -> String {
     let mut found: Vec<(u32, String)> = processes
         .flatten()
         .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry)))
-        .filter(|(id, entry)| *id != std::process::id() && holds(&entry.path(), &files))
+        .filter(|(id, entry)| *id != std::process::id() && descriptors(&entry.path(), &files) > 0)
         .map(|(id, entry)| (id, read_to_string(entry.path().join("comm")).unwrap_or_default()))
         .collect();
     if found.is_empty() {
@@ -26,24 +26,20 @@ pub(crate) fn holders(files: &[&File]) -> String {
     format!(" It is process {}; end it if a training that was killed has left it behind.", named.join(", "))
 }
 
-fn holds(process: &Path, files: &[Metadata]) -> bool {
-    let Ok(open) = read_dir(process.join("fd")) else { return false };
+/// Whether this process has a file open for writing by another descriptor too.
+pub(crate) fn is_open_besides(file: &File) -> bool {
+    file.metadata().is_ok_and(|file| descriptors(Path::new("/proc/self"), &[file]) > 1)
+}
+
+/// How many descriptors a process has by which one of the files is open for writing.
+fn descriptors(process: &Path, files: &[Metadata]) -> usize {
+    let Ok(open) = read_dir(process.join("fd")) else { return 0 };
     let is = |entry: &DirEntry| {
         let same = |m: Metadata| files.iter().any(|f| (m.dev(), m.ino()) == (f.dev(), f.ino()));
         std::fs::metadata(entry.path()).is_ok_and(same)
             && is_for_writing(&process.join("fdinfo").join(entry.file_name()))
     };
-    open.flatten().any(|entry| is(&entry))
-}
-
-/// Whether this process has the file of `file` open for writing by another descriptor too.
-pub(crate) fn is_open_besides(file: &File) -> bool {
-    let (Ok(own), Ok(open)) = (file.metadata(), read_dir("/proc/self/fd")) else { return false };
-    let is = |entry: &DirEntry| {
-        std::fs::metadata(entry.path()).is_ok_and(|m| (m.dev(), m.ino()) == (own.dev(), own.ino()))
-            && is_for_writing(&Path::new("/proc/self/fdinfo").join(entry.file_name()))
-    };
-    open.flatten().filter(is).count() > 1
+    open.flatten().filter(is).count()
 }
 
 /// Whether a file was opened for writing, as the two lowest bits of its flags, in octal, say.
